@@ -41,7 +41,7 @@ check: $(STAMP)
 
 # What runs on macOS, too.
 unit: $(STAMP)
-	$(BIN)/python -c "import turnout.app, turnout.cli.main, turnout_client"
+	$(BIN)/python -c "import turnout.app.server, turnout.cli.main, turnout_client"
 	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
 
 bench: $(STAMP)

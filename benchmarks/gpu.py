@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from in_process import InProcess
 from servers import matmul, publish_all
-from turnout.app import Running, running
-from turnout.cli.machine import cuda_driver
+from turnout.app.server import Running, running
+from turnout.cli.serve.cuda import cuda_driver
 from turnout.config import Address, Runtime, Settings
-from turnout.serving import providers
-from turnout.serving.data_plane import DataPlane
-from turnout.serving.memory import cuda_used_bytes
+from turnout.serving.data_plane.data_plane import DataPlane
+from turnout.serving.sessions import providers
+from turnout.serving.sessions.memory import cuda_used_bytes
 from turnout.telemetry.logging import make_logger
 from zoo import fetch
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from turnout.errors import TurnoutError
-from turnout.serving.inference import InferenceRequest, InferenceResult
-from turnout.serving.tensor import Array
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
+from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.tracing.trace import Operation
 
 _OPERATION = Operation("in process", (), "status")
 
 
 class InProcess:
-    """One request and its answer; implements `turnout.serving.inference.Exchange`."""
+    """One request and its answer; implements `turnout.serving.data_plane.inference.Exchange`."""
 
     service = "in process"
     operation = _OPERATION

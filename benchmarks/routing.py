@@ -12,7 +12,7 @@ from semver import Version
 from load import Generator
 from servers import matmul, publish_all
 from tables import Row
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Address, Settings
 from turnout.routing.policy import Canary, Policy
 from turnout.routing.traffic import Change

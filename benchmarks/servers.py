@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from semver import Version
 
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 from zoo import fetch
 

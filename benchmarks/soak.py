@@ -32,11 +32,11 @@ from semver import Version
 
 from load import Generator, Target
 from servers import Served, matmul, publish_all, turnout
-from turnout.registry.onnx_model import read_model
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.signature import DataType, Signature, TensorSpec
-from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.registry.onnx.model import read_model
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 from turnout_client import AsyncClient
 from turnout_client.errors import TurnoutClientError
 from turnout_proto.v1 import control_pb2 as pb

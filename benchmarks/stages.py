@@ -30,28 +30,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from servers import matmul, publish_all
 from turnout.admission import Admission, ReceiveBudget
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Address, Routing, Runtime, Settings
-from turnout.routing.preferences import PreferenceReader
+from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
 from turnout.rpc.oip.codec import FIELDS as INFER_FIELDS
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange
+from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.prediction import FIELDS as PREDICT_FIELDS
 from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.server import Services, data_methods
-from turnout.rpc.templates import Templates
-from turnout.rpc.transport.asgi import GrpcApplication
-from turnout.rpc.transport.asgi_call import CallLimits
-from turnout.rpc.transport.calls import RunningCalls
-from turnout.rpc.transport.eager import ENDED
-from turnout.rpc.transport.framing import PREFIX
+from turnout.rpc.transport.asgi.application import GrpcApplication
+from turnout.rpc.transport.asgi.call import CallLimits
+from turnout.rpc.transport.asgi.eager import ENDED
+from turnout.rpc.transport.asgi.framing import PREFIX
+from turnout.rpc.transport.asgi.running_calls import RunningCalls
+from turnout.rpc.transport.asgi.statuses import Event
 from turnout.rpc.transport.port import Call
-from turnout.rpc.transport.statuses import Event
-from turnout.serving.data_plane import Pending
-from turnout.serving.inference import InferenceResult
-from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.serving.data_plane.data_plane import Pending
+from turnout.serving.data_plane.inference import InferenceResult
+from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
 from turnout_proto import tensors

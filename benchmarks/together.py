@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from turnout.app import running
+from turnout.app.event_loop import loop_factory
+from turnout.app.server import running
 from turnout.config import Address, Settings
-from turnout.event_loop import loop_factory
-from turnout.serving.providers import start_runtime
+from turnout.serving.sessions.providers import start_runtime
 from turnout.telemetry.logging import make_logger
 
 

@@ -11,7 +11,7 @@ import grpc
 
 import command_line
 from routing_wire import send
-from turnout.app import Running
+from turnout.app.server import Running
 
 ASKED = 20
 """Requests by which a selector's answers are told; shares in tests are multiples of 5 %."""

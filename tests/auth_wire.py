@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from turnout.auth.tokens import new_token
+from turnout.auth.credentials.tokens import new_token
 from turnout.config import Settings
 from turnout.state.store import StateStore
 from turnout.state.tokens import TokenRecord

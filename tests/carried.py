@@ -13,9 +13,9 @@ from google.rpc.status_pb2 import Status
 
 from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address
-from turnout.rpc.transport.asgi import GrpcApplication
-from turnout.rpc.transport.asgi_call import CallLimits
-from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.asgi.application import GrpcApplication
+from turnout.rpc.transport.asgi.call import CallLimits
+from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, listen
 from turnout.rpc.transport.port import Call, Methods, Parts, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger

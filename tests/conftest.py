@@ -17,12 +17,12 @@ import pytest_asyncio
 
 from order import scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Address, Settings
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
-from turnout.state.engine import sqlite_url
+from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout.testing import FREE_PORTS

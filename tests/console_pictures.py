@@ -27,12 +27,12 @@ import onnx_models
 from console_wire import TOKEN, Tab, chromium, tab
 from rollout_wire import FINAL, TICK, in_state, start, until
 from routing_wire import policy, put
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Address, Settings
-from turnout.registry.metadata import VersionMetadata
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout.web.console import recent

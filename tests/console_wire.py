@@ -10,7 +10,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
 from debian import needs, program
-from turnout.app import Running
+from turnout.app.server import Running
 
 CHROMIUM = program("chromium", "chromium", "chromium-browser", "google-chrome")
 needs_chromium = needs(CHROMIUM, "chromium")

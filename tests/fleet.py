@@ -26,11 +26,11 @@ from ports import free_port
 from processes import ServerProcess, serving
 from rollout_wire import Lookups, replayed, settled
 from tcp_proxy import TcpProxy
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.rollout.attempt import Rollout
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import PolicyState
-from turnout.state.events import EventKind
+from turnout.state.event_log.events import EventKind
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 from turnout_proto.v1 import rollout_pb2 as pb

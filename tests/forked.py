@@ -16,12 +16,12 @@ import uvloop  # noqa: F401
 
 import botocore_models
 import turnout.__main__
-import turnout.app
-import turnout.cli.machine
+import turnout.app.event_loop
+import turnout.app.server
 import turnout.cli.main
-import turnout.cli.serve
-import turnout.event_loop  # noqa: F401
-from turnout.serving import providers
+import turnout.cli.serve.command
+import turnout.cli.serve.cuda  # noqa: F401
+from turnout.serving.sessions import providers
 
 botocore_models.read_ahead()
 providers.prepare_for_forks()

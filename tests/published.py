@@ -12,9 +12,9 @@ from onnx.external_data_helper import uses_external_data
 from semver import Version
 
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 
 Publish = Callable[..., str]

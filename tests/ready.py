@@ -7,16 +7,16 @@ from semver import Version
 
 from turnout.config import Settings
 from turnout.errors import TurnoutError
-from turnout.registry.manifest import FileEntry, Manifest
-from turnout.registry.signature import Signature
-from turnout.registry.standing import Declarations, Standing
-from turnout.serving.batchability import BatchPlan
-from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
-from turnout.serving.handle import VersionHandle
-from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.loader import LoadedVersion
-from turnout.serving.warmup import WarmUp
-from turnout.telemetry.metrics import Metrics
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.manifest.signature import Signature
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.warmup import WarmUp
+from turnout.serving.loading.loader import LoadedVersion
+from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.versions.handle import VersionHandle
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Declarations, Standing
+from turnout.telemetry.metrics.versions import Metrics
 
 
 def digest_of(version: str) -> str:

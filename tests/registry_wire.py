@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from semver import Version
 
-from turnout.rollout.attempt import Entry, Rollout, RolloutState
 from turnout.rollout.evidence import Count, Tick
-from turnout.rollout.machine import Facts, advance
-from turnout.rollout.overrides import abort
+from turnout.rollout.machine.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.machine.machine import Facts, advance
+from turnout.rollout.machine.overrides import abort
 from turnout.rollout.plan import Plan, ShadowStage, Step
 
 S = RolloutState

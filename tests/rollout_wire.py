@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 
 from routing_wire import control_of
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
 from turnout.rollout.plan import Plan
 from turnout.routing.policy import UNITS

@@ -13,7 +13,7 @@ from hyperframe.frame import WindowUpdateFrame
 from prometheus_client.parser import text_string_to_metric_families
 
 from http2_client import CALL, Http2Client, message, messages
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1 import traffic_pb2 as pb

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 
 from routing_wire import control_of
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1 import traffic_pb2 as pb

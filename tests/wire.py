@@ -10,7 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub

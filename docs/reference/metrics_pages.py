@@ -5,16 +5,16 @@ no series after that is an error: its labels would be left out.
 """
 
 from markdown_text import page, prose, table
-from turnout.telemetry.auth import AuthRecorder
 from turnout.telemetry.exposition import Family
-from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
-from turnout.telemetry.metrics import KnownVersion, Metrics
-from turnout.telemetry.resources import Memory
-from turnout.telemetry.rollout import MeterSample, ProbeSample, RolloutSample, ServerSample
-from turnout.telemetry.shadow import DIFFERENCE_BOUNDS
-from turnout.telemetry.tls import TlsRecorder
-from turnout.telemetry.workers import worker_families
+from turnout.telemetry.metrics.auth import AuthRecorder
+from turnout.telemetry.metrics.gpu import Gpu
+from turnout.telemetry.metrics.rollout import MeterSample, ProbeSample, RolloutSample, ServerSample
+from turnout.telemetry.metrics.server import Memory
+from turnout.telemetry.metrics.shadow import DIFFERENCE_BOUNDS
+from turnout.telemetry.metrics.tls import TlsRecorder
+from turnout.telemetry.metrics.versions import KnownVersion, Metrics
+from turnout.telemetry.metrics.workers import worker_families
 
 _INTRODUCTION = """\
 What `GET /metrics` shows. [Metrics](../metrics.md) says what labels hold, what a dashboard may rely on, and what is

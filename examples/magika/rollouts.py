@@ -19,8 +19,8 @@ from magika.load import Got, Load, Upload
 from magika.process import Server
 from magika.samples import REPOSITORY
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 from turnout_proto.v1 import rollout_pb2, traffic_pb2
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub

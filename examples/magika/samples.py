@@ -30,7 +30,7 @@ def samples() -> list[Sample]:
 
     header = Path("/usr/include/stdio.h")
     return [
-        Sample("server/turnout/app.py", read("server/turnout/app.py"), "python"),
+        Sample("server/turnout/app/server.py", read("server/turnout/app/server.py"), "python"),
         Sample("README.md", read("README.md"), "markdown"),
         Sample(".ci/run", read(".ci/run"), "shell"),
         Sample("Makefile", read("Makefile"), "makefile"),

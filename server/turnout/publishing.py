@@ -9,23 +9,23 @@ from pathlib import Path
 
 from turnout.config import Settings
 from turnout.errors import InvalidModel
-from turnout.registry.comparison import Comparison
-from turnout.registry.digest import Progress
-from turnout.registry.files import explain, storage_errors
 from turnout.registry.gates import Candidate, Gate, Watch
+from turnout.registry.gates.comparison import Comparison
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
-from turnout.registry.listing import Published
-from turnout.registry.onnx_model import ReadModel
-from turnout.registry.publication import Publication
-from turnout.registry.publish import PublishRequest, PublishResult, publish
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.signer import Signer
-from turnout.registry.signatures.trust import SignatureGate, Trust, keep
-from turnout.registry.transfer import import_version
-from turnout.routing.adoption import Recorder
+from turnout.registry.manifest.digest import Progress
+from turnout.registry.onnx.model import ReadModel
+from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
+from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.signing.signer import Signer
+from turnout.registry.signing.trust import SignatureGate, Trust, keep
+from turnout.registry.storage.files import explain, storage_errors
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.copying import import_version
+from turnout.releases.adoption import Recorder
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.trial import TrialLab
+from turnout.serving.sandbox.sandbox import TrialLab
 from turnout.state.store import StateStore
 
 
@@ -49,7 +49,7 @@ class Publisher:
     def publish(
         self, request: PublishRequest, how: Publication, progress: Progress | None = None, watch: Watch | None = None
     ) -> PublishResult:
-        """Publishes a version as `turnout.registry.publish.publish` does, and raises as it.
+        """Publishes a version as `turnout.registry.publishing.publish.publish` does, and raises as it.
 
         Raises:
             ConfigError: The gates' plan, or a trusted key, cannot be read.
@@ -97,7 +97,7 @@ class Publisher:
     def take_in(
         self, source: Repository, published: Published, how: Publication, progress: Progress | None = None
     ) -> PublishResult:
-        """Takes a version in from another repository as `turnout.registry.transfer.import_version` does."""
+        """Takes a version in from another repository as `turnout.registry.transfer.copying.import_version` does."""
         model = published.manifest.model
         recorder = self._recorder(how)
         result = import_version(

@@ -5,15 +5,15 @@ import sys
 
 import typer
 
+from turnout.app.event_loop import loop_factory
 from turnout.cli.output import reporting
-from turnout.event_loop import loop_factory
 from turnout.threads import end_process
 from turnout.workers.member import Member
 
 
 def main() -> None:
     """Runs the worker at the end of the socket whose number is the one argument."""
-    from turnout.cli.machine import cuda_driver
+    from turnout.cli.serve.cuda import cuda_driver
 
     with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:
         code = runner.run(_work(int(sys.argv[1])))
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 async def _work(descriptor: int) -> int:
-    from turnout.app import run
+    from turnout.app.server import run
 
     member = await Member.join(descriptor)
     try:

@@ -3,7 +3,7 @@
 //   cd $(mktemp -d) && npm pack semver && tar xzf semver-*.tgz
 //   node make_node_semver_cases.js "$PWD/package" > node_semver_cases.json
 //
-// The ranges are drawn from the grammar of `turnout.routing.ranges` with a fixed seed. Left out is where that module
+// The ranges are drawn from the grammar of `turnout.routing.selection.ranges` with a fixed seed. Left out is where that module
 // says that it departs from npm's code: alternatives beside `*`, and prereleases of 0.0.0 (among the versions).
 
 const semver = require(process.argv[2])

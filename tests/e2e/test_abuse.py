@@ -22,8 +22,8 @@ from abuse import MIB, PATIENCE, Witness, abort, continuations, flood, half_open
 from http2_client import BOUND, CALL, PREFACE, Http2Client, message
 from processes import ServerProcess, serving
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import X, request

@@ -328,7 +328,14 @@ def test_doctor_ends_with_1_where_something_configured_is_missing(shell: Shell) 
 
 def test_commands_on_a_repository_import_nothing_that_serves(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
-    heavy = {"onnxruntime", "onnx", "prometheus_client", "structlog", "turnout.serving.inference", "turnout.app"}
+    heavy = {
+        "onnxruntime",
+        "onnx",
+        "prometheus_client",
+        "structlog",
+        "turnout.serving.data_plane.inference",
+        "turnout.app.server",
+    }
     commands = [("release", "m@1.0.0"), ("tag", "m", "stable", "1.0.0"), ("models",), ("show", "m"), ("log",)]
     code = f"""
 import sys

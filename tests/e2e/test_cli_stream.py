@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_models
 from processes import serving, serving_in_thread, turnout
 from registry_wire import beginning, pieces
-from turnout.registry.repository import Repository
+from turnout.registry.storage.repository import Repository
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from semver import Version
 import onnx_models
 from processes import Server, serving_in_thread, turnout
 from turnout.config import Settings
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.keys import PrivateKey
+from turnout.registry.signing.keys import PrivateKey
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -16,8 +16,8 @@ from console_wire import PATIENCE_MS, TOKEN, Tab, chromium, needs_chromium, tab
 from rollout_wire import FINAL, TICK, clients, command, in_state, latest, start, until
 from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, settled
-from turnout.app import Running, running
-from turnout.registry.metadata import VersionMetadata
+from turnout.app.server import Running, running
+from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1 import rollout_pb2 as pb

@@ -16,8 +16,8 @@ from conftest import TRANSPORTS
 from debian import needs, program
 from processes import Server, serving_in_thread
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 
 LOAD = Path(__file__).parent.parent.parent / "benchmarks" / "load.py"

@@ -21,9 +21,9 @@ from http_endpoint import Endpoint, answer, listening
 from onnx_models import scaled
 from prometheus_process import RULES, Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put, scrape
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import ModelOverrides, Probe, ShadowLane
-from turnout.telemetry.workers import worker_families
+from turnout.telemetry.metrics.workers import worker_families
 from turnout_proto.v1 import rollout_pb2
 from wire import X, request, stub_of
 

@@ -17,12 +17,12 @@ import command_line
 import onnx_models
 from processes import serving_in_thread, turnout
 from turnout.errors import DigestMismatch, InvalidModel
-from turnout.registry.digest import canonical_bytes, read_canonical
-from turnout.registry.listing import Published
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.keys import PrivateKey
-from turnout.registry.signatures.signer import KeySigner
-from turnout.registry.transfer import import_version, only_version
+from turnout.registry.manifest.digest import canonical_bytes, read_canonical
+from turnout.registry.signing.keys import PrivateKey
+from turnout.registry.signing.signer import KeySigner
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.copying import import_version, only_version
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from semver import Version
 from fleet import NAMES, Fleet, begin, envoy_path, fleet, publish_pair
 from processes import serving_in_thread
 from rollout_wire import CAREFREE, LONG, TICK, settled
-from turnout.rollout.attempt import Rollout
 from turnout.rollout.evidence import ERRORS, INVALID
+from turnout.rollout.machine.attempt import Rollout
 from turnout.state.store import StateStore
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1 import traffic_pb2

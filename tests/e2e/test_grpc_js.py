@@ -22,8 +22,8 @@ import onnx_models
 from conftest import TRANSPORTS
 from processes import ServerProcess, serving
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs Node

@@ -13,7 +13,7 @@ import triton_models
 from processes import Server, serving_in_thread, turnout
 from tritonclient_env import RULES, tritonclient_python
 from turnout.config import load_settings
-from turnout.registry.repository import Repository
+from turnout.registry.storage.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
 

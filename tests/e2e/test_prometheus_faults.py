@@ -15,10 +15,10 @@ from conftest import make_settings
 from onnx_models import scaled, slow
 from prometheus_process import Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import ModelOverrides, QueueLimits, Runtime, ShadowLane
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from wire import X, request

@@ -13,8 +13,8 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import NotFound
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,9 @@ import sys
 from pathlib import Path
 from semver import Version
 from turnout.errors import TurnoutError
-from turnout.registry import commit, publish as publishing
+from turnout.registry.publishing import commit, publish as publishing
 from turnout.registry.gates import GateVerdict, Outcome
-from turnout.registry.repository import Repository
+from turnout.registry.storage.repository import Repository
 
 root, source, place = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
@@ -194,7 +194,7 @@ def test_a_repository_that_may_not_be_written_to_is_read_and_left_as_it_is(repos
     # Root may write anywhere; from inside the directory, no parent's rights matter to whom it becomes.
     reader = (
         "import os; from pathlib import Path; from semver import Version\n"
-        "from turnout.registry.repository import Repository\n"
+        "from turnout.registry.storage.repository import Repository\n"
         "repository = Repository(Path('.'))\n"
         "repository.verify('m', Version(1))  # has Python import what it may not be able to later\n"
         "os.geteuid() or os.setresuid(65534, 65534, 65534)\n"

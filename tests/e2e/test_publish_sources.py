@@ -14,7 +14,7 @@ from semver import Version
 
 import onnx_models
 from processes import serving_in_thread, turnout
-from turnout.registry.repository import Repository
+from turnout.registry.storage.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -32,7 +32,7 @@ for key, path in zip(sys.argv[1::2], sys.argv[2::2]):
 REFUSED = """
 import json, sys
 from turnout.errors import TurnoutError
-from turnout.registry.announcement import Bounds
+from turnout.registry.transfer.upload_manifest import Bounds
 from turnout.registry.sources.source import local_source
 words = []
 for url in sys.argv[1:]:

@@ -10,9 +10,9 @@ from semver import Version
 from processes import Server, serving_in_thread
 from real_models import answer_of, direct_session, random_inputs
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 from turnout_client import Client
 from wire import outputs_of, refusal, request, stub_of

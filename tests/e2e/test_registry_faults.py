@@ -15,11 +15,11 @@ from semver import Version
 import onnx_models
 from published import RUN_NOTHING
 from turnout.errors import Conflict, Exhausted, Unavailable
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.keys import PrivateKey
-from turnout.routing.adoption import Recorder
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.signing.keys import PrivateKey
+from turnout.registry.storage.repository import Repository
+from turnout.releases.adoption import Recorder
+from turnout.releases.release import Declarer
 from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
 from turnout.state.store import StateStore
 
@@ -36,10 +36,12 @@ import contextlib, gc, io, json, os, signal, sys
 from pathlib import Path
 import onnxruntime
 from sqlalchemy import Engine, event
-import turnout.app
-from turnout.cli import audit, log, publish, sign, verify
+import turnout.app.server
+from turnout.cli.registry import audit, verify
+from turnout.cli.releases import log
+from turnout.cli.publish import command as publish, sign
 from turnout.cli.main import application
-from turnout.state import migrations
+from turnout.state.database import migrations
 from typer.main import get_command
 
 application = get_command(application())  # 0.1 s, once

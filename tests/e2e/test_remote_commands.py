@@ -13,15 +13,15 @@ from semver import Version
 import onnx_models
 from processes import turnout
 from remote_stores import CREDENTIALS, EVERY_KIND, RemoteStore, running_store
+from turnout.app.read_only import with_state
 from turnout.config import Settings
 from turnout.errors import ConfigError
-from turnout.mounting import with_state
-from turnout.registry.manifest import MANIFEST_FILE
+from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.scratch import Scratch
-from turnout.state.engine import sqlite_url
+from turnout.state.database.engine import sqlite_url
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -14,12 +14,12 @@ import onnx_models
 from processes import command, turnout
 from published import RUN_NOTHING
 from remote_stores import NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
-from turnout.registry.listing import Published
-from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.remote.repository import RemoteRepository
-from turnout.registry.repository import Repository
-from turnout.routing.adoption import Recorder
-from turnout.state.engine import sqlite_url
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.releases.adoption import Recorder
+from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -27,12 +27,12 @@ import onnx_models
 from console_wire import CHROMIUM, needs_chromium
 from forked_commands import turnout_program
 from processes import TURNOUT, Server, serving, serving_in_thread, turnout
-from turnout.cli.rollout_follow import FINAL
+from turnout.cli.rollout.follow import FINAL
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.rollout.evidence import Count, Tick
+from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.plan import Plan
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore

@@ -17,9 +17,9 @@ from ports import free_port
 from processes import ServerProcess, serving
 from rollout_wire import Lookups, replayed, settled
 from turnout.config import Settings
-from turnout.rollout.attempt import Rollout
+from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import PolicyState
-from turnout.state.events import EventKind
+from turnout.state.event_log.events import EventKind
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 from turnout_proto.v1 import rollout_pb2 as pb

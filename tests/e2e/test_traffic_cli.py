@@ -16,8 +16,8 @@ from semver import Version
 from onnx_models import identity, save, scaled
 from processes import Server, serving, serving_in_thread, turnout
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 from turnout_client import Client
 

@@ -22,9 +22,9 @@ from conftest import TRANSPORTS
 from processes import ServerProcess, serving
 from tritonclient_env import RULES
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient

@@ -25,8 +25,8 @@ from command_line import run
 from forked_commands import turnout_program
 from onnx_models import save, scaled
 from ports import free_port
-from turnout.state import migrations
-from turnout.state.engine import Database, Location
+from turnout.state.database import migrations
+from turnout.state.database.engine import Database, Location
 from turnout.state.store import StateStore
 from turnout_client import Client
 
@@ -45,9 +45,9 @@ import sys
 from pathlib import Path
 from semver import Version
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 models, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with StateStore.open(Settings(models=models).state_url) as store:

@@ -28,9 +28,9 @@ from forked_commands import turnout_program
 from onnx_models import scaled, slow
 from processes import Server, ServerProcess, serving, turnout
 from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 from turnout_client import Client, Unavailable
 from turnout_proto.oip import inference_pb2

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from turnout.serving import providers
+from turnout.serving.sessions import providers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

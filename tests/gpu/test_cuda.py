@@ -10,8 +10,8 @@ from semver import Version
 
 from onnx_models import grows, matmul
 from turnout.config import Runtime
-from turnout.serving.memory import cuda_used_bytes
-from turnout.serving.providers import CUDA
+from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.sessions.providers import CUDA
 from wire import X, outputs_of, refusal, request, stub_of
 
 pytestmark = pytest.mark.gpu

@@ -10,7 +10,7 @@ from semver import Version
 
 from onnx_models import bfloat16_cast, identity, scalar, string_identity
 from real_models import answer_of, direct_session, random_inputs
-from turnout.serving.providers import CUDA
+from turnout.serving.sessions.providers import CUDA
 from wire import outputs_of, request, stub_of
 from zoo import WHEELS, fetch
 

@@ -8,10 +8,10 @@ from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, settled
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx.model import read_model
 from turnout.serving.isolation.session import IsolatedSession
-from turnout.serving.memory import cuda_used_bytes
-from turnout.serving.providers import CPU, CUDA
+from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.sessions.providers import CPU, CUDA
 
 pytestmark = pytest.mark.gpu
 

@@ -3,8 +3,8 @@
 import pytest
 
 from onnx_models import matmul
-from turnout.serving.memory import pci_addresses
-from turnout.serving.nvml import Nvml
+from turnout.serving.sessions.memory import pci_addresses
+from turnout.serving.sessions.nvml import Nvml
 from turnout.telemetry.logging import make_logger
 
 pytestmark = pytest.mark.gpu

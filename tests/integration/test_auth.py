@@ -24,7 +24,7 @@ from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, wri
 from certificates import Authority, put
 from conftest import Publish, StartServer
 from onnx_models import repeats, scaled
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.state.store import StateStore
@@ -300,7 +300,7 @@ async def test_a_jwt_is_believed_if_all_of_it_is_right(
 async def test_keys_are_rotated_and_kept_while_they_cannot_be_fetched(
     tmp_path: Path, start_server: StartServer, key_server: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turnout.auth.jwks._LEAST_BETWEEN", 0.0)
+    monkeypatch.setattr("turnout.auth.credentials.jwks._LEAST_BETWEEN", 0.0)
     url, state = key_server
     first, second = Issuer(kid="1"), Issuer(kid="2")
     policy = write_policy(tmp_path / "policy.toml", grant(["jwt:corp/ann"], ["predict", "read"]))
@@ -630,7 +630,7 @@ async def test_the_console_knows_its_visitors_by_their_tokens(models: Path, star
 async def test_guessing_at_the_console_gets_slower_with_each_failure(
     models: Path, start_server: StartServer, auth: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turnout.auth.throttle._FIRST", 60.0)
+    monkeypatch.setattr("turnout.auth.sign_in_throttle._FIRST", 60.0)
     reader = make_token(models, "reader", ["read"], ["*"])
     server = await start_server(auth=auth, console={"token": "the console's own token"})
     async with visitor(server) as client:

@@ -186,8 +186,8 @@ def test_secrets_are_shown_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
+    from turnout.app.authorization import with_secrets
     from turnout.errors import ConfigError
-    from turnout.protection import with_secrets
 
     file = put(tmp_path / "secret", b"a secret of some length\n")
     settings = with_secrets(Settings(console={"token_file": str(file)}, rollout={"webhook_secret_file": str(file)}))

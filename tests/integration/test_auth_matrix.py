@@ -22,9 +22,9 @@ from auth_wire import AUTH, bearer, put_token
 from conftest import Publish, StartServer
 from fuzzing import methods_of_all_services
 from onnx_models import scaled
-from turnout import app
-from turnout.app import Running
-from turnout.auth.needs import METHODS, ROUTES
+from turnout.app import server as app
+from turnout.app.server import Running
+from turnout.auth.policy.permissions import METHODS, ROUTES
 from turnout.auth.roles import Role
 from turnout.config import Settings
 from turnout.rpc.server import control_methods, data_methods

@@ -14,10 +14,10 @@ from onnx_models import leaky, look_up, matmul, rows_but, scaled, slow, string_i
 from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
 from turnout.cli.main import application
 from turnout.config import Batching, Runtime
-from turnout.registry.manifest import Batching as DeclaredBatching
-from turnout.registry.metadata import VersionMetadata
-from turnout.serving.handle import _BOUND_AFTER, _MOST_BOUND
-from turnout.serving.kind_run import KindRun
+from turnout.registry.manifest.manifest import Batching as DeclaredBatching
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.serving.sessions.fixed_shape_run import KindRun
+from turnout.serving.versions.handle import _BOUND_AFTER, _MOST_BOUND
 from wire import outputs_of, refusal, request, stub_of
 
 ALWAYS = Batching(only_where_it_pays=False)

@@ -11,7 +11,7 @@ import pytest
 import onnx_models
 from rollout_wire import LONG, TICK, in_state, latest, start, until
 from routing_wire import policy, put
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.web.console.rendering import STATIC
 
 TOKEN = "a control token of some length"

@@ -11,8 +11,8 @@ from semver import Version
 from onnx_models import save_external, scaled
 from turnout.config import Settings
 from turnout.errors import DigestMismatch
-from turnout.registry.repository import Repository
-from turnout.routing.adoption import adopt
+from turnout.registry.storage.repository import Repository
+from turnout.releases.adoption import adopt
 from turnout.state.store import StateStore
 from wire import X, refusal, request, stub_of
 

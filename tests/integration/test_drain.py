@@ -18,10 +18,10 @@ from carried import LIMITS, SERVICE, Carried, carried, listens
 from conftest import make_settings
 from http2_client import CALL, Http2Client
 from onnx_models import scaled
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Drain
 from turnout.host import connections
-from turnout.rpc.transport.framing import PREFIX
+from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.telemetry.logging import make_logger
 from turnout_client import AsyncClient
 from turnout_proto.v1 import prediction_pb2 as pb

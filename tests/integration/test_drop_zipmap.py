@@ -13,9 +13,9 @@ import onnx_models
 from processes import serving_in_thread, turnout
 from sklearn_models import ML, classifier
 from turnout.errors import InvalidModel
-from turnout.registry.names import parse_version
-from turnout.registry.repository import Repository
-from turnout.registry.zipmap import drop_zipmap, map_outputs
+from turnout.registry.manifest.names import parse_version
+from turnout.registry.onnx.zipmap import drop_zipmap, map_outputs
+from turnout.registry.storage.repository import Repository
 from turnout_client import Client
 
 X = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)

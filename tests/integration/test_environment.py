@@ -9,12 +9,12 @@ import pytest
 from semver import Version
 
 import onnx_models
-from turnout.registry.digest import manifest_digest
-from turnout.registry.environment_record import attested_environment
-from turnout.registry.metadata import parse_metadata
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.manifest.digest import manifest_digest
+from turnout.registry.publishing.environment_record import attested_environment
+from turnout.registry.publishing.metadata import parse_metadata
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.serving.versions.lifecycle import LifecycleState
 
 V1 = Version(1)
 OLD = parse_metadata({"environment": {"onnxruntime": "<1.0"}})

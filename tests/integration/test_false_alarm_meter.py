@@ -9,7 +9,7 @@ import pytest
 from onnx_models import look_up, look_up_safely
 from rollout_wire import CAREFREE, FINAL, TICK, Lookups, clients, in_state, start, until
 from routing_wire import scrape
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.routing.policy import CONTROL, TWIN
 from turnout.routing.slots import slot_of
 from turnout_proto.v1 import prediction_pb2 as v1

@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from onnx_models import scaled
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Address, Settings
-from turnout.serving.nvml import Nvml, pci_address
-from turnout.telemetry.gpu import gpu_families
+from turnout.serving.sessions.nvml import Nvml, pci_address
 from turnout.telemetry.logging import make_logger
+from turnout.telemetry.metrics.gpu import gpu_families
 
 GIB = 2**30
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest as Qu
 from semver import Version
 
 from onnx_models import scaled
-from turnout.rpc.health import HealthServicer
+from turnout.rpc.standard_services.health import HealthServicer
 from wire import X, refusal
 
 pytestmark = pytest.mark.both_transports

@@ -11,10 +11,10 @@ import onnx_models
 import triton_models
 from processes import turnout
 from turnout.config import load_settings
-from turnout.registry.golden import read_case
-from turnout.registry.names import parse_version
-from turnout.registry.repository import Repository
-from turnout.registry.standing import Standing
+from turnout.registry.manifest.names import parse_version
+from turnout.registry.storage.golden import read_case
+from turnout.registry.storage.repository import Repository
+from turnout.state.release_status import Standing
 from turnout.state.store import StateStore
 
 

@@ -20,10 +20,10 @@ import onnx_models
 from onnx_models import save
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx.model import read_model
 from turnout.serving.isolation.session import IsolatedSession
-from turnout.serving.providers import CPU
-from turnout.serving.session import Session
+from turnout.serving.sessions.providers import CPU
+from turnout.serving.sessions.session import Session
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +158,7 @@ def test_the_child_dies_with_its_parent(tmp_path) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
         "from turnout.config import Runtime\n"
-        "from turnout.registry.onnx_model import read_model\n"
+        "from turnout.registry.onnx.model import read_model\n"
         "from turnout.serving.isolation.session import IsolatedSession\n"
         f"path = Path({str(path)!r})\n"
         "child = IsolatedSession(path, read_model(path).signature, ['CPUExecutionProvider'], 0, Runtime())\n"

@@ -19,7 +19,7 @@ from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, start, until
 from routing_wire import scrape
 from turnout.config import ModelOverrides, Runtime
 from turnout.serving.isolation import backoff
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.v1 import catalog_pb2, catalog_pb2_grpc
 from wire import X, outputs_of, refusal, request, stub_of
 

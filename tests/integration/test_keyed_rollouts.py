@@ -20,8 +20,8 @@ from conftest import make_settings
 from onnx_models import look_up, look_up_safely, not_a_number, random_noise, scaled
 from rollout_wire import CAREFREE, FINAL, LONG, QUICK, TICK, clients, in_state, latest, settled, start, until, weight_of
 from routing_wire import ask, scrape
-from turnout.app import Running, running
-from turnout.rollout.history import SlotRecords
+from turnout.app.server import Running, running
+from turnout.rollout.guards.slot_history import SlotRecords
 from turnout.rollout.plan import Plan
 from turnout.routing.policy import TWIN
 from turnout.telemetry.logging import make_logger

@@ -10,7 +10,7 @@ from semver import Version
 from onnx_models import matmul, scaled, slow
 from turnout.config import Loading, ModelOverrides, Runtime, Settings
 from turnout.errors import NotLoaded
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.v1 import catalog_pb2, catalog_pb2_grpc, control_pb2, control_pb2_grpc
 from wire import X, outputs_of, refusal, request, stub_of
 

@@ -15,17 +15,17 @@ from onnx import TensorProto
 
 from onnx_models import identity, scaled, string_identity
 from turnout.config import Routing
-from turnout.routing.preferences import PreferenceReader
+from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc import codec as rpc_codec
-from turnout.rpc import reading
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.codec import InputDecoder
+from turnout.rpc.parsing import reader as reading
+from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.prediction import FIELDS, PredictExchange
-from turnout.rpc.templates import Templates
 from turnout.rpc.transport.port import Call, StatusError
-from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout.web import predict
 from turnout.web.oip import inference as rest_inference
 from turnout_proto import tensors

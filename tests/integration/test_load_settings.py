@@ -11,7 +11,7 @@ from turnout.config import Loading
 from turnout.errors import ChangeRefused
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.versions.lifecycle import LifecycleState
 from wire import X, request, stub_of
 
 S = LifecycleState

@@ -15,11 +15,11 @@ from locked_store import locked
 from onnx_models import look_up, look_up_safely
 from rollout_wire import FINAL, LONG, TICK, WATCHED, Lookups, clients, command, in_state, latest, settled, start, until
 from routing_wire import control_of, policy, put
-from turnout.app import running
-from turnout.rollout.attempt import Rollout
+from turnout.app.server import running
+from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import Policy
-from turnout.serving.load_policy import Fallbacks
-from turnout.state.engine import sqlite_url
+from turnout.serving.versions.load_policy import Fallbacks
+from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2, traffic_pb2

@@ -14,9 +14,9 @@ import pytest
 from semver import Version
 
 from onnx_models import scaled
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.errors import VersionNotFound
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.versions.lifecycle import LifecycleState
 
 FEW, MANY = 10, 400
 

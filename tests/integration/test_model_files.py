@@ -10,9 +10,9 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import InvalidModel
-from turnout.registry.collect import collect
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.collect import collect
 
 V1 = Version(1)
 

@@ -11,8 +11,8 @@ from semver import Version
 import onnx_models
 from processes import turnout
 from turnout.errors import AlreadyExists, InvalidRequest, ModelNotFound
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout_proto.oip import inference_pb2 as oip
 from wire import X, channel_of, outputs_of, request, stub_of
 

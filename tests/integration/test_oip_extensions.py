@@ -15,7 +15,7 @@ from auth_wire import AUTH, bearer, make_token
 from conftest import Publish, StartServer, make_settings
 from onnx_models import scaled, slow
 from otlp_receiver import http_collector
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Batching, Oip, Runtime, Tracing
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout_proto.oip import inference_pb2 as pb

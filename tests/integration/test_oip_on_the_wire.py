@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnx_models import scaled, slow
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import Limits, Runtime
 from turnout.rpc.oip.service import SERVICE_NAME
 from turnout_proto.oip import inference_pb2 as pb

@@ -11,13 +11,13 @@ import pytest
 from onnx_models import scaled
 from otlp_receiver import Span, http_collector
 from routing_wire import scrape
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import Tracing
 from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.codec import InputDecoder
-from turnout.serving.handle import VersionHandle
+from turnout.serving.versions.handle import VersionHandle
 from turnout.web import predict
 from turnout.web.oip import inference as rest
 from turnout_proto.oip import inference_pb2 as oip

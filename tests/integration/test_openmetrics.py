@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from debian import needs, program
 from onnx_models import look_up, scaled
 from otlp_receiver import http_collector
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import ModelOverrides, Tracing
 from wire import X, refusal, request, stub_of
 

@@ -21,15 +21,15 @@ import onnx_models
 from certificates import Authority, Certified
 from turnout.config import Signing
 from turnout.errors import ConfigError, Conflict, DigestMismatch, InvalidRequest, NotTrusted, TurnoutError
-from turnout.registry import attestations
-from turnout.registry.listing import Published
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.bundle import Bundle
-from turnout.registry.signatures.certificates import SignerCertificate
-from turnout.registry.signatures.keys import PrivateKey
-from turnout.registry.signatures.signer import KeySigner, MadeElsewhere
-from turnout.registry.signatures.trust import Trust, keep
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.signing.bundle import Bundle
+from turnout.registry.signing.certificates import SignerCertificate
+from turnout.registry.signing.keys import PrivateKey
+from turnout.registry.signing.signer import KeySigner, MadeElsewhere
+from turnout.registry.signing.trust import Trust, keep
+from turnout.registry.storage import attestations
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
 
 ONE = Version(1)
 

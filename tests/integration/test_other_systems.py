@@ -58,11 +58,11 @@ sys.platform = "darwin"  # libraries have chosen by now
 import numpy as np
 from pathlib import Path
 from semver import Version
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Address, Settings
-from turnout.event_loop import loop_factory
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.app.event_loop import loop_factory
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.telemetry.logging import make_logger
 from turnout_client import AsyncClient
 

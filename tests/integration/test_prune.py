@@ -15,11 +15,11 @@ from routing_wire import policy, put
 from turnout.cli.main import application
 from turnout.config import Runtime, Settings
 from turnout.errors import AlreadyExists
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.standing import Standing
-from turnout.routing.adoption import Recorder
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.releases.adoption import Recorder
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Standing
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore
 from wire import X, refusal, request, stub_of
@@ -145,8 +145,8 @@ async def test_a_version_that_a_server_still_has_in_memory_is_not_removed_under_
 
 
 def test_what_a_tag_came_to_name_since_the_plan_stays(five, models, monkeypatch) -> None:
-    from turnout.routing.pruner import Pruner
-    from turnout.routing.pruning import Keep
+    from turnout.releases.prune_plan import Keep
+    from turnout.releases.pruner import Pruner
 
     _adopt(models)
     with StateStore.open(Settings(models=models).state_url) as store:

@@ -18,17 +18,17 @@ from semver import Version
 import onnx_models
 from conftest import StartServer
 from registry_wire import registry_of, upload
+from turnout.cancellation import Cancellation
 from turnout.config import Settings
-from turnout.registry.cancellation import Cancellation
-from turnout.registry.comparison import Comparison
 from turnout.registry.gates import GateRefused, Outcome
+from turnout.registry.gates.comparison import Comparison
 from turnout.registry.gates.plan import GatePlan
 from turnout.registry.gates.standard import standard_gates
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.serving.memory import resident_bytes
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 from turnout.serving.sandbox.processes import Ended, Processes
-from turnout.serving.trial import TrialLab
+from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sessions.memory import resident_bytes
 from turnout.wire_format import delimited
 from turnout_proto.v1 import registry_pb2 as pb
 

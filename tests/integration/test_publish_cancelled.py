@@ -17,8 +17,8 @@ import pytest
 import onnx_models
 from conftest import StartServer, make_settings
 from registry_wire import Files, registry_of, upload
-from turnout.app import Running, running
-from turnout.registry.staging import STAGING
+from turnout.app.server import Running, running
+from turnout.registry.storage.staging import STAGING
 from turnout.serving.sandbox.fork_server import SHARED
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb

@@ -14,17 +14,17 @@ from semver import Version
 import onnx_models
 from turnout.config import Settings
 from turnout.errors import InvalidRequest, TurnoutError
-from turnout.registry.comparison import Comparison
-from turnout.registry.gate_reports import gate_attestations
 from turnout.registry.gates import GateRefused, Skip
+from turnout.registry.gates.comparison import Comparison
 from turnout.registry.gates.plan import GatePlan, OnFailure, over
+from turnout.registry.gates.reports import gate_attestations
 from turnout.registry.gates.standard import standard_gates
-from turnout.registry.manifest import Batching
-from turnout.registry.metadata import VersionMetadata
-from turnout.registry.publish import PublishRequest, PublishResult, publish
-from turnout.registry.repository import Repository
+from turnout.registry.manifest.manifest import Batching
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
+from turnout.registry.storage.repository import Repository
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.trial import TrialLab
+from turnout.serving.sandbox.sandbox import TrialLab
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from semver import Version
 from onnx_models import scaled
 from published import PublishedRepositories
 from turnout.config import Settings
-from turnout.registry.repository import Repository
+from turnout.registry.storage.repository import Repository
 from turnout.state.store import StateStore
 
 

@@ -22,17 +22,17 @@ import onnx_models
 import triton_models
 from conftest import make_settings
 from processes import serving, serving_in_thread, turnout
-from turnout.app import Running, running
+from turnout.app.read_only import Mount
+from turnout.app.server import Running, running
 from turnout.config import ModelTable
 from turnout.errors import ConfigError
-from turnout.mounting import Mount
 from turnout.registry.mounted.repository import MountedRepository
-from turnout.registry.onnx_model import ModelFacts, read_model
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.standing import Standing
-from turnout.serving.lifecycle import LifecycleState
-from turnout.state.engine import sqlite_url
+from turnout.registry.onnx.model import ModelFacts, read_model
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.database.engine import sqlite_url
+from turnout.state.release_status import Standing
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout_client import Client
@@ -229,7 +229,7 @@ async def test_a_version_that_comes_later_is_served_too(models: Path, start_serv
 
 async def test_a_file_system_that_hangs_is_waited_for_once(models: Path, tmp_path: Path, monkeypatch) -> None:
     triton_models.put(models, "m", 1, onnx_models.scaled(1))
-    monkeypatch.setattr("turnout.mounting._SECONDS", 0.05)
+    monkeypatch.setattr("turnout.app.read_only._SECONDS", 0.05)
     goes_on, blocked = threading.Event(), threading.Event()
 
     class Hanging(MountedRepository):

@@ -12,10 +12,10 @@ from semver import Version
 import onnx_models
 from turnout.errors import AlreadyExists, DigestMismatch, Unavailable
 from turnout.registry.gates import Candidate, GateVerdict, Outcome
-from turnout.registry.metadata import VersionMetadata
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.staging import locked, staged, sweep
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.staging import locked, staged, sweep
 
 V1 = Version(1)
 

@@ -11,10 +11,10 @@ from semver import Version
 import onnx_models
 from turnout.errors import ConfigError, InvalidModel, InvalidRequest
 from turnout.registry.gates import Candidate, GateVerdict, Outcome
-from turnout.registry.manifest import Batching, FileEntry, Tolerance
-from turnout.registry.metadata import VersionMetadata
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
+from turnout.registry.manifest.manifest import Batching, FileEntry, Tolerance
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
 
 V1 = Version(1)
 

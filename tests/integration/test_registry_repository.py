@@ -10,10 +10,10 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import DigestMismatch, InvalidRequest, ModelNotFound, VersionNotFound
-from turnout.registry.digest import canonical_bytes
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.staging import locked
+from turnout.registry.manifest.digest import canonical_bytes
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.staging import locked
 
 V1, V2 = Version(1), Version(2)
 

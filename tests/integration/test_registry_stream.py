@@ -13,16 +13,16 @@ from semver import Version
 
 import onnx_models
 from registry_wire import beginning, pieces, registry_of, sha, upload
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Address, Settings
-from turnout.registry.digest import read_canonical
-from turnout.registry.gate_reports import gate_attestations
 from turnout.registry.gates import Skip
-from turnout.registry.listing import Published
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.bundle import Bundle, Statement
-from turnout.registry.signatures.keys import PrivateKey, PublicKey
-from turnout.registry.signatures.signer import KeySigner
+from turnout.registry.gates.reports import gate_attestations
+from turnout.registry.manifest.digest import read_canonical
+from turnout.registry.signing.bundle import Bundle, Statement
+from turnout.registry.signing.keys import PrivateKey, PublicKey
+from turnout.registry.signing.signer import KeySigner
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub

@@ -12,9 +12,9 @@ from onnx_models import identity, scaled
 from rollout_wire import TICK, settled
 from routing_wire import policy, put
 from turnout.config import Settings
-from turnout.registry.repository import Repository
+from turnout.registry.storage.repository import Repository
 from turnout.rollout.changes.operations import Operations
-from turnout.state.events import EventKind
+from turnout.state.event_log.events import EventKind
 from turnout.state.store import StateStore
 
 

@@ -8,7 +8,7 @@ from semver import Version
 
 from conftest import make_settings
 from onnx_models import scaled
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Settings
 from turnout.errors import ConfigError
 from turnout.telemetry.logging import Threshold, make_logger

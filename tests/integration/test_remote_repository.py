@@ -22,13 +22,13 @@ import onnx_models
 from conftest import StartServer
 from remote_stores import CREDENTIALS, EVERY_KIND, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
 from turnout.errors import AlreadyExists, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
-from turnout.registry import in_use
-from turnout.registry.publish import PublishRequest, PublishResult, publish
+from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
 from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
-from turnout.registry.standing import Standing
-from turnout.state.engine import sqlite_url
+from turnout.registry.storage import in_use
+from turnout.state.database.engine import sqlite_url
+from turnout.state.release_status import Standing
 from turnout.state.store import StateStore
 
 V1, V2 = Version(1), Version(2)
@@ -313,9 +313,9 @@ async def test_a_signature_made_later_lets_a_version_in_at_once(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path, start_server: StartServer
 ) -> None:
     from turnout.config import Signing
-    from turnout.registry.signatures.keys import PrivateKey
-    from turnout.registry.signatures.signer import KeySigner
-    from turnout.routing.declarations import Declarer
+    from turnout.registry.signing.keys import PrivateKey
+    from turnout.registry.signing.signer import KeySigner
+    from turnout.releases.release import Declarer
 
     key = PrivateKey.create(tmp_path / "key.pem")
     put(repository, V1, 2, tmp_path)

@@ -14,7 +14,7 @@ from semver import Version
 from onnx_models import scaled
 from turnout.config import Repository
 from turnout.errors import NotLoaded
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.versions.lifecycle import LifecycleState
 from wire import X, outputs_of, request, stub_of
 
 S = LifecycleState

@@ -14,7 +14,7 @@ from http_endpoint import HANGS, Asked, Endpoint, answer, listening
 from onnx_models import scaled
 from ports import free_port
 from rollout_wire import CAREFREE, TICK, clients, command, in_state, settled, start, until
-from turnout.app import running
+from turnout.app.server import running
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import rollout_pb2 as pb
 from wire import request

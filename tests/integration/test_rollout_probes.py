@@ -21,7 +21,7 @@ from onnx_models import scaled
 from ports import free_port
 from rollout_wire import CAREFREE, TICK, clients, command, in_state, settled, start, until
 from routing_wire import control_of
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Probe, Settings
 from turnout.config.rendering import render_toml
 from turnout.errors import ConfigError

@@ -13,8 +13,8 @@ import yaml
 import onnx_models
 from onnx_models import scaled
 from rollout_wire import CAREFREE, FINAL, LONG, TICK, clients, command, in_state, start, until
-from turnout.app import Running
-from turnout.rollout.status import Verdict
+from turnout.app.server import Running
+from turnout.rollout.machine.status import Verdict
 from turnout.web.rollouts import CHECKS
 from turnout_proto.v1 import rollout_pb2 as pb
 from wire import X, request

@@ -31,7 +31,7 @@ from rollout_wire import (
 from routing_wire import ask, control_of, policy, put
 from turnout.config import Settings
 from turnout.routing.policy import Policy
-from turnout.state import schema
+from turnout.state.database import schema
 from turnout.state.store import StateStore
 from turnout_proto.v1 import control_pb2
 from turnout_proto.v1 import rollout_pb2 as pb

@@ -27,7 +27,7 @@ from rollout_wire import (
     weight_of,
 )
 from routing_wire import ask, control_of
-from turnout.app import running
+from turnout.app.server import running
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2

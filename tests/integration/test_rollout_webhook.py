@@ -17,10 +17,10 @@ from semver import Version
 from onnx_models import scaled
 from rollout_wire import LONG, TICK, command, in_state, settled, start, until
 from turnout.config import Rollout as RolloutSettings
-from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.clock import SYSTEM_CLOCK
+from turnout.rollout.machine.attempt import Entry, Rollout
 from turnout.rollout.plan import Plan
-from turnout.rollout.webhook import Webhook
+from turnout.rollout.reporting.webhook import Webhook
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -158,7 +158,7 @@ async def test_a_receiver_that_comes_back_gets_what_it_missed() -> None:
 
 
 async def test_what_nobody_takes_is_given_up_and_told_without_the_secret(monkeypatch, capfd) -> None:
-    monkeypatch.setattr("turnout.rollout.webhook._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("turnout.rollout.reporting.webhook._FIRST_PAUSE_SECONDS", 0.01)
     receiver = Receiver(answers=[BROKEN] * 5)
     async with listening(receiver) as url, webhook(url) as tell:
         for text in ("one", "two"):
@@ -173,7 +173,7 @@ async def test_what_nobody_takes_is_given_up_and_told_without_the_secret(monkeyp
 
 
 async def test_what_is_past_the_bound_is_dropped_and_told(monkeypatch, capfd) -> None:
-    monkeypatch.setattr("turnout.rollout.webhook._WAITING", 3)
+    monkeypatch.setattr("turnout.rollout.reporting.webhook._WAITING", 3)
     receiver = Receiver(answer=None)
     async with listening(receiver) as url, webhook(url) as tell:
         tell("0")

@@ -31,7 +31,7 @@ from rollout_wire import (
 )
 from routing_wire import control_of, policy, put, scrape
 from tcp_proxy import TcpProxy
-from turnout.app import running
+from turnout.app.server import running
 from turnout.errors import Conflict
 from turnout.rollout.clock import SYSTEM_CLOCK
 from turnout.telemetry.logging import make_logger

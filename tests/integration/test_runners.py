@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from turnout.errors import DeadlineExceeded, ModelFailure, QueueFull
-from turnout.serving.batchability import BatchPlan
-from turnout.serving.batcher import Batcher, QueueBounds
-from turnout.serving.plan_in_force import PlanInForce
-from turnout.serving.session import MakeRunner
-from turnout.serving.tensor import Array
+from turnout.serving.batching.active_plan import PlanInForce
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.batcher import Batcher, QueueBounds
+from turnout.serving.sessions.session import MakeRunner
+from turnout.serving.sessions.tensor import Array
 
 ALONE = BatchPlan(0)
 BATCHED = BatchPlan(4, {"x": 0}, {"y": 0})

@@ -13,8 +13,8 @@ import rollout_wire
 from onnx_models import adds_count, matmul, scaled, slow
 from routing_wire import policy, put, scrape
 from turnout.config import Batching, Limits, Loading, Runtime
-from turnout.rollout.attempt import RolloutState
-from turnout.telemetry.resources import LoadOutcome
+from turnout.rollout.machine.attempt import RolloutState
+from turnout.telemetry.metrics.server import LoadOutcome
 from turnout_proto.v1 import rollout_pb2
 from wire import X, request, stub_of
 

@@ -10,8 +10,8 @@ from onnx_models import scaled
 from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, report, settled
 from turnout.errors import ConfigError
-from turnout.registry.manifest import Tolerance
-from turnout.registry.metadata import VersionMetadata
+from turnout.registry.manifest.manifest import Tolerance
+from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.routing.shadow.noise import EARLY_REPEATS
 from turnout_proto import tensors
 from wire import request

@@ -12,7 +12,7 @@ from conftest import make_settings
 from onnx_models import scaled
 from routing_wire import policy, put, scrape
 from shadow_wire import PATIENT, accounted, numbered, predict, report, settled
-from turnout.app import running
+from turnout.app.server import running
 from turnout.routing.shadow import runner
 from turnout.telemetry.logging import make_logger
 

@@ -11,7 +11,7 @@ from routing_wire import control_of, policy, put, scrape
 from shadow_wire import PATIENT, accounted, numbered, predict, report, settled
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.mirror import material_of, position_of
-from turnout.serving.inference import InferenceRequest
+from turnout.serving.data_plane.inference import InferenceRequest
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 from wire import request

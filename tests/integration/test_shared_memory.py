@@ -17,11 +17,11 @@ import pytest
 from auth_wire import AUTH, bearer, make_token
 from conftest import Publish, StartServer, make_settings
 from onnx_models import scaled, slow, string_identity
-from turnout.app import Running, running
+from turnout.app.server import Running, running
 from turnout.config import Oip, Runtime
 from turnout.errors import Exhausted, PermissionDenied
+from turnout.oip.extensions.shared_memory import DIRECTORY, Memory, SharedMemory
 from turnout.oip.parameters import Place
-from turnout.oip.shared_memory import DIRECTORY, Memory, SharedMemory
 from turnout.telemetry.logging import make_logger
 from turnout_proto.oip import inference_pb2 as pb
 from wire import X
@@ -315,7 +315,7 @@ async def test_a_caller_from_elsewhere_registers_nothing(segment: Segment, host:
 
 
 async def test_all_callers_together_are_bounded_too(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turnout.oip.shared_memory._MOST_REGIONS", 2)
+    monkeypatch.setattr("turnout.oip.extensions.shared_memory._MOST_REGIONS", 2)
     memory = SharedMemory(ON, max_input_bytes=64)
     for name in "ab":
         await memory.register(None, "::1", name, segment.name, 0, 1)

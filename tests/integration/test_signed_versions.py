@@ -21,15 +21,15 @@ from semver import Version
 from onnx_models import save, scaled
 from turnout.config import ModelOverrides, Settings, Signing
 from turnout.errors import ConfigError, Conflict, InvalidModel, InvalidRequest, NotTrusted
-from turnout.registry import attestations
-from turnout.registry.listing import Published
-from turnout.registry.publish import DEFAULT_GATES, PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.bundle import Bundle, Statement, message
-from turnout.registry.signatures.keys import PrivateKey, PublicKey
-from turnout.registry.signatures.signer import KeySigner, MadeElsewhere
-from turnout.registry.signatures.trust import SignatureGate, Trust, keep
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.publishing.publish import DEFAULT_GATES, PublishRequest, publish
+from turnout.registry.signing.bundle import Bundle, Statement, message
+from turnout.registry.signing.keys import PrivateKey, PublicKey
+from turnout.registry.signing.signer import KeySigner, MadeElsewhere
+from turnout.registry.signing.trust import SignatureGate, Trust, keep
+from turnout.registry.storage import attestations
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.state.store import StateStore
 from wire import X, refusal, request, stub_of
 

@@ -23,10 +23,10 @@ from postgres_fixture import PostgresServer
 from rollout_wire import settled
 from routing_wire import policy, put
 from turnout.errors import AlreadyExists, ChangeRefused, ConfigError, NotFound
-from turnout.state import migrations
 from turnout.state.backup import back_up, restore
-from turnout.state.engine import Database, Location
-from turnout.state.schema import METADATA
+from turnout.state.database import migrations
+from turnout.state.database.engine import Database, Location
+from turnout.state.database.schema import METADATA
 from turnout.state.servers import meeting
 from turnout.state.store import StateStore
 from wire import X, request, stub_of

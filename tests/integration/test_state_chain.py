@@ -10,9 +10,10 @@ from semver import Version
 from sqlalchemy import Connection, delete, text, update
 
 from turnout.errors import InvalidRequest
-from turnout.state import chain, schema
-from turnout.state.chain import GENESIS, Fault, Head
-from turnout.state.engine import Database, Location
+from turnout.state.database import schema
+from turnout.state.database.engine import Database, Location
+from turnout.state.event_log import chain
+from turnout.state.event_log.chain import GENESIS, Fault, Head
 from turnout.state.rollouts import Note, RolloutWrite
 from turnout.state.store import StateStore
 

@@ -14,8 +14,8 @@ import pytest
 from semver import Version
 
 from turnout.errors import Unavailable
-from turnout.registry.standing import Standing
-from turnout.state.engine import Database, Location
+from turnout.state.database.engine import Database, Location
+from turnout.state.release_status import Standing
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]

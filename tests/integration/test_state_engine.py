@@ -16,7 +16,7 @@ from semver import Version
 
 from postgres_fixture import PASSWORD, PostgresServer
 from turnout.errors import ConfigError, TurnoutError, Unavailable
-from turnout.state.engine import Database, Location, sqlite_url
+from turnout.state.database.engine import Database, Location, sqlite_url
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]

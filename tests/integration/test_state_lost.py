@@ -17,7 +17,7 @@ from onnx_models import scaled
 from routing_wire import control_of, policy
 from turnout.config import Repository, Settings
 from turnout.errors import ConfigError, Unavailable
-from turnout.serving.availability import Part
+from turnout.serving.versions.availability import Part
 from turnout.state.store import StateStore
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2

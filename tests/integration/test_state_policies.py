@@ -12,9 +12,10 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from turnout.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from turnout.state import policies, schema
-from turnout.state.engine import Database, Location
-from turnout.state.events import Event
+from turnout.state import policies
+from turnout.state.database import schema
+from turnout.state.database.engine import Database, Location
+from turnout.state.event_log.events import Event
 from turnout.state.policies import PolicyRecord
 from turnout.state.store import StateStore
 

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import select
 
 from turnout.errors import InvalidRequest
-from turnout.state import policies, schema
-from turnout.state.engine import Database, Location
+from turnout.state import policies
+from turnout.state.database import schema
+from turnout.state.database.engine import Database, Location
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]

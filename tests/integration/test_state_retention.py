@@ -8,7 +8,7 @@ from semver import Version
 from sqlalchemy.exc import DBAPIError
 
 from turnout.errors import NotFound
-from turnout.state.chain import Head
+from turnout.state.event_log.chain import Head
 from turnout.state.rollouts import Note, RolloutWrite
 from turnout.state.store import StateStore
 

@@ -17,10 +17,10 @@ from sqlalchemy.exc import DBAPIError
 
 from postgres_fixture import PostgresServer
 from turnout.errors import ConfigError
-from turnout.registry.standing import Standing
-from turnout.state import migrations
-from turnout.state.engine import Database, Location
-from turnout.state.schema import METADATA
+from turnout.state.database import migrations
+from turnout.state.database.engine import Database, Location
+from turnout.state.database.schema import METADATA
+from turnout.state.release_status import Standing
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]

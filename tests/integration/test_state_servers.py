@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import update
 
 from turnout.errors import Conflict
-from turnout.state import schema
-from turnout.state.events import time_text
+from turnout.state.database import schema
+from turnout.state.event_log.events import time_text
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.servers import CountRecord, Meeting, ServerReport
 from turnout.state.store import StateStore

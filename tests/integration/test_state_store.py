@@ -10,10 +10,10 @@ from sqlalchemy import delete, insert, update
 from sqlalchemy.exc import DBAPIError
 
 from turnout.errors import InvalidRequest, TagNotFound, Unavailable
-from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.state import schema
-from turnout.state.engine import Database, Location
-from turnout.state.events import Event
+from turnout.state.database import schema
+from turnout.state.database.engine import Database, Location
+from turnout.state.event_log.events import Event
+from turnout.state.release_status import Declarations, Declared, Standing
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]

@@ -8,11 +8,11 @@ import pytest
 from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, InvalidRequest, TurnoutError
-from turnout.registry.standing import Standing
-from turnout.rollout.attempt import Rollout
+from turnout.releases.release import holding
+from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.plan import Plan
-from turnout.routing.declarations import holding
-from turnout.state.declaring import Uses
+from turnout.state.release_status import Standing
+from turnout.state.releases import Uses
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore
 

@@ -14,10 +14,10 @@ from semver import Version
 import onnx_models
 from registry_wire import beginning, registry_of, upload
 from routing_wire import control_of, policy, put
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import Loading, ModelOverrides, Signing
-from turnout.registry.metadata import parse_metadata
-from turnout.registry.signatures.keys import PrivateKey
+from turnout.registry.publishing.metadata import parse_metadata
+from turnout.registry.signing.keys import PrivateKey
 from turnout_proto.v1 import control_pb2, prediction_pb2, registry_pb2, rollout_pb2
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub

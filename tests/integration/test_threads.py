@@ -15,13 +15,13 @@ import pytest
 from semver import Version
 
 from onnx_models import matmul, save, scaled
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.errors import Unavailable
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
-from turnout.serving import memory
-from turnout.serving.lifecycle import LifecycleState
-from turnout.telemetry.reading import Reading
+from turnout.serving.sessions import memory
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.telemetry.system_stats import Reading
 from turnout.threads import Threads
 from wire import X, outputs_of, request, stub_of
 
@@ -221,7 +221,7 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
     elsewhere = set(threading.enumerate())  # of servers that ended, and wait for their time to end too
     server, other = await start_server(), await start_server()
     manager = server.services.manager
-    monkeypatch.setattr("turnout.serving.manager._SCAN_SECONDS", 0.05)
+    monkeypatch.setattr("turnout.serving.versions.manager._SCAN_SECONDS", 0.05)
     monkeypatch.setattr(manager._repository, "scan", hang)
     await other.services.traffic.put("m", Policy(TWO), Change("elsewhere", "forward"))
     await hang.entered()  # this server saw that, and looks at the repository since

@@ -19,7 +19,7 @@ from certificates import Authority, Certified, put
 from conftest import Publish, StartServer
 from onnx_models import scaled
 from ports import free_port
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout_client import AsyncClient, Client, Tls, Unavailable

@@ -15,7 +15,7 @@ from otlp_receiver import grpc_collector, http_collector
 from routing_wire import scrape
 from turnout.config import Tracing
 from turnout.telemetry.logging import make_logger
-from turnout.telemetry.tracing.assembly import tracing
+from turnout.telemetry.tracing.setup import tracing
 from turnout.telemetry.tracing.trace import Operation
 from wire import X, request, stub_of
 
@@ -197,7 +197,7 @@ _OFF = """
 import asyncio, sys
 import numpy
 from pathlib import Path
-from turnout.app import running
+from turnout.app.server import running
 from turnout.__main__ import main
 from turnout.config import Address, Settings
 from turnout.telemetry.logging import make_logger

@@ -7,7 +7,7 @@ import pytest
 from conftest import make_settings
 from onnx_models import scaled
 from otlp_receiver import http_collector
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Log, Tracing
 from turnout.telemetry.logging import make_logger
 from wire import X, refusal, request, stub_of

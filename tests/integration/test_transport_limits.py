@@ -13,7 +13,7 @@ from hyperframe.frame import SettingsFrame
 
 from carried import LIMITS, SERVICE, Carried, carried
 from http2_client import CALL, Http2Client
-from turnout.rpc.transport.framing import PREFIX
+from turnout.rpc.transport.asgi.framing import PREFIX
 
 ECHO = SERVICE + "Echo"
 X = PREFIX.pack(0, 1) + b"x"

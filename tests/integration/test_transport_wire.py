@@ -11,7 +11,7 @@ from hyperframe.frame import RstStreamFrame
 
 from carried import SERVICE, Carried, carried
 from http2_client import CALL, Http2Client
-from turnout.rpc.transport.framing import PREFIX
+from turnout.rpc.transport.asgi.framing import PREFIX
 
 ECHO = SERVICE + "Echo"
 

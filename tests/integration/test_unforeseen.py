@@ -16,11 +16,11 @@ from onnx_models import scaled
 from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.control.traffic import TrafficMethods
-from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip import codec as oip_codec
 from turnout.rpc.oip import exchange
-from turnout.rpc.reflection import ReflectionServicer
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.rpc.standard_services.health import HealthServicer
+from turnout.rpc.standard_services.reflection import ReflectionServicer
 from turnout.web import predict
 from turnout.web.oip import inference as rest
 from turnout_proto import tensors

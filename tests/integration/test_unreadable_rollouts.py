@@ -10,7 +10,7 @@ from onnx_models import scaled
 from rollout_wire import FINAL, LONG, TICK, in_state, latest, settled, start, until
 from routing_wire import scrape
 from turnout.config import Settings
-from turnout.state import schema
+from turnout.state.database import schema
 from turnout.state.store import StateStore
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ import onnx_models
 import triton_models
 from conftest import make_settings
 from processes import turnout
-from turnout.app import running
-from turnout.registry.repository import Repository
-from turnout.serving.lifecycle import LifecycleState
+from turnout.app.server import running
+from turnout.registry.storage.repository import Repository
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.logging import make_logger
 
 

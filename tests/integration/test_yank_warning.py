@@ -9,8 +9,8 @@ from semver import Version
 from onnx_models import scaled
 from routing_wire import control_of, policy, put
 from turnout.config import Settings
-from turnout.registry.repository import Repository
-from turnout.routing.declarations import Declarer
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import Declarer
 from turnout.state.store import StateStore
 from turnout_proto.v1 import control_pb2 as pb
 from wire import refusal

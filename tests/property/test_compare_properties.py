@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from turnout.registry.manifest import Tolerance
-from turnout.registry.signature import DataType
-from turnout.routing.compare import MismatchKind, OutputComparison, OutputRule, compare
-from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.registry.manifest.manifest import Tolerance
+from turnout.registry.manifest.signature import DataType
+from turnout.routing.shadow.compare import MismatchKind, OutputComparison, OutputRule, compare
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 shapes = st_np.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 wire_types = st.sampled_from(DataType)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.errors import InvalidTensor
-from turnout.registry.compat import Bump, refusals, required_bump, signature_changes
-from turnout.registry.signature import DataType, Dimension, Signature, TensorSpec
-from turnout.serving.tensor import NUMPY_DTYPES, Array
-from turnout.serving.validation import Validator
+from turnout.registry.compatibility.compat import Bump, refusals, required_bump, signature_changes
+from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
+from turnout.serving.inputs.validation import Validator
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 FEW = ["a", "b", "c", "d"]
 SYMBOLS = ["n", "m", "k"]

@@ -13,12 +13,12 @@ from semver import Version
 
 from turnout.config import Load, LoadAll, LoadLatest, LoadSelectors
 from turnout.errors import VersionNotFound
-from turnout.registry.standing import Declarations, Standing
-from turnout.routing.configured import named
-from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import parse
-from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.load_policy import Loaded, Wish, moves, tags_in_force, wanted
+from turnout.routing.selection.load_selectors import named
+from turnout.routing.selection.resolution import VersionIndex, resolve
+from turnout.routing.selection.selector import parse
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_policy import Loaded, Wish, moves, tags_in_force, wanted
+from turnout.state.release_status import Declarations, Standing
 
 S = LifecycleState
 NUMBERS = [Version.parse(v) for v in ("1.0.0", "1.1.0", "2.0.0-rc.1", "2.0.0", "3.0.0")]

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from semver import Version
 
-from turnout.registry.compat import Bump, Change, required_bump, signature_changes
-from turnout.registry.numbering import above, automatic, bump_between, bumped, nearest_lower, next_version
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.compatibility.compat import Bump, Change, required_bump, signature_changes
+from turnout.registry.compatibility.numbering import above, automatic, bump_between, bumped, nearest_lower, next_version
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 
 numbers = st.integers(0, 4)
 cores = st.builds(Version, numbers, numbers, numbers)

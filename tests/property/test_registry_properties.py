@@ -14,12 +14,12 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import InvalidModel, InvalidRequest
-from turnout.registry.digest import canonical_bytes, manifest_digest, read_canonical
-from turnout.registry.manifest import Batching, FileEntry, Manifest, Tolerance
-from turnout.registry.metadata import VersionMetadata, parse_metadata
-from turnout.registry.names import check_model_name, is_exact_version, parse_version
-from turnout.registry.onnx_model import read_model
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.manifest.digest import canonical_bytes, manifest_digest, read_canonical
+from turnout.registry.manifest.manifest import Batching, FileEntry, Manifest, Tolerance
+from turnout.registry.manifest.names import check_model_name, is_exact_version, parse_version
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.registry.onnx.model import read_model
+from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 words = text.filter(bool)

@@ -9,16 +9,16 @@ from semver import Version
 
 from rollout_values import PLAN
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.registry.signature import Signature
-from turnout.registry.standing import Standing
-from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.release import release, state_without, withdraw
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.changes.situation import Outcome, Situation
-from turnout.rollout.overrides import end_now
-from turnout.routing.answers import answers_of
+from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.overrides import end_now
+from turnout.routing.default_answers import answers_of
 from turnout.routing.policy import UNITS, Canary, Policy, malformed
 from turnout.routing.rollback import rollback_targets
+from turnout.state.release_status import Standing
 
 S = RolloutState
 VERSIONS = [Version.parse(text) for text in ("0.9.0", "1.0.0", "1.0.1", "1.1.0", "1.2.0", "2.0.0", "2.1.0-rc.1")]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.serving.request_queue import QueuedRequest, RequestQueue
+from turnout.serving.batching.request_queue import QueuedRequest, RequestQueue
 
 DELAY = 10.0
 MAX_ROWS = 4

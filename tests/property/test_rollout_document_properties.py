@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout_values import BAD, GOOD, PLAN, SILENT, V3, S, reached
-from turnout.rollout.attempt import Rollout
-from turnout.rollout.desired import desired_policy
-from turnout.rollout.machine import advance
-from turnout.rollout.messages import rollout_message
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.rollout.machine.machine import advance
+from turnout.rollout.reporting.messages import rollout_message
 from turnout.routing.policy import Canary, Policy
 
 VALUES = st.recursive(

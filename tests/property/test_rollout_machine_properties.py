@@ -10,11 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rollout_values import PLAN, V1, V2, V3, S, begun
 from turnout.errors import ChangeRefused
-from turnout.rollout.attempt import STEPPING, Entry, Pause, Rollout
-from turnout.rollout.desired import desired_policy
 from turnout.rollout.evidence import Count, Tick
-from turnout.rollout.machine import Facts, advance
-from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
+from turnout.rollout.machine.attempt import STEPPING, Entry, Pause, Rollout
+from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.rollout.machine.machine import Facts, advance
+from turnout.rollout.machine.overrides import abort, pause, promote, resume, set_weight
 from turnout.rollout.plan import Step
 from turnout.routing.policy import UNITS, Canary, Policy, Shadow, malformed
 

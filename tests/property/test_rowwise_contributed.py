@@ -10,9 +10,9 @@ from onnx import ModelProto
 
 from onnx_models import Dim
 from rowwise_models import FLOAT, INT32, INT64, UINT8, Make, graph, node
-from turnout.registry.graph import TensorType
-from turnout.registry.onnx_graph import describe
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.registry.onnx.graph import TensorType
+from turnout.registry.onnx.graph_reader import describe
 from turnout.serving.rowwise.proof import prove_rows
 
 FUSED = {"": 18, "com.microsoft": 1}

@@ -21,8 +21,8 @@ from onnx.backend.test.case.node import collect_testcases
 from onnx.reference.ops import op_pool_common
 
 from turnout.errors import InvalidModel
-from turnout.registry.onnx_graph import describe
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx.graph_reader import describe
+from turnout.registry.onnx.model import read_model
 from turnout.serving.rowwise.proof import follow
 from turnout.serving.rowwise.states import Rows, Shared, State
 

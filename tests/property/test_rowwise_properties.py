@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto
 
 from onnx_models import Dim
 from rowwise_models import FLOAT, graph, node
-from turnout.registry.onnx_graph import describe
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.registry.onnx.graph_reader import describe
 from turnout.serving.rowwise.proof import follow
 from turnout.serving.rowwise.states import Rows, Shared, State
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from semver import Version
 
 from turnout.errors import InvalidRequest, InvalidSelector, VersionNotFound
-from turnout.registry.standing import Standing
-from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import ByTag, Default, Exact, InRange, Latest, Selector, parse, tag_name
+from turnout.routing.selection.resolution import VersionIndex, resolve
+from turnout.routing.selection.selector import ByTag, Default, Exact, InRange, Latest, Selector, parse, tag_name
+from turnout.state.release_status import Standing
 
 numbers = st.sampled_from([0, 1, 2, 9, 10])
 prereleases = st.sampled_from([None, None, None, "rc.1", "rc.2", "rc.10", "alpha"])

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from semver import Version
 
-from turnout.registry.versions import precedence
-from turnout.routing.ranges import Range
+from turnout.registry.manifest.versions import precedence
+from turnout.routing.selection.ranges import Range
 
 # Few different numbers and words, so that bounds are met, neighboured and crossed.
 numbers = st.sampled_from([0, 0, 1, 1, 2, 3, 9, 10, 11])

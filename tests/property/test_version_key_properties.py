@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from semver import Version
 
-from turnout.registry.versions import IndexedVersion, highest_first, known_version, precedence
+from turnout.registry.manifest.versions import IndexedVersion, highest_first, known_version, precedence
 
 NUMBERS = st.integers(0, 3)
 WORDS = st.sampled_from(["", "rc", "rc.1", "rc.2", "rc.10", "alpha", "1", "10", "2", "rc-1"])

@@ -3,9 +3,9 @@
 import pytest
 from semver import Version
 
-from turnout.registry.standing import Standing
-from turnout.routing.answers import answers_of, answers_text, standing_in
+from turnout.routing.default_answers import answers_of, answers_text, standing_in
 from turnout.routing.policy import Canary, Policy
+from turnout.state.release_status import Standing
 
 S = Standing
 

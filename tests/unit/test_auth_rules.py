@@ -9,13 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
-from turnout.auth import identity, remarks, roles, throttle, tokens
+from turnout.auth import actor_remark as remarks
+from turnout.auth import identity, roles
+from turnout.auth import sign_in_throttle as throttle
 from turnout.auth.caller import Caller
-from turnout.auth.document import read_policy
+from turnout.auth.credentials import tokens
 from turnout.auth.identity import Identity, of_certificate
-from turnout.auth.needs import METHODS, ROUTES, Kind
-from turnout.auth.policy import Limit, Policy, decide
-from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
+from turnout.auth.policy.parser import read_policy
+from turnout.auth.policy.permissions import METHODS, ROUTES, Kind
+from turnout.auth.policy.policy import Limit, Policy, decide
+from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
 from turnout.auth.roles import SERVER, Pattern, Role, Scope, patterns
 from turnout.config import Settings, check_exposure
 from turnout.errors import ConfigError, InvalidRequest

@@ -6,10 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from turnout.serving.batch import BatchSizeMismatch, Lines, join, shape_of, split
-from turnout.serving.batchability import BatchPlan
-from turnout.serving.plan_in_force import PlanInForce
-from turnout.serving.proven_sizes import ProvenSizes
+from turnout.serving.batching.active_plan import PlanInForce
+from turnout.serving.batching.batch import BatchSizeMismatch, Lines, join, shape_of, split
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.proven_sizes import ProvenSizes
 
 PLAN = BatchPlan(8, {"x": 0}, {"y": 0, "z": 1})
 

@@ -12,13 +12,13 @@ from onnx_models import leaky, matmul, model, scaled, tensor
 from rowwise_models import FLOAT, X, drops_stop_words, graph, keeps_by_mask, node, squeezes_single_frames
 from turnout.config import Runtime
 from turnout.errors import ModelFailure
-from turnout.registry.manifest import MODEL_FILE, Batching, FileEntry, Manifest
-from turnout.registry.onnx_graph import read_graph
-from turnout.registry.onnx_model import read_model
-from turnout.serving.batch import shape_of
-from turnout.serving.batchability import BatchPlan, prove
-from turnout.serving.providers import CPU
-from turnout.serving.session import Session
+from turnout.registry.manifest.manifest import MODEL_FILE, Batching, FileEntry, Manifest
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.onnx.model import read_model
+from turnout.serving.batching.batch import shape_of
+from turnout.serving.batching.batchability import BatchPlan, prove
+from turnout.serving.sessions.providers import CPU
+from turnout.serving.sessions.session import Session
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from onnx import TensorProto
 
 from onnx_models import identity, matmul, string_identity
 from turnout.config import Runtime
-from turnout.registry.onnx_model import read_model
-from turnout.serving.binding import BoundRunner, HostBuffer, bindable, pageable
-from turnout.serving.providers import CPU
-from turnout.serving.session import Session
+from turnout.registry.onnx.model import read_model
+from turnout.serving.sessions.io_binding import BoundRunner, HostBuffer, bindable, pageable
+from turnout.serving.sessions.providers import CPU
+from turnout.serving.sessions.session import Session
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 from semver import Version
 
 import onnx_models
+from turnout.cancellation import Cancellation, WorkCancelled, checkpoint, current
 from turnout.errors import TurnoutError, Unavailable
-from turnout.registry.cancellation import Cancellation, WorkCancelled, checkpoint, current
-from turnout.registry.digest import stream_digest
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.staging import STAGING
+from turnout.registry.manifest.digest import stream_digest
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.staging import STAGING
 
 
 class Endless(io.RawIOBase):

@@ -6,7 +6,7 @@ import pytest
 
 from turnout.cli.durations import read_duration
 from turnout.errors import InvalidRequest
-from turnout.web.report.spans import duration_text
+from turnout.web.report.formatting import duration_text
 
 
 @pytest.mark.parametrize(

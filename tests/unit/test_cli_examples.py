@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from turnout.cli.examples import EXAMPLES
 from turnout.cli.main import application
-from turnout.registry import metadata
+from turnout.registry.publishing import metadata
 
 ROOT = get_command(application())
 

@@ -7,9 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from turnout.cli.inputs import dtype_name, json_elements, missing, read_inputs, summary
+from turnout.cli.serve.inputs import dtype_name, json_elements, missing, read_inputs, summary
 from turnout.errors import InvalidRequest, InvalidTensor
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 
 SIGNATURE = Signature(
     (

@@ -8,11 +8,11 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, Group, RenderableType
 
-from turnout.cli.probe_view import tried_lines
-from turnout.cli.rollout_forecast import forecast_body, forecast_lines
-from turnout.cli.rollout_live import View
-from turnout.cli.rollout_plan import PlanOptions
-from turnout.cli.rollout_view import rollout_body, status_lines
+from turnout.cli.rollout.forecast import forecast_body, forecast_lines
+from turnout.cli.rollout.live import View
+from turnout.cli.rollout.plan_file import PlanOptions
+from turnout.cli.rollout.probe_view import tried_lines
+from turnout.cli.rollout.view import rollout_body, status_lines
 from turnout.errors import InvalidRequest
 from turnout.rollout.plan import Plan
 from turnout_proto.v1 import rollout_pb2 as pb

@@ -5,7 +5,7 @@ import math
 
 from rich.console import Console, Group
 
-from turnout.cli.rollout_forecast import forecast_body, forecast_lines
+from turnout.cli.rollout.forecast import forecast_body, forecast_lines
 from turnout.rollout.plan import Plan
 from turnout_proto.v1 import rollout_pb2 as pb
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from turnout.cli.rollout_live import View
-from turnout.cli.rollout_view import bar
+from turnout.cli.rollout.live import View
+from turnout.cli.rollout.view import bar
 from turnout.rollout.plan import Plan
 from turnout_proto.v1 import rollout_pb2 as pb
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from turnout.cli.output import ServerRefused
-from turnout.cli.rollout_plan import PlanOptions, named_fields, read_steps
+from turnout.cli.rollout.plan_file import PlanOptions, named_fields, read_steps
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 from turnout.rollout.plan import Plan
 

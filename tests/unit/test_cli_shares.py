@@ -4,7 +4,7 @@ import pytest
 
 from turnout.cli.shares import read_part, read_share
 from turnout.errors import InvalidRequest
-from turnout.web.report.spans import share_text
+from turnout.web.report.formatting import share_text
 
 
 @pytest.mark.parametrize(

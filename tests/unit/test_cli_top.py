@@ -6,9 +6,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from turnout.cli.top_live import Screen
-from turnout.cli.top_picture import body, picture
-from turnout.cli.top_view import view
+from turnout.cli.top.live import Screen
+from turnout.cli.top.rates import body, picture
+from turnout.cli.top.view import view
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Histogram
 from turnout_proto.v1 import activity_pb2 as pb
 from turnout_proto.v1.catalog_pb2 import VersionState

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from turnout.registry.manifest import Tolerance
-from turnout.registry.signature import DataType, Signature, TensorSpec
-from turnout.routing.compare import MismatchKind, OutputComparison, OutputRule, compare, rules_for
+from turnout.registry.manifest.manifest import Tolerance
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.routing.shadow.compare import MismatchKind, OutputComparison, OutputRule, compare, rules_for
 
 EXACT = OutputRule(Tolerance(0.0, 0.0), scores=False)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from turnout.registry.compat import Bump, Change, refusals, required_bump, signature_changes
-from turnout.registry.signature import DataType, Dimension, Signature, TensorSpec
+from turnout.registry.compatibility.compat import Bump, Change, refusals, required_bump, signature_changes
+from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 
 F32, F16, I32 = DataType.FLOAT32, DataType.FLOAT16, DataType.INT32
 

@@ -19,8 +19,8 @@ from turnout.config import (
     load_settings,
 )
 from turnout.config.settings import MODEL_KEY
-from turnout.registry.names import MODEL_NAME
-from turnout.state.engine import Location
+from turnout.registry.manifest.names import MODEL_NAME
+from turnout.state.database.engine import Location
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from turnout.telemetry.metrics import VersionRecorder
+from turnout.telemetry.metrics.versions import VersionRecorder
 from turnout.web.console.recent import Recent
 
 

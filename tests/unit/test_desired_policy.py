@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from rollout_values import PLAN, V1, V2, V3, S, begun, gone, reached
-from turnout.rollout.attempt import Rollout
-from turnout.rollout.desired import desired_policy
-from turnout.rollout.machine import Facts
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.rollout.machine.machine import Facts
 from turnout.rollout.plan import Step
 from turnout.routing.policy import Canary, Policy, Shadow, malformed
 

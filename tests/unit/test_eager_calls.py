@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from turnout.event_loop import loop_factory
-from turnout.rpc.transport.eager import ENDED, allow_ended, begun, started
+from turnout.app.event_loop import loop_factory
+from turnout.rpc.transport.asgi.eager import ENDED, allow_ended, begun, started
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

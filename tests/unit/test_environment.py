@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnout.registry.environment import Environment, check_range, differences, holds
+from turnout.registry.manifest.environment import Environment, check_range, differences, holds
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from turnout.serving.finite import all_finite
+from turnout.serving.counting.finite import all_finite
 
 FLOATS = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from turnout.cancellation import Cancellation, WorkCancelled
 from turnout.errors import Unavailable
-from turnout.registry.cancellation import Cancellation, WorkCancelled
 from turnout.serving.sandbox.fork_server import ForkServer, ask
 from turnout.serving.sandbox.processes import (
     Ended,
@@ -25,8 +25,8 @@ from turnout.serving.sandbox.processes import (
 
 WARM = """
 import os, sys
-from turnout.serving import trial_child
-from turnout.serving.sandbox import warm
+from turnout.serving.sandbox import child as trial_child
+from turnout.serving.sandbox import template_process as warm
 def answer(scratch):
     (scratch / "pid").write_text(str(os.getpid()))
     exec((scratch / "job.json").read_text(), {"scratch": scratch})
@@ -137,7 +137,7 @@ def test_a_child_dies_with_whoever_asked_and_with_the_warm_process(tmp_path: Pat
     scratches = [tmp_path / "one", tmp_path / "two"]
     asking = (
         "import sys; from pathlib import Path; from turnout.serving.sandbox.fork_server import ask;"
-        "from turnout.registry.cancellation import Cancellation;"
+        "from turnout.cancellation import Cancellation;"
         "ask(sys.argv[1], Path(sys.argv[2]), 60.0, Cancellation())"
     )
     command = [sys.executable, "-c", WARM, address, ""]

@@ -7,14 +7,14 @@ import pytest
 from semver import Version
 
 from turnout.config import Settings
-from turnout.registry.manifest import FileEntry, Manifest
-from turnout.registry.signature import Signature
-from turnout.serving import handle as module
-from turnout.serving.batchability import BatchPlan
-from turnout.serving.handle import VersionHandle
-from turnout.serving.loader import LoadedVersion
-from turnout.serving.warmup import WarmUp
-from turnout.telemetry.metrics import Metrics
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.manifest.signature import Signature
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.warmup import WarmUp
+from turnout.serving.loading.loader import LoadedVersion
+from turnout.serving.versions import handle as module
+from turnout.serving.versions.handle import VersionHandle
+from turnout.telemetry.metrics.versions import Metrics
 
 
 class Model:

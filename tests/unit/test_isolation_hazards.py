@@ -6,7 +6,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnx_models
 from onnx_models import model, tensor
-from turnout.registry.onnx_graph import describe
+from turnout.registry.onnx.graph_reader import describe
 from turnout.serving.isolation.decision import decide
 from turnout.serving.isolation.hazards import find_hazard
 

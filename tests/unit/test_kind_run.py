@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import identity, matmul, string_identity
 from turnout.config import Runtime
 from turnout.errors import InputsRefused
-from turnout.registry.onnx_model import read_model
-from turnout.serving.kind_run import MOST_BYTES, KindRun
-from turnout.serving.providers import CPU
-from turnout.serving.session import Session
-from turnout.serving.tensor import Array
+from turnout.registry.onnx.model import read_model
+from turnout.serving.sessions.fixed_shape_run import MOST_BYTES, KindRun
+from turnout.serving.sessions.providers import CPU
+from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.tensor import Array
 
 Open = Callable[[onnx.ModelProto], Session]
 Value = tuple[str, int, Sequence[int | str | None]]

@@ -3,7 +3,7 @@
 import pytest
 from semver import Version
 
-from turnout.registry.versions import highest_first, known_version
+from turnout.registry.manifest.versions import highest_first, known_version
 
 
 @pytest.mark.parametrize("other", [None, 7, object(), ["1.0.0"]])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from turnout.serving.lifecycle import TRANSITIONS, LifecycleState, step
+from turnout.serving.versions.lifecycle import TRANSITIONS, LifecycleState, step
 
 
 @pytest.mark.parametrize(("state", "to"), list(itertools.product(LifecycleState, repeat=2)))

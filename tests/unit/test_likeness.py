@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from semver import Version
 
-from turnout.registry.agreement import Agreement, agree, largest_difference
-from turnout.registry.compat import Bump, declared_changes, required_bump
-from turnout.registry.lab import Answer
-from turnout.registry.likeness import Kinship, Likeness, likeness_changes
-from turnout.registry.manifest import FileEntry, Manifest
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.compatibility.agreement import Agreement, agree, largest_difference
+from turnout.registry.compatibility.compat import Bump, declared_changes, required_bump
+from turnout.registry.compatibility.model_equivalence import Kinship, Likeness, likeness_changes
+from turnout.registry.compatibility.sandbox import Answer
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", DataType.FLOAT32, (None, 4)),), (TensorSpec("y", DataType.FLOAT32, (None, 3)),))
 MANIFEST = Manifest("m", Version(1), (FileEntry("model.onnx", 1, f"sha256:{'0' * 64}"),), SIGNATURE, {"": 17}, 8)

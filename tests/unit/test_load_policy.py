@@ -3,10 +3,10 @@
 from semver import Version
 
 from turnout.config import LoadAll, LoadLatest, LoadSelectors
-from turnout.registry.standing import Declarations, Standing
-from turnout.routing.configured import named
-from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.load_policy import Fallbacks, Loaded, Moves, Wish, moves, tags_in_force, wanted
+from turnout.routing.selection.load_selectors import named
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_policy import Fallbacks, Loaded, Moves, Wish, moves, tags_in_force, wanted
+from turnout.state.release_status import Declarations, Standing
 
 V = [Version.parse(text) for text in ("1.0.0", "1.9.0", "1.10.0", "2.0.0-rc.1")]
 YANKED = Declarations({V[1]: Standing.YANKED})

@@ -11,19 +11,19 @@ import pytest
 from semver import Version
 
 import onnx_models
-from turnout.cli.rollout_plan import read_plan_file
+from turnout.cli.rollout.plan_file import read_plan_file
 from turnout.errors import TurnoutError
-from turnout.registry import files
-from turnout.registry.announcement import Bounds
-from turnout.registry.collect import collect
 from turnout.registry.gates.plan import read_plan
-from turnout.registry.golden import case_names
-from turnout.registry.metadata import read_metadata
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.certificates import Authorities, SignerCertificate
-from turnout.registry.signatures.keys import PrivateKey, PublicKey
+from turnout.registry.publishing.metadata import read_metadata
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.signing.certificates import Authorities, SignerCertificate
+from turnout.registry.signing.keys import PrivateKey, PublicKey
 from turnout.registry.sources.source import local_source
+from turnout.registry.storage import files
+from turnout.registry.storage.golden import case_names
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.collect import collect
+from turnout.registry.transfer.upload_manifest import Bounds
 
 NO_FILES: dict[str, Callable[[Path], Any]] = {
     "FIFO": os.mkfifo,
@@ -98,7 +98,7 @@ def test_a_file_that_grows_while_it_is_copied_is_refused(tmp_path: Path, monkeyp
                 more.write(b"more" * (1 << 20))
             return self.file.read(size)
 
-    monkeypatch.setattr("turnout.registry.model_files.open_outside", growing)
+    monkeypatch.setattr("turnout.registry.onnx.model_files.open_outside", growing)
     with pytest.raises(TurnoutError, match=r"model\.onnx grew while it was copied"):
         publish(Repository(tmp_path / "models"), PublishRequest("m", Version(1), source))
     assert source.stat().st_size < 1 << 24

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from turnout.errors import InvalidModel
-from turnout.registry.golden import MAX_CASE_BYTES, case_names, first_case, read_case
-from turnout.registry.npz import NpzError, read_npz
+from turnout.registry.storage.golden import MAX_CASE_BYTES, case_names, first_case, read_case
+from turnout.registry.storage.npz import NpzError, read_npz
 
 _MIB = 1 << 20
 

@@ -3,8 +3,8 @@
 import pytest
 from semver import Version
 
-from turnout.registry.compat import Bump
-from turnout.registry.numbering import above, automatic, bump_between, bumped, nearest_lower, next_version
+from turnout.registry.compatibility.compat import Bump
+from turnout.registry.compatibility.numbering import above, automatic, bump_between, bumped, nearest_lower, next_version
 
 V = Version.parse
 

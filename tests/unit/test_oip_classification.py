@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from turnout.errors import InvalidRequest
-from turnout.oip.classification import classify
+from turnout.oip.extensions.classification import classify
 
 
 def test_the_highest_come_first_with_their_indices():

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, ELEMENT_TYPES, NUMERIC_NAMES
-from turnout.registry.signature import DataType
+from turnout.registry.manifest.signature import DataType
 from turnout.rpc.oip.answer import output_parts
 from turnout.rpc.oip.codec import InputDecoder, decode_inputs
-from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
 NUMERIC = sorted(NUMERIC_NAMES.items(), key=lambda item: item[1])

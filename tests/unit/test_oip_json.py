@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from turnout.errors import InvalidRequest, InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, NUMERIC_NAMES
 from turnout.oip.json_tensors import from_json, to_json
-from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout.web.oip.requests import (
     open_body,
     read_inputs,

@@ -4,13 +4,13 @@ import pytest
 from semver import Version
 
 from turnout.oip.elements import ELEMENT_TYPES
+from turnout.oip.extensions.repository import STATES
 from turnout.oip.metadata import batches_along_first_axis, model_config, model_metadata
-from turnout.oip.repository import STATES
-from turnout.registry.manifest import Batching, FileEntry, Manifest
-from turnout.registry.signature import DataType, Signature, TensorSpec
-from turnout.registry.standing import Standing
-from turnout.serving.catalog import CatalogSnapshot, ModelEntry, VersionEntry
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.manifest.manifest import Batching, FileEntry, Manifest
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.serving.versions.catalog import CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Standing
 from turnout_proto.oip import model_config_pb2
 
 X = TensorSpec("x", DataType.FLOAT32, ("n", 64))

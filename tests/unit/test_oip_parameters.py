@@ -3,11 +3,11 @@ import pytest
 from turnout.errors import InvalidRequest, Unsupported
 from turnout.oip import parameters as words
 from turnout.oip.exchange import request_of
+from turnout.oip.extensions.shared_memory import Memory
 from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, Place, check_id
-from turnout.oip.shared_memory import Memory
-from turnout.routing.preferences import MAX_KEY_BYTES, NO_PREFERENCES
+from turnout.routing.request_metadata import MAX_KEY_BYTES, NO_PREFERENCES
 from turnout.rpc.oip.parameters import plain, wanted_outputs
-from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 

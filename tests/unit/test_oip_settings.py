@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from turnout.errors import InvalidRequest, Unsupported
-from turnout.oip import log_settings, trace_settings
-from turnout.oip.log_settings import LogState
-from turnout.oip.regions import file_name
-from turnout.oip.trace_settings import FOLLOWS, Sampling
+from turnout.oip.extensions import log_settings, trace_settings
+from turnout.oip.extensions.log_settings import LogState
+from turnout.oip.extensions.regions import file_name
+from turnout.oip.extensions.trace_settings import FOLLOWS, Sampling
 from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation
 from turnout.telemetry.tracing.tracer import Tracer

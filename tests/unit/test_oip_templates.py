@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.rpc.oip.codec import FIELDS, decode_inputs
-from turnout.rpc.templates import Templates
+from turnout.rpc.parsing.templates import Templates
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 

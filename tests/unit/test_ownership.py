@@ -5,11 +5,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from rollout_values import BAD, GOOD, PLAN, begun, gone
-from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Instant
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.server_ticks import ServerTick
 from turnout.rollout.evidence import Count, Stratum
+from turnout.rollout.machine.attempt import Rollout
 from turnout.state.rollouts import RolloutRecord
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from semver import Version
 
-from turnout.registry.signature import DataType, Signature, TensorSpec
-from turnout.registry.standing import Standing
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.routing.policy import (
     UNITS,
     Canary,
@@ -20,8 +19,9 @@ from turnout.routing.policy import (
     takes_back,
     unfit,
 )
-from turnout.routing.selector import parse
+from turnout.routing.selection.selector import parse
 from turnout.routing.slots import KEY_SALT, SLOTS, Owners, SlotTable, slot_of
+from turnout.state.release_status import Standing
 
 V = Version.parse
 SALT, OTHER = b"one", b"two"

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.routing.compare import Comparison, MismatchKind, OutputComparison
+from turnout.routing.shadow.compare import Comparison, MismatchKind, OutputComparison
 from turnout.routing.shadow.ledger import Disagreement, Ledger
 from turnout.rpc.control.messages import shadow_message
 from turnout.rpc.control.pooled import pooled_activity, pooled_shadows, pooled_traffic
-from turnout.telemetry.shadow import ShadowRecorder
+from turnout.telemetry.metrics.shadow import ShadowRecorder
 from turnout_proto.v1 import activity_pb2, traffic_pb2
 from turnout_proto.v1.catalog_pb2 import VersionState
 from turnout_proto.v1.prediction_pb2 import Role

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from turnout.rpc.parsing.templates import Found, Templates
 from turnout.rpc.prediction import FIELDS, ITEM_FIELDS
-from turnout.rpc.templates import Found, Templates
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 

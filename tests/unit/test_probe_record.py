@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.rollout.analysis.confirmation import Confirmation, Reply, reply_of
 from turnout.rollout.analysis.json_path import value_at
-from turnout.rollout.analysis.probe_record import (
-    NOT_ASKED,
-    Measurement,
-    ProbeLimits,
-    ProbeOutcome,
-    ProbeRecord,
-    judged,
-)
+from turnout.rollout.machine.confirmation import Confirmation, Reply, reply_of
+from turnout.rollout.machine.measurements import NOT_ASKED, Measurement, ProbeLimits, ProbeOutcome, ProbeRecord, judged
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 P, F, N = ProbeOutcome.PASSED, ProbeOutcome.FAILED, ProbeOutcome.INCONCLUSIVE

@@ -7,12 +7,12 @@ import pytest
 from semver import Version
 
 from turnout.errors import InvalidRequest
-from turnout.registry.digest import bytes_digest, canonical_bytes, manifest_digest, read_canonical
-from turnout.registry.environment import Environment
-from turnout.registry.manifest import FileEntry, Manifest
-from turnout.registry.metadata import parse_metadata, read_metadata
-from turnout.registry.provenance import Named, Provenance, Training
-from turnout.registry.signature import Signature
+from turnout.registry.manifest.digest import bytes_digest, canonical_bytes, manifest_digest, read_canonical
+from turnout.registry.manifest.environment import Environment
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.manifest.provenance import Named, Provenance, Training
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.publishing.metadata import parse_metadata, read_metadata
 
 ZEROS = "sha256:" + "0" * 64
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

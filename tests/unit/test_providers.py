@@ -3,7 +3,7 @@
 import sys
 import threading
 
-from turnout.serving import providers
+from turnout.serving.sessions import providers
 
 
 def test_threads_that_probe_at_once_leave_standard_output_where_it_was() -> None:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 from semver import Version
 
-from turnout.registry.standing import Declarations, Standing
-from turnout.routing.pruning import Keep, VersionFacts, prune_plan
+from turnout.releases.prune_plan import Keep, VersionFacts, prune_plan
+from turnout.state.release_status import Declarations, Standing
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OLD = NOW - timedelta(days=400)

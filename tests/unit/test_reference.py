@@ -9,13 +9,13 @@ import pytest
 
 from turnout.cli.main import application
 from turnout.config.settings import Settings
-from turnout.rollout.analysis.probe_record import ProbeOutcome
-from turnout.routing.compare import MismatchKind
+from turnout.rollout.machine.measurements import ProbeOutcome
+from turnout.routing.shadow.compare import MismatchKind
 from turnout.routing.shadow.ledger import Outcome
-from turnout.serving.lifecycle import LifecycleState
-from turnout.telemetry.metrics import Metrics
-from turnout.telemetry.resources import LoadOutcome
-from turnout.telemetry.rollout import CAUSES, OUTCOMES, VERDICTS
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.telemetry.metrics.rollout import CAUSES, OUTCOMES, VERDICTS
+from turnout.telemetry.metrics.server import LoadOutcome
+from turnout.telemetry.metrics.versions import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATE = DOCS / "reference/generate.py"

@@ -5,9 +5,9 @@ import json
 import pytest
 from semver import Version
 
-from turnout.registry.digest import BLOCK, canonical_bytes, manifest_digest, stream_digest
-from turnout.registry.manifest import FileEntry, Manifest, Tolerance
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.manifest.digest import BLOCK, canonical_bytes, manifest_digest, stream_digest
+from turnout.registry.manifest.manifest import FileEntry, Manifest, Tolerance
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 
 ZERO = f"sha256:{'0' * 64}"
 

@@ -7,13 +7,13 @@ from onnx import ModelProto
 from semver import Version
 
 import onnx_models
-from turnout.registry.digest import manifest_digest
-from turnout.registry.files import copy_file
 from turnout.registry.gates import Candidate, GateVerdict, Outcome, run_gates
-from turnout.registry.integrity import IntegrityGate
-from turnout.registry.manifest import Manifest
-from turnout.registry.onnx_model import read_model
-from turnout.registry.runtime import refusal
+from turnout.registry.gates.integrity import IntegrityGate
+from turnout.registry.manifest.digest import manifest_digest
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.onnx.model import read_model
+from turnout.registry.onnx.runtime import refusal
+from turnout.registry.storage.files import copy_file
 
 
 @dataclass

@@ -5,9 +5,9 @@ import tomllib
 import pytest
 
 from turnout.errors import InvalidModel, InvalidRequest
-from turnout.registry.manifest import Batching, Tolerance
-from turnout.registry.metadata import MAX_METADATA_BYTES, VersionMetadata, parse_metadata, read_metadata
-from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.registry.manifest.manifest import Batching, Tolerance
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.registry.publishing.metadata import MAX_METADATA_BYTES, VersionMetadata, parse_metadata, read_metadata
 
 TOML = """
 description = "Content type of a file"

@@ -1,7 +1,7 @@
 import pytest
 
 from turnout.errors import InvalidRequest
-from turnout.registry.names import check_model_name, differing_in_case, parse_version
+from turnout.registry.manifest.names import check_model_name, differing_in_case, parse_version
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnx_models
 from turnout.errors import InvalidModel
-from turnout.registry import onnx_functions, onnx_structure
-from turnout.registry.graph import ModelGraph, TensorType, Unread
-from turnout.registry.onnx_graph import read_graph
+from turnout.registry.onnx import functions as onnx_functions
+from turnout.registry.onnx import structure as onnx_structure
+from turnout.registry.onnx.graph import ModelGraph, TensorType, Unread
+from turnout.registry.onnx.graph_reader import read_graph
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnx_models
 from turnout.errors import InvalidModel
-from turnout.registry.external_data import ExternalFile
-from turnout.registry.onnx_model import ModelFacts, read_model
-from turnout.registry.signature import DataType, TensorSpec
+from turnout.registry.manifest.signature import DataType, TensorSpec
+from turnout.registry.onnx.external_data import ExternalFile
+from turnout.registry.onnx.model import ModelFacts, read_model
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from turnout.app.reload import Changes, changes
 from turnout.config import LoadLatest, Settings
-from turnout.reload import Changes, changes
 
 
 def test_settings_that_are_alike_have_no_changes() -> None:

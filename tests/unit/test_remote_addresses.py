@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from turnout.config.repository_url import RepositoryUrl, parse_models
 from turnout.errors import ConfigError
+from turnout.registry.manifest.versions import known_version
 from turnout.registry.remote import keys, objects
 from turnout.registry.remote.cache import Cache
 from turnout.registry.remote.keys import BesideKey, ManifestKey, PlanKey, parse_key
 from turnout.registry.remote.oci import _document_tag, _parse_version_tag, _version_tag
-from turnout.registry.versions import known_version
 
 
 @pytest.mark.parametrize(

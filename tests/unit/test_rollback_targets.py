@@ -3,8 +3,8 @@
 import pytest
 from semver import Version
 
-from turnout.registry.standing import Standing
 from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
+from turnout.state.release_status import Standing
 
 A, B, C, RC = Version(1), Version(1, 1), Version(1, 2), Version(2, prerelease="rc.1")
 RELEASED = dict.fromkeys((A, B, C), Standing.RELEASED)

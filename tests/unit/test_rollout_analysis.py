@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from rollout_values import BAD, GOOD, PLAN, RUNNING, S, begun, gone, reached, until
 from turnout.errors import InvalidRequest
-from turnout.rollout.analysis.confirmation import Reply
-from turnout.rollout.analysis.judgement import Analysis, ConfirmAnswer
-from turnout.rollout.analysis.probe_record import NOT_ASKED, Measurement, ProbeLimits, ProbeOutcome
-from turnout.rollout.attempt import Pause, Rollout
-from turnout.rollout.overrides import abort, pause, promote, resume
+from turnout.rollout.machine.analysis_verdict import Analysis, ConfirmAnswer
+from turnout.rollout.machine.attempt import Pause, Rollout
+from turnout.rollout.machine.confirmation import Reply
+from turnout.rollout.machine.measurements import NOT_ASKED, Measurement, ProbeLimits, ProbeOutcome
+from turnout.rollout.machine.overrides import abort, pause, promote, resume
 from turnout.rollout.plan import Plan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

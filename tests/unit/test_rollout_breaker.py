@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from rollout_values import GOOD, PLAN, RUNNING, SILENT, S, begun, gone, reached, tick, until
-from turnout.rollout.breaker import Breaker, Outcomes, SlotRecord, trip_text, tripped
 from turnout.rollout.evidence import Count
-from turnout.rollout.guards import LIMIT, Guards, broken
-from turnout.rollout.machine import advance
-from turnout.rollout.overrides import abort
+from turnout.rollout.guards.circuit_breaker import Breaker, Outcomes, SlotRecord, trip_text, tripped
+from turnout.rollout.guards.guards import LIMIT, Guards, broken
+from turnout.rollout.machine.machine import advance
+from turnout.rollout.machine.overrides import abort
 from turnout.rollout.plan import Plan, Step
 
 JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from semver import Version
 
-from turnout.cli.rollout_commands import COMMANDS
-from turnout.cli.rollout_plan import PlanOptions
+from turnout.cli.rollout.controls import COMMANDS
+from turnout.cli.rollout.plan_file import PlanOptions
 from turnout.config import load_settings
 from turnout.rollout.analysis.confirm_webhook import confirm_body
-from turnout.rollout.analysis.probe_record import ProbeOutcome
-from turnout.rollout.attempt import Rollout
-from turnout.rollout.breaker import Breaker
-from turnout.rollout.guards import Guards
+from turnout.rollout.guards.circuit_breaker import Breaker
+from turnout.rollout.guards.guards import Guards
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.measurements import ProbeOutcome
 from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, ShadowStage, Step
-from turnout.web.report.spans import duration_text, share_text
+from turnout.web.report.formatting import duration_text, share_text
 
 TEXT = (Path(__file__).parents[2] / "docs/rollouts.md").read_text()
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXT.split("## The plan")[1].split("## Commands")[0], re.MULTILINE))

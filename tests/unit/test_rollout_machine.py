@@ -8,12 +8,12 @@ import pytest
 
 from rollout_values import BAD, GOOD, PLAN, RUNNING, SILENT, V1, V3, S, begun, gone, reached, tick, until
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.rollout.attempt import Pause, Rollout
 from turnout.rollout.evidence import GROUPS, Count, Stratum, Tick, Units
-from turnout.rollout.explain import lacking
-from turnout.rollout.guards import Guards
-from turnout.rollout.machine import Facts, advance
-from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
+from turnout.rollout.guards.guards import Guards
+from turnout.rollout.machine.attempt import Pause, Rollout
+from turnout.rollout.machine.explain import lacking
+from turnout.rollout.machine.machine import Facts, advance
+from turnout.rollout.machine.overrides import abort, pause, promote, resume, set_weight
 from turnout.rollout.plan import Plan, ShadowStage, Step
 
 OPERATOR = Pause("operator", "wait", "ann")

@@ -17,9 +17,9 @@ from turnout.errors import InvalidRequest
 from turnout.rollout.evidence import Evidence, Tick
 from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.web.report.explain import evidence_text, explain
 from turnout.web.report.page import plots, render
 from turnout.web.report.replay import Replay
-from turnout.web.report.words import evidence_text, explain
 from turnout_proto.v1 import rollout_pb2 as pb
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from rollout_values import PLAN, begun, reached
-from turnout.rollout.attempt import Pause, Rollout, RolloutState
-from turnout.rollout.records import read_record
-from turnout.rollout.status import json_number, phase_of, status, verdict_of
+from turnout.rollout.machine.attempt import Pause, Rollout, RolloutState
+from turnout.rollout.machine.records import read_record
+from turnout.rollout.machine.status import json_number, phase_of, status, verdict_of
 from turnout.state.rollouts import RolloutRecord
 
 S = RolloutState

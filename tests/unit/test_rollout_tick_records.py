@@ -7,9 +7,9 @@ import pytest
 
 from rollout_values import BAD, GOOD, S, begun, gone, reached
 from rollout_wire import replayed
-from turnout.rollout.attempt import Rollout, RolloutState
-from turnout.rollout.engine.active import tick_records
+from turnout.rollout.engine.active_rollout import tick_records
 from turnout.rollout.engine.server_ticks import Gathered
+from turnout.rollout.machine.attempt import Rollout, RolloutState
 
 ENDS = replace(GOOD, in_force=True)
 

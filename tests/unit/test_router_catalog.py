@@ -13,12 +13,12 @@ from turnout.errors import (
     VersionLoading,
     VersionNotFound,
 )
-from turnout.registry.standing import Standing
-from turnout.routing.applied import Policies
+from turnout.routing.active_policies import Policies
 from turnout.routing.router import MAX_ROUTES, PolicyRouter
-from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Role, Router
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.data_plane.inference import Role, Router
+from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Standing
 
 READY, FAILED = LifecycleState.READY, LifecycleState.FAILED
 

@@ -9,14 +9,14 @@ from semver import Version
 
 from ready import entry, put
 from turnout.errors import NotLoaded, VersionLoading
-from turnout.registry.standing import Standing
-from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import Canary, Policy, PolicyState
 from turnout.routing.router import PolicyRouter
 from turnout.routing.slots import Owners
-from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Role
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.data_plane.inference import Role
+from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Standing
 
 V = Version.parse
 Force = Callable[..., AppliedPolicy]

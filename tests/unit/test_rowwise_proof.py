@@ -11,9 +11,9 @@ from onnx import ModelProto
 import onnx_models
 import rowwise_models
 from rowwise_models import MIX
-from turnout.registry.onnx_graph import read_graph
-from turnout.registry.onnx_model import read_model
-from turnout.registry.signature import Signature
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.onnx.model import read_model
 from turnout.serving.rowwise.proof import Proof, prove_rows
 from usual_networks import KEEP
 from zoo import WHEELS, fetch

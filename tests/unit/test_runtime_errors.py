@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import look_up, model, tensor
 from turnout.config import Runtime
 from turnout.errors import InputsRefused, MemoryBudgetExceeded, ModelFailure, TurnoutError
-from turnout.registry.signature import Signature
-from turnout.serving.providers import CPU
-from turnout.serving.runtime_errors import load_failure, run_failure, sentence
-from turnout.serving.session import Session
+from turnout.registry.manifest.signature import Signature
+from turnout.serving.sessions.providers import CPU
+from turnout.serving.sessions.runtime_errors import load_failure, run_failure, sentence
+from turnout.serving.sessions.session import Session
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -4,8 +4,18 @@ import pytest
 from semver import Version
 
 from turnout.errors import InvalidRequest, InvalidSelector
-from turnout.routing.ranges import Range
-from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse, tag_name
+from turnout.routing.selection.ranges import Range
+from turnout.routing.selection.selector import (
+    ByDigest,
+    ByTag,
+    Default,
+    Exact,
+    InRange,
+    Latest,
+    Selector,
+    parse,
+    tag_name,
+)
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from semver import Version
 
-from turnout.routing.ranges import Range
+from turnout.routing.selection.ranges import Range
 
 NODE_SEMVER: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "node_semver_cases.json").read_text())
 VERSIONS = {text: Version.parse(text) for text in NODE_SEMVER["versions"]}

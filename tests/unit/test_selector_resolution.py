@@ -6,10 +6,10 @@ import pytest
 from semver import Version
 
 from turnout.errors import InvalidSelector, VersionNotFound
-from turnout.registry.standing import Declarations, Standing
-from turnout.routing import configured
-from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import parse
+from turnout.routing.selection import load_selectors as configured
+from turnout.routing.selection.resolution import VersionIndex, resolve
+from turnout.routing.selection.selector import parse
+from turnout.state.release_status import Declarations, Standing
 
 
 def versions(text: str) -> list[Version]:

@@ -2,10 +2,10 @@
 
 import json
 
-from turnout.rollout.breaker import Outcomes, SlotRecord
 from turnout.rollout.engine.server_ticks import ServerTick, gather
 from turnout.rollout.evidence import Count, Evidence, Stratum, Tick, errors
-from turnout.rollout.per_server import PerServer
+from turnout.rollout.evidence.per_server import PerServer
+from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 
 
 def part(number: int, server: str, bad: int = 0, requests: int = 10, seconds: float = 5.0) -> ServerTick:

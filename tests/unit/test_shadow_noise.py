@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from turnout.registry.manifest import Tolerance
+from turnout.registry.manifest.manifest import Tolerance
 from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
 from turnout.rollout.plan import Plan, ShadowStage
-from turnout.routing.compare import OutputRule, compare
+from turnout.routing.shadow.compare import OutputRule, compare
 from turnout.routing.shadow.ledger import Ledger, Outcome
 from turnout.routing.shadow.noise import EARLY_REPEATS, NEEDED_REPEATS, Noise
-from turnout.telemetry.shadow import ShadowRecorder
+from turnout.telemetry.metrics.shadow import ShadowRecorder
 
 ALLOWED = 0.01
 A_TICK = 10

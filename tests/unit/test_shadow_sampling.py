@@ -6,7 +6,7 @@ import numpy as np
 
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.mirror import material_of, position_of
-from turnout.serving.inference import InferenceRequest
+from turnout.serving.data_plane.inference import InferenceRequest
 
 COUNT = 20_000
 

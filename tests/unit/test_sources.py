@@ -10,10 +10,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import onnx_models
 from turnout.errors import ConfigError, InvalidModel, InvalidRequest
-from turnout.registry.announcement import Bounds
-from turnout.registry.metadata import VersionMetadata, parse_metadata
+from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 from turnout.registry.sources.mlflow_registry import onnx_path
 from turnout.registry.sources.source import local_source
+from turnout.registry.transfer.upload_manifest import Bounds
 
 WIDE = Bounds(1 << 30, 1 << 30)
 

@@ -8,7 +8,7 @@ import pytest
 from certificates import Authority, put
 from turnout.config import Tls
 from turnout.errors import ConfigError
-from turnout.telemetry.tls import TlsRecorder
+from turnout.telemetry.metrics.tls import TlsRecorder
 from turnout.tls.certificates import Certificates
 from turnout.tls.identity import ServerIdentity
 

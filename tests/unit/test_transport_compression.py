@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.rpc.transport.compression import accepts_gzip, compress, decompress
-from turnout.rpc.transport.framing import FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.compression import accepts_gzip, compress, decompress
+from turnout.rpc.transport.asgi.framing import FramingError, MessageTooLarge
 
 PACK = {b"gzip": gzip.compress, b"deflate": zlib.compress}
 

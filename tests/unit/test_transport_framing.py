@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
 
 FRAMES = st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=12)
 

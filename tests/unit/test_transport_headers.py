@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.rpc.transport.headers import parse_timeout, percent_encode, read_metadata, write_metadata
+from turnout.rpc.transport.asgi.headers import parse_timeout, percent_encode, read_metadata, write_metadata
 
 NAMES = st.from_regex(r"[a-z0-9_.-]{1,20}", fullmatch=True).filter(lambda name: not name.endswith("-bin"))
 TEXTS = st.from_regex(r"[!-~]([ -~]{0,30}[!-~])?", fullmatch=True)

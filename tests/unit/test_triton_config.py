@@ -8,8 +8,8 @@ import pytest
 
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.errors import InvalidModel
-from turnout.registry.manifest import Batching
-from turnout.registry.names import version_number
+from turnout.registry.manifest.manifest import Batching
+from turnout.registry.manifest.names import version_number
 from turnout.registry.triton.config import MAX_CONFIG_BYTES, parse_config
 from turnout.registry.triton.mapping import Fate, map_config, served_numbers
 from turnout.registry.triton.samples import write_samples

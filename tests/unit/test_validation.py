@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from turnout.errors import InvalidTensor
-from turnout.registry.signature import DataType, Signature, TensorSpec
-from turnout.serving.validation import Validator
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.serving.inputs.validation import Validator
 
 VALIDATOR = Validator(
     Signature(

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_models
-from turnout.registry.onnx_graph import describe
-from turnout.registry.value_sizes import values_become_sizes
+from turnout.registry.onnx.graph_reader import describe
+from turnout.registry.onnx.value_sizes import values_become_sizes
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from turnout.oip.version_statistics import pooled_statistics, version_statistics
-from turnout.telemetry.batches import BatchSizes
-from turnout.telemetry.metrics import VersionRecorder
+from turnout.oip.extensions.version_statistics import pooled_statistics, version_statistics
+from turnout.telemetry.metrics.batches import BatchSizes
+from turnout.telemetry.metrics.versions import VersionRecorder
 from turnout_proto.oip.inference_pb2 import ModelStatisticsResponse
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from turnout.errors import ModelFailure
-from turnout.serving.batchability import BatchPlan
-from turnout.serving.warmup import paying_plan, warm_up
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.warmup import paying_plan, warm_up
 
 X = np.zeros((1, 4), np.float32)
 

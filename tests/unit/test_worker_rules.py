@@ -6,7 +6,7 @@ from turnout.config import ModelOverrides, Settings
 from turnout.config.sections import Limits, Loading, QueueLimits, Runtime, ShadowLane
 from turnout.errors import ConfigError
 from turnout.telemetry.exposition import Family
-from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.ratios import Agreement
 from turnout.workers.division import check_gpus, part, share_of
 from turnout.workers.merging import Totals
@@ -65,7 +65,7 @@ def test_a_version_is_in_one_state_that_of_the_worker_least_far_with_it(states: 
 
 
 def test_every_state_of_a_version_has_its_rank() -> None:
-    from turnout.serving.lifecycle import LifecycleState
+    from turnout.serving.versions.lifecycle import LifecycleState
 
     assert set(STATES) == {str(state) for state in LifecycleState}
 

@@ -18,23 +18,23 @@ from weakref import WeakSet
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.auth import tokens
 from turnout.auth.caller import Caller
-from turnout.auth.certificates import identity_of_certificate
+from turnout.auth.credentials import tokens
+from turnout.auth.credentials.certificates import identity_of_certificate
+from turnout.auth.credentials.jwt import JwtVerifier, UnknownKey, credential_of
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
-from turnout.auth.jwts import JwtVerifier, UnknownKey, credential_of
-from turnout.auth.needs import Kind, Need
-from turnout.auth.policy import Policy
-from turnout.auth.policy_file import load_policy
-from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
+from turnout.auth.open_streams import ENDED, OpenStreams
+from turnout.auth.policy.permissions import Kind, Need
+from turnout.auth.policy.policy import Policy
+from turnout.auth.policy.policy_file import load_policy
+from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
 from turnout.auth.refusals import Refusals
 from turnout.auth.roles import SERVER, Role
-from turnout.auth.streams import ENDED, OpenStreams
 from turnout.config import Auth, is_loopback
 from turnout.config.files import stamp_of
 from turnout.errors import ConfigError, PermissionDenied, TurnoutError, Unauthenticated
 from turnout.state.tokens import TokenRecord
-from turnout.telemetry.auth import AuthRecorder, Refusal
+from turnout.telemetry.metrics.auth import AuthRecorder, Refusal
 from turnout.threads import Threads
 
 _MOST_CALLERS = 10_000

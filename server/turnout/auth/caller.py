@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from turnout.auth.identity import Identity
-from turnout.auth.policy import Decision, decide
-from turnout.auth.quotas import Quota
+from turnout.auth.policy.policy import Decision, decide
+from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, Role, Scope
 
 _MOST_DECISIONS = 1024

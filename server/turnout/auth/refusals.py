@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.telemetry.auth import AuthRecorder, Refusal
+from turnout.telemetry.metrics.auth import AuthRecorder, Refusal
 
 _LINES_PER_SECOND = 5.0
 _LINES_AT_ONCE = 50.0

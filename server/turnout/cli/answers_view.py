@@ -4,7 +4,7 @@ from typing import Any
 
 from semver import Version
 
-from turnout.routing.answers import Answers, Part, SelectorAnswer, answers_text
+from turnout.routing.default_answers import Answers, Part, SelectorAnswer, answers_text
 from turnout.routing.policy import UNITS
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb

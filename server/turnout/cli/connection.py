@@ -12,11 +12,11 @@ import grpc
 
 from turnout.address import Address
 from turnout.cli.answers_view import read_answers
-from turnout.cli.interceptor import TokenInterceptor
 from turnout.cli.output import ServerRefused
 from turnout.cli.tls_options import GIVEN, GIVEN_TOKEN, GivenToken
+from turnout.cli.token_interceptor import TokenInterceptor
 from turnout.errors import ConfigError, Violation
-from turnout.routing.answers import Answers
+from turnout.routing.default_answers import Answers
 from turnout_client import Client, Tls, TurnoutClientError, Unavailable
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call

@@ -5,36 +5,36 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.auth import application as auth
-from turnout.cli.diff import diff
-from turnout.cli.doctor import doctor
+from turnout.cli.auth.permissions import application as auth
+from turnout.cli.auth.token import application as token
 from turnout.cli.examples import add_examples
-from turnout.cli.export import export
-from turnout.cli.fetch import fetch
-from turnout.cli.imports import application as imports
-from turnout.cli.key import application as key
-from turnout.cli.load import load, unload
-from turnout.cli.log import log
-from turnout.cli.models import models
-from turnout.cli.predict import predict
-from turnout.cli.prune import prune
-from turnout.cli.publish import publish
-from turnout.cli.release import release, withdraw
-from turnout.cli.rollback import rollback
-from turnout.cli.rollout import application as rollout
-from turnout.cli.serve import serve
-from turnout.cli.servers import servers
-from turnout.cli.shadow import shadow
-from turnout.cli.show import show
-from turnout.cli.sign import sign
+from turnout.cli.publish.command import publish
+from turnout.cli.publish.imports import application as imports
+from turnout.cli.publish.key import application as key
+from turnout.cli.publish.sign import sign
+from turnout.cli.registry.diff import diff
+from turnout.cli.registry.export import export
+from turnout.cli.registry.fetch import fetch
+from turnout.cli.registry.models import models
+from turnout.cli.registry.prune import prune
+from turnout.cli.registry.show import show
+from turnout.cli.registry.verify import verify
+from turnout.cli.releases.log import log
+from turnout.cli.releases.release import release, withdraw
+from turnout.cli.releases.rollback import rollback
+from turnout.cli.releases.tag import tag
+from turnout.cli.releases.yank import unyank, yank
+from turnout.cli.rollout.commands import application as rollout
+from turnout.cli.serve.command import serve
+from turnout.cli.serve.doctor import doctor
+from turnout.cli.serve.load import load, unload
+from turnout.cli.serve.predict import predict
+from turnout.cli.serve.servers import servers
 from turnout.cli.state import application as state
-from turnout.cli.tag import tag
 from turnout.cli.tls_options import add_tls_options
-from turnout.cli.token import application as token
-from turnout.cli.top import top
-from turnout.cli.traffic import application as traffic
-from turnout.cli.verify import verify
-from turnout.cli.yank import unyank, yank
+from turnout.cli.top.command import top
+from turnout.cli.traffic.commands import application as traffic
+from turnout.cli.traffic.shadow import shadow
 
 _REPOSITORY = "The repository, with or without a server"
 _SERVER = "A running server"

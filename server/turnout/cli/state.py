@@ -56,7 +56,7 @@ def restore(
     """
     from turnout.cli.workspace import Workspace
     from turnout.state.backup import restore as restore_from
-    from turnout.state.engine import Location
+    from turnout.state.database.engine import Location
 
     with reporting(as_json=as_json) as out:
         workspace = Workspace.open(models, state, config)

@@ -15,13 +15,13 @@ from turnout import host
 from turnout.config import Settings, load_settings
 from turnout.config.repository_url import NO_STATE
 from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
-from turnout.registry.listing import Listing, Published
-from turnout.registry.names import check_model_name, parse_version
-from turnout.registry.repository import Repository
-from turnout.registry.standing import Declared
-from turnout.rollout.actors import check_person
-from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import Selector
+from turnout.registry.manifest.names import check_model_name, parse_version
+from turnout.registry.storage.listing import Listing, Published
+from turnout.registry.storage.repository import Repository
+from turnout.rollout.machine.actors import check_person
+from turnout.routing.selection.resolution import VersionIndex, resolve
+from turnout.routing.selection.selector import Selector
+from turnout.state.release_status import Declared
 
 if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a server need none of it
     from turnout.state.store import StateStore
@@ -70,7 +70,7 @@ class Workspace:
 
     def has_store(self) -> bool:
         """Tells whether there is a state store; only a SQLite file can be missing without an error."""
-        from turnout.state.engine import Location
+        from turnout.state.database.engine import Location
 
         if self._forgets:
             return False
@@ -159,8 +159,8 @@ def repository_of(settings: Settings) -> Repository:
     """Returns the repository that settings name."""
     if not settings.read_only and isinstance(settings.models, Path):
         return Repository(settings.models)
-    from turnout.mounting import open_repository
-    from turnout.registry.onnx_model import read_model
+    from turnout.app.read_only import open_repository
+    from turnout.registry.onnx.model import read_model
     from turnout.scratch import Scratch
 
     scratch = Scratch()

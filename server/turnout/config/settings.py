@@ -47,7 +47,7 @@ from turnout.config.values import (
 from turnout.config.web import Console, Web
 
 MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-"""Names that `[model.<name>]` takes: `turnout.registry.names.MODEL_NAME`, which lies above this module."""
+"""Names that `[model.<name>]` takes: `turnout.registry.manifest.names.MODEL_NAME`, which lies above this module."""
 
 
 class ModelOverrides(Section):

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 from pydantic_settings.sources.utils import parse_env_vars
 
-from turnout.config.complaints import complaints, unknown_variable
 from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
+from turnout.config.validation_errors import complaints, unknown_variable
 from turnout.errors import ConfigError, Violation
 
 DEFAULT_FILE = Path("turnout.toml")

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from turnout.errors import Draining
 from turnout.oip.metadata import model_config, model_metadata
-from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Router
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
 from turnout_proto.oip.model_config_pb2 import ModelConfig
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from turnout.registry.signature import DataType
-from turnout.serving.tensor import NUMPY_DTYPES
+from turnout.registry.manifest.signature import DataType
+from turnout.serving.sessions.tensor import NUMPY_DTYPES
 from turnout_proto.oip import model_config_pb2
 
 

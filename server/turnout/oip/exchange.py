@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from turnout.oip.classification import classify
+from turnout.oip.extensions.classification import classify
+from turnout.oip.extensions.shared_memory import Memory, Window
 from turnout.oip.metadata import batches_along_first_axis
 from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
-from turnout.oip.shared_memory import Memory, Window
 from turnout.oip.tensors import encode_raw
-from turnout.routing.preferences import Preferences
-from turnout.serving.inference import InferenceRequest, InferenceResult, Route
-from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
-from turnout.serving.tensor import Array
+from turnout.routing.request_metadata import Preferences
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Route
+from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits
+from turnout.serving.sessions.tensor import Array
 
 LOGGED_ID = 128
 """Characters of a request's id that logs show."""

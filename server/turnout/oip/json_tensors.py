@@ -18,9 +18,9 @@ import orjson
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.elements import ElementType
 from turnout.oip.tensors import filled, shaped
-from turnout.registry.signature import DataType, TensorSpec
-from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
-from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.registry.manifest.signature import DataType, TensorSpec
+from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 _UNWRITABLE = frozenset(("FP16", "BF16"))
 _NOT_FINITE: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

@@ -1,10 +1,10 @@
 """Versions in the form of ModelMetadata and ModelConfig. Pure."""
 
 from turnout.oip.elements import ELEMENT_TYPES
-from turnout.registry.manifest import MODEL_FILE
-from turnout.registry.signature import TensorSpec
-from turnout.serving.catalog import CatalogSnapshot, VersionEntry
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.manifest.signature import TensorSpec
+from turnout.serving.versions.catalog import CatalogSnapshot, VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
 from turnout_proto.oip.model_config_pb2 import (
     ModelConfig,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from turnout.errors import InvalidRequest, Unsupported
-from turnout.routing.preferences import MAX_KEY_BYTES
+from turnout.routing.request_metadata import MAX_KEY_BYTES
 
 Value = bool | int | float | str | None
 Parameters = Mapping[str, Value]

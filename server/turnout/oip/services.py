@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from turnout.oip.description import Description
-from turnout.oip.repository import ModelRepository
-from turnout.oip.settings import ServerSettings
-from turnout.oip.shared_memory import SharedMemory
-from turnout.oip.statistics import Statistics
+from turnout.oip.extensions.repository import ModelRepository
+from turnout.oip.extensions.settings import ServerSettings
+from turnout.oip.extensions.shared_memory import SharedMemory
+from turnout.oip.extensions.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)

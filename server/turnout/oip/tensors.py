@@ -12,8 +12,8 @@ import numpy as np
 
 from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, NUMERIC_NAMES, ElementType
-from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
-from turnout.serving.tensor import Array
+from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
+from turnout.serving.sessions.tensor import Array
 
 _LENGTH = struct.Struct("<I")
 _BOOL_BYTES = b"\x00\x01"

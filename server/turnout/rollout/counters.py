@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.rollout.breaker import Outcomes, SlotRecord
 from turnout.rollout.evidence import ERRORS, INVALID, STALLED, Stratum, Tick
-from turnout.rollout.history import NO_RECORDS, SlotRecords
-from turnout.rollout.moved_slots import MovedSlots
-from turnout.rollout.units import Shares, keyed_units, unkeyed_counts
+from turnout.rollout.evidence.units import Shares, keyed_units, unkeyed_counts
+from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
+from turnout.rollout.guards.moved_slots import MovedSlots
+from turnout.rollout.guards.slot_history import NO_RECORDS, SlotRecords
 from turnout.routing.slots import Owners
-from turnout.serving.arms import ArmMeter, Arms, Baseline, Rules, TickCounts, attach, detach
-from turnout.serving.keyed import SLOTS, SlotHistory, Window
+from turnout.serving.counting.arm_counts import ArmMeter, Arms, Baseline, Rules, TickCounts, attach, detach
+from turnout.serving.counting.keyed_outcomes import SLOTS, SlotHistory, Window
 
 _ASKED_SECONDS = 10.0
 """How long the baseline may take to say whether it answers what the candidate failed."""

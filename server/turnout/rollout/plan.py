@@ -9,7 +9,6 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
 from turnout.errors import InvalidRequest, Violation
-from turnout.rollout.breaker import Breaker
 from turnout.rollout.evidence import (
     DISAGREEMENT,
     ERRORS,
@@ -23,7 +22,8 @@ from turnout.rollout.evidence import (
     invalid,
     latency,
 )
-from turnout.rollout.guards import Guards
+from turnout.rollout.guards.circuit_breaker import Breaker
+from turnout.rollout.guards.guards import Guards
 
 _WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, INVALID: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
 """Of each metric before those of a plan are made to sum to 1."""

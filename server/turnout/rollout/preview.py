@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from semver import Version
 
-from turnout.rollout.engine.serving_world import ServingWorld
+from turnout.rollout.engine.adapters.serving_world import ServingWorld
 from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, Traffic, detections, missed
 from turnout.rollout.thresholds import threshold
-from turnout.serving.arms import SERVER_FAULTS
-from turnout.serving.catalog import Catalog, VersionEntry
-from turnout.serving.inference import Role
+from turnout.serving.counting.arm_counts import SERVER_FAULTS
+from turnout.serving.data_plane.inference import Role
+from turnout.serving.versions.catalog import Catalog, VersionEntry
 
 _WINDOW_SECONDS = 60.0
 _LEAST_LATENCIES = 20

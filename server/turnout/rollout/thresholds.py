@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.rollout.attempt import Rollout
 from turnout.rollout.evidence import SLO, STALLED
-from turnout.rollout.guards import LIMIT
+from turnout.rollout.guards.guards import LIMIT
+from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.plan import Plan
-from turnout.serving.arms import Rules
-from turnout.serving.catalog import VersionEntry
-from turnout.serving.inference import Role
+from turnout.serving.counting.arm_counts import Rules
+from turnout.serving.data_plane.inference import Role
+from turnout.serving.versions.catalog import VersionEntry
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 """What the latency metrics' thresholds are of the baseline's own latency."""

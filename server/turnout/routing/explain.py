@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
-from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, UNITS, Policy, eligible
 from turnout.routing.router import PolicyRouter
-from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
+from turnout.routing.selection.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
 from turnout.routing.slots import SLOTS
 from turnout.routing.split import Split
-from turnout.serving.catalog import Catalog, ModelEntry
-from turnout.serving.inference import Route
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.data_plane.inference import Route
+from turnout.serving.versions.catalog import Catalog, ModelEntry
+from turnout.serving.versions.lifecycle import LifecycleState
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from typing import Any, Self
 from numpy.typing import NDArray
 from semver import Version
 
-from turnout.registry.compat import refusals
-from turnout.registry.signature import Signature
-from turnout.registry.standing import Standing
-from turnout.routing.selector import Default, InRange, Selector
+from turnout.registry.compatibility.compat import refusals
+from turnout.registry.manifest.signature import Signature
+from turnout.routing.selection.selector import Default, InRange, Selector
 from turnout.routing.slots import SLOTS, SlotTable
+from turnout.state.release_status import Standing
 
 UNITS = 10_000
 """Weights and rates are whole numbers of these: a step is 0.01 %."""

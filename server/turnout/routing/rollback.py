@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from semver import Version
 
-from turnout.registry.standing import Standing
-from turnout.registry.versions import precedence
+from turnout.registry.manifest.versions import precedence
 from turnout.routing.policy import Policy
+from turnout.state.release_status import Standing
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,17 @@ from turnout.errors import (
     VersionNotFound,
     VersionYanked,
 )
-from turnout.registry.standing import Standing
-from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy, eligible
-from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import ByDigest, ByTag, Exact, InRange, Selector, parse
+from turnout.routing.selection.resolution import VersionIndex, resolve
+from turnout.routing.selection.selector import ByDigest, ByTag, Exact, InRange, Selector, parse
 from turnout.routing.slots import KEY_SALT, Owners
 from turnout.routing.split import Split, Turn
-from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
-from turnout.serving.inference import Role, Route
-from turnout.serving.keyed import SlotFinder
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.counting.keyed_outcomes import SlotFinder
+from turnout.serving.data_plane.inference import Role, Route
+from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Standing
 
 MAX_ROUTES = 4096
 """Routes that are remembered. Selectors come from clients, so that their number needs a bound."""
@@ -140,7 +140,8 @@ class _Resolutions:
 
 
 class PolicyRouter:
-    """Routes by the policies in force and by what the catalog holds; implements `turnout.serving.inference.Router`.
+    """Routes by the policies in force and by what the catalog holds; implements
+    `turnout.serving.data_plane.inference.Router`.
 
     Each call sees one state of the world whole: one catalog, one epoch. A known way costs one look-up, and a choice
     among canaries one more; the first request for a selector after a change works its way out again.

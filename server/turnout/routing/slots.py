@@ -21,8 +21,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.serving import keyed
-from turnout.serving.keyed import SlotFinder
+from turnout.serving.counting import keyed_outcomes as keyed
+from turnout.serving.counting.keyed_outcomes import SlotFinder
 
 SLOTS = keyed.SLOTS
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from turnout.routing.slots import SLOTS, Owners, position
-from turnout.serving.inference import Route
+from turnout.serving.data_plane.inference import Route
 
 
 @dataclass(slots=True, eq=False)

@@ -14,8 +14,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import ChangeRefused, Conflict, InvalidRequest, VersionNotFound, Violation
-from turnout.registry.standing import Standing
-from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import (
     Canary,
     Fact,
@@ -28,13 +27,14 @@ from turnout.routing.policy import (
 )
 from turnout.routing.rollback import HistoryEntry, answered, default_version, rollback_targets
 from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners
-from turnout.serving.catalog import Catalog, ModelEntry
-from turnout.serving.inference import AnswerObserver
-from turnout.serving.keyed import BySlot
-from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.load_policy import Fallbacks
-from turnout.state.decision import StatusChange
+from turnout.serving.counting.keyed_outcomes import BySlot
+from turnout.serving.data_plane.inference import AnswerObserver
+from turnout.serving.versions.catalog import Catalog, ModelEntry
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_policy import Fallbacks
+from turnout.state.model_changes import StatusChange
 from turnout.state.policies import PolicyRecord
+from turnout.state.release_status import Standing
 from turnout.state.store import StateStore
 
 _ATTEMPTS = 5

@@ -12,11 +12,11 @@ from typing import Any
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
+from turnout.auth.actor_remark import with_remark
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
-from turnout.auth.needs import METHODS, Kind, Need, need_of
-from turnout.auth.quotas import Quota
-from turnout.auth.remarks import with_remark
+from turnout.auth.policy.permissions import METHODS, Kind, Need, need_of
+from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, Role
 from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
 from turnout.rpc.errors import to_status

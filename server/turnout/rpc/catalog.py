@@ -1,11 +1,11 @@
 """`turnout.v1.CatalogService`: what is served, read from one snapshot."""
 
 from turnout.errors import TurnoutError
-from turnout.registry.signature import DataType, Dimension, TensorSpec
-from turnout.registry.standing import Standing
-from turnout.serving.catalog import Catalog, ModelEntry, VersionEntry
-from turnout.serving.inference import Router
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.manifest.signature import DataType, Dimension, TensorSpec
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Standing
 from turnout_proto.v1 import catalog_pb2 as pb
 from turnout_proto.v1 import prediction_pb2
 

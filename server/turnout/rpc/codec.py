@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from turnout.errors import InvalidRequest, InvalidTensor
-from turnout.routing.preferences import Preferences
+from turnout.routing.request_metadata import Preferences
 from turnout.rpc.transport.port import FixedMetadata
-from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
-from turnout.serving.limits import InputLimits
-from turnout.serving.tensor import Array
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Role, Route
+from turnout.serving.inputs.limits import InputLimits
+from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import VARINT, Lengths, delimited, length_delimited, tag, varint
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb

@@ -11,14 +11,14 @@ from typing import Any, Generic, Self
 
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
-from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
-from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
-from turnout.rpc.templates import Templates
+from turnout.rpc.parsing.reader import SMALL_BYTES, MessageReader, MessageT
+from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.transport.port import JOINED_BYTES, Call, Parts, Response, StatusError, Stream
-from turnout.serving.inference import InferenceRequest
-from turnout.serving.limits import InputLimits
+from turnout.serving.data_plane.inference import InferenceRequest
+from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
 

@@ -18,7 +18,7 @@ from turnout.auth.authority import Authority
 from turnout.errors import Exhausted, InvalidRequest, Malformed, ModelFailure, TurnoutError
 from turnout.rpc.authorization import MessageCheck, ModelOfUpload
 from turnout.rpc.errors import to_status
-from turnout.rpc.reading import MessageReader, MessageT
+from turnout.rpc.parsing.reader import MessageReader, MessageT
 from turnout.rpc.transport.port import (
     RESPONSES,
     Call,
@@ -30,9 +30,9 @@ from turnout.rpc.transport.port import (
     Streaming,
     Unary,
 )
-from turnout.serving.conversion import ConversionThread
-from turnout.serving.limits import InputLimits
-from turnout.telemetry.faults import FaultRecorder
+from turnout.serving.data_plane.conversion import ConversionThread
+from turnout.serving.inputs.limits import InputLimits
+from turnout.telemetry.metrics.faults import FaultRecorder
 
 _UNEXPECTED = "the call failed inside the server, whose log tells why"
 

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from turnout.auth.quotas import Quota
+from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.port import Stream
-from turnout.serving.data_plane import DataPlane, Pending
-from turnout.serving.inference import Exchange
+from turnout.serving.data_plane.data_plane import DataPlane, Pending
+from turnout.serving.data_plane.inference import Exchange
 
 _SHOWN_KEY = 128
 """Characters of a key that a refusal repeats."""

@@ -5,18 +5,18 @@ from collections.abc import Awaitable
 from functools import partial
 
 from turnout.errors import InvalidRequest, TurnoutError
-from turnout.routing.preferences import PreferenceReader, Preferences
+from turnout.routing.request_metadata import PreferenceReader, Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, Opened, UnaryExchange
 from turnout.rpc.guard import Guard
 from turnout.rpc.multiplex import Multiplexer, as_ready
-from turnout.rpc.reading import SMALL_BYTES, MessageT
+from turnout.rpc.parsing.reader import SMALL_BYTES, MessageT
+from turnout.rpc.parsing.templates import Fields, Found, Outline, Templates
 from turnout.rpc.send_clock import SendClock
-from turnout.rpc.templates import Fields, Found, Outline, Templates
 from turnout.rpc.transport.port import Call, Methods, Response, Stream
-from turnout.serving.data_plane import DataPlane, Pending
-from turnout.serving.inference import InferenceRequest, InferenceResult
+from turnout.serving.data_plane.data_plane import DataPlane, Pending
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
 from turnout.wire_format import Lengths
 from turnout_proto.v1 import prediction_pb2 as pb

@@ -11,42 +11,42 @@ from structlog.typing import FilteringBoundLogger
 from turnout.auth.authority import Authority
 from turnout.config import Address, Oip, Settings
 from turnout.oip.services import OipServices
+from turnout.releases.release import Declarer
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
-from turnout.rollout.log import RolloutLog
 from turnout.rollout.preview import Previews
-from turnout.routing.applied import Policies
-from turnout.routing.declarations import Declarer
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.routing.active_policies import Policies
 from turnout.routing.explain import Explainer
-from turnout.routing.preferences import PreferenceReader
+from turnout.routing.request_metadata import PreferenceReader
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
-from turnout.rpc.channelz import ChannelzServicer
 from turnout.rpc.control.following import followed
 from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.guard import Guard
-from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_methods
 from turnout.rpc.prediction import prediction_methods
-from turnout.rpc.reflection import ALPHA as REFLECTION_ALPHA
-from turnout.rpc.reflection import V1 as REFLECTION_V1
-from turnout.rpc.reflection import ReflectionServicer
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.rpc.standard_services.channelz import ChannelzServicer
+from turnout.rpc.standard_services.health import HealthServicer
+from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
+from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
+from turnout.rpc.standard_services.reflection import ReflectionServicer
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import Listener, Method, Methods
-from turnout.serving.availability import Availability
-from turnout.serving.catalog import Catalog
-from turnout.serving.conversion import ConversionThread
-from turnout.serving.data_plane import DataPlane
-from turnout.serving.inference import Router
-from turnout.serving.limits import InputLimits
-from turnout.serving.manager import Manager
-from turnout.telemetry.metrics import Metrics
+from turnout.serving.data_plane.conversion import ConversionThread
+from turnout.serving.data_plane.data_plane import DataPlane
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.inputs.limits import InputLimits
+from turnout.serving.versions.availability import Availability
+from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.manager import Manager
+from turnout.telemetry.metrics.versions import Metrics
 from turnout.tls.identity import IdentitySource
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2

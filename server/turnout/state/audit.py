@@ -9,10 +9,12 @@ from typing import Any
 from semver import Version
 from sqlalchemy import Connection, func, select
 
-from turnout.state import chain, policies, schema, tokens
-from turnout.state.chain import ChainReport, Head
+from turnout.state import policies, tokens
 from turnout.state.change import version_key
-from turnout.state.events import EventKind
+from turnout.state.database import schema
+from turnout.state.event_log import chain
+from turnout.state.event_log.chain import ChainReport, Head
+from turnout.state.event_log.events import EventKind
 
 _TOLD = 20
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, insert, inspect, select
 
 from turnout.errors import AlreadyExists, ChangeRefused, ConfigError, NotFound
-from turnout.registry.files import sync_directory
-from turnout.state import audit, schema, servers
-from turnout.state.engine import Database, Location, sqlite_url
-from turnout.state.migrations import HEAD, installed, upgrade
+from turnout.registry.storage.files import sync_directory
+from turnout.state import audit, servers
+from turnout.state.database import schema
+from turnout.state.database.engine import Database, Location, sqlite_url
+from turnout.state.database.migrations import HEAD, installed, upgrade
 
 _ROWS = 1000
 """Rows that are written at once."""

@@ -10,11 +10,13 @@ from semver import Version
 from sqlalchemy import Connection, and_, select, update
 
 from turnout.errors import Conflict, InvalidRequest
-from turnout.registry.names import MODEL_NAME
-from turnout.registry.standing import Standing
-from turnout.state import events, policies, schema
-from turnout.state.events import Event, EventKind
-from turnout.state.notifications import notify
+from turnout.registry.manifest.names import MODEL_NAME
+from turnout.state import policies
+from turnout.state.database import schema
+from turnout.state.database.notifications import notify
+from turnout.state.event_log import events
+from turnout.state.event_log.events import Event, EventKind
+from turnout.state.release_status import Standing
 
 _REASON_QUOTED = 200  # characters of another's reason in a message, which is to stay one line
 

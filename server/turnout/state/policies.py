@@ -13,8 +13,8 @@ import rfc8785
 from sqlalchemy import Connection, Row, and_, func, insert, select
 
 from turnout.errors import InvalidRequest
-from turnout.state import schema
-from turnout.state.events import time_text
+from turnout.state.database import schema
+from turnout.state.event_log.events import time_text
 
 DOCUMENT_SIZE = 256 << 10
 """Most bytes of a document in canonical form."""

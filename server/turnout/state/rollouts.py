@@ -10,8 +10,9 @@ from semver import Version
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
 
 from turnout.errors import Conflict
-from turnout.state import schema, servers
-from turnout.state.events import EventKind, time_text
+from turnout.state import servers
+from turnout.state.database import schema
+from turnout.state.event_log.events import EventKind, time_text
 
 _KEYS_AT_ONCE = 200
 """Rows that one statement names: SQLite takes 32,766 parameters, earlier ones 999."""

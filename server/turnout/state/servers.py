@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, TextClause, and_, delete, select, text, update
 
-from turnout.state import schema
-from turnout.state.events import time_text
+from turnout.state.database import schema
+from turnout.state.event_log.events import time_text
 
 _CLOCK = {
     "sqlite": "SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')",

@@ -12,19 +12,22 @@ from semver import Version
 from sqlalchemy import Connection, select
 
 from turnout.errors import ChangeRefused, NotFound
-from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.registry.versions import known_version
-from turnout.state import audit, chain, decision, events, migrations, policies, retention, rollouts, schema
+from turnout.registry.manifest.versions import known_version
+from turnout.state import audit, policies, rollouts
+from turnout.state import model_changes as decision
 from turnout.state.audit import Audit
-from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
-from turnout.state.decision import ModelChange, ModelView, StatusChange, status_changes
-from turnout.state.declaring import Uses, uses, yank_reasons
-from turnout.state.engine import LOCK_WAIT, Database, Location
-from turnout.state.events import Event, EventKind
+from turnout.state.coordination import Sharing
+from turnout.state.database import migrations, schema
+from turnout.state.database.engine import LOCK_WAIT, Database, Location
+from turnout.state.event_log import chain, events, retention
+from turnout.state.event_log.chain import Head
+from turnout.state.event_log.events import Event, EventKind
+from turnout.state.model_changes import ModelChange, ModelView, StatusChange, status_changes
 from turnout.state.policies import PolicyRecord
+from turnout.state.release_status import Declarations, Declared, Standing
+from turnout.state.releases import Uses, uses, yank_reasons
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
-from turnout.state.sharing import Sharing
 from turnout.threads import Threads
 
 _THREADS = 4

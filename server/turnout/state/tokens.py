@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from turnout.errors import Conflict, NotFound
-from turnout.state import schema
 from turnout.state.change import Change
-from turnout.state.events import EventKind, time_text
+from turnout.state.database import schema
+from turnout.state.event_log.events import EventKind, time_text
 
 MOST_TOKENS = 10_000
 """Active ones; every server holds them in memory."""

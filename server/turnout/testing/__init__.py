@@ -22,11 +22,11 @@ from typing import Any
 
 from semver import Version
 
-from turnout.app import running
+from turnout.app.server import running
 from turnout.config import Drain, Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.serving import providers
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.serving.sessions import providers
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 

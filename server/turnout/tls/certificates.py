@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import LISTENERS, ListenerName, ListenerTls, Tls
 from turnout.config.files import Stamp, read_setting_file, stamp_of
 from turnout.errors import ConfigError
-from turnout.telemetry.tls import TlsRecorder
+from turnout.telemetry.metrics.tls import TlsRecorder
 from turnout.threads import Threads
 from turnout.tls.identity import IdentitySource, PemFile, ServerIdentity, check_identity, utc_text
 

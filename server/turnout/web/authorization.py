@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
-from turnout.auth.needs import PUBLIC, ROUTES, Kind, Need, need_of
+from turnout.auth.policy.permissions import PUBLIC, ROUTES, Kind, Need, need_of
 from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
 
 _KEY = "turnout.caller"

@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
-from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
-from turnout.serving.data_plane import DataPlane
-from turnout.serving.inference import Exchange
-from turnout.serving.limits import InputLimits
+from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.serving.data_plane.data_plane import DataPlane
+from turnout.serving.data_plane.inference import Exchange
+from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.authorization import caller_of

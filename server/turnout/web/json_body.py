@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from turnout.errors import InvalidRequest
-from turnout.serving.limits import InputLimits, beyond
+from turnout.serving.inputs.limits import InputLimits, beyond
 
 SMALL_BYTES = 64 * 1024
 """JSON of this size is read within 5 ms, whatever it holds."""

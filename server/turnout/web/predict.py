@@ -10,11 +10,11 @@ from starlette.routing import Route
 
 from turnout.errors import InvalidRequest, InvalidTensor, TurnoutError
 from turnout.oip.json_tensors import from_nested, to_nested
-from turnout.registry.signature import Signature
-from turnout.routing.preferences import PreferenceReader
-from turnout.serving.inference import InferenceRequest, InferenceResult, Router
-from turnout.serving.limits import InputLimits
-from turnout.serving.tensor import Array
+from turnout.registry.manifest.signature import Signature
+from turnout.routing.request_metadata import PreferenceReader
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Router
+from turnout.serving.inputs.limits import InputLimits
+from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.body import BodyReceiver
 from turnout.web.errors import error_response

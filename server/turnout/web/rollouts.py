@@ -8,8 +8,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from turnout.errors import InvalidRequest, NotFound, TurnoutError
-from turnout.rollout.log import RolloutLog
-from turnout.rollout.status import Verdict, status
+from turnout.rollout.machine.status import Verdict, status
+from turnout.rollout.reporting.log import RolloutLog
 from turnout.web.errors import error_response
 
 _SEARCHED = 100

@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from turnout.errors import ModelFailure, Unavailable
-from turnout.serving.availability import Availability
+from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import Form, negotiate
-from turnout.telemetry.faults import FaultRecorder
+from turnout.telemetry.metrics.faults import FaultRecorder
 from turnout.web.errors import error_response
 
 _HTTP = "http"

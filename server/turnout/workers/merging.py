@@ -10,8 +10,8 @@ from typing import Literal
 
 from turnout.telemetry.exposition import Family, Labels, Value
 from turnout.telemetry.histogram import Exemplar, Histogram
+from turnout.telemetry.metrics.workers import WORKER
 from turnout.telemetry.ratios import Agreement, Ratio
-from turnout.telemetry.workers import WORKER
 from turnout.workers.rules import STATES, Rule, rule_of
 
 _SCRAPES_KEPT = 2

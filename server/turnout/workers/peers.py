@@ -9,8 +9,8 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import NotLoaded, TurnoutError, Unavailable
-from turnout.serving.catalog import Catalog, VersionEntry
-from turnout.serving.manager import Manager
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.manager import Manager
 from turnout.workers.member import Member
 
 _LOAD_SECONDS = 3600.0

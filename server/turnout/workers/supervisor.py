@@ -19,8 +19,8 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings, in_force
 from turnout.errors import ConfigError, TurnoutError, Unavailable
 from turnout.telemetry.exposition import Family, Form, render
-from turnout.telemetry.process import own_families
-from turnout.telemetry.workers import worker_families
+from turnout.telemetry.metrics.process import own_families
+from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
 from turnout.workers.member import SNAPSHOT_SECONDS, Source, Start, pack_answers, read_gather

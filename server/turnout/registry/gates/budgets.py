@@ -1,12 +1,12 @@
 """The gates `latency` and `memory`: a version costs no more than its parent, measured side by side on one machine."""
 
 from turnout.errors import TurnoutError
-from turnout.registry.comparison import golden_files, parent_examined, subject_of
+from turnout.registry.compatibility.sandbox import Lab
+from turnout.registry.gates.comparison import golden_files, parent_examined, subject_of
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Latency, Memory
 from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import attempted
-from turnout.registry.lab import Lab
 
 _MIB = 1 << 20
 

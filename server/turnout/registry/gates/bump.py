@@ -1,10 +1,10 @@
 """The gate `bump`: a version's number says as much as its difference from the nearest lower version obliges to."""
 
-from turnout.registry.comparison import Comparison, Difference, subject_of
+from turnout.registry.compatibility.numbering import bump_between, next_version
+from turnout.registry.gates.comparison import Comparison, Difference, subject_of
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Bump
 from turnout.registry.gates.ruling import ruled
-from turnout.registry.numbering import bump_between, next_version
 
 _NAMED = 4
 

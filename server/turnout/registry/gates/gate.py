@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from semver import Version
 
+from turnout.cancellation import checkpoint
 from turnout.errors import InvalidModel, InvalidRequest, Violation
-from turnout.registry.cancellation import checkpoint
-from turnout.registry.listing import Published
-from turnout.registry.manifest import Manifest
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.storage.listing import Published
 
 if TYPE_CHECKING:  # reading a model's graph imports onnx, and telling of reports does not need it
-    from turnout.registry.onnx_model import ModelFacts
+    from turnout.registry.onnx.model import ModelFacts
 
 NEVER_SKIPPED = ("integrity", "signature")
 """Gates without which what is served could be anything."""

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from turnout.errors import TurnoutError
-from turnout.registry.agreement import differs, largest_difference, tolerance_of
-from turnout.registry.comparison import golden_paths, parent_examined
+from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
+from turnout.registry.compatibility.sandbox import Answer, Lab
+from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Golden
 from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import attempted
-from turnout.registry.golden import GoldenCase, case_names, class_numbers, read_case
-from turnout.registry.lab import Answer, Lab
-from turnout.registry.manifest import Manifest
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.storage.golden import GoldenCase, case_names, class_numbers, read_case
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from turnout.registry.comparison import golden_paths
+from turnout.registry.gates.comparison import golden_paths
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Metadata
 from turnout.registry.gates.ruling import ruled

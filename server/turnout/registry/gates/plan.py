@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.errors import ConfigError
-from turnout.registry.files import explain, read_small
+from turnout.registry.storage.files import explain, read_small
 
 PLAN_FILE = "gates.toml"
 MAX_PLAN_BYTES = 1 << 16

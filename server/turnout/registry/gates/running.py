@@ -4,11 +4,11 @@ They look at one examination, which the lab makes once.
 """
 
 from turnout.errors import TurnoutError
-from turnout.registry.comparison import examined, golden_paths
+from turnout.registry.compatibility.sandbox import Examination, Lab
+from turnout.registry.gates.comparison import examined, golden_paths
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Batchability, Determinism, Load, OnFailure
 from turnout.registry.gates.ruling import ruled
-from turnout.registry.lab import Examination, Lab
 
 _MIB = 1 << 20
 

@@ -1,15 +1,15 @@
 """Which gates run, and in which order: what is cheap and what others rely on comes first."""
 
-from turnout.registry.comparison import Comparison
+from turnout.registry.compatibility.sandbox import Lab
 from turnout.registry.gates.budgets import LatencyGate, MemoryGate
 from turnout.registry.gates.bump import BumpGate
+from turnout.registry.gates.comparison import Comparison
 from turnout.registry.gates.gate import Gate
 from turnout.registry.gates.golden import GoldenGate
+from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.gates.metadata import MetadataGate
 from turnout.registry.gates.plan import GatePlan, OnFailure
 from turnout.registry.gates.running import BatchabilityGate, DeterminismGate, LoadGate
-from turnout.registry.integrity import IntegrityGate
-from turnout.registry.lab import Lab
 
 
 def standard_gates(plan: GatePlan, lab: Lab, comparison: Comparison) -> tuple[Gate, ...]:

@@ -11,16 +11,16 @@ from uuid import uuid4
 from semver import Version
 
 from turnout.errors import ChangeRefused, DigestMismatch, InvalidModel, InvalidRequest
-from turnout.registry.digest import stream_digest
-from turnout.registry.files import explain, open_inside, walk
-from turnout.registry.listing import Listing, Problem, Published
-from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
-from turnout.registry.model_files import copy_model, opened
-from turnout.registry.mounted.places import find_places
-from turnout.registry.names import check_model_name, differing_in_case
-from turnout.registry.onnx_model import ModelFacts, ReadModel
-from turnout.registry.repository import Repository, manifest_fault, read_manifest
-from turnout.registry.statement import stated
+from turnout.registry.manifest.digest import stream_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
+from turnout.registry.manifest.names import check_model_name, differing_in_case
+from turnout.registry.mounted.discovery import find_places
+from turnout.registry.onnx.model import ModelFacts, ReadModel
+from turnout.registry.onnx.model_files import copy_model, opened
+from turnout.registry.publishing.manifest_builder import stated
+from turnout.registry.storage.files import explain, open_inside, walk
+from turnout.registry.storage.listing import Listing, Problem, Published
+from turnout.registry.storage.repository import Repository, manifest_fault, read_manifest
 from turnout.registry.triton.config import CONFIG_FILE
 from turnout.registry.triton.mapping import Fate, Row
 from turnout.registry.triton.tree import TritonModel, version_of

@@ -2,7 +2,7 @@
 
     HOME/blobs/sha256/HEX                      each file once, under its digest
     HOME/repositories/ID/MODEL/VERSION/...     a version as in a repository on disk: hard links to blobs
-    HOME/repositories/ID/.staging/             where a version is put together (`turnout.registry.staging`)
+    HOME/repositories/ID/.staging/             where a version is put together (`turnout.registry.storage.staging`)
 
 A version's directory is complete or absent, as in any repository, and a blob appears when its digest was seen to be
 right; both by rename. A blob that no version links to is of no use, so what is removed to make room is versions, the
@@ -20,12 +20,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from turnout import host
+from turnout.cancellation import checkpoint
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError, DigestMismatch, Exhausted
-from turnout.registry.cancellation import checkpoint
-from turnout.registry.digest import Progress, bytes_digest
-from turnout.registry.manifest import MANIFEST_FILE, FileEntry, Manifest
-from turnout.registry.staging import STAGING, locked, staged
+from turnout.registry.manifest.digest import Progress, bytes_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
+from turnout.registry.storage.staging import STAGING, locked, staged
 
 _POLL = 0.05
 _LOCKS = ".locks"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from turnout.registry.digest import bytes_digest, read_canonical
-from turnout.registry.files import read_small
-from turnout.registry.listing import Published
-from turnout.registry.repository import MAX_MANIFEST_BYTES
+from turnout.registry.manifest.digest import bytes_digest, read_canonical
+from turnout.registry.storage.files import read_small
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import MAX_MANIFEST_BYTES
 
 _FOLDER = ".listing"
 _MAX_BYTES = 256 << 20

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from semver import Version
 
-from turnout.registry.manifest import MANIFEST_FILE
-from turnout.registry.names import is_exact_version, model_name_fault
-from turnout.registry.versions import known_version
+from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.manifest.names import is_exact_version, model_name_fault
+from turnout.registry.manifest.versions import known_version
 
 ATTESTATIONS = ".attestations"
 PLAN_FILE = "gates.toml"

@@ -30,12 +30,12 @@ import httpx
 
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
-from turnout.registry.digest import bytes_digest, read_canonical
-from turnout.registry.manifest import Manifest
-from turnout.registry.names import is_exact_version, model_name_fault
+from turnout.registry.manifest.digest import bytes_digest, read_canonical
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.manifest.names import is_exact_version, model_name_fault
+from turnout.registry.manifest.versions import known_version
 from turnout.registry.remote.keys import ManifestKey, manifest_key, parse_key
 from turnout.registry.remote.store import CHUNK, Blob, Document, StoreFault
-from turnout.registry.versions import known_version
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 VERSION_TYPE = "application/vnd.turnout.version.v1+json"

@@ -20,14 +20,12 @@ from pathlib import Path
 
 from semver import Version
 
+from turnout.cancellation import checkpoint
 from turnout.errors import AlreadyExists, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
-from turnout.registry.cancellation import checkpoint
-from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, read_canonical
-from turnout.registry.files import explain, walk, write_file
 from turnout.registry.gates.plan import MAX_PLAN_BYTES, PLAN_FILE
-from turnout.registry.listing import CacheUse, Listing, Problem, Published, UnusedFiles
-from turnout.registry.manifest import MANIFEST_FILE, FileEntry
-from turnout.registry.names import check_model_name, differing_in_case
+from turnout.registry.manifest.digest import Progress, bytes_digest, canonical_bytes, read_canonical
+from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
+from turnout.registry.manifest.names import check_model_name, differing_in_case
 from turnout.registry.remote.cache import Cache
 from turnout.registry.remote.index import Entry, Index
 from turnout.registry.remote.keys import (
@@ -40,7 +38,9 @@ from turnout.registry.remote.keys import (
     parse_key,
 )
 from turnout.registry.remote.store import Document, Store, StoreFault
-from turnout.registry.repository import MAX_MANIFEST_BYTES, Repository, file_fault, manifest_fault, not_found
+from turnout.registry.storage.files import explain, walk, write_file
+from turnout.registry.storage.listing import CacheUse, Listing, Problem, Published, UnusedFiles
+from turnout.registry.storage.repository import MAX_MANIFEST_BYTES, Repository, file_fault, manifest_fault, not_found
 
 MAX_ATTESTATION_BYTES = 4 << 20
 MAX_ATTESTATIONS = 256

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from turnout.errors import InvalidModel, InvalidRequest, TurnoutError
-from turnout.registry.announcement import Bounds
-from turnout.registry.digest import BLOCK
-from turnout.registry.onnx_model import read_model
+from turnout.registry.manifest.digest import BLOCK
+from turnout.registry.onnx.model import read_model
+from turnout.registry.transfer.upload_manifest import Bounds
 
 OpenFile = Callable[[str], BinaryIO]
 """Opens a file of a source for reading, by its path relative to the model's directory."""

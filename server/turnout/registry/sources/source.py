@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from turnout.errors import InvalidRequest
-from turnout.registry.announcement import Bounds
-from turnout.registry.files import explain, open_outside
-from turnout.registry.metadata import VersionMetadata
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.storage.files import explain, open_outside
+from turnout.registry.transfer.upload_manifest import Bounds
 
 MLFLOW = "mlflow:"
 
@@ -61,7 +61,7 @@ def local_source(text: str, bounds: Bounds) -> Iterator[Source]:
             )
         yield Source(_existing(Path(url2pathname(parts.path))))
     elif scheme in _REMOTE:
-        from turnout.registry.sources.stored import fetch_stored
+        from turnout.registry.sources.object_store import fetch_stored
 
         rest = text.split(":", 1)[1].removeprefix("//")
         with TemporaryDirectory(prefix="turnout-source-") as home:

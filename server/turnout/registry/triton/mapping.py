@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from turnout.errors import InvalidModel
-from turnout.registry.manifest import MODEL_FILE, Batching
+from turnout.registry.manifest.manifest import MODEL_FILE, Batching
 from turnout_proto.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 _PLATFORMS = ("onnxruntime_onnx", "")

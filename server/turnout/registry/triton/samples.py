@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
-from turnout.registry.files import explain, open_inside
+from turnout.registry.storage.files import explain, open_inside
 from turnout.registry.triton.mapping import Fate, Row
 from turnout.registry.triton.tree import WARM_UP_DIRECTORY, TritonModel
 from turnout_proto.triton import model_config_pb2 as pb

@@ -14,10 +14,10 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import InvalidModel
-from turnout.registry.files import explain, open_inside, read_small
-from turnout.registry.manifest import MODEL_FILE, FileEntry
-from turnout.registry.metadata import VersionMetadata
-from turnout.registry.names import model_name_fault, version_number
+from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry
+from turnout.registry.manifest.names import model_name_fault, version_number
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.storage.files import explain, open_inside, read_small
 from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
 from turnout.registry.triton.mapping import Mapped, Row, labels_of, map_config, served_numbers
 from turnout.registry.triton.settings import Settings

@@ -16,14 +16,14 @@ from turnout.config import Probe
 from turnout.config import Rollout as RolloutSettings
 from turnout.errors import InvalidRequest, NotFound, Violation
 from turnout.rollout.analysis.confirm_webhook import ConfirmWebhook
-from turnout.rollout.analysis.confirmation import Reply
-from turnout.rollout.analysis.judgement import Analysis, ConfirmAnswer
-from turnout.rollout.analysis.probe_record import Measurement, ProbeOutcome
 from turnout.rollout.analysis.prober import ProbeAnswer, ProbeContext, Prober
-from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Clock
+from turnout.rollout.machine.analysis_verdict import Analysis, ConfirmAnswer
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.confirmation import Reply
+from turnout.rollout.machine.measurements import Measurement, ProbeOutcome
 from turnout.rollout.plan import Plan
-from turnout.telemetry.rollout import ProbeSample, RolloutRecorder
+from turnout.telemetry.metrics.rollout import ProbeSample, RolloutRecorder
 from turnout.threads import Threads
 
 _UNKNOWN_SECONDS = 30.0

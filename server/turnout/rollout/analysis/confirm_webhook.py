@@ -9,11 +9,11 @@ import orjson
 
 from turnout.config import Rollout as RolloutSettings
 from turnout.errors import Unavailable
-from turnout.rollout.analysis.confirmation import LONGEST_REASON, Reply, reply_of
 from turnout.rollout.analysis.http import HttpEndpoint
-from turnout.rollout.analysis.judgement import ConfirmAnswer
 from turnout.rollout.analysis.prober import printable
-from turnout.rollout.attempt import Rollout
+from turnout.rollout.machine.analysis_verdict import ConfirmAnswer
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.confirmation import LONGEST_REASON, Reply, reply_of
 
 
 class ConfirmWebhook:

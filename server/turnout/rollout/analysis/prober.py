@@ -11,11 +11,11 @@ import orjson
 
 from turnout.config import Probe
 from turnout.errors import TurnoutError, Unavailable
-from turnout.registry.files import read_small
+from turnout.registry.storage.files import read_small
 from turnout.rollout.analysis.http import HttpAnswer, HttpEndpoint
 from turnout.rollout.analysis.json_path import value_at
-from turnout.rollout.analysis.probe_record import LONGEST_DETAIL, ProbeLimits, ProbeOutcome, judged, number_text
 from turnout.rollout.analysis.promql import filled, filled_url, number_in
+from turnout.rollout.machine.measurements import LONGEST_DETAIL, ProbeLimits, ProbeOutcome, judged, number_text
 from turnout.threads import Threads
 
 _MAX_TOKEN = 16 << 10

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, ModelNotFound, Unavailable, Unsupported
-from turnout.registry.listing import Listing
-from turnout.registry.repository import Repository
-from turnout.registry.signature import Signature
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.storage.listing import Listing
+from turnout.registry.storage.repository import Repository
 from turnout.rollout.changes.release import release, withdraw
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.changes.situation import Ending, Outcome, Since, Situation
-from turnout.rollout.records import UnreadableRollout, split_records
-from turnout.routing.answers import Answers
+from turnout.rollout.machine.records import UnreadableRollout, split_records
+from turnout.routing.default_answers import Answers
 from turnout.routing.policy import PolicyState, readable
 from turnout.routing.rollback import HistoryEntry, answered
 from turnout.routing.slots import ORDER_BYTES
-from turnout.state.decision import ModelChange, ModelView
+from turnout.state.model_changes import ModelChange, ModelView
 from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 

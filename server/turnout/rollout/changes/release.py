@@ -9,14 +9,14 @@ from dataclasses import replace
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.registry.compat import refusals
-from turnout.registry.standing import Standing
-from turnout.registry.versions import precedence
-from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.registry.compatibility.compat import refusals
+from turnout.registry.manifest.versions import precedence
 from turnout.rollout.changes.situation import Ending, Outcome, Situation, running_text
-from turnout.rollout.overrides import end_now
+from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy, PolicyState
 from turnout.routing.rollback import default_version
+from turnout.state.release_status import Standing
 
 _S = RolloutState
 

@@ -7,12 +7,12 @@ candidate again, so that ranges and `latest` leave it too. A second rollback goe
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.registry.standing import Standing
-from turnout.rollout.attempt import Rollout, RolloutState
 from turnout.rollout.changes.situation import Outcome, Situation
-from turnout.rollout.overrides import end_now
+from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy
 from turnout.routing.rollback import default_version, rollback_targets
+from turnout.state.release_status import Standing
 
 _S = RolloutState
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from semver import Version
 
-from turnout.registry.signature import Signature
-from turnout.registry.standing import Standing
-from turnout.rollout.actors import is_rollout
-from turnout.rollout.attempt import PROMOTED, Entry, Rollout, RolloutState
-from turnout.rollout.records import UnreadableRollout
-from turnout.routing.answers import Answers, answers_of
+from turnout.registry.manifest.signature import Signature
+from turnout.rollout.machine.actors import is_rollout
+from turnout.rollout.machine.attempt import PROMOTED, Entry, Rollout, RolloutState
+from turnout.rollout.machine.records import UnreadableRollout
+from turnout.routing.default_answers import Answers, answers_of
 from turnout.routing.policy import Policy, PolicyState
 from turnout.routing.rollback import default_version
+from turnout.state.release_status import Standing
 
 
 @dataclass(frozen=True, slots=True)

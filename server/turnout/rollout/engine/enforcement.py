@@ -11,20 +11,20 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, Unavailable
-from turnout.registry.standing import Standing
-from turnout.rollout.actors import rollout_actor
-from turnout.rollout.attempt import Rollout, RolloutState
 from turnout.rollout.changes.situation import Since
-from turnout.rollout.desired import desired_policy
-from turnout.rollout.engine.active import ActiveRollout
-from turnout.rollout.engine.diversions import Diversion, Diversions
-from turnout.rollout.engine.origin import policy_text, set_by_others
+from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.patience import Patience
+from turnout.rollout.engine.policy_origin import policy_text, set_by_others
 from turnout.rollout.engine.ports import RolloutStore, TrafficChange, World
-from turnout.routing.applied import AppliedPolicy
+from turnout.rollout.engine.store_timeouts import Patience
+from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
+from turnout.rollout.machine.actors import rollout_actor
+from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.routing.active_policies import AppliedPolicy
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
+from turnout.state.release_status import Standing
 
 
 class Enforcement:

@@ -1,4 +1,4 @@
-"""Drives rollouts: observes, decides by `turnout.rollout.machine`, records, and only then puts in force.
+"""Drives rollouts: observes, decides by `turnout.rollout.machine.machine`, records, and only then puts in force.
 
 a tick:     observe -> advance (pure) -> state store -> traffic
 a command:  the same, with an operator's decision in place of what was observed
@@ -17,25 +17,25 @@ from datetime import datetime
 from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, TurnoutError, Unavailable
-from turnout.rollout import machine, overrides
-from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
 from turnout.rollout.changes.operations import Done, refuse_stale
 from turnout.rollout.clock import Clock, Instant
-from turnout.rollout.engine.active import ActiveRollout, tick_records
-from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
+from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange import Exchange
-from turnout.rollout.engine.neighbours import Neighbour
-from turnout.rollout.engine.origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.patience import Patience, StillRunning
+from turnout.rollout.engine.peers import Neighbour
+from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ports import Outside, RolloutStore, World
 from turnout.rollout.engine.rollbacks import Rollbacks
+from turnout.rollout.engine.store_timeouts import Patience, StillRunning
+from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions, Journal
 from turnout.rollout.engine.writer import Reports, RolloutWriter
+from turnout.rollout.machine import machine, overrides
+from turnout.rollout.machine.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.machine.records import UnreadableRollout, recorded
 from turnout.rollout.plan import Plan
-from turnout.rollout.records import UnreadableRollout, recorded
-from turnout.routing.answers import Answers
-from turnout.serving.hold import Hold
+from turnout.routing.default_answers import Answers
+from turnout.serving.versions.pin import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import Meeting
 from turnout.threads import Threads

@@ -5,11 +5,11 @@ import asyncio
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Unavailable
-from turnout.rollout.engine.active import ActiveRollout
-from turnout.rollout.engine.neighbours import Neighbours, read_parts
+from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.patience import Patience
+from turnout.rollout.engine.peers import Neighbours, read_parts
 from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.engine.store_timeouts import Patience
 from turnout.state.servers import CountRecord
 from turnout.threads import Threads
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.errors import ChangeRefused, NotFound, Unsupported
-from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Instant
-from turnout.rollout.engine.active import UNKNOWN, ActiveRollout
-from turnout.rollout.records import UnreadableRollout, read_record
-from turnout.routing.holding import rollout_holds
-from turnout.serving.hold import Hold
+from turnout.rollout.engine.active_rollout import UNKNOWN, ActiveRollout
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.records import UnreadableRollout, read_record
+from turnout.routing.pinned_versions import rollout_holds
+from turnout.serving.versions.pin import Hold
 from turnout.state.rollouts import RolloutRecord
 
 Key = tuple[str, int]

@@ -1,6 +1,6 @@
 """What the engine needs of the rest of the server: the world that it observes and changes, and the store it records in.
 
-The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
+The engine imports neither the catalog nor the state store's engine; `turnout.app.server` hands both in.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,20 +9,20 @@ from typing import Any, Protocol, TypeVar
 
 from semver import Version
 
-from turnout.registry.signature import Signature
-from turnout.registry.standing import Standing
-from turnout.rollout.analysis.judgement import Analysis
-from turnout.rollout.attempt import Rollout
+from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.situation import Situation
 from turnout.rollout.counters import Counted
-from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.server_ticks import Gathered
-from turnout.rollout.machine import Facts
+from turnout.rollout.machine.analysis_verdict import Analysis
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.machine import Facts
 from turnout.rollout.plan import Plan
-from turnout.routing.answers import Answers
-from turnout.routing.applied import AppliedPolicy
+from turnout.routing.active_policies import AppliedPolicy
+from turnout.routing.default_answers import Answers
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
+from turnout.state.release_status import Standing
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 from turnout.state.servers import CountRecord, Meeting
 

@@ -7,14 +7,14 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, TurnoutError, Unavailable
-from turnout.registry.standing import Standing
 from turnout.rollout.changes.operations import Done, Operations
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.changes.situation import Since
-from turnout.rollout.engine.diversions import Diversion
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.ports import World
-from turnout.routing.answers import Answers
+from turnout.rollout.engine.unrecorded_rollbacks import Diversion
+from turnout.routing.default_answers import Answers
+from turnout.state.release_status import Standing
 
 _ROLLBACK_WAIT = 1.0
 """Seconds that a rollback by hand waits for the state store; then it is in force before it is on record."""

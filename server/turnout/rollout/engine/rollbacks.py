@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Sequence
 
 from turnout.errors import TurnoutError
-from turnout.rollout import overrides
-from turnout.rollout.attempt import Rollout, RolloutState
 from turnout.rollout.clock import Clock
-from turnout.rollout.engine.diversions import Diversion, Diversions
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.patience import Patience
 from turnout.rollout.engine.ports import RolloutStore, World
-from turnout.rollout.records import read_record
+from turnout.rollout.engine.store_timeouts import Patience
+from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
+from turnout.rollout.machine import overrides
+from turnout.rollout.machine.attempt import Rollout, RolloutState
+from turnout.rollout.machine.records import read_record
 
 _FOLLOW_SECONDS = 0.5
 """Between two looks for rollbacks of other servers."""

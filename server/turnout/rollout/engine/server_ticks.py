@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Self
 
-from turnout.rollout.breaker import Outcomes, SlotRecord
 from turnout.rollout.evidence import Stratum, Tick
+from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Unavailable
-from turnout.rollout.actors import rollout_actor
-from turnout.rollout.attempt import Entry, Rollout
-from turnout.rollout.engine.active import ActiveRollout
-from turnout.rollout.engine.patience import Patience, StillRunning
+from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ports import RolloutStore
+from turnout.rollout.engine.store_timeouts import Patience, StillRunning
+from turnout.rollout.machine.actors import rollout_actor
+from turnout.rollout.machine.attempt import Entry, Rollout
 from turnout.state.rollouts import Note, RolloutWrite
 from turnout.threads import Threads
 

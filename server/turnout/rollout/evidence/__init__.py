@@ -1,6 +1,7 @@
 """Whether a candidate is worse than the baseline: what is counted, and what the counts show. Pure."""
 
 from turnout.rollout.evidence.dispersion import LEAST_UNITS
+from turnout.rollout.evidence.e_process import GAMMA_0, Accumulator, Evidence, Fitness
 from turnout.rollout.evidence.metrics import (
     DISAGREEMENT,
     ERRORS,
@@ -15,7 +16,6 @@ from turnout.rollout.evidence.metrics import (
     invalid,
     latency,
 )
-from turnout.rollout.evidence.process import GAMMA_0, Accumulator, Evidence, Fitness
 from turnout.rollout.evidence.ticks import GROUPS, Count, Stratum, Tick, Units
 
 __all__ = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
 from turnout.routing.shadow.ledger import Outcome
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
 
 

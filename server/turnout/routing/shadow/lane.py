@@ -24,14 +24,14 @@ from turnout.errors import (
     NotLoaded,
     TurnoutError,
 )
-from turnout.routing.compare import Comparison, OutputRule, compare
+from turnout.routing.shadow.compare import Comparison, OutputRule, compare
 from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import Disagreement, Ledger, Outcome
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner
-from turnout.serving.batch import join, shape_of, split
-from turnout.serving.handle import VersionHandle
-from turnout.serving.tensor import Array
+from turnout.serving.batching.batch import join, shape_of, split
+from turnout.serving.sessions.tensor import Array
+from turnout.serving.versions.handle import VersionHandle
 from turnout.threads import Threads
 
 _PAUSE_SECONDS = 0.005

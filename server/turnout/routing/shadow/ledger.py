@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from turnout.routing.compare import Comparison, OutputComparison
+from turnout.routing.shadow.compare import Comparison, OutputComparison
 from turnout.routing.shadow.noise import Noise
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.tensor import Array
+from turnout.telemetry.metrics.shadow import ShadowRecorder
 from turnout.telemetry.ratios import Agreement, Ratio
-from turnout.telemetry.shadow import ShadowRecorder
 
 _KEPT_OUTCOMES = 65_536
 

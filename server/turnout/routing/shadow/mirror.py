@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.copies import Copy
 from turnout.routing.shadow.lane import Lane
-from turnout.serving.inference import InferenceRequest, InferenceResult
-from turnout.serving.tensor import memory_of
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
+from turnout.serving.sessions.tensor import memory_of
 from turnout.telemetry.tracing.trace import Trace
 
 _HEAD_BYTES = 64
@@ -30,7 +30,7 @@ class Target:
 
 
 class Mirror:
-    """Offers a model's answers to its shadows; implements `turnout.serving.inference.AnswerObserver`."""
+    """Offers a model's answers to its shadows; implements `turnout.serving.data_plane.inference.AnswerObserver`."""
 
     def __init__(self, targets: Sequence[Target], epoch: int) -> None:
         """Prepares.

@@ -4,8 +4,8 @@ import math
 import time
 
 from turnout.host import whole_cores
-from turnout.serving.catalog import Catalog, CatalogSnapshot
-from turnout.serving.handle import VersionHandle
+from turnout.serving.versions.catalog import Catalog, CatalogSnapshot
+from turnout.serving.versions.handle import VersionHandle
 
 _BUSY_LOOP = 0.75
 """Share of its core that the event loop may use before it counts as having none to spare. It is what every live request

@@ -14,8 +14,8 @@ from typing import Protocol
 from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
 from turnout.host import lower_priority
 from turnout.serving.isolation.session import IsolatedSession
-from turnout.serving.session import Session, Stop
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.session import Session, Stop
+from turnout.serving.sessions.tensor import Array
 from turnout.threads import Threads
 
 _GRACE_SECONDS = 2.0

@@ -12,23 +12,23 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings
 from turnout.config import ShadowLane as LaneSettings
 from turnout.errors import ConfigError
-from turnout.registry.manifest import MODEL_FILE, Tolerance
-from turnout.routing.compare import OutputRule, rules_for
+from turnout.registry.manifest.manifest import MODEL_FILE, Tolerance
 from turnout.routing.policy import Policy
+from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
 from turnout.routing.shadow.lane import Lane, LaneParts, Redact
 from turnout.routing.shadow.ledger import Ledger
 from turnout.routing.shadow.mirror import Mirror, Target
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunner
-from turnout.serving.catalog import Catalog
-from turnout.serving.handle import VersionHandle
-from turnout.serving.inference import AnswerObserver
+from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.isolation.session import IsolatedSession
-from turnout.serving.session import Session
-from turnout.serving.tensor import Array
-from turnout.telemetry.metrics import Metrics
+from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.tensor import Array
+from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.handle import VersionHandle
+from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 
 _ENDED = "ended"

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.neighbours import Neighbour
-from turnout.rollout.messages import rollout_message, timestamp
-from turnout.routing.applied import Policies
-from turnout.routing.weights import record_weights
+from turnout.rollout.engine.peers import Neighbour
+from turnout.rollout.reporting.messages import rollout_message, timestamp
+from turnout.routing.active_policies import Policies
+from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.catalog import STANDINGS, STATES
 from turnout.rpc.control.pooled import pooled_activity
-from turnout.serving.catalog import Catalog, VersionEntry
-from turnout.serving.inference import Router
-from turnout.serving.manager import Manager
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.manager import Manager
 from turnout.telemetry.histogram import LATENCY_BOUNDS
-from turnout.telemetry.metrics import Metrics, VersionRecorder
+from turnout.telemetry.metrics.versions import Metrics, VersionRecorder
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import activity_pb2 as pb
 from turnout_proto.v1 import servers_pb2

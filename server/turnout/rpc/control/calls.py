@@ -1,7 +1,7 @@
 """What the methods of the control service have in common."""
 
 from turnout.errors import InvalidRequest
-from turnout.rollout.actors import check_person
+from turnout.rollout.machine.actors import check_person
 
 _MAX_ACTOR = 256
 _MAX_REASON = 1024

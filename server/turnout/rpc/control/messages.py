@@ -7,17 +7,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from semver import Version
 
 from turnout.errors import InvalidRequest
-from turnout.registry.names import parse_version
-from turnout.routing.answers import Answers
-from turnout.routing.applied import AppliedPolicy
+from turnout.registry.manifest.names import parse_version
+from turnout.routing.active_policies import AppliedPolicy
+from turnout.routing.default_answers import Answers
 from turnout.routing.explain import Explanation
 from turnout.routing.policy import UNITS, Canary, Policy, PolicyState, Shadow
 from turnout.routing.shadow.lane import Lane
 from turnout.routing.shadow.ledger import Disagreement, OutputRecord
-from turnout.routing.weights import shares
+from turnout.routing.traffic_shares import shares
 from turnout.rpc.codec import ROLES, route_message
-from turnout.serving.catalog import ModelEntry
-from turnout.serving.inference import Role
+from turnout.serving.data_plane.inference import Role
+from turnout.serving.versions.catalog import ModelEntry
 from turnout.state.policies import PolicyRecord
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb

@@ -3,12 +3,12 @@
 import time
 
 from turnout.errors import VersionNotFound
-from turnout.registry.names import parse_version
+from turnout.registry.manifest.names import parse_version
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.analysis.prober import ProbeContext
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.messages import probe_message
-from turnout.serving.catalog import Catalog
+from turnout.rollout.reporting.messages import probe_message
+from turnout.serving.versions.catalog import Catalog
 from turnout_proto.v1 import rollout_pb2 as pb
 
 

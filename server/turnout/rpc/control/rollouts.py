@@ -4,16 +4,16 @@ import json
 from collections.abc import Awaitable, Callable
 
 from turnout.errors import InvalidRequest
-from turnout.registry.names import parse_version
-from turnout.rollout import overrides
+from turnout.registry.manifest.names import parse_version
 from turnout.rollout.analysis.analyses import Analyses
-from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
-from turnout.rollout.log import RolloutLog
-from turnout.rollout.messages import found_message, probe_message, rollout_message, timestamp
+from turnout.rollout.machine import overrides
+from turnout.rollout.machine.attempt import Moved, Pause, Rollout
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.rollout.reporting.messages import found_message, probe_message, rollout_message, timestamp
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout_proto.v1 import rollout_pb2 as pb

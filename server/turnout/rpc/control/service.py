@@ -5,9 +5,9 @@ from collections.abc import Callable
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
-from turnout.rollout.log import RolloutLog
 from turnout.rollout.preview import Previews
-from turnout.routing.applied import Policies
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.routing.active_policies import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
@@ -16,10 +16,10 @@ from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import Declarer, VersionMethods
-from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Router
-from turnout.serving.manager import Manager
-from turnout.telemetry.metrics import Metrics
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.manager import Manager
+from turnout.telemetry.metrics.versions import Metrics
 from turnout.workers.peers import Peers
 
 

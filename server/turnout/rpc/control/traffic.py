@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from turnout.errors import InvalidRequest
-from turnout.registry.names import parse_version
-from turnout.routing.answers import Answers
-from turnout.routing.applied import Policies
+from turnout.registry.manifest.names import parse_version
+from turnout.routing.active_policies import Policies
+from turnout.routing.default_answers import Answers
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
 from turnout.routing.shadow.service import Shadows
@@ -20,7 +20,7 @@ from turnout.rpc.control.messages import (
     state_message,
 )
 from turnout.rpc.control.pooled import pooled_shadows, pooled_traffic
-from turnout.serving.catalog import Catalog
+from turnout.serving.versions.catalog import Catalog
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 

@@ -7,15 +7,15 @@ from typing import ParamSpec, Protocol, TypeVar
 from semver import Version
 
 from turnout.errors import InvalidRequest, ModelNotFound, Unavailable
-from turnout.registry.names import parse_version
-from turnout.registry.standing import Standing
+from turnout.registry.manifest.names import parse_version
+from turnout.releases.release import WayBack
 from turnout.rollout.engine.releases import Releases
-from turnout.routing.declarations import WayBack
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
-from turnout.serving.catalog import Catalog, ModelEntry
-from turnout.serving.manager import Manager
+from turnout.serving.versions.catalog import Catalog, ModelEntry
+from turnout.serving.versions.manager import Manager
+from turnout.state.release_status import Standing
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2

@@ -13,9 +13,9 @@ import numpy as np
 from turnout.oip import exchange
 from turnout.oip.exchange import Wanted
 from turnout.oip.tensors import encode_raw
-from turnout.serving.inference import InferenceResult, Route
-from turnout.serving.limits import InputLimits
-from turnout.serving.tensor import Array
+from turnout.serving.data_plane.inference import InferenceResult, Route
+from turnout.serving.inputs.limits import InputLimits
+from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import Lengths, length_delimited
 from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
+from turnout.oip.extensions.shared_memory import Memory
 from turnout.oip.parameters import REGION, place_of
-from turnout.oip.shared_memory import Memory
 from turnout.oip.tensors import (
     check_shape,
     decode_raw,
@@ -20,9 +20,9 @@ from turnout.oip.tensors import (
     text,
 )
 from turnout.rpc.oip.parameters import plain
-from turnout.rpc.templates import Fields
-from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
-from turnout.serving.tensor import Array
+from turnout.rpc.parsing.templates import Fields
+from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits, counted
+from turnout.serving.sessions.tensor import Array
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 _RAW = "raw_input_contents[{}]"

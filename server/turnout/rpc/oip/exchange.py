@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.oip import exchange
+from turnout.oip.extensions.shared_memory import SharedMemory
 from turnout.oip.parameters import check_id, read_options
-from turnout.oip.shared_memory import SharedMemory
-from turnout.routing.preferences import Preferences
+from turnout.routing.request_metadata import Preferences
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, UnaryExchange
 from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.parameters import plain, wanted_outputs
-from turnout.rpc.templates import Found, Outline
+from turnout.rpc.parsing.templates import Found, Outline
 from turnout.rpc.transport.port import Response
-from turnout.serving.inference import InferenceRequest, InferenceResult
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 _SHOWN_BYTES = 1024

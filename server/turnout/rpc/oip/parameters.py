@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from turnout.oip.parameters import NO_PARAMETERS, Parameters, Value, check_parameter_count
-from turnout.serving.limits import InputLimits
+from turnout.serving.inputs.limits import InputLimits
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 

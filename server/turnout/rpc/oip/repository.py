@@ -1,6 +1,6 @@
 """The repository extension as the service's methods."""
 
-from turnout.oip.repository import ModelRepository, check_control, check_repository
+from turnout.oip.extensions.repository import ModelRepository, check_control, check_repository
 from turnout_proto.oip import inference_pb2 as pb
 
 

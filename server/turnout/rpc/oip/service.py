@@ -4,9 +4,9 @@ from collections.abc import Awaitable
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from turnout.oip.extensions.shared_memory import SharedMemory
 from turnout.oip.services import OipServices
-from turnout.oip.shared_memory import SharedMemory
-from turnout.routing.preferences import PreferenceReader
+from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Opened
 from turnout.rpc.guard import Guard
 from turnout.rpc.multiplex import Multiplexer, in_order
@@ -17,9 +17,9 @@ from turnout.rpc.oip.repository import RepositoryMethods
 from turnout.rpc.oip.settings import SettingsMethods
 from turnout.rpc.oip.shared_memory import SharedMemoryMethods
 from turnout.rpc.oip.statistics import StatisticsMethods
-from turnout.rpc.templates import Templates
+from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.transport.port import Call, Methods, Response, Stream
-from turnout.serving.data_plane import DataPlane, Pending
+from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout_proto.oip import inference_pb2
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from turnout.auth.caller import actor_of
-from turnout.oip.log_settings import Value
-from turnout.oip.settings import ServerSettings, check_changes
+from turnout.oip.extensions.log_settings import Value
+from turnout.oip.extensions.settings import ServerSettings, check_changes
 from turnout.rpc.transport.port import Call
 from turnout_proto.oip import inference_pb2 as pb
 

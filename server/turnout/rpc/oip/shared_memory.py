@@ -1,6 +1,6 @@
 """The shared memory extensions as the service's methods."""
 
-from turnout.oip.shared_memory import SharedMemory, no_cuda, no_cuda_region
+from turnout.oip.extensions.shared_memory import SharedMemory, no_cuda, no_cuda_region
 from turnout.rpc.transport.port import Call
 from turnout_proto.oip import inference_pb2 as pb
 

@@ -1,6 +1,6 @@
 """The statistics extension as the service's method."""
 
-from turnout.oip.statistics import Statistics
+from turnout.oip.extensions.statistics import Statistics
 from turnout_proto.oip import inference_pb2 as pb
 
 

@@ -4,16 +4,16 @@ import json
 from collections.abc import Iterable, Sequence
 
 from turnout.errors import InvalidRequest
-from turnout.registry.attestations import MAX_BYTES
-from turnout.registry.attested import Attested
-from turnout.registry.digest import canonical_bytes
 from turnout.registry.gates import GateRefused, GateReport, Skip
-from turnout.registry.listing import Published
-from turnout.registry.publication import Publication
-from turnout.registry.publish import PublishResult
-from turnout.registry.signatures.keys import PublicKey
-from turnout.registry.signatures.signer import MadeElsewhere
-from turnout.registry.standing import Standing
+from turnout.registry.manifest.digest import canonical_bytes
+from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.publish import PublishResult
+from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.signing.keys import PublicKey
+from turnout.registry.signing.signer import MadeElsewhere
+from turnout.registry.storage.attestations import MAX_BYTES
+from turnout.registry.storage.listing import Published
+from turnout.state.release_status import Standing
 from turnout_proto.v1 import registry_pb2 as pb
 
 MAX_SKIPS = 32

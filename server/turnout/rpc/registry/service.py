@@ -6,23 +6,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeAlias, TypeVar
 
+from turnout.cancellation import Cancellation, WorkCancelled
 from turnout.errors import Conflict, Exhausted, InvalidRequest, RequestCancelled, TurnoutError
-from turnout.registry.announcement import Announcement, announced_files, announced_metadata, announced_version
-from turnout.registry.attested import Attested
-from turnout.registry.cancellation import Cancellation, WorkCancelled
-from turnout.registry.digest import canonical_bytes
-from turnout.registry.fetch import Reading
 from turnout.registry.gates import GateRefused
-from turnout.registry.listing import Published
-from turnout.registry.names import parse_version
-from turnout.registry.publish import PublishResult
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.trust import Trust, bundles
-from turnout.registry.standing import Declarations
-from turnout.registry.upload import CHUNK
-from turnout.registry.uploads import Uploads
+from turnout.registry.manifest.digest import canonical_bytes
+from turnout.registry.manifest.names import parse_version
+from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.publish import PublishResult
+from turnout.registry.signing.trust import Trust, bundles
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.fetch import Reading
+from turnout.registry.transfer.upload import CHUNK
+from turnout.registry.transfer.upload_manifest import (
+    Announcement,
+    announced_files,
+    announced_metadata,
+    announced_version,
+)
+from turnout.registry.transfer.uploads import Uploads
+from turnout.releases.release import Declarer
 from turnout.rollout.changes.operations import Done, Operations
-from turnout.routing.declarations import Declarer
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.rpc.errors import to_status
@@ -35,6 +39,7 @@ from turnout.rpc.registry.messages import (
     signature,
 )
 from turnout.rpc.transport.port import StatusError
+from turnout.state.release_status import Declarations
 from turnout_proto.v1 import registry_pb2 as pb
 
 _BUSY_SECONDS = 1.0

@@ -11,7 +11,7 @@ from grpc_status.rpc_status import to_status
 
 from turnout.config import Address
 from turnout.errors import ConfigError
-from turnout.routing.preferences import peer_host
+from turnout.routing.request_metadata import peer_host
 from turnout.rpc.transport.credentials import server_credentials
 from turnout.rpc.transport.port import Metadata, Method, Methods, StatusError, Stream, Unary
 from turnout.tls.identity import IdentitySource

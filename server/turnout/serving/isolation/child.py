@@ -16,8 +16,7 @@ from typing import Any
 
 from turnout import host
 from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
-from turnout.registry.signature import Signature
-from turnout.serving import providers
+from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import (
     LENGTH,
@@ -28,7 +27,8 @@ from turnout.serving.isolation.frames import (
     pack_loaded,
     unpack_request,
 )
-from turnout.serving.session import Session
+from turnout.serving.sessions import providers
+from turnout.serving.sessions.session import Session
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def _session(job: Mapping[str, Any]) -> Session:
         Signature.from_json(job["signature"]),
         job["providers"],
         job["device_id"],
-        SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.session` on the import
+        SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.sessions.session` on the import
     )
     limit = job["memory_limit"]
     if limit and session.device == "cpu":

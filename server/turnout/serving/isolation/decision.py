@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from turnout.registry.graph import ModelGraph
+from turnout.registry.onnx.graph import ModelGraph
 from turnout.serving.isolation.hazards import find_hazard
 
 Wish = Literal["auto", "thread", "process"]

@@ -19,9 +19,9 @@ import numpy as np
 
 from turnout import errors
 from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError, Violation
-from turnout.registry.signature import DataType
+from turnout.registry.manifest.signature import DataType
 from turnout.serving.isolation.arena import Arena, ArenaBroken, ArenaFull
-from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 LENGTH = struct.Struct("<I")
 MAX_FRAME = 1 << 26

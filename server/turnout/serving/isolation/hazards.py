@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.registry.graph import STANDARD_DOMAIN, Attribute, Graph, ModelGraph, Node, Tensor, TensorType
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Attribute, Graph, ModelGraph, Node, Tensor, TensorType
 
 _FIRST_IR_WITH_DEFAULTS = 4
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError, Unavailable
 from turnout.serving.isolation.backoff import Backoff
 from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
-from turnout.serving.session import EndableRun
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.session import EndableRun
+from turnout.serving.sessions.tensor import Array
 
 _LOOK_SECONDS = 0.1
 _START_SECONDS = 600.0

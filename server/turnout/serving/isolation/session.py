@@ -24,7 +24,7 @@ from typing import Literal
 from turnout.config import Runtime
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
 from turnout.host import private_bytes
-from turnout.registry.signature import Signature
+from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import (
     LENGTH,
@@ -36,7 +36,7 @@ from turnout.serving.isolation.frames import (
     unpack_loaded,
 )
 from turnout.serving.sandbox.processes import child_environment
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
 """Of the child for the processor, as `turnout.host.lower_priority` lowers it."""

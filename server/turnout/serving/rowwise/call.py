@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from turnout.registry.graph import Attribute, Node, Tensor, TensorType
+from turnout.registry.onnx.graph import Attribute, Node, Tensor, TensorType
 from turnout.serving.rowwise.sizes import Size, symbol
 from turnout.serving.rowwise.states import Element, NotRowWise, Rows, Shared, State, counts_rows
 

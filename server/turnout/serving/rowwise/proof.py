@@ -10,8 +10,8 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.registry.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
-from turnout.registry.signature import Signature, TensorSpec
+from turnout.registry.manifest.signature import Signature, TensorSpec
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
 from turnout.serving.rowwise.call import Call
 from turnout.serving.rowwise.rules import RULES
 from turnout.serving.rowwise.rules.elementwise import CLASSICAL

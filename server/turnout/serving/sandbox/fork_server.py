@@ -1,4 +1,5 @@
-"""Children by fork: a warm process (`turnout.serving.sandbox.warm`) starts them in milliseconds, and looks after them.
+"""Children by fork: a warm process (`turnout.serving.sandbox.template_process`) starts them in milliseconds, and looks
+after them.
 
     this process                        warm process                      child
       connect, "scratch directory" ---->  accept, fork ------------------->  answers, in the scratch directory
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from turnout import host
+from turnout.cancellation import Cancellation
 from turnout.errors import ModelFailure
-from turnout.registry.cancellation import Cancellation
 from turnout.serving.sandbox.processes import (
     Ended,
     Processes,
@@ -102,7 +103,7 @@ class ForkServer:
             [
                 sys.executable,
                 "-m",
-                "turnout.serving.sandbox.warm",
+                "turnout.serving.sandbox.template_process",
                 os.path.join(self._home, _SOCKET),
                 idle,
             ],

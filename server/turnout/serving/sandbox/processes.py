@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from turnout.registry.cancellation import Cancellation
+from turnout.cancellation import Cancellation
 
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 """What a scratch directory holds: the question, the answer, and its arrays."""
@@ -79,7 +79,7 @@ class SpawnedProcesses:
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
         """As `Processes.run`."""
-        command = [sys.executable, "-m", "turnout.serving.trial_child", str(scratch), str(os.getpid())]
+        command = [sys.executable, "-m", "turnout.serving.sandbox.child", str(scratch), str(os.getpid())]
         child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
             command,
             stdin=subprocess.DEVNULL,

@@ -168,7 +168,7 @@ class Trace:
             self.begun = request.arrived
 
     def note_answer(self, route: Any, answer: Any, now: float, took: float) -> None:
-        """Notes who answered and how; `route` and `answer` are those of `turnout.serving.inference`.
+        """Notes who answered and how; `route` and `answer` are those of `turnout.serving.data_plane.inference`.
 
         Args:
             route: Which version answered, and why.

@@ -10,13 +10,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from structlog.typing import FilteringBoundLogger
 
-from turnout.auth.remarks import with_remark
+from turnout.auth.actor_remark import with_remark
 from turnout.errors import InvalidRequest, PermissionDenied, TurnoutError
-from turnout.rollout import overrides
-from turnout.rollout.actors import check_person
-from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.telemetry.auth import Refusal
+from turnout.rollout.machine import overrides
+from turnout.rollout.machine.actors import check_person
+from turnout.rollout.machine.attempt import Moved, Pause, Rollout
+from turnout.telemetry.metrics.auth import Refusal
 from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions, Visitor, actor_name, over_https, same_origin

@@ -10,12 +10,12 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError, Unauthenticated
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.log import RolloutLog
-from turnout.routing.applied import Policies
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.routing.active_policies import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
-from turnout.serving.catalog import Catalog
-from turnout.telemetry.auth import AuthRecorder
+from turnout.serving.versions.catalog import Catalog
+from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.console.actions import Actions
 from turnout.web.console.pages import Pages, told_as_json
 from turnout.web.console.recent import Recent

@@ -9,25 +9,25 @@ from starlette.responses import JSONResponse, Response
 
 from turnout.auth.roles import SERVER
 from turnout.errors import InvalidRequest, NotFound, TurnoutError, Unavailable
-from turnout.registry.names import parse_version
-from turnout.rollout.attempt import Rollout
+from turnout.registry.manifest.names import parse_version
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.log import RolloutLog
-from turnout.rollout.records import UnreadableRollout
-from turnout.routing.applied import Policies
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.records import UnreadableRollout
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.routing.active_policies import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
-from turnout.serving.catalog import Catalog, ModelEntry, VersionEntry
+from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
 from turnout.state.rollouts import RolloutRecord
 from turnout.web.authorization import caller_of
-from turnout.web.console.courses import Courses
 from turnout.web.console.recent import Recent
 from turnout.web.console.rendering import HEADERS, page
+from turnout.web.console.rollout_history import Courses
 from turnout.web.console.session import Sessions
 from turnout.web.console.stages import reach, stages
 from turnout.web.console.views import ModelView, Sums, difference, model_view, neighbour
 from turnout.web.errors import status_of
-from turnout.web.report.words import explain
+from turnout.web.report.explain import explain
 
 _MAX_TEXT = 512
 _MOST_DIGITS = 9

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-from turnout.serving.catalog import Catalog
+from turnout.serving.versions.catalog import Catalog
 from turnout.telemetry.histogram import LATENCY_BOUNDS, quantile
-from turnout.telemetry.metrics import VersionRecorder
+from turnout.telemetry.metrics.versions import VersionRecorder
 from turnout.workers.peers import Peers
 
 SAMPLE_SECONDS = 10.0

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from turnout.web.console.views import stated_text
-from turnout.web.report.spans import duration_text, share_text
-from turnout.web.report.words import evidence_text
+from turnout.web.report.explain import evidence_text
+from turnout.web.report.formatting import duration_text, share_text
 
 HEADERS = {
     "Content-Security-Policy": (

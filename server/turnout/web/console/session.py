@@ -18,9 +18,9 @@ from starlette.responses import Response
 
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
+from turnout.auth.credentials.tokens import id_of
 from turnout.auth.roles import Role
-from turnout.auth.throttle import SignInThrottle
-from turnout.auth.tokens import id_of
+from turnout.auth.sign_in_throttle import SignInThrottle
 from turnout.errors import Unauthenticated
 from turnout.web.authorization import caller_of
 

@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from semver import Version
 
-from turnout.registry.compat import Change, required_bump, signature_changes
-from turnout.routing.applied import AppliedPolicy, Policies
-from turnout.routing.weights import Share, shares
-from turnout.serving.catalog import ModelEntry, VersionEntry
-from turnout.serving.inference import Role
-from turnout.serving.lifecycle import LifecycleState
+from turnout.registry.compatibility.compat import Change, required_bump, signature_changes
+from turnout.routing.active_policies import AppliedPolicy, Policies
+from turnout.routing.traffic_shares import Share, shares
+from turnout.serving.data_plane.inference import Role
+from turnout.serving.versions.catalog import ModelEntry, VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.web.console.recent import Point
 
 

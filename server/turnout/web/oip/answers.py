@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from turnout.errors import TurnoutError
 from turnout.oip.exchange import told
+from turnout.oip.extensions.shared_memory import Window
 from turnout.oip.json_tensors import to_json
-from turnout.oip.shared_memory import Window
 from turnout.oip.tensors import datatype_of, encode_raw
-from turnout.serving.inference import InferenceRequest, Route
-from turnout.serving.tensor import Array
+from turnout.serving.data_plane.inference import InferenceRequest, Route
+from turnout.serving.sessions.tensor import Array
 from turnout.web.errors import headers_of, status_of
 from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryWish
 

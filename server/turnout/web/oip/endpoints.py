@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turnout.errors import InvalidRequest, TurnoutError
-from turnout.serving.limits import InputLimits
+from turnout.serving.inputs.limits import InputLimits
 from turnout.web.authorization import caller_of
 from turnout.web.body import BodyReceiver
 from turnout.web.json_body import SMALL_BYTES, json_object

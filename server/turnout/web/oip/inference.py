@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from turnout.errors import TurnoutError
 from turnout.oip.exchange import LOGGED_ID, NOTHING_SPECIAL, answered, request_of
-from turnout.oip.shared_memory import SharedMemory
-from turnout.serving.inference import InferenceRequest, InferenceResult, Route
-from turnout.serving.limits import InputLimits
+from turnout.oip.extensions.shared_memory import SharedMemory
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Route
+from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.exchange import HttpExchange
 from turnout.web.oip.answers import error_answer, inference_answer

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from turnout.errors import InvalidRequest
-from turnout.oip.repository import ModelRepository, check_control
+from turnout.oip.extensions.repository import ModelRepository, check_control
 from turnout.web.oip.endpoints import JsonBodies, parameters_of, route, sees
 
 _LOAD = '{"parameters": {...}}'

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from turnout.errors import InvalidRequest, InvalidTensor
+from turnout.oip.extensions.shared_memory import Memory
 from turnout.oip.json_tensors import from_json
 from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_parameter_count, place_of, whole
-from turnout.oip.shared_memory import Memory
 from turnout.oip.tensors import check_shape, decode_raw, element_type, repeated
-from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
-from turnout.serving.tensor import Array
+from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits
+from turnout.serving.sessions.tensor import Array
 from turnout.web.json_body import json_object
 
 HEADER_LENGTH = "inference-header-content-length"

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from turnout.config import Oip
 from turnout.errors import NotFound
 from turnout.oip.services import OipServices
-from turnout.serving.limits import InputLimits
+from turnout.serving.inputs.limits import InputLimits
 from turnout.web.exchange import HttpInference
 from turnout.web.oip.answers import error_answer
 from turnout.web.oip.description import DescriptionEndpoints

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from turnout.auth.caller import actor_of
 from turnout.errors import InvalidRequest
-from turnout.oip.settings import ServerSettings, check_changes
+from turnout.oip.extensions.settings import ServerSettings, check_changes
 from turnout.web.authorization import caller_of
 from turnout.web.oip.endpoints import JsonBodies, route
 

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from turnout.errors import InvalidRequest
+from turnout.oip.extensions.shared_memory import SharedMemory, no_cuda, no_cuda_region
 from turnout.oip.parameters import whole
-from turnout.oip.shared_memory import SharedMemory, no_cuda, no_cuda_region
 from turnout.web.authorization import caller_of
 from turnout.web.oip.endpoints import JsonBodies, route
 

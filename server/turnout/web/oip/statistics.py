@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.routing import Route
 
-from turnout.oip.statistics import Statistics
+from turnout.oip.extensions.statistics import Statistics
 from turnout.web.oip.endpoints import route, sees
 from turnout_proto.oip.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
 

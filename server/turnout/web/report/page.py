@@ -13,9 +13,9 @@ from markupsafe import Markup
 from turnout.rollout.evidence import Evidence
 from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.web.report.explain import evidence_text, explain
+from turnout.web.report.formatting import duration_text, share_text
 from turnout.web.report.replay import Latency, Replay, Told
-from turnout.web.report.spans import duration_text, share_text
-from turnout.web.report.words import evidence_text, explain
 from turnout_proto.v1 import rollout_pb2 as pb
 
 MOST_POINTS = 2000

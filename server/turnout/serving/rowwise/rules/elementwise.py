@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import STANDARD_DOMAIN
 from turnout.serving.rowwise.call import Call, Rule
 from turnout.serving.rowwise.sizes import ONE, broadcast
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import STANDARD_DOMAIN
 from turnout.serving.rowwise.call import Call, Rule, normal
 from turnout.serving.rowwise.shared import shape_of_rows, size_of_rows
 from turnout.serving.rowwise.sizes import ONE, Size, broadcast, derived, product

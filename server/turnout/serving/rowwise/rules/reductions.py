@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.registry.graph import STANDARD_DOMAIN
+from turnout.registry.onnx.graph import STANDARD_DOMAIN
 from turnout.serving.rowwise.call import Call, Rule
 from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size

@@ -1,0 +1,1 @@
+"""Puts a server together: its parts, its listeners, its start and its end."""

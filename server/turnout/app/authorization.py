@@ -1,0 +1,73 @@
+"""Who may do what, as the parts of one server need it: made from its settings when it starts."""
+
+from collections.abc import Callable, Sequence
+
+from pydantic import SecretStr
+from starlette.routing import BaseRoute
+from structlog.typing import FilteringBoundLogger
+
+from turnout.auth.authority import Authority
+from turnout.auth.policy.policy_file import load_policy
+from turnout.config import Settings, check_exposure, open_to_anybody
+from turnout.config.secrets import console_token, secret_of
+from turnout.telemetry.metrics.auth import AuthRecorder
+from turnout.web.authorization import Refuse, protect
+from turnout.web.console.application import console_refusal
+from turnout.web.console.session import Sessions
+from turnout.web.errors import error_response
+from turnout.web.oip.answers import error_answer
+
+POLICY_FAILING = (
+    "the policy file cannot be used, and the policy before stays in force: the log says what is wrong with it"
+)
+
+
+def open_authority(settings: Settings, recorder: AuthRecorder, log: FilteringBoundLogger) -> Authority | None:
+    """Returns what says who may do what; None where everybody is taken at their word. Blocking.
+
+    Raises:
+        ConfigError: The policy file is none, or a listener would be open to anybody and nobody said that it may be.
+    """
+    check_exposure(settings)
+    for listener in open_to_anybody(settings):
+        log.warning("open to anybody", listener=listener, address=str(getattr(settings, listener)))
+    if not settings.auth.enabled:
+        return None
+    share = settings.workers
+    return Authority(settings.auth, load_policy(settings.auth.policy, share), recorder, log, share)
+
+
+def with_secrets(settings: Settings) -> Settings:
+    """Returns settings with the secrets that lie in files. Blocking.
+
+    Raises:
+        ConfigError: One of the files cannot be used.
+    """
+    console, rollout = settings.console, settings.rollout
+    token = console_token(console.token, console.token_file)
+    signing = secret_of("rollout.webhook_secret", rollout.webhook_secret, rollout.webhook_secret_file)
+    update = {
+        "console": console.model_copy(update={"token": SecretStr(token)}),
+        "rollout": rollout.model_copy(update={"webhook_secret": SecretStr(signing)}),
+    }
+    return settings.model_copy(update=update)
+
+
+def protection(
+    settings: Settings, authority: Authority | None, sessions: Sessions
+) -> Callable[[Sequence[BaseRoute]], Sequence[BaseRoute]]:
+    """Returns what puts the question who calls in front of HTTP routes."""
+
+    def protected(routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:
+        anonymous = settings.auth.anonymous_metrics
+        return protect(routes, authority, _refusal, sessions.caller, anonymous_metrics=anonymous)
+
+    return protected
+
+
+def _refusal(path: str) -> Refuse:
+    """Returns what answers refused requests of a route, in the words of its protocol."""
+    if path.startswith("/console"):
+        return console_refusal
+    answer = error_answer if path.startswith("/v2") else error_response
+    return lambda _, error: answer(error)

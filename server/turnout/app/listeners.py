@@ -1,0 +1,159 @@
+"""What a server listens on: the data listener, HTTP, and the operators' listener.
+
+data     h2corn, or grpcio       gRPC for clients
+http     h2corn                  REST, metrics, probes, console; the data listener's own, where both have one address
+control  grpcio                  gRPC for operators; its library is what channelz tells of
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.types import ASGIApp
+
+from turnout.admission import Admission, ReceiveBudget
+from turnout.config import Address, Limits, Settings
+from turnout.errors import ConfigError
+from turnout.host import open_file_limit
+from turnout.rpc.server import Services, control_methods, data_methods, listen
+from turnout.rpc.transport.admission import admitted
+from turnout.rpc.transport.asgi.application import Application, GrpcApplication
+from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send
+from turnout.rpc.transport.asgi.running_calls import RunningCalls
+from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener
+from turnout.rpc.transport.h2corn import listen as listen_socket
+from turnout.rpc.transport.other_worker import ElsewhereListener
+from turnout.rpc.transport.port import Listener, Unary
+from turnout.threads import Threads
+from turnout.tls.certificates import Certificates
+
+_RESERVED_FILES = 512
+"""Descriptors that connections leave to all else: models, the state store, child processes."""
+
+_FILES_SHARE: Mapping[str, float] = {"grpc": 0.7, "http": 0.3}
+"""Of the rest: together they never take the last, for which h2corn would end every connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Where a server listens.
+
+    Attributes:
+        grpc: The data listener.
+        http: The HTTP listener; it may be the same.
+        control: The operators' listener.
+    """
+
+    grpc: Listener
+    http: Listener
+    control: Listener
+
+    @property
+    def clients(self) -> tuple[Listener, ...]:
+        """Those that clients use, each once."""
+        return (self.grpc,) if self.http is self.grpc else (self.grpc, self.http)
+
+    async def start(self) -> None:
+        """Begins to take connections."""
+        for listener in (*self.clients, self.control):
+            await listener.start()
+
+
+def open_listeners(
+    services: Services,
+    settings: Settings,
+    web: ASGIApp,
+    certificates: Certificates,
+    admission: Admission,
+    budget: ReceiveBudget,
+    stack: AsyncExitStack,
+) -> Listeners:
+    """Returns the listeners, bound; they take no connection before they are started.
+
+    Args:
+        services: That they serve.
+        settings: Of the server.
+        web: The application behind HTTP.
+        certificates: What the listeners show their clients.
+        admission: Counts requests, and refuses some.
+        budget: Bounds what has come in part of messages.
+        stack: Closes what is left of them at the end.
+
+    Raises:
+        ConfigError: An address cannot be had, or the settings contradict each other.
+    """
+    data = data_methods(services, settings)
+    shared = services.peers is not None  # the addresses are kept by the parent of the workers, who all listen there
+    operators = control_methods(services, settings)
+    control: Listener = ElsewhereListener(settings.control)
+    if services.peers is None or services.peers.has_control:
+        identity = certificates.source("control")
+        control = listen(operators, settings.control, settings, identity, shared, channelz=True)
+
+    one_port = settings.grpc == settings.http and settings.grpc.port != 0
+
+    def web_application(running: RunningCalls) -> Application:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            with running.request():
+                await web(scope, receive, send)
+
+        return application
+
+    def open_h2corn(
+        name: Literal["grpc", "http"],
+        application: Callable[[RunningCalls], Application],
+        unary_paths: Sequence[str] = (),
+    ) -> H2cornListener:
+        address: Address = getattr(settings, name)
+        listening = listen_socket(address, shared=shared)
+        stack.callback(listening.close)
+        listener = H2cornListener(
+            listening,
+            address.host,
+            application,
+            _connection_limits(settings.limits, 1.0 if one_port else _FILES_SHARE[name]),
+            settings.drain.timeout_s,
+            unary_paths,
+            services.log,
+            certificates.of(name),
+        )
+        certificates.on_change(name, listener.show)
+        return listener
+
+    if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
+        raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http are one address")
+    if settings.transport.data == "grpcio":
+        if one_port:
+            raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
+        grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"), shared)
+        return Listeners(grpc, open_h2corn("http", web_application), control)
+
+    threads = Threads("compression")
+    stack.callback(threads.shutdown)
+    limits, timeout = settings.limits, settings.limits.body_timeout_s
+    calls = CallLimits(int(limits.max_message_bytes), timeout, settings.transport.gzip, budget, threads)
+
+    def application(running: RunningCalls) -> Application:
+        return GrpcApplication(
+            data, running, calls, admission, services.log, web_application(running) if one_port else None
+        )
+
+    unary = [path for path, method in data.items() if isinstance(method, Unary)]
+    grpc = open_h2corn("grpc", application, unary)
+    return Listeners(grpc, grpc if one_port else open_h2corn("http", web_application), control)
+
+
+def _connection_limits(limits: Limits, share: float) -> ConnectionLimits:
+    files = int((open_file_limit() - _RESERVED_FILES) * share)
+    return ConnectionLimits(
+        connections=max(1, min(limits.max_connections, files)),
+        streams=limits.max_streams,
+        header_bytes=int(limits.max_header_bytes),
+        headers=limits.max_headers,
+        header_seconds=limits.header_timeout_s,
+        body_seconds=limits.body_timeout_s,
+        stall_seconds=limits.stall_timeout_s,
+        idle_seconds=limits.idle_timeout_s,
+        age_seconds=limits.max_connection_age_s,
+    )

@@ -1,0 +1,102 @@
+"""JWTs: whom one names, if a key of its issuer signed it for this server and its time has not passed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+
+from turnout.auth.credentials.jwks import KeySet
+from turnout.auth.identity import Identity
+from turnout.config import JwtIssuer
+from turnout.errors import Unauthenticated
+
+_MOST_CHARACTERS = 16 << 10
+_MOST_NAME = 512
+_MOST_GROUPS = 200
+
+
+class UnknownKey(Unauthenticated):
+    """No key that is known has the id that the token names; one that is fetched now might."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__("no key of the issuer has the id that the JWT names")
+        self.issuer = issuer
+
+
+class JwtVerifier:
+    """Verifies JWTs of all issuers.
+
+    Attributes:
+        keys: Of each issuer, by its name in the settings.
+    """
+
+    def __init__(self, issuers: Mapping[str, JwtIssuer]) -> None:
+        self._issuers = issuers
+        self._names = {one.issuer: name for name, one in issuers.items()}
+        self.keys = {name: KeySet(name, one) for name, one in issuers.items()}
+
+    def verify(self, token: str) -> tuple[Identity, float, str]:
+        """Returns whom a token names, when it ends, in seconds since 1970, and what its key is remembered by.
+
+        Raises:
+            UnknownKey: Its key may be one that is not known yet.
+            Unauthenticated: It proves nothing.
+        """
+        if len(token) > _MOST_CHARACTERS:
+            raise Unauthenticated("the JWT is too long")
+        try:
+            header = jwt.get_unverified_header(token)
+            claimed = jwt.decode(token, options={"verify_signature": False})
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
+            raise Unauthenticated("the credential is no token of this server, and no JWT") from None
+        issuer = claimed.get("iss")
+        name = self._names.get(issuer) if isinstance(issuer, str) else None
+        if name is None:
+            raise Unauthenticated("the JWT is of an issuer that is not believed here")
+        settings, algorithm, kid = self._issuers[name], header.get("alg"), header.get("kid", "")
+        if algorithm not in settings.algorithms:
+            raise Unauthenticated("the JWT is signed by an algorithm that is not taken")
+        if "crit" in header or not isinstance(kid, str):
+            raise Unauthenticated("the JWT asks for something that is not known here")
+        found = self.keys[name].find(kid)
+        if found is None:
+            raise UnknownKey(name)
+        kid, key = found
+        if key.algorithm and key.algorithm != algorithm:
+            raise Unauthenticated("the JWT is signed by another algorithm than its key is for")
+        return (*self._verified(token, name, settings, key.key), credential_of(name, kid))
+
+    def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key.key,
+                algorithms=list(settings.algorithms),
+                audience=list(settings.audience),
+                issuer=settings.issuer,
+                leeway=settings.leeway_s,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise Unauthenticated("the JWT has expired") from None
+        except jwt.ImmatureSignatureError:
+            raise Unauthenticated("the JWT is not valid yet") from None
+        except jwt.InvalidAudienceError:
+            raise Unauthenticated("the JWT is for another audience") from None
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
+            raise Unauthenticated("the JWT is not signed by a key of its issuer, or lacks a claim") from None
+        subject = claims.get(settings.subject_claim)
+        if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
+            raise Unauthenticated(f"the JWT names nobody in {settings.subject_claim}")
+        groups = claims.get(settings.groups_claim, ()) if settings.groups_claim else ()
+        groups = [groups] if isinstance(groups, str) else groups
+        named = [one for one in groups if isinstance(one, str) and one] if isinstance(groups, list | tuple) else []
+        if len(named) > _MOST_GROUPS:
+            raise Unauthenticated(f"the JWT names more than {_MOST_GROUPS} groups")
+        identity = Identity(f"jwt:{name}/{subject}", tuple(f"group:{name}/{group}" for group in named))
+        return identity, float(claims["exp"]) + settings.leeway_s
+
+
+def credential_of(issuer: str, kid: str) -> str:
+    """Returns what callers are remembered by whose JWT a key signed: without the key they are strangers."""
+    return f"jwt of {issuer}, key {kid[:_MOST_NAME]}"

@@ -1,0 +1,52 @@
+"""Streams that are open: each ends when the time of whoever opened it is up, or their credential is revoked."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from turnout.auth.caller import Caller
+from turnout.auth.refusals import Refusals
+from turnout.errors import Unauthenticated
+from turnout.telemetry.metrics.auth import Refusal
+
+ENDED = "the token or certificate that this was begun with has expired or was revoked"
+
+
+class OpenStreams:
+    """The tasks that serve streams, by who opened them. Used on the event loop only."""
+
+    def __init__(self, refusals: Refusals) -> None:
+        self._refusals = refusals
+        self._callers: dict[asyncio.Task[object], Caller] = {}
+        self._cut: set[asyncio.Task[object]] = set()
+
+    @contextmanager
+    def opened(self, caller: Caller) -> Iterator[None]:
+        """Has the task that runs cancelled when the caller's time is up.
+
+        Raises:
+            Unauthenticated: It was.
+        """
+        task = asyncio.current_task()
+        assert task is not None, "a stream is served by a task"
+        self._callers[task] = caller
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._cut:
+                raise
+            task.uncancel()
+            raise Unauthenticated(ENDED) from None
+        finally:
+            self._callers.pop(task, None)
+            self._cut.discard(task)
+
+    def end(self, now: float) -> None:
+        """Ends those of callers whose credentials have ended by `now`, in seconds since 1970."""
+        for task, caller in list(self._callers.items()):
+            if not caller.ended and caller.expires <= now:
+                caller.ended = "expired"
+            if caller.ended and task not in self._cut:
+                self._cut.add(task)
+                self._refusals.tell(Refusal.ENDED, identity=caller.identity.actor, reason=caller.ended)
+                task.cancel()

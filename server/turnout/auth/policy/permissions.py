@@ -1,0 +1,246 @@
+"""What each method and route needs: the one table. What is not in it is not served. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from turnout.auth.roles import Role
+
+
+class Kind(Enum):
+    """Of what a need is."""
+
+    PUBLIC = auto()
+    """Nothing is needed."""
+    KNOWN = auto()
+    """Anybody who is known, or to whom something is granted."""
+    MODEL = auto()
+    """A role on the model that the request names."""
+    UPLOAD = auto()
+    """A role on the model of the upload that the request names."""
+    LISTED = auto()
+    """A role on some model; the answer tells of those models only. If the request names one model: a role on that."""
+    SERVER = auto()
+    """A role on `*`: it is about the server, or about all models at once."""
+    SETTING = auto()
+    """A role on the model that the request names, or on `*` where it names none; where it changes something, the other
+    role in its place."""
+    INFERENCE = auto()
+    """`predict` on the model of each message, which the data plane asks for."""
+    HEALTH = auto()
+    """Nothing for the server and its services, a role on the model for `model:NAME`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one method or route needs.
+
+    Attributes:
+        kind: Of what.
+        roles: Any of them will do.
+        field: Of the request, or of the path: what names the model, or the upload.
+        also: A field of the request, and the role that is needed besides, or, of a setting, instead, where it is set.
+        told: Where the answer names models: paths from the answer to a field, through lists whose items are left out
+            where the model may not be seen.
+    """
+
+    kind: Kind
+    roles: tuple[Role, ...] = ()
+    field: str = "model"
+    also: tuple[str, Role] | None = None
+    told: tuple[str, ...] = ()
+
+
+PUBLIC = Need(Kind.PUBLIC)
+KNOWN = Need(Kind.KNOWN)
+INFERENCE = Need(Kind.INFERENCE, (Role.PREDICT,))
+
+
+def _on(*roles: Role, field: str = "model") -> Need:
+    return Need(Kind.MODEL, roles, field)
+
+
+def _listed(*told: str) -> Need:
+    return Need(Kind.LISTED, (Role.READ,), told=told)
+
+
+def _upload(also: tuple[str, Role] | None = None) -> Need:
+    return Need(Kind.UPLOAD, (Role.PUBLISH,), "upload_id", also)
+
+
+def _setting(change: Role, field: str = "model") -> Need:
+    return Need(Kind.SETTING, (Role.READ,), field, ("settings", change))
+
+
+_LOG, _TRACE = _setting(Role.ADMIN), _setting(Role.OPERATE, "model_name")
+_SHARED_MEMORY = Need(Kind.LISTED, (Role.PREDICT,))  # a caller's own regions, whatever the models
+
+_READ, _OPERATE = _on(Role.READ), _on(Role.OPERATE)
+_ADMIN = Need(Kind.SERVER, (Role.ADMIN,))
+
+_SERVICES: Mapping[str, Mapping[str, Need]] = {
+    "turnout.v1.PredictionService": {"Predict": INFERENCE, "PredictStream": INFERENCE},
+    "turnout.v1.CatalogService": {
+        "ListModels": _listed("models.name"),
+        "GetModel": _READ,
+        "GetVersion": _READ,
+    },
+    "turnout.v1.ControlService": {
+        "LoadVersion": _OPERATE,
+        "UnloadVersion": _OPERATE,
+        "ReleaseVersion": _OPERATE,
+        "WithdrawVersion": _OPERATE,
+        "YankVersion": _OPERATE,
+        "UnyankVersion": _OPERATE,
+        "SetTag": _OPERATE,
+        "DeleteTag": _OPERATE,
+        "GetActivity": _listed("versions.model", "rollouts.model"),
+        "ListServers": _listed("servers.models.model"),
+        "GetTraffic": _listed("models.model"),
+        "SetTraffic": _OPERATE,
+        "RampTraffic": _OPERATE,
+        "ClearTraffic": _OPERATE,
+        "FreezeTraffic": _OPERATE,
+        "RevertTraffic": _OPERATE,
+        "ListTrafficHistory": _READ,
+        "ExplainRoute": _READ,
+        "GetShadowReport": _OPERATE,  # it may hold inputs of requests (shadow.keep_inputs)
+        "PlanRollout": _READ,
+        "ListProbes": _listed(),
+        "TryProbe": _OPERATE,  # the server asks somebody outside
+        "StartRollout": _OPERATE,
+        "CommandRollout": _OPERATE,
+        "ListRollouts": _listed("rollouts.model"),
+        "WatchRollout": _READ,
+        "GetRolloutTicks": _READ,
+        "RollBack": _OPERATE,
+    },
+    "turnout.v1.RegistryService": {
+        "BeginUpload": _on(Role.PUBLISH),
+        "UploadFiles": _upload(),
+        "DescribeUpload": _upload(),
+        "PublishUpload": _upload(("release", Role.OPERATE)),  # what is released answers requests
+        "AbandonUpload": _upload(),
+        "SignVersion": _on(Role.PUBLISH),
+        "DescribeVersion": _READ,
+        "FetchVersion": _READ,
+    },
+    "inference.GRPCInferenceService": {
+        "ServerLive": PUBLIC,
+        "ServerReady": PUBLIC,
+        "ModelReady": _on(Role.PREDICT, Role.READ, field="name"),
+        "ServerMetadata": KNOWN,
+        "ModelMetadata": _on(Role.PREDICT, Role.READ, field="name"),
+        "ModelInfer": INFERENCE,
+        "ModelStreamInfer": INFERENCE,
+        "ModelConfig": _on(Role.PREDICT, Role.READ, field="name"),
+        "RepositoryIndex": _listed("models.name"),
+        "RepositoryModelLoad": _on(Role.OPERATE, field="model_name"),
+        "RepositoryModelUnload": _on(Role.OPERATE, field="model_name"),
+        "SystemSharedMemoryStatus": _SHARED_MEMORY,
+        "SystemSharedMemoryRegister": _SHARED_MEMORY,
+        "SystemSharedMemoryUnregister": _SHARED_MEMORY,
+        "CudaSharedMemoryStatus": KNOWN,  # there is never any
+        "CudaSharedMemoryRegister": KNOWN,
+        "CudaSharedMemoryUnregister": KNOWN,
+        "ModelStatistics": Need(Kind.LISTED, (Role.READ,), "name", told=("model_stats.name",)),
+        "TraceSetting": _TRACE,
+        "LogSettings": _LOG,
+    },
+    "grpc.health.v1.Health": dict.fromkeys(("Check", "Watch"), Need(Kind.HEALTH, (Role.PREDICT, Role.READ), "service")),
+    "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": KNOWN},
+    "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": KNOWN},
+    "grpc.channelz.v1.Channelz": dict.fromkeys(
+        (
+            "GetTopChannels",
+            "GetServers",
+            "GetServer",
+            "GetServerSockets",
+            "GetChannel",
+            "GetSubchannel",
+            "GetSocket",
+        ),
+        _ADMIN,
+    ),
+}
+
+METHODS: Mapping[str, Need] = {
+    f"/{service}/{method}": need for service, methods in _SERVICES.items() for method, need in methods.items()
+}
+"""By path of a gRPC method."""
+
+_MODEL_OF_OIP = _on(Role.PREDICT, Role.READ)
+_CONSOLE_PAGE = "/console/models/{model}"
+
+ROUTES: Mapping[str, Need] = {
+    "/livez": PUBLIC,
+    "/readyz": PUBLIC,
+    "/metrics": Need(Kind.SERVER, (Role.READ,)),
+    "/predict/{model}": _on(Role.PREDICT),
+    "/predict/{model}/{selector}": _on(Role.PREDICT),
+    "/v1/rollouts/{model}": _READ,
+    "/v1/rollouts/{model}/checks/{check}": _READ,
+    "/v2": KNOWN,
+    "/v2/health/live": PUBLIC,
+    "/v2/health/ready": PUBLIC,
+    **{
+        f"/v2/models/{{model}}{version}{path}": _on(Role.PREDICT) if path == "/infer" else _MODEL_OF_OIP
+        for version in ("", "/versions/{selector}")
+        for path in ("", "/ready", "/config", "/infer")
+    },
+    "/v2/models": _listed(),  # the endpoints themselves leave out what is not to be seen
+    "/v2/models/stats": _listed(),
+    "/v2/models/{model}/stats": _READ,
+    "/v2/models/{model}/versions/{selector}/stats": _READ,
+    "/v2/repository/index": _listed(),
+    "/v2/repository/models/{model}/load": _OPERATE,
+    "/v2/repository/models/{model}/unload": _OPERATE,
+    "/v2/logging": _LOG,
+    "/v2/trace/setting": _TRACE,
+    "/v2/models/{model}/trace/setting": _TRACE,
+    **{
+        f"/v2/{kind}{path}": need
+        for kind, need in (("systemsharedmemory", _SHARED_MEMORY), ("cudasharedmemory", KNOWN))
+        for path in (
+            "/status",
+            "/region/{name}/status",
+            "/region/{name}/register",
+            "/region/{name}/unregister",
+            "/unregister",
+        )
+    },
+    "/v2/{rest:path}": KNOWN,
+    "/": PUBLIC,
+    "/console/": PUBLIC,
+    "/console": Need(Kind.LISTED, (Role.READ,)),
+    "/console/sign-in": PUBLIC,
+    "/console/sign-out": PUBLIC,
+    "/console/static/{name:path}": PUBLIC,
+    **{
+        f"{_CONSOLE_PAGE}{path}": _READ
+        for path in (
+            "",
+            "/series.json",
+            "/route",
+            "/shadow",
+            "/versions/{version}",
+            "/rollouts/{attempt}",
+            "/rollouts/{attempt}/plots.json",
+        )
+    },
+    f"{_CONSOLE_PAGE}/rollouts/{{attempt}}/{{command}}": _OPERATE,
+    "/console/{rest:path}": KNOWN,
+}
+"""By path of an HTTP route, as it is declared."""
+
+
+def need_of(table: Mapping[str, Need], path: str) -> Need:
+    """Returns what a method or route needs, by its table.
+
+    Raises:
+        LookupError: The table says nothing of it, so it is not to be served.
+    """
+    try:
+        return table[path]
+    except KeyError:
+        raise LookupError(f"turnout.auth.policy.permissions does not say who may call {path}") from None

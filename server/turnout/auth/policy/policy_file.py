@@ -1,0 +1,30 @@
+"""The policy file: read at the start, and again whenever it changes. One that is wrong changes nothing."""
+
+from pathlib import Path
+
+from turnout.auth.policy.parser import read_policy
+from turnout.auth.policy.policy import Policy
+from turnout.config.files import read_setting_file
+from turnout.errors import ConfigError
+
+_MOST_MIB = 4
+
+
+def load_policy(path: str, share: int = 1) -> Policy:
+    """Returns the policy in a file; "" for one that grants nothing. Blocking.
+
+    Args:
+        path: Of the file.
+        share: As of `read_policy`.
+
+    Raises:
+        ConfigError: It cannot be read, or is no policy.
+    """
+    if not path:
+        return Policy()
+    data = read_setting_file("auth.policy", path, _MOST_MIB)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"auth.policy: {path} is no text in UTF-8") from None
+    return read_policy(text, f"auth.policy: {Path(path).name}", share)

@@ -1,0 +1,111 @@
+"""How many requests an identity may make: a token bucket and a number under way each. Pure; time is handed in."""
+
+from collections import OrderedDict
+from itertools import islice
+
+from turnout.auth.policy.policy import Limit
+from turnout.errors import Exhausted
+
+_MOST = 10_000
+"""Identities whose buckets are kept. Beyond that the one used longest ago goes, if nothing of it is under way."""
+_SCANNED = 16
+_RETRY_IN_FLIGHT = 0.1
+_LEAST_RETRY = 0.001
+
+
+class Quota:
+    """What one identity has used of its limit.
+
+    Attributes:
+        limit: That holds.
+        in_flight: Requests under way.
+    """
+
+    __slots__ = ("_at", "_left", "in_flight", "limit")
+
+    def __init__(self, limit: Limit, now: float) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self._left = limit.burst
+        self._at = now
+
+    def change(self, limit: Limit) -> None:
+        """Puts another limit into force; what is under way stays counted."""
+        self.limit = limit
+        self._left = min(self._left, limit.burst)
+
+    def take(self, now: float) -> float:
+        """Counts a request against the rate; returns 0, or the seconds until there will be room, and counts none."""
+        limit = self.limit
+        if not limit.per_second:
+            return 0.0
+        left = min(self._left + (now - self._at) * limit.per_second, limit.burst)
+        self._at = now
+        if left >= 1.0:
+            self._left = left - 1.0
+            return 0.0
+        self._left = left
+        return max((1.0 - left) / limit.per_second, _LEAST_RETRY)
+
+    def enter(self, now: float) -> None:
+        """Counts a request that begins; `leave` is to be called at its end.
+
+        Raises:
+            QuotaExceeded: It may not begin.
+        """
+        limit = self.limit
+        if limit.in_flight and self.in_flight >= limit.in_flight:
+            raise QuotaExceeded(limit, "in_flight", _RETRY_IN_FLIGHT)
+        if wait := self.take(now):
+            raise QuotaExceeded(limit, "rate", wait)
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """Counts a request off."""
+        self.in_flight -= 1
+
+
+class QuotaExceeded(Exhausted):
+    """An identity makes more requests than its limit lets it.
+
+    Attributes:
+        limit: Its name.
+        bound: `rate` or `in_flight`.
+    """
+
+    def __init__(self, limit: Limit, bound: str, retry_after: float) -> None:
+        most = f"{limit.per_second:g} requests a second" if bound == "rate" else f"{limit.in_flight} requests at once"
+        super().__init__(f"this identity may make {most} on this server (limit {limit.name})", retry_after=retry_after)
+        self.limit = limit.name
+        self.bound = bound
+
+
+class Quotas:
+    """The quotas of all identities, bounded in number."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
+        self._by_name: OrderedDict[str, Quota] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def of(self, name: str, limit: Limit, now: float) -> Quota:
+        """Returns what the identity of this name has used."""
+        quota = self._by_name.get(name)
+        if quota is None:
+            if len(self._by_name) >= self._most:
+                self._let_go()
+            quota = self._by_name[name] = Quota(limit, now)
+        else:
+            self._by_name.move_to_end(name)
+            if quota.limit != limit:
+                quota.change(limit)
+        return quota
+
+    def _let_go(self) -> None:
+        for name in islice(self._by_name, _SCANNED):
+            if not self._by_name[name].in_flight:
+                del self._by_name[name]
+                return
+        self._by_name.popitem(last=False)  # all of them have something under way, which goes on uncounted

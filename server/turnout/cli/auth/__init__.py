@@ -1,0 +1,1 @@
+"""Commands of callers: their tokens, and what they may do."""

@@ -1,0 +1,114 @@
+"""`turnout auth`: what somebody may do, and why."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import facts, reporting
+
+if TYPE_CHECKING:
+    from turnout.auth.identity import Identity
+    from turnout.auth.policy.policy import Decision, Policy
+    from turnout.auth.roles import Scope
+    from turnout.cli.workspace import Workspace
+
+application = typer.Typer(no_args_is_help=True, help="Say who may do what, and check the policy file.")
+
+
+@application.command()
+def explain(
+    identity: Annotated[
+        str,
+        typer.Argument(metavar="IDENTITY", help="As in spiffe://..., dns:NAME, token:NAME, jwt:ISSUER/NAME, local."),
+    ],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="predict, read, publish, operate or admin.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help='A model\'s name; "" for the server itself.')],
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also", metavar="NAME", help="Another name of theirs, as in group:ISSUER/NAME; may be repeated."
+        ),
+    ] = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether somebody may do something with a model, and by which rule. Exits with 1 if they may not."""
+    from turnout.auth.policy.policy_file import load_policy
+    from turnout.auth.roles import Role
+    from turnout.cli.workspace import Workspace
+    from turnout.errors import InvalidRequest
+
+    with reporting(as_json=as_json) as out:
+        known = {str(role): role for role in Role}
+        if action not in known:
+            raise InvalidRequest.at("action", f"expected one of {', '.join(known)}, got {action[:32]!r}")
+        workspace = Workspace.open(models, state, config)
+        auth = workspace.settings.auth
+        policy = load_policy(auth.policy)
+        decision = _decide(workspace, policy, identity, also or (), known[action], model)
+        limit = policy.limit_of(_identity(identity, also or ()))
+        said = "allowed" if decision.allowed else "denied"
+        if not auth.enabled:
+            out.note("auth.enabled is false: servers take everybody at their word, and this says what would hold")
+        body = {"allowed": decision.allowed, "rule": decision.rule, "limit": None if limit is None else limit.name}
+        pairs = [(said, decision.rule), *([("limit", limit.name)] if limit is not None else [])]
+        out.show(body, facts(pairs))
+        if not decision.allowed:
+            raise typer.Exit(1)
+
+
+@application.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Read the policy file as a server would, and say what is wrong with it."""
+    from turnout.auth.policy.policy_file import load_policy
+    from turnout.config import load_settings
+    from turnout.errors import ConfigError
+
+    with reporting(as_json=as_json) as out:
+        file = load_settings(config).settings.auth.policy
+        if not file:
+            raise ConfigError("auth.policy names no file")
+        policy = load_policy(file)
+        grants, limits = len(policy.grants), len(policy.limits)
+        out.show({"file": file, "grants": grants, "limits": limits}, f"{file}: {grants} grants, {limits} limits")
+
+
+def _identity(name: str, also: Sequence[str]) -> "Identity":
+    from turnout.auth.identity import Identity
+
+    return Identity(name, tuple(also))
+
+
+def _decide(
+    workspace: "Workspace", policy: "Policy", name: str, also: Sequence[str], action: str, model: str
+) -> "Decision":
+    from turnout.auth.identity import KINDS
+    from turnout.auth.policy.policy import Decision, decide
+    from turnout.auth.roles import Role
+    from turnout.errors import InvalidRequest
+
+    if not any(name.startswith(kind) for kind in KINDS if kind not in ("*", "group:")):
+        raise InvalidRequest.at("identity", f"expected one that begins with {', '.join(KINDS)}, got {name[:64]!r}")
+    role = Role(action)
+    if name.startswith("token:"):
+        scopes = _scopes_of_tokens(workspace, name.removeprefix("token:"))
+        if not scopes:
+            return Decision(False, "no active token has that name")
+        return decide(scopes, role, model)
+    if name == "local" and not workspace.settings.auth.loopback:
+        return Decision(False, "auth.loopback is false")
+    return decide(policy.scopes_of(_identity(name, also)), role, model)
+
+
+def _scopes_of_tokens(workspace: "Workspace", name: str) -> "list[Scope]":
+    from turnout.auth.credentials.tokens import scope_of
+
+    if not workspace.has_store():
+        return []
+    with workspace.store() as store:
+        now = store.now()
+        return [scope_of(one) for one in store.tokens() if one.name == name and one.state(now) == "active"]

@@ -1,0 +1,143 @@
+"""`turnout token`: bearer tokens, in the state store."""
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import facts, reporting, table
+
+if TYPE_CHECKING:
+    from turnout.state.tokens import TokenRecord
+
+_LONGEST_DAYS = 3650
+
+application = typer.Typer(
+    no_args_is_help=True, help="Make, list and revoke bearer tokens. Running servers follow within a second."
+)
+
+
+@application.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom it is for; callers go by token:NAME.")],
+    role: Annotated[
+        list[str],
+        typer.Option("--role", metavar="ROLE", help="predict, read, publish, operate or admin; may be repeated."),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", metavar="PATTERN", help="Models, in which * stands for anything; may be repeated."),
+    ],
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="TIME", help="After which it is worth nothing: 30d, 12h, or never.")
+    ] = "90d",
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token, and print it: this once, for only a hash of it is kept.
+
+    It can do what its roles and models say and nothing else, whatever the policy file grants to others. To replace a
+    token, make another of the same name, hand it out, and revoke the old one by its id.
+    """
+    from turnout.auth.credentials.tokens import check_name, check_scope, new_token
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.state.tokens import TokenRecord
+
+    with reporting(as_json=as_json) as out:
+        roles, patterns = check_scope(role, model)
+        ends = _ends(expires)
+        who = actor_or_login(actor)
+        text, token_id, digest = new_token()
+        workspace = Workspace.open(models, state, config)
+        with workspace.store() as store:
+            now = store.now().astimezone(UTC)
+            until = None if ends is None else now + ends
+            record = TokenRecord(token_id, check_name(name), digest, roles, patterns, now, until, actor=who)
+            store.create_token(record, actor=who, reason=reason)
+        out.note("keep it where only its bearer can read it; it is not shown again")
+        if not workspace.settings.auth.enabled:
+            out.note("servers ask for tokens only where [auth] enabled = true")
+        out.show(_body(record, now) | {"token": text}, Text(text))
+
+
+@application.command(name="list")
+def list_(
+    every: Annotated[bool, typer.Option("--all", metavar="", help="Those that expired or were revoked too.")] = False,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List tokens: whose they are, what they can do, and until when. No token can be read from it."""
+    from turnout.cli.workspace import Workspace
+
+    with reporting(as_json=as_json) as out:
+        workspace = Workspace.open(models, state, config)
+        found: list[TokenRecord] = []
+        now = datetime.now(UTC)
+        if workspace.has_store():
+            with workspace.store() as store:
+                found, now = store.tokens(), store.now()
+        shown = [one for one in found if every or one.state(now) == "active"]
+        columns = ("NAME", "ID", "ROLES", "MODELS", "EXPIRES", "STATE", "CREATED BY")
+        rows = [
+            (one.name, one.id, ", ".join(one.roles), ", ".join(one.models), _when(one.expires), one.state(now),
+             one.actor)
+            for one in shown
+        ]  # fmt: skip
+        out.show({"tokens": [_body(one, now) for one in shown]}, table(columns, rows) if rows else "no tokens")
+
+
+@application.command()
+def revoke(
+    name_or_id: Annotated[str, typer.Argument(metavar="NAME|ID", help="One token by its id, or all of a name.")],
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make tokens worth nothing, at once: calls with them are refused, and their streams end."""
+    from turnout.cli.workspace import Workspace, actor_or_login
+
+    with reporting(as_json=as_json) as out:
+        who = actor_or_login(actor)
+        with Workspace.open(models, state, config).store() as store:
+            revoked = store.revoke_token(name_or_id, actor=who, reason=reason)
+            now = store.now()
+        pairs = [(one.name, f"{one.id} is revoked") for one in revoked]
+        body = {"revoked": [_body(one, now) | {"state": "revoked"} for one in revoked]}
+        out.show(body, facts(pairs) if pairs else "they were revoked before")
+
+
+def _ends(text: str) -> timedelta | None:
+    from turnout.cli.durations import read_duration
+
+    if text == "never":
+        return None
+    seconds = read_duration(text, longest_days=_LONGEST_DAYS)
+    return timedelta(seconds=max(seconds, 1.0))
+
+
+def _when(time: datetime | None) -> str:
+    return "never" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _body(record: "TokenRecord", now: datetime) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.name,
+        "roles": list(record.roles),
+        "models": list(record.models),
+        "created": record.created.isoformat(),
+        "expires": record.expires.isoformat() if record.expires else None,
+        "state": record.state(now),
+        "created_by": record.actor,
+    }

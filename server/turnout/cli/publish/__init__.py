@@ -1,0 +1,1 @@
+"""Commands that bring versions into a repository, and sign them."""

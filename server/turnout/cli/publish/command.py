@@ -1,0 +1,192 @@
+"""`turnout publish`."""
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.cleanup import unwinding
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import Output, reporting
+from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
+
+if TYPE_CHECKING:
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.publishing.publish import PublishRequest
+    from turnout.registry.publishing.publish_options import Publication
+
+REFUSED, TAKEN = 3, 4
+"""Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
+
+_GATES_SECONDS = 3600.0
+
+_META = """What you say of it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents. Tables:
+training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
+
+
+def publish(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
+    version: Annotated[
+        str,
+        typer.Argument(
+            metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one."
+        ),
+    ],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS.",
+        ),
+    ],
+    meta: Annotated[
+        Path | None,
+        typer.Option("--meta", metavar="FILE", help=_META),
+    ] = None,
+    golden: Annotated[
+        list[Path] | None,
+        typer.Option("--golden", metavar="FILE", help="Example inputs and outputs as .npz; may be repeated."),
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
+    ] = False,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
+    certificate: CertificateOption = None,
+    skip_gate: Annotated[
+        list[str] | None,
+        typer.Option("--skip-gate", metavar="GATE", help="Do without a gate; needs --reason. May be repeated."),
+    ] = None,
+    drop_zipmap: Annotated[
+        bool,
+        typer.Option(
+            "--drop-zipmap", metavar="", help="Take out the ZipMap that scikit-learn's classifiers end in, once proved."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
+    ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="Publish by stream to the server with this control listener. (default: to the disk)",
+            show_default=False,
+        ),
+    ] = None,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an ONNX model and put it into the repository as an immutable version.
+
+    Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
+    exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
+
+    `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
+    """
+    from turnout.cli.publish.publish_view import Refusal, Released, gate_text, result_body, result_shown
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import AlreadyExists, InvalidRequest
+    from turnout.publishing import Publisher
+    from turnout.registry.gates import GateRefused, Skip
+    from turnout.registry.manifest.names import check_model_name
+    from turnout.registry.publishing.metadata import VersionMetadata, read_metadata
+    from turnout.registry.publishing.publish import PublishRequest, source_size
+    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.sources.source import local_source
+    from turnout.registry.transfer.upload_manifest import Bounds, announced_version
+    from turnout.rollout.changes.operations import Operations
+    from turnout.serving.sandbox.fork_server import start_processes
+
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
+        check_model_name(name)
+        if dry_run and release:
+            raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")
+        exact = announced_version(version)
+        said = VersionMetadata() if meta is None else read_metadata(meta)
+        who = actor_or_login(actor)
+        key = None if sign_key is None else key_signer(sign_key, passphrase_file, certificate)
+        skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
+        how = Publication(who, reason, key, skips, dry_run)
+        workspace = Workspace.open(models, state, config)
+        transfers = workspace.settings.transfers
+        bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
+        source = stack.enter_context(local_source(file, bounds))
+        request = PublishRequest(
+            name, exact, source.path, metadata=said.over(source.metadata), golden=tuple(golden or ())
+        )
+        if drop_zipmap:
+            request = _without_zipmap(workspace, request, stack)
+        if server is not None:
+            _publish_to(out, server, request, how, release=release)
+            return
+        try:
+            # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
+            with workspace.store() as store:
+                processes = start_processes()
+                stack.callback(processes.close)
+                publisher = Publisher(workspace.settings, workspace.repository, store, processes)
+                with out.progress("publishing", source_size(request), slow=True) as bar:
+                    result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
+                released = None
+                if release:
+                    done = Operations(workspace.repository, store).release_published(
+                        name, result.manifest.version, actor=who, reason=reason
+                    )
+                    released = Released(done.sentence, done.answers)
+                standing = store.declared().of(name).standing(result.manifest.version)
+        except GateRefused as error:
+            refusal = Refusal.of(error)
+            out.show(refusal.to_json(), *refusal.shown())
+            out.error(error)
+            raise typer.Exit(REFUSED) from None
+        except AlreadyExists as error:
+            out.error(error)
+            raise typer.Exit(TAKEN) from None
+        out.show(result_body(result, standing, released), *result_shown(result, standing, released))
+
+
+def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: ExitStack) -> "PublishRequest":
+    from turnout.publishing import without_zipmap
+    from turnout.serving.sandbox.fork_server import start_processes
+
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-"))
+    processes = start_processes()
+    try:
+        return without_zipmap(workspace.settings, processes, request, Path(directory))
+    finally:
+        processes.close()
+
+
+def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publication", *, release: bool) -> None:
+    from turnout.cli.connection import Server
+    from turnout.cli.output import ServerRefused
+    from turnout.cli.publish.publish_view import Refusal, result_body, result_shown
+    from turnout.cli.publish.upload import RefusedByGates, Wish, publish_to
+
+    size = request.source.stat().st_size if request.source.is_file() else 0
+    try:
+        with out.progress("uploading", size) as advance:
+            wish = Wish(how, release, _GATES_SECONDS)
+            result, standing, released = publish_to(Server.named(server, None), request, wish, advance)
+    except RefusedByGates as error:
+        told = error.version
+        refusal = Refusal(request.model, told.version, told.parent or None, told.digest, error.report)
+        out.show(refusal.to_json(), *refusal.shown())
+        out.error(error)
+        raise typer.Exit(REFUSED) from None
+    except ServerRefused as error:
+        out.error(error)
+        raise typer.Exit(TAKEN if error.kind == "AlreadyExists" else 1) from None
+    out.show(result_body(result, standing, released), *result_shown(result, standing, released))

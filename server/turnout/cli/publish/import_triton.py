@@ -1,0 +1,243 @@
+"""`turnout import triton`."""
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnout.cli.cleanup import unwinding
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import Output, reporting, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.triton.mapping import Row
+    from turnout.registry.triton.tree import TritonModel
+    from turnout.state.store import StateStore
+
+NOT_ALL = 3
+"""Exit code where a model or a version was not taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What became of one version.
+
+    Attributes:
+        number: Its number in Triton.
+        outcome: `published`, `was there`, `would be published` or `refused`.
+        digest: Its digest; "" where it was refused.
+        standing: Its release status; "" where it does not exist.
+        reason: Why it was refused.
+    """
+
+    number: int
+    outcome: str
+    digest: str = ""
+    standing: str = ""
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Imported:
+    """What became of one model."""
+
+    model: "TritonModel"
+    rows: "Sequence[Row]"
+    versions: list[_Version] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Tells whether every version of it was taken."""
+        return not self.model.fault and not self.model.faults and all(v.outcome != "refused" for v in self.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How to import."""
+
+    actor: str
+    reason: str
+    dry_run: bool
+    release: bool
+
+
+def import_triton(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The Triton model repository, or one model's directory in it.")
+    ],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Only this model; may be repeated.")
+    ] = None,
+    release: Annotated[
+        bool,
+        typer.Option("--release/--no-release", help="Release the versions that Triton would serve."),
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Run every gate, list everything, and publish nothing.")
+    ] = False,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", metavar="FILE", help="Write the settings that go with it to this new TOML file."),
+    ] = None,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a model repository of NVIDIA Triton: version 3 of a model becomes 3.0.0.
+
+    For example `turnout import triton model_repository --dry-run`. A client's `model_version="3"` goes on naming that
+    version. Of each config.pbtxt every field is listed, with what became of it. The repository itself is not changed;
+    `turnout serve --models DIR --read-only` serves it without an import.
+
+    Ends with 0 where all was taken, 3 where a model or a version was not, 1 for other errors.
+    """
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import InvalidRequest
+    from turnout.registry.storage.files import explain
+    from turnout.registry.triton.tree import read_tree
+
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
+        try:
+            found = read_tree(directory)
+        except OSError as error:
+            raise InvalidRequest.at("DIR", f"{directory.name!r} {explain(error)}") from error
+        if not found:
+            raise InvalidRequest.at(
+                "DIR", f"{directory.name!r} is no Triton model repository: it holds no <model>/<number>/model.onnx"
+            )
+        names = [one.name for one in found]
+        if unknown := [name for name in model or () if name not in names]:
+            raise InvalidRequest.at("--model", f"{unknown[0][:64]!r} is not in it; there are: {', '.join(names)}")
+        wanted = [one for one in found if not model or one.name in model]
+        how = _How(actor_or_login(actor), reason, dry_run, release and not dry_run)
+        workspace = Workspace.open(models, state, config)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-")))
+        with workspace.store() as store:
+            imported = [_import(out, workspace, store, one, how, scratch) for one in wanted]
+        text = settings_toml(imported)
+        if settings_file is not None and text:
+            _write_new(settings_file, text)
+        out.show(_body(imported, text), *_shown(imported, text, settings_file))
+        if not all(one.whole for one in imported):
+            raise typer.Exit(NOT_ALL)
+
+
+def _import(
+    out: Output, workspace: "Workspace", store: "StateStore", model: "TritonModel", how: _How, scratch: Path
+) -> _Imported:
+    from turnout.errors import TurnoutError
+    from turnout.publishing import Publisher
+    from turnout.registry.publishing.publish import PublishRequest, source_size
+    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.triton.samples import write_samples
+    from turnout.registry.triton.tree import version_of
+    from turnout.rollout.changes.operations import Operations
+    from turnout.serving.sandbox.fork_server import start_processes
+
+    home = scratch / model.name
+    home.mkdir()
+    golden, sample_rows = write_samples(model, home)
+    imported = _Imported(model, [*model.rows, *sample_rows])
+    if model.fault:
+        return imported
+    processes = start_processes()
+    try:
+        publisher = Publisher(workspace.settings, workspace.repository, store, processes)
+        operations = Operations(workspace.repository, store)
+        for number, source in model.sources.items():
+            version = version_of(number)
+            request = PublishRequest(model.name, version, source, model.metadata, golden)
+            publication = Publication(how.actor, how.reason, dry_run=how.dry_run)
+            try:
+                with out.progress(f"importing {model.name} {version}", source_size(request)) as advance:
+                    result = publisher.publish(request, publication, advance)
+                if how.release and number in model.served:
+                    operations.release_published(model.name, version, actor=how.actor, reason=how.reason)
+            except TurnoutError as error:
+                imported.versions.append(_Version(number, "refused", reason=error.message))
+                continue
+            outcome = "published" if result.created else "was there"
+            if how.dry_run and result.report.results:
+                outcome = "would be published"
+            standing = "" if how.dry_run else str(store.declared().of(model.name).standing(version))
+            imported.versions.append(_Version(number, outcome, result.digest, standing))
+    finally:
+        processes.close()
+    return imported
+
+
+def settings_toml(imported: "Sequence[_Imported]") -> str:
+    """Returns what the configurations set of the server, as TOML; "" where that is nothing."""
+    from turnout.registry.triton.settings import as_toml
+
+    return as_toml({one.model.name: one.model.settings for one in imported if not one.model.fault})
+
+
+def _write_new(file: Path, text: str) -> None:
+    from turnout.errors import ConfigError
+
+    try:
+        with file.open("x") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
+    return {
+        "ok": all(one.whole for one in imported),
+        "models": [
+            {
+                "model": one.model.name,
+                "refused": one.model.fault or None,
+                "versions": [
+                    {
+                        "number": version.number,
+                        "version": f"{version.number}.0.0",
+                        "outcome": version.outcome,
+                        "digest": version.digest or None,
+                        "standing": version.standing or None,
+                        "reason": version.reason or None,
+                    }
+                    for version in [*one.versions, *_faulty(one.model)]
+                ],
+                "fields": [{"field": row.path, "fate": str(row.fate), "note": row.note} for row in one.rows],
+            }
+            for one in imported
+        ],
+        "settings": text or None,
+    }
+
+
+def _faulty(model: "TritonModel") -> "list[_Version]":
+    return [] if model.fault else [_Version(n, "refused", reason=why) for n, why in model.faults.items()]
+
+
+def _shown(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "list[RenderableType]":
+    versions = [
+        (one.model.name, str(v.number), f"{v.number}.0.0", v.outcome, v.standing, v.reason or v.digest[:19])
+        for one in imported
+        for v in [*one.versions, *_faulty(one.model)]
+    ]
+    versions += [(one.model.name, "", "", "refused", "", one.model.fault) for one in imported if one.model.fault]
+    rows = [(one.model.name, row.path, str(row.fate), row.note) for one in imported for row in one.rows]
+    shown: list[RenderableType] = [table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "STANDING", ""), versions)]
+    if rows:
+        shown += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
+    if text and written is None:
+        shown += ["", "Settings that go with it, for turnout.toml (or --settings FILE):", "", text.rstrip("\n")]
+    elif text:
+        shown += ["", f"Settings that go with it are in {written}; serve with --config, or add them to turnout.toml"]
+    return shown

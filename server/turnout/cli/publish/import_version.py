@@ -1,0 +1,66 @@
+"""`turnout import`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turnout.cli.cleanup import unwinding
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import reporting
+
+
+def import_version(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `turnout export` wrote.")],
+    digest: Annotated[
+        str | None, typer.Option("--digest", metavar="SHA256", help="Take it in only if it is this very version.")
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
+    ] = False,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an exported version into the repository, with the same digest.
+
+    Every file of it is checked, and the gates run. Name the digest you expect: an export that somebody made anew is
+    another version, and says so nowhere else.
+    """
+    from turnout.cli.publish.publish_view import Released, result_body, result_shown
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import DigestMismatch, InvalidRequest
+    from turnout.publishing import Publisher
+    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.storage.repository import Repository
+    from turnout.registry.transfer.copying import only_version
+    from turnout.rollout.changes.operations import Operations
+    from turnout.serving.sandbox.fork_server import start_processes
+
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
+        if not (directory / "models").is_dir():
+            raise InvalidRequest.at("DIR", f"{directory.name!r} is no export: it holds no models/")
+        source = Repository(directory / "models")
+        published = only_version(source)
+        if digest is not None and digest != published.digest:
+            raise DigestMismatch(f"the export is of {published.digest}, not of {digest[:128]}")
+        name, exact = published.manifest.model, published.manifest.version
+        workspace = Workspace.open(models, state, config)
+        who = actor_or_login(actor)
+        with workspace.store() as store:
+            processes = start_processes()
+            stack.callback(processes.close)
+            publisher = Publisher(workspace.settings, workspace.repository, store, processes)
+            with out.progress("importing", published.manifest.size) as advance:
+                result = publisher.take_in(source, published, Publication(who, reason), advance)
+            released = None
+            if release:
+                done = Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
+                released = Released(done.sentence, done.answers)
+            standing = store.declared().of(name).standing(exact)
+        out.show(result_body(result, standing, released), *result_shown(result, standing, released))

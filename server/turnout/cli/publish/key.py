@@ -1,0 +1,56 @@
+"""`turnout key`: keys that versions are signed with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from turnout.cli.options import JsonOption
+from turnout.cli.output import Output, facts, reporting
+from turnout.cli.publish.signers import PassphraseOption, passphrase
+
+if TYPE_CHECKING:
+    from turnout.registry.signing.keys import PublicKey
+
+application = typer.Typer(
+    no_args_is_help=True, help="Make keys that versions are signed with, and show their public part."
+)
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The private key, as PEM.")]
+
+
+@application.command()
+def new(file: _File, passphrase_file: PassphraseOption = None, as_json: JsonOption = False) -> None:
+    """Make an elliptic-curve key (P-256) in a new file that only you can read, and print its public part.
+
+    With a passphrase, from a file or the environment, the file is encrypted.
+    """
+    from turnout.registry.signing.keys import PrivateKey
+
+    with reporting(as_json=as_json) as out:
+        _show(out, file, PrivateKey.create(file, passphrase(passphrase_file)).public)
+
+
+@application.command()
+def show(
+    file: _File,
+    pem: Annotated[bool, typer.Option("--pem", metavar="", help="Only the public key, as PEM.")] = False,
+    passphrase_file: PassphraseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the public part of a key."""
+    from turnout.registry.signing.keys import PrivateKey
+
+    with reporting(as_json=as_json) as out:
+        public = PrivateKey.load(file, passphrase(passphrase_file)).public
+        if pem and not as_json:
+            out.show(None, Text(public.pem.rstrip()))
+        else:
+            _show(out, file, public)
+
+
+def _show(out: Output, file: Path, public: "PublicKey") -> None:
+    body: dict[str, Any] = {"file": str(file), "key_id": public.id, "public_key": str(public), "pem": public.pem}
+    setting = f'trusted_keys = ["{public}"]'
+    out.show(body, facts([("key", public.id), ("public key", str(public)), ("to trust it", f"[signing] {setting}")]))

@@ -1,0 +1,131 @@
+"""What `turnout publish` prints of a version and of its gates."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rich.console import RenderableType
+
+from turnout.cli.answers_view import answers_body, answers_line
+from turnout.cli.output import facts, size_text
+from turnout.cli.publish.gates_view import gates_table
+from turnout.registry.gates import GateRefused, GateReport, GateResult
+from turnout.registry.publishing.publish import PublishResult
+from turnout.routing.default_answers import Answers
+from turnout.state.release_status import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The release that went with a publish.
+
+    Attributes:
+        sentence: What it did, for people.
+        answers: Who answers what from now on.
+    """
+
+    sentence: str
+    answers: Answers
+
+
+def result_body(result: PublishResult, standing: Standing, released: Released | None = None) -> dict[str, Any]:
+    """Returns the JSON form of a publish that went through, and of the release that went with it."""
+    body = {
+        "ok": True,
+        "model": result.manifest.model,
+        "version": str(result.manifest.version),
+        "parent": None if result.parent is None else str(result.parent),
+        "digest": result.digest,
+        "created": result.created,
+        "dry_run": result.dry_run,
+        "standing": standing,
+        "size_bytes": result.manifest.size,
+        "gates": _gates_body(result.report),
+    }
+    return body if released is None else body | {"answers": answers_body(released.answers)}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A publish that a gate refused.
+
+    Attributes:
+        model: The model's name.
+        version, digest: What it would have been.
+        parent: What it was held against; None where there is no lower version.
+        report: What the gates found.
+    """
+
+    model: str
+    version: str
+    parent: str | None
+    digest: str
+    report: GateReport
+
+    @classmethod
+    def of(cls, error: GateRefused) -> Self:
+        """Returns what a gate here refused."""
+        candidate = error.candidate
+        parent = None if candidate.parent is None else str(candidate.parent.manifest.version)
+        manifest = candidate.manifest
+        return cls(manifest.model, str(manifest.version), parent, candidate.digest, error.report)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns its JSON form."""
+        failure = self.report.failure
+        return {
+            "ok": False,
+            "model": self.model,
+            "version": self.version,
+            "parent": self.parent,
+            "digest": self.digest,
+            "created": False,
+            "refused_by": None if failure is None else failure.gate,
+            "gates": _gates_body(self.report),
+        }
+
+    def shown(self) -> list[RenderableType]:
+        """Returns what people are shown of it."""
+        return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
+
+
+def result_shown(result: PublishResult, standing: Standing, released: Released | None = None) -> list[RenderableType]:
+    """Returns what people are shown of a publish that went through, and of the release that went with it."""
+    manifest = result.manifest
+    done = "would be published" if result.dry_run else "published"
+    if not result.created and not result.report.results:
+        done = "was published before, the same in every byte"
+    pairs: list[tuple[str, RenderableType]] = [("digest", result.digest)]
+    if not result.dry_run:
+        pairs.append(("standing", standing))
+    if result.parent is not None:
+        pairs.append(("follows", str(result.parent)))
+    pairs += [
+        ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
+        ("inputs", "\n".join(map(str, manifest.signature.inputs))),
+        ("outputs", "\n".join(map(str, manifest.signature.outputs))),
+    ]
+    if result.report.results:
+        pairs.append(("gates", gates_table(result.report)))
+    if standing == "candidate" and not result.dry_run:
+        pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
+    shown: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
+    if released is not None:
+        shown += [line for line in (released.sentence, answers_line(released.answers)) if line]
+    return shown
+
+
+def gate_text(gate: GateResult) -> str:
+    """Returns what is said beside the bar once a gate has ended, while the next one runs."""
+    return f"publishing: {gate.gate} {gate.verdict.outcome}"
+
+
+def _gates_body(report: GateReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "gate": one.gate,
+            "outcome": one.verdict.outcome,
+            "evidence": one.verdict.evidence,
+            "numbers": dict(one.verdict.numbers),
+        }
+        for one in report.results
+    ]

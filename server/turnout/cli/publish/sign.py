@@ -1,0 +1,80 @@
+"""`turnout sign`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import reporting
+from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer, made_elsewhere
+
+if TYPE_CHECKING:
+    from turnout.registry.signing.signer import Signer
+
+
+def sign(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="Private key, as `turnout key new` or OpenSSL make it (PEM)."),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
+    certificate: CertificateOption = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(
+            "--signature", metavar="FILE", help="Instead of a key: a signature that `model_signing` made elsewhere."
+        ),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--public-key",
+            metavar="FILE",
+            help="What --signature is checked with (PEM). (default: signing.trusted_keys)",
+            show_default=False,
+        ),
+    ] = None,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign every file of a version, once all of them were read and are what was published.
+
+    The signature is an OpenSSF model signature (a Sigstore bundle). It lies beside the version, outside its digest.
+    Servers that refused the version try it again.
+
+    With a key that another tool holds, such as an HSM: `model_signing sign ... models/magika/3.3.0 --signature
+    model.sig`, then --signature.
+    """
+    from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
+    from turnout.errors import InvalidRequest
+    from turnout.releases.release import Declarer
+
+    with reporting(as_json=as_json) as out:
+        name, exact = exact_reference(version)
+        if (key is None) == (signature is None):
+            raise InvalidRequest.at("--key", "expected a key to sign with, or a --signature that was made elsewhere")
+        workspace = Workspace.open(models, state, config)
+        signer: Signer
+        if key is not None:
+            signer = key_signer(key, passphrase_file, certificate)
+        else:
+            assert signature is not None
+            signer = made_elsewhere(signature, public_key, workspace.settings.for_model(name).signing)
+        workspace.require_repository()
+        who = actor_or_login(actor)
+        with workspace.store() as store:
+            signed = Declarer(workspace.repository, store).sign(name, exact, signer, actor=who, reason=reason)
+        manifest = signed.published.manifest
+        body = {
+            "model": name,
+            "version": str(manifest.version),
+            "digest": signed.published.digest,
+            "key_id": signed.key,
+        }
+        out.show(body, f"{name} {manifest.version} is signed by {signed.key} ({signed.published.digest})")

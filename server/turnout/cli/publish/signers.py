@@ -1,0 +1,99 @@
+"""The options by which commands are given a key to sign with, or a signature that was made elsewhere."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.errors import ConfigError, InvalidRequest
+
+if TYPE_CHECKING:
+    from turnout.config import Signing
+    from turnout.registry.signing.signer import KeySigner, MadeElsewhere
+
+PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name; that of turnout.config.sources, which loads slowly
+
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE",
+        help=f"What the private key is encrypted with. (default: the variable {PASSPHRASE_VARIABLE})",
+        show_default=False,
+    ),
+]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate",
+        metavar="FILE",
+        help="The key's certificate, then those between it and an authority (PEM). (default: a bare key)",
+        show_default=False,
+    ),
+]
+
+
+def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None) -> "KeySigner":
+    """Returns who signs with a key that is at hand.
+
+    Raises:
+        ConfigError: The key, its passphrase or its certificate cannot be used.
+    """
+    from turnout.registry.signing.certificates import SignerCertificate
+    from turnout.registry.signing.keys import PrivateKey
+    from turnout.registry.signing.signer import KeySigner
+
+    private = PrivateKey.load(key, passphrase(passphrase_file))
+    return KeySigner(private, None if certificate is None else SignerCertificate.load(certificate))
+
+
+def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") -> "MadeElsewhere":
+    """Returns who signed a bundle that lies in a file, once it is checked.
+
+    Args:
+        bundle: The file.
+        public_key: PEM file of the key that made it; None for one of those that are trusted.
+        trusted: The settings.
+
+    Raises:
+        ConfigError: A file cannot be used.
+        InvalidRequest: It is no model signature, or another key made it.
+    """
+    from turnout.registry.signing.bundle import Bundle
+    from turnout.registry.signing.keys import PublicKey
+    from turnout.registry.signing.signer import MadeElsewhere, made_by
+    from turnout.registry.storage.attestations import MAX_BYTES
+    from turnout.registry.storage.files import explain, read_small
+
+    try:
+        data = read_small(bundle, MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"the signature {str(bundle)[:200]!r} {explain(error)}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{bundle} is too large to be a signature")
+    key = None if public_key is None else PublicKey.load(public_key)
+    if key is None:
+        try:
+            read = Bundle.from_bytes(data)
+        except ValueError as error:
+            raise InvalidRequest.at("--signature", f"expected an OpenSSF model signature, but {error}") from None
+        known = map(PublicKey.parse, trusted.trusted_keys)
+        key = None if read.certificates else next((one for one in known if made_by(one, read)), None)
+        if key is None and not read.certificates:
+            raise InvalidRequest.at(
+                "--public-key",
+                "expected the key that the signature is checked with: none of signing.trusted_keys is it",
+            )
+    return MadeElsewhere.read(data, key, "--signature")
+
+
+def passphrase(file: Path | None) -> str:
+    """Returns what a key is encrypted with; "" where nothing says so.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    from turnout.config.secrets import read_secret
+
+    return os.environ.get(PASSPHRASE_VARIABLE, "") if file is None else read_secret("--passphrase-file", str(file))

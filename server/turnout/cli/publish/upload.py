@@ -1,0 +1,256 @@
+"""Publishing to a running server: announce, send what it lacks, publish. A cut is gone on from."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import grpc
+from grpc_status import rpc_status
+
+from turnout.cli.answers_view import read_answers
+from turnout.cli.connection import Server
+from turnout.cli.output import ServerRefused
+from turnout.cli.publish.publish_view import Released
+from turnout.errors import DigestMismatch, InvalidModel, Violation
+from turnout.registry.gates import GateReport, GateResult, GateVerdict, Outcome
+from turnout.registry.manifest.digest import bytes_digest, read_canonical
+from turnout.registry.manifest.names import parse_version
+from turnout.registry.publishing.publish import PublishRequest, PublishResult
+from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.signing.signer import Signer
+from turnout.registry.storage.files import explain
+from turnout.registry.storage.listing import Published
+from turnout.registry.transfer.collect import Collected, collect
+from turnout.registry.transfer.upload_manifest import written_version
+from turnout.state.release_status import Standing
+from turnout_proto.v1 import registry_pb2 as pb
+from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
+
+CHUNK = 1 << 20
+ATTEMPTS = 8
+"""Tries in a row that may bring nothing new before a command gives up."""
+
+_CALL_SECONDS = 60.0
+_PAUSE_SECONDS = 0.25
+_AGAIN = ("Unavailable", "Aborted")
+"""What a cut, a restart, and another writer look like to a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to become of the version.
+
+    Attributes:
+        how: Who publishes, and how.
+        release: Release it too.
+        timeout: Seconds that its gates may take.
+    """
+
+    how: Publication
+    release: bool
+    timeout: float
+
+
+class RefusedByGates(ServerRefused):
+    """A gate of the server failed.
+
+    Attributes:
+        version: The version that would have been, as the server tells of it.
+        report: What all gates found.
+    """
+
+    def __init__(self, message: str, version: pb.GatesRefused) -> None:
+        report = _report(version.gates)
+        failure = report.failure
+        violations = [] if failure is None else [Violation(failure.gate, failure.verdict.evidence)]
+        super().__init__("GateRefused", message, violations=violations)
+        self.version = version
+        self.report = report
+
+
+def publish_to(
+    server: Server, request: PublishRequest, wish: Wish, advance: Callable[[int], None]
+) -> tuple[PublishResult, Standing, Released | None]:
+    """Publishes a version on a server, and tells of its release where one was wanted.
+
+    Raises:
+        InvalidRequest: The files cannot be those of a version.
+        ServerRefused: The server refuses it, or cannot be reached.
+        RefusedByGates: One of its gates failed.
+    """
+    collected = collect(request)
+    shown = 0
+    failures, best = 0, -1
+    while True:
+        try:
+            begun = _begin(server, collected)
+            if not begun.upload_id:
+                return _existing(server, begun.published, collected, wish)
+            received = sum(begun.received)
+            if received > best:
+                failures, best = 0, received
+            advance(max(received - shown, 0))
+            shown = max(shown, received)
+            sent = [received]
+
+            def told(size: int, sent: list[int] = sent) -> None:
+                nonlocal shown
+                sent[0] += size
+                advance(max(sent[0] - shown, 0))
+                shown = max(shown, sent[0])
+
+            with server.registry() as registry:
+                _send(registry, begun, collected, told)
+                told_of = _publish(registry, begun.upload_id, collected, wish)
+            released = Released(told_of.sentence, read_answers(told_of.answers)) if wish.release else None
+            return (*_read(told_of.published), released)
+        except ServerRefused as error:
+            failures += 1
+            if error.kind not in _AGAIN or failures >= ATTEMPTS:
+                raise
+            time.sleep(_PAUSE_SECONDS * 2 ** min(failures, 4))
+
+
+def _begin(server: Server, collected: Collected) -> pb.BeginUploadResponse:
+    said = collected.announcement
+    request = pb.BeginUploadRequest(
+        model=said.model,
+        version=written_version(said.version),
+        files=[pb.AnnouncedFile(path=file.path, size=file.size, digest=file.digest) for file in said.files],
+        metadata_json=json.dumps(said.metadata.to_meta()),
+    )
+    with server.registry() as registry:
+        return registry.BeginUpload(request, timeout=_CALL_SECONDS)
+
+
+def _send(
+    registry: RegistryServiceStub, begun: pb.BeginUploadResponse, collected: Collected, told: Callable[[int], None]
+) -> None:
+    # gRPC runs the iterator in a thread of its own, and would make "Unknown" of what it raises.
+    trouble: list[InvalidModel] = []
+
+    def pieces() -> Iterator[pb.UploadFilesRequest]:
+        try:
+            yield from _pieces(begun, collected, told)
+        except InvalidModel as error:
+            trouble.append(error)
+
+    registry.UploadFiles(pieces())
+    if trouble:
+        raise trouble[0]
+
+
+def _pieces(
+    begun: pb.BeginUploadResponse, collected: Collected, told: Callable[[int], None]
+) -> Iterator[pb.UploadFilesRequest]:
+    yield pb.UploadFilesRequest(upload_id=begun.upload_id)
+    for index, (source, entry) in enumerate(zip(collected.sources, collected.announcement.files, strict=True)):
+        offset = begun.received[index]
+        if offset == entry.size:
+            continue
+        try:
+            with source.open() as file:
+                file.seek(offset)
+                while data := file.read(min(CHUNK, entry.size - offset)):
+                    yield pb.UploadFilesRequest(chunk=pb.FileChunk(file=index, offset=offset, data=data))
+                    offset += len(data)
+                    told(len(data))
+        except OSError as error:
+            raise InvalidModel(f"{source.path} {explain(error)}") from error
+
+
+def _publish(
+    registry: RegistryServiceStub, upload_id: str, collected: Collected, wish: Wish
+) -> pb.PublishUploadResponse:
+    how = wish.how
+    request = pb.PublishUploadRequest(
+        upload_id=upload_id,
+        release=wish.release,
+        actor=how.actor,
+        reason=how.reason,
+        skip_gates=[skip.gate for skip in how.skips],
+        dry_run=how.dry_run,
+    )
+    if how.signer is not None:
+        version = collected.announcement.version
+        if version is None:
+            describe = pb.DescribeUploadRequest(upload_id=upload_id)
+            described = registry.DescribeUpload(describe, timeout=wish.timeout).version
+            version = _read(described)[0].manifest.version
+        # Of what the server says, the number alone counts: everything else that is signed was read here.
+        request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
+    try:
+        return registry.PublishUpload(request, timeout=wish.timeout)
+    except grpc.RpcError as error:
+        refused = _refusal(error)
+        if refused is not None:
+            raise refused from error
+        raise
+
+
+def _signature(signer: Signer, published: Published) -> pb.ModelSignature:
+    return pb.ModelSignature(bundle=signer.sign(published).to_bytes(), public_key=signer.key.der)
+
+
+def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
+    """Returns what gates found, where that is what a call ended with."""
+    status = rpc_status.from_call(error)
+    refused = pb.GatesRefused()
+    if status is None or not any(detail.Unpack(refused) for detail in status.details):
+        return None
+    return RefusedByGates(status.message, refused)
+
+
+def _existing(
+    server: Server, published: pb.PublishedVersion, collected: Collected, wish: Wish
+) -> tuple[PublishResult, Standing, Released | None]:
+    """Does to a version that was there before what a publish does to one that was not."""
+    result, standing = _read(published)
+    how, manifest = wish.how, result.manifest
+    if how.dry_run:
+        return replace(result, dry_run=True), standing, None
+    if how.signer is not None:
+        own = collected.published(manifest.version)  # never sign what only the server says
+        if own.digest != result.digest:
+            raise DigestMismatch(
+                f"the server has {result.digest} as {manifest.version}, and the files are {own.digest}"
+            )
+        request = pb.SignVersionRequest(
+            model=manifest.model,
+            version=str(manifest.version),
+            model_signature=_signature(how.signer, own),
+            actor=how.actor,
+            reason=how.reason,
+        )
+        with server.registry() as registry:
+            registry.SignVersion(request, timeout=wish.timeout)
+    if not wish.release:
+        return result, standing, None
+    _, sentence, answers = server.release(manifest.model, str(manifest.version), how.actor, how.reason)
+    return result, Standing.RELEASED, Released(sentence, answers)
+
+
+def _read(published: pb.PublishedVersion) -> tuple[PublishResult, Standing]:
+    if bytes_digest(published.manifest) != published.digest:
+        raise DigestMismatch("the server's manifest and its digest do not belong together")
+    try:
+        manifest = read_canonical(published.manifest)
+        report = _report(published.gates)
+        standing = Standing(published.standing)
+        parent = parse_version(published.parent) if published.parent else None
+    except ValueError as error:
+        raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error
+    result = PublishResult(manifest, published.digest, published.created, report, parent, published.dry_run)
+    return result, standing
+
+
+def _report(gates: Iterable[pb.GateResult]) -> GateReport:
+    """Reads what gates found.
+
+    Raises:
+        ValueError: A gate ended in a way that is not known here.
+    """
+    return GateReport(
+        tuple(GateResult(g.gate, GateVerdict(Outcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)
+    )

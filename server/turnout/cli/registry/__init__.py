@@ -1,0 +1,1 @@
+"""Commands that show, compare, check, export and remove what is in a repository."""

@@ -1,0 +1,136 @@
+"""A version's model card: what its publisher states, where it comes from, what it takes and gives."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from turnout.cli.output import size_text
+from turnout.cli.registry.description import Content, Description
+from turnout.registry.gates.reports import GateAttestation
+from turnout.registry.manifest.provenance import Provenance
+from turnout.registry.publishing.environment_record import SeenEnvironment
+from turnout.registry.publishing.evidence_records import Attested
+
+_STATED = ("description", "authors", "licence", "notes")
+_ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
+
+
+def provenance_lines(provenance: Provenance) -> list[tuple[str, str]]:
+    """Returns names and values, of what is stated."""
+    training = provenance.training
+    pairs = [
+        ("trained on", "\n".join(f"{one.name}  {one.digest}" for one in training.datasets)),
+        ("code", f"commit {training.commit}" if training.commit else ""),
+        ("seed", "" if training.seed is None else str(training.seed)),
+        ("hyperparameters", _listed(training.hyperparameters)),
+        ("measured", _listed(training.metrics)),
+        ("dependencies", f"{provenance.lock.name}  {provenance.lock.digest}" if provenance.lock else ""),
+        ("made for", _listed(provenance.environment.to_json())),
+        ("made from", ", ".join(provenance.parents)),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def seen_line(seen: SeenEnvironment) -> str:
+    """Returns where a version was published, in a line."""
+    what = _listed(seen.environment.to_json())
+    carried = ", in another repository" if seen.imported else ""
+    return f"{what}, turnout {seen.turnout}, {seen.platform}{carried}; {seen.time}"
+
+
+def shown_reports(attested: Attested) -> list[GateAttestation]:
+    """Returns the reports of gates that say how a version stands: the newest made here, the newest from elsewhere."""
+    newest = {report.imported: report for report in attested.reports}  # the oldest come first
+    return [newest[imported] for imported in (False, True) if imported in newest]
+
+
+def report_line(report: GateAttestation) -> str:
+    """Returns when, where and against what gates ran, in a line."""
+    against = f"against {report.parent}" if report.parent else "against no other version"
+    carried = ", in another repository" if report.imported else ""
+    return f"{against}, turnout {report.turnout}{carried}; {report.time}"
+
+
+def markdown(version: Description) -> str:
+    """Returns the card as a Markdown file. What people wrote is escaped, so that it cannot look like more than text."""
+    content = version.content
+    assert content is not None, "a card is made of what the disk or a server's registry tells"
+    stated = content.metadata
+    lines = [f"# {version.model} {version.version}", ""]
+    if description := stated.get("description"):
+        lines += [_text(description), ""]
+    standing = f"{version.standing}{', tagged ' + ', '.join(version.tags) if version.tags else ''}"
+    facts = [("digest", f"`{version.digest}`"), ("standing", standing), ("size", size_text(version.size_bytes))]
+    if authors := stated.get("authors"):
+        facts.append(("authors", _text(", ".join(map(str, authors)))))
+    if licence := stated.get("licence"):
+        facts.append(("licence", _text(licence)))
+    lines += _table(("", ""), facts)
+    if notes := stated.get("notes"):
+        lines += ["## Notes", "", _text(notes), ""]
+    lines += ["## Inputs and outputs", ""]
+    sides = [("in", spec) for spec in version.inputs] + [("out", spec) for spec in version.outputs]
+    rows = [
+        (
+            side,
+            _text(spec.name),
+            str(spec.dtype),
+            _text(_shape(spec.shape)),
+            "may be left out" if spec.has_default else "",
+        )
+        for side, spec in sides
+    ]
+    lines += _table(("", "name", "type", "shape", ""), rows)
+    lines += ["## Provenance", ""]
+    lines += _provenance(content)
+    lines += ["## Gates", ""]
+    lines += _gates(content.attested)
+    if free := {name: value for name, value in stated.items() if name not in _STATED}:
+        lines += [
+            "## More",
+            "",
+            *_table(("", ""), [(_text(name), _text(_value(value))) for name, value in free.items()]),
+        ]
+    lines += ["## Files", ""]
+    files = [(_text(file.path), size_text(file.size), f"`{file.digest}`") for file in content.files]
+    lines += _table(("path", "size", "digest"), files)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _provenance(content: Content) -> list[str]:
+    rows = [(name, _text(value)) for name, value in provenance_lines(content.provenance)]
+    if content.attested.seen is not None:
+        rows.append(("published with", _text(seen_line(content.attested.seen))))
+    signed = [f"{key} ({worth})" for key, worth in content.attested.signatures.items()]
+    rows.append(("signed by", _text(", ".join(signed) or "nobody")))
+    return _table(("", ""), rows)
+
+
+def _gates(attested: Attested) -> list[str]:
+    lines: list[str] = []
+    for report in shown_reports(attested):
+        rows = [(_text(r.gate), str(r.verdict.outcome), _text(r.verdict.evidence)) for r in report.report.results]
+        lines += [f"{_text(report_line(report))}", "", *_table(("gate", "outcome", "evidence"), rows)]
+    return lines or ["No report is kept.", ""]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *(list(row) for row in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines] + [""]
+
+
+def _text(value: object) -> str:
+    return "<br>".join(str(value).translate(_ESCAPED).splitlines())
+
+
+def _shape(shape: Iterable[object]) -> str:
+    return "[" + ", ".join("?" if one is None else str(one) for one in shape) + "]"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

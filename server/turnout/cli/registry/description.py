@@ -1,0 +1,206 @@
+"""One version as commands tell it, whether a server or the disk told them."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from semver import Version
+
+from turnout.registry.manifest.manifest import Batching, FileEntry, Manifest
+from turnout.registry.manifest.provenance import Provenance
+from turnout.registry.manifest.signature import DataType, TensorSpec
+from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.storage.listing import Published
+from turnout.state.release_status import Declarations
+
+if TYPE_CHECKING:  # importing the client imports gRPC
+    from turnout_client.model import ModelInfo, TensorInfo, VersionInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What its manifest says, and what is kept beside it.
+
+    Attributes:
+        files: All but the manifest.
+        metadata: As its publisher states.
+        opset: Operator set version by domain.
+        tolerances: Absolute and relative, by output or dtype.
+        yanked: Why it was yanked; "" where it was not.
+        provenance: Where it comes from.
+        attested: What was found out about it: signatures, the machine that published it, reports of gates.
+    """
+
+    files: tuple[FileEntry, ...]
+    metadata: dict[str, Any]
+    opset: dict[str, int]
+    tolerances: dict[str, tuple[float, float]]
+    yanked: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
+    attested: Attested = field(default_factory=Attested)
+
+    @classmethod
+    def of(cls, manifest: Manifest, attested: Attested, yanked: str) -> Self:
+        """Gathers what is known of a version."""
+        return cls(
+            manifest.files,
+            dict(manifest.metadata),
+            dict(manifest.opset),
+            {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
+            yanked,
+            manifest.provenance,
+            attested,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a server does with it.
+
+    Attributes:
+        state: Where it is in its life.
+        reason: Why, "" where there is nothing to say.
+        providers: What its session runs on, in order.
+        max_batch_rows: Rows that a batch may hold; 0 where it is served unbatched.
+        load_seconds: What loading and warming took.
+        isolation: Whether it runs in processes of its own, and why, in words.
+    """
+
+    state: str
+    reason: str
+    providers: tuple[str, ...]
+    max_batch_rows: int
+    load_seconds: float
+    isolation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One version.
+
+    Attributes:
+        model: Its model.
+        version: Exact.
+        digest: Pins its content.
+        standing: What it was declared fit for.
+        tags: That name it, sorted.
+        default: The empty selector answers with it.
+        inputs, outputs: Its signature.
+        size_bytes: Of its files.
+        batching: How it is batched, in words.
+        content: What the disk told, or a server's registry.
+        live: What a server told.
+    """
+
+    model: str
+    version: str
+    digest: str
+    standing: str
+    tags: tuple[str, ...]
+    default: bool
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    size_bytes: int
+    batching: str
+    content: Content | None = None
+    live: Live | None = None
+
+    @classmethod
+    def from_disk(
+        cls,
+        published: Published,
+        declarations: Declarations,
+        default: Version | None,
+        attested: Attested | None = None,
+    ) -> Self:
+        """Describes a published version."""
+        manifest = published.manifest
+        content = Content.of(manifest, attested or Attested(), declarations.reasons.get(manifest.version, ""))
+        return cls(
+            model=manifest.model,
+            version=str(manifest.version),
+            digest=published.digest,
+            standing=declarations.standing(manifest.version),
+            tags=tuple(sorted(tag for tag, version in declarations.tags.items() if version == manifest.version)),
+            default=manifest.version == default,
+            inputs=manifest.signature.inputs,
+            outputs=manifest.signature.outputs,
+            size_bytes=manifest.size,
+            batching=_declared_batching(manifest.batching),
+            content=content,
+        )
+
+    @classmethod
+    def from_server(cls, model: "ModelInfo", version: "VersionInfo") -> Self:
+        """Describes a version that a server told of."""
+        return cls(
+            model=model.name,
+            version=version.version,
+            digest=version.digest,
+            standing=version.standing,
+            tags=version.tags,
+            default=version.version == model.default_version,
+            inputs=tuple(map(spec_of, version.inputs)),
+            outputs=tuple(map(spec_of, version.outputs)),
+            size_bytes=version.size_bytes,
+            batching=version.batching,
+            live=Live(
+                version.state,
+                version.reason,
+                version.providers,
+                version.max_batch_rows,
+                version.load_seconds,
+                version.isolation,
+            ),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON values; what nobody told is left out."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "version": self.version,
+            "digest": self.digest,
+            "standing": self.standing,
+            "tags": list(self.tags),
+            "default": self.default,
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "size_bytes": self.size_bytes,
+            "batching": self.batching,
+        }
+        if self.content is not None:
+            body["files"] = [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.content.files]
+            body["metadata"] = self.content.metadata
+            attested = self.content.attested
+            body["signatures"] = dict(attested.signatures)
+            body["yanked"] = self.content.yanked or None
+            body["provenance"] = self.content.provenance.to_json()
+            body["published_on"] = None if attested.seen is None else attested.seen.to_json()
+            body["gate_reports"] = [report.to_json() for report in attested.reports]
+            body["opset"] = self.content.opset
+            tolerances = self.content.tolerances
+            body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}
+        if self.live is not None:
+            body["state"] = self.live.state
+            body["reason"] = self.live.reason
+            body["providers"] = list(self.live.providers)
+            body["max_batch_rows"] = self.live.max_batch_rows
+            body["load_seconds"] = self.live.load_seconds
+            body["isolation"] = self.live.isolation
+        return body
+
+
+def spec_of(tensor: "TensorInfo") -> TensorSpec:
+    """Returns what a server told of an input or output, as signatures hold it."""
+    return TensorSpec(tensor.name, DataType(tensor.dtype), tensor.shape, tensor.has_default)
+
+
+def _declared_batching(batching: Batching | None) -> str:
+    if batching is None:
+        return "left to the server, which proves at load that batching changes no answer"
+    if not batching.enabled:
+        return "off: its manifest says so"
+    rows = "" if batching.max_rows is None else f", up to {batching.max_rows} rows"
+    if batching.axes is None:
+        return f"on{rows}; the server finds and proves the axes"
+    axes = ", ".join(f"{name}[{axis}]" for name, axis in batching.axes.items())
+    return f"on{rows}, along {axes}"

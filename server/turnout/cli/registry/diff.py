@@ -1,0 +1,116 @@
+"""`turnout diff`."""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.cleanup import unwinding
+from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import facts, reporting, size_text, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.compatibility.agreement import Agreement
+    from turnout.registry.compatibility.sandbox import Subject
+    from turnout.registry.diff.version_diff import VersionDiff
+
+_TOP_CHANGED = 10
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="NAME@A", help="The older version, as in magika@3.2.0.")],
+    new: Annotated[str, typer.Argument(metavar="NAME@B", help="The newer one, as in magika@3.3.0.")],
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two versions: signature, weights, metadata, answers, latency.
+
+    Both are run, on the golden cases that they take and on synthetic inputs. The two may be of different models.
+    """
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.diff.version_diff import diff_body, diff_versions
+    from turnout.serving.sandbox.fork_server import start_processes
+    from turnout.serving.sandbox.sandbox import TrialLab
+
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
+        workspace = Workspace.open(models, state, config)
+        before, after = (_chosen(workspace, text) for text in (old, new))
+        processes = start_processes()
+        stack.callback(processes.close)
+        lab = TrialLab(workspace.settings.for_model(after.manifest.model), processes)
+        found = diff_versions(before, after, lab)
+        out.show(diff_body(found), *_shown(found))
+
+
+def _chosen(workspace: "Workspace", text: str) -> "Subject":
+    from turnout.cli.workspace import ModelVersions, split_reference
+    from turnout.errors import InvalidRequest
+    from turnout.registry.compatibility.sandbox import Subject
+    from turnout.routing.selection.selector import parse
+
+    name, selector = split_reference(text)
+    if selector is None:
+        raise InvalidRequest.at("version", f"expected NAME@VERSION, such as {name}@3.2.0, got {text[:128]!r}")
+    known = ModelVersions.of(name, workspace.scan(), workspace.declared())
+    published = known.resolve(parse(selector))
+    # What is compared has to be what was published.
+    version = published.manifest.version
+    workspace.repository.verify(name, version, expected=published.digest)
+    return Subject(workspace.repository.fetch(name, version), published.manifest)
+
+
+def _shown(found: "VersionDiff") -> "list[RenderableType]":
+    changes = [(str(c.bump).upper(), c.subject, c.reason) for c in found.difference.changes]
+    weights = found.weights
+    pairs: list[tuple[str, RenderableType]] = [
+        ("bump", f"{found.difference.bump.name}, at least"),
+        ("changes", table(("", "", ""), changes) if changes else "none that clients could see"),
+        (
+            "weights",
+            f"{len(weights.changed)} of {weights.tensors} tensors changed"
+            f" ({size_text(weights.changed_size)} of {size_text(weights.size)}), {len(weights.new)} new,"
+            f" {len(weights.gone)} gone, {weights.renamed} renamed",
+        ),
+    ]
+    if weights.changed:
+        top = [
+            (c.name, str(list(c.shape)), "another shape or type" if c.relative is None else f"{c.relative:.2%}")
+            for c in weights.changed[:_TOP_CHANGED]
+        ]
+        pairs.append(("most changed", table(("tensor", "shape", "largest change"), top, right=("largest change",))))
+    if found.stated:
+        rows = [(one.name, _value(one.old), _value(one.new)) for one in found.stated]
+        pairs.append(("stated", table(("", str(found.old.version), str(found.new.version)), rows)))
+    pairs += [("golden cases", _agreement(found.golden)), ("synthetic", _agreement(found.synthetic))]
+    if race := found.race:
+        times = [_times(name, *values) for name, values in (("p50", race.p50), ("p99", race.p99))]
+        pairs.append(("latency", table(("", str(found.old.version), str(found.new.version), "ratio"), times)))
+    if found.peak_bytes is not None:
+        pairs.append(("memory", f"{size_text(found.peak_bytes[0])} and {size_text(found.peak_bytes[1])} at the peak"))
+    if found.trouble:
+        pairs.append(("not run", found.trouble))
+    title = f"{found.old.model} {found.old.version} and {found.new.model} {found.new.version}"
+    return [title, facts(pairs)]
+
+
+def _times(name: str, new: float, old: float) -> tuple[str, ...]:
+    return name, f"{old * 1e3:.2f} ms", f"{new * 1e3:.2f} ms", f"{new / max(old, 1e-9):.2f} x"
+
+
+def _agreement(agreement: "Agreement | None") -> str:
+    if agreement is None or not agreement.examples:
+        return "none that both take"
+    said = "all within tolerance" if agreement.within else "not within tolerance"
+    furthest = f", at most {agreement.largest:.3g} apart ({agreement.furthest})" if agreement.furthest else ""
+    return f"{agreement.examples} answered by both, {said}{furthest}"
+
+
+def _value(value: object) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."

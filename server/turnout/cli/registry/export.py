@@ -1,0 +1,79 @@
+"""`turnout export`."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import facts, reporting, size_text
+
+
+def export(
+    version: Annotated[str, typer.Argument(metavar="NAME@SELECTOR", help="For example magika@3.2.0.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory.")],
+    wheel: Annotated[
+        Path | None,
+        typer.Option("--wheel", metavar="FILE", help="Turnout's wheel, for an image that needs no index for it."),
+    ] = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a version into a directory, with its card, the lock of its environment and a Dockerfile that serves it.
+
+    `turnout import` takes it into another repository, where it has the same digest.
+    """
+    from turnout.cli.registry.card import markdown
+    from turnout.cli.registry.packing import LOCK_FILE, WHEELS, dockerfile, lock_text, serving_section
+    from turnout.cli.registry.survey import details_from_disk
+    from turnout.cli.workspace import Workspace, split_reference
+    from turnout.errors import InvalidRequest
+    from turnout.registry.manifest.names import parse_version
+    from turnout.registry.transfer.copying import copy_version
+    from turnout.registry.transfer.receive import new_directory
+
+    with reporting(as_json=as_json) as out:
+        name, selector = split_reference(version)
+        if not selector:
+            raise InvalidRequest.at("version", f"expected NAME@SELECTOR, such as {name}@3.2.0")
+        if wheel is not None and not (wheel.is_file() and wheel.name.startswith("turnout-") and wheel.suffix == ".whl"):
+            raise InvalidRequest.at("--wheel", f"{wheel.name!r} is no wheel of Turnout")
+        workspace = Workspace.open(models, state, config)
+        chosen = details_from_disk(workspace, name, selector).chosen
+        assert chosen is not None, "a selector names a version, or is refused"
+        try:
+            with (
+                new_directory(to) as home,
+                out.progress("exporting", chosen.size_bytes) as advance,
+            ):
+                exact = parse_version(chosen.version)
+                published = copy_version(workspace.repository, name, exact, home / "models", advance)
+                if wheel is not None:
+                    (home / WHEELS).mkdir()
+                    shutil.copyfile(wheel, home / WHEELS / wheel.name)
+                packed = wheel.name if wheel else None
+                (home / "README.md").write_text(markdown(chosen) + serving_section(published, packed))
+                (home / LOCK_FILE).write_text(lock_text(published))
+                (home / "Dockerfile").write_text(dockerfile(published, packed))
+        except OSError as error:
+            raise InvalidRequest.at("--to", f"{to.name} cannot be written to ({error.strerror})") from error
+        out.show(
+            {
+                "model": name,
+                "version": chosen.version,
+                "digest": published.digest,
+                "size_bytes": published.manifest.size,
+                "directory": str(to),
+            },
+            f"{name} {chosen.version} is exported to {to}",
+            facts(
+                [
+                    ("digest", published.digest),
+                    ("files", f"{len(published.manifest.files)}, {size_text(published.manifest.size)}"),
+                    ("take it in", f"turnout import {to} --digest {published.digest}"),
+                ]
+            ),
+        )

@@ -1,0 +1,109 @@
+"""`turnout fetch`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.output import Output, facts, reporting, size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from semver import Version
+
+    from turnout.cli.connection import Server
+    from turnout.registry.storage.listing import Published
+    from turnout.registry.transfer.receive import Received
+
+
+def fetch(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory, for the version's files.")],
+    signatures: Annotated[
+        Path | None,
+        typer.Option("--signatures", metavar="DIR", help="A directory, for the OpenSSF signatures beside the version."),
+    ] = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a version from a running server: its manifest and every file, each checked against its digest.
+
+    Its signatures, with --signatures, are for `model_signing verify key DIR --public_key ci.pub.pem --signature FILE`.
+    """
+    from turnout.cli.connection import Server
+    from turnout.cli.workspace import exact_reference
+    from turnout.registry.storage.listing import Published
+
+    with reporting(as_json=as_json) as out:
+        name, exact = exact_reference(version)
+        source = Server.named(server, config)
+        received, bundles = _fetch(out, source, name, exact, to)
+        manifest = received.manifest
+        kept = [] if signatures is None else _keep(signatures, Published(manifest, received.digest), bundles)
+        out.show(
+            {
+                "model": name,
+                "version": str(exact),
+                "digest": received.digest,
+                "size_bytes": manifest.size,
+                "files": [{"path": file.path, "size": file.size, "digest": file.digest} for file in manifest.files],
+                "directory": str(to),
+                "signatures": [str(file) for file in kept],
+            },
+            f"{name} {exact} lies in {to}, the same in every byte",
+            facts(
+                [
+                    ("digest", received.digest),
+                    ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
+                    *(("signature", str(file)) for file in kept),
+                ]
+            ),
+        )
+
+
+def _fetch(
+    out: Output, server: "Server", name: str, version: "Version", to: Path
+) -> "tuple[Received, Sequence[bytes]]":
+    from turnout.errors import DigestMismatch
+    from turnout.registry.transfer.receive import receiving
+    from turnout_proto.v1 import registry_pb2 as pb
+
+    with server.registry() as registry:
+        answers = registry.FetchVersion(pb.FetchVersionRequest(model=name, version=str(version)))
+        first = next(iter(answers), None)
+        if first is None or not first.HasField("manifest"):
+            raise DigestMismatch("the server sent no manifest")
+        with (
+            receiving(to, first.manifest.manifest, first.manifest.digest, name, version) as receiver,
+            out.progress("fetching", receiver.size) as advance,
+        ):
+            for answer in answers:
+                receiver.write(answer.chunk.file, answer.chunk.offset, answer.chunk.data)
+                advance(len(answer.chunk.data))
+            return receiver.finish(), first.manifest.signature_bundles
+
+
+def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -> list[Path]:
+    """Writes signatures to new files, save those that are not about the version; returns which.
+
+    Raises:
+        ConfigError: One cannot be written.
+    """
+    from turnout.errors import ConfigError
+    from turnout.registry.signing.trust import PREFIX, SUFFIX, is_about
+
+    files: list[Path] = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate((data for data in bundles if is_about(published, data)), start=1):
+            files.append(directory / f"{PREFIX}{number}{SUFFIX}")
+            with files[-1].open("xb") as file:
+                file.write(data)
+    except FileExistsError as error:
+        raise ConfigError(f"{error.filename} exists already") from None
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written: {error.strerror}") from None
+    return files

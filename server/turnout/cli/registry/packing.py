@@ -1,0 +1,130 @@
+"""What an export holds beside the version: how to serve it elsewhere."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from turnout import __version__
+from turnout.errors import ConfigError
+from turnout.registry.storage.listing import Published
+
+PACKAGE = "turnout"
+LOCK_FILE = "environment.txt"
+WHEELS = "wheels"
+
+
+def locked(package: str = PACKAGE) -> tuple[str, ...]:
+    """Returns `name==version` of everything that `package` needs, as it is installed here, save the package itself.
+
+    Raises:
+        ConfigError: Something that it needs is not installed.
+    """
+    versions: dict[str, str] = {}
+    pending = [(package, "")]
+    seen = set(pending)
+    while pending:
+        name, extra = pending.pop()
+        for requirement in _requirements(name, extra):
+            needed = canonicalize_name(requirement.name)
+            try:
+                versions[needed] = distribution(requirement.name).version
+            except PackageNotFoundError:
+                raise ConfigError(f"{requirement.name}, which {name} needs, is not installed here") from None
+            for one in ((needed, ""), *((needed, wanted) for wanted in requirement.extras)):
+                if one not in seen:
+                    seen.add(one)
+                    pending.append(one)
+    versions.pop(canonicalize_name(package), None)
+    return tuple(f"{name}=={version}" for name, version in sorted(versions.items()))
+
+
+def lock_text(published: Published) -> str:
+    """Returns the lock as a constraints file."""
+    manifest = published.manifest
+    head = (
+        f"# What {manifest.model} {manifest.version} was exported with: turnout {__version__},"
+        f" Python {platform.python_version()}, {platform.system()} {platform.machine()}."
+    )
+    return "\n".join([head, *locked()]) + "\n"
+
+
+def dockerfile(published: Published, wheel: str | None) -> str:
+    """Returns a Dockerfile that serves exactly this version.
+
+    Args:
+        published: The version.
+        wheel: Name of Turnout's wheel in `wheels/`; without one, pip has to find it.
+    """
+    manifest = published.manifest
+    name, version = manifest.model, manifest.version
+    turnout = f"{WHEELS}/{wheel}" if wheel else f"{PACKAGE}=={__version__}"
+    python = ".".join(platform.python_version_tuple()[:2])
+    wheels = f"COPY {WHEELS} {WHEELS}\n" if wheel else ""
+    image_tag = str(version).replace("+", "_")
+    return f"""\
+# syntax=docker/dockerfile:1
+# Serves {name} {version} and nothing else:
+#   docker build -t {name}:{image_tag} .
+#   docker run -e TURNOUT_INSECURE=true -p 127.0.0.1:8001:8001 -p 127.0.0.1:8000:8000 {name}:{image_tag}
+# For other machines give it certificates and TURNOUT_AUTH__ENABLED=true in place of TURNOUT_INSECURE=true.
+FROM python:{python}-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY {LOCK_FILE} ./
+{wheels}RUN python -m venv /opt/turnout \\
+ && /opt/turnout/bin/pip install --constraint {LOCK_FILE} {turnout}
+
+FROM python:{python}-slim-bookworm
+LABEL org.opencontainers.image.title="{name}" \\
+      org.opencontainers.image.version="{version}" \\
+      turnout.digest="{published.digest}"
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin turnout \\
+ && install -d -o turnout -g turnout /models
+COPY --from=build /opt/turnout /opt/turnout
+ENV PATH=/opt/turnout/bin:$PATH \\
+    PYTHONUNBUFFERED=1 \\
+    TURNOUT_MODELS=/models \\
+    TURNOUT_GRPC=0.0.0.0:8001 \\
+    TURNOUT_HTTP=0.0.0.0:8000
+USER 10001
+COPY --chown=10001 models /models
+RUN turnout verify {name}@{published.digest} \\
+ && turnout release {name}@{version} --actor export --reason "the one version of this image"
+EXPOSE 8000 8001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \\
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["turnout"]
+CMD ["serve"]
+"""
+
+
+def serving_section(published: Published, wheel: str | None) -> str:
+    """Returns what the card of an export says of the export."""
+    manifest = published.manifest
+    where = (
+        f"Turnout {__version__} comes from `{WHEELS}/{wheel}`."
+        if wheel
+        else f"pip has to find Turnout {__version__} by itself: export with `--wheel` where yours does not."
+    )
+    return f"""
+## This export
+
+- `models/` is a model repository with this version alone, and what was attested of it.
+- `turnout import DIR --digest {published.digest}` takes it into another repository, where it has the same digest.
+- `Dockerfile` builds an image that serves {manifest.model} {manifest.version} and nothing else. {where}
+- `{LOCK_FILE}` names the versions of all packages that Turnout had where this was exported.
+"""
+
+
+def _requirements(name: str, extra: str) -> Iterator[Requirement]:
+    for text in distribution(name).requires or ():
+        requirement = Requirement(text)
+        marker = requirement.marker
+        wanted = marker is None or marker.evaluate({"extra": extra})
+        # What an extra adds; what is needed without it is met on the way without it.
+        if wanted and (not extra or (marker is not None and not marker.evaluate({"extra": ""}))):
+            yield requirement

@@ -1,0 +1,138 @@
+"""`turnout prune`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import reporting, size_text, table
+
+if TYPE_CHECKING:
+    from turnout.releases.prune_plan import Decision
+    from turnout.releases.pruner import Removal
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    model: str
+    decision: "Decision"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "version": str(self.decision.version),
+            "goes": self.decision.goes,
+            "reasons": list(self.decision.reasons),
+            "bytes": self.decision.size_bytes,
+        }
+
+
+def prune(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do it. Without it, only the plan is shown.")] = False,
+    keep_releases: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-releases", metavar="N", min=1, help="Of each model. (default: retention.releases, 3)",
+            show_default=False,
+        ),
+    ] = None,
+    newer_than: Annotated[
+        int | None,
+        typer.Option(
+            "--newer-than", metavar="DAYS", min=0, help="Keep what is. (default: retention.versions_days, 30)",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="For servers to unload each version.")
+    ] = 30.0,
+    actor: ActorOption = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.")] = "pruned",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Remove versions that nothing needs, after a look at the plan: what goes, what stays and why.
+
+    What answers plain requests, what a policy, a rollout or a tag names, what a rollback goes back to, what `load`
+    names, the latest releases and what is new stay. Running servers unload what goes first; nothing is removed under
+    one that still has it in memory. A pruned version's number is never used again. In an object store, files of no
+    version that nobody has touched for a day go too. Ends with 1 where a version could not go.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import ModelNotFound
+    from turnout.registry.manifest.names import check_model_name
+    from turnout.releases.adoption import adopt
+    from turnout.releases.prune_plan import Keep
+    from turnout.releases.pruner import Expired, Pruner, expire
+
+    with reporting(as_json=as_json) as out:
+        workspace = Workspace.open(models, state, config)
+        known = workspace.scan().models
+        if name is not None and check_model_name(name) not in known:
+            raise ModelNotFound.named(name, known)
+        retention = workspace.settings.retention
+        days = retention.versions_days if newer_than is None else newer_than
+        keep = Keep(keep_releases or retention.releases, timedelta(days=days))
+        who = actor_or_login(actor)
+        removals: list[Removal] = []
+        expired = Expired(0, 0)
+        freed_unused = 0
+        unused = workspace.repository.unused_files()
+        with workspace.store() as store:
+            if yes:
+                workspace.repository.check_writable()
+                adopt(workspace.repository, store, actor=who)
+            pruner = Pruner(workspace.repository, store, workspace.settings)
+            plans = {model: pruner.plan(model, keep, datetime.now(UTC)) for model in known if name in (None, model)}
+            planned = [_Planned(model, decision) for model, decisions in plans.items() for decision in decisions]
+            if yes:
+                for model, decisions in plans.items():
+                    removals += pruner.prune(model, decisions, keep, wait, actor=who, reason=reason)
+                expired = expire(store, retention)
+                unused = workspace.repository.unused_files()
+                freed_unused = workspace.repository.remove_unused(unused) if unused.digests else 0
+        going = [one for one in planned if one.decision.goes]
+        size = sum(one.decision.size_bytes for one in going)
+        freed = sum(one.freed_bytes for one in removals)
+        refused = [one for one in removals if one.refused]
+        body = {
+            "plan": [one.to_json() for one in planned],
+            "bytes": size,
+            "done": yes,
+            "freed_bytes": freed,
+            "removed": [{"model": one.model, "version": str(one.version)} for one in removals if not one.refused],
+            "refused": [{"model": r.model, "version": str(r.version), "reason": r.refused} for r in refused],
+            "ticks_removed": expired.ticks,
+            "events_removed": expired.events,
+            "unused_bytes": unused.size_bytes,
+            "freed_unused_bytes": freed_unused,
+        }
+        rows = [
+            (f"{one.model} {one.decision.version}", "goes" if one.decision.goes else "stays",
+             size_text(one.decision.size_bytes), "; ".join(one.decision.reasons))
+            for one in planned
+        ]  # fmt: skip
+        view = table(("VERSION", "", "SIZE", "WHY"), rows, right=("SIZE",))
+        if yes:
+            told = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
+            told.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
+            told += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
+            told += [f"{size_text(freed_unused)} of files of no version removed"] * bool(freed_unused)
+            told += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
+        elif going:
+            plural = "s" * (len(going) != 1)
+            told = [f"{len(going)} version{plural} would go, {size_text(size)}: say --yes to remove"]
+        else:
+            told = ["nothing would go"]
+        if not yes and unused.digests:
+            plural = "s" * (len(unused.digests) != 1)
+            told.append(f"{len(unused.digests)} file{plural} of no version, {size_text(unused.size_bytes)}")
+        out.show(body, view, *told)
+        if refused:
+            raise typer.Exit(1)

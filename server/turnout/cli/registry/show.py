@@ -1,0 +1,86 @@
+"""`turnout show`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, LiveOption, ModelsOption, StateOption
+from turnout.cli.output import Output, reporting
+
+if TYPE_CHECKING:
+    from turnout.cli.registry.survey import Details
+
+
+def show(
+    version: Annotated[
+        str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
+    ],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", metavar="", help="Print the version's card as a Markdown file.")
+    ] = False,
+    server: LiveOption = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a model, or print the card of the version that a selector names.
+
+    Of a model: all versions, the latest declarations, and more of the version that answers by default.
+    """
+    from turnout.cli.registry.card import markdown as card
+    from turnout.cli.registry.survey import details_from_disk
+    from turnout.cli.workspace import Workspace, split_reference
+    from turnout.errors import InvalidRequest
+
+    with reporting(as_json=as_json) as out:
+        name, selector = split_reference(version)
+        if markdown and (selector is None or as_json):
+            raise InvalidRequest.at("--markdown", "expected with NAME@SELECTOR, and without --json")
+        if server is not None:
+            from turnout.cli.connection import Server
+            from turnout.cli.registry.live import details_from_server
+
+            found = details_from_server(Server.named(server, config), name, selector)
+        else:
+            found = details_from_disk(Workspace.open(models, state, config), name, selector)
+        if markdown:
+            assert found.chosen is not None, "a selector names a version, or is refused"
+            if found.chosen.content is None:
+                raise InvalidRequest.at("--server", "expected a control listener: no other knows what a card tells")
+            typer.echo(card(found.chosen), nl=False)
+        elif selector is None:
+            _show_model(out, found)
+        else:
+            _show_version(out, found)
+
+
+def _show_version(out: Output, found: "Details") -> None:
+    from turnout.cli.registry.tables import details
+
+    assert found.chosen is not None, "a selector names a version, or is refused"
+    out.show(found.chosen.to_json(), details(found.chosen))
+
+
+def _show_model(out: Output, found: "Details") -> None:
+    from turnout.cli.registry.survey import model_json
+    from turnout.cli.registry.tables import details, events_table, versions_table
+
+    body: dict[str, Any] = model_json(found.versions)
+    shown: list[Any] = [versions_table(found.versions)]
+    if found.events is not None:
+        body["events"] = [
+            {
+                "time": event.time.isoformat(),
+                "kind": event.kind,
+                "actor": event.actor,
+                "reason": event.reason,
+                **event.payload,
+            }
+            for event in found.events
+        ]
+    if found.events:
+        shown += ["", events_table(found.events)]
+    if found.chosen is not None:
+        shown += ["", details(found.chosen)]
+    out.show(body, *shown)

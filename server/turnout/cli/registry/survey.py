@@ -1,0 +1,104 @@
+"""The versions that exist, as the disk tells."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from turnout.cli.registry.description import Description
+from turnout.cli.workspace import ModelVersions, Workspace
+from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage.listing import Problem
+from turnout.routing.selection.selector import parse
+
+if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
+    from turnout.state.event_log.events import Event
+
+_EVENTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        versions: By model, the highest precedence first.
+        problems: What stands in the repository where versions could and is none.
+    """
+
+    versions: tuple[Description, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON values."""
+        models: dict[str, list[Description]] = {}
+        for version in self.versions:
+            models.setdefault(version.model, []).append(version)
+        return {
+            "models": [model_json(versions) for versions in models.values()],
+            "problems": [
+                {"model": p.model, "version": p.version, "reason": p.reason, "command": p.command or None}
+                for p in self.problems
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """One model, looked at closely.
+
+    Attributes:
+        versions: All of them, the highest precedence first.
+        chosen: What the selector names; None where nothing answers by default and no selector was given.
+        events: The latest declarations, newest first; None where a server was asked, which does not tell.
+    """
+
+    versions: tuple[Description, ...]
+    chosen: Description | None
+    events: "tuple[Event, ...] | None"
+
+
+def model_json(versions: "list[Description] | tuple[Description, ...]") -> dict[str, Any]:
+    """Returns the versions of one model as JSON values."""
+    default = next((version.version for version in versions if version.default), None)
+    return {
+        "name": versions[0].model,
+        "default_version": default,
+        "versions": [version.to_json() for version in versions],
+    }
+
+
+def survey_disk(workspace: Workspace) -> Survey:
+    """Reads the repository and the state store."""
+    listing, declared = workspace.scan(), workspace.declared()
+    baselines = workspace.baselines()
+    known = [ModelVersions.of(name, listing, declared, baselines.get(name)) for name in listing.models]
+    versions = tuple(
+        Description.from_disk(published, declared.of(model.name), model.default)
+        for model in known
+        for published in model.published.values()
+    )
+    return Survey(versions, listing.problems)
+
+
+def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> Details:
+    """Reads what is known of the model `name`.
+
+    Raises:
+        ModelNotFound, VersionNotFound: There is no such model, or the selector names none of its versions.
+        InvalidSelector: The selector does not parse.
+    """
+    declared = workspace.declared()
+    model = ModelVersions.of(name, workspace.scan(), declared, workspace.baselines().get(name))
+    trust = Trust.of(workspace.settings.for_model(name).signing)
+    described = {
+        version: Description.from_disk(
+            published, declared.of(name), model.default, Attested.of(workspace.repository, published, trust)
+        )
+        for version, published in model.published.items()
+    }
+    chosen = model.default if selector is None else model.resolve(parse(selector)).manifest.version
+    events: tuple[Event, ...] = ()
+    if declared.revision:
+        with workspace.store() as store:
+            events = tuple(store.events(name, limit=_EVENTS))
+    return Details(tuple(described.values()), None if chosen is None else described[chosen], events)

@@ -1,0 +1,138 @@
+"""Versions and declarations as tables for people."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from turnout.cli.output import facts, size_text, table
+from turnout.cli.publish.gates_view import gates_table
+from turnout.cli.registry.card import provenance_lines, report_line, seen_line, shown_reports
+from turnout.cli.registry.description import Description
+
+if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
+    from turnout.state.event_log.events import Event
+
+_STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
+_DIGEST_SHOWN = len("sha256:") + 12
+
+
+def versions_table(versions: Sequence[Description]) -> Table:
+    """Returns a row for each version; the state too, where a server told it."""
+    live = any(version.live for version in versions)
+    columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
+    rows = []
+    for version in versions:
+        row: list[RenderableType] = [
+            version.model,
+            version.version,
+            "default" if version.default else "",
+            _styled(version.standing),
+            ", ".join(version.tags),
+            size_text(version.size_bytes),
+            version.digest[:_DIGEST_SHOWN],
+        ]
+        if live:
+            row.insert(4, _styled(version.live.state if version.live else ""))
+        rows.append(row)
+    return table(columns, rows, right=["SIZE"])
+
+
+def details(version: Description) -> Table:
+    """Returns everything about one version."""
+    pairs: list[tuple[str, RenderableType]] = [
+        ("version", f"{version.model} {version.version}"),
+        ("digest", version.digest),
+        ("standing", Text.assemble(_styled(version.standing), _because(version))),
+        ("tags", ", ".join(version.tags) or "none"),
+    ]
+    if live := version.live:
+        reason = f": {live.reason}" if live.reason else ""
+        pairs.append(("state", Text.assemble(_styled(live.state), reason)))
+        if live.providers:
+            pairs.append(("runs on", ", ".join(live.providers)))
+            pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
+        if live.isolation:
+            pairs.append(("isolation", live.isolation))
+    pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
+    pairs.append(("outputs", "\n".join(map(str, version.outputs))))
+    if version.batching:
+        rows = version.live.max_batch_rows if version.live else 0
+        pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
+    if content := version.content:
+        signed = [f"{key} ({worth})" for key, worth in content.attested.signatures.items()]
+        pairs.append(("signed by", ", ".join(signed) or "nobody"))
+        files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
+        pairs.append(("files", table(("", "", ""), files)))
+        pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in content.opset.items())))
+        for name, (atol, rtol) in content.tolerances.items():
+            pairs.append(("tolerance", f"{name}: {atol:g} + {rtol:g} x expected"))
+        pairs += [(name, _free(value)) for name, value in content.metadata.items()]
+        pairs += provenance_lines(content.provenance)
+        if content.attested.seen is not None:
+            pairs.append(("published with", seen_line(content.attested.seen)))
+        for report in shown_reports(content.attested):
+            pairs += [("gates ran", report_line(report)), ("gates", gates_table(report.report))]
+    else:
+        pairs.append(("size", size_text(version.size_bytes)))
+    return facts(pairs)
+
+
+def _because(version: Description) -> str:
+    return f": {version.content.yanked}" if version.content and version.content.yanked else ""
+
+
+def events_table(events: "Sequence[Event]") -> Table:
+    """Returns a row for each declaration."""
+    rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
+    return table(("DECLARED", "", "BY", "WHY"), rows)
+
+
+def log_table(events: "Sequence[Event]") -> Table:
+    """Returns a row for each event of the log."""
+    rows = [(str(e.id), _when(e.time), e.model, _what(e), e.actor, e.reason) for e in events]
+    return table(("EVENT", "WHEN", "MODEL", "", "BY", "WHY"), rows, right=("EVENT",))
+
+
+def _when(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _what(event: "Event") -> str:
+    payload = event.payload
+    match event.kind:
+        case "published":
+            how = ", found" if payload.get("found") else ""
+            anew = f", in place of {payload['replaced'][:19]}..." if payload.get("replaced") else ""
+            return f"{payload['version']} published{how}{anew}, {payload['digest'][:19]}..."
+        case "signed":
+            return f"{payload['version']} signed by {payload['key']}"
+        case "yanked":
+            return f"{payload['version']} yanked, it was {payload['previous']}"
+        case "unyanked" | "withdrawn":
+            return f"{payload['version']} is a candidate again"
+        case "released":
+            return f"{payload['version']} released"
+        case "tag_set":
+            before = f", it was {payload['previous']}" if payload.get("previous") else ""
+            return f"tag {payload['tag']} is {payload['version']}{before}"
+        case "tag_deleted":
+            return f"tag {payload['tag']} removed, it was {payload['previous']}"
+        case "policy_changed":
+            return f"traffic epoch {payload['epoch']}: {payload['action']}"
+        case _:  # a later release of Turnout wrote it
+            return f"{event.kind} {event.subject}"
+
+
+def _free(value: object) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _styled(word: str) -> Text:
+    return Text(word, _STYLES.get(word, ""))

@@ -1,0 +1,216 @@
+"""`turnout verify`."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import reporting, size_text, table
+from turnout.errors import DigestMismatch, TurnoutError
+
+if TYPE_CHECKING:
+    from turnout.cli.registry.audit import LogAudit
+    from turnout.cli.workspace import Workspace
+    from turnout.config import Signing
+    from turnout.registry.manifest.digest import Progress
+    from turnout.registry.storage.listing import Listing, Problem, Published
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What reading one version showed.
+
+    Attributes:
+        model: Its model.
+        version: As its directory is named.
+        digest: The version's digest; None where its manifest cannot be read.
+        size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
+        fault: What is not as it was published, "" where all is.
+        untrusted: Why its signatures do not do where some are required, "" where they do.
+        warning: Why they do not do where some are asked for without force.
+        signatures: Who signed it, by key, and what each signature is worth.
+    """
+
+    model: str
+    version: str
+    digest: str | None
+    size_bytes: int
+    fault: str
+    untrusted: str = ""
+    warning: str = ""
+    signatures: dict[str, str] = field(default_factory=dict)
+
+
+def verify(
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions. (default: everything)"),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="HEAD", help="What `turnout log --head` printed once; the log has to hold it."),
+    ] = None,
+    signed_by: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--signed-by",
+            metavar="FILE",
+            help="Public key or authority (PEM) that has to have signed. May be repeated. (default: the settings')",
+            show_default=False,
+        ),
+    ] = None,
+    actor: ActorOption = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of published versions, and the log of all changes, and compare both with what was written.
+
+    Ends with 1 where a file changed, is missing, or does not belong there, or where the log is not what was written.
+    A version that no event tells of, since its publisher died just before, is recorded now. Signatures are checked
+    against what [signing] trusts, or against --signed-by.
+    """
+    from turnout.cli.registry.audit import LogAudit
+    from turnout.cli.workspace import Workspace, actor_or_login, split_reference
+    from turnout.state.event_log.chain import Head
+
+    with reporting(as_json=as_json) as out:
+        name, selector = (None, None) if version is None else split_reference(version)
+        kept = None if head is None else Head.parse(head)
+        workspace = Workspace.open(models, state, config)
+        trusted = _signers(signed_by)
+        listing = workspace.scan()
+        log = LogAudit.of(workspace, listing, kept, actor_or_login(actor))
+        damaged = _damaged(workspace, listing, name, selector)
+        chosen = _chosen(workspace, listing, name, selector, damaged)
+        with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
+            results = [_unreadable(problem) for problem in damaged]
+            results += [_verify(workspace, published, log, trusted, advance) for published in chosen]
+        bad = sum(1 for result in results if result.fault)
+        rows = [
+            (
+                f"{result.model} {result.version}",
+                _word(result),
+                result.fault or result.untrusted or f"{size_text(result.size_bytes)}, {result.digest}{_signed(result)}",
+            )
+            for result in results
+        ]
+        untrusted = sum(1 for result in results if result.untrusted)
+        ok = not (bad or untrusted) and log.ok
+        body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
+        ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
+        if untrusted:
+            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as is asked")
+        out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
+        if not ok:
+            raise typer.Exit(1)
+
+
+def _word(result: Verified) -> Text:
+    if result.fault:
+        return Text("changed", "bold red")
+    return Text("untrusted", "bold red") if result.untrusted else Text("ok", "green")
+
+
+def _signed(result: Verified) -> str:
+    by = "".join(f", signed by {key} ({worth})" for key, worth in result.signatures.items())
+    return by + (f"; warning: {result.warning}" if result.warning else "")
+
+
+def _signers(files: list[Path] | None) -> "Signing | None":
+    """Returns settings that require one of the signers that were named; None where none was.
+
+    Raises:
+        ConfigError: A file is neither a public key nor certificates.
+    """
+    from turnout.config import Signing
+    from turnout.registry.signing.keys import read_pem
+
+    if not files:
+        return None
+    sides: dict[bool, list[str]] = {True: [], False: []}
+    for file in files:
+        sides[b"BEGIN CERTIFICATE" in read_pem(file, "public key")].append(str(file))
+    return Signing(signatures="require", trusted_keys=tuple(sides[False]), trusted_authorities=tuple(sides[True]))
+
+
+def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
+    """Returns what was published, of what was asked for, and cannot even be read as a version now."""
+    repository = workspace.repository
+    return [
+        problem
+        for problem in listing.problems
+        if (problem.damaged if repository.remote else _has_manifest(repository.root, problem))
+        and name in (None, problem.model)
+        and selector in (None, problem.version)
+    ]
+
+
+def _has_manifest(root: Path, problem: "Problem") -> bool:
+    from turnout.registry.manifest.manifest import MANIFEST_FILE
+
+    return (root / problem.model / problem.version / MANIFEST_FILE).exists()
+
+
+def _chosen(
+    workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None, damaged: "list[Problem]"
+) -> "list[Published]":
+    """Returns the versions to read, of what was asked for.
+
+    Raises:
+        TurnoutError: There is none, nor a damaged one.
+    """
+    from turnout.cli.workspace import ModelVersions
+    from turnout.routing.selection.selector import parse
+
+    if name is None:
+        return list(listing.published)
+    try:
+        known = ModelVersions.of(name, listing, workspace.declared())
+        return list(known.published.values()) if selector is None else [known.resolve(parse(selector))]
+    except TurnoutError:
+        if damaged:
+            return []
+        raise
+
+
+def _verify(
+    workspace: "Workspace",
+    published: "Published",
+    log: "LogAudit",
+    trusted: "Signing | None",
+    advance: "Progress",
+) -> Verified:
+    from turnout.registry.signing.trust import Trust, Worth
+
+    manifest = published.manifest
+    fault = ""
+    try:
+        expected = log.published.get((manifest.model, str(manifest.version)))
+        workspace.repository.verify_stored(manifest.model, manifest.version, expected=expected, progress=advance)
+    except DigestMismatch as error:
+        fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
+    trust = Trust.of(trusted or workspace.settings.for_model(manifest.model).signing)
+    signed = trust.signed(workspace.repository, published)
+    signatures = {one.key: str(one.worth) for one in signed}
+    doubt = trust.fault(published, signed)
+    wrong = [f"the signature of {one.key} {one.worth} ({one.why})" for one in signed if one.worth is Worth.WRONG]
+    return Verified(
+        model=manifest.model,
+        version=str(manifest.version),
+        digest=published.digest,
+        size_bytes=manifest.size,
+        fault=", ".join(filter(None, (fault, *wrong))),
+        untrusted=doubt if trust.required else "",
+        warning="" if trust.required else doubt,
+        signatures=signatures,
+    )
+
+
+def _unreadable(problem: "Problem") -> Verified:
+    fault = problem.reason.removeprefix(f"{problem.model} {problem.version}: ")
+    return Verified(problem.model, problem.version, None, 0, fault)

@@ -1,0 +1,66 @@
+"""`turnout log`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import reporting
+
+if TYPE_CHECKING:
+    from turnout.state.event_log.events import Event
+
+
+def log(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One model. (default: all)")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="At most so many.")] = 50,
+    head: Annotated[
+        bool, typer.Option("--head", metavar="", help="Only the last event's number and hash, to keep elsewhere.")
+    ] = False,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who changed what, when and why, the newest first.
+
+    Each event holds the hash of the one before it, so that `turnout verify` sees what was done to the log. Keep what
+    --head prints where nobody who can write to the store can write, and hand it to `turnout verify --head`: that shows
+    too whether the end of the log was cut off.
+    """
+    from turnout.cli.registry.tables import log_table
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.manifest.names import check_model_name
+    from turnout.state.event_log.chain import Head
+
+    with reporting(as_json=as_json) as out:
+        if name is not None:
+            check_model_name(name)
+        workspace = Workspace.open(models, state, config)
+        if not workspace.has_store():
+            last, events = Head(), []
+        else:
+            with workspace.store() as store:
+                last = store.head()
+                events = [] if head else store.events(name, limit)
+        if head:
+            out.show({"revision": last.revision, "hash": last.hash}, str(last))
+            return
+        body = {"head": {"revision": last.revision, "hash": last.hash}, "events": [event_json(one) for one in events]}
+        out.show(body, log_table(events) if events else "nothing was declared yet")
+
+
+def event_json(event: "Event") -> dict[str, Any]:
+    """Returns an event as JSON values."""
+    return {
+        "id": event.id,
+        "time": event.time.isoformat(),
+        "model": event.model,
+        "kind": event.kind,
+        "subject": event.subject,
+        "actor": event.actor,
+        "reason": event.reason,
+        "payload": dict(event.payload),
+        "previous": event.previous,
+        "hash": event.hash,
+    }

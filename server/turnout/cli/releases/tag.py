@@ -1,0 +1,92 @@
+"""`turnout tag`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import Output, reporting
+
+if TYPE_CHECKING:
+    from semver import Version
+
+    from turnout.cli.workspace import Workspace
+
+_NONE = "none"
+
+
+def tag(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="For example stable.")],
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="For example 3.2.0; not with --delete or --history.")
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect", metavar="OLD", help="Only if the tag names OLD now; `none`: only if there is no such tag."
+        ),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", metavar="", help="Remove the tag.")] = False,
+    history: Annotated[bool, typer.Option("--history", metavar="", help="Show where the tag stood.")] = False,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a tag name a version, remove it, or show its history. Running servers follow within a second.
+
+    With --expect a move that somebody else came before is refused, with the version that the tag names by now.
+    """
+    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.registry.manifest.names import check_model_name, parse_version
+    from turnout.releases.release import Declarer
+    from turnout.rollout.changes.operations import Operations
+
+    if (delete or history) and version is not None:
+        raise typer.BadParameter(f"{'--delete' if delete else '--history'} takes no VERSION")
+    if delete and history:
+        raise typer.BadParameter("--delete and --history do not go together")
+    if not (delete or history) and version is None:
+        raise typer.BadParameter("VERSION is missing; to remove the tag, say --delete")
+    with reporting(as_json=as_json) as out:
+        check_model_name(name)
+        exact = None if version is None else parse_version(version)
+        expected = None if expect is None else "" if expect == _NONE else str(parse_version(expect))
+        who = actor_or_login(actor)
+        workspace = Workspace.open(models, state, config)
+        workspace.require_repository()
+        if history:
+            _show_history(out, workspace, name, tag)
+            return
+        with workspace.store() as store:
+            declarer, operations = Declarer(workspace.repository, store), Operations(workspace.repository, store)
+            if exact is None:
+                before: Version | None = declarer.delete_tag(name, tag, actor=who, reason=reason, expect=expected)
+                sentence = f"{name}@{tag} is gone; it was {before}"
+            else:
+                before = declarer.set_tag(name, tag, exact, actor=who, reason=reason, expect=expected)
+                was = "" if before is None else "; it was before" if before == exact else f"; it was {before}"
+                sentence = f"{name}@{tag} is {exact}{was}"
+            answers = operations.answers(name)
+        body = {"model": name, "tag": tag, "version": _text(exact), "previous_version": _text(before)}
+        out.show(body | {"answers": answers_body(answers)}, sentence, answers_line(answers))
+
+
+def _show_history(out: Output, workspace: "Workspace", name: str, tag: str) -> None:
+    from turnout.cli.registry.tables import events_table
+    from turnout.cli.releases.log import event_json
+
+    events = []
+    if workspace.has_store():
+        with workspace.store() as store:
+            events = store.tag_history(name, tag)
+    body = {"model": name, "tag": tag, "events": [event_json(event) for event in events]}
+    out.show(body, events_table(events) if events else f"{name} never had a tag {tag}")
+
+
+def _text(version: "Version | None") -> str | None:
+    return None if version is None else str(version)

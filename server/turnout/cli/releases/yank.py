@@ -1,0 +1,95 @@
+"""`turnout yank` and `turnout unyank`."""
+
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import reporting
+
+_WhyOption = Annotated[
+    str, typer.Option("--reason", metavar="WHY", help="For the record, and for clients that pin it.")
+]
+
+
+def yank(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    reason: _WhyOption,
+    actor: ActorOption = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
+
+    Pins to it are refused, or answered with a warning where `routing.yanked_pins` says so. Refused itself while the
+    policy in force, a rollout or a tag needs the version. Running servers follow within a second.
+    """
+    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
+    from turnout.releases.release import Declarer
+    from turnout.rollout.changes.operations import Operations
+    from turnout.state.release_status import Standing
+
+    with reporting(as_json=as_json) as out:
+        name, exact = exact_reference(version)
+        workspace = Workspace.open(models, state, config)
+        workspace.require_repository()
+        with workspace.store() as store:
+            declarer = Declarer(workspace.repository, store)
+            before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
+            answers = Operations(workspace.repository, store).answers(name)
+            warning = declarer.way_back(name).yank_warning(name, exact)
+            default = ModelVersions.of(name, workspace.scan(), store.declared()).default
+        changed = before is not Standing.YANKED
+        said = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
+        left = f"{default} is the highest released version now" if default else "no released version is left"
+        body = {
+            "model": name,
+            "version": str(exact),
+            "changed": changed,
+            "previous_standing": before,
+            "default_version": None if default is None else str(default),
+            "warnings": [warning] if warning else [],
+            "answers": answers_body(answers),
+        }
+        warnings = [f"warning: {warning}"] if warning else []
+        out.show(body, f"{name} {exact} {said}; {left}", *warnings, answers_line(answers))
+
+
+def unyank(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    reason: _WhyOption,
+    i_know_why: Annotated[
+        bool,
+        typer.Option("--i-know-why", metavar="", help="Needed: what was withdrawn for a reason comes back."),
+    ] = False,
+    actor: ActorOption = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a withdrawal back. The version is a candidate from then on: whether to release it is decided anew."""
+    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
+    from turnout.errors import ChangeRefused
+    from turnout.releases.release import Declarer
+    from turnout.rollout.changes.operations import Operations
+
+    with reporting(as_json=as_json) as out:
+        name, exact = exact_reference(version)
+        workspace = Workspace.open(models, state, config)
+        workspace.require_repository()
+        with workspace.store() as store:
+            if not i_know_why:
+                why = store.declared().of(name).reasons.get(exact)
+                was = f" ({why})" if why else ""
+                raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, say --i-know-why")
+            declarer = Declarer(workspace.repository, store)
+            changed = declarer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
+            answers = Operations(workspace.repository, store).answers(name)
+        said = "is a candidate again" if changed else "was not yanked; nothing changed"
+        body = {"model": name, "version": str(exact), "changed": changed, "answers": answers_body(answers)}
+        out.show(body, f"{name} {exact} {said}", answers_line(answers))

@@ -1,0 +1,315 @@
+"""`turnout rollout`: a candidate becomes the baseline step by step, as the evidence allows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ReasonOption, ServerOption
+from turnout.cli.output import Output, reporting, table
+from turnout.cli.rollout.controls import COMMANDS
+from turnout.cli.rollout.options import (
+    AlphaOption,
+    FromBrokenOption,
+    GuardsOption,
+    HoldbackOption,
+    InsufficientOption,
+    MetricsOption,
+    NewerOption,
+    PlanOption,
+    ProbesOption,
+    RequestsOption,
+    ShadowOption,
+    SloOption,
+    StepsOption,
+    WatchForOption,
+)
+from turnout.cli.rollout.probe import probe
+
+if TYPE_CHECKING:
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.plan_file import PlanOptions
+
+_TIMEOUT = 30.0
+_RUNNING, _INTERRUPTED = 3, 130
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
+AttemptOption = Annotated[
+    int, typer.Option("--attempt", metavar="N", min=0, help="(default: the latest)", show_default=False)
+]
+ToOption = Annotated[str, typer.Option("--to", metavar="VERSION", help="The candidate.", show_default=False)]
+
+application = typer.Typer(
+    no_args_is_help=True, help="Make a candidate the baseline step by step, and take it back on evidence."
+)
+
+
+@application.command()
+def plan(
+    name: NameArgument,
+    to: ToOption,
+    plan: PlanOption = None,
+    steps: StepsOption = None,
+    shadow: ShadowOption = None,
+    metrics: MetricsOption = None,
+    alpha: AlphaOption = None,
+    min_requests: RequestsOption = None,
+    slo_ms: SloOption = None,
+    on_insufficient: InsufficientOption = None,
+    on_newer: NewerOption = None,
+    watch_for: WatchForOption = None,
+    holdback: HoldbackOption = None,
+    guard: GuardsOption = None,
+    from_broken: FromBrokenOption = False,
+    probe: ProbesOption = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a rollout would do, and what it would see with the present traffic. Changes nothing.
+
+    Ends with 1 where the rollout would be refused now.
+    """
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.forecast import forecast_body, forecast_lines
+    from turnout.cli.rollout.plan_file import PlanOptions, named_fields
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=as_json) as out:
+        options = PlanOptions(
+            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
+            guard or (), from_broken, probe or (),
+        )  # fmt: skip
+        plan_json = _plan_json(out, options)
+        request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
+        with named_fields(), Server.named(server, config).control() as control:
+            told = control.PlanRollout(request, timeout=_TIMEOUT)
+        out.show(forecast_body(told, name, to), *forecast_lines(told, name, to))
+    if told.refusals:
+        raise typer.Exit(1)
+
+
+@application.command()
+def start(
+    name: NameArgument,
+    to: ToOption,
+    plan: PlanOption = None,
+    steps: StepsOption = None,
+    shadow: ShadowOption = None,
+    metrics: MetricsOption = None,
+    alpha: AlphaOption = None,
+    min_requests: RequestsOption = None,
+    slo_ms: SloOption = None,
+    on_insufficient: InsufficientOption = None,
+    on_newer: NewerOption = None,
+    watch_for: WatchForOption = None,
+    holdback: HoldbackOption = None,
+    guard: GuardsOption = None,
+    from_broken: FromBrokenOption = False,
+    probe: ProbesOption = None,
+    wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", metavar="TIME", help="Of --wait: at most that long.", show_default=False),
+    ] = None,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a rollout. What the plan does not say has its default.
+
+    Exit codes of --wait:
+    0    the candidate became the baseline
+    1    it was taken back, replaced, or could not be served
+    3    it still runs when --timeout is over
+    130  Ctrl-C; it goes on running
+    """
+    from turnout.cli.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.connection import Server
+    from turnout.cli.durations import read_duration
+    from turnout.cli.rollout.plan_file import PlanOptions, named_fields
+    from turnout.cli.rollout.view import rollout_body, sentence
+    from turnout.cli.workspace import actor_or_login
+    from turnout.errors import InvalidRequest
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=as_json) as out:
+        if timeout is not None and not wait:
+            raise InvalidRequest("--timeout: only with --wait")
+        limit = None if timeout is None else read_duration(timeout)
+        options = PlanOptions(
+            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
+            guard or (), from_broken, probe or (),
+        )  # fmt: skip
+        plan_json = _plan_json(out, options)
+        change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason)
+        request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=change)
+        named = Server.named(server, config)
+        with named_fields(), named.control() as control:
+            told = control.StartRollout(request, timeout=_TIMEOUT)
+        rollout, answers = told.rollout, read_answers(told.answers)
+        if not wait:
+            body = rollout_body(rollout) | {"answers": answers_body(answers)}
+            lines = [line for line in (sentence(rollout), answers_line(answers)) if line]
+            out.show(body, *lines, f"follow it with `turnout rollout watch {name}`")
+            return
+        _watch_to_the_end(out, named, name, rollout.attempt, limit)
+
+
+@application.command()
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how rollouts stand: the latest of one model, or of each."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.view import overview, rollout_body, status_lines
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+        if name is not None:
+            stream = control.WatchRollout(pb.WatchRolloutRequest(model=name), timeout=_TIMEOUT)
+            rollout = next(stream).rollout
+            stream.cancel()
+            out.show(rollout_body(rollout), *status_lines(rollout))
+            return
+        known = control.ListRollouts(pb.ListRolloutsRequest(limit=1000), timeout=_TIMEOUT).rollouts
+        latest: dict[str, pb.Rollout] = {}
+        for one in known:
+            if one.model not in latest or one.attempt > latest[one.model].attempt:
+                latest[one.model] = one
+        rollouts = [latest[model] for model in sorted(latest)]
+        out.show(
+            {"rollouts": [rollout_body(r) for r in rollouts]}, overview(rollouts) if rollouts else "no rollouts yet"
+        )
+
+
+@application.command()
+def history(
+    name: NameArgument,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")] = 20,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a model's rollouts, the newest first."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.view import history_rows, rollout_body
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+        known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
+        columns = ("ATTEMPT", "BEGUN (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
+        shown = table(columns, history_rows(known), right=("ATTEMPT",)) if known else f"{name} has had no rollout"
+        out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, shown)
+
+
+@application.command()
+def explain(
+    name: NameArgument,
+    attempt: AttemptOption = 0,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain in words and numbers why a rollout stands where it stands, and what happens next."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.ticks import read_replay
+    from turnout.cli.rollout.view import explanation_body, explanation_lines
+    from turnout.web.report.explain import explain as explained
+
+    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+        replay = read_replay(control, name, attempt)
+        said = explained(replay)
+        out.show(explanation_body(said, replay), *explanation_lines(said, replay.rollout))
+
+
+@application.command()
+def watch(
+    name: NameArgument,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="At most that long.", show_default=False)
+    ] = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a model's latest rollout until it ends, through restarts of its server too.
+
+    A view that moves on a terminal; elsewhere, an event a line.
+
+    Exit codes:
+    0    the candidate became the baseline
+    1    it was taken back, replaced, or could not be served
+    3    it still runs when --timeout is over
+    130  Ctrl-C; the rollout goes on running
+    """
+    from turnout.cli.connection import Server
+    from turnout.cli.durations import read_duration
+
+    with reporting(as_json=as_json) as out:
+        limit = None if timeout is None else read_duration(timeout)
+        _watch_to_the_end(out, Server.named(server, config), name, 0, limit)
+
+
+@application.command()
+def report(
+    name: NameArgument,
+    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="Where to write it.", show_default=False)],
+    attempt: AttemptOption = 0,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a rollout's evidence as one HTML page that needs no network."""
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.ticks import read_replay
+    from turnout.errors import ConfigError
+    from turnout.web.report.page import render
+
+    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+        replay = read_replay(control, name, attempt)
+        page = render(replay).encode()
+        try:
+            html.write_bytes(page)
+        except OSError as error:
+            raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
+        body = {"model": name, "attempt": replay.rollout.attempt, "ticks": len(replay.told), "file": str(html)}
+        out.show(
+            body | {"bytes": len(page)}, f"{html}: attempt {replay.rollout.attempt} of {name}, {len(page):,} bytes"
+        )
+
+
+for _command in (*COMMANDS, probe):
+    application.command(name=_command.__name__.replace("_", "-"))(_command)
+
+
+def _plan_json(out: Output, options: "PlanOptions") -> str:
+    """Returns the plan as JSON; tells of fields that mean nothing any more."""
+    from turnout.cli.rollout.plan_file import retired_fields
+
+    plan_json = options.to_json()
+    for field in retired_fields(plan_json):
+        out.note(f"{field} means nothing any more, and can go from the plan")
+    return plan_json
+
+
+def _watch_to_the_end(out: Output, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
+    """Shows a rollout until it ends, and ends this process with what became of it."""
+    from turnout.cli.rollout.follow import TimedOut
+    from turnout.cli.rollout.live import exit_code, watch
+
+    again = f"`turnout rollout watch {name}` shows how it goes on"
+    try:
+        last = watch(out, server, name, attempt=attempt, timeout=timeout)
+    except TimedOut:
+        out.note(f"the time is over, and the rollout goes on: {again}")
+        raise typer.Exit(_RUNNING) from None
+    except KeyboardInterrupt:
+        out.note(f"the rollout goes on: {again}")
+        raise typer.Exit(_INTERRUPTED) from None
+    raise typer.Exit(exit_code(last))

@@ -1,0 +1,125 @@
+"""What a rollout would do and see, as tables and JSON."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from turnout.cli.output import facts, table
+from turnout.cli.rollout.probe_view import configured_body, configured_table
+from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.replay import read_told_plan
+from turnout_proto.v1 import rollout_pb2 as pb
+
+
+def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> Iterator[RenderableType]:
+    """Returns what a rollout would do, for people."""
+    plan = read_told_plan(told.plan_json)
+    yield Text(f"{model}: {version} over {told.previous or 'nothing'}", "bold")
+    yield from (Text.assemble(("refused: ", "bold red"), why) for why in told.refusals)
+    yield ""
+    yield Text("What would happen", "bold")
+    rows: list[tuple[str, ...]] = []
+    if (stage := plan.shadow) is not None:
+        what = f"at least {stage.min_samples:,} copies compared, {share_text(stage.agreement)} of them agree"
+        rows.append(("shadow", f"{share_text(stage.rate)} copied", duration_text(stage.duration_s), "", what))
+    for number, step in enumerate(plan.steps, start=1):
+        what = f"at least {plan.min_requests:,} requests of the candidate"
+        if number == len(plan.steps):
+            what += ", and evidence that it is fit"
+        gate = "waits for `promote`" if step.gate else ""
+        rows.append((f"step {number}", share_text(step.weight), duration_text(step.soak_s), gate, what))
+    if plan.watch_s:
+        share = share_text(round(1 - plan.holdback, 4))
+        kept = f"{told.previous} keeps {share_text(plan.holdback)} to compare with"
+        rows.append(("watch", share, duration_text(plan.watch_s), "", kept))
+    yield table(("STAGE", "WEIGHT", "AT LEAST", "GATE", "GOES ON AFTER"), rows)
+    yield ""
+    yield Text("What is looked at", "bold")
+    metrics = [
+        (
+            m.name, f"{m.weight:.2g}", f"{m.null:g}" + ("" if m.one_armed else "x"),
+            ", ".join(f"{r:g}" for r in m.alternatives), f"{m.good_null:g}x",
+        )
+        for m in plan.evidence_metrics
+    ]  # fmt: skip
+    columns = ("METRIC", "WEIGHT", "NOT WORSE UP TO", "SHARPEST AT", "FIT BELOW")
+    yield table(columns, metrics, right=("WEIGHT", "NOT WORSE UP TO", "FIT BELOW"))
+    yield ""
+    if told.probes:
+        yield Text("What is asked outside", "bold")
+        yield configured_table(told.probes)
+        yield ""
+    if told.confirms:
+        yield "Each step, and promotion, waits for the word of the confirm webhook."
+        yield ""
+    yield facts(
+        (
+            ("taken back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
+            ("promoted at", f"evidence of {1 / plan.beta:.3g} of each metric (beta {plan.beta:g})"),
+            ("too little to see", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
+            ("another one runs", f"{plan.on_newer} (on_newer)"),
+            ("ends by itself", f"after {duration_text(plan.max_duration_s)} of active time"),
+            ("plan", told.plan_digest),
+        )
+    )
+    yield ""
+    yield Text(
+        f"What it would see, at {told.requests_per_second:,.3g} requests a second of which the baseline fails "
+        f"{told.error_rate:.3%}",
+        "bold",
+    )
+    effects = [d.effect for d in told.power[0].detections] if told.power else []
+    yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, told.power))
+    if told.power:
+        yield Text("The time that it takes to see each, by expectation; in green where the step is long enough.", "dim")
+    yield from (Text(what, "yellow") for what in told.missed)
+
+
+def forecast_body(told: pb.PlanRolloutResponse, model: str, version: str) -> dict[str, Any]:
+    """Returns what a rollout would do, as JSON values."""
+    return {
+        "model": model,
+        "version": version,
+        "previous": told.previous or None,
+        "refusals": list(told.refusals),
+        "plan": json.loads(told.plan_json),
+        "plan_digest": told.plan_digest,
+        "requests_per_second": told.requests_per_second,
+        "error_rate": told.error_rate,
+        "power": [
+            {
+                "step": p.step,
+                "weight": p.weight,
+                "soak_seconds": p.soak_seconds,
+                "detections": [
+                    {"effect": d.effect, "seconds": d.seconds, "requests": d.requests, "fits": _fits(d, soak)}
+                    for d, soak in _paired(p)
+                ],
+            }
+            for p in told.power
+        ],
+        "missed": list(told.missed),
+        "probes": [configured_body(probe) for probe in told.probes],
+        "confirms": told.confirms,
+    }
+
+
+def _power_row(power: pb.RolloutPower) -> Sequence[RenderableType]:
+    weight, soak = share_text(round(power.weight, 4)), duration_text(power.soak_seconds)
+    return f"step {power.step}", weight, soak, *(_seen(d, seconds) for d, seconds in _paired(power))
+
+
+def _paired(power: pb.RolloutPower) -> list[tuple[pb.RolloutDetection, float]]:
+    return [(detection, power.soak_seconds) for detection in power.detections]
+
+
+def _fits(detection: pb.RolloutDetection, soak: float) -> bool:
+    return bool(detection.seconds <= soak)
+
+
+def _seen(detection: pb.RolloutDetection, soak: float) -> Text:
+    fits = _fits(detection, soak)
+    return Text(f"{duration_text(detection.seconds)} {'✓' if fits else '✗'}", "green" if fits else "yellow")

@@ -1,0 +1,206 @@
+"""A rollout's plan, as a file and options say it."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from turnout.cli.durations import read_duration
+from turnout.cli.output import ServerRefused
+from turnout.cli.shares import read_share
+from turnout.errors import ConfigError, InvalidRequest, Violation
+from turnout.registry.storage.files import explain, read_small
+from turnout.rollout.guards.circuit_breaker import Breaker
+from turnout.rollout.guards.guards import Guards
+from turnout.rollout.plan import RETIRED, ShadowStage, Step
+
+_MAX_BYTES = 64 << 10
+_UNKNOWN = "unknown; there are "
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a command line says of a plan; None for what it does not.
+
+    Attributes:
+        file: A plan file, TOML; what the options say goes before it.
+        steps: As in `1%:5m,25%:15m:gate`.
+        shadow: As in `10%:10m`, or `off`.
+        metrics: As in `errors,p99`.
+        alpha: Chance of a false rollback.
+        min_requests: Of the canary, in each step.
+        slo_ms: Latency objective, milliseconds.
+        on_insufficient, on_newer: As the plan has them.
+        watch_for: Time after promotion.
+        holdback: Share that the version before keeps meanwhile.
+        guards: As in `error_share=1%`; they go before the file's, one by one.
+        from_broken: The baseline is broken, and the candidate is its fix.
+        probes: Names; they are asked beside the file's.
+    """
+
+    file: Path | None = None
+    steps: str | None = None
+    shadow: str | None = None
+    metrics: str | None = None
+    alpha: float | None = None
+    min_requests: int | None = None
+    slo_ms: float | None = None
+    on_insufficient: str | None = None
+    on_newer: str | None = None
+    watch_for: str | None = None
+    holdback: str | None = None
+    guards: Sequence[str] = ()
+    from_broken: bool = False
+    probes: Sequence[str] = ()
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON. What is not said is left to the server, which checks the values.
+
+        Raises:
+            ConfigError: The file cannot be read.
+            InvalidRequest: An option is not of its form.
+        """
+        body = {} if self.file is None else read_plan_file(self.file)
+        plain = {
+            "alpha": self.alpha, "min_requests": self.min_requests, "slo_ms": self.slo_ms,
+            "on_insufficient": self.on_insufficient, "on_newer": self.on_newer,
+        }  # fmt: skip
+        body |= {key: value for key, value in plain.items() if value is not None}
+        if self.steps is not None:
+            body["steps"] = read_steps(self.steps)
+        if self.shadow is not None:
+            body["shadow"] = _shadow(self.shadow, body.get("shadow"))
+        if self.metrics is not None:
+            body["metrics"] = [name.strip() for name in self.metrics.split(",")]
+        if self.watch_for is not None:
+            body["watch_s"] = read_duration(self.watch_for)
+        if self.holdback is not None:
+            body["holdback"] = read_share(self.holdback)
+        if self.guards:
+            known = body.get("guards")
+            body["guards"] = (dict(known) if isinstance(known, Mapping) else {}) | dict(map(read_guard, self.guards))
+        if self.from_broken:
+            body["from_broken"] = True
+        if self.probes:
+            known = body.get("probes")
+            body["probes"] = list(dict.fromkeys((*(known if isinstance(known, list) else ()), *self.probes)))
+        try:
+            return json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the plan holds a value that no plan can have: {error}") from None
+
+
+def read_plan_file(path: Path) -> dict[str, Any]:
+    """Reads a plan file.
+
+    Raises:
+        ConfigError: There is none, or it is no TOML.
+        InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
+    """
+    try:
+        content = read_small(path, _MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"the plan {path} {explain(error)}") from None
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"the plan {path} has more than {_MAX_BYTES >> 10} KiB")
+    try:
+        body = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"the plan {path} is no TOML: {error}") from None
+    steps = body.get("steps")
+    for number, step in enumerate(steps if isinstance(steps, list) else ()):
+        _check_keys(f"steps[{number}]", step, Step)
+        _check_keys(f"steps[{number}].guards", step.get("guards") if isinstance(step, Mapping) else None, Guards)
+    for place, kind in (("shadow", ShadowStage), ("guards", Guards), ("breaker", Breaker)):
+        _check_keys(place, body.get(place), kind)
+    return body
+
+
+def read_guard(text: str) -> tuple[str, float]:
+    """Returns the limit that `error_share=1%` or `p99_ms=250` says.
+
+    Raises:
+        InvalidRequest: It is not of that form, or there is no such limit.
+    """
+    name, equals, limit = text.partition("=")
+    names = [field.name for field in fields(Guards)]
+    if not equals or name not in names:
+        raise InvalidRequest(f"--guard: expected NAME=LIMIT with one of {', '.join(names)}, got {text!r}")
+    if name.endswith("_share"):
+        return name, read_share(limit)
+    try:
+        return name, float(limit)
+    except ValueError:
+        raise InvalidRequest(f"--guard: expected milliseconds such as {name}=250, got {text!r}") from None
+
+
+def retired_fields(plan_json: str) -> list[str]:
+    """Returns the fields that a plan names and that mean nothing any more."""
+    return [name for name in RETIRED if name in json.loads(plan_json)]
+
+
+def read_steps(text: str) -> list[dict[str, Any]]:
+    """Returns the steps that `1%:5m,5%:10m,25%:15m:gate` says.
+
+    Raises:
+        InvalidRequest: It is not of that form.
+    """
+    steps = []
+    for part in text.split(","):
+        match part.strip().split(":"):
+            case [share, soak]:
+                steps.append({"weight": read_share(share), "soak_s": read_duration(soak)})
+            case [share, soak, "gate"]:
+                steps.append({"weight": read_share(share), "soak_s": read_duration(soak), "gate": True})
+            case _:
+                raise InvalidRequest(f"--steps: expected SHARE:TIME or SHARE:TIME:gate, such as 5%:10m, got {part!r}")
+    return steps
+
+
+@contextmanager
+def named_fields() -> Iterator[None]:
+    """Has a refusal name each field that is wrong, with the nearest that exist for one that does not.
+
+    Raises:
+        ServerRefused: The server refuses what the block asks for.
+    """
+    try:
+        yield
+    except ServerRefused as error:
+        if not error.violations:
+            raise
+        violations = [Violation(v.field, f"{v.field}: {_nearest(v)}") for v in error.violations]
+        message = "; ".join(v.description for v in violations)
+        raise ServerRefused(error.kind, message, violations=violations) from None
+
+
+def _check_keys(place: str, table: object, kind: type[Step | ShadowStage | Guards | Breaker]) -> None:
+    known = [field.name for field in fields(kind)]
+    for key in table if isinstance(table, Mapping) else ():
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1, cutoff=0.6)
+            guess = f", did you mean {near[0]}?" if near else ";"
+            raise InvalidRequest.at(
+                f"{place}.{key}", f"unknown{guess} There are {', '.join(known)}".replace("; T", "; t")
+            )
+
+
+def _nearest(violation: Violation) -> str:
+    """Returns what is wrong with one field, with a guess at what was meant where there is no such field."""
+    _, unknown, known = violation.description.rpartition(_UNKNOWN)
+    near = get_close_matches(violation.field, known.split(", "), n=1, cutoff=0.6) if unknown else ()
+    return f"unknown, did you mean {near[0]}? There are {known}" if near else violation.description
+
+
+def _shadow(text: str, known: object) -> dict[str, Any] | None:
+    if text == "off":
+        return None
+    rate, colon, duration = text.partition(":")
+    if not colon:
+        raise InvalidRequest(f"--shadow: expected SHARE:TIME, such as 10%:10m, or off, got {text!r}")
+    given = dict(known) if isinstance(known, Mapping) else {}
+    return given | {"rate": read_share(rate), "duration_s": read_duration(duration)}

@@ -1,0 +1,57 @@
+"""`turnout rollout probe`: which probes there are, and what one measures now."""
+
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.output import reporting
+
+_TIMEOUT = 90.0
+"""Seconds; a probe's own timeout is at most 60."""
+
+
+def probe(
+    probe: Annotated[str | None, typer.Argument(metavar="[PROBE]", help="One to try. (default: list them)")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME@VERSION", help="The candidate to ask about.", show_default=False),
+    ] = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the probes of the server's configuration, or try one by hand. It counts for no rollout.
+
+    Exit codes where one is tried:
+    0    it passed
+    1    it failed
+    3    it is inconclusive: neither pass nor fail
+    """
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.probe_view import configured_body, configured_table, tried_lines
+    from turnout.cli.workspace import exact_reference
+    from turnout.errors import InvalidRequest
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=as_json) as out:
+        if (probe is None) != (model is None):
+            missing = "--model" if model is None else "probe"
+            raise InvalidRequest.at(missing, "expected a probe and --model NAME@VERSION, or neither to list the probes")
+        with Server.named(server, config).control() as control:
+            if probe is None or model is None:
+                known = control.ListProbes(pb.ListProbesRequest(), timeout=_TIMEOUT).probes
+                shown = configured_table(known) if known else "the server's configuration has no probe"
+                out.show({"probes": [configured_body(one) for one in known]}, shown)
+                return
+            name, version = exact_reference(model)
+            request = pb.TryProbeRequest(probe=probe, model=name, version=str(version))
+            told = control.TryProbe(request, timeout=_TIMEOUT)
+        body = {
+            "probe": probe, "model": name, "version": str(version), "baseline": told.baseline or None,
+            "outcome": told.outcome, "value": told.value or None, "detail": told.detail or None,
+            "seconds": told.seconds, "asked": configured_body(told.asked),
+        }  # fmt: skip
+        out.show(body, *tried_lines(probe, told))
+    if told.outcome != "passed":
+        raise typer.Exit(1 if told.outcome == "failed" else 3)

@@ -1,0 +1,78 @@
+"""Probes as tables and JSON: what they measured of a rollout, and how they are configured."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from turnout.cli.output import table
+from turnout.web.report.formatting import duration_text
+from turnout_proto.v1 import rollout_pb2 as pb
+
+_STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow"}
+
+
+def outcome_text(outcome: str) -> Text:
+    """Returns a measurement's outcome, in its colour."""
+    return Text(outcome or "not asked yet", _STYLES.get(outcome, "dim"))
+
+
+def measured_table(probes: Sequence[pb.RolloutProbe]) -> RenderableType:
+    """Returns a row for each probe of a rollout's present step."""
+    rows = [
+        (p.name, outcome_text(p.outcome), p.value, _age(p), f"{p.passed}/{p.failed}/{p.inconclusive}", p.detail)
+        for p in probes
+    ]
+    return table(("PROBE", "LAST", "VALUE", "AGE", "PASSED/FAILED/NEITHER", ""), rows, right=("VALUE",))
+
+
+def measured_body(probe: pb.RolloutProbe) -> dict[str, Any]:
+    """Returns what a probe measured, as JSON values."""
+    return {
+        "name": probe.name, "outcome": probe.outcome or None, "value": probe.value or None,
+        "detail": probe.detail or None, "time": probe.time.ToJsonString() if probe.HasField("time") else None,
+        "passed": probe.passed, "failed": probe.failed, "inconclusive": probe.inconclusive,
+        "failure_limit": probe.failure_limit, "lacking": probe.lacking or None,
+    }  # fmt: skip
+
+
+def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
+    """Returns a row for each probe of a configuration."""
+    columns = ("PROBE", "ASKS", "PASSES", "EVERY", "TAKEN BACK AFTER", "PASSED AFTER")
+    rows = [
+        (
+            p.name, p.kind, p.condition, duration_text(p.interval_seconds), f"{p.failure_limit + 1} that fail",
+            f"{p.count} that pass{'es' if p.count == 1 else ''}",
+        )
+        for p in probes
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def configured_body(probe: pb.Probe) -> dict[str, Any]:
+    """Returns a probe of a configuration as JSON values."""
+    return {
+        "name": probe.name, "kind": probe.kind, "condition": probe.condition,
+        "interval_seconds": probe.interval_seconds, "initial_delay_seconds": probe.initial_delay_seconds,
+        "count": probe.count, "failure_limit": probe.failure_limit,
+        "consecutive_error_limit": probe.consecutive_error_limit,
+    }  # fmt: skip
+
+
+def tried_lines(name: str, told: pb.TryProbeResponse) -> Iterator[RenderableType]:
+    """Returns what a probe measured when it was tried, for people."""
+    what = f": {told.detail}" if told.detail else ""
+    value = f" {told.value}" if told.value else ""
+    style = _STYLES.get(told.outcome, "")
+    yield Text.assemble((name, "bold"), " ", (told.outcome, style), f"{value}{what}")
+    baseline = told.baseline or "nothing"
+    yield f"passes: {told.asked.condition}; the baseline is {baseline}; it took {duration_text(told.seconds)}"
+
+
+def _age(probe: pb.RolloutProbe) -> str:
+    if not probe.HasField("time"):
+        return ""
+    age = datetime.now(UTC) - probe.time.ToDatetime(UTC)
+    return duration_text(float(max(round(age.total_seconds()), 0)))

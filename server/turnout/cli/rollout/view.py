@@ -1,0 +1,251 @@
+"""Rollouts as tables, sentences and JSON."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from turnout.cli.output import facts, table
+from turnout.cli.rollout.probe_view import measured_body, measured_table
+from turnout.web.report.explain import Explanation, Finding, evidence_text, standing
+from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.replay import Replay
+from turnout_proto.v1 import rollout_pb2 as pb
+
+STYLES: Mapping[str, str] = {
+    "succeeded": "bold green",
+    "rolled_back": "bold red",
+    "failed": "bold red",
+    "aborting": "bold red",
+    "unreadable": "bold red",
+}
+"""Of states."""
+
+_EVENTS_SHOWN = 10
+
+
+def sentence(rollout: pb.Rollout) -> str:
+    """Returns where a rollout stands, in one sentence."""
+    if rollout.state == "unreadable":
+        return rollout.verdict
+    verdict = f": {rollout.verdict}" if rollout.verdict else ""
+    which = f"{rollout.model} {rollout.candidate} over {rollout.previous}"
+    return f"{which}, attempt {rollout.attempt}, epoch {rollout.epoch}: {standing(rollout)}{verdict}"
+
+
+def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
+    """Returns a row for each model's rollout."""
+    columns = ("MODEL", "CANDIDATE", "OVER", "ATTEMPT", "STATE", "STEP", "WEIGHT", "EVIDENCE", "")
+    rows = [
+        (
+            r.model, r.candidate, r.previous, str(r.attempt), state_text(r), f"{r.step}/{r.steps}",
+            share_text(round(r.weight, 4)), f"{evidence_text(r.e_value)}/{evidence_text(r.threshold)}",
+            r.verdict if r.state == "unreadable" else "; ".join(r.pauses),
+        )
+        for r in rollouts
+    ]  # fmt: skip
+    return table(columns, rows, right=("ATTEMPT", "WEIGHT"))
+
+
+def history_rows(rollouts: Sequence[pb.Rollout]) -> Iterator[Sequence[RenderableType]]:
+    """Returns a row for each attempt."""
+    for r in rollouts:
+        when = r.started_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+        took = duration_text((r.changed_at.ToDatetime() - r.started_at.ToDatetime()).total_seconds())
+        yield str(r.attempt), when, took, r.candidate, r.previous, state_text(r), r.verdict, r.actor, r.reason
+
+
+def state_text(rollout: pb.Rollout) -> Text:
+    """Returns the state, in its colour."""
+    paused = rollout.pauses and rollout.state != "aborting"
+    style = "bold yellow" if paused else STYLES.get(rollout.state, "")
+    return Text(rollout.state.replace("_", " ") + (", paused" if paused else ""), style)
+
+
+def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
+    """Returns how a rollout stands, for people."""
+    if rollout.state == "unreadable":
+        yield Text(sentence(rollout), STYLES["failed"])
+        return
+    yield Text.assemble(
+        (f"{rollout.model} {rollout.candidate}", "bold"), f" over {rollout.previous}  attempt {rollout.attempt}, "
+        f"epoch {rollout.epoch}  ", state_text(rollout),
+    )  # fmt: skip
+    pairs: list[tuple[str, RenderableType]] = [
+        ("step", f"{rollout.step} of {rollout.steps}: {plan_steps(rollout)}"),
+        ("weight", share_text(round(rollout.weight, 4))),
+        ("time in it", f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"),
+        (
+            "evidence",
+            f"{evidence_text(rollout.e_value)} that it is worse; taken back at {evidence_text(rollout.threshold)}",
+        ),
+    ]
+    pairs += [("paused", why) for why in rollout.pauses]
+    pairs += [("lacking", what) for what in rollout.lacking]
+    if rollout.verdict:
+        pairs.append(("verdict", rollout.verdict))
+    by = rollout.actor or "nobody named"
+    pairs.append(("begun", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}"))
+    yield facts(pairs)
+    yield table(("METRIC", "CANDIDATE", "PREVIOUS", "EVIDENCE"), (_metric_row(m) for m in rollout.metrics))
+    if rollout.probes:
+        yield measured_table(rollout.probes)
+    if rollout.events:
+        yield Text("latest", "bold")
+        yield events_table(rollout.events[-_EVENTS_SHOWN:])
+
+
+def plan_steps(rollout: pb.Rollout) -> str:
+    """Returns a plan's steps: `1% 5m, 5% 10m after a gate`."""
+    steps = json.loads(rollout.plan_json or "{}").get("steps", [])
+    return ", ".join(
+        f"{share_text(s['weight'])} {duration_text(s['soak_s'])}{' after a gate' if s['gate'] else ''}" for s in steps
+    )
+
+
+def events_table(events: Sequence[pb.RolloutEvent]) -> RenderableType:
+    """Returns a row for each event."""
+    rows = [(f"{e.time.ToDatetime():%H:%M:%S}", Text(e.kind, STYLES.get(e.kind, "")), _said(e)) for e in events]
+    return table(("", "", ""), rows)
+
+
+def event_line(rollout: pb.Rollout, event: pb.RolloutEvent) -> str:
+    """Returns an event on one line, for logs."""
+    return (
+        f"{event.time.ToDatetime():%Y-%m-%dT%H:%M:%SZ} {rollout.model} {rollout.candidate} {event.kind}: {_said(event)}"
+    )
+
+
+def explanation_lines(said: Explanation, rollout: pb.Rollout) -> Iterator[RenderableType]:
+    """Returns an explanation, for people."""
+    yield Text(said.title, "bold")
+    yield Text(_capital(said.standing) + ".", STYLES.get(rollout.state, ""))
+    if said.verdict:
+        yield Text.assemble(("Verdict: ", "bold"), said.verdict + ".")
+    yield ""
+    yield Text(f"Is {rollout.candidate} worse than {rollout.previous}?", "bold")
+    columns = ("METRIC", rollout.candidate, rollout.previous, "RATIO", "ALLOWED", "EVIDENCE", "WEIGHT")
+    rows = [
+        (
+            f.name, f.canary_text, f.baseline_text, f.ratio_text, f"{f.allowed:g}x", evidence_text(f.e_value),
+            f"{f.weight:.2g}",
+        )
+        for f in said.findings
+    ]  # fmt: skip
+    combined = Text(f"{evidence_text(said.e_value)} of {evidence_text(said.threshold)}", "bold")
+    yield table(columns, [*rows, (Text("combined", "bold"), "", "", "", "", combined, "")], right=columns[3:])
+    yield from (Text(line) for line in said.reading)
+    yield ""
+    yield Text(f"Is it fit to be promoted? (each metric needs evidence of {evidence_text(said.fit_threshold)})", "bold")
+    proofs = [(f.name, f.meaning, f"{f.fit_below:g}x", evidence_text(f.fit_value), _proof(f)) for f in said.findings]
+    yield table(("METRIC", "BAD MEANS", "BELOW", "EVIDENCE", ""), proofs, right=("BELOW", "EVIDENCE"))
+    if said.lacking:
+        yield ""
+        yield Text("Lacking", "bold")
+        yield from (Text(f"- {line}") for line in said.lacking)
+    yield ""
+    yield Text("What happens next", "bold")
+    yield from (Text(line) for line in said.following)
+
+
+def rollout_body(rollout: pb.Rollout) -> dict[str, Any]:
+    """Returns a rollout as JSON values."""
+    return {
+        "model": rollout.model,
+        "attempt": rollout.attempt,
+        "candidate": rollout.candidate,
+        "previous": rollout.previous,
+        "state": rollout.state,
+        "final": rollout.state in ("succeeded", "rolled_back", "superseded", "failed"),
+        "epoch": rollout.epoch,
+        "step": rollout.step,
+        "steps": rollout.steps,
+        "weight": rollout.weight,
+        "step_seconds": rollout.step_seconds,
+        "soak_seconds": rollout.soak_seconds,
+        "e_value": rollout.e_value,
+        "threshold": rollout.threshold,
+        "metrics": [
+            {
+                "name": m.name, "weight": m.weight, "e_value": m.e_value, "fit_value": m.fit_value,
+                "canary_requests": m.canary_requests, "canary_bad": m.canary_bad,
+                "baseline_requests": m.baseline_requests, "baseline_bad": m.baseline_bad,
+                "threshold_seconds": m.threshold_seconds or None,
+            }
+            for m in rollout.metrics
+        ],
+        "probes": [measured_body(probe) for probe in rollout.probes],
+        "pauses": list(rollout.pauses),
+        "lacking": list(rollout.lacking),
+        "alpha": rollout.alpha,
+        "verdict": rollout.verdict or None,
+        "plan": json.loads(rollout.plan_json or "{}"),
+        "plan_digest": rollout.plan_digest,
+        "actor": rollout.actor,
+        "reason": rollout.reason,
+        "started_at": rollout.started_at.ToJsonString() if rollout.HasField("started_at") else None,
+        "changed_at": rollout.changed_at.ToJsonString() if rollout.HasField("changed_at") else None,
+        "events": [event_body(event) for event in rollout.events],
+    }  # fmt: skip
+
+
+def event_body(event: pb.RolloutEvent) -> dict[str, Any]:
+    """Returns an event as JSON values."""
+    return {"time": event.time.ToJsonString(), "kind": event.kind, "text": event.text, "actor": event.actor}
+
+
+def explanation_body(said: Explanation, replay: Replay) -> dict[str, Any]:
+    """Returns an explanation as JSON values."""
+    return {
+        "rollout": rollout_body(replay.rollout),
+        "standing": said.standing,
+        "verdict": said.verdict or None,
+        "e_value": said.e_value,
+        "threshold": said.threshold,
+        "peak": said.peak,
+        "fit_threshold": said.fit_threshold,
+        "metrics": [
+            {
+                "name": f.name, "meaning": f.meaning, "canary_bad": f.canary_bad, "canary_requests": f.canary_requests,
+                "baseline_bad": f.baseline_bad, "baseline_requests": f.baseline_requests, "ratio": f.ratio,
+                "allowed": f.allowed, "e_value": f.e_value, "weight": f.weight, "fit_value": f.fit_value,
+                "fit_below": f.fit_below, "fit": f.fit, "proof": f.proof,
+            }
+            for f in said.findings
+        ],
+        "reading": list(said.reading),
+        "lacking": list(said.lacking),
+        "following": list(said.following),
+    }  # fmt: skip
+
+
+def bar(e_value: float, threshold: float, width: int) -> Text:
+    """Returns evidence between 1 and the threshold as a bar, on a logarithmic scale."""
+    reached = 0.0 if e_value <= 1 else min(math.log(e_value) / math.log(threshold), 1.0) if threshold > 1 else 1.0
+    full = width if reached >= 1 else int(reached * width)
+    style = "bold red" if reached >= 1 else "yellow" if reached > 0.5 else "green"
+    return Text.assemble(("█" * full, style), ("░" * (width - full), "dim"), ("┃", "bold"))
+
+
+def _metric_row(metric: pb.RolloutMetric) -> Sequence[RenderableType]:
+    other = "" if metric.name == "disagreement" else f"{metric.baseline_bad:,}/{metric.baseline_requests:,}"
+    return metric.name, f"{metric.canary_bad:,}/{metric.canary_requests:,}", other, evidence_text(metric.e_value)
+
+
+def _proof(finding: Finding) -> Text:
+    return Text(finding.proof, "green" if finding.fit else "yellow")
+
+
+def _said(event: pb.RolloutEvent) -> str:
+    return event.text + (f" ({event.actor})" if event.actor else "")
+
+
+def _colon(text: str) -> str:
+    return f": {text}" if text else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""Commands that run a server, look after one, or send it a request."""

@@ -1,0 +1,99 @@
+"""`turnout serve`."""
+
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, ModelsOption, StateOption
+from turnout.cli.output import reporting
+
+
+def serve(
+    grpc: Annotated[
+        str | None,
+        typer.Option("--grpc", metavar="HOST:PORT", help="gRPC data listener. (default: 127.0.0.1:8001)"),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="HTTP listener. (default: 127.0.0.1:8000)"),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option("--control", metavar="HOST:PORT", help="Operators' gRPC listener. (default: 127.0.0.1:8003)"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, max=256, help="Processes that serve. (default: 1)")
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", metavar="", help="Listen to other machines without TLS, or without asking who calls."
+        ),
+    ] = False,
+    models: ModelsOption = None,
+    read_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--read-only",
+            metavar="",
+            help="Never write to --models: exports, or a Triton model repository.",
+            show_default=False,
+        ),
+    ] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", metavar="", help="Print the effective configuration as TOML and exit.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Log in JSON; print the configuration in JSON.")
+    ] = False,
+) -> None:
+    """Serve every version in the repository, until SIGTERM.
+
+    `turnout serve --models /mnt/models --read-only` serves what somebody mounted: one exported version, a directory of
+    them, or a Triton model repository. Its state is where --state says, or in memory.
+    """
+    from turnout.config import SettingsSource, check_exposure
+    from turnout.config.rendering import as_data, render_toml
+
+    with reporting(as_json=as_json) as out:
+        flags = {"grpc": grpc, "http": http, "control": control, "workers": workers, "models": models, "state": state}
+        flags |= {"insecure": insecure or None, "read_only": read_only or None}
+        source = SettingsSource(config, flags, as_json)
+        loaded = source.load()
+        settings = loaded.settings
+        if print_config:
+            out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
+            return
+        check_exposure(settings)
+        import asyncio
+
+        from turnout.app.event_loop import loop_factory
+        from turnout.cli.serve.cuda import cuda_driver
+        from turnout.scratch import place_for_temporary_files
+        from turnout.threads import end_process
+
+        place_for_temporary_files()
+        gpu = bool(cuda_driver().devices)
+        if settings.workers > 1:
+            from turnout.app.read_only import with_state
+            from turnout.scratch import Scratch
+            from turnout.telemetry.logging import make_logger
+            from turnout.workers.division import check_gpus
+            from turnout.workers.supervisor import supervise
+
+            if gpu:
+                check_gpus(settings)
+            with Scratch() as scratch:
+                # Workers share one state store, and read the settings anew.
+                flags["state"] = with_state(settings, scratch).state or None
+                source = SettingsSource(config, flags, as_json)
+                log = make_logger(settings.log.format, settings.log.level)
+                code = asyncio.run(supervise(source.read(), source, log))
+            end_process(code)
+        from turnout.app.server import run
+
+        with asyncio.Runner(loop_factory=loop_factory(gpu=gpu)) as runner:
+            code = runner.run(run(settings, source.read))
+        end_process(code)

@@ -1,0 +1,99 @@
+"""`turnout predict`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.output import Output, facts, reporting, table
+
+if TYPE_CHECKING:
+    from turnout_client import Prediction
+
+
+def predict(
+    version: Annotated[
+        str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="VALUE is @FILE.npy, JSON, random, or random:4x64 where the shape matters. Repeated for each input.",
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option("--output", "-o", metavar="NAME", help="An output wanted; may be repeated. (default: all)"),
+    ] = None,
+    key: Annotated[
+        str, typer.Option("--key", metavar="KEY", help="Routing key: the same key meets the same version.")
+    ] = "",
+    server: ServerOption = None,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Deadline.")] = 30.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running server for a prediction."""
+    from turnout.cli.connection import Server
+    from turnout.cli.registry.description import spec_of
+    from turnout.cli.serve.inputs import missing, read_inputs
+    from turnout.cli.workspace import split_reference
+    from turnout.errors import InvalidRequest
+    from turnout.registry.manifest.signature import Signature
+
+    with reporting(as_json=as_json) as out:
+        name, selector = split_reference(version)
+        with Server.named(server, config).client(timeout) as client:
+            known = client.get_version(name, selector or "")
+            signature = Signature(tuple(map(spec_of, known.inputs)), tuple(map(spec_of, known.outputs)))
+            arrays = read_inputs(inputs or [], signature)
+            if lacking := missing(arrays, signature):
+                wanted = "; ".join(map(str, lacking))
+                raise InvalidRequest(f"not given with --input: {wanted}")
+            prediction = client.predict(
+                name, arrays, version=selector or "", outputs=tuple(outputs or ()), routing_key=key
+            )
+        _tell(out, prediction)
+
+
+def _tell(out: Output, prediction: "Prediction") -> None:
+    from turnout.cli.serve.inputs import dtype_name, json_elements, summary
+
+    timing = prediction.timing
+    body: dict[str, Any] = {
+        "model": prediction.model,
+        "version": prediction.version,
+        "digest": prediction.digest,
+        "role": prediction.role,
+        "epoch": prediction.epoch,
+        "request_id": prediction.request_id,
+        "timing": {
+            "queue_seconds": timing.queue_seconds,
+            "compute_seconds": timing.compute_seconds,
+            "batch_rows": timing.batch_rows,
+        },
+    }
+    if out.as_json:
+        body["outputs"] = {
+            name: {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
+            for name, array in prediction.outputs.items()
+        }
+    rows = [
+        (name, f"{dtype_name(array)}[{', '.join(map(str, array.shape))}]", summary(array))
+        for name, array in prediction.outputs.items()
+    ]
+    batch = f", in a batch of {timing.batch_rows} rows" if timing.batch_rows > 1 else ""
+    out.show(
+        body,
+        facts(
+            [
+                ("answered by", f"{prediction.model} {prediction.version} ({prediction.role})"),
+                ("took", f"{timing.compute_seconds * 1e3:.2f} ms, after {timing.queue_seconds * 1e3:.2f} ms{batch}"),
+            ]
+        ),
+        "",
+        table(("OUTPUT", "TYPE", "VALUE"), rows),
+    )

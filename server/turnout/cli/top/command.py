@@ -1,0 +1,37 @@
+"""`turnout top`."""
+
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.output import reporting
+
+
+def top(
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="From one picture to the next.")
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", metavar="", help="Watch for one interval, print one picture, and end.")
+    ] = False,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch what every version does: requests, latency, failures, queues, traffic, rollouts. Ctrl-C ends it.
+
+    The busiest stand first. With --json, each picture is a line; with --once, one document.
+    """
+    from turnout.cli.connection import Server
+    from turnout.cli.top.live import one_picture, watch
+
+    with reporting(as_json=as_json) as out:
+        named = Server.named(server, config)
+        try:
+            if once:
+                one_picture(out, named, interval)
+            else:
+                watch(out, named, interval)
+        except KeyboardInterrupt:
+            raise typer.Exit from None

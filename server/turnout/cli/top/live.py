@@ -1,0 +1,136 @@
+"""Asks a server what it does, again and again, through restarts too, and shows it."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from rich.console import RenderableType
+from rich.live import Live
+
+from turnout.cli.connection import Server
+from turnout.cli.output import Output, ServerRefused
+from turnout.cli.rollout.follow import AGAIN
+from turnout.cli.rollout.view import rollout_body
+from turnout.cli.top.rates import Picture, body, picture
+from turnout.cli.top.view import view, waiting
+from turnout.web.report.formatting import duration_text
+from turnout_proto.v1 import activity_pb2 as pb
+
+_PATIENCE = 5.0
+"""Seconds that one telling may take."""
+
+
+class Screen:
+    """What is shown.
+
+    Attributes:
+        picture: The latest; None before the first.
+        notice: What is wrong with the connection; "" where nothing is.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.picture: Picture | None = None
+        self.notice = ""
+        self._server = server
+        self._before: pb.GetActivityResponse | None = None
+        self._taken = 0.0
+
+    def take(self, told: pb.GetActivityResponse, now: float) -> None:
+        """Shows a telling from now on, `time.monotonic()`."""
+        self.picture = picture(self._before, told)
+        self._before, self._taken, self.notice = told, now, ""
+
+    def lose(self, now: float) -> None:
+        """Says that the server does not answer, and how old the picture is."""
+        age = duration_text(float(round(now - self._taken)))
+        self.notice = f"no answer from {self._server} for {age}; trying again. The picture is as old."
+
+    def render(self, columns: int, rows: int | None) -> RenderableType:
+        """Returns the picture of now for a terminal of that size."""
+        if self.picture is None:
+            return waiting(self._server, self.notice)
+        return view(self.picture, self._server, self.notice, columns, rows)
+
+    def body(self) -> dict[str, Any]:
+        """Returns the same as JSON values."""
+        assert self.picture is not None
+        return {
+            "server": self._server,
+            **body(self.picture),
+            "rollouts": [rollout_body(rollout) for rollout in self.picture.rollouts],
+        }
+
+
+def tellings(server: Server, interval: float) -> Iterator[pb.GetActivityResponse | None]:
+    """Yields what the server tells every `interval` seconds; None each time that it does not answer.
+
+    Raises:
+        ServerRefused: It does not answer from the start, or does not know the question.
+    """
+    seen = False
+    while True:
+        try:
+            with server.control() as control:
+                while True:
+                    yield control.GetActivity(pb.GetActivityRequest(), timeout=_PATIENCE)
+                    seen = True
+                    time.sleep(interval)
+        except ServerRefused as error:
+            if not seen or error.kind not in AGAIN:
+                raise
+        yield None
+        time.sleep(interval)
+
+
+def one_picture(out: Output, server: Server, interval: float) -> None:
+    """Prints one picture, of one interval.
+
+    Raises:
+        ServerRefused: The server does not answer, or does not know the question.
+    """
+    screen = Screen(str(server.address))
+    with server.control() as control:
+        for pause in (interval, 0.0):
+            screen.take(control.GetActivity(pb.GetActivityRequest(), timeout=_PATIENCE), time.monotonic())
+            time.sleep(pause)
+    out.show(screen.body(), screen.render(out.console.width, None))
+
+
+def watch(out: Output, server: Server, interval: float) -> None:
+    """Shows pictures until it is interrupted: in place on a terminal, one below the other elsewhere.
+
+    Raises:
+        ServerRefused: As `tellings`.
+        KeyboardInterrupt: By Ctrl-C.
+    """
+    screen = Screen(str(server.address))
+    pictures = _pictures(screen, server, interval)
+    if out.as_json:
+        for _ in pictures:
+            typer.echo(json.dumps({"notice": screen.notice} if screen.notice else screen.body(), ensure_ascii=False))
+        return
+    if not out.console.is_terminal:
+        for _ in pictures:
+            out.console.print(screen.render(out.console.width, None), "")
+        return
+    next(pictures)  # what is refused from the start is told below the command, not on a screen that goes away
+
+    def now() -> RenderableType:
+        return screen.render(*out.console.size)
+
+    with Live(get_renderable=now, console=out.console, screen=True, auto_refresh=False) as live:
+        live.refresh()
+        for _ in pictures:
+            live.refresh()
+
+
+def _pictures(screen: Screen, server: Server, interval: float) -> Iterator[None]:
+    """Keeps `screen` true; yields each time that it changed."""
+    for told in tellings(server, interval):
+        if told is not None:
+            screen.take(told, time.monotonic())
+        else:
+            screen.lose(time.monotonic())
+        yield

@@ -1,0 +1,213 @@
+"""A picture of a server as a terminal shows it: as many columns and rows as there is room for. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from turnout.cli.output import table
+from turnout.cli.rollout.view import state_text
+from turnout.cli.top.rates import SHADOW, Picture, Row
+from turnout.web.report.explain import evidence_text
+from turnout.web.report.formatting import duration_text, share_text
+from turnout_proto.v1.rollout_pb2 import Rollout
+
+_GAP = 3
+"""Columns of the terminal between two of a table."""
+_SHORTENED = (("MODEL", 16), ("VERSION", 14))
+"""Before a column goes, these are cut to so many characters at least."""
+_LEAST_MODEL = 12
+_NARROW = 60
+"""Columns of the terminal below which the head takes two lines."""
+_MOST_ROLLOUTS = 6
+_HEADINGS = 1
+_LEAST_VERSIONS = 2
+"""Lines that are left to versions, one of which may say how many others there are."""
+_NOT_KNOWN = "-"
+
+_STATES = {"ready": "green", "failed": "bold red", "loading": "yellow", "warming": "yellow", "draining": "yellow"}
+_CROWDED, _FULL = 0.5, 0.9
+"""Fills of a queue from which it is yellow, and red."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column of the table of versions.
+
+    Attributes:
+        head: Its heading.
+        cell: What it shows of a version.
+        keep: The columns of the lowest numbers go first where the terminal is narrow; those of 9 never do.
+        right: It holds numbers.
+    """
+
+    head: str
+    cell: Callable[[Row], Text]
+    keep: int
+    right: bool = False
+
+
+def view(shown: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
+    """Returns the picture.
+
+    Args:
+        shown: What the server did.
+        server: Its address.
+        notice: What is wrong with the connection; "" where nothing is.
+        columns: Of the terminal.
+        rows: Of the terminal; None for as many as it takes.
+    """
+    lines: list[RenderableType] = [*_head(shown, server, columns), ""]
+    rollouts = list(shown.rollouts)
+    free = None
+    if rows is not None:
+        left = rows - len(lines) - _HEADINGS - (1 if notice else 0)
+        rollouts = rollouts[: max(min(_MOST_ROLLOUTS, rows // 3, left - _LEAST_VERSIONS - 1), 0)]
+        free = left - (len(rollouts) + 1 if rollouts else 0)
+    some, hidden = _cut(shown.rows, free)
+    lines.append(_versions(some, columns))
+    if hidden:
+        lines.append(Text(f"and {hidden} more versions", "dim"))
+    if rollouts:
+        lines += ["", *map(_rollout, rollouts)]
+    if notice:
+        lines.append(_line(Text(notice, "bold magenta")))
+    return Group(*lines)
+
+
+def waiting(server: str, notice: str = "") -> RenderableType:
+    """Returns what is shown before there is a picture."""
+    return Text(notice, "bold magenta") if notice else Text(f"asking the server at {server}", "dim")
+
+
+def _head(shown: Picture, server: str, columns: int) -> Sequence[Text]:
+    models = len({row.model for row in shown.rows})
+    ready = sum(row.state == "ready" for row in shown.rows)
+    name = Text.assemble(("turnout", "bold"), f" {server}", (", draining", "bold yellow") if shown.draining else "")
+    facts = [f"{_number(models, 'model')}, {ready} of {_number(len(shown.rows), 'version')} ready"]
+    facts.append(f"up {duration_text(float(round(shown.up)))}")
+    traffic = Text.assemble((f"{_rate(shown.rate)} requests/s", "bold"))
+    if shown.rate:
+        share = (shown.failures or 0.0) / shown.rate
+        traffic.append(f", {_percent(share)} failed", "red" if share else "")
+    if shown.unrouted:
+        traffic.append(f", {_rate(shown.unrouted)}/s reached no version", "yellow")
+    first = Text("   ").join([name, Text("   ".join(facts))])
+    whole = Text("   ").join([first, traffic])
+    lines = [whole] if cell_len(whole.plain) <= columns and columns >= _NARROW else [first, traffic]
+    return [_line(line) for line in lines]
+
+
+def _rollout(rollout: Rollout) -> Text:
+    """Returns a rollout in one line, what matters most first."""
+    line = Text.assemble(
+        "rollout ", (f"{rollout.model} {rollout.candidate}", "bold"), " ", state_text(rollout),
+        f"   {share_text(round(rollout.weight, 4))}, step {rollout.step} of {rollout.steps}",
+        f"   evidence {evidence_text(rollout.e_value)} of {evidence_text(rollout.threshold)}",
+        f"   over {rollout.previous}",
+    )  # fmt: skip
+    if rollout.pauses:
+        line.append(f"   {'; '.join(rollout.pauses)}", "yellow")
+    return _line(line)
+
+
+def _line(text: Text) -> Text:
+    """Returns `text` as one line, cut where the terminal ends."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _versions(rows: Sequence[Row], columns: int) -> RenderableType:
+    """Returns the table, without the columns that there is no room for."""
+    chosen = list(_COLUMNS)
+    cells = {column.head: [column.cell(row) for row in rows] for column in chosen}
+    for head, most in _SHORTENED:
+        _shorten(cells[head], max(_widest(cells[head]) - max(_width(chosen, cells) - columns, 0), most))
+    while _width(chosen, cells) > columns and (least := min(chosen, key=lambda c: c.keep)).keep < 9:
+        chosen.remove(least)
+    _shorten(cells["MODEL"], max(_widest(cells["MODEL"]) - max(_width(chosen, cells) - columns, 0), _LEAST_MODEL))
+    made = table(
+        [column.head for column in chosen],
+        zip(*(cells[column.head] for column in chosen), strict=True),
+        right=[column.head for column in chosen if column.right],
+    )
+    for column in made.columns:
+        column.no_wrap, column.overflow = True, "ellipsis"
+    return made
+
+
+def _width(chosen: Sequence[_Column], cells: dict[str, list[Text]]) -> int:
+    return sum(max(_widest(cells[c.head]), len(c.head)) + _GAP for c in chosen) - _GAP
+
+
+def _widest(cells: Sequence[Text]) -> int:
+    return max((cell_len(text.plain) for text in cells), default=0)
+
+
+def _shorten(cells: Sequence[Text], most: int) -> None:
+    for text in cells:
+        text.truncate(most, overflow="ellipsis")
+
+
+def _cut(rows: Sequence[Row], free: int | None) -> tuple[Sequence[Row], int]:
+    """Returns the rows that there is room for, and how many others there are, which takes a line to say."""
+    if free is None or len(rows) <= free:
+        return rows, 0
+    return rows[: max(free - 1, 1)], len(rows) - max(free - 1, 1)
+
+
+def _traffic(row: Row) -> Text:
+    """Returns the roles of a version: those that the policy gives it with their weight, then `pinned` where it is."""
+    parts = [f"{part.role} {share_text(round(part.weight, 4))}" for part in row.parts if part.weight]
+    parts += [part.role for part in row.parts if not part.weight and part.rate]
+    return Text(", ".join(parts), "cyan" if any(part.role in ("canary", SHADOW) for part in row.parts) else "")
+
+
+def _failed(row: Row) -> Text:
+    share = row.failed_share
+    return Text(_NOT_KNOWN if share is None else _percent(share), "bold red" if share else "")
+
+
+def _queue(row: Row) -> Text:
+    style = "bold red" if row.queue_fill >= _FULL else "yellow" if row.queue_fill >= _CROWDED else ""
+    return Text(f"{row.queue_depth:,}", style)
+
+
+_COLUMNS = (
+    _Column("MODEL", lambda row: Text(row.model), 9),
+    _Column("VERSION", lambda row: Text(row.version, "bold"), 9),
+    _Column("STATE", lambda row: Text(row.state, _STATES.get(row.state, "dim")), 5),
+    _Column("TRAFFIC", _traffic, 6),
+    _Column("REQ/S", lambda row: Text(_rate(row.rate)), 9, right=True),
+    _Column("P50", lambda row: Text(_time(row.p50)), 3, right=True),
+    _Column("P99", lambda row: Text(_time(row.p99)), 8, right=True),
+    _Column("FAILED", _failed, 7, right=True),
+    _Column("QUEUE", _queue, 4, right=True),
+    _Column("RUNNING", lambda row: Text(f"{max(row.inflight - row.queue_depth, 0):,}"), 2, right=True),
+)
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return _NOT_KNOWN
+    return f"{rate:,.0f}" if rate >= 100 or rate == 0 else f"{rate:.3g}"
+
+
+def _time(seconds: float | None) -> str:
+    """Returns a latency of three digits: `0.43ms`, `12.5ms`, `1.25s`."""
+    if seconds is None:
+        return _NOT_KNOWN
+    return f"{seconds:.3g}s" if seconds >= 1 else f"{seconds * 1e3:.3g}ms"
+
+
+def _percent(share: float) -> str:
+    """Returns a share of failures; 0 only where there was none."""
+    if share == 0:
+        return "0%"
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

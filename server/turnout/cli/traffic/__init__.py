@@ -1,0 +1,1 @@
+"""Commands that split and mirror traffic."""

@@ -1,0 +1,114 @@
+"""What a shadow answers otherwise, as tables and JSON."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from turnout.cli.output import facts, table
+from turnout.cli.serve.inputs import dtype_name, json_elements, summary
+from turnout_proto import tensors
+from turnout_proto.v1 import traffic_pb2 as pb
+
+
+def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
+    """Returns one shadow's report, for people."""
+    yield Text.assemble((report.version, "bold"), " as a shadow of ", (report.baseline, "bold"), f"  ({report.state})")
+    agreement = f"{report.agreement:.2%}" if report.HasField("agreement") else "nothing was compared yet"
+    noise = f"{report.noise_disagreements:,} of {report.noise_runs:,} runs" if report.noise_runs else "not seen yet"
+    pairs: list[tuple[str, RenderableType]] = [
+        ("agreement", agreement),
+        ("copies", _counts(report.outcomes) or "none yet"),
+        ("baseline's own noise", noise),
+    ]
+    if report.dropped:
+        pairs.insert(2, ("dropped", _counts(report.dropped)))
+    yield facts(pairs)
+    if report.outputs:
+        columns = ("OUTPUT", "COMPARED", "MISMATCHES", "MAX DIFF", "MEAN DIFF", "TOP-1", "TOP-K")
+        rows = [
+            (
+                output.name,
+                f"{output.compared:,}",
+                _counts(output.mismatches) or "0",
+                f"{output.max_abs:.3g}",
+                f"{output.mean_abs:.3g}",
+                f"{output.top1:.2%}" if output.HasField("top1") else "",
+                f"{output.top_k:.2%}" if output.HasField("top_k") else "",
+            )
+            for output in report.outputs
+        ]
+        yield table(columns, rows, right=("COMPARED", "MAX DIFF", "MEAN DIFF", "TOP-1", "TOP-K"))
+    if report.worst:
+        rows = [
+            (
+                one.request_id,
+                one.output,
+                one.kind,
+                "" if math.isnan(one.max_abs) else f"{one.max_abs:.3g}",
+                f"{one.margin:.3g}" if one.HasField("margin") else "",
+                one.detail,
+                _inputs(one),
+            )
+            for one in report.worst
+        ]
+        yield Text(f"the worst {len(report.worst)}", "bold")
+        yield table(("REQUEST", "OUTPUT", "KIND", "MAX DIFF", "MARGIN", "WHAT", ""), rows, right=("MAX DIFF", "MARGIN"))
+
+
+def report_body(report: pb.ShadowReport) -> dict[str, Any]:
+    """Returns one shadow's report as JSON values."""
+    return {
+        "version": report.version,
+        "baseline": report.baseline,
+        "state": report.state,
+        "agreement": report.agreement if report.HasField("agreement") else None,
+        "outcomes": dict(report.outcomes),
+        "dropped": dict(report.dropped),
+        "noise_runs": report.noise_runs,
+        "noise_disagreements": report.noise_disagreements,
+        "outputs": [
+            {
+                "name": output.name,
+                "compared": output.compared,
+                "mismatches": dict(output.mismatches),
+                "max_abs": output.max_abs,
+                "mean_abs": output.mean_abs,
+                "top1": output.top1 if output.HasField("top1") else None,
+                "top_k": output.top_k if output.HasField("top_k") else None,
+            }
+            for output in report.outputs
+        ],
+        "worst": [_disagreement_body(one) for one in report.worst],
+    }
+
+
+def _disagreement_body(one: pb.Disagreement) -> dict[str, Any]:
+    arrays = {tensor.name: tensors.decode(tensor) for tensor in one.inputs}
+    return {
+        "request_id": one.request_id,
+        "time": one.time.ToJsonString(),
+        "output": one.output,
+        "kind": one.kind,
+        "detail": one.detail,
+        "max_abs": one.max_abs,
+        "max_rel": one.max_rel,
+        "rmse": one.rmse,
+        "cosine": one.cosine,
+        "margin": one.margin if one.HasField("margin") else None,
+        "inputs": {
+            name: {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
+            for name, array in arrays.items()
+        },
+    }
+
+
+def _inputs(one: pb.Disagreement) -> str:
+    arrays = ((tensor.name, tensors.decode(tensor)) for tensor in one.inputs)
+    return "; ".join(f"{name} {dtype_name(array)}{list(array.shape)} {summary(array)}" for name, array in arrays)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))

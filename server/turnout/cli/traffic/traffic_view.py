@@ -1,0 +1,177 @@
+"""Traffic as tables, sentences and JSON."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import RenderableType
+from rich.text import Text
+
+from turnout.cli.answers_view import answers_body, answers_line, read_answers
+from turnout.cli.output import table
+from turnout.web.report.formatting import share_text
+from turnout_proto.v1 import prediction_pb2
+from turnout_proto.v1 import traffic_pb2 as pb
+
+_STRANGE = 4.0
+"""Standard deviations from which a split is told to be wrong: by chance one in some 16,000 looks shows that."""
+
+
+def role_text(role: int) -> str:
+    """Returns a role as the rest of Turnout writes it: `canary`."""
+    return prediction_pb2.Role.Name(role).removeprefix("ROLE_").lower()
+
+
+def policy_text(policy: pb.Policy) -> str:
+    """Returns a policy in one line."""
+    left = 1.0 - sum(canary.weight for canary in policy.canaries)
+    parts = [f"baseline {policy.baseline}" + (f" {share_text(left)}" if policy.canaries else "")]
+    parts += [f"canary {canary.version} {share_text(canary.weight)}" for canary in policy.canaries]
+    parts += [f"shadow {shadow.version} {share_text(shadow.rate)}" for shadow in policy.shadows]
+    if policy.twin:
+        parts.append(f"twin {share_text(policy.twin)}")
+    return ", ".join(parts)
+
+
+def sentence(state: pb.TrafficState) -> str:
+    """Returns what is in force, in one sentence."""
+    policy = policy_text(state.policy) if state.HasField("policy") else "no policy, the highest release answers"
+    return f"{state.model} is at epoch {state.epoch}: {policy}{'; frozen' if state.frozen else ''}"
+
+
+def change_lines(state: pb.TrafficState) -> list[str]:
+    """Returns what is in force after a change, and who answers what from now on."""
+    return [line for line in (sentence(state), answers_line(read_answers(state.answers))) if line]
+
+
+def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
+    """Returns how a model's traffic stands, and who answers what, for people."""
+    yield from _policy_lines(state)
+    if line := answers_line(read_answers(state.answers)):
+        yield line
+
+
+def _diverted_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
+    if state.diverted:
+        said = (
+            f"{state.diverted} answers everything: a rollback is in force, and the state store has not recorded it yet"
+        )
+        yield Text(said, style="bold yellow")
+
+
+def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
+    if not state.epoch:
+        yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
+        yield from _diverted_lines(state)
+        return
+    frozen = ("  frozen: only what takes traffic back is taken", "bold yellow") if state.frozen else ("", "")
+    yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", frozen)
+    if not state.HasField("policy"):
+        yield "no policy: the highest released version answers"
+        yield from _diverted_lines(state)
+        return
+    yield from _diverted_lines(state)
+    decided = sum(share.decisions for share in state.shares)
+    split = sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1  # only then is it counted
+    rows = []
+    for share in state.shares:
+        shadow = share.role == prediction_pb2.ROLE_SHADOW
+        seen = "" if shadow or not decided else f"{share.decisions / decided:.2%}"
+        rows.append(
+            (
+                share.version,
+                role_text(share.role),
+                share_text(share.desired),
+                share_text(round(share.applied, 4)),
+                seen,
+                f"{share.decisions:,}" if split and not shadow else "",
+            )
+        )
+    columns = ("VERSION", "ROLE", "DESIRED", "APPLIED", "SEEN", "REQUESTS")
+    yield table(columns, rows, right=("DESIRED", "APPLIED", "SEEN", "REQUESTS"))
+    strange = [share for share in state.shares if abs(share.deviation) > _STRANGE]
+    if strange:
+        yield Text(
+            "sample ratio mismatch: "
+            + ", ".join(
+                f"{share.version} is {share.deviation:+.1f} standard deviations off its share" for share in strange
+            )
+            + "; either a few routing keys send most of the requests, or the split is wrong",
+            "bold yellow",
+        )
+
+
+def history_rows(epochs: Sequence[pb.TrafficState]) -> Iterator[Sequence[str]]:
+    """Returns a row for each epoch."""
+    for state in epochs:
+        policy = policy_text(state.policy) if state.HasField("policy") else "none"
+        when = state.changed_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+        frozen = "; frozen" if state.frozen else ""
+        yield str(state.epoch), when, state.action, policy + frozen, state.actor, state.reason
+
+
+def explanation_rows(explained: pb.ExplainRouteResponse) -> Iterator[Sequence[RenderableType]]:
+    """Returns a row for each step."""
+    for number, step in enumerate(explained.steps, start=1):
+        style = "" if step.subject != "answer" else ("bold red" if explained.refusal else "bold green")
+        yield f"{number}.", Text(step.subject, "bold"), Text(step.finding, style)
+
+
+def state_body(state: pb.TrafficState) -> dict[str, Any]:
+    """Returns a state as JSON values."""
+    return {
+        "model": state.model,
+        "epoch": state.epoch,
+        "policy": _policy_body(state.policy) if state.HasField("policy") else None,
+        "frozen": state.frozen,
+        "shares": [
+            {
+                "version": share.version,
+                "role": role_text(share.role),
+                "desired": share.desired,
+                "applied": share.applied,
+                "decisions": share.decisions,
+                "deviation": share.deviation,
+            }
+            for share in state.shares
+        ],
+        "action": state.action,
+        "actor": state.actor,
+        "reason": state.reason,
+        "changed_at": state.changed_at.ToJsonString() if state.HasField("changed_at") else None,
+        **({"answers": answers_body(read_answers(state.answers))} if state.HasField("answers") else {}),
+    }
+
+
+def explanation_body(explained: pb.ExplainRouteResponse) -> dict[str, Any]:
+    """Returns an explanation as JSON values."""
+    return {
+        "steps": [MessageToDict(step) for step in explained.steps],
+        "chances": [
+            {
+                "version": chance.route.version,
+                "digest": chance.route.digest,
+                "role": role_text(chance.route.role),
+                "epoch": chance.route.epoch,
+                "chance": chance.chance,
+            }
+            for chance in explained.chances
+        ],
+        "refusal": explained.refusal or None,
+        "slot": explained.slot if explained.HasField("slot") else None,
+    }
+
+
+def _policy_body(policy: pb.Policy) -> dict[str, Any]:
+    return {
+        "baseline": policy.baseline,
+        "canaries": [{"version": canary.version, "weight": canary.weight} for canary in policy.canaries],
+        "shadows": [{"version": shadow.version, "rate": shadow.rate} for shadow in policy.shadows],
+        "twin": policy.twin,
+    }
+
+
+def _origin(state: pb.TrafficState) -> str:
+    when = state.changed_at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")
+    why = f": {state.reason}" if state.reason else ""
+    return f"{state.action} by {state.actor or 'nobody named'} at {when}{why}"

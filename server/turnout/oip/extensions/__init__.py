@@ -1,0 +1,1 @@
+"""Triton's extensions of the protocol: classification, statistics, repository, shared memory, settings."""

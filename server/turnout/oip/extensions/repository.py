@@ -1,0 +1,113 @@
+"""The repository extension: which versions there are, and, where that is allowed, loading and unloading them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from semver import Version
+
+from turnout.errors import PermissionDenied, Unsupported
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout_proto.oip.inference_pb2 import RepositoryIndexResponse
+
+STATES: Mapping[LifecycleState, str] = {
+    LifecycleState.NEW: "UNAVAILABLE",
+    LifecycleState.LOADING: "LOADING",
+    LifecycleState.WARMING: "LOADING",
+    LifecycleState.READY: "READY",
+    LifecycleState.DRAINING: "UNLOADING",
+    LifecycleState.UNLOADED: "UNAVAILABLE",
+    LifecycleState.FAILED: "UNAVAILABLE",
+}
+"""Triton's words for the states of a version."""
+
+_IN_MEMORY = {LifecycleState.LOADING, LifecycleState.WARMING, LifecycleState.READY}
+
+
+class VersionControl(Protocol):
+    """Brings versions into service and takes them out; `turnout.serving.versions.manager` is the one that ships."""
+
+    async def load(self, model: str, version: Version) -> VersionEntry:
+        """Loads a version and waits until it is ready."""
+        ...
+
+    async def unload(self, model: str, version: Version) -> VersionEntry:
+        """Takes a version out of service and waits until its memory is freed."""
+        ...
+
+
+class ModelRepository:
+    """Lists, loads and unloads versions."""
+
+    def __init__(self, router: Router, catalog: Catalog, control: VersionControl) -> None:
+        """Prepares.
+
+        Args:
+            router: Tells which version a selector names.
+            catalog: Tells what there is.
+            control: Loads and unloads.
+        """
+        self._router = router
+        self._catalog = catalog
+        self._control = control
+
+    def names(self) -> Sequence[str]:
+        """Returns the names of all models."""
+        return list(self._catalog.snapshot.models)
+
+    def index(self, *, ready: bool) -> Iterable[RepositoryIndexResponse.ModelIndex]:
+        """Yields every version with its state; with `ready`, those that are.
+
+        By model, the versions of each in ascending order.
+        """
+        for model in self._catalog.snapshot.models.values():
+            for entry in reversed(list(model.versions.values())):
+                if entry.state is LifecycleState.READY or not ready:
+                    yield RepositoryIndexResponse.ModelIndex(
+                        name=entry.model, version=str(entry.version), state=STATES[entry.state], reason=entry.reason
+                    )
+
+    async def load(self, name: str, parameters: Iterable[str]) -> None:
+        """Loads the version that `NAME` or `NAME@SELECTOR` names; `parameters` are the names of what was asked besides.
+
+        Raises:
+            Unsupported: The version should be loaded with other files or another configuration.
+            TurnoutError: As `Router.describe` and `VersionControl.load`.
+        """
+        for key in parameters:
+            if key == "config" or key.startswith("file:"):
+                raise Unsupported(
+                    f"parameters.{key[:64]}: a version's configuration and files are those it was published with"
+                )
+        model, _, selector = name.partition("@")
+        entry = self._router.describe(model, selector)
+        await self._control.load(entry.model, entry.version)
+
+    async def unload(self, name: str) -> None:
+        """Unloads the version that `NAME@SELECTOR` names, or all that are loaded of `NAME`.
+
+        Raises:
+            TurnoutError: As `Router.describe` and `VersionControl.unload`.
+        """
+        model, at, selector = name.partition("@")
+        if at:
+            entries: Iterable[VersionEntry] = [self._router.describe(model, selector)]
+        else:
+            entries = [e for e in self._catalog.snapshot.model(model).versions.values() if e.state in _IN_MEMORY]
+        for entry in entries:
+            await self._control.unload(entry.model, entry.version)
+
+
+def check_control(*, allowed: bool) -> None:
+    """Passes if a listener loads and unloads. Raises PermissionDenied."""
+    if not allowed:
+        raise PermissionDenied(
+            "this listener loads and unloads nothing: ask the control listener, or set oip.allow_repository_control"
+        )
+
+
+def check_repository(name: str) -> None:
+    """Passes if a request names no repository of many. Raises Unsupported."""
+    if name:
+        raise Unsupported("repository_name: a server has one repository, and it goes by no name")

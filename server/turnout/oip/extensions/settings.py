@@ -1,0 +1,163 @@
+"""What clients may see and change of the log and of tracing, until the server ends. In every worker."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import ChangeRefused, PermissionDenied
+from turnout.oip.extensions import log_settings, trace_settings
+from turnout.oip.extensions.log_settings import LogState
+from turnout.oip.extensions.trace_settings import FOLLOWS, Sampling
+from turnout.serving.versions.catalog import Catalog
+from turnout.telemetry.logging import LogForm, Threshold
+from turnout.telemetry.tracing.tracer import Tracer
+from turnout.workers.peers import Peers
+
+_TOPIC = "settings"
+
+
+class ServerSettings:
+    """How the log and tracing are set. Used on the event loop only."""
+
+    def __init__(
+        self,
+        threshold: Threshold,
+        form: LogForm,
+        tracer: Tracer | None,
+        catalog: Catalog,
+        peers: Peers | None,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Takes what is set now for what is configured.
+
+        Args:
+            threshold: Of the log.
+            form: Of its lines.
+            tracer: Begins traces; None where tracing is off.
+            catalog: Tells which models there are.
+            peers: The other workers, who are told of each change; None where this server is alone.
+            log: Told of each change.
+        """
+        self._log = log
+        self._threshold = threshold
+        self._form = form
+        self._tracer = tracer
+        self._catalog = catalog
+        self._peers = peers
+        self._configured_form = form.name
+        self._sampling = self._configured = trace_settings.configured(None if tracer is None else tracer.sample_ratio)
+        self._models: dict[str, Sampling] = {}
+        if peers is not None:
+            peers.answers(_TOPIC, self._told)
+
+    def log(self) -> Mapping[str, bool | int | str]:
+        """Returns how the log is set, by Triton's names."""
+        return log_settings.shown(LogState(self._threshold.level, self._form.name))
+
+    async def change_log(self, settings: Mapping[str, log_settings.Value], actor: str) -> None:
+        """Sets the log otherwise. A reload of the server's own settings sets its level to what they say.
+
+        Args:
+            settings: By Triton's names; None: back to what is configured.
+            actor: Who wants it.
+
+        Raises:
+            InvalidRequest, Unsupported: As `log_settings.changed`.
+            Unavailable: Another worker could not follow.
+        """
+        configured = LogState(self._threshold.configured, self._configured_form)
+        after = log_settings.changed(LogState(self._threshold.level, self._form.name), settings, configured)
+        self._set_log(after.level, after.form)
+        self._log.info("log settings changed", threshold=after.level, format=after.form, actor=actor)
+        await self._tell("log", after.level, after.form)
+
+    def trace(self, model: str = "") -> Mapping[str, Sequence[str]]:
+        """Returns how tracing is set, by Triton's names: of a model, or of all.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        return trace_settings.shown(self._of(model).within(self._sampling))
+
+    async def change_trace(self, model: str, settings: Mapping[str, Sequence[str]], actor: str) -> None:
+        """Sets tracing otherwise: of a model, or, where that is "", of all that have no settings of their own.
+
+        Args:
+            model: Its name.
+            settings: By Triton's names; no value: back to what holds for all, or to what is configured.
+            actor: Who wants it.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            InvalidRequest, Unsupported: As `trace_settings.changed`.
+            ChangeRefused: Tracing is off.
+            Unavailable: Another worker could not follow.
+        """
+        beneath = self._sampling if model else self._configured
+        after = trace_settings.changed(self._of(model), settings, beneath, whole=not model)
+        if self._tracer is None:
+            raise ChangeRefused("tracing is off: name a collector in tracing.endpoint and start the server anew")
+        self._set_trace(model, after.on, after.ratio)
+        told = trace_settings.shown(after.within(self._sampling))
+        self._log.info(
+            "trace settings changed", model=model, traced=told["trace_level"], rate=told["trace_rate"], actor=actor
+        )
+        await self._tell("trace", model, after.on, after.ratio)
+
+    async def catch_up(self) -> None:
+        """Takes over what other workers have: this one was started after them."""
+        if self._peers is None:
+            return
+        for told in (await self._peers.ask(_TOPIC, b'["list"]')).values():
+            for kind, *values in json.loads(told):
+                self._set(kind, values)
+
+    def _of(self, model: str) -> Sampling:
+        if not model:
+            return self._sampling
+        return self._models.get(self._catalog.snapshot.model(model).name, FOLLOWS)
+
+    def _set_log(self, level: str, form: str) -> None:
+        self._threshold.set(level)
+        self._form.set(form)
+
+    def _set_trace(self, model: str, on: bool | None, ratio: float | None) -> None:
+        sampling = Sampling(on, ratio)
+        if not model:
+            self._sampling = sampling
+        elif sampling == FOLLOWS:
+            self._models.pop(model, None)
+        else:
+            self._models[model] = sampling
+        if self._tracer is not None:
+            by_model = {name: own.within(self._sampling).share for name, own in self._models.items()}
+            self._tracer.sample(self._sampling.share, by_model)
+
+    def _set(self, kind: str, values: Sequence[Any]) -> None:
+        if kind == "log":
+            self._set_log(*values)
+        else:
+            self._set_trace(*values)
+
+    async def _tell(self, kind: str, *values: str | float | None) -> None:
+        if self._peers is not None:
+            await self._peers.tell(_TOPIC, json.dumps([kind, *values]).encode())
+
+    async def _told(self, body: bytes) -> bytes:
+        kind, *values = json.loads(body)
+        if kind != "list":
+            self._set(kind, values)
+            return b""
+        traces = [("trace", "", self._sampling), *(("trace", name, own) for name, own in self._models.items())]
+        own = [["log", self._threshold.level, self._form.name]]
+        return json.dumps([*own, *([kind, name, s.on, s.ratio] for kind, name, s in traces)]).encode()
+
+
+def check_changes(*, allowed: bool) -> None:
+    """Passes if a listener lets its clients change settings. Raises PermissionDenied."""
+    if not allowed:
+        raise PermissionDenied(
+            "settings are not changed on this listener: ask the control listener, or set oip.allow_settings_changes"
+        )

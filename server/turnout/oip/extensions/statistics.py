@@ -1,0 +1,67 @@
+"""What versions did, asked for by clients of the protocol: of all workers together."""
+
+import time
+
+from turnout.errors import NotLoaded
+from turnout.oip.extensions.version_statistics import pooled_statistics, version_statistics
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.workers.peers import Peers
+from turnout_proto.oip.inference_pb2 import ModelStatisticsRequest, ModelStatisticsResponse
+
+_TOPIC = "statistics"
+
+
+class Statistics:
+    """Tells what versions did since they were loaded."""
+
+    def __init__(self, router: Router, catalog: Catalog, peers: Peers | None) -> None:
+        """Prepares.
+
+        Args:
+            router: Tells which version a selector names.
+            catalog: Tells what is served.
+            peers: The other workers; None where this server is alone.
+        """
+        self._router = router
+        self._catalog = catalog
+        self._peers = peers
+        if peers is not None:
+            peers.answers(_TOPIC, self._told)
+
+    async def of(self, model: str = "", selector: str = "") -> ModelStatisticsResponse:
+        """Returns the statistics of one version, of all of a model that are loaded, or of all models.
+
+        Args:
+            model: Name; "" for all models.
+            selector: Of a version; "" for all that are loaded.
+
+        Raises:
+            InvalidSelector, ModelNotFound, VersionNotFound: There is no such version.
+            NotLoaded: It is not loaded.
+        """
+        request = ModelStatisticsRequest(name=model, version=selector)
+        own = self._own(request)
+        if self._peers is None:
+            return own
+        told = await self._peers.ask(_TOPIC, request.SerializeToString())
+        return pooled_statistics([own, *(ModelStatisticsResponse.FromString(one) for one in told.values())])
+
+    async def _told(self, body: bytes) -> bytes:
+        return self._own(ModelStatisticsRequest.FromString(body)).SerializeToString()
+
+    def _own(self, request: ModelStatisticsRequest) -> ModelStatisticsResponse:
+        epoch = time.time() - time.monotonic()
+        handles = [entry.handle for entry in self._entries(request.name, request.version) if entry.handle is not None]
+        return ModelStatisticsResponse(model_stats=[version_statistics(one.recorder, epoch) for one in handles])
+
+    def _entries(self, model: str, selector: str) -> list[VersionEntry]:
+        snapshot = self._catalog.snapshot
+        if not model:
+            return [entry for one in snapshot.models.values() for entry in reversed(list(one.versions.values()))]
+        if not selector:
+            return list(reversed(list(snapshot.model(model).versions.values())))
+        entry = self._router.describe(model, selector)
+        if entry.handle is None:
+            raise NotLoaded(f"{model} {entry.version} is not loaded, so it has no statistics")
+        return [entry]

@@ -1,0 +1,1 @@
+"""What one version's difference from another means for clients, and the number it calls for."""

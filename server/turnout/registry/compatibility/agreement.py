@@ -1,0 +1,126 @@
+"""How far apart answers are that should be the same. Pure but for NumPy."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.registry.compatibility.sandbox import Answer
+from turnout.registry.manifest.manifest import Manifest, Tolerance
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+
+TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
+    {
+        DataType.FLOAT64: Tolerance(1e-7, 1e-5),
+        DataType.FLOAT32: Tolerance(1e-5, 1e-3),
+        DataType.FLOAT16: Tolerance(1e-3, 1e-2),
+        DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
+    }
+)
+"""How far one output may be from another that should be the same, where the manifest does not say: kernels pick other
+blockings, and so other orders of summation, for other batch sizes. Other dtypes must be equal."""
+
+CLOSE_RELATIVE = 1e-3
+CLOSE_TO_LARGEST = 1e-6
+"""Answers are close where they differ by this part of the value and this part of the output's largest one at most. An
+absolute bound alone would let saturated scores agree whatever the weights are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What two versions answered to the same examples.
+
+    Attributes:
+        examples: Examples that both answered.
+        golden: Of these, golden cases.
+        within: Every output of every example was within tolerance, and none was answered by one of the two alone.
+        close: They were close as `CLOSE_RELATIVE` has it.
+        furthest: Output that differed most, as a largest absolute difference, in words; "" where none did.
+        largest: That difference; infinite where shapes or text differ.
+    """
+
+    examples: int = 0
+    golden: int = 0
+    within: bool = True
+    close: bool = True
+    furthest: str = ""
+    largest: float = 0.0
+
+
+def tolerance_of(manifest: Manifest, spec: TensorSpec) -> Tolerance | None:
+    """Returns how far an output may be from what is expected: as declared by name or dtype, else by `TOLERANCES`."""
+    return manifest.tolerances.get(spec.name) or manifest.tolerances.get(spec.dtype) or TOLERANCES.get(spec.dtype)
+
+
+def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | None) -> bool:
+    """Tells whether two values of one output are further apart than `tolerance` (None: not equal) allows."""
+    if got.shape != expected.shape:
+        return True
+    if tolerance is None or got.dtype == object or expected.dtype == object:
+        return not np.array_equal(got, expected)
+    return not np.allclose(
+        got.astype(np.float64), expected.astype(np.float64), rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
+    )
+
+
+def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Returns the largest absolute difference; infinite where shapes, text or one value that is no number differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    if got.dtype == object or expected.dtype == object:
+        return 0.0 if np.array_equal(got, expected) else float("inf")
+    one, other = got.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isnan(one), np.isnan(other)):
+        return float("inf")
+    with np.errstate(invalid="ignore"):  # infinity less itself
+        apart = np.where(one == other, 0.0, np.abs(one - other))
+    return float(np.nanmax(apart, initial=0.0)) if apart.size else 0.0
+
+
+def agree(manifest: Manifest, first: Iterable[Answer], second: Iterable[Answer]) -> Agreement:
+    """Compares what two versions of one signature answered.
+
+    Args:
+        manifest: Declares tolerances and outputs.
+        first: Answers, what is expected.
+        second: Answers to the same examples.
+    """
+    others = {answer.example: answer for answer in second}
+    examples = golden = 0
+    within = close = True
+    furthest, largest = "", 0.0
+    for expected in first:
+        got = others.get(expected.example)
+        if got is None or (expected.fault and got.fault):
+            continue
+        if expected.fault or got.fault:
+            within = close = False
+            furthest, largest = f"one of them fails on {expected.example}", float("inf")
+            continue
+        examples += 1
+        golden += expected.golden
+        for spec in _shared(manifest.signature, expected, got):
+            one, other = expected.outputs[spec.name], got.outputs[spec.name]
+            apart = largest_difference(other, one)
+            if apart > largest:
+                furthest, largest = f"output {spec.name} of {expected.example}", apart
+            within = within and not differs(other, one, tolerance_of(manifest, spec))
+            close = close and _close(other, one)
+    return Agreement(examples, golden, within, close, furthest, largest)
+
+
+def _shared(signature: Signature, first: Answer, second: Answer) -> Iterable[TensorSpec]:
+    return [spec for spec in signature.outputs if spec.name in first.outputs and spec.name in second.outputs]
+
+
+def _close(got: NDArray[Any], expected: NDArray[Any]) -> bool:
+    if got.shape != expected.shape:
+        return False
+    if got.dtype.kind != "f" or expected.dtype.kind != "f":
+        return bool(np.array_equal(got, expected))
+    finite = np.abs(expected[np.isfinite(expected)])
+    largest = float(finite.max(initial=0.0))
+    return bool(np.allclose(got, expected, rtol=CLOSE_RELATIVE, atol=CLOSE_TO_LARGEST * largest, equal_nan=True))

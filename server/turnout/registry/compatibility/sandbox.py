@@ -1,0 +1,126 @@
+"""What gates may have run for them: a lab that runs models, away from this process, and says what it saw.
+
+The registry runs nothing itself. Who puts a publish together (the command line, a server) hands in a lab, such as
+`turnout.serving.sandbox.sandbox.TrialLab`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.onnx.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A version that can be run, published or staged.
+
+    Attributes:
+        directory: Holds its files.
+        manifest: Describes them.
+    """
+
+    directory: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a version answered to one example.
+
+    Attributes:
+        example: The golden case's file, such as `golden/one.npz`, or the number of the synthetic input.
+        golden: The example is a golden case.
+        outputs: By name; bfloat16 as float32, which holds all its values. Empty where it could not answer.
+        fault: Why it could not; "" where it could.
+    """
+
+    example: str
+    golden: bool
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What running a version by itself showed, in a process of its own.
+
+    Attributes:
+        provider: Execution provider that it ran on, by ONNX Runtime's name.
+        load_seconds: What reading and optimising it took.
+        run_seconds: Its quickest run of one row; 0.0 where no input was found that it runs on.
+        peak_bytes: Most memory the process held, less what it held before loading. Weights that are only mapped count
+            where they were touched.
+        warning: Why it could not be warmed; "" where it could.
+        batched: Requests can be put together, as its batches showed.
+        mixes: A batch of two ran, and its rows were answered otherwise than alone.
+        batching: How requests are put together, and why, in words.
+        repeatable: It answered one input twice the same, bit by bit; None where nothing ran.
+        wander: The largest difference between the two answers, 0.0 where they are of no numbers.
+        strays: The two answers differed by more than the tolerance.
+        answers: To golden cases, then to synthetic inputs.
+    """
+
+    provider: str
+    load_seconds: float
+    run_seconds: float
+    peak_bytes: int
+    warning: str
+    batched: bool
+    mixes: bool
+    batching: str
+    repeatable: bool | None
+    wander: float
+    strays: bool
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Two versions run in turns, in one process, on the same input.
+
+    Attributes:
+        rounds: Runs of each.
+        p50: Medians in seconds, the candidate's and the parent's.
+        p99: The same of the 99th percentile.
+        example: What they ran on, in words.
+    """
+
+    rounds: int
+    p50: tuple[float, float]
+    p99: tuple[float, float]
+    example: str
+
+
+class Lab(Protocol):
+    """Runs versions. Blocks; whatever goes wrong in a model stays in the process it ran in."""
+
+    def examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
+        """Loads a version, warms it, and has it answer.
+
+        Args:
+            subject: The version.
+            golden: Golden cases besides synthetic inputs; those that do not fit its signature get a fault.
+
+        Raises:
+            TurnoutError: It cannot be loaded, or took the process down that it ran in.
+        """
+
+    def race(self, candidate: Subject, parent: Subject, golden: Sequence[Path]) -> Race:
+        """Runs two versions in turns, on the first golden case that both take, else on a synthetic input.
+
+        Raises:
+            TurnoutError: One cannot be loaded, or nothing was found that both take.
+        """
+
+    def optimised_weights(self, first: Subject, second: Subject) -> tuple[Weights, Weights] | None:
+        """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None where it cannot
+        be had for their size.
+
+        Raises:
+            TurnoutError: ONNX Runtime cannot optimise one.
+        """

@@ -1,0 +1,1 @@
+"""Everything in which one published version differs from another."""

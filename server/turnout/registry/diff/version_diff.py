@@ -1,0 +1,146 @@
+"""Everything in which one published version differs from another."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from turnout.errors import TurnoutError
+from turnout.registry.compatibility.agreement import Agreement, agree
+from turnout.registry.compatibility.sandbox import Answer, Lab, Race, Subject
+from turnout.registry.diff.weight_changes import WeightsDiff, compare_weights
+from turnout.registry.gates.comparison import Comparison, Difference, golden_files
+from turnout.registry.manifest.manifest import Manifest
+
+_STATED = ("batching", "tolerances", "scores", "labels", "preprocessing")
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """Something that two manifests state differently.
+
+    Attributes:
+        name: For example `opset ai.onnx` or `metadata.licence`.
+        old: As the older version has it; None where it says nothing.
+        new: As the newer one has it.
+    """
+
+    name: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDiff:
+    """In what one version differs from another.
+
+    Attributes:
+        old, new: The two, as manifests.
+        difference: What it means for clients of the older.
+        weights: By tensor.
+        stated: What the manifests state differently, signature and files left out.
+        golden: Answers to the golden cases that both take; None where nothing could be run.
+        synthetic: Answers to synthetic inputs that both take.
+        race: Both measured side by side; None where that could not be.
+        peak_bytes: Most memory that each took, older first; None where one could not be run.
+        trouble: Why something could not be run; "" where all could.
+    """
+
+    old: Manifest
+    new: Manifest
+    difference: Difference
+    weights: WeightsDiff
+    stated: tuple[Stated, ...]
+    golden: Agreement | None = None
+    synthetic: Agreement | None = None
+    race: Race | None = None
+    peak_bytes: tuple[int, int] | None = None
+    trouble: str = ""
+
+
+def diff_versions(old: Subject, new: Subject, lab: Lab) -> VersionDiff:
+    """Compares two versions; each is run in a process of its own.
+
+    Raises:
+        OSError: A file of one cannot be read.
+    """
+    files = compare_weights(old.directory, new.directory)
+    difference = Comparison(lab).difference(new, old)
+    told = VersionDiff(old.manifest, new.manifest, difference, files, stated_changes(old.manifest, new.manifest))
+    golden = golden_files(new, old)
+    trouble: list[str] = []
+    more: dict[str, Any] = {}
+    try:
+        before, after = lab.examine(old, golden), lab.examine(new, golden)
+        more["golden"] = agree(old.manifest, _of(before.answers, golden=True), _of(after.answers, golden=True))
+        more["synthetic"] = agree(old.manifest, _of(before.answers, golden=False), _of(after.answers, golden=False))
+        more["peak_bytes"] = before.peak_bytes, after.peak_bytes
+    except TurnoutError as error:
+        trouble.append(f"answers: {error.message}")
+    try:
+        more["race"] = lab.race(new, old, golden)
+    except TurnoutError as error:
+        trouble.append(f"latency: {error.message}")
+    values = {name: getattr(told, name) for name in VersionDiff.__slots__}
+    return VersionDiff(**(values | more | {"trouble": "; ".join(trouble)}))
+
+
+def stated_changes(old: Manifest, new: Manifest) -> tuple[Stated, ...]:
+    """Returns what two manifests state differently besides signature and files."""
+    before, after = _statements(old), _statements(new)
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(
+        Stated(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    )
+
+
+def _statements(manifest: Manifest) -> Mapping[str, Any]:
+    body = manifest.to_json()
+    stated: dict[str, Any] = {f"opset {domain or 'ai.onnx'}": version for domain, version in manifest.opset.items()}
+    stated |= {"ir_version": manifest.ir_version, "size": manifest.size}
+    stated |= {name: body[name] for name in _STATED if name in body}
+    return stated | {f"metadata.{name}": value for name, value in manifest.metadata.items()}
+
+
+def _of(answers: tuple[Answer, ...], *, golden: bool) -> list[Answer]:
+    """Returns the answers of one kind, less those that neither version may be asked for."""
+    return [answer for answer in answers if answer.golden is golden]
+
+
+def diff_body(diff: VersionDiff) -> dict[str, Any]:
+    """Returns the JSON form."""
+    race = diff.race
+    return {
+        "model": diff.old.model,
+        "old": str(diff.old.version),
+        "new": str(diff.new.version),
+        "bump": str(diff.difference.bump),
+        "changes": [{"subject": c.subject, "bump": str(c.bump), "reason": c.reason} for c in diff.difference.changes],
+        "weights": {
+            "tensors": diff.weights.tensors,
+            "bytes": diff.weights.size,
+            "changed_tensors": len(diff.weights.changed),
+            "changed_bytes": diff.weights.changed_size,
+            "max_relative_change": max(
+                (c.relative for c in diff.weights.changed if c.relative is not None), default=0.0
+            ),
+            "changed": [asdict(change) for change in diff.weights.changed],
+            "new": list(diff.weights.new),
+            "gone": list(diff.weights.gone),
+            "renamed": diff.weights.renamed,
+        },
+        "stated": [asdict(one) for one in diff.stated],
+        "golden": None if diff.golden is None else asdict(diff.golden),
+        "synthetic": None if diff.synthetic is None else asdict(diff.synthetic),
+        "latency": None
+        if race is None
+        else {
+            "rounds": race.rounds,
+            "example": race.example,
+            "old_p50_ms": race.p50[1] * 1e3,
+            "new_p50_ms": race.p50[0] * 1e3,
+            "old_p99_ms": race.p99[1] * 1e3,
+            "new_p99_ms": race.p99[0] * 1e3,
+        },
+        "peak_bytes": None if diff.peak_bytes is None else {"old": diff.peak_bytes[0], "new": diff.peak_bytes[1]},
+        "trouble": diff.trouble,
+    }

@@ -1,0 +1,131 @@
+"""Which weights of two versions differ, and how much: tensors are paired by name.
+
+How much one changed is its largest difference as a part of its largest value, max|new - old| / max|old|: taken element
+by element, a relative change says most of the elements that matter least, those near zero.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.weights import Weight, read_weights, weight_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class WeightChange:
+    """One tensor that both versions have and whose content differs.
+
+    Attributes:
+        name: In the graph.
+        shape: In the newer version.
+        size: Bytes, in the newer version.
+        relative: Largest difference as a part of the older one's largest value; None where shape or type differ.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    relative: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsDiff:
+    """How the weights of two versions differ.
+
+    Attributes:
+        tensors: Tensors of the newer version.
+        size: Bytes of them.
+        changed: Those of the same name and other content, the most changed first.
+        new: Names of those that the older version has not, under no name.
+        gone: Names of those that the newer version has not.
+        renamed: How many have the same content under another name.
+    """
+
+    tensors: int
+    size: int
+    changed: tuple[WeightChange, ...]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+    renamed: int = 0
+
+    @property
+    def changed_size(self) -> int:
+        """Bytes of the changed tensors."""
+        return sum(change.size for change in self.changed)
+
+
+def compare_weights(old: Path, new: Path) -> WeightsDiff:
+    """Compares the weights of the versions in two directories; the largest tensor of each is in memory at a time.
+
+    Raises:
+        OSError, ValueError: A tensor cannot be read.
+    """
+    before, after = _by_name(read_weights(old).tensors), _by_name(read_weights(new).tensors)
+    differing = [name for name in after if name in before and before[name].content != after[name].content]
+    older, newer = _tensors(old, differing), _tensors(new, differing)
+    changes = []
+    for name in differing:
+        weight = after[name]
+        relative = _relative(older[name], old, newer[name], new)
+        changes.append(WeightChange(name, weight.shape, weight.size, relative))
+    changes.sort(key=lambda change: -(np.inf if change.relative is None else change.relative))
+    came = [name for name in after if name not in before]
+    went = [name for name in before if name not in after]
+    kept = Counter(after[name].content for name in came) & Counter(before[name].content for name in went)
+    return WeightsDiff(
+        tensors=len(after),
+        size=sum(weight.size for weight in after.values()),
+        changed=tuple(changes),
+        new=_less(came, after, kept),
+        gone=_less(went, before, kept),
+        renamed=kept.total(),
+    )
+
+
+def _less(names: list[str], weights: Mapping[str, Weight], kept: Counter[str]) -> tuple[str, ...]:
+    """Returns `names` without as many of each content as `kept` counts."""
+    left, names_left = kept.copy(), []
+    for name in names:
+        if left[weights[name].content] > 0:
+            left[weights[name].content] -= 1
+        else:
+            names_left.append(name)
+    return tuple(names_left)
+
+
+def _by_name(weights: tuple[Weight, ...]) -> Mapping[str, Weight]:
+    """Returns weights by name; the values of Constant nodes often have none, and go by their number."""
+    named: dict[str, Weight] = {}
+    for weight in weights:
+        named[_free(weight.name, named)] = weight
+    return named
+
+
+def _tensors(directory: Path, wanted: list[str]) -> Mapping[str, TensorProto]:
+    named: dict[str, TensorProto] = {}
+    for tensor in weight_tensors(onnx.load(directory / MODEL_FILE, load_external_data=False).graph):
+        named[_free(str(tensor.name), named)] = tensor
+    return {name: named[name] for name in wanted}
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    chosen, number = name or "constant", 2
+    while chosen in taken:
+        chosen, number = f"{name or 'constant'} ({number})", number + 1
+    return chosen
+
+
+def _relative(old: TensorProto, old_home: Path, new: TensorProto, new_home: Path) -> float | None:
+    if tuple(old.dims) != tuple(new.dims) or old.data_type != new.data_type or old.data_type == TensorProto.STRING:
+        return None
+    one = numpy_helper.to_array(old, str(old_home)).astype(np.float64)
+    other = numpy_helper.to_array(new, str(new_home)).astype(np.float64)
+    scale = float(np.abs(one).max(initial=0.0))
+    apart = float(np.abs(other - one).max(initial=0.0))
+    return apart / scale if scale else float("inf")

@@ -1,0 +1,171 @@
+"""What a candidate changes for clients of the version it follows, looked up as far as it takes to know.
+
+Signature and declarations come from the manifests. Weights are read only where those say PATCH, files are optimised
+only where weights as stored differ, and models are run only where weights are the same: most publishes change the
+weights, and that shows from the files alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnout.errors import TurnoutError
+from turnout.registry.compatibility.agreement import Agreement, agree
+from turnout.registry.compatibility.compat import Bump, Change, declared_changes, required_bump, signature_changes
+from turnout.registry.compatibility.model_equivalence import Kinship, Likeness, likeness_changes
+from turnout.registry.compatibility.sandbox import Examination, Lab, Subject
+from turnout.registry.gates import Candidate, Parent
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.onnx.weights import Weights, read_weights
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a version changes.
+
+    Attributes:
+        changes: Each with the bump that it obliges to.
+        complete: False where changes that could only be a PATCH or a MINOR were not looked for, since the number allows
+            both.
+    """
+
+    changes: tuple[Change, ...]
+    complete: bool = True
+
+    @property
+    def bump(self) -> Bump:
+        """The smallest bump that all changes allow."""
+        return required_bump(self.changes)
+
+    @property
+    def reasons(self) -> tuple[Change, ...]:
+        """The changes that make the bump what it is."""
+        return tuple(change for change in self.changes if change.bump is self.bump)
+
+
+class Comparison:
+    """Compares a candidate with its parent, and remembers what it found."""
+
+    def __init__(self, lab: Lab | None = None) -> None:
+        """Prepares.
+
+        Args:
+            lab: Runs models; without it, weights are compared as stored, and answers are not.
+        """
+        self._lab = lab
+        self._known: dict[tuple[Path, Path], Difference] = {}
+
+    def difference(self, new: Subject, old: Subject, allowed: Bump = Bump.PATCH) -> Difference:
+        """Returns what `new` changes for clients of `old`.
+
+        Args:
+            new: The candidate, or the later version.
+            old: The earlier one.
+            allowed: What the candidate's number allows: whether it is less than a MINOR is found out only for PATCH.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        before, after = old.manifest, new.manifest
+        changes = (*signature_changes(before.signature, after.signature), *declared_changes(before, after))
+        if required_bump(changes) > Bump.PATCH:
+            return Difference(changes)
+        pair = new.directory, old.directory
+        if pair in self._known:
+            return self._known[pair]
+        if allowed > Bump.PATCH:
+            return Difference(changes, complete=_model_files(before) == _model_files(after))
+        self._known[pair] = Difference((*changes, *likeness_changes(self._likeness(new, old))))
+        return self._known[pair]
+
+    def _likeness(self, new: Subject, old: Subject) -> Likeness:
+        if _model_files(old.manifest) == _model_files(new.manifest):
+            return Likeness(Kinship.SAME_FILES)
+        before, after = read_weights(old.directory), read_weights(new.directory)
+        changed = (after.contents - before.contents).total()
+        same = before.contents == after.contents
+        kinship = Kinship.SAME_AS_STORED if same else self._optimised_kinship(new, old)
+        agreement = None if kinship is Kinship.OTHERS else self._agreement(new, old)
+        return Likeness(kinship, before.operators == after.operators, len(after.tensors), changed, agreement)
+
+    def _optimised_kinship(self, new: Subject, old: Subject) -> Kinship:
+        if self._lab is None:
+            return Kinship.OTHERS
+        try:
+            pair = self._lab.optimised_weights(old, new)
+        except TurnoutError:
+            return Kinship.UNKNOWN
+        if pair is None:
+            return Kinship.UNKNOWN
+        return Kinship.SAME_OPTIMISED if _same(*pair) else Kinship.OTHERS
+
+    def _agreement(self, new: Subject, old: Subject) -> Agreement | None:
+        if self._lab is None:
+            return None
+        try:
+            golden = golden_files(new, old)
+            after, before = self._lab.examine(new, golden), self._lab.examine(old, golden)
+        except TurnoutError:
+            return None
+        return agree(old.manifest, before.answers, after.answers)
+
+
+def subject_of(version: Candidate | Parent) -> Subject:
+    """Returns what a lab runs."""
+    return Subject(version.directory, version.manifest)
+
+
+def lower_subject(candidate: Candidate) -> Subject | None:
+    """Returns the parent of `candidate`, or None."""
+    return None if candidate.parent is None else subject_of(candidate.parent)
+
+
+def examined(lab: Lab, candidate: Candidate) -> Examination:
+    """Has `lab` examine a candidate, on its own golden cases and its parent's; asked again, the lab remembers.
+
+    Raises:
+        TurnoutError: It cannot be loaded.
+    """
+    new = subject_of(candidate)
+    return lab.examine(new, golden_files(new, lower_subject(candidate)))
+
+
+def parent_examined(lab: Lab, candidate: Candidate, parent: Parent) -> Examination:
+    """Has `lab` examine the parent of `candidate` on the same golden cases.
+
+    Raises:
+        TurnoutError: It cannot be loaded.
+    """
+    old = subject_of(parent)
+    return lab.examine(old, golden_files(subject_of(candidate), old))
+
+
+def golden_paths(candidate: Candidate) -> list[str]:
+    """Returns the golden cases of a candidate, relative to its directory."""
+    return _golden_names(candidate.manifest)
+
+
+def golden_files(new: Subject, old: Subject | None) -> list[Path]:
+    """Returns the golden cases of a version, then those of the older one that it has not itself."""
+    own = [new.directory / path for path in _golden_names(new.manifest)]
+    if old is None:
+        return own
+    known = {entry.digest for entry in new.manifest.files}
+    theirs = [
+        old.directory / entry.path
+        for entry in old.manifest.files
+        if entry.path.startswith(f"{GOLDEN_DIRECTORY}/") and entry.digest not in known
+    ]
+    return [*own, *theirs]
+
+
+def _golden_names(manifest: Manifest) -> list[str]:
+    return [entry.path for entry in manifest.files if entry.path.startswith(f"{GOLDEN_DIRECTORY}/")]
+
+
+def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
+    return [(e.path, e.digest) for e in manifest.files if not e.path.startswith(f"{GOLDEN_DIRECTORY}/")]
+
+
+def _same(first: Weights, second: Weights) -> bool:
+    return first.contents == second.contents

@@ -1,0 +1,80 @@
+"""The gate `integrity`: a candidate is whole, well-formed ONNX, and of a kind that the installed runtime takes."""
+
+from pathlib import Path
+
+import onnx
+from onnx.checker import ValidationError, check_model
+from onnx.shape_inference import InferenceError
+
+from turnout.registry.gates import Candidate, GateVerdict, Outcome
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.runtime import refusal, runtime_name
+from turnout.registry.storage.files import walk
+
+FULL_CHECK_LIMIT = 512 << 20
+"""Bytes of an ONNX file up to which shapes are inferred too: that takes several times the file's size in memory."""
+
+_EVIDENCE_LENGTH = 400
+
+
+class IntegrityGate:
+    """Passes a candidate that holds all its files, inside its directory, and that ONNX and its runtime accept."""
+
+    name = "integrity"
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Runs ONNX's checker over the staged model, beside its external data, and asks ONNX Runtime what it takes."""
+        fault = (
+            _files_fault(candidate)
+            or _checker_fault(candidate.directory)
+            or refusal(candidate.manifest.ir_version, candidate.manifest.opset)
+        )
+        if fault:
+            return GateVerdict(Outcome.FAILED, fault)
+        external = candidate.facts.external
+        weights = f", {len(external)} files of weights inside its directory" if external else ""
+        return GateVerdict(
+            Outcome.PASSED,
+            f"well-formed by onnx {onnx.__version__}{weights}; {runtime_name()} takes its operator sets and IR version"
+            f" {candidate.manifest.ir_version}; {_shape_note(candidate.directory)}",
+        )
+
+
+def _files_fault(candidate: Candidate) -> str | None:
+    expected = {entry.path: entry.size for entry in candidate.manifest.files}
+    found = {entry.path: entry.plain for entry in walk(candidate.directory)}
+    if odd := sorted(expected.keys() ^ found.keys()) or sorted(path for path, plain in found.items() if not plain):
+        return f"the staged files are not those of the manifest: {', '.join(odd[:5])}"
+    for file in candidate.facts.external:
+        if expected[file.path] < file.min_size:
+            return f"{file.path} has {expected[file.path]} bytes, and the model's tensors reach to byte {file.min_size}"
+    return None
+
+
+def _checker_fault(directory: Path) -> str | None:
+    try:
+        # By path, so that external data is checked where it lies, not in the working directory.
+        check_model(directory / MODEL_FILE)
+    except ValidationError as error:
+        return f"ONNX's checker refuses the model: {_in_a_line(error, directory)}"
+    return None
+
+
+def _shape_note(directory: Path) -> str:
+    """Says what shape inference makes of a model.
+
+    It decides nothing: exporters write shapes that contradict what inference derives, and opsets of other domains have
+    no inference at all, while ONNX Runtime loads and runs such models. Whether it does is for a gate that loads them.
+    """
+    if (directory / MODEL_FILE).stat().st_size > FULL_CHECK_LIMIT:
+        return "its shapes were not inferred, for its size"
+    try:
+        check_model(directory / MODEL_FILE, full_check=True)
+    except (InferenceError, ValidationError) as error:
+        return f"shape inference complains, which refuses nothing: {_in_a_line(error, directory)}"
+    return "its shapes are consistent"
+
+
+def _in_a_line(error: Exception, directory: Path) -> str:
+    text = " ".join(str(error).replace(f"{directory}/", "").replace(str(directory), "").split())
+    return text if len(text) <= _EVIDENCE_LENGTH else f"{text[:_EVIDENCE_LENGTH]} ..."

@@ -1,0 +1,155 @@
+"""What gates found of a version, kept beside it: `.attestations/<version>/gates-<n>.json`.
+
+A report names the digest that it is about: one whose version never came to be, or came to be with other content, is
+about nothing that exists.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from semver import Version
+
+from turnout import __version__
+from turnout.registry.gates import Candidate, GateReport, GateResult, GateVerdict, Outcome, Skip
+from turnout.registry.storage import attestations
+from turnout.registry.storage.repository import Repository
+
+SCHEMA = 1
+_STEM = "gates"
+_NUMBERED = re.compile(rf"{_STEM}-([1-9][0-9]{{0,8}})\.json")
+_IMPORTED = "imported-"
+"""As `turnout.registry.transfer.copying` names what came with a version from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateAttestation:
+    """A report of gates, as it was kept.
+
+    Attributes:
+        digest: Of the version that it is about.
+        time: When, in RFC 3339.
+        turnout: Release of Turnout.
+        parent: The version that it was held against; "" where there was no lower one.
+        report: What the gates found, and which of them somebody did without.
+        imported: It came with the version from another repository.
+    """
+
+    digest: str
+    time: str
+    turnout: str
+    parent: str
+    report: GateReport
+    imported: bool = False
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: It did not write that.
+        """
+        return cls(
+            digest=str(body["digest"]),
+            time=str(body["time"]),
+            turnout=str(body["turnout"]),
+            parent=str(body["parent"] or ""),
+            report=GateReport(
+                tuple(_result(result) for result in body["gates"]),
+                tuple(Skip(str(s["gate"]), str(s["reason"]), str(s["actor"])) for s in body["skips"]),
+            ),
+            imported=bool(body["imported"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        return {
+            "digest": self.digest,
+            "time": self.time,
+            "turnout": self.turnout,
+            "parent": self.parent or None,
+            **_found(self.report),
+            "imported": self.imported,
+        }
+
+
+def report_body(candidate: Candidate, report: GateReport) -> dict[str, Any]:
+    """Returns the JSON form of what gates found."""
+    manifest, parent = candidate.manifest, candidate.parent
+    return {
+        "schema": SCHEMA,
+        "model": manifest.model,
+        "version": str(manifest.version),
+        "digest": candidate.digest,
+        "parent": None
+        if parent is None
+        else {"version": str(parent.manifest.version), "digest": parent.published.digest},
+        **_found(report),
+    }
+
+
+def attest_gates(repository: Repository, candidate: Candidate, report: GateReport) -> Path:
+    """Keeps what gates found, durably, under the next free number.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: The repository cannot be written to.
+    """
+    body = report_body(candidate, report) | {
+        "kind": "gates",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "turnout": __version__,
+    }
+    data = json.dumps(body, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    return attestations.add(repository, candidate.manifest.model, candidate.manifest.version, _STEM, data)
+
+
+def gate_attestations(repository: Repository, model: str, version: Version, digest: str) -> tuple[GateAttestation, ...]:
+    """Returns the reports of gates about the version with that digest, less unreadable ones.
+
+    Those that came from another repository are the first; of each kind, the oldest.
+    """
+    found: list[tuple[bool, int, GateAttestation]] = []
+    try:
+        kept = attestations.read(repository, model, version, "")
+    except OSError:
+        return ()
+    for name, data in kept.items():
+        imported = name.startswith(_IMPORTED)
+        number = _NUMBERED.fullmatch(name.removeprefix(_IMPORTED))
+        if number is None:
+            continue
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            body = json.loads(data)
+            if body["digest"] == digest and body["schema"] == SCHEMA:
+                parent = body["parent"] and body["parent"]["version"]
+                attestation = GateAttestation.from_json({**body, "parent": parent, "imported": imported})
+                found.append((not imported, int(number[1]), attestation))
+    return tuple(attestation for *_, attestation in sorted(found, key=lambda one: one[:2]))
+
+
+def _found(report: GateReport) -> dict[str, Any]:
+    return {
+        "gates": [
+            {
+                "gate": result.gate,
+                "outcome": str(result.verdict.outcome),
+                "evidence": result.verdict.evidence,
+                "numbers": dict(result.verdict.numbers),
+            }
+            for result in report.results
+        ],
+        "skips": [{"gate": s.gate, "reason": s.reason, "actor": s.actor} for s in report.skips],
+    }
+
+
+def _result(body: Mapping[str, Any]) -> GateResult:
+    numbers = {str(name): float(value) for name, value in body["numbers"].items()}
+    return GateResult(str(body["gate"]), GateVerdict(Outcome(body["outcome"]), str(body["evidence"]), numbers))

@@ -1,0 +1,1 @@
+"""What a version is: its manifest, signature, name, number, provenance and digests."""

@@ -1,0 +1,194 @@
+"""The manifest of a version: what its publisher states, as a frozen value. Pure.
+
+The canonical form of a manifest (`turnout.registry.manifest.digest`) is what a version's digest covers, so nothing that
+is found out later, and no time, belongs here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from semver import Version
+
+from turnout.registry.manifest.names import MODEL_NAME
+from turnout.registry.manifest.provenance import Provenance
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.manifest.versions import known_version
+
+SCHEMA = 1
+"""Number of the manifest's form; a reader refuses a higher one."""
+
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a version.
+
+    Attributes:
+        path: Relative to the version's directory, with forward slashes; never leaves it.
+        size: In bytes.
+        digest: `sha256:` of its bytes.
+    """
+
+    path: str
+    size: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        parts = self.path.split("/")
+        if not self.path or "\\" in self.path or "\0" in self.path or any(p in ("", ".", "..") for p in parts):
+            raise ValueError(f"file path {self.path!r} leaves the version's directory or is not in its plain form")
+        if self.size < 0:
+            raise ValueError(f"file {self.path!r} has size {self.size}")
+        if not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"file {self.path!r} has digest {self.digest!r}, expected sha256: and 64 hex digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests may be put together, as the publisher declares it.
+
+    Attributes:
+        enabled: False: never batch this version.
+        max_rows: Most rows a batch may hold; None leaves it to the server.
+        axes: For each input and output that grows with the batch, the axis along which it does. An input not named is
+            the same for the whole batch (a scalar sampling rate, say). None: the server finds and proves the axes.
+    """
+
+    enabled: bool = True
+    max_rows: int | None = None
+    axes: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"batching.max_rows is {self.max_rows}, expected 1 or more")
+        for name, axis in (self.axes or {}).items():
+            if axis < 0:
+                raise ValueError(f"batching.axes.{name} is {axis}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an output may be from what is expected: |got - expected| <= atol + rtol * |expected|."""
+
+    atol: float
+    rtol: float
+
+    def __post_init__(self) -> None:
+        if not (self.atol >= 0 and self.rtol >= 0):
+            raise ValueError(f"a tolerance of atol={self.atol}, rtol={self.rtol} is negative or not a number")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a publisher states about one version.
+
+    Attributes:
+        model: The model's name, `turnout.registry.manifest.names.MODEL_NAME`.
+        version: Exact semantic version.
+        files: Every file of the version but the manifest itself, by path.
+        signature: Inputs and outputs of the graph.
+        opset: Operator set version by domain; the default domain is "".
+        ir_version: Version of the ONNX format.
+        batching: As declared; None where the publisher says nothing.
+        tolerances: By output name, or by dtype for outputs not named.
+        scores: By output name, whether it holds scores of classes along its last axis, so that the class of the highest
+            is what matters; of an output not named its values tell.
+        labels: By output name, what the classes along its last axis are called, in order.
+        preprocessing: How raw data becomes inputs, as its publisher declares it; changing it breaks clients.
+        metadata: Free text about the version (description, authors, licence, notes ...), as JSON values.
+        provenance: Where it comes from, and what it was made to run with.
+    """
+
+    model: str
+    version: Version
+    files: tuple[FileEntry, ...]
+    signature: Signature
+    opset: Mapping[str, int]
+    ir_version: int
+    batching: Batching | None = None
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    scores: Mapping[str, bool] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if not MODEL_NAME.fullmatch(self.model):
+            raise ValueError(f"model name {self.model!r} is not of the form {MODEL_NAME.pattern}")
+        paths = [entry.path for entry in self.files]
+        if paths != sorted(set(paths)):
+            raise ValueError("files are not sorted by path, or one stands twice")
+        if MANIFEST_FILE in paths or MODEL_FILE not in paths:
+            raise ValueError(f"files must hold {MODEL_FILE} and must not hold {MANIFEST_FILE}")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form. What the publisher left unsaid is left out."""
+        body: dict[str, Any] = {
+            "schema": SCHEMA,
+            "model": self.model,
+            "version": str(self.version),
+            "files": [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.files],
+            "signature": self.signature.to_json(),
+            "opset": dict(self.opset),
+            "ir_version": self.ir_version,
+        }
+        if self.batching is not None:
+            body["batching"] = {
+                "enabled": self.batching.enabled,
+                "max_rows": self.batching.max_rows,
+                "axes": None if self.batching.axes is None else dict(self.batching.axes),
+            }
+        if self.tolerances:
+            body["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
+        if self.scores:
+            body["scores"] = dict(self.scores)
+        if self.labels:
+            body["labels"] = {name: list(labels) for name, labels in self.labels.items()}
+        if self.preprocessing:
+            body["preprocessing"] = dict(self.preprocessing)
+        if self.metadata:
+            body["metadata"] = dict(self.metadata)
+        if provenance := self.provenance.to_json():
+            body["provenance"] = provenance
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: It did not write that, or a later release of Turnout did.
+        """
+        try:
+            if body["schema"] != SCHEMA:
+                raise ValueError(f"manifest schema {body['schema']!r} is not {SCHEMA}, the one this release reads")
+            batching = body.get("batching")
+            return cls(
+                model=body["model"],
+                version=known_version(body["version"]),
+                files=tuple(FileEntry(f["path"], f["size"], f["digest"]) for f in body["files"]),
+                signature=Signature.from_json(body["signature"]),
+                opset=dict(body["opset"]),
+                ir_version=int(body["ir_version"]),
+                batching=None if batching is None else Batching(**batching),
+                tolerances={name: Tolerance(**t) for name, t in body.get("tolerances", {}).items()},
+                scores={str(name): bool(is_so) for name, is_so in body.get("scores", {}).items()},
+                labels={str(name): tuple(map(str, labels)) for name, labels in body.get("labels", {}).items()},
+                preprocessing=dict(body.get("preprocessing", {})),
+                metadata=dict(body.get("metadata", {})),
+                provenance=Provenance.from_json(body.get("provenance", {})),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a manifest: {type(error).__name__} {error}") from error

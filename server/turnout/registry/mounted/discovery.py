@@ -1,0 +1,90 @@
+"""Where versions lie in a directory that somebody mounted: no layout is asked for, only a manifest or a Triton model.
+
+    manifest.json model.onnx                     one version
+    <model>/<version>/manifest.json              a repository
+    models/<model>/<version>/manifest.json       an export
+    <any>/models/<model>/<version>/manifest.json several
+    <model>/<number>/model.onnx                  a Triton model repository
+    <number>/model.onnx                          one model of it
+
+Links to directories are followed: whoever mounts a directory chose them. Hidden names are passed over.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.storage.files import explain
+from turnout.registry.triton.tree import TritonModel, is_model, read_model_directory
+
+_DEPTH = 4
+"""Directories below the root in which a manifest is looked for: those of several exports."""
+
+MAX_DIRECTORIES = 100_000
+
+
+@dataclass(slots=True)
+class Places:
+    """What a directory holds.
+
+    Attributes:
+        versions: Directories with a manifest, in order of their paths.
+        models: Models of Triton's.
+        loose: ONNX files that belong to none of them.
+        faults: What could not be read: path below the root, and why.
+    """
+
+    versions: list[Path] = field(default_factory=list)
+    models: list[TritonModel] = field(default_factory=list)
+    loose: list[Path] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find_places(root: Path) -> Places:
+    """Looks through a directory.
+
+    Raises:
+        OSError: The directory itself cannot be read.
+    """
+    found = Places()
+    pending: list[tuple[Path, int]] = [(root, 0)]
+    seen = 0
+    while pending:
+        directory, depth = pending.pop()
+        seen += 1
+        if seen > MAX_DIRECTORIES:
+            found.faults.append(
+                ("", f"it holds more than {MAX_DIRECTORIES} directories, and not all were looked through")
+            )
+            break
+        try:
+            files, below = _entries(directory)
+        except OSError as error:
+            if directory == root:
+                raise
+            found.faults.append((str(directory.relative_to(root)), explain(error)))
+            continue
+        if MANIFEST_FILE in files:
+            found.versions.append(directory)
+        elif is_model(directory):
+            found.models.append(read_model_directory(directory, None if directory == root else directory.name))
+        else:
+            found.loose += (directory / name for name in files if name.endswith(".onnx"))
+            if depth < _DEPTH:
+                pending += ((directory / name, depth + 1) for name in reversed(below))
+    return found
+
+
+def _entries(directory: Path) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    below: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in sorted(_shown(entries), key=lambda e: e.name):
+            (below if entry.is_dir() else files).append(entry.name)
+    return files, below
+
+
+def _shown(entries: "Iterator[os.DirEntry[str]]") -> "Iterator[os.DirEntry[str]]":
+    return (entry for entry in entries if not entry.name.startswith("."))

@@ -1,0 +1,141 @@
+"""Where the weights of an ONNX model lie that it keeps outside its own file."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from turnout.errors import InvalidModel
+from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+
+MAX_EXTERNAL_FILES = 4096
+
+# ONNX Runtime takes the offset of a tensor with such a location for an address in its own memory.
+_MEMORY_ADDRESS = "_ORT_MEM_ADDR_"
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalFile:
+    """A file beside the ONNX file that holds weights.
+
+    Attributes:
+        path: Relative to the ONNX file's directory, in its plain form; never leaves it.
+        min_size: Bytes the file must have at least for every tensor to lie within it.
+    """
+
+    path: str
+    min_size: int
+
+
+def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
+    """Returns the files that hold weights of `model`, by path. None of them is looked for.
+
+    Raises:
+        InvalidModel: One leaves the model's directory, or what is said of it is no description of a part of a file.
+    """
+    sizes: dict[str, int] = {}
+    for tensor in _tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            file = _external_file(tensor)
+            sizes[file.path] = max(file.min_size, sizes.get(file.path, 0))
+    if len(sizes) > MAX_EXTERNAL_FILES:
+        raise InvalidModel(f"the weights lie in {len(sizes)} files, at most {MAX_EXTERNAL_FILES} are taken")
+    return tuple(ExternalFile(path, size) for path, size in sorted(sizes.items()))
+
+
+def _external_file(tensor: TensorProto) -> ExternalFile:
+    what = f"tensor {text_of(tensor.name, 'the name of a tensor')!r}"
+    said: dict[str, str] = {}
+    for entry in tensor.external_data:
+        key = text_of(entry.key, f"a key of the external data of {what}")
+        if key in said:
+            # Which of the two counts depends on who reads it, so a check could pass on one and a load use the other.
+            raise InvalidModel(f"{what} states the {key} of its external data twice")
+        said[key] = text_of(entry.value, f"the {key} of the external data of {what}")
+    if not said.get("location"):
+        raise InvalidModel(f"{what} does not say where its external data lies")
+    offset, length = (_size(said.get(key, "0"), key, what) for key in ("offset", "length"))
+    return ExternalFile(_inside(said["location"], what), offset + length)
+
+
+def _inside(location: str, what: str) -> str:
+    path = PurePosixPath(location)
+    plain = str(path)
+    if path.is_absolute() or ".." in path.parts or location.endswith("/") or _MEMORY_ADDRESS in location:
+        raise InvalidModel(
+            f"{what} keeps its data in {location[:256]!r}, expected a relative path that does not leave the model's"
+            " directory"
+        )
+    try:
+        FileEntry(plain, 0, f"sha256:{'0' * 64}")
+    except ValueError as error:
+        raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, which is no plain relative path") from error
+    if path.parts[0] in (MODEL_FILE, MANIFEST_FILE, GOLDEN_DIRECTORY):
+        raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, a name that the registry needs for itself")
+    return plain
+
+
+def _size(text: str, key: str, what: str) -> int:
+    # int() alone would take "-1", " 7" and "1_000", which other readers of the file do not.
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise InvalidModel(f"{what} has {text[:32]!r} for the {key} of its external data, expected a number of bytes")
+    return int(text)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Goes through every tensor of a model, wherever it hides: bodies of If and Loop, attributes, functions."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _function_tensors(function)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _function_tensors(function: FunctionProto) -> Iterator[TensorProto]:
+    yield from _attribute_tensors(function.attribute_proto)
+    yield from _node_tensors(function.node)
+
+
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        if node.op_type == "EPContext" and any(a.name == "embed_mode" and a.i == 0 for a in node.attribute):
+            raise InvalidModel(
+                "an EPContext node keeps its compiled graph in a file of its own; embed it (embed_mode=1)"
+            )
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for sparse in [*sparse_tensors, *attribute.sparse_tensors]:
+            yield from (sparse.values, sparse.indices)
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+
+
+def text_of(value: object, what: str) -> str:
+    """Returns `value`, a string of a protobuf message.
+
+    Raises:
+        InvalidModel: It is none; `what` says which it is.
+    """
+    # Protobuf hands out bytes for a proto2 string that is no UTF-8.
+    if not isinstance(value, str):
+        raise InvalidModel(f"{what} is not UTF-8")
+    return value

@@ -1,0 +1,228 @@
+"""Reads the graph of an ONNX file. What large weights hold is passed over, so that a model of any size takes little
+time and memory: the file is mapped, and only the pages with the structure of its graph are touched.
+"""
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    numpy_helper,
+    shape_inference,
+)
+
+from turnout.errors import InvalidModel
+from turnout.registry.manifest.signature import Dimension
+from turnout.registry.onnx.functions import inlined
+from turnout.registry.onnx.graph import Attribute, Graph, ModelGraph, Node, Tensor, TensorType, Unread
+from turnout.registry.onnx.structure import without_weights
+
+KEPT_ELEMENTS = 1024
+"""Tensors of so many elements keep their values: shapes, axes, pads, scales, small tables."""
+
+LONGEST_VECTOR = 1 << 16
+"""Elements of a vector up to which values are followed through a graph; shapes, which is what that is for, have few."""
+
+_FIRST_IR_WITH_DEFAULTS = 4
+
+_ELEMENTS = {"float": "float32", "double": "float64"}
+
+
+def read_graph(path: Path) -> ModelGraph:
+    """Reads the graph of the ONNX file at `path`.
+
+    Raises:
+        InvalidModel: It is no ONNX model.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        if not file.seek(0, 2):
+            raise InvalidModel("the file is empty, not an ONNX model")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            structure = without_weights(data)
+    model = ModelProto()
+    try:
+        model.ParseFromString(structure)
+    except DecodeError as error:
+        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from error
+    return describe(model)
+
+
+def describe(model: ModelProto) -> ModelGraph:
+    """Describes the graph of `model`, which is left as it is."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    _forget_claims(copy.graph)
+    opset = {_domain(entry.domain): entry.version for entry in copy.opset_import}
+    return ModelGraph(_graph(_inferred(inlined(copy)).graph), opset, copy.ir_version)
+
+
+def _forget_claims(graph: GraphProto) -> None:
+    """Drops what the file claims about tensors that are computed: ONNX Runtime warns where it is wrong, and goes on."""
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                for value in inner.input:
+                    if value.type.HasField("tensor_type"):
+                        value.type.tensor_type.ClearField("shape")
+                _forget_claims(inner)
+
+
+def _inferred(model: ModelProto) -> ModelProto:
+    # What a caller may set is not known, whatever it is when nobody does.
+    settable = {value.name for value in model.graph.input} if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
+    defaults = [tensor for tensor in model.graph.initializer if tensor.name in settable]
+    fixed = [tensor for tensor in model.graph.initializer if tensor.name not in settable]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(fixed)
+    inferred = _with_types(model)
+    inferred.graph.initializer.extend(defaults)
+    return inferred
+
+
+def _with_types(model: ModelProto) -> ModelProto:
+    del model.functions[:]  # those that could not be put in place: inference would go through each call, without end
+    try:
+        plain = shape_inference.infer_shapes(model)
+        # ONNX follows the values of every vector, whose length a few bytes can state: an `Add` to 2**24 elements of
+        # `ConstantOfShape` took it 14 s and 2.4 GB.
+        return plain if _has_long_vector(plain.graph) else shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 - it raises its own errors, ValueError and RuntimeError; types are a help, no need
+        return model
+
+
+def _has_long_vector(graph: GraphProto) -> bool:
+    shapes = [
+        [size.dim_value for size in value.type.tensor_type.shape.dim] for value in [*graph.value_info, *graph.input]
+    ]
+    shapes += [list(tensor.dims) for tensor in graph.initializer]
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return any(len(s) == 1 and s[0] > LONGEST_VECTOR for s in shapes) or any(map(_has_long_vector, inner))
+
+
+def _graph(graph: GraphProto) -> Graph:
+    types = {value.name: _type(value) for value in [*graph.value_info, *graph.output]}
+    return Graph(
+        tuple(map(_node, graph.node)),
+        {value.name: _type(value) for value in graph.input},
+        tuple(value.name for value in graph.output),
+        {tensor.name: _tensor(tensor) for tensor in graph.initializer}
+        | {
+            sparse.values.name: Tensor(_element(sparse.values.data_type), tuple(sparse.dims))
+            for sparse in graph.sparse_initializer
+        },
+        {name: found for name, found in types.items() if found != TensorType()},
+    )
+
+
+def _node(node: NodeProto) -> Node:
+    attributes: dict[str, Attribute] = {}
+    subgraphs: dict[str, tuple[Graph, ...]] = {}
+    names = [attribute.name for attribute in node.attribute]
+    for attribute in node.attribute:
+        if names.count(attribute.name) > 1:
+            attributes[attribute.name] = Unread("stated twice")
+        elif attribute.type == AttributeProto.GRAPH:
+            subgraphs[attribute.name] = (_graph(attribute.g),)
+        elif attribute.type == AttributeProto.GRAPHS:
+            subgraphs[attribute.name] = tuple(map(_graph, attribute.graphs))
+        else:
+            attributes[attribute.name] = _attribute(attribute)
+    return Node(
+        node.op_type,
+        _domain(node.domain),
+        node.name,
+        tuple(node.input),
+        tuple(node.output),
+        attributes,
+        subgraphs,
+    )
+
+
+def _attribute(attribute: AttributeProto) -> Attribute:
+    if attribute.ref_attr_name:
+        return Unread("reference")
+    match attribute.type:
+        case AttributeProto.INT:
+            return int(attribute.i)
+        case AttributeProto.FLOAT:
+            return float(attribute.f)
+        case AttributeProto.STRING:
+            return _text(attribute.s)
+        case AttributeProto.INTS:
+            return tuple(attribute.ints)
+        case AttributeProto.FLOATS:
+            return tuple(attribute.floats)
+        case AttributeProto.STRINGS:
+            return tuple(map(_text, attribute.strings))
+        case AttributeProto.TENSOR:
+            return _tensor(attribute.t)
+        case kind:
+            known = kind in AttributeProto.AttributeType.values()
+            return Unread(AttributeProto.AttributeType.Name(kind).lower() if known else str(kind))
+
+
+def _tensor(tensor: TensorProto) -> Tensor:
+    shape = tuple(tensor.dims)
+    return Tensor(_element(tensor.data_type), shape, _values(tensor, shape))
+
+
+def _values(tensor: TensorProto, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    if tensor.data_location == TensorProto.EXTERNAL or any(size < 0 for size in shape):
+        return None
+    if math.prod(shape) > KEPT_ELEMENTS:
+        return None
+    try:
+        values: NDArray[Any] = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, NotImplementedError):
+        return None  # no such type in NumPy, or fewer bytes than the shape needs
+    values = values if values.flags.owndata else values.copy()
+    values.flags.writeable = False
+    return values
+
+
+def _type(value: ValueInfoProto) -> TensorType:
+    if not value.type.HasField("tensor_type"):
+        return TensorType()
+    tensor = value.type.tensor_type
+    shape = tuple(map(_dimension, tensor.shape.dim)) if tensor.HasField("shape") else None
+    return TensorType(_element(tensor.elem_type), shape)
+
+
+def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> Dimension:
+    match dimension.WhichOneof("value"):
+        case "dim_value":
+            return int(dimension.dim_value) if dimension.dim_value >= 0 else None
+        case "dim_param":
+            return str(dimension.dim_param) or None
+        case _:
+            return None
+
+
+def _element(number: int) -> str:
+    if number == TensorProto.UNDEFINED or number not in TensorProto.DataType.values():
+        return ""
+    name = TensorProto.DataType.Name(number).lower()
+    return _ELEMENTS.get(name, name)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", errors="replace")

@@ -1,0 +1,181 @@
+"""An ONNX file read as a description: its signature, the operator sets it needs, the files its weights lie in.
+
+Weights kept outside the file are neither read nor looked for.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from turnout.errors import InvalidModel
+from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
+from turnout.registry.onnx.external_data import ExternalFile, external_files, text_of
+from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
+
+MAX_PROTOBUF = (1 << 31) - 1
+"""Bytes that a protobuf message, and so an ONNX file without its external data, may have."""
+
+_DTYPES: dict[int, DataType] = {
+    TensorProto.BOOL: DataType.BOOL,
+    TensorProto.UINT8: DataType.UINT8,
+    TensorProto.UINT16: DataType.UINT16,
+    TensorProto.UINT32: DataType.UINT32,
+    TensorProto.UINT64: DataType.UINT64,
+    TensorProto.INT8: DataType.INT8,
+    TensorProto.INT16: DataType.INT16,
+    TensorProto.INT32: DataType.INT32,
+    TensorProto.INT64: DataType.INT64,
+    TensorProto.FLOAT16: DataType.FLOAT16,
+    TensorProto.BFLOAT16: DataType.BFLOAT16,
+    TensorProto.FLOAT: DataType.FLOAT32,
+    TensorProto.DOUBLE: DataType.FLOAT64,
+    TensorProto.STRING: DataType.STRING,
+}
+# Manifests are JSON, whose integers are exact up to here.
+_MAX_DIMENSION = 2**53 - 1
+_FIRST_IR_WITH_DEFAULTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What an ONNX file says of itself.
+
+    Attributes:
+        signature: Inputs and outputs of the graph. Inputs that are initialisers have defaults; before IR version 4 such
+            inputs cannot be set by a caller, and are left out.
+        opset: Operator set version by domain; the default domain is "".
+        ir_version: Version of the ONNX format.
+        external: Files that hold weights, by path.
+    """
+
+    signature: Signature
+    opset: Mapping[str, int]
+    ir_version: int
+    external: tuple[ExternalFile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        return {
+            "signature": self.signature.to_json(),
+            "opset": dict(self.opset),
+            "ir_version": self.ir_version,
+            "external": [[file.path, file.min_size] for file in self.external],
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(
+            Signature.from_json(body["signature"]),
+            dict(body["opset"]),
+            int(body["ir_version"]),
+            tuple(ExternalFile(str(path), int(size)) for path, size in body["external"]),
+        )
+
+
+ReadModel = Callable[[Path], ModelFacts]
+"""Reads an ONNX file as `read_model` does, perhaps in another process: a file that lies about itself may need a hundred
+times its size in memory."""
+
+
+def read_model(path: Path) -> ModelFacts:
+    """Reads the ONNX file at `path`.
+
+    Raises:
+        InvalidModel: It is none, takes or gives what Turnout cannot carry, or refers to files outside its directory.
+        OSError: It cannot be read.
+    """
+    if path.stat().st_size > MAX_PROTOBUF:
+        raise InvalidModel("the ONNX file is larger than 2 GiB, which protobuf cannot hold; save it with external data")
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from error
+    return _facts(model)
+
+
+def _facts(model: ModelProto) -> ModelFacts:
+    graph = model.graph
+    initialised = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    overridable = model.ir_version >= _FIRST_IR_WITH_DEFAULTS
+    inputs = [
+        _tensor_spec("input", value, has_default=value.name in initialised)
+        for value in graph.input
+        if overridable or value.name not in initialised
+    ]
+    if maps := map_outputs(model):
+        name = min(maps)
+        raise InvalidModel(
+            f"output {name!r} is a map for each row, made by ZipMap, and Turnout carries dense tensors only: publish it"
+            f" with --drop-zipmap, or export it with {WITHOUT}"
+        )
+    outputs = [_tensor_spec("output", value, has_default=False) for value in graph.output]
+    if not outputs:
+        raise InvalidModel("the graph has no outputs")
+    try:
+        signature = Signature(tuple(inputs), tuple(outputs))
+    except ValueError as error:
+        raise InvalidModel(str(error)) from error
+    return ModelFacts(signature, _opset(model), model.ir_version, external_files(model))
+
+
+def _opset(model: ModelProto) -> dict[str, int]:
+    opset: dict[str, int] = {}
+    for entry in model.opset_import:
+        # Both spellings mean the default domain.
+        domain = "" if entry.domain == "ai.onnx" else text_of(entry.domain, "the domain of an operator set")
+        if opset.setdefault(domain, entry.version) != entry.version:
+            raise InvalidModel(f"the model imports operator set {domain or 'ai.onnx'} in two versions")
+        if not 0 < entry.version < 1 << 31:
+            raise InvalidModel(f"the model imports operator set {domain or 'ai.onnx'} in version {entry.version}")
+    if not opset:
+        raise InvalidModel("the model imports no operator set")
+    return dict(sorted(opset.items()))
+
+
+def _tensor_spec(side: str, value: ValueInfoProto, *, has_default: bool) -> TensorSpec:
+    name = text_of(value.name, f"the name of an {side}")
+    if not name:
+        raise InvalidModel(f"an {side} has no name")
+    what = f"{side} {name!r}"
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        said = "no type" if kind is None else f"type {kind.removesuffix('_type').replace('_', ' ')}"
+        raise InvalidModel(f"{what} has {said}; Turnout carries dense tensors only")
+    tensor = value.type.tensor_type
+    dtype = _DTYPES.get(tensor.elem_type)
+    if dtype is None:
+        raise InvalidModel(
+            f"{what} has element type {_onnx_type(tensor.elem_type)}, expected one of {_names(DataType)}"
+        )
+    if not tensor.HasField("shape"):
+        raise InvalidModel(
+            f"{what} has no shape; give it one in the ONNX file, of symbolic dimensions where the sizes are not known"
+        )
+    return TensorSpec(name, dtype, tuple(_dimension(d, what) for d in tensor.shape.dim), has_default)
+
+
+def _dimension(dimension: onnx.TensorShapeProto.Dimension, what: str) -> Dimension:
+    match dimension.WhichOneof("value"):
+        case "dim_value" if dimension.dim_value > _MAX_DIMENSION:
+            raise InvalidModel(f"{what} has a dimension of {dimension.dim_value}")
+        case "dim_value":
+            # Some exporters write -1 for a size they do not know, and ONNX Runtime takes it so.
+            return dimension.dim_value if dimension.dim_value >= 0 else None
+        case "dim_param":
+            return text_of(dimension.dim_param, f"a dimension of {what}") or None
+        case _:
+            return None
+
+
+def _onnx_type(number: int) -> str:
+    return TensorProto.DataType.Name(number) if number in TensorProto.DataType.values() else str(number)
+
+
+def _names(types: Iterable[DataType]) -> str:
+    return ", ".join(sorted(types))

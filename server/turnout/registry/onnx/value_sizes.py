@@ -1,0 +1,114 @@
+"""Whether what a caller sends can become a size: then a few bytes of input may take any amount of memory. Pure.
+
+`Pad`, `Resize`, `Tile` and their like make a tensor as large as another one's values say. Where those values come from
+an input, memory is bounded by nothing that the signature shows. The shape of an input is another matter: it is seen.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, Node
+
+_SIZES: Mapping[str, tuple[int, ...] | None] = {
+    "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "DFT": (1,),
+    "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "ImageDecoder": None,
+    "Loop": None,
+    "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "STFT": (1, 3),
+    "Scan": None,
+    "SequenceMap": None,
+    "Tile": (1, 2),
+    "Upsample": (1,),
+}
+"""Standard operators whose output may be larger than what they take, by which of their inputs; None for all of them,
+where a body runs as often as values say. An operator that gives no more elements than it takes (`Reshape`, `Compress`,
+`NonZero`, `TopK`) is not among them, and neither is one whose output follows from shapes alone (`MatMul`, `Conv`)."""
+
+_SIZED_BY_SHAPES: Mapping[str, frozenset[str] | None] = {
+    "ai.onnx.ml": None,
+    "com.microsoft.nchwc": None,
+    "com.microsoft": frozenset(
+        {
+            "Attention", "BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "DequantizeLinear",
+            "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FastGelu", "FusedConv",
+            "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "Gelu", "MatMulInteger16", "MatMulIntegerToFloat",
+            "MatMulNBits", "MultiHeadAttention", "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "QAttention",
+            "QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearConv",
+            "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean", "QLinearSigmoid",
+            "QLinearSoftmax", "QLinearWhere", "QuantizeLinear", "QuickGelu", "SimplifiedLayerNormalization",
+            "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "TransposeMatMul",
+        }
+    ),
+}  # fmt: skip
+"""Operators beside the standard ones whose output is as large as shapes and attributes say, by domain; None for all of
+one. They are what ONNX Runtime's own optimisers put in the place of others, and classical models."""
+
+_GIVE_SHAPES = frozenset({"Shape", "Size"})
+"""What these give follows from the shape of what they take, whatever its values."""
+
+
+def values_become_sizes(graph: Graph, given: Collection[str]) -> bool:
+    """Tells whether a value that a caller sends may decide how large a tensor is; True where that is not known.
+
+    Args:
+        graph: Of the model.
+        given: Names of the inputs that are sent.
+    """
+    return _Values(given).reach_a_size(graph.nodes)
+
+
+class _Values:
+    """Follows values of inputs through a graph, node by node."""
+
+    def __init__(self, given: Collection[str]) -> None:
+        self._open = set(given)
+        """Tensors whose values follow from values of inputs."""
+
+    def reach_a_size(self, nodes: Iterable[Node]) -> bool:
+        """Goes on through `nodes`, which come in an order in which they can run."""
+        for node in nodes:
+            follows = [name in self._open for name in node.inputs]
+            inner = [graph for graphs in node.subgraphs.values() for graph in graphs]
+            if node.domain != STANDARD_DOMAIN and not _is_sized_by_shapes(node):
+                if any(follows):  # nobody knows what it does
+                    return True
+                continue
+            if node.domain == STANDARD_DOMAIN and node.op_type in _SIZES and self._sized(node, follows):
+                return True
+            for graph in inner:  # what a body takes is what its node takes, or what it made itself
+                if any(follows) or _uses(graph, self._open):
+                    self._open |= graph.inputs.keys()
+                if self.reach_a_size(graph.nodes):
+                    return True
+            if node.op_type not in _GIVE_SHAPES and (
+                any(follows) or any(self._open & set(graph.outputs) for graph in inner)
+            ):
+                self._open |= {name for name in node.outputs if name}
+        return False
+
+    def _sized(self, node: Node, follows: list[bool]) -> bool:
+        places = _SIZES[node.op_type]
+        if places is None:
+            return any(follows) or any(_uses(g, self._open) for graphs in node.subgraphs.values() for g in graphs)
+        return any(follows[place] for place in places if place < len(follows))
+
+
+def _is_sized_by_shapes(node: Node) -> bool:
+    known = _SIZED_BY_SHAPES.get(node.domain, frozenset())
+    return known is None or node.op_type in known
+
+
+def _uses(graph: Graph, names: set[str]) -> bool:
+    return any(name in names for node in graph.all_nodes() for name in node.inputs)

@@ -1,0 +1,145 @@
+"""The weights of a version by content, whatever they are called and wherever they lie.
+
+A weight is a tensor that the graph holds: an initialiser, or the value of a Constant node, of the graph or of one
+inside it. Its content is element type, shape and bytes. Tensors outside the ONNX file are read a block at a time, so
+that the memory this takes is that of the file without them.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from turnout.registry.manifest.digest import BLOCK
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.storage.files import open_inside
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor.
+
+    Attributes:
+        name: What the graph calls it.
+        dtype: ONNX's number of its element type.
+        shape: Its dimensions.
+        size: Bytes.
+        content: Digest of element type, shape and bytes.
+    """
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    size: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All tensors of a version, and its operators.
+
+    Attributes:
+        tensors: In the graph's order.
+        operators: Digests of operator and attributes, and how often each stands in the graph.
+    """
+
+    tensors: tuple[Weight, ...]
+    operators: Mapping[str, int]
+
+    @property
+    def contents(self) -> Counter[str]:
+        """How often each content is there; names and order have no part in it."""
+        return Counter(weight.content for weight in self.tensors)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(weight.size for weight in self.tensors)
+
+
+def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
+    """Reads the weights of the model in `directory`.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A tensor is not what it says.
+    """
+    model: ModelProto = onnx.load(directory / file, load_external_data=False)
+    tensors = tuple(_weight(tensor, directory) for tensor in weight_tensors(model.graph))
+    operators: Counter[str] = Counter()
+    for node in _nodes(model.graph):
+        operators[_operator(node)] += 1
+    return Weights(tensors, operators)
+
+
+def weight_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Goes through the weights of a graph and of those inside it; sparse ones are left to the operators' digests."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from weight_tensors(attribute.g)
+            for inner in attribute.graphs:
+                yield from weight_tensors(inner)
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+            for inner in attribute.graphs:
+                yield from _nodes(inner)
+
+
+def _operator(node: NodeProto) -> str:
+    """Returns a digest of what a node computes with, less its tensors and graphs, which are gone through themselves."""
+    hashed = hashlib.sha256(f"{node.domain}\0{node.op_type}\0{len(node.input)}".encode())
+    for attribute in sorted(node.attribute, key=lambda a: str(a.name)):
+        if not (attribute.HasField("t") or attribute.HasField("g") or attribute.graphs):
+            hashed.update(attribute.SerializeToString(deterministic=True))
+    return hashed.hexdigest()
+
+
+def _weight(tensor: TensorProto, directory: Path) -> Weight:
+    shape = tuple(tensor.dims)
+    hashed = hashlib.sha256(f"{tensor.data_type}{shape}".encode())
+    if tensor.data_location == TensorProto.EXTERNAL:
+        size = _hash_outside(tensor, directory, hashed)
+    elif tensor.data_type == TensorProto.STRING:
+        size = sum(map(len, tensor.string_data))
+        for text in tensor.string_data:
+            hashed.update(len(text).to_bytes(8, "little") + text)
+    elif tensor.raw_data:
+        size = len(tensor.raw_data)
+        hashed.update(tensor.raw_data)
+    else:  # in the field of its element type; raw_data is what NumPy would write
+        data = numpy_helper.to_array(tensor).tobytes()
+        size = len(data)
+        hashed.update(data)
+    return Weight(tensor.name, tensor.data_type, shape, size, hashed.hexdigest())
+
+
+def _hash_outside(tensor: TensorProto, directory: Path, hashed: "hashlib._Hash") -> int:
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    offset = int(said.get("offset", "0"))
+    with open_inside(directory, str(PurePosixPath(said["location"]))) as file:
+        file.seek(0, 2)
+        left = size = int(said["length"]) if "length" in said else file.tell() - offset
+        file.seek(offset)
+        while left > 0:
+            block = file.read(min(left, BLOCK))
+            if not block:
+                raise ValueError(f"{said['location']} ends before a tensor does")
+            hashed.update(block)
+            left -= len(block)
+    return size

@@ -1,0 +1,127 @@
+"""The ZipMap at the end of scikit-learn's classifiers (skl2onnx's default), and the model without it.
+
+ZipMap makes of each row of scores a map from class to score, which is no tensor: no server's protocol carries it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from turnout.errors import InvalidModel
+from turnout.registry.onnx.external_data import external_files, text_of
+
+DOMAIN = "ai.onnx.ml"
+_LABELS = ("classlabels_strings", "classlabels_int64s")
+
+WITHOUT = "options={'zipmap': False} of skl2onnx.to_onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Unzipped:
+    """An output that was a map and is a tensor now.
+
+    Attributes:
+        output: Its name, which stays.
+        labels: The classes along its last axis, in order, as they are called.
+        keys: The same as the map had them: texts or whole numbers.
+    """
+
+    output: str
+    labels: tuple[str, ...]
+    keys: tuple[str | int, ...]
+
+
+def map_outputs(model: ModelProto) -> frozenset[str]:
+    """Returns the names of the outputs that a ZipMap makes."""
+    made = {name for node in _zipmaps(model.graph) for name in node.output}
+    return frozenset(value.name for value in model.graph.output if value.name in made)
+
+
+def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
+    """Takes each ZipMap that makes an output out of a model, and gives out the scores that it was made of.
+
+    Args:
+        model: Changed in place.
+
+    Returns:
+        What became of each such output. Its name, and all others, stay.
+
+    Raises:
+        InvalidModel: There is none, or the model is not as skl2onnx writes it; says what is otherwise.
+    """
+    graph = model.graph
+    if external_files(model):
+        raise InvalidModel(f"a ZipMap is not taken out of a model with external data; export it with {WITHOUT}")
+    outputs = {value.name: value for value in graph.output}
+    found = [node for node in _zipmaps(graph) if node.output and node.output[0] in outputs]
+    if not found:
+        raise InvalidModel("no output of the model is made by ZipMap: publish it without --drop-zipmap")
+    unzipped: list[Unzipped] = []
+    for node in found:
+        if len(node.input) != 1 or len(node.output) != 1:
+            raise InvalidModel(f"a ZipMap with {len(node.input)} inputs is none")
+        (scores,), (output,) = node.input, node.output
+        if output in set(_read(graph, node)):
+            raise InvalidModel(f"output {output!r} is made by ZipMap, and other nodes read it; export with {WITHOUT}")
+        labels, keys = _classes(node, output)
+        graph.node.remove(node)
+        _give_out(graph, scores, output)
+        outputs[output].CopyFrom(_described(graph, output, len(keys)))
+        unzipped.append(Unzipped(output, labels, keys))
+    return tuple(unzipped)
+
+
+def _zipmaps(graph: GraphProto) -> list[NodeProto]:
+    return [node for node in graph.node if node.op_type == "ZipMap" and node.domain == DOMAIN]
+
+
+def _classes(node: NodeProto, output: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+    said = {attribute.name: attribute for attribute in node.attribute if attribute.name in _LABELS}
+    if len(said) != 1:
+        raise InvalidModel(f"the ZipMap of output {output!r} has no classes, or two lists of them")
+    ((name, attribute),) = said.items()
+    keys: tuple[str | int, ...] = tuple(attribute.ints)
+    if name == "classlabels_strings":
+        try:
+            keys = tuple(one.decode() for one in attribute.strings)
+        except UnicodeDecodeError as error:
+            raise InvalidModel(f"a class of output {output!r} is not UTF-8") from error
+    if not keys or len(set(keys)) < len(keys):
+        raise InvalidModel(f"the ZipMap of output {output!r} has no classes, or one twice")
+    return tuple(map(str, keys)), keys
+
+
+def _read(graph: GraphProto, but: NodeProto) -> Iterator[str]:
+    """Yields every name that a node reads, whatever graph it stands in, save one node."""
+    for node in graph.node:
+        if node is but or (node.op_type == but.op_type and list(node.output) == list(but.output)):
+            continue
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _read(inner, but)
+
+
+def _give_out(graph: GraphProto, scores: str, output: str) -> None:
+    """Has the tensor `scores` go out under the name `output`."""
+    # A tensor that is read elsewhere, or goes out already, keeps its name: two names need a node between them.
+    makers = [node for node in graph.node if scores in node.output]
+    elsewhere = scores in {value.name for value in graph.output} or scores in set(_read(graph, NodeProto()))
+    if len(makers) != 1 or elsewhere:
+        graph.node.append(helper.make_node("Identity", [scores], [output], name=f"{output}_without_zipmap"))
+        return
+    (maker,) = makers
+    maker.output[:] = [output if name == scores else name for name in maker.output]
+
+
+def _described(graph: GraphProto, output: str, classes: int) -> ValueInfoProto:
+    """Returns what the output is now: a float for each class in each row."""
+    first = next((value for value in graph.input if value.type.tensor_type.shape.dim), None)
+    rows = first.type.tensor_type.shape.dim[0].dim_param if first is not None else ""
+    return helper.make_tensor_value_info(output, TensorProto.FLOAT, [text_of(rows, "a dimension") or None, classes])
+
+
+def labels_of(unzipped: tuple[Unzipped, ...]) -> Mapping[str, tuple[str, ...]]:
+    """Returns the labels of each output."""
+    return {one.output: one.labels for one in unzipped}

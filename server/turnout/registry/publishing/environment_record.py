@@ -1,0 +1,92 @@
+"""What was seen of the machine that published a version, as it was recorded beside it.
+
+    <root>/<model>/.attestations/<version>/environment.json
+
+It is found out, not stated, so it lies outside the version's digest.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from semver import Version
+
+from turnout.registry.manifest.environment import Environment
+from turnout.registry.storage import attestations
+from turnout.registry.storage.repository import Repository
+
+ENVIRONMENT_FILE = "environment.json"
+SCHEMA = 1
+
+_IMPORTED = "imported-"
+"""As `turnout.registry.transfer.copying` names what came with a version from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenEnvironment:
+    """What was seen when a version was published.
+
+    Attributes:
+        digest: Of the version.
+        time: When, in RFC 3339.
+        environment: What can be declared too.
+        platform: Operating system and processor.
+        turnout: Release of Turnout.
+        libraries: Other packages that had a part in it, by name.
+        imported: It came with the version from another repository.
+    """
+
+    digest: str
+    time: str
+    environment: Environment
+    platform: str
+    turnout: str
+    libraries: Mapping[str, str]
+    imported: bool = False
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: It did not write that.
+        """
+        return cls(
+            digest=str(body["digest"]),
+            time=str(body["time"]),
+            environment=Environment.from_json(body["environment"]),
+            platform=str(body["platform"]),
+            turnout=str(body["turnout"]),
+            libraries={str(name): str(value) for name, value in body["libraries"].items()},
+            imported=bool(body["imported"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        return {
+            "digest": self.digest,
+            "time": self.time,
+            "environment": self.environment.to_json(),
+            "platform": self.platform,
+            "turnout": self.turnout,
+            "libraries": dict(self.libraries),
+            "imported": self.imported,
+        }
+
+
+def attested_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
+    """Returns what was recorded of the version with that digest; None where nothing readable was."""
+    try:
+        found = attestations.read(repository, model, exact, "")
+        imported = ENVIRONMENT_FILE not in found
+        body = json.loads(found[f"{_IMPORTED}{ENVIRONMENT_FILE}" if imported else ENVIRONMENT_FILE])
+        return _read(body, imported=imported) if body["digest"] == digest else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _read(body: Mapping[str, Any], *, imported: bool) -> SeenEnvironment:
+    if body["schema"] != SCHEMA:
+        raise ValueError(f"schema {body['schema']}")
+    return SeenEnvironment.from_json({**body, "imported": imported})

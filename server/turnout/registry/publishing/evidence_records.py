@@ -1,0 +1,36 @@
+"""All that is kept beside a version, read for whoever wants to know it better."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from turnout.registry.gates.reports import GateAttestation, gate_attestations
+from turnout.registry.publishing.environment_record import SeenEnvironment, attested_environment
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """What was found out about a version.
+
+    Attributes:
+        signatures: What the signature of each key is worth.
+        seen: The machine that published it, where that was recorded.
+        reports: What its gates found, the newest last.
+    """
+
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    seen: SeenEnvironment | None = None
+    reports: tuple[GateAttestation, ...] = ()
+
+    @classmethod
+    def of(cls, repository: Repository, published: Published, trust: Trust) -> Self:
+        """Reads it; what cannot be read is left out."""
+        model, version = published.manifest.model, published.manifest.version
+        return cls(
+            {one.key: str(one.worth) for one in trust.signed(repository, published)},
+            attested_environment(repository, model, version, published.digest),
+            gate_attestations(repository, model, version, published.digest),
+        )

@@ -1,0 +1,89 @@
+"""What this machine runs models with, looked at and recorded (`turnout.registry.publishing.environment_record`)."""
+
+import ctypes
+import json
+import platform
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+
+import onnxruntime as ort
+
+from turnout import __version__
+from turnout.registry.manifest.environment import Environment
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.publishing.environment_record import ENVIRONMENT_FILE, SCHEMA
+from turnout.registry.storage import attestations
+from turnout.registry.storage.repository import Repository
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER_VERSION = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+\.\d+(?:\.\d+)?)")
+_CUDNN_PACKAGE = re.compile(r"nvidia[-_.]cudnn[-_.]cu\d+", re.IGNORECASE)
+_LIBRARIES = ("numpy", "onnx", "protobuf", "grpcio")
+
+
+@cache
+def this_environment() -> Environment:
+    """Looks at this machine, once. CUDA, cuDNN and driver are those that a session could use."""
+    driver = _driver()
+    return Environment(
+        onnxruntime=ort.__version__,
+        cuda=(getattr(ort, "cuda_version", "") or "") if driver else "",
+        cudnn=_cudnn() if driver else "",
+        driver=driver,
+        python=platform.python_version(),
+    )
+
+
+def attest_environment(repository: Repository, manifest: Manifest, digest: str) -> None:
+    """Records this machine beside a version.
+
+    Raises:
+        OSError: The repository could not be written to.
+    """
+    body = {
+        "schema": SCHEMA,
+        "kind": "environment",
+        "model": manifest.model,
+        "version": str(manifest.version),
+        "digest": digest,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": this_environment().to_json(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "turnout": __version__,
+        "libraries": _libraries(),
+    }
+    data = json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
+    attestations.write(repository, manifest.model, manifest.version, ENVIRONMENT_FILE, data)
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    """Reads the versions of packages from the disk, once: it took a third of publishing a small model."""
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _driver() -> str:
+    try:
+        found = _DRIVER_VERSION.search(_DRIVER.read_text())
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def _cudnn() -> str:
+    for package in distributions():
+        if _CUDNN_PACKAGE.fullmatch(package.metadata["Name"] or ""):
+            return package.version
+    try:
+        number = int(ctypes.CDLL("libcudnn.so.9").cudnnGetVersion())
+    except (OSError, AttributeError):
+        return ""
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"  # 91002 is 9.10.2

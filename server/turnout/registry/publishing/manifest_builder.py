@@ -1,0 +1,57 @@
+"""What a version's manifest says: put together out of its files, its ONNX file's facts, and its publisher's words.
+
+Whoever holds the files comes to the same manifest, and so to the same digest, wherever they are.
+"""
+
+from collections.abc import Iterable
+
+from semver import Version
+
+from turnout.errors import InvalidModel
+from turnout.registry.manifest.digest import bytes_digest, canonical_bytes
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.onnx.model import ModelFacts
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.storage.repository import MAX_MANIFEST_BYTES
+
+
+def stated(
+    model: str, version: Version, files: Iterable[FileEntry], facts: ModelFacts, metadata: VersionMetadata
+) -> tuple[Manifest, str]:
+    """Returns a version's manifest and digest.
+
+    Args:
+        model: The model's name.
+        version: Exact.
+        files: All but the manifest, in any order.
+        facts: What the ONNX file says of itself.
+        metadata: What the publisher says.
+
+    Raises:
+        InvalidModel: It cannot be described, or its manifest would be too large.
+    """
+    try:
+        manifest = Manifest(
+            model=model,
+            version=version,
+            files=tuple(sorted(files, key=lambda entry: entry.path)),
+            signature=facts.signature,
+            opset=facts.opset,
+            ir_version=facts.ir_version,
+            batching=metadata.batching,
+            tolerances=metadata.tolerances,
+            scores=metadata.scores,
+            labels=metadata.labels,
+            preprocessing=metadata.preprocessing,
+            metadata=metadata.to_manifest(),
+            provenance=metadata.provenance,
+        )
+    except ValueError as error:
+        raise InvalidModel(f"the version cannot be described: {error}") from error
+    try:
+        data = canonical_bytes(manifest)
+    except ValueError as error:
+        raise InvalidModel(f"the manifest has no canonical form: {error}") from error
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise InvalidModel(f"the manifest would have {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are taken")
+    return manifest, bytes_digest(data)

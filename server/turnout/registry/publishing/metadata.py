@@ -1,0 +1,313 @@
+"""What a publisher says about a version beyond its files: the file given by `publish --meta`.
+
+description = "Content type of a file"      # TOML, or the same as JSON
+authors = ["Ada", "Grace"]
+licence = "Apache-2.0"
+notes = "Trained on the spring set."
+
+[metadata]                                  # anything else, as JSON can hold it
+dataset = "2026-04"
+
+[batching]
+max_rows = 64
+axes = { bytes = 0, target_label = 0 }
+
+[labels]                                    # what the classes along an output's last axis are called, in order
+target_label = ["3gp", "ace", "ai"]
+
+[preprocessing]                             # how raw data becomes inputs, in any form: a change of it breaks clients
+bytes = "first and last 1024 bytes, padded with 256"
+
+[scores]                                    # the class with the highest value is what matters
+target_label = true
+
+[tolerances.target_label]                   # or a dtype: [tolerances.float32]
+atol = 1e-5
+rtol = 1e-3
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from turnout.errors import InvalidModel, InvalidRequest
+from turnout.registry.manifest.digest import stream_digest
+from turnout.registry.manifest.manifest import Batching, Manifest, Tolerance
+from turnout.registry.manifest.provenance import Provenance
+from turnout.registry.manifest.signature import DataType, Signature
+from turnout.registry.publishing.provenance_tables import PROVENANCE, parse_provenance
+from turnout.registry.publishing.tables import (
+    MAX_INTEGER,
+    check_json,
+    check_keys,
+    read_flag,
+    read_integer,
+    read_list,
+    read_table,
+    read_text,
+)
+from turnout.registry.storage.files import explain, open_outside, read_small
+
+MAX_METADATA_BYTES = 1 << 18
+MAX_LOCK_BYTES = 64 << 20
+
+_TEXTS = ("description", "licence", "notes")
+_TOP = (*_TEXTS, "authors", *PROVENANCE, "metadata", "batching", "tolerances", "scores", "labels", "preprocessing")
+_STATED = (*_TEXTS, "authors")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMetadata:
+    """What a publisher says about a version.
+
+    Attributes:
+        description: What the model does.
+        authors: Who made it.
+        licence: Under which terms.
+        notes: What else readers should know of this version.
+        free: Anything else, as JSON values; none of the names above.
+        batching: How requests may be put together; None leaves it to the server.
+        tolerances: By output name, or by dtype for outputs not named.
+        scores: By output name, whether it holds scores of classes.
+        labels: By output name, what the classes along its last axis are called, in order.
+        preprocessing: How raw data becomes inputs, as JSON values.
+        provenance: Where it comes from.
+    """
+
+    description: str = ""
+    authors: tuple[str, ...] = ()
+    licence: str = ""
+    notes: str = ""
+    free: Mapping[str, Any] = field(default_factory=dict)
+    batching: Batching | None = None
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    scores: Mapping[str, bool] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if taken := sorted(set(_STATED) & set(self.free)):
+            raise InvalidRequest.at(f"metadata.{taken[0]}", f"expected as {taken[0]} at the top, not among the rest")
+        check_json(dict(self.free), "metadata")
+        check_json(dict(self.preprocessing), "preprocessing")
+
+    def to_manifest(self) -> dict[str, Any]:
+        """Returns the form that a manifest's `metadata` has; what was left unsaid is left out."""
+        stated = {
+            "description": self.description,
+            "authors": list(self.authors),
+            "licence": self.licence,
+            "notes": self.notes,
+        }
+        return {name: value for name, value in stated.items() if value} | dict(self.free)
+
+    def to_meta(self) -> dict[str, Any]:
+        """Returns the form that `parse_metadata` reads."""
+        body = self.to_manifest()
+        meta = {name: body.pop(name) for name in _STATED if name in body}
+        meta |= self.provenance.to_json()
+        if body:
+            meta["metadata"] = body
+        if batching := self.batching:
+            said = {"enabled": batching.enabled, "max_rows": batching.max_rows, "axes": batching.axes}
+            meta["batching"] = {name: value for name, value in said.items() if value is not None}
+        if self.tolerances:
+            meta["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
+        if self.scores:
+            meta["scores"] = dict(self.scores)
+        if self.labels:
+            meta["labels"] = {name: list(labels) for name, labels in self.labels.items()}
+        if self.preprocessing:
+            meta["preprocessing"] = dict(self.preprocessing)
+        return meta
+
+    def applied_to(self, manifest: Manifest) -> Manifest:
+        """Returns the manifest of a version of the same files of which this is said."""
+        return replace(
+            manifest,
+            batching=self.batching,
+            tolerances=self.tolerances,
+            scores=self.scores,
+            labels=self.labels,
+            preprocessing=self.preprocessing,
+            metadata=self.to_manifest(),
+            provenance=self.provenance,
+        )
+
+    def over(self, base: "VersionMetadata") -> "VersionMetadata":
+        """Returns this with what it leaves unsaid taken from `base`, name by name."""
+        if base == VersionMetadata():
+            return self
+        said = self.to_meta()
+        merged = base.to_meta() | said
+        if free := dict(base.free) | dict(self.free):
+            merged["metadata"] = free
+        return parse_metadata(merged)
+
+    def check_against(self, signature: Signature) -> None:
+        """Checks that what is said of inputs and outputs is said of such as exist.
+
+        Raises:
+            InvalidModel: It is not.
+        """
+        _check_batching(self.batching, signature)
+        outputs = [spec.name for spec in signature.outputs]
+        for name in self.tolerances:
+            if name not in outputs and name not in list(DataType):
+                raise InvalidModel(f"tolerances.{name}: no output and no dtype; the outputs are {', '.join(outputs)}")
+        for name in self.scores:
+            if name not in outputs:
+                raise InvalidModel(f"scores.{name}: no output; the outputs are {', '.join(outputs)}")
+        for name, labels in self.labels.items():
+            _check_labels(name, labels, signature)
+
+
+def read_metadata(path: Path) -> VersionMetadata:
+    """Reads a metadata file; its suffix, `.toml` or `.json`, says which form it has.
+
+    Raises:
+        InvalidRequest: It is not there, is no such file, or says something that Turnout does not know.
+    """
+    forms: dict[str, Callable[[str], object]] = {".toml": tomllib.loads, ".json": _json}
+    if path.suffix not in forms:
+        raise InvalidRequest.at("meta", f"expected a file named *.toml or *.json, got {path.name!r}")
+    try:
+        data = read_small(path, MAX_METADATA_BYTES)
+    except OSError as error:
+        raise InvalidRequest.at("meta", f"{path.name} {explain(error)}") from error
+    if len(data) > MAX_METADATA_BYTES:
+        raise InvalidRequest.at("meta", f"{path.name} is larger than {MAX_METADATA_BYTES} bytes")
+    try:
+        body = forms[path.suffix](data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest.at("meta", f"{path.name} is no {path.suffix[1:].upper()}: {error}") from error
+    if isinstance(body, dict) and isinstance(body.get("dependencies"), dict) and "lock_file" in body["dependencies"]:
+        body = body | {"dependencies": _with_lock(body["dependencies"], path.parent)}
+    return parse_metadata(body)
+
+
+def parse_metadata(body: object) -> VersionMetadata:
+    """Makes sense of the content of a metadata file.
+
+    Raises:
+        InvalidRequest: A key is unknown, or a value is not what is expected there.
+    """
+    top = read_table(body, "meta")
+    check_keys(top, _TOP, "")
+    authors = read_list(top.get("authors", []), "authors", "strings")
+    return VersionMetadata(
+        authors=tuple(read_text(author, f"authors[{index}]") for index, author in enumerate(authors)),
+        free=read_table(top.get("metadata", {}), "metadata"),
+        batching=_batching(read_table(top["batching"], "batching")) if "batching" in top else None,
+        tolerances={
+            name: _tolerance(read_table(value, f"tolerances.{name}"), f"tolerances.{name}")
+            for name, value in read_table(top.get("tolerances", {}), "tolerances").items()
+        },
+        scores={
+            name: read_flag(value, f"scores.{name}")
+            for name, value in read_table(top.get("scores", {}), "scores").items()
+        },
+        labels={
+            name: _labels(value, f"labels.{name}")
+            for name, value in read_table(top.get("labels", {}), "labels").items()
+        },
+        preprocessing=read_table(top.get("preprocessing", {}), "preprocessing"),
+        provenance=parse_provenance(top),
+        **{name: read_text(top[name], name) for name in _TEXTS if name in top},
+    )
+
+
+def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Puts a lock file's name and digest in place of its path, which is relative to `directory`."""
+    said = dict(table)
+    where = "dependencies.lock_file"
+    path = directory / read_text(said.pop("lock_file"), where)
+    if "lock" in said:
+        raise InvalidRequest.at(where, "expected either this or dependencies.lock")
+    try:
+        with open_outside(path) as file:
+            if path.stat().st_size > MAX_LOCK_BYTES:
+                raise InvalidRequest.at(where, f"{path.name} is larger than {MAX_LOCK_BYTES} bytes")
+            return said | {"lock": {"name": path.name, "digest": stream_digest(file)}}
+    except OSError as error:
+        raise InvalidRequest.at(where, f"{path.name} {explain(error)}") from error
+
+
+def _json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_unrepeated)
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python would take the last of two values for one key in silence; TOML's reader refuses it by itself.
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key stands twice in one table")
+    return table
+
+
+def _batching(table: Mapping[str, Any]) -> Batching:
+    check_keys(table, ("enabled", "max_rows", "axes"), "batching.")
+    enabled = read_flag(table.get("enabled", True), "batching.enabled")
+    max_rows, axes = table.get("max_rows"), table.get("axes")
+    if max_rows is not None:
+        read_integer(max_rows, "batching.max_rows")
+    if axes is not None:
+        axes = {name: read_integer(v, f"batching.axes.{name}") for name, v in read_table(axes, "batching.axes").items()}
+    try:
+        return Batching(enabled, max_rows, axes)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _labels(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InvalidRequest.at(where, "expected a list of strings")
+    labels = tuple(read_text(label, f"{where}[{index}]") for index, label in enumerate(value))
+    if len(set(labels)) < len(labels):
+        raise InvalidRequest.at(where, "names a class twice")
+    return labels
+
+
+def _check_labels(name: str, labels: Sequence[str], signature: Signature) -> None:
+    spec = signature.output(name)
+    if spec is None:
+        known = [spec.name for spec in signature.outputs]
+        raise InvalidModel(f"labels.{name}: no output; the outputs are {', '.join(known)}")
+    if not spec.shape:
+        raise InvalidModel(f"labels.{name}: the output is a scalar, which has no classes")
+    if isinstance(spec.shape[-1], int) and spec.shape[-1] != len(labels):
+        raise InvalidModel(f"labels.{name}: {len(labels)} labels for the {spec.shape[-1]} classes of its last axis")
+
+
+def _tolerance(table: Mapping[str, Any], where: str) -> Tolerance:
+    check_keys(table, ("atol", "rtol"), f"{where}.")
+    bounds = {}
+    for name in ("atol", "rtol"):
+        value = table.get(name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_INTEGER:
+            raise InvalidRequest.at(f"{where}.{name}", "expected a number of 0 or more")
+        bounds[name] = float(value)
+    return Tolerance(**bounds)
+
+
+def _check_batching(batching: Batching | None, signature: Signature) -> None:
+    if batching is None or batching.axes is None:
+        return
+    for name, axis in batching.axes.items():
+        sides = [spec for spec in (signature.input(name), signature.output(name)) if spec is not None]
+        if not sides:
+            known = [spec.name for spec in (*signature.inputs, *signature.outputs)]
+            raise InvalidModel(f"batching.axes.{name}: no input or output; there are {', '.join(known)}")
+        for spec in sides:
+            if axis >= len(spec.shape):
+                raise InvalidModel(f"batching.axes.{name}: axis {axis} is beyond its {len(spec.shape)} dimensions")
+        # An output's fixed dimension is not held against it: exporters write down the batch they traced with.
+        fed = signature.input(name)
+        if fed is not None and isinstance(fed.shape[axis], int):
+            raise InvalidModel(f"batching.axes.{name}: axis {axis} has the fixed size {fed.shape[axis]}")
+    if batching.enabled and not any(spec.name in batching.axes for spec in signature.inputs):
+        raise InvalidModel("batching.axes: names no input, so no batch can be formed")

@@ -1,0 +1,110 @@
+"""Provenance as `publish --meta` takes it:
+
+parents = ["magika@3.1.0"]                  # or digests
+
+[training]
+commit = "0123456789abcdef0123456789abcdef01234567"
+seed = 7
+datasets = [{ name = "files-2026-04", digest = "sha256:..." }]
+hyperparameters = { learning_rate = 1e-3, layers = 4 }
+metrics = { accuracy = 0.987 }
+
+[dependencies]
+lock = { name = "uv.lock", digest = "sha256:..." }     # or lock_file = "uv.lock", beside this file: digested at publish
+
+[environment]                               # held against the machine that loads the version
+onnxruntime = ">=1.22,<2"
+cuda = "13"
+cudnn = ">=9"
+driver = ">=580"
+python = ">=3.11"
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from turnout.errors import InvalidRequest
+from turnout.registry.manifest.environment import NAMES, Environment, check_range
+from turnout.registry.manifest.provenance import Named, Provenance, Training
+from turnout.registry.publishing.tables import (
+    check_json,
+    check_keys,
+    read_integer,
+    read_list,
+    read_number,
+    read_table,
+    read_text,
+)
+
+PROVENANCE = ("training", "dependencies", "environment", "parents")
+"""Keys of a metadata file that are provenance."""
+
+_TRAINING = ("commit", "seed", "datasets", "hyperparameters", "metrics")
+_NAMED = ("name", "digest")
+
+
+def parse_provenance(top: Mapping[str, Any]) -> Provenance:
+    """Makes sense of the provenance in a metadata file; other keys are not looked at.
+
+    Raises:
+        InvalidRequest: A key is unknown, or a value is not what is expected there.
+    """
+    dependencies = read_table(top.get("dependencies", {}), "dependencies")
+    check_keys(dependencies, ("lock", "lock_file"), "dependencies.")
+    if "lock_file" in dependencies:
+        raise InvalidRequest.at("dependencies.lock_file", "expected dependencies.lock, with the file's name and digest")
+    parents = read_list(top.get("parents", []), "parents", "strings")
+    lock = dependencies.get("lock")
+    try:
+        return Provenance(
+            _training(read_table(top.get("training", {}), "training")),
+            None if lock is None else _named(lock, "dependencies.lock"),
+            _environment(read_table(top.get("environment", {}), "environment")),
+            tuple(read_text(parent, f"parents[{index}]") for index, parent in enumerate(parents)),
+        )
+    except ValueError as error:
+        raise InvalidRequest.at("parents", str(error)) from error
+
+
+def _training(table: Mapping[str, Any]) -> Training:
+    check_keys(table, _TRAINING, "training.")
+    datasets = read_list(table.get("datasets", []), "training.datasets", "tables")
+    free = read_table(table.get("hyperparameters", {}), "training.hyperparameters")
+    check_json(free, "training.hyperparameters")
+    metrics = read_table(table.get("metrics", {}), "training.metrics")
+    try:
+        return Training(
+            tuple(_named(one, f"training.datasets[{index}]") for index, one in enumerate(datasets)),
+            read_text(table.get("commit", ""), "training.commit"),
+            free,
+            read_integer(table["seed"], "training.seed") if "seed" in table else None,
+            {
+                read_text(name, "training.metrics"): read_number(value, f"training.metrics.{name}")
+                for name, value in metrics.items()
+            },
+        )
+    except ValueError as error:
+        raise InvalidRequest.at("training", str(error)) from error
+
+
+def _named(value: object, where: str) -> Named:
+    table = read_table(value, where)
+    check_keys(table, _NAMED, f"{where}.")
+    for name in _NAMED:
+        if name not in table:
+            raise InvalidRequest.at(f"{where}.{name}", "is missing")
+    try:
+        return Named(*(read_text(table[name], f"{where}.{name}") for name in _NAMED))
+    except ValueError as error:
+        raise InvalidRequest.at(where, str(error)) from error
+
+
+def _environment(table: Mapping[str, Any]) -> Environment:
+    check_keys(table, NAMES, "environment.")
+    said = {}
+    for name, value in table.items():
+        try:
+            said[name] = check_range(read_text(value, f"environment.{name}"))
+        except ValueError as error:
+            raise InvalidRequest.at(f"environment.{name}", str(error)) from error
+    return Environment(**said)

@@ -1,0 +1,273 @@
+"""Publishing: stage, hash, number, run the gates, attest, commit.
+
+    stage     copy and hash the files, read what they say (nobody else sees them)
+    number    choose the version where the publisher says `auto`; find its parent, the nearest lower version
+    gates     run in order (`turnout.registry.gates`); a failure ends it here
+    attest    keep what the gates found, beside where the version will be
+    commit    rename into place
+
+Nothing is visible before the last step, and a publish that is cut short leaves nothing but a staging directory, which
+the next sweep removes.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from semver import Version
+
+from turnout.cancellation import checkpoint
+from turnout.errors import InvalidModel
+from turnout.registry.compatibility.compat import Bump
+from turnout.registry.compatibility.numbering import above, automatic
+from turnout.registry.gates import (
+    Candidate,
+    Gate,
+    GateRefused,
+    GateReport,
+    Skip,
+    Watch,
+    check_skips,
+    run_gates,
+)
+from turnout.registry.gates.bump import BumpGate
+from turnout.registry.gates.comparison import Comparison, subject_of
+from turnout.registry.gates.integrity import IntegrityGate
+from turnout.registry.gates.reports import attest_gates
+from turnout.registry.gates.version_history import Lineage
+from turnout.registry.manifest.digest import Progress, canonical_bytes, manifest_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
+from turnout.registry.manifest.names import check_model_name
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.onnx.model import ReadModel, read_model
+from turnout.registry.onnx.model_files import copy_model, opened
+from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
+from turnout.registry.publishing.local_environment import attest_environment
+from turnout.registry.publishing.manifest_builder import stated
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.storage import attestations
+from turnout.registry.storage.files import copy_file, open_outside, storage_errors, write_file
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, case_names, class_numbers, read_case
+from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.staging import staged
+
+DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
+"""What needs nothing but files: the least that a version must pass wherever no lab is at hand."""
+
+_GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
+_SMALL_GRAPH = 64 << 20
+"""Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
+
+_MAX_LABEL_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """What is to be published.
+
+    Attributes:
+        model: The model's name.
+        version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
+            where there is none.
+        source: The ONNX file; may be a link. External data is taken from its directory, as
+            `turnout.registry.onnx.model_files` says.
+        metadata: What the publisher says about it.
+        golden: Files of golden cases, `turnout.registry.storage.golden`.
+    """
+
+    model: str
+    version: Version | None
+    source: Path
+    metadata: VersionMetadata = field(default_factory=VersionMetadata)
+    golden: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """A version that exists now, or would, had it not been a dry run.
+
+    Attributes:
+        manifest: What its publisher states.
+        digest: `sha256:` of the canonical manifest.
+        created: False where the very same version existed already, and after a dry run.
+        report: What the gates found; empty where the version existed already.
+        parent: The version that it was held against; None where there is no lower one.
+        dry_run: All was done but the commit.
+    """
+
+    manifest: Manifest
+    digest: str
+    created: bool
+    report: GateReport
+    parent: Version | None = None
+    dry_run: bool = False
+
+
+def publish(
+    repository: Repository,
+    request: PublishRequest,
+    *,
+    gates: Sequence[Gate] = DEFAULT_GATES,
+    skips: Sequence[Skip] = (),
+    comparison: Comparison | None = None,
+    read: ReadModel = read_model,
+    dry_run: bool = False,
+    yanked: Yanked = tuple,
+    recorded: Recorded = unrecorded,
+    attest: Callable[[Candidate], None] = lambda _: None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> PublishResult:
+    """Publishes a version, or finds that the very same version exists. Blocks; bounded in memory but for the ONNX file.
+
+    Args:
+        repository: Where to.
+        request: What.
+        gates: What it must pass, in order.
+        skips: Gates to do without, on record.
+        comparison: Tells what changed, where the version is to be chosen; without it, from files alone.
+        read: Reads the ONNX file.
+        dry_run: Do everything, and commit nothing.
+        yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
+        recorded: Told of the version once it exists; not where it existed already.
+        attest: Given the candidate once the gates have passed; writes what lies beside a version. Also where the very
+            same version existed already.
+        progress: Told of each block copied.
+        watch: Told of each gate as it ends.
+
+    Raises:
+        InvalidRequest: The model's name is none, or a gate is to be skipped that cannot be.
+        ChangeRefused: The repository is mounted read-only.
+        InvalidModel: It is not fit to be a version; GateRefused, which is one, where a gate failed.
+        AlreadyExists: The version number is taken.
+        DigestMismatch: The same version exists, and its bytes changed.
+        Exhausted: There is no room for it.
+        Unavailable: The repository's lock could not be had.
+        ConfigError: The repository cannot be written to.
+    """
+    check_model_name(request.model)
+    repository.check_writable()
+    check_skips(skips, gates)
+    with storage_errors(), ExitStack() as stack:
+        withdrawn = yanked()
+        if request.version is not None:
+            check_number(repository, request.model, request.version, withdrawn)
+        directory = stack.enter_context(staged(repository.root))
+        lineage = Lineage.of(repository, request.model, withdrawn)
+        candidate = _candidate(directory, request, lineage, comparison or Comparison(), read, progress)
+        parent = None if candidate.parent is None else candidate.parent.manifest.version
+        if is_published(repository, candidate.manifest, candidate.digest):
+            if not dry_run:
+                attest(candidate)
+            return PublishResult(candidate.manifest, candidate.digest, False, GateReport(), parent, dry_run)
+        report = run_gates(gates, candidate, skips, watch)
+        if report.failure:
+            raise GateRefused(candidate, report)
+        if dry_run:
+            return PublishResult(candidate.manifest, candidate.digest, False, report, parent, dry_run)
+        write_file(directory / MANIFEST_FILE, canonical_bytes(candidate.manifest))
+        # First the record, then the version: one that exists has it, and one without a version is about nothing.
+        attest(candidate)
+        attestation = attest_gates(repository, candidate, report)
+        try:
+            checkpoint()  # the last: from here on it exists
+            created = commit(repository, candidate, yanked, recorded)
+        except BaseException:
+            with suppress(OSError):  # what is said of a version that does not exist is about nothing
+                attestations.remove(repository, request.model, candidate.manifest.version, attestation.name)
+            raise
+        if created:
+            with suppress(OSError):  # the version exists; that its record could not be written undoes nothing
+                attest_environment(repository, candidate.manifest, candidate.digest)
+        return PublishResult(candidate.manifest, candidate.digest, created, report, parent)
+
+
+def source_size(request: PublishRequest) -> int:
+    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 where nobody can tell.
+
+    Whether the source is fit to be published is not asked here.
+    """
+    paths = [request.source, *request.golden]
+    try:
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        if request.source.is_file() and request.source.stat().st_size <= _SMALL_GRAPH:
+            external = read_model(request.source).external
+            size += sum((request.source.parent / file.path).stat().st_size for file in external)
+    except (OSError, InvalidModel):
+        return 0
+    return size
+
+
+def _candidate(
+    directory: Path,
+    request: PublishRequest,
+    lineage: Lineage,
+    comparison: Comparison,
+    read: ReadModel,
+    progress: Progress | None,
+) -> Candidate:
+    """Stages what is to be published, and chooses its number where the publisher has not."""
+    version = request.version or above(lineage.taken)
+    candidate = replace(
+        _stage(directory, request, version, read, progress), parent=lineage.parent(version), taken=lineage.taken
+    )
+    if request.version is not None:
+        return candidate
+    if (highest := lineage.highest) is not None:
+        same = _numbered(candidate, highest.manifest.version, lineage)
+        if same.digest == highest.digest:  # what a job that runs twice publishes twice
+            return same
+    parent = candidate.parent
+    bump = Bump.PATCH if parent is None else comparison.difference(subject_of(candidate), subject_of(parent)).bump
+    chosen = automatic(bump, None if parent is None else parent.manifest.version, lineage.taken)
+    return _numbered(candidate, chosen, lineage)
+
+
+def _numbered(candidate: Candidate, version: Version, lineage: Lineage) -> Candidate:
+    manifest = replace(candidate.manifest, version=version)
+    return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=lineage.parent(version))
+
+
+def _stage(
+    directory: Path, request: PublishRequest, version: Version, read: ReadModel, progress: Progress | None
+) -> Candidate:
+    files, facts = copy_model(request.source, directory, read, progress)
+    request.metadata.check_against(facts.signature)
+    files += _stage_golden(directory, request, facts.signature, progress)
+    manifest, digest = stated(request.model, version, files, facts, request.metadata)
+    return Candidate(directory, manifest, digest, facts)
+
+
+def _stage_golden(
+    directory: Path, request: PublishRequest, signature: Signature, progress: Progress | None
+) -> Iterator[FileEntry]:
+    for case in request.golden:
+        if not _GOLDEN_NAME.fullmatch(case.name):
+            raise InvalidModel(f"golden case {case.name[:128]!r}: expected a plain name that ends in .npz")
+        if [other.name for other in request.golden].count(case.name) > 1:
+            raise InvalidModel(f"two golden cases are named {case.name!r}")
+        path = f"{GOLDEN_DIRECTORY}/{case.name}"
+        with opened(open_outside(case), f"golden case {case.name!r}") as source:
+            yield copy_file(source, directory, path, progress)
+        _check_golden(directory / path, signature, request.metadata)
+
+
+def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
+    """Looks at what a case names; its inputs and outputs, which may be large, are read where they are run."""
+    names = case_names(path)
+    sides: Mapping[str, tuple[frozenset[str], set[str]]] = {
+        "input": (names["inputs"], {spec.name for spec in signature.inputs}),
+        "output": (names["outputs"] | names["labels"], {spec.name for spec in signature.outputs}),
+    }
+    for side, (named, known) in sides.items():
+        if unknown := sorted(named - known):
+            raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model has not")
+    if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - names["inputs"]):
+        raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
+    for name, labels in read_case(path, max_bytes=_MAX_LABEL_BYTES, sides=("labels",)).labels.items():
+        try:
+            class_numbers(labels, metadata.labels.get(name))
+        except ValueError as error:
+            raise InvalidModel(f"golden case {path.name}: labels/{name} {error}") from error

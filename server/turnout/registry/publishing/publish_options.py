@@ -1,0 +1,26 @@
+"""Who publishes a version, and how."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnout.registry.gates import Skip
+from turnout.registry.signing.signer import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Who publishes, and how.
+
+    Attributes:
+        actor: Who, for the record.
+        reason: Why, for the record.
+        signer: Signs the version; None for nobody.
+        skips: Gates to do without, on record.
+        dry_run: Do everything, and commit nothing.
+    """
+
+    actor: str
+    reason: str
+    signer: Signer | None = None
+    skips: Sequence[Skip] = ()
+    dry_run: bool = False

@@ -1,0 +1,172 @@
+"""Certificates that stand behind a signature: the signer's own, and the authorities that vouch for it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from turnout.errors import ConfigError
+from turnout.registry.signing.keys import PublicKey, UnfitKeyError, read_pem
+
+_DAY = "%Y-%m-%d"
+_UNREADABLE = (
+    ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What `cryptography` raises on what is nearly a certificate: they have no parent in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignerCertificate:
+    """Whose key it is, as an authority says.
+
+    Attributes:
+        chain: The signer's certificate, and those between it and an authority.
+        key: The key that it is about.
+    """
+
+    chain: tuple[x509.Certificate, ...]
+    key: PublicKey
+
+    @classmethod
+    def from_der(cls, chain: Iterable[bytes]) -> Self:
+        """Reads the certificates of a bundle, the signer's first.
+
+        Raises:
+            ValueError: One is none, or it is about no key that signs models.
+        """
+        try:
+            return cls._of(tuple(map(x509.load_der_x509_certificate, chain)))
+        except _UNREADABLE as error:
+            raise ValueError(_half(error, "holds what is no certificate")) from None
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Reads a PEM file with the signer's certificate first, and those between it and an authority.
+
+        Raises:
+            ConfigError: It cannot be read, or holds no certificate of a signer.
+        """
+        try:
+            return cls._of(tuple(x509.load_pem_x509_certificates(read_pem(file, "certificate"))))
+        except _UNREADABLE as error:
+            raise ConfigError(f"{file} {_half(error, 'holds no certificate as PEM')}") from None
+
+    @classmethod
+    def _of(cls, chain: tuple[x509.Certificate, ...]) -> Self:
+        return cls(chain, PublicKey.of(chain[0].public_key()))
+
+    @property
+    def der(self) -> tuple[bytes, ...]:
+        """All of them, as bundles hold them."""
+        return tuple(one.public_bytes(Encoding.DER) for one in self.chain)
+
+    def fault_now(self) -> str:
+        """Says why nobody may sign with it at this time, "" where they may."""
+        own, now = self.chain[0], datetime.now(UTC)
+        if now > own.not_valid_after_utc:
+            return f"the signer's certificate ended on {own.not_valid_after_utc.strftime(_DAY)}"
+        if now < own.not_valid_before_utc:
+            return f"the signer's certificate begins on {own.not_valid_before_utc.strftime(_DAY)}"
+        return usage_fault(own)
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """Those whose certificates count.
+
+    Attributes:
+        roots: Their own certificates.
+    """
+
+    roots: tuple[x509.Certificate, ...] = ()
+
+    @classmethod
+    def load(cls, files: Iterable[str]) -> Self:
+        """Reads PEM files, each with one certificate or several.
+
+        Raises:
+            ConfigError: One cannot be read, or holds no certificate.
+        """
+        roots: list[x509.Certificate] = []
+        for file in files:
+            try:
+                roots += x509.load_pem_x509_certificates(read_pem(Path(file), "certificate of an authority"))
+            except _UNREADABLE:
+                raise ConfigError(f"{file} holds no certificate as PEM") from None
+        return cls(tuple(roots))
+
+    def fault(self, signer: SignerCertificate) -> str:
+        """Says why they do not vouch for a signer, "" where they do.
+
+        Looked at as of the beginning of the signer's certificate, as `model_signing` does: what was signed while it was
+        valid goes on being served when it is not any more. Who may sign now is `SignerCertificate.fault_now`.
+        """
+        if not self.roots:
+            return "no authority is trusted (signing.trusted_authorities)"
+        own, *between = signer.chain
+        policy = (
+            verification.PolicyBuilder()
+            .store(verification.Store(list(self.roots)))
+            .time(own.not_valid_before_utc)
+            .extension_policies(ca_policy=_AUTHORITY, ee_policy=verification.ExtensionPolicy.permit_all())
+        )
+        try:
+            policy.build_client_verifier().verify(own, between)
+        except (verification.VerificationError, *_UNREADABLE):
+            return "its certificate is not of a trusted authority (signing.trusted_authorities)"
+        return usage_fault(own)
+
+
+def _half(error: Exception, otherwise: str) -> str:
+    """Returns the half sentence that `PublicKey.of` says of a key, or another."""
+    return str(error) if isinstance(error, UnfitKeyError) else otherwise
+
+
+def usage_fault(certificate: x509.Certificate) -> str:
+    """Says why a certificate is not one to sign with, "" where it is: it has to say so, by the key's usage (digital
+    signature) or the extended one (code signing), and by neither that it is for something else. One for a TLS server
+    has the usage too, and an extended one which names the server only.
+    """
+    try:
+        extensions = certificate.extensions
+    except _UNREADABLE:
+        return "its certificate has extensions that cannot be read"
+    says = False
+    for extension in extensions:
+        match extension.value:
+            case x509.BasicConstraints(ca=True):
+                return "its certificate is that of an authority, which signs certificates"
+            case x509.KeyUsage() as usage:
+                if not usage.digital_signature:
+                    return "its certificate is not for signing (key usage)"
+                says = True
+            case x509.ExtendedKeyUsage() as usages:
+                if ExtendedKeyUsageOID.CODE_SIGNING not in usages:
+                    return "its certificate is for something else than signing code (extended key usage)"
+                says = True
+    return "" if says else "its certificate does not say that it is for signing (key usage, or code signing)"
+
+
+def _is_authority(_: verification.Policy, __: x509.Certificate, constraints: x509.BasicConstraints) -> None:
+    if not constraints.ca:
+        raise ValueError("not that of an authority")
+
+
+def _may_certify(_: verification.Policy, __: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("not for signing certificates")
+
+
+_EITHER = verification.Criticality.AGNOSTIC
+_AUTHORITY = (
+    verification.ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, _EITHER, _is_authority)
+    .may_be_present(x509.KeyUsage, _EITHER, _may_certify)
+)

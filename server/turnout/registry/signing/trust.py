@@ -1,0 +1,294 @@
+"""Whose signatures make a version fit to be served, and what the signatures beside one are worth.
+
+<root>/<model>/.attestations/<version>/bundle-<key>.sigstore.json
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Self
+
+from semver import Version
+
+from turnout.config import Signing
+from turnout.errors import ConfigError, NotTrusted
+from turnout.registry.gates import Candidate, GateVerdict, Outcome
+from turnout.registry.signing.bundle import Bundle, plain
+from turnout.registry.signing.certificates import Authorities, SignerCertificate
+from turnout.registry.signing.keys import PublicKey
+from turnout.registry.signing.signer import Signer, made_by
+from turnout.registry.storage import attestations
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+
+PREFIX, SUFFIX = "bundle-", ".sigstore.json"
+MAX_SIGNATURES = 32
+"""That are looked at of one version, beside those of trusted keys: each may have megabytes."""
+FORMER_PREFIX = "signature-"
+"""Of the files in which Turnout kept signatures of its own before it took to OpenSSF's."""
+
+
+class Worth(StrEnum):
+    """What a signature is worth."""
+
+    TRUSTED = "trusted"
+    """It is one of this version, and its signer is trusted."""
+    UNKNOWN = "unknown key"
+    """It says that it is one of this version, and its signer is not among the trusted ones."""
+    OTHER = "of other content"
+    """It is one of another version, or of what a publish that was cut short would have published."""
+    FORMER = "of the former kind"
+    """Turnout made it before it took to OpenSSF's format."""
+    WRONG = "does not fit"
+    """It does not cover this version as it is, its key did not make it, or it is no signature at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature that was found, and what it is worth.
+
+    Attributes:
+        key: The id of its key; the file's name where it cannot be read.
+        worth: What it is worth.
+        why: Why it is worth no more, as half a sentence; "" where nothing is to be said.
+    """
+
+    key: str
+    worth: Worth
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose signatures count.
+
+    Attributes:
+        policy: What becomes of a version without one of them.
+        keys: Those that are trusted.
+        authorities: Those whose certificates are.
+    """
+
+    policy: Literal["off", "warn", "require"] = "off"
+    keys: frozenset[PublicKey] = frozenset()
+    authorities: Authorities = field(default_factory=Authorities)
+
+    @classmethod
+    def of(cls, settings: Signing) -> Self:
+        """Reads the keys and certificates that are configured.
+
+        Raises:
+            ConfigError: One of them is none, or signatures are asked for and nobody is trusted.
+        """
+        keys = frozenset(map(PublicKey.parse, settings.trusted_keys))
+        authorities = Authorities.load(settings.trusted_authorities)
+        if settings.signatures != "off" and not (keys or authorities.roots):
+            raise ConfigError(
+                f'signing.signatures is "{settings.signatures}", and neither signing.trusted_keys nor'
+                " signing.trusted_authorities names anybody"
+            )
+        return cls(settings.signatures, keys, authorities)
+
+    @property
+    def required(self) -> bool:
+        """A version without a trusted signature is neither published nor loaded."""
+        return self.policy == "require"
+
+    def judge(self, published: Published, bundle: Bundle) -> Signed:
+        """Says what a signature is worth."""
+        signer, key = None, next((key for key in self.keys if key.hint == bundle.hint), None)
+        name = bundle.hint[:16]
+        try:
+            statement = bundle.statement
+            if bundle.certificates:
+                signer = SignerCertificate.from_der(bundle.certificates)
+                key, name = signer.key, signer.key.id
+            elif not bundle.hint:
+                key = next((key for key in self.keys if made_by(key, bundle)), None)
+                name = "" if key is None else key.id
+        except ValueError as error:
+            return Signed(name, Worth.WRONG, str(error))
+        if key is not None and not made_by(key, bundle):
+            return Signed(name, Worth.WRONG, "its key did not make it")
+        if not statement.is_about(published):
+            return Signed(name, Worth.OTHER, f"it is one of other content ({plain(statement.name)})")
+        if fault := statement.fault(published):
+            return Signed(name, Worth.WRONG, fault)
+        if key in self.keys:
+            return Signed(name, Worth.TRUSTED)
+        if signer is None:
+            return Signed(name, Worth.UNKNOWN, "which is not trusted (signing.trusted_keys)")
+        fault = self.authorities.fault(signer)
+        return Signed(name, Worth.UNKNOWN if fault else Worth.TRUSTED, fault)
+
+    def fault(self, published: Published, signed: Iterable[Signed]) -> str:
+        """Returns why a version with these signatures is not what is asked for, "" where it is, or nothing is asked."""
+        found = list(signed)
+        by = {worth: [one for one in found if one.worth is worth] for worth in Worth}
+        if self.policy == "off" or by[Worth.TRUSTED]:
+            return ""
+        if wrong := by[Worth.WRONG]:
+            return f"the signature of {wrong[0].key} does not fit it ({wrong[0].why}), and no trusted key signed it"
+        if unknown := by[Worth.UNKNOWN]:
+            return f"it is signed by {', '.join(one.key for one in unknown)} only: {unknown[0].why}"
+        if former := by[Worth.FORMER]:
+            manifest = published.manifest
+            return (
+                f"its signature of {former[0].key} is of the kind that Turnout made before it took to OpenSSF's, and"
+                f" counts no more: sign it anew, `turnout sign {manifest.model}@{manifest.version} --key FILE`"
+            )
+        if other := by[Worth.OTHER]:
+            return f"it is not signed: the signature of {other[0].key} is not one of this version, {other[0].why}"
+        return "it is not signed, and signing.signatures asks for that"
+
+    def check(self, repository: Repository, published: Published) -> list[Signed]:
+        """Returns who signed a version.
+
+        Raises:
+            NotTrusted: Nobody did who is trusted, and that is required.
+        """
+        signed = self.signed(repository, published)
+        if self.required and (fault := self.fault(published, signed)):
+            raise NotTrusted(f"{published.manifest.model} {published.manifest.version}: {fault}")
+        return signed
+
+    def doubt(self, repository: Repository, published: Published) -> str:
+        """Returns why a version is not signed as is asked, "" where it is, or nothing is asked. Reads small files."""
+        return "" if self.policy == "off" else self.fault(published, self.signed(repository, published))
+
+    def signed(self, repository: Repository, published: Published) -> list[Signed]:
+        """Says what each of the signatures beside a version is worth."""
+        return [self.worth(published, one) for one in self.stored(repository, published)]
+
+    def stored(self, repository: Repository, published: Published) -> Sequence["Found"]:
+        """Returns the signatures beside a version: of the keys that are trusted, and some of those of others.
+
+        Whoever may publish may sign with as many keys as they like; that is to hide no signature that counts.
+        """
+        return stored(repository, published, sorted(key.id for key in self.keys))
+
+    def worth(self, published: Published, found: "Found") -> Signed:
+        """Says what a signature that was found is worth."""
+        if found.bundle is not None:
+            judged = self.judge(published, found.bundle)
+            return judged if judged.key else Signed(found.name, judged.worth, judged.why)
+        return Signed(found.name, Worth.FORMER if found.former else Worth.WRONG, found.fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file beside a version that is a signature, or is in the place of one.
+
+    Attributes:
+        name: The key's id, as the file is named after it.
+        bundle: What it holds; None where it cannot be read as one.
+        fault: Why it cannot.
+        former: It is a signature of the former kind.
+    """
+
+    name: str
+    bundle: Bundle | None = None
+    fault: str = ""
+    former: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureGate:
+    """Lets in only what somebody trusted signed; where that is asked for without force, tells what is not.
+
+    Attributes:
+        trust: Whose signatures count.
+        repository: Where signatures lie that were made before: there, or where the version comes from.
+        signer: Signs for the publisher; None for nobody.
+    """
+
+    trust: Trust
+    repository: Repository
+    signer: Signer | None = None
+
+    @property
+    def name(self) -> str:
+        """`signature`."""
+        return "signature"
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Looks at what is signed already and what will be."""
+        published = Published(candidate.manifest, candidate.digest)
+        found = self.trust.stored(self.repository, published)
+        if self.signer is not None:
+            name = self.signer.key.id
+            found = [one for one in found if one.name != name] + [Found(name, self.signer.sign(published))]
+        signed = [self.trust.worth(published, one) for one in found]
+        if fault := self.trust.fault(published, signed):
+            return GateVerdict(Outcome.FAILED if self.trust.required else Outcome.WARNED, fault)
+        trusted = dict.fromkeys(one.key for one in signed if one.worth is Worth.TRUSTED)
+        if trusted:
+            return GateVerdict(Outcome.PASSED, f"signed by {', '.join(trusted)}")
+        return GateVerdict(Outcome.SKIPPED, "no signature is asked for")
+
+
+def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
+    """Puts a signature beside its version, in the place of what the same key signed before.
+
+    Args:
+        repository: Where the version is.
+        model: Its model.
+        version: Which.
+        key: The id of the key that made it: that it did is for the caller to know.
+        bundle: The signature.
+
+    Raises:
+        OSError: The repository could not be written to.
+    """
+    attestations.write(repository, model, version, f"{PREFIX}{key}{SUFFIX}", bundle.to_bytes())
+
+
+def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
+    """Returns the signatures beside a version that are about it, by file name, as bytes."""
+    return {
+        name: data
+        for name, data in _files(repository, published, PREFIX, attestations.MAX_FILES).items()
+        if name.endswith(SUFFIX) and is_about(published, data)
+    }
+
+
+def is_about(published: Published, data: bytes) -> bool:
+    """Tells whether `data` is a bundle that says of itself that it is about a version."""
+    try:
+        return Bundle.from_bytes(data).statement.is_about(published)
+    except ValueError:
+        return False
+
+
+def stored(repository: Repository, published: Published, first: Iterable[str] = ()) -> list[Found]:
+    """Returns the signatures beside a version: of the keys in `first`, by id, and at most `MAX_SIGNATURES` others.
+
+    One of the former kind that is of other content is left out.
+    """
+    found: list[Found] = []
+    files = {
+        file: data
+        for prefix in (*(f"{PREFIX}{key}" for key in first), PREFIX)
+        for file, data in _files(repository, published, prefix).items()
+    }
+    for file, data in files.items():
+        name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
+        try:
+            found.append(Found(name, Bundle.from_bytes(data)))
+        except ValueError as error:
+            found.append(Found(name, fault=str(error)))
+    for file, data in _files(repository, published, FORMER_PREFIX).items():
+        name = file.removeprefix(FORMER_PREFIX).removesuffix(".json")
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            if json.loads(data)["digest"] == published.digest:
+                found.append(Found(name, fault="sign anew", former=True))
+    return found
+
+
+def _files(repository: Repository, published: Published, prefix: str, most: int = MAX_SIGNATURES) -> dict[str, bytes]:
+    manifest = published.manifest
+    try:
+        return attestations.read(repository, manifest.model, manifest.version, prefix, most)
+    except OSError:
+        return {}

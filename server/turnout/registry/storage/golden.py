@@ -1,0 +1,134 @@
+"""Golden cases: inputs, and where given what is expected of them, kept with a version as `golden/<case>.npz`.
+
+An array of a case is named `inputs/<name>`, `outputs/<name>` (the values expected), or `labels/<output>` (the class of
+each row: a number, or one of the labels that the metadata declares of that output).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.errors import InvalidModel
+from turnout.registry.storage.npz import ArrayHeader, NpzError, read_npz
+
+GOLDEN_DIRECTORY = "golden"
+SIDES = ("inputs", "outputs", "labels")
+
+MAX_CASE_BYTES = 256 << 20
+"""Memory that the arrays of one case may take: a batch of 400 photographs of 224 by 224."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """One example of how a version should answer.
+
+    Attributes:
+        name: The file's name without its suffix.
+        inputs: By input name. Strings are object arrays of `str`.
+        outputs: What is expected, by output name; may be empty.
+        labels: The right class of each row, by output name: integers, or strings as object arrays; may be empty.
+    """
+
+    name: str
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: Mapping[str, NDArray[Any]]
+    labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def read_case(path: Path, *, max_bytes: int = MAX_CASE_BYTES, sides: Sequence[str] = SIDES) -> GoldenCase:
+    """Reads one case. Nothing in the file is executed, and nothing made that is larger than the bound.
+
+    Args:
+        path: The file.
+        max_bytes: Most memory that its arrays may take.
+        sides: Which of `SIDES` are read; the others are left empty.
+
+    Raises:
+        InvalidModel: The file is no such case, or larger than that.
+    """
+    found: dict[str, dict[str, NDArray[Any]]] = {side: {} for side in SIDES}
+    headers, arrays = _read(path, max_bytes, sides)
+    for name in headers:
+        side, tensor = _split(name, path)
+        if name in arrays:
+            found[side][tensor] = arrays[name]
+    return GoldenCase(path.stem, found["inputs"], found["outputs"], found["labels"])
+
+
+def case_names(path: Path) -> Mapping[str, frozenset[str]]:
+    """Returns the names of a case's tensors by side; reads no array.
+
+    Raises:
+        InvalidModel: The file is no such case.
+    """
+    headers, _ = _read(path, 0, ())
+    names: dict[str, set[str]] = {side: set() for side in SIDES}
+    for name in headers:
+        side, tensor = _split(name, path)
+        names[side].add(tensor)
+    return {side: frozenset(tensors) for side, tensors in names.items()}
+
+
+def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
+    """Reads the inputs of the first golden case of the version in `directory`; None where there is none, or none that
+    can be read within the bound: whoever serves a version does without.
+    """
+    path = min((directory / GOLDEN_DIRECTORY).glob("*.npz"), default=None)
+    if path is None:
+        return None
+    try:
+        return read_case(path, max_bytes=max_bytes, sides=("inputs",))
+    except InvalidModel:
+        return None
+
+
+def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.int64]:
+    """Returns the classes that `labels` of a golden case name, as numbers, shape (rows,).
+
+    Args:
+        labels: Of one output.
+        names: What the classes are called, where that is declared.
+
+    Raises:
+        ValueError: They are neither integers nor names of classes; the message is half a sentence.
+    """
+    if labels.ndim != 1:
+        raise ValueError(f"have {labels.ndim} dimensions, expected one label a row")
+    if labels.dtype.kind in "iu":
+        return labels.astype(np.int64)
+    if labels.dtype != object:
+        raise ValueError(f"are {labels.dtype}, expected integers or text")
+    if names is None:
+        raise ValueError("are text, and the metadata declares no labels of that output")
+    numbers = {name: number for number, name in enumerate(names)}
+    if unknown := sorted(set(labels.tolist()) - numbers.keys()):
+        raise ValueError(f"hold {unknown[0]!r}, which the metadata does not declare")
+    return np.array([numbers[label] for label in labels], np.int64)
+
+
+def _read(
+    path: Path, max_bytes: int, sides: Sequence[str]
+) -> tuple[Mapping[str, ArrayHeader], Mapping[str, NDArray[Any]]]:
+    try:
+        headers, arrays = read_npz(path, max_bytes, lambda name: name.partition("/")[0] in sides)
+    except NpzError as error:
+        raise InvalidModel(f"golden case {path.name} {error}") from error
+    if not any(name.startswith("inputs/") for name in headers):
+        if headers:
+            _split(next(iter(headers)), path)
+        raise InvalidModel(f"golden case {path.name} holds no inputs/NAME")
+    return headers, arrays
+
+
+def _split(name: str, path: Path) -> tuple[str, str]:
+    side, slash, tensor = name.partition("/")
+    if side not in SIDES or not slash or not tensor:
+        raise InvalidModel(
+            f"golden case {path.name} holds {name[:128]!r}; expected names of the form inputs/NAME and outputs/NAME, or"
+            " labels/NAME"
+        )
+    return side, tensor

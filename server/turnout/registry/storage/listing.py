@@ -1,0 +1,155 @@
+"""What a scan of the repository finds: versions, and what stands where versions could and is none."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
+from turnout.registry.manifest.names import is_exact_version, model_name_fault, version_number
+from turnout.registry.storage.files import explain
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version that exists.
+
+    Attributes:
+        manifest: What its publisher states.
+        digest: `sha256:` of the canonical manifest.
+    """
+
+    manifest: Manifest
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the repository that is no version, where one could be expected.
+
+    Attributes:
+        model: Name of the directory that stands where a model's does.
+        version: Name of the directory that stands where a version's does; "" where the model's is at fault.
+        reason: What is wrong, in one sentence without a path.
+        command: What to run to have it published, "" where that would not mend it; holds a path, so not for clients.
+        damaged: It is a version, and its manifest cannot be read as one any more.
+        unserved: It is, or was meant to be, a model that could be served.
+    """
+
+    model: str
+    version: str
+    reason: str
+    command: str = ""
+    damaged: bool = False
+    unserved: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.reason}; publish it with: {self.command}" if self.command else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedFiles:
+    """Files of no version, where versions live that do not live in a directory.
+
+    Attributes:
+        digests: Of each.
+        size_bytes: Of all together.
+    """
+
+    digests: tuple[str, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What a repository that lives elsewhere takes of this machine.
+
+    Attributes:
+        bytes_kept: Of files in the cache, which several repositories may share.
+        bytes_fetched: That this process has brought here.
+    """
+
+    bytes_kept: int
+    bytes_fetched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the repository held when it was scanned.
+
+    Attributes:
+        published: By model name, then by version in ascending order.
+        problems: By model and version directory.
+        present: False where the root directory does not exist.
+        away: Why this is what was listed earlier, in half a sentence without a path; "" where it was listed now.
+    """
+
+    published: tuple[Published, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    present: bool = True
+    away: str = ""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that have a version, sorted."""
+        return tuple(dict.fromkeys(p.manifest.model for p in self.published))
+
+    def versions(self, model: str) -> tuple[Published, ...]:
+        """Returns the versions of `model`, the lowest first; () where there are none."""
+        return tuple(p for p in self.published if p.manifest.model == model)
+
+
+def unpublished(directory: Path, model: str, version: str) -> Problem | None:
+    """Describes a directory without a manifest; None for an empty one, which is nobody's loss, and for one of Triton's
+    that was imported.
+    """
+    number = version_number(version)
+    if number is not None and os.path.lexists(directory.parent / f"{number}.0.0" / MANIFEST_FILE):
+        return None
+    if directory.is_symlink():
+        return Problem(model, version, f"{model} {version} is a link, and links are not followed")
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        return Problem(model, version, f"{model} {version} {explain(error)}")
+    if not names:
+        return None
+    reason = f"{model} {version} has no manifest and is not served"
+    file = next((n for n in names if n == MODEL_FILE), None) or next((n for n in names if n.endswith(".onnx")), None)
+    if file is None:
+        return Problem(model, version, f"{reason}; it holds no ONNX file")
+    return Problem(model, version, reason, _publish_command(directory, model, version, file), unserved=True)
+
+
+def loose(file: Path, model: str) -> Problem:
+    """Describes an ONNX file that lies where directories belong.
+
+    Args:
+        file: Where it lies.
+        model: What the model would be called; "" where nothing says that.
+    """
+    name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
+    command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])
+    return Problem(
+        name, file.name, f"{file.name} lies loose in the repository and is not served", command, unserved=True
+    )
+
+
+def _root(file: Path, model: str) -> str:
+    return str(file.parent.parent if model else file.parent)
+
+
+def _publish_command(directory: Path, model: str, version: str, file: str) -> str:
+    model_file = directory / MODEL_FILE
+    if not is_exact_version(version):
+        number = version_number(version)
+        if number is not None and file == MODEL_FILE:
+            root = str(directory.parent.parent)
+            return shlex.join(["turnout", "import", "triton", root, "--models", root])
+        target = "VERSION" if number is None else f"{number}.0.0"
+        return shlex.join(["turnout", "publish", model, target, str(directory / file)])
+    publish = shlex.join(["turnout", "publish", model, version, str(model_file)])
+    # A directory becomes a version in place only under the names that versions have.
+    return (
+        publish if file == MODEL_FILE else f"{shlex.join(['mv', str(directory / file), str(model_file)])} && {publish}"
+    )

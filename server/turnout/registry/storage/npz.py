@@ -1,0 +1,253 @@
+"""Reads `.npz` archives from people one need not trust: nothing in them is executed, and memory is bounded beforehand.
+
+What an archive says of itself is believed only after it was checked: each array's header is read by itself, and no
+array is made before the sum of all is known to be within bounds. NumPy's own reader makes what a header asks for.
+"""
+
+import errno
+import io
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.registry.storage.files import explain, open_outside
+
+MAX_ARRAYS = 1024
+MAX_RANK = 32
+"""What NumPy 1 could hold."""
+
+_SUFFIX = ".npy"
+_END, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07"
+_END_SIZE, _LOCATOR_SIZE, _MAX_COMMENT = 22, 20, 0xFFFF
+_MAX_DIRECTORY = 1 << 20
+"""Bytes of an archive's directory: 46 of each entry, and its name."""
+
+_MAX_HEADER = 1 << 14
+_ENCRYPTED = 0x1
+_METHODS = {
+    zipfile.ZIP_STORED: "stored",
+    zipfile.ZIP_DEFLATED: "deflated",
+    zipfile.ZIP_BZIP2: "bzip2",
+    zipfile.ZIP_LZMA: "LZMA",
+}
+_READABLE_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_OF_HEADERS = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    MemoryError,
+    RecursionError,
+    OverflowError,
+    AttributeError,
+    tokenize.TokenError,
+)
+"""What NumPy raises of headers, which it takes for Python literals, with those of Python 2 among them."""
+
+_TEXT_COST = 64
+"""Bytes of a Python string of some letters, which is what an element of text becomes."""
+
+_CHUNK = 1 << 20
+
+
+class NpzError(ValueError):
+    """An archive cannot be read; the message is the end of a sentence that begins with the file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayHeader:
+    """What an array of an archive says of itself.
+
+    Attributes:
+        dtype: Of its elements; never of Python objects, and without fields.
+        shape: Its dimensions.
+        fortran: The first dimension varies fastest.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it takes."""
+        text = _TEXT_COST if self.dtype.kind in "US" else 0
+        return self.count * max(self.dtype.itemsize + text, 1)
+
+
+def read_npz(
+    path: Path, max_bytes: int, wanted: Callable[[str], bool] = lambda _: True
+) -> tuple[Mapping[str, ArrayHeader], dict[str, NDArray[Any]]]:
+    """Reads an archive.
+
+    Args:
+        path: A regular file; links are followed.
+        max_bytes: Most memory that the arrays wanted may take together; what is read takes up to twice as much.
+        wanted: Tells by name which arrays are read; of the others only the headers are.
+
+    Returns:
+        The headers of all arrays, and the arrays wanted; text as object arrays of `str`.
+
+    Raises:
+        NpzError: It cannot be read, holds what is no plain array, or passes a bound.
+    """
+    try:
+        with open_outside(path) as file:
+            _check_directory(file)
+            with zipfile.ZipFile(file) as archive:
+                members = _members(archive)
+                headers = {name: _header_of(archive, member, name) for name, member in members.items()}
+                chosen = [name for name in headers if wanted(name)]
+                _check_sum({name: headers[name] for name in chosen}, max_bytes)
+                return headers, {name: _read(archive, members[name], name, headers[name]) for name in chosen}
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a directory that points before the file's beginning
+            raise NpzError("is no sound .npz archive") from error
+        raise NpzError(explain(error)) from error
+    # What zipfile raises of archives that lie about themselves, depending on where.
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
+        raise NpzError(f"is no sound .npz archive ({_words(error)})") from error
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """Checks the size of the archive's directory, which zipfile would read whole."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - _END_SIZE - _MAX_COMMENT - _LOCATOR_SIZE, 0))
+    tail = file.read()
+    file.seek(0)
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) - at < _END_SIZE:
+        raise NpzError("is no .npz archive")
+    if tail[max(at - _LOCATOR_SIZE, 0) : at].startswith(_ZIP64_END):
+        raise NpzError("is a ZIP64 archive, which only more than 4 GiB or 65,535 arrays need")
+    (directory,) = struct.unpack_from("<I", tail, at + 12)
+    if directory > _MAX_DIRECTORY:
+        raise NpzError(f"has a directory of {directory:,} bytes, at most {_MAX_DIRECTORY:,} are taken")
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    entries = archive.infolist()
+    if len(entries) > MAX_ARRAYS:
+        raise NpzError(f"holds {len(entries):,} arrays, at most {MAX_ARRAYS:,} are taken")
+    members: dict[str, zipfile.ZipInfo] = {}
+    for entry in entries:
+        name = entry.filename.removesuffix(_SUFFIX)
+        if name == entry.filename:
+            raise NpzError(f"holds {entry.filename[:128]!r}, which is no .npy array")
+        if name in members:
+            raise NpzError(f"holds {name[:128]!r} twice")
+        if entry.flag_bits & _ENCRYPTED:
+            raise NpzError("is encrypted, and nobody could run it without its password")
+        if entry.compress_type not in _READABLE_METHODS:
+            method = _METHODS.get(entry.compress_type, "unknown")
+            raise NpzError(
+                f"holds {name[:128]!r} compressed by method {entry.compress_type} ({method}), expected stored or"
+                " deflated, as numpy.savez and numpy.savez_compressed write them"
+            )
+        members[name] = entry
+    return members
+
+
+def _header_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> ArrayHeader:
+    with archive.open(member) as stream:
+        return _header(stream, name)
+
+
+def _header(stream: IO[bytes], name: str) -> ArrayHeader:
+    """Reads an array's header, and leaves the stream at its data."""
+    what = f"holds {name[:128]!r},"
+    try:
+        version = np.lib.format.read_magic(stream)
+    except ValueError as error:
+        raise NpzError(f"{what} which is no .npy array") from error
+    # NumPy reads as many bytes as the length says before it looks at that number.
+    width = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}.get(version)
+    if width is None:
+        raise NpzError(f"{what} a .npy array of the unknown version {version[0]}.{version[1]}")
+    prefix = stream.read(struct.calcsize(width))
+    (length,) = struct.unpack(width, prefix)
+    if length > _MAX_HEADER:
+        raise NpzError(f"{what} whose header has {length:,} bytes, at most {_MAX_HEADER:,} are taken")
+    text = stream.read(length)
+    read = np.lib.format.read_array_header_1_0 if width == "<H" else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(io.BytesIO(prefix + text), max_header_size=_MAX_HEADER)
+    # NumPy evaluates the header as a literal, and builds a dtype from whatever stands there.
+    except _OF_HEADERS as error:
+        raise NpzError(f"{what} whose header cannot be read") from error
+    if dtype.hasobject:
+        raise NpzError(f"{what} an array of pickled Python objects; text is kept as NumPy's own strings (dtype U)")
+    if dtype.fields is not None or dtype.subdtype is not None:
+        raise NpzError(f"{what} an array with fields, expected one of plain elements")
+    if len(shape) > MAX_RANK or any(size < 0 for size in shape):
+        raise NpzError(f"{what} an array of shape {str(list(shape))[:128]}, which no array has")
+    return ArrayHeader(dtype, tuple(int(size) for size in shape), bool(fortran))
+
+
+def _check_sum(headers: Mapping[str, ArrayHeader], max_bytes: int) -> None:
+    total = 0
+    for name, header in headers.items():
+        total += header.cost
+        if total > max_bytes:
+            shape, mib = str(list(header.shape))[:128], max_bytes >> 20
+            raise NpzError(
+                f"holds more than {mib:,} MiB: {name[:128]!r} alone has {header.count:,} elements of {header.dtype},"
+                f" shape {shape}"
+                if header.cost > max_bytes
+                else f"holds more than {mib:,} MiB of arrays"
+            )
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, header: ArrayHeader) -> NDArray[Any]:
+    size = header.count * header.dtype.itemsize
+    if size > member.file_size:
+        raise NpzError(
+            f"holds {name[:128]!r}, which ends early: {header.count:,} elements of {header.dtype} have {size:,} bytes"
+        )
+    data = bytearray(size)
+    with archive.open(member) as stream:
+        if _header(stream, name) != header:
+            raise NpzError("changed while it was read")
+        view, at = memoryview(data), 0
+        while at < size:
+            piece = stream.read(min(size - at, _CHUNK))
+            if not piece:
+                raise NpzError(f"holds {name[:128]!r}, which ends early: {at:,} of {size:,} bytes are there")
+            view[at : at + len(piece)] = piece
+            at += len(piece)
+        if stream.read(1):  # where nothing is left, this checks what was read against its checksum
+            raise NpzError(f"holds {name[:128]!r}, which is longer than its header says")
+    if header.dtype.kind == "U":
+        _check_letters(np.frombuffer(data, np.dtype("u4").newbyteorder(header.dtype.byteorder)), name)
+    try:
+        flat = np.frombuffer(data, header.dtype) if size else np.empty(header.count, header.dtype)
+        shaped = flat.reshape(header.shape[::-1]).T if header.fortran else flat.reshape(header.shape)
+        if header.dtype.kind == "U":
+            return shaped.astype(object)
+        return shaped.astype(header.dtype.newbyteorder("="), order="C", copy=header.fortran)
+    except (ValueError, OverflowError) as error:  # dimensions beyond NumPy
+        raise NpzError(f"holds {name[:128]!r}, which is no array that NumPy can hold") from error
+
+
+def _check_letters(letters: NDArray[Any], name: str) -> None:
+    """Checks that UTF-32 holds characters only: Python would raise of some, and nobody can encode others."""
+    if np.any((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))):
+        raise NpzError(f"holds {name[:128]!r}, text with letters that Unicode has not")
+
+
+def _words(error: Exception) -> str:
+    text = str(error).split("\n")[0].strip().rstrip(".")
+    return text[:128] if text and "/" not in text else type(error).__name__

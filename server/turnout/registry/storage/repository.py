@@ -1,0 +1,502 @@
+"""The versions on disk: which exist, whether their bytes are what was published, what is in the way of others.
+
+    <root>/<model>/<version>/{manifest.json, model.onnx, *.data, golden/*.npz}
+    <root>/.staging/            where publishes are built (`turnout.registry.storage.staging`)
+
+A directory is a version from the moment it holds a manifest, and its manifest is put there last.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from semver import Version
+
+from turnout.errors import MODEL_SEEN, AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.registry.manifest.digest import Progress, bytes_digest, read_canonical, stream_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
+from turnout.registry.manifest.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
+from turnout.registry.manifest.versions import Precedence, precedence
+from turnout.registry.storage.files import explain, open_inside, sync_directory, sync_tree, walk
+from turnout.registry.storage.listing import CacheUse, Listing, Problem, Published, UnusedFiles, loose, unpublished
+from turnout.registry.storage.placement import adopt_in_place, holds_same_files, move_in_place
+from turnout.registry.storage.staging import sweep
+from turnout.threads import Threads
+
+MAX_MANIFEST_BYTES = 16 << 20
+
+_NAMED_FILES = 5
+
+_THREADS = 4
+"""Calls that may wait for the file system at once, beside loads and uploads, which have threads of their own."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What changes when a manifest does, so that an unchanged one need not be read again.
+
+    The change time is there for tools that set the modification time back; nobody can set the change time.
+    """
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    stamp: _Stamp
+    found: Published | Problem
+
+
+class Repository:
+    """A directory of models. Safe to use from several threads and several processes."""
+
+    def __init__(self, root: Path) -> None:
+        """Prepares; nothing is read or made before it is needed.
+
+        Args:
+            root: Directory of the models; need not exist.
+        """
+        self.root = root
+        self._seen: Mapping[tuple[str, str], _Seen] = {}
+        self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
+        self._threads = Threads("repository", _THREADS)
+
+    @property
+    def place(self) -> str:
+        """Where versions live, for people: the directory, or the URL."""
+        return str(self.root)
+
+    @property
+    def remote(self) -> bool:
+        """Tells whether versions live elsewhere, and what is under the root is a copy that may go."""
+        return False
+
+    def close(self) -> None:
+        """Closes connections, if versions live elsewhere."""
+
+    def check_writable(self) -> None:
+        """Checks that versions may be added, attested and removed here.
+
+        Raises:
+            ChangeRefused: They may not; the message says where they may.
+        """
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call that touches the repository in one of its threads, so that where its file system hangs, nothing
+        else does.
+        """
+        return await self._threads.run(call, *args, **kwargs)
+
+    def scan(self) -> Listing:
+        """Reads what exists. A manifest that did not change since the last scan is not read again, so that a scan of
+        some hundred versions takes milliseconds, and a version that stayed is the same object as before.
+
+        Raises:
+            OSError: The root cannot be read.
+        """
+        seen: dict[tuple[str, str], _Seen] = {}
+        published: list[Published] = []
+        problems: list[Problem] = []
+        models = _names(self.root)
+        twice = differing_in_case(models)
+        problems += (loose(file, "") for file in loose_files(self.root) if file.stem not in models)
+        for model in models:
+            if fault := self._model_fault(model, twice.get(model)):
+                problems.append(Problem(model, "", fault))
+                continue
+            try:
+                versions = _names(self.root / model)
+            except OSError as error:
+                problems.append(Problem(model, "", f"the directory of {model} {explain(error)}"))
+                continue
+            before = len(published)
+            for version in versions:
+                found = self._examine(model, version, seen)
+                if isinstance(found, Published):
+                    published.append(found)
+                elif found is not None:
+                    problems.append(found)
+            if len(published) == before:
+                problems += (loose(file, model) for file in loose_files(self.root / model))
+        self._seen = seen
+        told = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
+        return Listing(self._sorted(published), told, bool(published or told) or self.root.is_dir())
+
+    def published(self) -> Sequence[Published]:
+        """Returns every version that exists, as `scan` does."""
+        return self.scan().published
+
+    def directory(self, model: str, version: Version) -> Path:
+        """Returns where that version stands, or would stand.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+        """
+        return self.root / check_model_name(model) / str(version)
+
+    def fetch(self, model: str, version: Version) -> Path:
+        """Returns the directory of a version with its files in it, brought here first where they live elsewhere.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+            ModelNotFound, VersionNotFound: It does not exist; only where it would have to be brought here.
+            DigestMismatch: What was brought is not what was published.
+            StoreUnavailable: It cannot be brought here now.
+            Exhausted: There is no room for it.
+        """
+        return self.directory(model, version)
+
+    def numbers(self, model: str) -> list[Version]:
+        """Returns the versions that stand in the repository now, whether or not their manifests can be read.
+
+        Raises:
+            AlreadyExists: A link stands where the model's versions go.
+            OSError: That cannot be told.
+        """
+        home = self.root / check_model_name(model)
+        if home.is_symlink():
+            raise AlreadyExists(f"a link stands where the versions of {model} go, and links are not followed")
+        with suppress(FileNotFoundError):
+            return [
+                Version.parse(entry.name)
+                for entry in os.scandir(home)
+                if is_exact_version(entry.name) and os.path.lexists(home / entry.name / MANIFEST_FILE)
+            ]
+        return []
+
+    def verify_stored(
+        self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
+    ) -> Published:
+        """Verifies a version where it lives, past any copy of it; as `verify`."""
+        return self.verify(model, version, expected=expected, progress=progress)
+
+    def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
+        """Does all that is to be done before anybody may see a staged version, and can be done without the lock.
+
+        Args:
+            staged: The version's directory, complete with its manifest.
+            published: What is in it.
+
+        Returns:
+            What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
+            False where the very same version came to exist meanwhile, and raises AlreadyExists where another one did.
+
+        Raises:
+            OSError: The repository cannot be written to.
+        """
+        manifest = published.manifest
+        target = self.directory(manifest.model, manifest.version)
+        sync_tree(staged)
+        in_place = holds_same_files(target, manifest)
+
+        def make_exist() -> bool:
+            target.parent.mkdir(exist_ok=True)
+            (adopt_in_place if in_place else move_in_place)(staged, target)
+            sync_directory(target.parent)
+            sync_directory(self.root)
+            return True
+
+        return make_exist
+
+    def withdraw(self, model: str, version: Version) -> None:
+        """Ends that a version exists where it lives, if that is elsewhere.
+
+        Raises:
+            OSError: It cannot be written there.
+        """
+
+    def put_beside(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
+        """Writes an attestation where versions live, if that is elsewhere.
+
+        Args:
+            model: The version's model.
+            version: Which.
+            name: Of the attestation.
+            data: What it says.
+            new: It must not exist yet.
+
+        Raises:
+            FileExistsError: It exists, and was to be new.
+            OSError: It cannot be written there.
+        """
+
+    def drop_beside(self, model: str, version: Version, name: str) -> None:
+        """Removes an attestation from where versions live, if that is elsewhere.
+
+        Raises:
+            OSError: It cannot be removed there.
+        """
+
+    def refresh_beside(self) -> None:
+        """Brings attestations here that are new where versions live, if that is elsewhere and was not asked just now.
+
+        Raises:
+            OSError: They cannot be read there.
+        """
+
+    def expect(self, keys: Collection[tuple[str, Version]]) -> None:
+        """Tells which versions should be there, as far as the state store knows: one that is not known here is looked
+        for by the next scan, however soon that is.
+        """
+
+    def look_soon(self) -> None:
+        """Has the next scan look, however soon that is."""
+
+    def unused_files(self) -> UnusedFiles:
+        """Returns what publishes that were cut short, and versions that were removed, have left where versions live, if
+        that is elsewhere, and nobody has touched for a day.
+
+        Raises:
+            StoreUnavailable: It cannot be listed.
+        """
+        return UnusedFiles()
+
+    def remove_unused(self, unused: UnusedFiles) -> int:
+        """Removes such files, each if it still is one; returns the bytes that were freed.
+
+        Raises:
+            ChangeRefused: The repository is served read-only.
+            StoreUnavailable: They cannot be removed.
+        """
+        return 0
+
+    def cache_use(self) -> CacheUse | None:
+        """Returns what is in the cache; None where versions live here."""
+        return None
+
+    def being_published(self, published: Published) -> bool:
+        """Tells whether a publisher elsewhere, whom no lock shows, may be about to record a version."""
+        return False
+
+    def find(self, model: str, version: Version) -> Published:
+        """Reads one version's manifest.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+            ModelNotFound, VersionNotFound: It does not exist; the error names the nearest.
+            DigestMismatch: It exists, and its manifest is not one.
+        """
+        directory = self.directory(model, version)
+        link = directory.is_symlink() or directory.parent.is_symlink()
+        if link or not os.path.lexists(directory / MANIFEST_FILE):
+            raise self._not_found(model, version)
+        try:
+            return _read_version(directory, model, str(version))
+        except (ValueError, OSError) as error:
+            raise DigestMismatch(f"{model} {version}: {manifest_fault(error)}") from error
+
+    def verify(
+        self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
+    ) -> Published:
+        """Reads every byte of a version and compares it with the manifest.
+
+        Args:
+            model: Its model.
+            version: Exact version.
+            expected: The version's digest, where it is known from elsewhere; without it, a manifest that another valid
+                one took the place of goes unnoticed.
+            progress: Told of each block read.
+
+        Returns:
+            The version.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            DigestMismatch: Files changed, are missing, or are too many; the message names them.
+        """
+        published = self.find(model, version)
+        directory = self.directory(model, version)
+        manifest = published.manifest
+        faults: list[str] = []
+        if expected is not None and published.digest != expected:
+            faults.append(f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})")
+        checks = ((entry.path, file_fault(directory, entry, progress)) for entry in manifest.files)
+        faults += [f"{path} {fault}" for path, fault in checks if fault]
+        known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+        try:
+            faults += sorted(f"{path} does not belong to it" for path in self._paths(published) if path not in known)
+        except OSError as error:
+            faults.append(f"a directory {explain(error)}")
+        if faults:
+            more = f" (and {len(faults) - _NAMED_FILES} more)" if len(faults) > _NAMED_FILES else ""
+            raise DigestMismatch(f"{model} {version}: {', '.join(faults[:_NAMED_FILES])}{more}")
+        return published
+
+    def sweep(self) -> tuple[str, ...]:
+        """Removes what publishes that were cut short left behind, never what one that runs is building.
+
+        Returns:
+            Names of the staging directories removed.
+
+        Raises:
+            OSError: The staging directory cannot be read.
+        """
+        return sweep(self.root)
+
+    def check_case(self, model: str) -> None:
+        """Checks that no other model with versions has the name `model` in another case.
+
+        Raises:
+            AlreadyExists: One has; the error names it, unless the caller may not know of it.
+            OSError: The root cannot be read.
+        """
+        self.check_names(model, [name for name in _alike(self.root, model) if _names(self.root / name)])
+
+    @staticmethod
+    def check_names(model: str, others: Iterable[str]) -> None:
+        """Checks that none of `others`, which have versions, is `model` in another case.
+
+        Raises:
+            AlreadyExists: One is; the error names it, unless the caller may not know of it.
+        """
+        for other in sorted(others):
+            if other.lower() == model.lower() and other != model:
+                seen = MODEL_SEEN.get()
+                if seen is None or seen(other):
+                    raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
+                raise AlreadyExists(f"{model!r} differs from another model's name in case only: take another name")
+
+    def _paths(self, published: Published) -> Iterator[str]:
+        """Yields the paths of all files that lie where a version does. Raises OSError where that cannot be read."""
+        manifest = published.manifest
+        return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
+
+    def _model_fault(self, model: str, other: str | None) -> str | None:
+        if fault := model_name_fault(model):
+            return f"directory {model!r} {fault}"
+        if (self.root / model).is_symlink():
+            return f"directory {model!r} is a link, and links are not followed"
+        if other is not None and _has_versions(self.root / other):
+            return f"directory {model!r} differs from {other!r} in case only: rename one"
+        return None
+
+    def _sorted(self, published: list[Published]) -> tuple[Published, ...]:
+        # Comparing versions took three quarters of a scan in which nothing had changed (300 versions, 6 of 8 ms).
+        before, order = self._order
+        if len(before) != len(published) or any(a is not b for a, b in zip(before, published, strict=True)):
+            order = tuple(sorted(published, key=_place))
+            self._order = (published, order)
+        return order
+
+    def _examine(self, model: str, version: str, seen: dict[tuple[str, str], _Seen]) -> Published | Problem | None:
+        directory = self.root / model / version
+        try:
+            status = os.lstat(f"{directory}/{MANIFEST_FILE}")
+        except FileNotFoundError:
+            return unpublished(directory, model, version)
+        except OSError as error:
+            reason = f"{model} {version}: {MANIFEST_FILE} {explain(error)}"
+            return Problem(model, version, reason, damaged=is_exact_version(version))
+        stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        before = self._seen.get((model, version))
+        if before is None or before.stamp != stamp:
+            before = _Seen(stamp, _look(directory, model, version))
+        seen[model, version] = before
+        return before.found
+
+    def _not_found(self, model: str, version: Version) -> ModelNotFound | VersionNotFound:
+        return not_found(self.scan(), model, version)
+
+
+def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:
+    """Makes the error for a version that a listing does not hold."""
+    if versions := listing.versions(model):
+        return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
+    return ModelNotFound.named(model, listing.models)
+
+
+def _alike(root: Path, model: str) -> list[str]:
+    return [name for name in _names(root) if name.lower() == model.lower()]
+
+
+def _place(published: Published) -> tuple[str, Precedence, str]:
+    # Build metadata has no part in precedence; the text makes the order of such twins one.
+    return published.manifest.model, precedence(published.manifest.version), str(published.manifest.version)
+
+
+def _names(directory: Path) -> list[str]:
+    """Names of the directories, and links to such, in `directory`, save hidden ones; none where it does not exist."""
+    try:
+        with os.scandir(directory) as entries:
+            return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def loose_files(directory: Path) -> list[Path]:
+    """Returns the ONNX files in `directory` by name, save hidden ones; none where it cannot be read."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        names = sorted(
+            e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()
+        )
+        return [directory / name for name in names]
+    return []
+
+
+def _has_versions(directory: Path) -> bool:
+    try:
+        return bool(_names(directory))
+    except OSError:
+        return False
+
+
+def _look(directory: Path, model: str, version: str) -> Published | Problem:
+    if directory.is_symlink():
+        return Problem(model, version, f"{model} {version} is a link, and links are not followed")
+    if not is_exact_version(version):
+        return Problem(model, version, f"{model} {version!r}: the directory's name is no exact version")
+    try:
+        return _read_version(directory, model, version)
+    except (ValueError, OSError) as error:
+        return Problem(model, version, f"{model} {version}: {manifest_fault(error)}", damaged=True)
+
+
+def _read_version(directory: Path, model: str, version: str) -> Published:
+    """Reads a manifest. Raises as `read_manifest`, and ValueError where it is that of another version."""
+    published = read_manifest(directory)
+    manifest = published.manifest
+    if (manifest.model, str(manifest.version)) != (model, version):
+        raise ValueError(f"is that of {manifest.model} {manifest.version}")
+    return published
+
+
+def read_manifest(directory: Path) -> Published:
+    """Reads the manifest in `directory`.
+
+    Raises:
+        ValueError: It is none.
+        OSError: It cannot be read.
+    """
+    with open_inside(directory, MANIFEST_FILE) as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
+    return Published(read_canonical(data), bytes_digest(data))
+
+
+def manifest_fault(error: ValueError | OSError) -> str:
+    """Says what is wrong with a manifest that could not be read."""
+    return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
+
+
+def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
+    """Says how a file differs from its entry in the manifest."""
+    try:
+        with open_inside(directory, entry.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                return f"is not what was published (expected {entry.size} bytes, got {size})"
+            if stream_digest(file, progress=progress) != entry.digest:
+                return "is not what was published"
+    except OSError as error:
+        return explain(error)
+    return None

@@ -1,0 +1,188 @@
+"""Versions carried from one repository to another: the same files, the same manifest, the same digest.
+
+What was found out about a version travels with it. Signatures prove themselves and keep their names; whatever else was
+attested is another repository's word, and is kept as `imported-<name>`, so that nothing takes it for this one's.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from semver import Version
+
+from turnout.errors import DigestMismatch, InvalidModel, InvalidRequest
+from turnout.registry.gates import Candidate, Gate, GateRefused, GateReport, run_gates
+from turnout.registry.gates.reports import attest_gates
+from turnout.registry.gates.version_history import Lineage
+from turnout.registry.manifest.digest import Progress, canonical_bytes
+from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE
+from turnout.registry.onnx.model import ModelFacts, read_model
+from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
+from turnout.registry.publishing.publish import DEFAULT_GATES, PublishResult
+from turnout.registry.signing.trust import FORMER_PREFIX, PREFIX, SUFFIX, bundles
+from turnout.registry.storage import attestations
+from turnout.registry.storage.files import copy_file, open_inside, storage_errors, write_file
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.staging import staged
+
+IMPORTED = "imported-"
+"""What the names of attestations from elsewhere begin with."""
+
+_NAME = re.compile(r"[a-z0-9][A-Za-z0-9_-]{0,120}\.json")
+_BUNDLE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{1,100}}{re.escape(SUFFIX)}")
+
+
+def only_version(repository: Repository) -> Published:
+    """Returns the version of a repository that holds one.
+
+    Raises:
+        InvalidRequest: It holds none, or several.
+        DigestMismatch: What it holds cannot be read as one.
+    """
+    try:
+        listing = repository.scan()
+    except OSError as error:
+        raise InvalidRequest(f"the export cannot be read: {error.strerror}") from error
+    if listing.problems:
+        raise DigestMismatch(f"the export holds what is no version: {listing.problems[0].reason}")
+    if len(listing.published) != 1:
+        raise InvalidRequest(f"expected an export of one version, found {len(listing.published)}")
+    return listing.published[0]
+
+
+def copy_version(
+    source: Repository, model: str, version: Version, target: Path, progress: Progress | None
+) -> Published:
+    """Copies a version and what is attested of it into a new repository at `target`.
+
+    Raises:
+        ModelNotFound, VersionNotFound: It does not exist.
+        DigestMismatch: Its files are not those that were published.
+        OSError: The copy cannot be written.
+    """
+    published = source.find(model, version)
+    into = Repository(target)
+    home = into.directory(model, version)
+    home.mkdir(parents=True)
+    _copy_files(source, published, home, progress)
+    write_file(home / MANIFEST_FILE, canonical_bytes(published.manifest))
+    for name, data in _attested(source, published).items():
+        attestations.write(into, model, version, name, data)
+    return published
+
+
+def import_version(
+    repository: Repository,
+    source: Repository,
+    published: Published,
+    *,
+    gates: Sequence[Gate] = DEFAULT_GATES,
+    yanked: Yanked = tuple,
+    recorded: Recorded = unrecorded,
+    progress: Progress | None = None,
+) -> PublishResult:
+    """Takes a version in from another repository, with the same digest.
+
+    Args:
+        repository: Where to.
+        source: Where from.
+        published: The version, as `source` has it.
+        gates: What it must pass here.
+        yanked: Returns the versions of the model that were yanked here.
+        recorded: Told of the version once it exists; not where it existed already.
+        progress: Told of each block copied.
+
+    Raises:
+        InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
+        AlreadyExists: The version number is taken.
+        DigestMismatch: Its files are not those that its manifest names.
+        ChangeRefused, Exhausted, Unavailable, ConfigError: As `turnout.registry.publishing.publish.publish`.
+    """
+    manifest, digest = published.manifest, published.digest
+    repository.check_writable()
+    source.verify(manifest.model, manifest.version, expected=digest)
+    with storage_errors():
+        check_number(repository, manifest.model, manifest.version, yanked())
+        if is_published(repository, manifest, digest):
+            return PublishResult(manifest, digest, created=False, report=GateReport())
+        with staged(repository.root) as directory:
+            _copy_files(source, published, directory, progress)
+            facts = read_model(directory / MODEL_FILE)
+            _check_manifest(published, facts)
+            lineage = Lineage.of(repository, manifest.model, yanked())
+            candidate = Candidate(
+                directory, manifest, digest, facts, parent=lineage.parent(manifest.version), taken=lineage.taken
+            )
+            report = run_gates(gates, candidate)
+            if report.failure:
+                raise GateRefused(candidate, report)
+            write_file(directory / MANIFEST_FILE, canonical_bytes(manifest))
+            _take_attested(repository, source, published)
+            created = commit(repository, candidate, yanked, recorded)
+            if created:
+                attest_gates(repository, candidate, report)
+            return PublishResult(manifest, digest, created, report)
+
+
+def _take_attested(repository: Repository, source: Repository, published: Published) -> None:
+    """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
+    manifest = published.manifest
+    for name, data in _attested(source, published).items():
+        known = name.startswith((PREFIX, FORMER_PREFIX, IMPORTED))
+        with suppress(OSError):  # the version can do without
+            kept = name if known else f"{IMPORTED}{name}"
+            attestations.write(repository, manifest.model, manifest.version, kept, data)
+
+
+def _copy_files(source: Repository, published: Published, target: Path, progress: Progress | None) -> None:
+    manifest = published.manifest
+    directory = source.fetch(manifest.model, manifest.version)
+    for entry in manifest.files:
+        try:
+            with open_inside(directory, entry.path) as file:
+                copied = copy_file(file, target, entry.path, progress)
+        except FileNotFoundError as error:
+            raise DigestMismatch(f"{entry.path} is missing") from error
+        if copied != entry:
+            raise DigestMismatch(f"{manifest.model} {manifest.version}: {entry.path} is not what was published")
+
+
+def _check_manifest(published: Published, facts: ModelFacts) -> None:
+    """Checks that a manifest that somebody else wrote says what the ONNX file says.
+
+    Raises:
+        InvalidModel: It does not.
+    """
+    manifest = published.manifest
+    sides = {
+        "signature": (manifest.signature, facts.signature),
+        "opset": (dict(manifest.opset), dict(facts.opset)),
+        "ir_version": (manifest.ir_version, facts.ir_version),
+    }
+    for name, (stated, found) in sides.items():
+        if stated != found:
+            raise InvalidModel(f"the manifest's {name} is not that of {MODEL_FILE}")
+    belonging = {MODEL_FILE, *(file.path for file in facts.external)}
+    for entry in manifest.files:
+        if entry.path not in belonging and not entry.path.startswith(f"{GOLDEN_DIRECTORY}/"):
+            raise InvalidModel(f"{entry.path} does not belong to the model: nothing in {MODEL_FILE} refers to it")
+
+
+def _attested(source: Repository, published: Published) -> Mapping[str, bytes]:
+    """Returns what is attested of a version, by file name; what is about another digest, or is no JSON, is left out."""
+    manifest = published.manifest
+    try:
+        found = attestations.read(source, manifest.model, manifest.version, "")
+    except OSError:
+        return {}
+    about = {name: data for name, data in bundles(source, published).items() if _BUNDLE.fullmatch(name)}
+    for name, data in found.items():
+        with suppress(ValueError, RecursionError):
+            body = json.loads(data)
+            if _NAME.fullmatch(name) and isinstance(body, dict) and body.get("digest") == published.digest:
+                about[name] = data
+    return about

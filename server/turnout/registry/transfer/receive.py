@@ -1,0 +1,149 @@
+"""Takes a version into a directory of one's own, and believes nothing about it that its digests do not show."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+
+from semver import Version
+
+from turnout.errors import DigestMismatch, InvalidRequest
+from turnout.registry.manifest.digest import bytes_digest, read_canonical
+from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
+from turnout.registry.storage.files import seal, sync_directory, sync_tree, write_file
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A version that was received whole.
+
+    Attributes:
+        manifest: What its publisher states.
+        digest: `sha256:` of the manifest.
+    """
+
+    manifest: Manifest
+    digest: str
+
+
+class Receiver:
+    """Writes pieces to files, in the manifest's order, and checks each file when it is complete."""
+
+    def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
+        self._directory = directory
+        self._received = Received(manifest, digest)
+        self._file = 0
+        self._offset = 0
+        self._hash = hashlib.sha256()
+        self._skip_empty()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return self._received.manifest.size
+
+    def write(self, file: int, offset: int, data: bytes) -> None:
+        """Takes a piece.
+
+        Raises:
+            DigestMismatch: It does not follow the one before, or completes a file that is not the manifest's.
+            OSError: It cannot be written.
+        """
+        entries = self._received.manifest.files
+        if (file, offset) != (self._file, self._offset) or file >= len(entries) or not data:
+            raise DigestMismatch("what was sent does not follow what came before it")
+        entry = entries[file]
+        if offset + len(data) > entry.size:
+            raise DigestMismatch(f"{entry.path} is longer than its manifest says")
+        target = self._directory / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab") as opened:
+            opened.write(data)
+            self._hash.update(data)
+            self._offset += len(data)
+            if self._offset == entry.size:
+                self._check(entry)
+                opened.flush()
+                seal(opened.fileno())
+                self._file, self._offset, self._hash = self._file + 1, 0, hashlib.sha256()
+        self._skip_empty()
+
+    def finish(self) -> Received:
+        """Returns what was received.
+
+        Raises:
+            DigestMismatch: Something is missing.
+        """
+        entries = self._received.manifest.files
+        if self._file < len(entries):
+            raise DigestMismatch(f"{entries[self._file].path} was not sent whole")
+        return self._received
+
+    def _skip_empty(self) -> None:
+        entries = self._received.manifest.files
+        while self._file < len(entries) and entries[self._file].size == 0:
+            self._check(entries[self._file])
+            target = self._directory / entries[self._file].path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_file(target, b"")
+            self._file += 1
+
+    def _check(self, entry: FileEntry) -> None:
+        if f"sha256:{self._hash.hexdigest()}" != entry.digest:
+            raise DigestMismatch(f"{entry.path} is not what its manifest says")
+
+
+@contextmanager
+def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Version) -> Iterator[Receiver]:
+    """Opens a directory for a version; it appears under its name complete, or not at all.
+
+    Args:
+        to: Must not exist, or be empty.
+        manifest: `manifest.json` as it came.
+        digest: Its digest as it was told.
+        model: Whose version was asked for.
+        version: That was asked for.
+
+    Raises:
+        InvalidRequest: There is something at `to`, or it cannot be written to.
+        DigestMismatch: The manifest is none, or that of something else.
+    """
+    try:
+        read = read_canonical(manifest)
+    except ValueError as error:
+        raise DigestMismatch(f"the manifest {error}") from error
+    if bytes_digest(manifest) != digest or (read.model, str(read.version)) != (model, str(version)):
+        raise DigestMismatch(f"the manifest is not that of {model} {version}")
+    try:
+        with new_directory(to) as directory:
+            write_file(directory / MANIFEST_FILE, manifest)
+            yield Receiver(directory, read, digest)
+    except OSError as error:
+        raise InvalidRequest.at("--to", f"{to.name} cannot be written to ({error.strerror})") from error
+
+
+@contextmanager
+def new_directory(to: Path) -> Iterator[Path]:
+    """Makes a directory that appears at `to` when the block ends well, and never otherwise.
+
+    Raises:
+        InvalidRequest: There is something at `to`.
+        OSError: It cannot be made.
+    """
+    if os.path.lexists(to) and (to.is_symlink() or not to.is_dir() or any(to.iterdir())):
+        raise InvalidRequest.at("--to", f"{to.name!r} exists and is no empty directory")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    try:
+        home.chmod(0o755)
+        yield home
+        sync_tree(home)
+        home.rename(to)
+        sync_directory(to.parent)
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise

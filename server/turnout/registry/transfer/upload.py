@@ -1,0 +1,133 @@
+"""One version that comes in piece by piece: what was announced, and what of it is there."""
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+from turnout.errors import ChangeRefused, InvalidModel, InvalidRequest
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.model import ReadModel
+from turnout.registry.publishing.publish import PublishRequest
+from turnout.registry.storage.files import storage_errors
+from turnout.registry.transfer.upload_manifest import Announcement
+
+CHUNK = 1 << 20
+"""Bytes that one piece may have."""
+
+
+@dataclass(slots=True)
+class _File:
+    received: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+
+@dataclass(slots=True)
+class Upload:
+    """An upload that is open. Whoever changes it has claimed it.
+
+    Attributes:
+        id: Names it.
+        announcement: What is to come.
+        directory: Where it comes to, out of sight.
+        files: What is there of each file, in the announcement's order.
+        stack: Closing it throws the directory away.
+        touched: When something last happened to it, by the clock of whoever keeps it.
+        busy: What goes on with it; "" where nothing does.
+    """
+
+    id: str
+    announcement: Announcement
+    directory: Path
+    files: list[_File]
+    stack: ExitStack
+    touched: float
+    busy: str = ""
+
+    @classmethod
+    def begun(cls, announcement: Announcement, directory: Path, stack: ExitStack, now: float) -> Self:
+        """Returns an upload of which nothing is there but its empty files."""
+        for entry in announcement.files:
+            if not entry.size:
+                _put(directory / entry.path, 0, b"")
+        return cls(uuid4().hex, announcement, directory, [_File() for _ in announcement.files], stack, now)
+
+    @property
+    def received(self) -> tuple[int, ...]:
+        """Bytes that are there of each file."""
+        return tuple(file.received for file in self.files)
+
+    def write(self, file: int, offset: int, data: bytes, now: float) -> None:
+        """Takes a piece of a file.
+
+        Raises:
+            InvalidRequest: It does not follow what is there, or completes a file that is not the announced one.
+            Exhausted: The disk is full.
+        """
+        entries = self.announcement.files
+        if file >= len(entries):
+            raise InvalidRequest.at("chunk.file", f"expected 0 to {len(entries) - 1}, got {file}")
+        if not 0 < len(data) <= CHUNK:
+            raise InvalidRequest.at("chunk.data", f"expected 1 to {CHUNK} bytes, got {len(data)}")
+        state, entry = self.files[file], entries[file]
+        if offset != state.received:
+            raise InvalidRequest.at("chunk.offset", f"expected {state.received} for file {file}, got {offset}")
+        if offset + len(data) > entry.size:
+            raise InvalidRequest.at("chunk.data", f"file {file} was announced with {entry.size} bytes")
+        with storage_errors():
+            _put(self.directory / entry.path, offset, data)
+        state.digest.update(data)
+        state.received += len(data)
+        self.touched = now
+        if state.received == entry.size and (got := f"sha256:{state.digest.hexdigest()}") != entry.digest:
+            self.files[file] = _File()
+            raise InvalidRequest.at(f"files[{file}].digest", f"announced {entry.digest}, received {got}")
+
+    def check_complete(self) -> None:
+        """Checks that all that was announced is there.
+
+        Raises:
+            ChangeRefused: It is not.
+        """
+        for state, entry in zip(self.files, self.announcement.files, strict=True):
+            if state.received < entry.size:
+                raise ChangeRefused(
+                    f"{entry.path[:128]} is not complete: {state.received} of {entry.size} bytes were received"
+                )
+
+    def check_belonging(self, read: ReadModel) -> None:
+        """Checks that the files are the model, its external data and golden cases, and nothing else.
+
+        Args:
+            read: Reads the ONNX file.
+
+        Raises:
+            InvalidModel: They are not.
+        """
+        facts = read(self.directory / MODEL_FILE)
+        belonging = {MODEL_FILE, *(file.path for file in facts.external), *self.announcement.golden}
+        announced = {file.path for file in self.announcement.files}
+        if extra := sorted(announced - belonging):
+            raise InvalidModel(f"{extra[0][:128]} does not belong to the model: nothing in {MODEL_FILE} refers to it")
+        if missing := sorted(belonging - announced):
+            raise InvalidModel(f"external data {missing[0][:128]!r} is missing")
+
+    def request(self) -> PublishRequest:
+        """Returns what publishes it, once it is complete."""
+        return PublishRequest(
+            self.announcement.model,
+            self.announcement.version,
+            self.directory / MODEL_FILE,
+            metadata=self.announcement.metadata,
+            golden=tuple(self.directory / path for path in self.announcement.golden),
+        )
+
+
+def _put(target: Path, offset: int, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A file that begins anew after a wrong digest is written over, and never longer than announced.
+    with target.open("r+b" if offset else "wb") as file:
+        file.seek(offset)
+        file.write(data)

@@ -1,0 +1,1 @@
+"""Releases, tags, yanks and removals: decided, and recorded in the state store."""

@@ -1,0 +1,178 @@
+"""Plans which versions go, and removes them: recorded first, then out of every server's memory, then off the disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from semver import Version
+
+from turnout.config import LoadSelectors, Retention, Settings
+from turnout.errors import ChangeRefused, TurnoutError, Unavailable
+from turnout.registry.storage.in_use import remove
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.releases.prune_plan import Decision, Keep, VersionFacts, prune_plan
+from turnout.releases.release import Declarer, holders
+from turnout.routing.selection.load_selectors import named
+from turnout.state.releases import Uses
+from turnout.state.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of one version that was to go.
+
+    Attributes:
+        model: Its model.
+        version: Which.
+        freed_bytes: Of its files; 0 where they are still there.
+        refused: Why they are, "" where they went.
+    """
+
+    model: str
+    version: Version
+    freed_bytes: int
+    refused: str = ""
+
+
+class Pruner:
+    """Removes versions that nothing needs. Blocking."""
+
+    def __init__(self, repository: Repository, store: StateStore, settings: Settings) -> None:
+        self._repository = repository
+        self._store = store
+        self._settings = settings
+
+    def plan(self, model: str, keep: Keep, now: datetime) -> tuple[Decision, ...]:
+        """Decides on each version of a model; changes nothing.
+
+        Raises:
+            OSError: The repository cannot be read.
+            Unavailable: The state store does not answer.
+        """
+        published = {p.manifest.version: p for p in self._repository.scan().versions(model)}
+        declarations, times = self._store.declared().of(model), self._store.publish_times()
+        pinned: set[Version | None] = set()
+        load = self._settings.for_model(model).load
+        if isinstance(load, LoadSelectors):
+            pinned = {named(selector, list(published), declarations) for selector in load.selectors}
+        facts = {
+            version: VersionFacts(
+                found.manifest.size,
+                times.get((model, str(version))),
+                [hold.what for hold in holders(model, version, self._store.uses(model, version))],
+                version in pinned,
+            )
+            for version, found in published.items()
+        }
+        targets = Declarer(self._repository, self._store).way_back(model).targets
+        return prune_plan(facts, declarations, targets, keep, now)
+
+    def prune(
+        self, model: str, decisions: Sequence[Decision], keep: Keep, patience: float, *, actor: str, reason: str
+    ) -> list[Removal]:
+        """Removes the versions that a plan lets go, each if it still may.
+
+        Args:
+            model: Their model.
+            decisions: The plan.
+            keep: What it was made with.
+            patience: Seconds to wait for servers to unload one.
+            actor: Who asks.
+            reason: Why.
+        """
+        published = {p.manifest.version: p for p in self._repository.scan().versions(model)}
+        going = [decision for decision in decisions if decision.goes and decision.version in published]
+        done: dict[Version, Removal] = {}
+        for decision in going:  # all are recorded before the first is waited for: servers unload side by side
+            try:
+                self._record(model, published[decision.version], keep, actor, reason)
+            except TurnoutError as error:
+                done[decision.version] = Removal(model, decision.version, 0, error.message)
+        for decision in going:
+            if decision.version not in done:
+                done[decision.version] = self._remove(model, decision, patience)
+        return [done[decision.version] for decision in going]
+
+    def _record(self, model: str, published: Published, keep: Keep, actor: str, reason: str) -> None:
+        version = published.manifest.version
+
+        def refuse(uses: Uses) -> None:
+            if held := holders(model, version, uses):
+                raise ChangeRefused(f"by now {held[0].sentence}")
+            # What is committed by now: a yank or a rollback may have made another version matter since the plan.
+            (again,) = [d for d in self.plan(model, keep, self._store.now()) if d.version == version]
+            if not again.goes:
+                raise ChangeRefused(f"it stays by now: {'; '.join(again.reasons)}")
+
+        self._store.prune(
+            model, version, published.digest, published.manifest.size, actor=actor, reason=reason, refuse=refuse
+        )
+
+    def _remove(self, model: str, decision: Decision, patience: float) -> Removal:
+        try:
+            remove(self._repository, model, decision.version, patience)
+        except Unavailable as error:
+            return Removal(model, decision.version, 0, error.message)
+        except OSError as error:
+            return Removal(model, decision.version, 0, f"its files cannot be removed ({error.strerror})")
+        return Removal(model, decision.version, decision.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What the retention removed.
+
+    Attributes:
+        ticks: Of ended rollouts.
+        events: Of the log.
+    """
+
+    ticks: int
+    events: int
+
+
+_GONE_SECONDS = 3600.0
+"""After which a server that was killed is listed no more."""
+
+_EVENTS_AT_ONCE = 1000
+_TICKS_AT_ONCE = 5000
+"""Ticks that one transaction removes: some 50 ms for which no other change is recorded."""
+
+
+def expire(store: StateStore, retention: Retention) -> Expired:
+    """Removes what the retention lets go of the state store, in short transactions.
+
+    Raises:
+        Unavailable: The state store does not answer.
+    """
+    store.expire_servers(_GONE_SECONDS)
+    return Expired(expire_ticks(store, retention.ticks_days), expire_events(store, retention.events_days))
+
+
+def expire_events(store: StateStore, days: int) -> int:
+    """Removes what the log tells of policies and ended rollouts from more than `days` ago; returns how many events.
+
+    Raises:
+        Unavailable: The state store does not answer.
+    """
+    before, removed = store.now() - timedelta(days=days), 0
+    for model in store.logged_models() if days else ():
+        while count := store.remove_events(model, before, _EVENTS_AT_ONCE):
+            removed += count
+    return removed
+
+
+def expire_ticks(store: StateStore, days: int) -> int:
+    """Removes ticks of ended rollouts that are older than `days`, in short transactions; returns how many.
+
+    Raises:
+        Unavailable: The state store does not answer.
+    """
+    before, removed = store.now() - timedelta(days=days), 0
+    while days:
+        count = store.expire_ticks(before, _TICKS_AT_ONCE)
+        removed += count
+        if count < _TICKS_AT_ONCE:
+            break
+    return removed

@@ -1,0 +1,92 @@
+"""The port `RolloutStore` on the state store."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from semver import Version
+
+from turnout.rollout.machine.attempt import RolloutState
+from turnout.state.rollouts import RolloutRecord, RolloutWrite
+from turnout.state.servers import CountRecord, Meeting, ServerReport
+from turnout.state.store import StateStore
+
+_REFUSALS = 8
+"""How often a server of this one's name that was seen just now may be an earlier life of it, that was killed."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Presence:
+    """This server among those that share the state store.
+
+    Attributes:
+        name: Its name.
+        about: What it says of itself that stays so, as JSON values.
+        instance: Another at every start.
+    """
+
+    name: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+    instance: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class StoredRollouts:
+    """Rollouts as the state store has them; each call runs in one of the store's threads."""
+
+    def __init__(self, store: StateStore, presence: Presence) -> None:
+        self._store = store
+        self._presence = presence
+        self._refused = 0
+
+    @property
+    def server(self) -> str:
+        """This server's name."""
+        return self._presence.name
+
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what servers said. Arguments as of `RolloutStore.running`."""
+        return await self._store.in_thread(self._store.running_rollouts, driver)
+
+    async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
+        """Tells the others that this server is alive, and what it counted."""
+        one = self._presence
+        said = ServerReport(one.name, one.instance, {**one.about, **document}, alive_seconds)
+        if await self._store.in_thread(self._store.report_server, said, counts):
+            return True
+        self._refused += 1
+        if self._refused > _REFUSALS:  # that one is no earlier life of this server: it goes on reporting
+            one.name = f"{one.name}~{one.instance[:6]}"
+        return False
+
+    async def leave(self) -> None:
+        """Tells the others that this server stops."""
+        await self._store.in_thread(self._store.leave_server, self._presence.name, self._presence.instance)
+
+    async def aborting(self) -> Sequence[RolloutRecord]:
+        """Returns the rollouts that are being taken back."""
+        return await self._store.in_thread(self._store.rollouts_in, str(RolloutState.ABORTING))
+
+    async def of(self, model: str) -> Sequence[RolloutRecord]:
+        """Returns the latest rollouts of a model, the newest first."""
+        return await self._store.in_thread(self._store.rollouts, model)
+
+    async def write(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
+        """Writes a rollout, its ticks and events, in one transaction. Raises as `StateStore.put_rollout`."""
+        return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
+
+    async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
+        """Writes rollouts that nothing happened to but that requests were counted. Returns as `RolloutStore`'s."""
+        return await self._store.in_thread(self._store.put_counts, several)
+
+    async def withdraw(
+        self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
+    ) -> None:
+        """Takes a release back. Raises as `StateStore.withdraw`."""
+        await self._store.in_thread(self._store.withdraw, model, version, actor=actor, reason=reason, rollout=rollout)
+
+    async def run(self, operation: Callable[[], T]) -> T:
+        """Runs a blocking change of the store in one of its threads."""
+        return await self._store.in_thread(operation)

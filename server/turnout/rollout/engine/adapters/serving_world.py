@@ -1,0 +1,346 @@
+"""The port `World` on what this server serves and routes."""
+
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from semver import Version
+
+from turnout.errors import NotFound
+from turnout.registry.compatibility.compat import refusals
+from turnout.registry.manifest.signature import Signature
+from turnout.rollout.changes.situation import Situation, situation_answers
+from turnout.rollout.counters import Counted, Place, SlotsInForce
+from turnout.rollout.engine.active_rollout import ActiveRollout
+from turnout.rollout.engine.policy_origin import overtaking_baseline, policy_text, set_by_others
+from turnout.rollout.engine.ports import TrafficChange
+from turnout.rollout.engine.server_ticks import Gathered
+from turnout.rollout.evidence import Count
+from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
+from turnout.rollout.machine.desired_policy import desired_policy
+from turnout.rollout.machine.machine import Facts
+from turnout.rollout.thresholds import latency_of, rules_of, thresholds_of
+from turnout.routing.active_policies import AppliedPolicy, Policies
+from turnout.routing.default_answers import Answers, Part, answers_of, parts_text, standing_in
+from turnout.routing.policy import TWIN, Policy, PolicyState
+from turnout.routing.rollback import default_version
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Change, Traffic
+from turnout.serving.data_plane.inference import Role
+from turnout.serving.data_plane.replay import Replays
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.handle import VersionHandle
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_policy import Fallbacks
+from turnout.state.release_status import Standing
+
+
+class Loader(Protocol):
+    """Loads the versions that are needed; `turnout.serving.versions.manager` has the one that ships."""
+
+    def reconcile(self) -> None:
+        """Has what is needed now loaded, soon."""
+        ...
+
+    def refresh(self) -> Awaitable[None]:
+        """Follows what the state store and the repository hold by now."""
+        ...
+
+
+class ServingWorld:
+    """What is served and routed on this server. Used on the event loop only."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        policies: Policies,
+        traffic: Traffic,
+        shadows: Shadows,
+        replays: Replays,
+        loader: Loader,
+    ) -> None:
+        """Takes what it looks at.
+
+        Args:
+            catalog: What is served.
+            policies: What is routed.
+            traffic: Changes that.
+            shadows: Compare copies.
+            replays: Ask the baseline about requests that a candidate failed.
+            loader: Loads versions.
+        """
+        self._catalog = catalog
+        self._policies = policies
+        self._traffic = traffic
+        self._shadows = shadows
+        self._replays = replays
+        self._loader = loader
+
+    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[Counted]:
+        """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now."""
+        rollout = active.rollout
+        candidate = self.entry(rollout.model, rollout.candidate)
+        previous = self.entry(rollout.model, rollout.previous)
+        self._attach(active, candidate, previous, self.in_force(rollout.model)[0], now)
+        active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
+        return active.counters.closed(now)
+
+    def observe(self, active: ActiveRollout, seconds: float, gathered: Gathered, rivals: int) -> Facts:
+        """Returns what is so now. Arguments as of `World.observe`."""
+        rollout = active.rollout
+        candidate = self.entry(rollout.model, rollout.candidate)
+        previous = self.entry(rollout.model, rollout.previous)
+        thresholds, samples, patience = latency_of(rollout.plan, previous)
+        applied, policy = self.in_force(rollout.model)
+        desired = desired_policy(rollout, policy)
+        released = self._released_over(rollout, policy)
+        shadow, incomparable = self._shadowed(active)
+        return Facts(
+            seconds,
+            ticks=gathered.ticks,
+            taken=gathered.taken,
+            slots=gathered.slots,
+            history=active.counters.history if not rollout.history else "",
+            shadow=shadow,
+            incomparable=incomparable,
+            ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
+            trouble=_trouble(candidate),
+            in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
+            frozen=applied is not None and applied.state.frozen,
+            rivals=rivals,
+            overtaken=released or overtaking_baseline(rollout, applied),
+            overtaken_by="a release" if released is not None else "another rollout",
+            traffic=self._plain_text(rollout, policy),
+            other=set_by_others(rollout, applied),
+            refused=active.refused,
+            thresholds=thresholds,
+            samples=samples,
+            patience=patience,
+        )
+
+    def entry(self, model: str, version: Version) -> VersionEntry | None:
+        """Returns a version as the catalog has it; None if it is not there."""
+        known = self._catalog.snapshot.models.get(model)
+        return known.versions.get(version) if known is not None else None
+
+    def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
+        """Returns what is in force for a model, and its policy."""
+        applied = self._policies.current.get(model)
+        return applied, applied.state.policy if applied is not None else None
+
+    def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
+        """Returns the version that answers the empty selector now. Arguments as of `World.baseline`."""
+        _, policy = self.in_force(model)
+        if policy is not None:
+            return policy.baseline
+        known = self._catalog.snapshot.models.get(model)
+        if known is None:
+            return None
+        ready = {v: e.standing for v, e in known.versions.items() if e.state is LifecycleState.READY}
+        return default_version({version: status for version, status in ready.items() if version not in without})
+
+    def is_ready(self, model: str, version: Version) -> bool:
+        """Tells whether a version can answer."""
+        entry = self.entry(model, version)
+        return entry is not None and entry.state is LifecycleState.READY
+
+    def is_released(self, model: str, version: Version) -> bool:
+        """Tells whether a version is released."""
+        entry = self.entry(model, version)
+        return entry is not None and entry.standing is Standing.RELEASED
+
+    def load_failure(self, model: str, version: Version) -> str:
+        """Returns why a version could not be loaded, as a sentence; "" if it may still be."""
+        entry = self.entry(model, version)
+        if entry is None or entry.state is not LifecycleState.FAILED:
+            return ""
+        return f"it could not be loaded ({entry.reason or 'no reason is known'})"
+
+    def signatures(self, model: str) -> Mapping[Version, Signature]:
+        """Returns the signatures of a model's versions.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        known = self._catalog.snapshot.model(model).versions
+        return {version: entry.manifest.signature for version, entry in known.items()}
+
+    def refusals(self, model: str, candidate: Version) -> list[str]:
+        """Returns why a candidate cannot be rolled out, in sentences, whatever else runs.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            NotFound: It has no such version.
+        """
+        known = self._catalog.snapshot.model(model)
+        entry = known.versions.get(candidate)
+        if entry is None:
+            raise NotFound(f"{model} has no version {candidate}")
+        previous = self.baseline(model)
+        if previous is None:
+            return [f"{model} has no version that answers now, so there is nothing to compare with"]
+        if previous == candidate:
+            return [f"{candidate} is the baseline of {model} already"]
+        if entry.standing is Standing.YANKED:
+            return [f"{candidate} was yanked"]
+        if reasons := refusals(known.versions[previous].manifest.signature, entry.manifest.signature):
+            return [f"{candidate} does not fit the baseline's clients: {', '.join(reasons)}"]
+        return []
+
+    def answers(self, model: str, running: Sequence[Rollout]) -> Answers:
+        """Returns who answers what of a model now, as far as this server knows. Arguments as of `World.answers`."""
+        known = self._catalog.snapshot.model(model)
+        applied, policy = self.in_force(model)
+        statuses = {version: entry.standing for version, entry in known.versions.items()}
+        if (diverted := self._policies.diverted.get(model)) is not None:
+            policy = Policy(diverted)
+            statuses |= dict.fromkeys(self._policies.withdrawn[model], Standing.CANDIDATE)
+        found = situation_answers(policy, statuses, running)
+        ready = {v: s for v, s in statuses.items() if known.versions[v].state is LifecycleState.READY}
+        idle = (LifecycleState.NEW, LifecycleState.UNLOADED)
+        states = {v: "not loaded" if e.state in idle else str(e.state) for v, e in known.versions.items()}
+        found = replace(found, notes=standing_in(found, situation_answers(policy, ready, running), states))
+        stand_in = applied.stand_in if applied is not None else None
+        entry = self.entry(model, policy.baseline) if policy is not None else None
+        if stand_in is None or entry is None or entry.state is LifecycleState.READY:
+            return found
+        note = f"{stand_in} answers in place of {entry.version_text} until that is ready here ({entry.state})"
+        return replace(found, notes=(note, *found.notes))
+
+    async def apply(self, model: str, change: TrafficChange) -> None:
+        """Puts a policy in force, and statuses with it. Raises as `World.apply`."""
+        written = (change.attempt, change.number)
+        await self._traffic.put(model, change.policy, change.change, statuses=change.statuses, rollout=written)
+        if change.statuses:
+            await self._loader.refresh()
+
+    async def redraw_twin(self, model: str, change: Change) -> None:
+        """Gives the twin other slots where its own carry too little traffic. Raises as `World.apply`."""
+        await self._traffic.redraw_twin(model, change)
+
+    async def follow(self, *, traffic: bool = True) -> None:
+        """Puts in force what was recorded about releases, and about policies unless told otherwise."""
+        if traffic:
+            await self._traffic.refresh()
+        await self._loader.refresh()
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns what this server tells others of itself: versions in service, epochs in force."""
+        versions = {
+            name: [entry.version_text for entry in known.versions.values() if entry.state is LifecycleState.READY]
+            for name, known in self._catalog.snapshot.models.items()
+        }
+        epochs = {name: applied.epoch for name, applied in self._policies.current.items()}
+        diverted = {name: str(to) for name, to in self._policies.diverted.items()}
+        return {"versions": versions, "epochs": epochs, "diverted": diverted}
+
+    def load(self) -> None:
+        """Has versions loaded that rollouts newly need."""
+        self._loader.reconcile()
+
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
+        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
+        self._policies.divert(model, to, withdrawn)
+
+    def undivert(self, model: str) -> None:
+        """Has the policy hold again."""
+        self._policies.undivert(model)
+
+    def situation(self, model: str, running: Sequence[Rollout]) -> Situation:
+        """Returns a model as far as this server knows, without asking the state store."""
+        known = self._catalog.snapshot.model(model)
+        applied, policy = self.in_force(model)
+        statuses = {version: entry.standing for version, entry in known.versions.items()}
+        present = default_version(statuses) if policy is None else policy.baseline
+        before = self._policies.fallbacks.get(model, Fallbacks()).nearest
+        return Situation(
+            model, self.signatures(model), statuses, PolicyState() if applied is None else applied.state,
+            tuple(running), (), tuple(v for v in (before, present) if v is not None),
+            lambda version: "" if self.is_ready(model, version) else "it is not ready here",
+            "" if applied is None else applied.actor,
+        )  # fmt: skip
+
+    def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
+        """Returns what was released over the version before, which answered plain requests for want of a policy.
+
+        Whether that is ready plays no part: what is released answers as soon as it is.
+        """
+        known = self._catalog.snapshot.models.get(rollout.model)
+        if policy is not None or rollout.routed != policy_text(None) or known is None:
+            return None
+        default = default_version({v: entry.standing for v, entry in known.versions.items()})
+        return default if default is not None and default > rollout.previous else None
+
+    def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
+        """Returns who answers plain requests, in words; "" where the version before does, and nobody else."""
+        known = self._catalog.snapshot.models.get(rollout.model)
+        statuses = {v: entry.standing for v, entry in known.versions.items()} if known is not None else {}
+        parts = answers_of(policy, statuses).plain
+        return "" if parts == (Part(rollout.previous),) else parts_text(parts)
+
+    def _attach(
+        self,
+        active: ActiveRollout,
+        candidate: VersionEntry | None,
+        previous: VersionEntry | None,
+        applied: AppliedPolicy | None,
+        now: float,
+    ) -> None:
+        new, old = _handle(candidate), _handle(previous)
+        if new is None or old is None:
+            active.counters.detach()
+            return
+        rollout, counters = active.rollout, active.counters
+        twin = TWIN if rollout.plan.twin else ""
+        plain = twin or str(Role.BASELINE)
+        rest: Place | None = ((new if rollout.promoted else old).arms, str(Role.BASELINE)) if twin else None
+        owners = applied.owners if applied is not None else None
+        if rollout.promoted:
+            places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
+            slots = SlotsInForce(owners, twin, str(rollout.previous), ("", TWIN))
+        else:
+            places = (new.arms, str(Role.CANARY)), (old.arms, plain)
+            slots = SlotsInForce(owners, str(rollout.candidate), twin, (str(rollout.candidate),))
+        for handle in (new, old):
+            handle.history.fold(now)
+        counters.attach(*places, self._replays.on(old), rest, rest_meets_candidate=rollout.promoted)
+        began = rollout.state in STEPPING or rollout.promoted
+        counters.watch(slots, old.history, thresholds_of(rollout), began=began)
+
+    def _shadowed(self, active: ActiveRollout) -> tuple[Count, str]:
+        """Returns the copies that were judged since the last look, and those that disagreed or failed.
+
+        And why nothing can be compared, in a sentence; "" where something can.
+        """
+        rollout = active.rollout
+        if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING:
+            return Count(), ""
+        for lane in self._shadows.of(rollout.model):
+            if lane.pair.shadow == str(rollout.candidate):
+                ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
+                if not ledger.judged:
+                    return Count(), ""
+                fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
+                if fresh:
+                    active.sample = fresh[-1].number
+                return Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh)), ledger.incomparable
+        return Count(), ""
+
+
+def _handle(entry: VersionEntry | None) -> VersionHandle | None:
+    return entry.handle if entry is not None else None
+
+
+def _trouble(candidate: VersionEntry | None) -> str:
+    if candidate is None:
+        return "it is not published any more"
+    if candidate.state is LifecycleState.FAILED:
+        return candidate.reason or "it could not be loaded"
+    return ""
+
+
+def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
+    """Tells whether a candidate that is taken back still has the release that the rollout gave it."""
+    if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
+        return False
+    return candidate.standing is Standing.RELEASED

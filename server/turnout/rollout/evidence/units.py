@@ -1,0 +1,53 @@
+"""One arm's requests of one tick as the evidence takes them: unkeyed sums, and keyed traffic by slot group. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.rollout.evidence import ERRORS, GROUPS, INVALID, Count, Units
+from turnout.serving.counting.arm_counts import KeyedCounts, TickCounts
+from turnout.serving.counting.keyed_outcomes import ERROR, UNTIMED
+from turnout.serving.counting.keyed_outcomes import INVALID as INVALID_MARK
+
+Shares = Mapping[str, NDArray[np.float64]]
+"""By metric, the share of bad events to expect of each group; shape (GROUPS,). A metric without one expects as many of
+everybody."""
+
+
+def keyed_units(keyed: KeyedCounts, names: Sequence[str], shares: Shares) -> dict[str, Units]:
+    """Returns the requests with a key, by metric.
+
+    Args:
+        keyed: Of one arm and tick.
+        names: Metrics of the thresholds, in their order.
+        shares: Of the arm.
+    """
+    if not len(keyed.admitted):
+        return {}
+    ended, blamed = keyed.ended, keyed.blamed
+    admitted = keyed.admitted.count(modulus=GROUPS)
+    under_way = admitted - ended.count(modulus=GROUPS)  # at the close, so that it is late
+    timed = admitted - ended.count(ended.marked(UNTIMED), GROUPS)
+    failed = ended.count(ended.marked(ERROR), GROUPS) + blamed.count(modulus=GROUPS) + under_way
+    counts = {ERRORS: (admitted, failed), INVALID: (admitted, ended.count(ended.marked(INVALID_MARK), GROUPS))}
+    for name, seconds in zip(names, keyed.rules.thresholds, strict=True):
+        counts[name] = timed, ended.count(ended.slower(seconds), GROUPS) + under_way
+    return {name: Units(n, x, n * shares.get(name, 1.0)) for name, (n, x) in counts.items()}
+
+
+def unkeyed_counts(counts: TickCounts, keyed: Mapping[str, Units], names: Sequence[str]) -> dict[str, Count]:
+    """Returns the requests without a key, by metric.
+
+    Args:
+        counts: Of one arm and tick, all of its requests.
+        keyed: Those with a key.
+        names: Metrics of the thresholds, in their order.
+    """
+    totals = {ERRORS: Count(counts.admitted, counts.errors), INVALID: Count(counts.admitted, counts.invalid)}
+    totals |= {name: Count(counts.timed, counts.slow(index)) for index, name in enumerate(names)}
+    return {name: _without(total, keyed[name].total) if keyed else total for name, total in totals.items()}
+
+
+def _without(total: Count, part: Count) -> Count:
+    return Count(total.requests - part.requests, total.bad - part.bad)

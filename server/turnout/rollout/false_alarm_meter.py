@@ -1,0 +1,148 @@
+"""The false-alarm meter: a rollout of the baseline against itself, for as long as nothing else is rolled out.
+
+Two lanes of the baseline get equal shares of its requests and are compared exactly as a canary and its twin would be.
+Every rollback that this calls for is a false one. An attempt ends with a false alarm, after a plan's maximum duration,
+or where another version becomes the baseline; then the next one begins. The promise is a false alarm in at most alpha
+of the attempts.
+"""
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.rollout.counters import Counters, SlotsInForce
+from turnout.rollout.engine.adapters.serving_world import ServingWorld
+from turnout.rollout.evidence import ERRORS, STALLED, Evidence
+from turnout.rollout.plan import Plan
+from turnout.rollout.thresholds import latency_of
+from turnout.routing.active_policies import Policies
+from turnout.routing.policy import CONTROL, TWIN
+from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners, SlotTable
+from turnout.serving.counting.arm_counts import Rules
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.telemetry.metrics.rollout import MeterSample
+
+_PLAN = Plan()
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    version: str
+    evidence: Evidence
+    counters: Counters
+    rules: Rules
+    thresholds: dict[str, float]
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    alarms: int = 0
+    attempts: int = 0
+    attempt: _Attempt | None = None
+    looked: float = 0.0
+
+
+class FalseAlarmMeters:
+    """The meters of one server. Used on the event loop only."""
+
+    def __init__(
+        self,
+        share_of: Callable[[str], float],
+        catalog: Catalog,
+        policies: Policies,
+        world: ServingWorld,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Counts nothing before the first `tick`.
+
+        Args:
+            share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
+            catalog: What is served.
+            policies: Told which lanes there are.
+            world: Tells who the baseline is.
+            log: Where false alarms are told.
+        """
+        self._share_of = share_of
+        self._catalog = catalog
+        self._policies = policies
+        self._world = world
+        self._log = log
+        self._tallies: dict[str, _Tally] = {}
+
+    @property
+    def samples(self) -> list[MeterSample]:
+        """The meters as they stand."""
+        return [_sampled(model, tally) for model, tally in self._tallies.items()]
+
+    def tick(self, now: float) -> None:
+        """Looks at every model that has a meter.
+
+        Args:
+            now: By the monotonic clock, seconds.
+        """
+        for model in self._catalog.snapshot.models:
+            share = self._share_of(model)
+            if not share:
+                continue
+            tally = self._tallies.get(model)
+            if tally is None:
+                tally = self._tallies[model] = _Tally(looked=now)
+                slots = max(round(share * SLOTS), 1)
+                table = SlotTable(order=secrets.token_bytes(ORDER_BYTES)).arranged({TWIN: slots, CONTROL: slots})
+                self._policies.meter(model, Owners.of(table))
+            self._look(model, tally, now)
+
+    def _look(self, model: str, tally: _Tally, now: float) -> None:
+        seconds, tally.looked = now - tally.looked, now
+        version = self._world.baseline(model)
+        entry = self._world.entry(model, version) if version is not None else None
+        attempt = tally.attempt
+        if attempt is not None and (entry is None or entry.handle is None or attempt.version != entry.version_text):
+            attempt.counters.detach()
+            attempt = tally.attempt = None
+        if entry is None or entry.handle is None:
+            return
+        if attempt is None:
+            tally.attempt = self._begun(entry)
+            tally.attempts += tally.attempt is not None
+            return
+        attempt.seconds += seconds
+        attempt.counters.attach((entry.handle.arms, CONTROL), (entry.handle.arms, TWIN))
+        slots = SlotsInForce(self._policies.meters.get(model), CONTROL, TWIN, ())
+        entry.handle.history.fold(now)
+        attempt.counters.watch(slots, entry.handle.history, attempt.thresholds, began=attempt.seconds > seconds)
+        attempt.counters.roll(seconds, now, attempt.rules, attempt.thresholds)
+        for counted in attempt.counters.closed(now):
+            attempt.evidence = attempt.evidence.taken(counted.tick)
+        if attempt.evidence.worse(_PLAN.alpha):
+            tally.alarms += 1
+            self._log.warning(
+                "a false alarm: the baseline looked worse than itself",
+                model=model, version=attempt.version, e_value=attempt.evidence.combined, attempts=tally.attempts,
+            )  # fmt: skip
+        if attempt.evidence.worse(_PLAN.alpha) or attempt.seconds > _PLAN.max_duration_s:
+            attempt.counters.detach()
+            tally.attempt = None
+
+    def _begun(self, entry: VersionEntry) -> _Attempt | None:
+        """Returns a new attempt; None while too little of the baseline's latency is known."""
+        thresholds, _, patience = latency_of(_PLAN, entry)
+        if thresholds is None or entry.handle is None:
+            return None
+        stalled = thresholds.get(STALLED, math.inf)
+        rules = Rules(tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, stalled)
+        evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
+        return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
+
+
+def _sampled(model: str, tally: _Tally) -> MeterSample:
+    if tally.attempt is None:
+        return MeterSample(model, "", tally.alarms, tally.attempts, 0.0, {})
+    evidence = tally.attempt.evidence
+    errors = evidence.accumulators[ERRORS]
+    requests = {CONTROL: errors.canary.requests, TWIN: errors.baseline.requests}
+    return MeterSample(model, tally.attempt.version, tally.alarms, tally.attempts, evidence.combined, requests)

@@ -1,0 +1,1 @@
+"""What takes a candidate back at once, whatever the evidence: absolute limits and the circuit breaker."""

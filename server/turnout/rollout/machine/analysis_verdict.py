@@ -1,0 +1,157 @@
+"""What answers from outside do to a rollout: measurements of its probes, and what the confirm webhook said. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from turnout.rollout.machine.attempt import Entry, Moved, Pause, Rollout, moved
+from turnout.rollout.machine.confirmation import Confirmation, Reply
+from turnout.rollout.machine.measurements import NOT_ASKED, Measurement, ProbeOutcome, ProbeRecord
+from turnout.rollout.machine.overrides import pause, step_to
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmAnswer:
+    """What the confirm webhook said when it was asked once.
+
+    Attributes:
+        step: Of which step, as `Confirmation.step`.
+        reply: What it said.
+        reason: Why, in words.
+    """
+
+    step: int
+    reply: Reply
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What was asked outside of the server since the last tick.
+
+    Attributes:
+        measurements: Of probes, the oldest first.
+        confirms: A webhook confirms steps.
+        answer: Of the webhook; None where it has not said anything.
+    """
+
+    measurements: Sequence[Measurement] = ()
+    confirms: bool = False
+    answer: ConfirmAnswer | None = None
+
+
+NO_ANALYSIS = Analysis()
+"""Of a server that asks nobody."""
+
+
+def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
+    """Returns the rollout with what was answered since the last tick, and what is to be told of it.
+
+    An answer is noted also where the rollout stands still: none is asked for twice.
+    """
+    told: list[Entry] = []
+    for one in analysis.measurements:
+        if one.stage != rollout.stage or one.probe not in rollout.asked_probes:
+            continue  # asked in another step: it says nothing of this one
+        before = rollout.probes.get(one.probe, NOT_ASKED)
+        after = before.taken(one)
+        rollout = replace(rollout, probes={**rollout.probes, one.probe: after})
+        if text := _told_of(one, before, after):
+            told.append(Entry("probe", text))
+    if analysis.answer is not None:
+        rollout, entries = _answered(rollout, analysis.answer)
+        told += entries
+    return rollout, tuple(told)
+
+
+def speaks_against(rollout: Rollout) -> tuple[str, str] | None:
+    """Returns what takes the candidate back, `probe` or `webhook`, and why; None where neither does."""
+    for name in rollout.asked_probes:
+        record = rollout.probes.get(name, NOT_ASKED)
+        if record.failing:
+            limit = record.limits.failure_limit
+            last = f", the last: {record.detail}" if record.outcome is ProbeOutcome.FAILED else ""
+            return "probe", f"probe {name} failed {record.failed} times in this step, {limit} may{last}"
+    asked = rollout.confirmation
+    if asked is not None and asked.reply is Reply.ROLLBACK:
+        return "webhook", f"the confirm webhook wants it back: {asked.reason}"
+    return None
+
+
+def unmeasured(rollout: Rollout) -> list[str]:
+    """Returns the probes that do not let a step be passed yet, and why, in sentences."""
+    records = {name: rollout.probes.get(name, NOT_ASKED) for name in rollout.asked_probes}
+    return [f"probe {name}: {record.lacking}" for name, record in records.items() if record.lacking]
+
+
+def unconfirmed(rollout: Rollout) -> list[str]:
+    """Returns what the confirm webhook has not said yet, in a sentence; nothing where it is not asked."""
+    asked = rollout.confirmation
+    if asked is None or asked.reply is not Reply.WAITING:
+        return []
+    tries = f", asked {asked.tries} times: {asked.reason}" if asked.tries else ""
+    return [f"the confirm webhook has not answered whether {_what(rollout, asked.step)} may begin{tries}"]
+
+
+def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float) -> Moved:
+    """Returns the rollout at its next step or promoted, or where it waits for the webhook to confirm that.
+
+    Args:
+        rollout: All else that the step takes is there.
+        analysis: Of this tick.
+        number: Of the step, from 0; the number of steps for promotion.
+        longest: Active seconds that an answer is waited for.
+    """
+    if not analysis.confirms:
+        return step_to(rollout, number)
+    asked = rollout.confirmation
+    if asked is None or asked.step != number:
+        after = moved(rollout, confirmation=Confirmation(number))
+        return after, (Entry("confirm", f"asks the confirm webhook whether {_what(rollout, number)} may begin"),)
+    if asked.reply is Reply.GO:
+        return step_to(rollout, number)
+    if asked.reply is Reply.VETO:
+        return pause(rollout, _veto(rollout, asked))
+    if asked.waited_s > longest:
+        return pause(rollout, Pause("insufficient", unconfirmed(rollout)[0]))
+    return rollout, ()
+
+
+def _answered(rollout: Rollout, answer: ConfirmAnswer) -> Moved:
+    asked = rollout.confirmation
+    if asked is None or asked.step != answer.step or asked.reply is not Reply.WAITING:
+        return rollout, ()
+    what = _what(rollout, asked.step)
+    after = replace(asked, reply=answer.reply, reason=answer.reason, tries=asked.tries + 1)
+    if answer.reply is Reply.GO:
+        return moved(rollout, confirmation=after), (Entry("confirm", f"the confirm webhook lets {what} begin"),)
+    if answer.reply is Reply.VETO:
+        return pause(replace(rollout, confirmation=after), _veto(rollout, after))
+    text = f"the confirm webhook said neither yes nor no to {what}, and is asked again: {answer.reason}"
+    told = (Entry("confirm", text),) if answer.reply is Reply.WAITING and answer.reason != asked.reason else ()
+    return replace(rollout, confirmation=after), told
+
+
+def _veto(rollout: Rollout, asked: Confirmation) -> Pause:
+    return Pause("veto", f"the confirm webhook vetoes {_what(rollout, asked.step)}: {asked.reason}")
+
+
+def _told_of(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
+    """Returns what is to be told of a measurement; "" where it is as usual."""
+    match one.outcome:
+        case ProbeOutcome.FAILED:
+            return (
+                f"probe {one.probe} failed: {one.detail} ({after.failed} in this step, {one.limits.failure_limit} may)"
+            )
+        case ProbeOutcome.INCONCLUSIVE if before.outcome is not ProbeOutcome.INCONCLUSIVE:
+            return f"probe {one.probe} is inconclusive, neither pass nor fail: {one.detail}"
+        case ProbeOutcome.PASSED if before.outcome is ProbeOutcome.INCONCLUSIVE:
+            return f"probe {one.probe} answers again, and passes: {one.value}"
+        case _:
+            return ""
+
+
+def _what(rollout: Rollout, number: int) -> str:
+    steps = rollout.plan.steps
+    if number >= len(steps):
+        return "the promotion"
+    return f"step {number + 1} of {len(steps)} ({steps[number].weight:.2%})"

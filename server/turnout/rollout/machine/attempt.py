@@ -1,0 +1,385 @@
+"""One attempt to make a candidate the baseline, as a value. Pure.
+
+Pending -> Validating -> Shadowing -> {Ramping -> Soaking -> Deciding} a step -> Promoting -> Watching -> Succeeded
+any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate cannot be served at all
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from semver import Version
+
+from turnout.errors import ChangeRefused, InvalidRequest
+from turnout.rollout.evidence import Count, Evidence
+from turnout.rollout.evidence.per_server import PerServer
+from turnout.rollout.guards.guards import Guards
+from turnout.rollout.guards.slot_history import SlotRecords
+from turnout.rollout.machine.confirmation import Confirmation
+from turnout.rollout.machine.measurements import ProbeRecord
+from turnout.rollout.plan import Plan
+
+_SCHEMA = 1
+
+
+class RolloutState(StrEnum):
+    """Where a rollout is."""
+
+    PENDING = "pending"
+    """It waits for its first tick, or for the rollout of the model that came before it."""
+    VALIDATING = "validating"
+    """The candidate is loaded and warmed, and the baseline shows its latency."""
+    SHADOWING = "shadowing"
+    """The candidate gets copies, and its answers are compared; no client sees one."""
+    RAMPING = "ramping"
+    """The step's weight is being put in force."""
+    SOAKING = "soaking"
+    """The step's time runs."""
+    DECIDING = "deciding"
+    """The time is over, and what is still to be seen is waited for."""
+    PROMOTING = "promoting"
+    """The candidate is being made the baseline."""
+    WATCHING = "watching"
+    """The candidate is the baseline, and can still be taken back."""
+    SUCCEEDED = "succeeded"
+    """The candidate is the baseline, and the version before has no traffic left."""
+    ABORTING = "aborting"
+    """Traffic goes back."""
+    ROLLED_BACK = "rolled_back"
+    """The version before has all of the traffic."""
+    SUPERSEDED = "superseded"
+    """Another rollout, or a release, took its place."""
+    FAILED = "failed"
+    """The candidate could not be served at all."""
+
+    @property
+    def final(self) -> bool:
+        """Nothing comes after it."""
+        return self in _FINAL
+
+
+_S = RolloutState
+_FINAL = (_S.SUCCEEDED, _S.ROLLED_BACK, _S.SUPERSEDED, _S.FAILED)
+STEPPING = (_S.RAMPING, _S.SOAKING, _S.DECIDING)
+PROMOTED = (_S.PROMOTING, _S.WATCHING, _S.SUCCEEDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why a rollout stands still.
+
+    Attributes:
+        kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
+        reason: In words.
+        actor: Who; "" for the rollout itself.
+    """
+
+    kind: str
+    reason: str
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a rollout's history.
+
+    Attributes:
+        kind: What happened: a state's name, a command's, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
+            `probe`, `webhook`, `confirm`, `pause` or `resume`.
+        text: A sentence.
+        actor: Who; "" for the rollout itself.
+    """
+
+    kind: str
+    text: str
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt to make a candidate the baseline.
+
+    Attributes:
+        model: Its model.
+        candidate, previous: The version that is to be the baseline, and the one that is good now.
+        attempt: 1, 2, 3 ... of the model.
+        plan: How it goes.
+        evidence: What was seen so far.
+        state: Where it is.
+        step: Number of the present step, from 0.
+        epoch: Moves with every change but the counts; what an operator decides on.
+        in_state_s: Active seconds in this state.
+        step_s: Active seconds in this step.
+        active_s: Active seconds of all of it.
+        idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
+        held: What keeps it from going on without being a pause, in words; "" while nothing does.
+        step_requests, step_baseline: Requests of the canary in this step, and of what it is compared with.
+        step_counts: The canary's counts in this step, by metric: what guards look at.
+        step_keyed: Requests with a key in this step, of the canary and of what it is compared with.
+        history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" before
+            that.
+        silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
+        thresholds: Seconds, by latency metric, as fixed before this step.
+        patience: The baseline's p50, seconds.
+        weight: What an operator set in place of the step's; None for the step's own.
+        passed_gate: Number of the last step whose gate was opened.
+        pauses: Why it stands still; none while it goes on.
+        verdict: Why it ended, or is ending; "" before that.
+        per_server: What is known of each server's part.
+        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" where it was
+            something else.
+        policy_epoch: Of the policy that was put in force for it last.
+        routed: That policy, or the one that it began with, as text; another one is somebody else's.
+        was_released: The candidate was released before.
+        released: The candidate's release is withdrawn when it is taken back: it is this rollout's work, or the
+            evidence speaks against the candidate, whoever released it.
+        finishing: The watch is over; the version before gives back its share.
+        rivals: Most rollouts of the model that ran at once since this one began; they share alpha.
+        end: The state that `aborting` leads to.
+        actor, reason: Who began it, and why.
+        probes: What probes measured in this step, by name.
+        confirmation: What the confirm webhook says of the next step; None where it was not asked.
+    """
+
+    model: str
+    candidate: Version
+    previous: Version
+    attempt: int
+    plan: Plan
+    evidence: Evidence
+    state: RolloutState = RolloutState.PENDING
+    step: int = 0
+    epoch: int = 1
+    in_state_s: float = 0.0
+    step_s: float = 0.0
+    active_s: float = 0.0
+    idle_s: float = 0.0
+    held: str = ""
+    step_requests: int = 0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    patience: float = 0.0
+    weight: float | None = None
+    passed_gate: int = -1
+    pauses: tuple[Pause, ...] = ()
+    verdict: str = ""
+    policy_epoch: int = 0
+    routed: str = ""
+    was_released: bool = False
+    released: bool = False
+    finishing: bool = False
+    rivals: int = 1
+    end: RolloutState = RolloutState.ROLLED_BACK
+    actor: str = ""
+    reason: str = ""
+    cause: str = ""
+    step_baseline: int = 0
+    step_counts: Mapping[str, Count] = field(default_factory=dict)
+    silent_s: float = 0.0
+    baseline_silent_s: float = 0.0
+    step_keyed: tuple[int, int] = (0, 0)
+    history: str = ""
+    per_server: PerServer = field(default_factory=PerServer)
+    probes: Mapping[str, ProbeRecord] = field(default_factory=dict)
+    confirmation: Confirmation | None = None
+
+    @classmethod
+    def start(
+        cls, model: str, candidate: Version, previous: Version, attempt: int, plan: Plan, actor: str, reason: str
+    ) -> Self:
+        """Returns a rollout that has not begun, by its plan made complete."""
+        plan = plan.complete
+        evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
+        return cls(model, candidate, previous, attempt, plan, evidence, actor=actor, reason=reason)
+
+    @property
+    def canary_weight(self) -> float:
+        """The candidate's wished share of the unpinned traffic."""
+        if self.state in STEPPING:
+            return self.plan.steps[self.step].weight if self.weight is None else self.weight
+        if self.state in PROMOTED:
+            return 1.0 if self.state is _S.SUCCEEDED else 1.0 - self.holdback
+        return 0.0
+
+    @property
+    def holdback(self) -> float:
+        """The share that the version before keeps once the candidate is the baseline; none where nobody watches."""
+        return 0.0 if self.finishing or self.plan.watch_s == 0 else self.plan.holdback
+
+    @property
+    def alpha(self) -> float:
+        """Chance that this rollout takes back a candidate that is not worse.
+
+        Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
+        theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
+        """
+        return self.plan.alpha / self.rivals * self.per_server.share
+
+    @property
+    def servers_alpha(self) -> float:
+        """The same by one server's part alone, for all servers together."""
+        return self.plan.alpha / self.rivals * (1.0 - self.per_server.share)
+
+    @property
+    def guards(self) -> Guards:
+        """The absolute limits on the candidate now."""
+        return self.plan.guards_of(self.step if self.state in STEPPING else None)
+
+    @property
+    def stage(self) -> int | None:
+        """Number of the step whose weight is in force, from 0; the number of steps while it is watched; else None."""
+        if self.state in (_S.SOAKING, _S.DECIDING):
+            return self.step
+        return len(self.plan.steps) if self.state is _S.WATCHING else None
+
+    @property
+    def asked_probes(self) -> tuple[str, ...]:
+        """The probes that are asked now."""
+        stage = self.stage
+        return () if stage is None else self.plan.probes_of(self.step if self.state in STEPPING else None)
+
+    @property
+    def promoted(self) -> bool:
+        """The candidate is the baseline, or about to be."""
+        return self.state in PROMOTED
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        return {
+            "schema": _SCHEMA, "model": self.model, "candidate": str(self.candidate), "previous": str(self.previous),
+            "attempt": self.attempt, "plan": self.plan.to_json(), "plan_digest": self.plan.digest,
+            "evidence": self.evidence.to_json(), "state": str(self.state), "step": self.step, "epoch": self.epoch,
+            "in_state_s": self.in_state_s, "step_s": self.step_s, "active_s": self.active_s, "idle_s": self.idle_s,
+            "held": self.held,
+            "step_requests": self.step_requests, "thresholds": dict(self.thresholds), "patience": self.patience,
+            "weight": self.weight, "passed_gate": self.passed_gate,
+            "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "verdict": self.verdict,
+            "policy_epoch": self.policy_epoch, "routed": self.routed, "was_released": self.was_released,
+            "released": self.released, "finishing": self.finishing, "rivals": self.rivals,
+            "end": str(self.end), "actor": self.actor, "reason": self.reason,
+            "cause": self.cause, "step_baseline": self.step_baseline, "silent_s": self.silent_s,
+            "baseline_silent_s": self.baseline_silent_s,
+            "step_keyed": list(self.step_keyed), "history": self.history,
+            "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
+            "per_server": self.per_server.to_json(),
+            "probes": {name: record.to_json() for name, record in self.probes.items()},
+            "confirmation": self.confirmation and self.confirmation.to_json(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: It did not write that, or a later release of Turnout did.
+        """
+        try:
+            if body["schema"] != _SCHEMA:
+                raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
+            plan = Plan.from_json(body["plan"])
+            read = cls(
+                body["model"], Version.parse(body["candidate"]), Version.parse(body["previous"]), int(body["attempt"]),
+                plan, Evidence.from_json(body["evidence"], plan.evidence_metrics), RolloutState(body["state"]),
+                int(body["step"]), int(body["epoch"]), float(body["in_state_s"]), float(body["step_s"]),
+                float(body["active_s"]), float(body["idle_s"]), body["held"],
+                int(body["step_requests"]),
+                {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]),
+                None if body["weight"] is None else float(body["weight"]),
+                int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
+                int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
+                bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
+                # Of a release that did not write these: nothing is known of the step so far.
+                body.get("cause", ""), int(body.get("step_baseline", 0)),
+                {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
+                float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
+                _two(body.get("step_keyed", (0, 0))), body.get("history", ""),
+                PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
+                {name: ProbeRecord.from_json(record) for name, record in body.get("probes", {}).items()},
+                Confirmation.from_json(asked) if (asked := body.get("confirmation")) else None,
+            )  # fmt: skip
+        except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
+            raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
+        if read.history:
+            SlotRecords.unpacked(read.history)  # what is read must not fail at the next tick
+        if problem := read._problem():
+            raise ValueError(f"not a rollout: {problem}")
+        return read
+
+    def _problem(self) -> str:
+        """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
+        texts: tuple[object, ...] = (
+            self.model,
+            self.held,
+            self.verdict,
+            self.routed,
+            self.actor,
+            self.reason,
+            self.cause,
+            self.history,
+        )
+        texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
+        seconds = (
+            self.in_state_s,
+            self.step_s,
+            self.active_s,
+            self.idle_s,
+            self.patience,
+            self.silent_s,
+            self.baseline_silent_s,
+            *self.thresholds.values(),
+        )
+        counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
+        checks = (
+            (all(isinstance(text, str) for text in texts), "a text is none"),
+            (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
+            (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
+            (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
+            (self.weight is None or 0 < self.weight <= 1, "its weight is no share"),
+            (self.state is not _S.SHADOWING or self.plan.shadow is not None, "it shadows, and its plan does not"),
+            (self.end.final, f"it is to end as {self.end}"),
+        )
+        problems = [what for fine, what in checks if not fine]
+        return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
+
+
+def _two(numbers: Sequence[Any]) -> tuple[int, int]:
+    first, second = map(int, numbers)
+    return first, second
+
+
+Moved = tuple[Rollout, tuple[Entry, ...]]
+"""A rollout as it is now, and what is to be told of how it came to be so."""
+
+
+def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
+    """Returns the rollout in another state, and the line that tells of it."""
+    released = rollout.released or (state is _S.PROMOTING and not rollout.was_released)
+    return moved(rollout, state=state, in_state_s=0.0, released=released), (Entry(str(state), text),)
+
+
+def fresh_step(rollout: Rollout) -> Rollout:
+    """Returns the rollout with nothing counted in its step yet."""
+    return replace(
+        rollout,
+        step_s=0.0,
+        step_requests=0,
+        step_baseline=0,
+        step_keyed=(0, 0),
+        step_counts={},
+        silent_s=0.0,
+        baseline_silent_s=0.0,
+        probes={},
+        confirmation=None,
+    )
+
+
+def moved(rollout: Rollout, **changes: Any) -> Rollout:
+    """Returns the rollout with `changes`, at its next epoch."""
+    return replace(rollout, epoch=rollout.epoch + 1, **changes)
+
+
+def refuse_final(rollout: Rollout) -> None:
+    """Raises ChangeRefused where the rollout has ended."""
+    if rollout.state.final:
+        raise ChangeRefused(f"the rollout of {rollout.candidate} has ended: {rollout.state}")

@@ -1,0 +1,127 @@
+"""Rollouts in words and numbers, for whoever has to justify a decision. Pure."""
+
+import math
+
+from turnout.rollout.evidence import LEAST_UNITS, Evidence
+from turnout.rollout.machine.analysis_verdict import unconfirmed, unmeasured
+from turnout.rollout.machine.attempt import STEPPING, Rollout
+
+_KEYED_REQUESTS, _KEYED_RATIO = 20, 20
+"""An arm that has less than a twentieth of what its share lets expect is no measure of the other."""
+
+_SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
+
+
+def lacking(rollout: Rollout) -> list[str]:
+    """Returns what holds it, and what it waits for before the next step, or before promotion."""
+    outside = unmeasured(rollout) if rollout.state in STEPPING else []
+    return [*unseen(rollout), *outside, *unconfirmed(rollout)]
+
+
+def unseen(rollout: Rollout) -> list[str]:
+    """Returns what holds it, and in a step what is still to be seen in the traffic before the next one."""
+    found = [rollout.held] if rollout.held else []
+    if rollout.state not in STEPPING:
+        return found
+    plan, step = rollout.plan, rollout.plan.steps[rollout.step]
+    if rollout.step_s < step.soak_s:
+        found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
+    if rollout.step_requests < plan.min_requests:
+        found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
+    found += _silent(rollout)
+    found += _unmatched(rollout)
+    last = rollout.step + 1 == len(plan.steps)
+    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests, alone=plan.from_broken)):
+        found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+        if few := few_units_text(rollout.evidence):
+            found.append(few)
+    return found
+
+
+def few_units_text(evidence: Evidence) -> str:
+    """Returns why keyed traffic tells nothing; "" where it does, or there is none to judge by."""
+    units = evidence.effective_units
+    if units is None or units >= LEAST_UNITS:
+        return ""
+    return f"{math.floor(units)} effective tenants carry this canary; at least {LEAST_UNITS} are needed"
+
+
+def _unmatched(rollout: Rollout) -> list[str]:
+    """Returns that the canary's keyed traffic is compared with hardly any, where it is.
+
+    Traffic with keys goes by slots and traffic without by turns: one may miss an arm while the other does not.
+    """
+    weight = rollout.canary_weight
+    share = min(weight, (1 - weight) / 2) if rollout.plan.twin else 1 - weight
+    canary, baseline = rollout.step_keyed
+    if rollout.plan.from_broken or canary < _KEYED_REQUESTS or baseline * _KEYED_RATIO * weight >= canary * share:
+        return []
+    other = f"the part of {rollout.previous} that it is compared with {baseline}"
+    return [f"the canary had {canary} requests with a routing key, and {other}: too few to tell anything by"]
+
+
+def _silent(rollout: Rollout) -> list[str]:
+    """Returns which arm has no traffic now: a step that sees one arm alone sees nothing, and goes no further.
+
+    Now is a minute, or ten times the arm's own mean gap where that is longer.
+    """
+    arms = [("the canary", rollout.step_requests, rollout.silent_s)]
+    if not rollout.plan.from_broken:
+        other = f"the part of {rollout.previous} that it is compared with"
+        arms.append((other, rollout.step_baseline, rollout.baseline_silent_s))
+    found = []
+    for arm, requests, silent in arms:
+        if not requests:
+            found.append(f"{arm} had no request in this step")
+        elif silent > max(_SILENT_SECONDS, _SILENT_GAPS * rollout.step_s / requests):
+            found.append(f"{arm} had no request for {silent:.0f} s")
+    return found
+
+
+def verdict_text(rollout: Rollout) -> str:
+    """Returns in words and numbers why the candidate is taken back."""
+    return _verdict_text(rollout, rollout.evidence, rollout.alpha)
+
+
+def server_verdict_text(rollout: Rollout, server: str) -> str:
+    """Returns in words and numbers why the candidate is taken back for what one server saw."""
+    several = rollout.per_server.evidence
+    said = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
+    return f"on {server}, one of {len(several)} servers, {said}"
+
+
+def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
+    strongest = max(evidence.metrics, key=lambda m: m.weight * evidence.of(m.name))
+    known = evidence.accumulators[strongest.name]
+    share = f"{known.canary.bad} of {known.canary.requests}"
+    if strongest.one_armed:
+        seen = f"{share} copies disagreed, where {strongest.null:.2%} may"
+    else:
+        other = f"{known.baseline.bad} of {known.baseline.requests}"
+        seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"
+    units = evidence.effective_units
+    if units is not None and not strongest.one_armed:
+        seen = f"{seen}; {units:.0f} effective tenants"
+    shown = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
+    return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {shown})"
+
+
+_NOUNS = {
+    "errors": "errors",
+    "invalid": "answers with NaN or infinity",
+    "p90": "slower than the baseline's p90",
+    "p95": "slower than the baseline's p95",
+    "p99": "slower than the baseline's p99",
+    "stalled": "slower than ten times the baseline's p99",
+    "slo": "slower than the objective",
+}
+
+
+def counts_text(rollout: Rollout) -> str:
+    """Returns the counts of both arms, metric by metric."""
+    parts = [
+        f"{m.name} {a.canary.bad} of {a.canary.requests} against {a.baseline.bad} of {a.baseline.requests}"
+        for m in rollout.evidence.metrics
+        if (a := rollout.evidence.accumulators[m.name]) and not m.one_armed
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,349 @@
+"""How a rollout goes from one tick to the next. Pure: `advance` makes the next state out of facts.
+
+A verdict goes before any progress, and is looked for in every state that is not final, pauses included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from semver import Version
+
+from turnout.rollout.evidence import DISAGREEMENT, STALLED, Count, Evidence, Tick
+from turnout.rollout.guards.circuit_breaker import SlotRecord, trip_text, tripped
+from turnout.rollout.guards.guards import broken
+from turnout.rollout.machine.analysis_verdict import (
+    NO_ANALYSIS,
+    Analysis,
+    analysed,
+    begin_step,
+    speaks_against,
+    unmeasured,
+)
+from turnout.rollout.machine.attempt import (
+    STEPPING,
+    Entry,
+    Moved,
+    Pause,
+    Rollout,
+    RolloutState,
+    enter,
+    fresh_step,
+    moved,
+)
+from turnout.rollout.machine.confirmation import Confirmation
+from turnout.rollout.machine.explain import counts_text, server_verdict_text, unseen, verdict_text
+from turnout.rollout.machine.overrides import abort, pause, take_back
+
+_S = RolloutState
+_NONE = Count()
+_ABORT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is so, at one tick.
+
+    Attributes:
+        seconds: Since the last tick; the clock on the wall has no part in it.
+        ticks: Counts that were closed since the last tick, the oldest first.
+        shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
+        incomparable: Why no copies can be compared: what the baseline does to itself; "" where they can.
+        history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" where
+            nothing is known.
+        ready: The candidate and the version to go back to can both answer.
+        trouble: Why the candidate can never answer; "" while it may.
+        in_force: What is wished is in force.
+        frozen: The model's traffic is frozen: only what takes it back can be put in force.
+        rivals: Rollouts of the model that run now, this one among them.
+        overtaken: The baseline that another rollout, or a release, has brought meanwhile; None where there is none.
+        overtaken_by: Which of the two.
+        traffic: Who answers plain requests, in words; "" where `previous` does, and nobody else.
+        other: Who else changed the policy, and why; "" where nobody did.
+        refused: Why what is wished cannot be put in force; "" where nothing was refused.
+        thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
+        samples: How many of the baseline's requests were seen.
+        patience: The baseline's p50 now, seconds.
+        taken: By server, number of the last tick of its that `ticks` holds.
+        slots: What the slots that meet the candidate came to, each server's own.
+        analysis: What was asked outside of the server.
+    """
+
+    seconds: float
+    ticks: Sequence[Tick] = ()
+    shadow: Count = _NONE
+    incomparable: str = ""
+    history: str = ""
+    ready: bool = True
+    trouble: str = ""
+    in_force: bool = True
+    frozen: bool = False
+    rivals: int = 1
+    overtaken: Version | None = None
+    overtaken_by: str = "another rollout"
+    traffic: str = ""
+    other: str = ""
+    refused: str = ""
+    thresholds: Mapping[str, float] | None = None
+    samples: int = 0
+    patience: float = 0.0
+    taken: Mapping[str, int] = field(default_factory=dict)
+    slots: Sequence[SlotRecord] = ()
+    analysis: Analysis = NO_ANALYSIS
+
+
+def advance(rollout: Rollout, facts: Facts) -> Moved:
+    """Returns the rollout after one tick, and what is to be told of it. A verdict goes before any progress."""
+    if rollout.state.final:
+        return rollout, ()
+    rollout, told = analysed(_observed(rollout, facts), facts.analysis)
+    after, entries = _decided(rollout, facts)
+    return after, (*told, *entries)
+
+
+def _decided(rollout: Rollout, facts: Facts) -> Moved:
+    if rollout.state is _S.ABORTING:
+        return _aborting(rollout, facts)
+    if (found := _against(rollout, facts)) is not None:
+        cause, why = found
+        return take_back(rollout, why, cause)
+    if facts.trouble:
+        return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
+    if facts.overtaken is not None:
+        why = f"{facts.overtaken_by} made {facts.overtaken} the baseline, and {rollout.previous} is no measure any more"
+        return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
+    if facts.other:
+        return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
+    if rollout.pauses or facts.frozen or not facts.ready:
+        return _idle(rollout, facts)
+    if facts.refused:
+        return _stopped(rollout, facts, Pause("refused", f"the traffic cannot be changed: {facts.refused}"))
+    rollout = replace(
+        rollout,
+        idle_s=0.0,
+        held="",
+        in_state_s=rollout.in_state_s + facts.seconds,
+        step_s=rollout.step_s + facts.seconds,
+        active_s=rollout.active_s + facts.seconds,
+        confirmation=_waited(rollout.confirmation, facts.seconds),
+    )
+    if rollout.active_s > rollout.plan.max_duration_s and rollout.state is not _S.WATCHING:
+        return abort(rollout, f"it took longer than its {rollout.plan.max_duration_s:.0f} s")
+    return _PROGRESS[rollout.state](rollout, facts)
+
+
+def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
+    """Returns what speaks against the candidate, and why, in words and numbers; None where nothing does."""
+    if rollout.evidence.worse(rollout.alpha):
+        return "evidence", verdict_text(rollout)
+    if (server := rollout.per_server.worse(rollout.servers_alpha)) is not None:
+        return "evidence", server_verdict_text(rollout, server)
+    if (record := tripped(rollout.plan.breaker, facts.slots)) is not None:
+        return "breaker", trip_text(record)
+    if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
+        return "guard", why
+    return speaks_against(rollout)
+
+
+def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
+    """Returns the rollout after a tick that brought a reason to stand still, or found it there still."""
+    stopped, told = pause(rollout, why)
+    idle, entries = _idle(stopped, facts)
+    return idle, (*told, *entries)
+
+
+def _idle(rollout: Rollout, facts: Facts) -> Moved:
+    """Returns the rollout after a tick in which it may not go on."""
+    held = "the traffic is frozen" if facts.frozen else "" if facts.ready else "a version is not ready"
+    idle = replace(rollout, idle_s=rollout.idle_s + facts.seconds, held=held)
+    begins = rollout.state in (_S.PENDING, _S.VALIDATING)
+    if not facts.ready and begins and not rollout.pauses and idle.idle_s > rollout.plan.validating_s:
+        return abort(idle, f"{rollout.candidate} was not ready within {rollout.plan.validating_s:.0f} s", _S.FAILED)
+    if idle.idle_s > rollout.plan.max_pause_s:
+        why = "; ".join(p.reason for p in rollout.pauses) or held
+        return abort(idle, f"nothing went on for {idle.idle_s:.0f} s: {why}")
+    return idle, ()
+
+
+def _observed(rollout: Rollout, facts: Facts) -> Rollout:
+    evidence, counts = rollout.evidence, dict(rollout.step_counts)
+    canary = baseline = 0
+    per_server = rollout.per_server.with_taken(facts.taken)
+    fresh = Evidence.start(rollout.plan.evidence_metrics, rollout.plan.max_duration_s)
+    keyed = rollout.step_keyed
+    for tick in facts.ticks:
+        keyed = _with_keyed(keyed, tick)
+        evidence = evidence.taken(tick)
+        per_server = per_server.with_tick(tick, fresh)
+        met = tick.canary
+        canary += max((count.requests for count in met.values()), default=0)
+        baseline += max((count.requests for count in tick.baseline.values()), default=0)
+        counts |= {metric: counts.get(metric, _NONE).plus(count) for metric, count in met.items()}
+    if facts.shadow.requests:
+        evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
+    return replace(
+        rollout,
+        evidence=evidence,
+        per_server=per_server,
+        step_requests=rollout.step_requests + canary,
+        step_baseline=rollout.step_baseline + baseline,
+        step_keyed=keyed,
+        step_counts=counts,
+        silent_s=0.0 if canary else rollout.silent_s + facts.seconds,
+        baseline_silent_s=0.0 if baseline else rollout.baseline_silent_s + facts.seconds,
+        rivals=max(rollout.rivals, facts.rivals),
+        history=rollout.history or (facts.history if rollout.state in STEPPING or rollout.promoted else ""),
+    )
+
+
+def _with_keyed(keyed: tuple[int, int], tick: Tick) -> tuple[int, int]:
+    """Returns requests with a key, of the canary and of what it is compared with, with one more tick."""
+    canary, baseline = (
+        sum(max((units.total.requests for units in arm.values()), default=0) for arm in arms)
+        for arms in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
+    )
+    return keyed[0] + canary, keyed[1] + baseline
+
+
+def _pending(rollout: Rollout, _: Facts) -> Moved:
+    text = f"waits until {rollout.candidate} is ready and the baseline's latency is known"
+    return enter(rollout, _S.VALIDATING, text)
+
+
+def _validating(rollout: Rollout, facts: Facts) -> Moved:
+    # What stalls is looked for in every plan, and is no reason for one that is about errors alone to wait for traffic.
+    if any(name != STALLED for name in rollout.plan.timed) and facts.thresholds is None:
+        if rollout.in_state_s <= rollout.plan.validating_s:
+            return rollout, ()
+        why = (
+            f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds take were "
+            f"seen in {rollout.in_state_s:.0f} s; if {rollout.previous} is broken and {rollout.candidate} its fix, "
+            "roll it out with --from-broken"
+        )
+        if (held := _insufficient(rollout, why)) is not None:
+            return held
+    if rollout.plan.shadow is not None:
+        return enter(rollout, _S.SHADOWING, f"{rollout.plan.shadow.rate:.2%} of the requests are copied")
+    return begin_step(_fixed(rollout, facts), facts.analysis, 0, rollout.plan.validating_s)
+
+
+def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
+    stage = rollout.plan.shadow
+    assert stage is not None
+    if rollout.in_state_s < stage.duration_s:
+        return rollout, ()
+    longest = 4 * stage.duration_s + 60.0
+    first_step = partial(begin_step, _fixed(rollout, facts), facts.analysis, 0, longest)
+    if facts.incomparable:
+        return _insufficient(rollout, facts.incomparable) or first_step()
+    known = rollout.evidence.accumulators[DISAGREEMENT].canary
+    fit = rollout.evidence.fit(DISAGREEMENT) >= 1 / rollout.plan.beta
+    if known.requests >= stage.min_samples and fit:
+        return first_step()
+    if rollout.in_state_s <= longest:
+        return rollout, ()
+    why = (
+        f"{known.requests} copies were compared in {rollout.in_state_s:.0f} s and {known.bad} disagreed, "
+        f"which does not show an agreement of {stage.agreement:.2%}"
+    )
+    return _insufficient(rollout, why) or first_step()
+
+
+def _ramping(rollout: Rollout, facts: Facts) -> Moved:
+    if not facts.in_force:
+        return rollout, ()
+    fixed = fresh_step(_fixed(rollout, facts))
+    return enter(fixed, _S.SOAKING, f"{rollout.canary_weight:.2%} of the traffic goes to {rollout.candidate}")
+
+
+def _soaking(rollout: Rollout, _: Facts) -> Moved:
+    if rollout.step_s < rollout.plan.steps[rollout.step].soak_s:
+        return rollout, ()
+    return enter(rollout, _S.DECIDING, "the soak is over")
+
+
+def _deciding(rollout: Rollout, facts: Facts) -> Moved:
+    longest = rollout.plan.deadline(rollout.plan.steps[rollout.step])
+    if missing := unseen(rollout):
+        if rollout.step_s <= longest:
+            return rollout, ()
+        if (held := _insufficient(rollout, f"after {rollout.step_s:.0f} s {' and '.join(missing)}")) is not None:
+            return held
+    if missing := unmeasured(rollout):
+        if rollout.step_s <= longest:
+            return rollout, ()
+        # Whatever `on_insufficient` says of the traffic: that nobody could ask neither promotes nor takes back.
+        return pause(rollout, Pause("insufficient", f"after {rollout.step_s:.0f} s {' and '.join(missing)}"))
+    return begin_step(rollout, facts.analysis, rollout.step + 1, longest)
+
+
+def _promoting(rollout: Rollout, facts: Facts) -> Moved:
+    if not facts.in_force:
+        return rollout, ()
+    if rollout.plan.watch_s == 0:
+        return _succeed(replace(rollout, finishing=True), facts)
+    kept = f"{rollout.previous}, which keeps {rollout.plan.holdback:.2%}"
+    return enter(fresh_step(rollout), _S.WATCHING, f"watched for {rollout.plan.watch_s:.0f} s beside {kept}")
+
+
+def _watching(rollout: Rollout, facts: Facts) -> Moved:
+    if rollout.in_state_s < rollout.plan.watch_s:
+        return rollout, ()
+    if not rollout.finishing:
+        return moved(rollout, finishing=True), ()
+    if not facts.in_force and rollout.in_state_s > rollout.plan.watch_s + rollout.plan.max_pause_s:
+        return abort(rollout, f"its end could not be put in force for {rollout.plan.max_pause_s:.0f} s")
+    return _succeed(rollout, facts)
+
+
+def _succeed(rollout: Rollout, facts: Facts) -> Moved:
+    if not facts.in_force:
+        return rollout, ()
+    text = f"{rollout.candidate} is the baseline: {counts_text(rollout)}"
+    return enter(replace(rollout, verdict=text), _S.SUCCEEDED, text)
+
+
+def _aborting(rollout: Rollout, facts: Facts) -> Moved:
+    after = replace(rollout, in_state_s=rollout.in_state_s + facts.seconds)
+    if facts.in_force:
+        has = f"plain requests: {facts.traffic}" if facts.traffic else f"{rollout.previous} has all of the traffic"
+        return enter(after, rollout.end, f"{has}: {rollout.verdict}")
+    if after.in_state_s > _ABORT_SECONDS and not rollout.pauses:
+        why = facts.refused or "the state store does not answer"
+        late = Pause("refused", f"the rollback is not on record yet: {why}")
+        return moved(after, pauses=(late,)), (Entry("pause", late.reason),)
+    return after, ()
+
+
+_PROGRESS = {
+    _S.PENDING: _pending,
+    _S.VALIDATING: _validating,
+    _S.SHADOWING: _shadowing,
+    _S.RAMPING: _ramping,
+    _S.SOAKING: _soaking,
+    _S.DECIDING: _deciding,
+    _S.PROMOTING: _promoting,
+    _S.WATCHING: _watching,
+}
+
+
+def _insufficient(rollout: Rollout, why: str) -> Moved | None:
+    """Returns what follows where a deadline came before there was enough to see; None: it goes on."""
+    match rollout.plan.on_insufficient:
+        case "abort":
+            return abort(rollout, why)
+        case "promote":
+            return None
+        case _:
+            return pause(rollout, Pause("insufficient", why))
+
+
+def _waited(asked: Confirmation | None, seconds: float) -> Confirmation | None:
+    return asked and replace(asked, waited_s=asked.waited_s + seconds)
+
+
+def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
+    """Returns the rollout with the thresholds of now; where nothing is known, with those that it has."""
+    if facts.thresholds is None:
+        return rollout
+    return replace(rollout, thresholds=dict(facts.thresholds), patience=facts.patience)

@@ -1,0 +1,197 @@
+"""What an operator, or the machine itself, may do to a rollout out of turn. Pure."""
+
+from dataclasses import replace
+
+from turnout.errors import ChangeRefused
+from turnout.rollout.machine.attempt import (
+    STEPPING,
+    Entry,
+    Moved,
+    Pause,
+    Rollout,
+    RolloutState,
+    enter,
+    fresh_step,
+    moved,
+    refuse_final,
+)
+from turnout.rollout.machine.confirmation import Reply
+
+_S = RolloutState
+
+
+def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
+    """Returns the rollout standing still for one more reason; each kind of reason stands once.
+
+    Raises:
+        ChangeRefused: Somebody asks for it, and it has ended or is being taken back.
+    """
+    if by_hand:
+        refuse_final(rollout)
+        if rollout.state is _S.ABORTING:
+            raise ChangeRefused(f"{rollout.candidate} is being taken back, and nothing stops that")
+    pauses = (*(p for p in rollout.pauses if p.kind != why.kind), why)
+    if pauses == rollout.pauses:
+        return rollout, ()
+    return moved(rollout, pauses=pauses), (Entry("pause", why.reason, why.actor),)
+
+
+def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
+    """Returns the rollout going on; a gate stays shut, as only `promote` opens it.
+
+    Raises:
+        ChangeRefused: It does not stand still, or a gate is all that holds it.
+    """
+    refuse_final(rollout)
+    gates = tuple(p for p in rollout.pauses if p.kind == "gate")
+    if gates == rollout.pauses:
+        raise ChangeRefused(
+            "a gate holds it: promote opens that" if gates else f"the rollout of {rollout.candidate} is not paused"
+        )
+    # What ran out while it waited starts anew: to resume is to give it that time once more. Where all was there but the
+    # word of the webhook, that alone is asked for anew.
+    asked = rollout.confirmation
+    stage, soak = (0.0, 0.0) if asked is None else _least(rollout)
+    after = moved(
+        rollout,
+        pauses=gates,
+        in_state_s=min(rollout.in_state_s, stage),
+        step_s=min(rollout.step_s, soak),
+        idle_s=0.0,
+        confirmation=asked if asked is not None and asked.reply is Reply.GO else None,
+    )
+    return after, (Entry("resume", reason or "resumed", actor),)
+
+
+def _least(rollout: Rollout) -> tuple[float, float]:
+    """Returns how long the present state and the present step last at least, active seconds."""
+    shadow = rollout.plan.shadow if rollout.state is _S.SHADOWING else None
+    return 0.0 if shadow is None else shadow.duration_s, rollout.plan.steps[rollout.step].soak_s
+
+
+def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
+    """Returns the rollout one step on, or promoted, whatever there is to see; the evidence goes on counting.
+
+    Raises:
+        ChangeRefused: There is nothing to promote to.
+    """
+    refuse_final(rollout)
+    if rollout.promoted or rollout.state is _S.ABORTING:
+        raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: there is nothing to promote")
+    told = Entry("promote_full" if full else "promote", reason or "promoted by hand", actor)
+    held = replace(rollout, pauses=(), confirmation=None)
+    if full:
+        after, entries = enter(held, _S.PROMOTING, "promoted by hand, past the steps that were left")
+    elif rollout.state in (_S.PENDING, _S.VALIDATING, _S.SHADOWING):
+        after, entries = step_to(replace(held, passed_gate=0), 0)
+    else:
+        gated = any(p.kind == "gate" for p in rollout.pauses)
+        following = rollout.step if gated and rollout.state is _S.RAMPING else rollout.step + 1
+        after, entries = step_to(replace(held, passed_gate=following), following)
+    return after, (told, *entries)
+
+
+def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Moved:
+    """Returns the rollout with another weight until its next step.
+
+    Raises:
+        ChangeRefused: It is in no step.
+    """
+    refuse_final(rollout)
+    if rollout.state not in STEPPING:
+        raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: only a step has a weight")
+    text = f"weight {weight:.2%}{': ' + reason if reason else ''}"
+    return moved(rollout, weight=weight), (Entry("set_weight", text, actor),)
+
+
+def abort(
+    rollout: Rollout,
+    why: str,
+    end: RolloutState = RolloutState.ROLLED_BACK,
+    *,
+    kind: str = "verdict",
+    actor: str = "",
+    cause: str = "",
+) -> Moved:
+    """Returns the rollout taking its candidate back; one that does so already goes on, for the reason it has.
+
+    Args:
+        rollout: Which.
+        why: For the record.
+        end: What it ends as.
+        kind: As in `Entry`.
+        actor: As in `Entry`.
+        cause: As in `Rollout`.
+
+    Raises:
+        ChangeRefused: It has ended.
+    """
+    refuse_final(rollout)
+    if rollout.state is _S.ABORTING:
+        return rollout, ()
+    if rollout.state is _S.PENDING:  # nothing was put in force for it, and there is nothing to wait for
+        ended = moved(rollout, state=end, in_state_s=0.0, pauses=(), verdict=why, end=end, cause=cause)
+        told = Entry(str(end), f"it had not begun: {why}", actor)
+        return ended, (told,) if kind == str(end) else (Entry(kind, why, actor), told)
+    after = moved(
+        rollout,
+        state=_S.ABORTING,
+        in_state_s=0.0,
+        pauses=(),
+        held="",
+        verdict=why,
+        end=end,
+        cause=cause,
+        finishing=False,
+        weight=None,
+        confirmation=None,
+    )
+    return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
+
+
+def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
+    """Returns the rollout taking its candidate back, because of what it did or of what somebody else saw it do.
+
+    Whoever released the candidate: ranges and `latest` must not go on meeting what something speaks against.
+
+    Args:
+        rollout: Which.
+        why: For the record.
+        cause: As in `Rollout`.
+        end: What it ends as.
+    """
+    kind = cause if cause not in ("", "evidence") else "verdict"
+    if end is RolloutState.SUPERSEDED:
+        kind = "superseded"
+    return abort(replace(rollout, released=rollout.released or bool(cause)), why, end, kind=kind, cause=cause)
+
+
+def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
+    """Returns the rollout ended, where its traffic is changed in the same transaction; one that was being taken back
+    ends as it was to.
+
+    Args:
+        rollout: One that runs.
+        why: For the record.
+        end: What it ends as.
+        text: Who has its traffic from now on.
+        kind: As in `Entry`.
+        actor: As in `Entry`.
+    """
+    after, entries = abort(rollout, why, end, kind=kind, actor=actor)
+    if after.state.final:
+        return after, entries
+    ended, last = enter(after, after.end, f"{text}: {after.verdict}")
+    return ended, (*entries, *last)
+
+
+def step_to(rollout: Rollout, number: int) -> Moved:
+    """Returns the rollout at the beginning of a step, at its gate, or promoted where there is no further step."""
+    if number >= len(rollout.plan.steps):
+        return enter(rollout, _S.PROMOTING, f"{rollout.candidate} becomes the baseline")
+    step = rollout.plan.steps[number]
+    if step.gate and rollout.passed_gate < number:
+        waits = f"step {number + 1} of {len(rollout.plan.steps)} ({step.weight:.2%}) waits for somebody to promote"
+        return pause(rollout, Pause("gate", waits))
+    text = f"step {number + 1} of {len(rollout.plan.steps)}: {step.weight:.2%}"
+    return enter(replace(fresh_step(rollout), step=number, weight=None), _S.RAMPING, text)

@@ -1,0 +1,1 @@
+"""How others learn of rollouts: log, messages, metrics, webhook."""

@@ -1,0 +1,88 @@
+"""Tells another service of what happens to rollouts: signed, tried again, never waited for."""
+
+import asyncio
+import hashlib
+import hmac
+import http.client
+import json
+import urllib.request
+import uuid
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Rollout as RolloutSettings
+from turnout.rollout.clock import Clock
+from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.machine.status import json_number
+from turnout.threads import Threads
+
+_WAITING = 1000
+_TRIES = 5
+_FIRST_PAUSE_SECONDS = 0.5
+_TIMEOUT_SECONDS = 5.0
+
+
+CONTENT_TYPES = {"plain": "application/json", "cloudevents": "application/cloudevents+json; charset=utf-8"}
+
+EVENT_TYPE = "dev.turnout.rollout."
+"""What the types of CloudEvents begin with; the event's kind follows."""
+
+
+class Webhook:
+    """Sends events, one after another. Where the receiver is slow they wait, and past a bound they are dropped."""
+
+    def __init__(self, settings: RolloutSettings, log: FilteringBoundLogger, clock: Clock) -> None:
+        self._url = settings.webhook_url
+        self._secret = settings.webhook_secret.get_secret_value().encode()
+        self._format = settings.webhook_format
+        self._source = settings.webhook_source
+        self._log = log
+        self._clock = clock
+        self._threads = Threads("webhook")
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
+
+    def tell(self, model: str, rollout: Rollout, entry: Entry) -> None:
+        """Queues an event; nothing where there is no receiver."""
+        if not self._url:
+            return
+        time = self._clock.now().isoformat()
+        body: dict[str, object] = {
+            "model": model, "attempt": rollout.attempt, "candidate": str(rollout.candidate),
+            "previous": str(rollout.previous), "state": str(rollout.state), "epoch": rollout.epoch,
+            "event": entry.kind, "text": entry.text, "actor": entry.actor,
+            "e_value": json_number(rollout.evidence.combined), "threshold": json_number(1 / rollout.alpha),
+            "time": time,
+        }  # fmt: skip
+        if self._format == "cloudevents":
+            # One id for all tries of one event, by which a receiver knows what it has had.
+            body = {
+                "specversion": "1.0", "id": str(uuid.uuid4()), "source": self._source, "type": EVENT_TYPE + entry.kind,
+                "subject": model, "time": time, "datacontenttype": "application/json", "data": body,
+            }  # fmt: skip
+        try:
+            self._queue.put_nowait(json.dumps(body).encode())
+        except asyncio.QueueFull:
+            self._log.warning("a webhook was dropped: too many wait", model=model, kind=entry.kind)
+
+    async def run(self) -> None:
+        """Sends what is queued, for as long as the server runs."""
+        while True:
+            body = await self._queue.get()
+            for attempt in range(_TRIES):
+                try:
+                    await self._threads.run(self._post, body)
+                    break
+                except (OSError, ValueError, http.client.HTTPException) as error:
+                    if attempt == _TRIES - 1:
+                        self._log.error("a webhook could not be delivered", reason=type(error).__name__, tries=_TRIES)
+                    else:
+                        await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+
+    def _post(self, body: bytes) -> None:
+        headers = {"Content-Type": CONTENT_TYPES[self._format], "User-Agent": "turnout"}
+        if self._secret:
+            digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
+            headers["X-Turnout-Signature"] = f"sha256={digest}"
+        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - the settings allow http and https only
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
+            pass

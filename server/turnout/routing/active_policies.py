@@ -1,0 +1,87 @@
+"""The policies in force, as an immutable snapshot that one assignment swaps."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from semver import Version
+
+from turnout.routing.pinned_versions import diversion_hold, policy_holds
+from turnout.routing.policy import PolicyState
+from turnout.routing.slots import Owners
+from turnout.serving.data_plane.inference import AnswerObserver
+from turnout.serving.versions.load_policy import Fallbacks
+from turnout.serving.versions.pin import Hold
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AppliedPolicy:
+    """One model's policy in force.
+
+    Attributes:
+        epoch: Of the state.
+        state: What that epoch holds.
+        owners: Its slots, laid out for look-up.
+        tally: Requests that each owner got, by its number, of those that every one of them might have got.
+        observer: Is told of the baseline's answers; None where there is no shadow.
+        stand_in: Answers in the baseline's place until that is ready here; None where it was.
+        changed_at, actor, reason, action: Where it came from.
+    """
+
+    epoch: int
+    state: PolicyState
+    owners: Owners
+    tally: list[int]
+    observer: AnswerObserver | None
+    changed_at: datetime
+    actor: str
+    reason: str
+    action: str
+    stand_in: Version | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Policies:
+    """Holds the policies in force. Written by `turnout.routing.traffic` alone, on the event loop.
+
+    Attributes:
+        current: By model; replaced whole, never changed.
+        diverted: By model, the version that answers in place of the policy's baseline and canaries, or of the highest
+            release where there is no policy: a rollback that cannot be recorded yet.
+        withdrawn: By model that is diverted, the versions that count as released no more.
+        fallbacks: By model, what may have to answer next.
+        meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
+    """
+
+    current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
+    diverted: Mapping[str, Version] = field(default_factory=dict)
+    withdrawn: Mapping[str, frozenset[Version]] = field(default_factory=dict)
+    fallbacks: Mapping[str, Fallbacks] = field(default_factory=dict)
+    meters: Mapping[str, Owners] = field(default_factory=dict)
+
+    def meter(self, model: str, owners: Owners) -> None:
+        """Has two lanes of the model's baseline compared."""
+        self.meters = {**self.meters, model: owners}
+        self.current = dict(self.current)
+
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version] = ()) -> None:
+        """Has `to` answer everything that is left to the policy, and `withdrawn` be no releases, until `undivert`."""
+        gone = frozenset(withdrawn)
+        if (self.diverted.get(model), self.withdrawn.get(model)) != (to, gone):
+            self.diverted = {**self.diverted, model: to}
+            self.withdrawn = {**self.withdrawn, model: gone}
+            self.current = dict(self.current)  # what was worked out goes
+
+    def undivert(self, model: str) -> None:
+        """Has the policy hold again."""
+        if model in self.diverted:
+            self.diverted = {name: to for name, to in self.diverted.items() if name != model}
+            self.withdrawn = {name: gone for name, gone in self.withdrawn.items() if name != model}
+            self.current = dict(self.current)
+
+    def held(self, model: str) -> Mapping[Version, Hold]:
+        """Returns the versions that the model's policy needs in memory, and as what it does."""
+        applied = self.current.get(model)
+        held = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
+        diverted = self.diverted.get(model)
+        return held if diverted is None else {**held, diverted: diversion_hold(model)}

@@ -1,0 +1,165 @@
+"""What requests that name no version get from now on: plain requests, `latest`, ranges. Pure.
+
+The policy says who answers plain requests; release statuses say who may be met by range and by `latest`. Every command
+that changes one of the two says, with these, what came of it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from semver import Version
+
+from turnout.registry.manifest.versions import precedence
+from turnout.routing.policy import UNITS, Policy
+from turnout.routing.rollback import default_version
+from turnout.routing.selection.ranges import Range
+from turnout.routing.selection.selector import LATEST
+from turnout.state.release_status import Standing
+
+_RANGES_IN_TEXT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One version's part in the answers to a selector.
+
+    Attributes:
+        version: Which.
+        weight: Its share, 1 to `UNITS`.
+        canary: It answers as a canary.
+        rollout: Attempt of the rollout that sends it there; 0 for none.
+    """
+
+    version: Version
+    weight: int = UNITS
+    canary: bool = False
+    rollout: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorAnswer:
+    """Who answers one selector.
+
+    Attributes:
+        selector: As a client writes it; "" for a plain request.
+        parts: The baseline first; empty where nobody answers.
+    """
+
+    selector: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Who answers what.
+
+    Attributes:
+        selectors: Plain requests, `latest`, then the caret range of each line of compatible versions, highest first.
+        notes: What else there is to know, a sentence each.
+    """
+
+    selectors: tuple[SelectorAnswer, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> tuple[Part, ...]:
+        """Who answers plain requests."""
+        return next((one.parts for one in self.selectors if not one.selector), ())
+
+
+def answers_of(
+    policy: Policy | None, statuses: Mapping[Version, Standing], rollouts: Mapping[Version, int] | None = None
+) -> Answers:
+    """Returns who answers what.
+
+    Args:
+        policy: In force; None for none.
+        statuses: Release statuses of the versions that exist; one that is not named is a candidate.
+        rollouts: By version, the attempt that runs and sends it its share.
+    """
+    released = sorted((v for v, s in statuses.items() if s is Standing.RELEASED), key=precedence, reverse=True)
+    default = default_version(statuses)
+    by = rollouts or {}
+    plain = _whole(default) if policy is None else _split(policy, None, by)
+    found = [SelectorAnswer("", plain), SelectorAnswer(LATEST, _whole(default))]
+    lines = released if policy is None else [*released, policy.baseline]
+    for text in _carets(lines):
+        wanted = Range.parse(text)
+        if policy is not None and wanted.satisfied_by(policy.baseline):
+            parts = _split(policy, wanted, by)
+        else:
+            parts = _whole(next((v for v in released if wanted.satisfied_by(v)), None))
+        found.append(SelectorAnswer(text, parts))
+    return Answers(tuple(found))
+
+
+def standing_in(declared: Answers, here: Answers, states: Mapping[Version, str]) -> tuple[str, ...]:
+    """Returns what a server answers otherwise than was declared, since it has not loaded a version: a sentence each.
+
+    Args:
+        declared: Who is to answer what.
+        here: The same, of the versions that are ready.
+        states: Where each version is in its life, in words.
+    """
+    able = {one.selector: one.parts for one in here.selectors}
+    found: dict[tuple[Version, str], list[str]] = {}
+    for one in declared.selectors:
+        instead = able.get(one.selector, ())
+        if one.parts and one.parts != instead:
+            name = "plain requests" if not one.selector else one.selector
+            found.setdefault((one.parts[0].version, parts_text(instead)), []).append(name)
+    return tuple(
+        f"{version} is {states.get(version, 'not there')} here, so that {_enumerated(names)} "
+        f"{'gets' if len(names) == 1 and names[0] != 'plain requests' else 'get'} {instead}"
+        for (version, instead), names in found.items()
+    )
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def answers_text(answers: Answers) -> str:
+    """Returns who answers what, on one line."""
+    shown = [f"{'plain requests' if not s.selector else s.selector}: {parts_text(s.parts)}" for s in answers.selectors]
+    most = 2 + _RANGES_IN_TEXT
+    more = f"; and {len(shown) - most} more ranges" if len(shown) > most else ""
+    return "; ".join(shown[:most]) + more + "".join(f"; {note}" for note in answers.notes)
+
+
+def parts_text(parts: Iterable[Part]) -> str:
+    """Returns who answers a selector: `1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3)`."""
+    several = tuple(parts)
+    if len(several) == 1 and not several[0].canary:
+        return str(several[0].version)
+    return ", ".join(f"{p.version} ({p.weight * 100 / UNITS:g} %{_role(p)})" for p in several) or "nobody"
+
+
+def _role(part: Part) -> str:
+    if not part.canary:
+        return ""
+    return f", canary of rollout {part.rollout}" if part.rollout else ", canary"
+
+
+def _whole(version: Version | None) -> tuple[Part, ...]:
+    return () if version is None else (Part(version),)
+
+
+def _split(policy: Policy, wanted: Range | None, rollouts: Mapping[Version, int]) -> tuple[Part, ...]:
+    met = [c for c in policy.canaries if c.weight and (wanted is None or wanted.satisfied_by(c.version))]
+    left = UNITS - sum(c.weight for c in met)
+    baseline = (Part(policy.baseline, left),) if left else ()
+    return (*baseline, *(Part(c.version, c.weight, True, rollouts.get(c.version, 0)) for c in met))
+
+
+def _carets(versions: Iterable[Version]) -> Iterator[str]:
+    """Yields the caret range of each line of compatible versions, the highest first."""
+    found: dict[tuple[int, ...], None] = {}
+    for version in versions:
+        if version.prerelease is not None:
+            continue
+        core = (version.major, version.minor, version.patch)
+        first = next((place for place, number in enumerate(core) if number), len(core) - 1)
+        found[core[: first + 1]] = None
+    for line in sorted(found, reverse=True):
+        yield "^" + ".".join(map(str, line))

@@ -1,0 +1,74 @@
+"""What holds on to a version, and the command that lets go of it. Pure.
+
+`unload`, `yank` and `prune` refuse what is held. Each advice is a command that works as things stand, so that whoever
+follows one after the other gets there.
+"""
+
+from collections.abc import Sequence
+
+from semver import Version
+
+from turnout.routing.policy import UNITS, Policy, PolicyState
+from turnout.serving.versions.pin import Hold
+
+
+def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Hold]:
+    """Returns what the policy in force holds: its baseline, canaries and shadows.
+
+    Args:
+        model: Whose policy it is.
+        state: What the epoch in force holds.
+        epoch: Its number.
+    """
+    policy = state.policy
+    if policy is None:
+        return {}
+    held: dict[Version, Hold] = {}
+    parts = (("a shadow", policy.shadows), ("a canary", policy.canaries))
+    for what, versions in parts:
+        for part in versions:
+            advice = f"take it out of the policy first: `{_without(model, policy, part.version)}`"
+            held[part.version] = Hold(f"it is {what} in the policy in force (epoch {epoch})", advice)
+    thaw = f"`turnout traffic freeze {model} --off`, then " if state.frozen else ""
+    advice = (
+        f"take it out of the policy first: {thaw}`turnout traffic set {model} --baseline OTHER`, another released "
+        f"version, or `turnout traffic clear {model}`"
+    )
+    held[policy.baseline] = Hold(f"it is the baseline in the policy in force (epoch {epoch})", advice)
+    return held
+
+
+def rollout_holds(model: str, attempt: int, candidate: Version, previous: Version) -> dict[Version, Hold]:
+    """Returns what a rollout that has not ended holds: its candidate, and what it would go back to."""
+    advice = f"abort the rollout, or wait for its end: `turnout rollout abort {model} --attempt {attempt}`"
+    return {
+        previous: Hold(f"rollout {attempt} may have to go back to it", advice),
+        candidate: Hold(f"rollout {attempt} takes it to the baseline", advice),
+    }
+
+
+def diversion_hold(model: str) -> Hold:
+    """Returns how a rollback that is in force and not on record holds the version that it goes back to."""
+    return Hold(
+        "a rollback that the state store has not recorded yet sends everything to it",
+        f"wait until it is on record: `turnout traffic show {model}` tells",
+    )
+
+
+def tag_hold(model: str, tag: str) -> Hold:
+    """Returns how a tag holds the version that it names."""
+    return Hold(
+        f"the tag {tag} names it",
+        f"move or delete the tag first: `turnout tag {model} {tag} OTHER` or `turnout tag {model} {tag} --delete`",
+    )
+
+
+def _without(model: str, policy: Policy, version: Version) -> str:
+    """Returns the command that leaves everything of a policy but one canary or shadow."""
+    canaries = _options("--canary", [(c.version, c.weight) for c in policy.canaries if c.version != version])
+    shadows = _options("--shadow", [(s.version, s.rate) for s in policy.shadows if s.version != version])
+    return " ".join(["turnout traffic set", model, *canaries, *shadows])
+
+
+def _options(name: str, parts: Sequence[tuple[Version, int]]) -> list[str]:
+    return [f"{name} {version}={100 * share / UNITS:g}%" for version, share in parts]

@@ -1,0 +1,110 @@
+"""What a call's metadata asks of routing, whatever its protocol.
+
+x-routing-key           (configurable) the key of requests that carry none themselves
+x-turnout-role          baseline: no canary answers
+x-turnout-version       a selector in place of the request's own, from callers that may test so
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import unquote
+
+from turnout.config import Routing
+from turnout.errors import InvalidRequest, PermissionDenied
+from turnout.serving.data_plane.inference import Role
+
+ROLE = "x-turnout-role"
+VERSION = "x-turnout-version"
+MAX_KEY_BYTES = 1024
+
+Pairs = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What a call asks of routing.
+
+    Attributes:
+        routing_key: For requests that carry none; "" for none.
+        selector: In place of the requests' own; None where theirs stands.
+        baseline_only: No canary may answer.
+    """
+
+    routing_key: str = ""
+    selector: str | None = None
+    baseline_only: bool = False
+
+    def selector_of(self, own: str) -> str:
+        """Returns the selector of a request that names one of its own."""
+        return own if self.selector is None else self.selector
+
+
+NO_PREFERENCES = Preferences()
+
+
+class PreferenceReader:
+    """Reads preferences as configured.
+
+    Attributes:
+        keys: Of metadata, in lower case, that ask for something.
+        wire_keys: The same, as they travel.
+    """
+
+    def __init__(self, settings: Routing) -> None:
+        self._key = settings.key_header
+        self._networks = settings.version_override_from
+        self.keys = frozenset((self._key, ROLE, VERSION))
+        self.wire_keys = frozenset(key.encode() for key in self.keys)
+
+    def read(self, metadata: Pairs, caller: Callable[[], str]) -> Preferences:
+        """Reads a call's metadata.
+
+        Args:
+            metadata: Keys, in lower case, and values.
+            caller: Returns the caller's address; asked only where it matters.
+
+        Raises:
+            InvalidRequest: A value is not what is expected.
+            PermissionDenied: The caller may not force a version.
+        """
+        known = self.keys
+        if not (found := [(key, value) for key, value in metadata if key in known]):
+            return NO_PREFERENCES
+        return self._preferences(found, caller)
+
+    def _preferences(self, found: Sequence[tuple[str, str | bytes]], caller: Callable[[], str]) -> Preferences:
+        routing_key, selector, baseline_only = "", None, False
+        for key, value in found:
+            text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+            if key == self._key:
+                if len(text.encode()) > MAX_KEY_BYTES:
+                    raise InvalidRequest.at(f"metadata {key}", f"expected at most {MAX_KEY_BYTES} bytes")
+                routing_key = text
+            elif key == ROLE:
+                if text != Role.BASELINE:
+                    raise InvalidRequest.at(f"metadata {key}", f"expected {Role.BASELINE!s}, got {text[:64]!r}")
+                baseline_only = True
+            else:
+                if not self._may_override(caller()):
+                    raise PermissionDenied(
+                        f"metadata {key}: this caller may not force a version (routing.version_override_from)"
+                    )
+                selector = text
+        return Preferences(routing_key, selector, baseline_only)
+
+    def _may_override(self, host: str) -> bool:
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:  # a Unix socket, or no address at all
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self._networks)
+
+
+def peer_host(peer: str) -> str:
+    """Returns the address in what gRPC calls a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`."""
+    family, _, rest = peer.partition(":")
+    if family not in ("ipv4", "ipv6"):
+        return ""
+    return unquote(rest).rpartition(":")[0].strip("[]")

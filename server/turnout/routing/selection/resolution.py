@@ -1,0 +1,168 @@
+"""Which version a selector names, among those that exist. Pure."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from semver import Version
+
+from turnout.errors import VersionNotFound
+from turnout.registry.manifest.versions import precedence
+from turnout.routing.selection.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector
+from turnout.state.release_status import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class VersionIndex:
+    """One model's versions, laid out for `resolve`.
+
+    Attributes:
+        model: The model's name.
+        versions: All of them, the highest precedence first. No two have the same precedence.
+        released: Those declared fit for general traffic, in the same order.
+        candidates: Those not so yet, in the same order.
+        yanked: Those withdrawn, in the same order.
+        tags: Where each tag stands.
+        digests: Versions by digest.
+        ready: Those that can answer now.
+        coming: Those on their way to be ready.
+    """
+
+    model: str
+    versions: tuple[Version, ...]
+    released: tuple[Version, ...]
+    candidates: tuple[Version, ...]
+    yanked: tuple[Version, ...]
+    tags: Mapping[str, Version]
+    digests: Mapping[str, Version]
+    ready: frozenset[Version]
+    coming: frozenset[Version]
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        standings: Mapping[Version, Standing],
+        *,
+        tags: Mapping[str, Version] | None = None,
+        digests: Mapping[str, Version] | None = None,
+        ready: Collection[Version] = (),
+        coming: Collection[Version] = (),
+    ) -> Self:
+        """Makes the index of the versions in `standings`, in whatever order they come."""
+        versions = tuple(sorted(standings, key=precedence, reverse=True))
+        return cls(
+            model=model,
+            versions=versions,
+            released=tuple(v for v in versions if standings[v] is Standing.RELEASED),
+            candidates=tuple(v for v in versions if standings[v] is Standing.CANDIDATE),
+            yanked=tuple(v for v in versions if standings[v] is Standing.YANKED),
+            tags=tags or {},
+            digests=digests or {},
+            ready=frozenset(ready),
+            coming=frozenset(coming),
+        )
+
+    def find(self, version: Version) -> Version | None:
+        """Returns the published version of the same precedence, with its own build metadata, or None."""
+        above = self._above(version)
+        found = self.versions[above] if above < len(self.versions) else None
+        return found if found is not None and precedence(found) == precedence(version) else None
+
+    def around(self, version: Version) -> tuple[Version, ...]:
+        """Returns the two versions next above `version` and the two next at or below it, fewer at the ends."""
+        above = self._above(version)
+        return self.versions[max(0, above - 2) : above + 2]
+
+    def _above(self, version: Version) -> int:
+        """How many versions are higher."""
+        return len(self.versions) - bisect_right(self.versions[::-1], precedence(version), key=precedence)
+
+
+def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = True) -> Version:
+    """Returns the version that `selector` names.
+
+    A pin, a digest and a tag name one version. A range, `latest` and the empty selector choose among released versions:
+    the highest that is ready, so that one still loading takes no traffic from the one below it; where none is, the
+    highest that is coming; where none is either, the highest. With `prefer_ready=False` it is the highest in any case.
+
+    Raises:
+        VersionNotFound: There is no such version; the error names the nearest.
+    """
+    match selector:
+        case Default() | Latest():
+            return _choose(selector, versions, lambda version: version.prerelease is None, prefer_ready=prefer_ready)
+        case InRange(range=wanted):
+            return _choose(selector, versions, wanted.satisfied_by, prefer_ready=prefer_ready)
+        case Exact(version=pinned):
+            found = versions.find(pinned)
+            if found is None or pinned.build not in (None, found.build):
+                raise VersionNotFound(
+                    f"no version of {versions.model} is {str(pinned)!r}; {_listed('nearest', versions.around(pinned))}"
+                )
+            return found
+        case ByDigest(digest=digest):
+            found = versions.digests.get(digest)
+            if found is None:
+                raise VersionNotFound(
+                    f"no version of {versions.model} has the digest {digest}; {_listed('there are', versions.versions)}"
+                )
+            return found
+        case ByTag(name=name):
+            target = versions.tags.get(name)
+            if target is None:
+                known = [*versions.tags, *map(str, versions.versions)]
+                raise VersionNotFound.of(versions.model, name, known)
+            found = versions.find(target)
+            if found is None:
+                raise VersionNotFound(f"the tag {name!r} of {versions.model} stands at {target}, which is not there")
+            return found
+
+
+def _choose(
+    selector: Default | Latest | InRange,
+    versions: VersionIndex,
+    fits: Callable[[Version], bool],
+    *,
+    prefer_ready: bool,
+) -> Version:
+    highest: Version | None = None
+    coming: Version | None = None
+    for version in versions.released:
+        if not fits(version):
+            continue
+        if not prefer_ready or version in versions.ready:
+            return version
+        if highest is None:
+            highest = version
+        if coming is None and version in versions.coming:
+            coming = version
+    if highest is None:
+        raise _nothing_released(selector, versions, fits)
+    return coming or highest
+
+
+def _nothing_released(
+    selector: Default | Latest | InRange, versions: VersionIndex, fits: Callable[[Version], bool]
+) -> VersionNotFound:
+    """Says that no released version fits, and which other would fit or comes near."""
+    near: Collection[Version] = versions.versions
+    if isinstance(selector, InRange):
+        wanted = f"no released version of {versions.model} satisfies {str(selector)!r}"
+        bounds = [comparator.version for alternative in selector.range.alternatives for comparator in alternative]
+        if bounds:
+            near = versions.around(bounds[0])
+    else:
+        wanted = f"{versions.model} has no released version other than prereleases"
+    for others, standing in ((versions.candidates, "is a candidate"), (versions.yanked, "was yanked")):
+        fitting = next(filter(fits, others), None)
+        if fitting is not None:
+            return VersionNotFound(f"{wanted}; {fitting} would do, but {standing}")
+    return VersionNotFound(f"{wanted}; {_listed('nearest', near)}")
+
+
+def _listed(noun: str, versions: Collection[Version]) -> str:
+    if not versions:
+        return "there are no versions"
+    return f"{noun}: {', '.join(str(version) for version in list(versions)[:4])}{', ...' if len(versions) > 4 else ''}"

@@ -1,0 +1,171 @@
+"""What a client writes in the version field. Pure; which version it then names is
+`turnout.routing.selection.resolution`.
+
+    ""                        Default     the highest released version that is no prerelease (or what a policy says)
+    3.2.0  v3.2.0             Exact       that version, candidate or not
+    sha256:<64 hex digits>    ByDigest    the version with that digest
+    latest                    Latest      the highest released version that is no prerelease, whatever a policy says
+    stable                    ByTag       the version that the tag stands at
+    ^3.2  3.x  >=3.1 <4       InRange     the highest released version in the range (`turnout.routing.selection.ranges`)
+
+Whatever is none of these is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
+version (`x`, `v3`, `v03`) is never a tag.
+"""
+
+import re
+from dataclasses import dataclass
+
+from semver import Version
+
+from turnout.errors import InvalidRequest, InvalidSelector
+from turnout.routing.selection.ranges import MAX_NUMBER, Range
+
+MAX_LENGTH = 256
+"""Bytes that a selector may have."""
+
+LATEST = "latest"
+"""The one name that reads as a tag and cannot be given to a version."""
+
+_TAG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_VERSION_LIKE = re.compile(r"v?(?:x|[0-9]+)")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_EXPECTED = "a version (3.2.0), a range (^3.2, >=3.1 <4), a tag (stable) or sha256: and 64 lower-case hex digits"
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """Nothing was asked for."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The highest released version that is no prerelease."""
+
+    def __str__(self) -> str:
+        return LATEST
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exact:
+    """One version, whatever its standing.
+
+    Attributes:
+        version: Without build metadata it names the published version of that precedence, whatever the build; with
+            build metadata only the version that has the same.
+    """
+
+    version: Version
+
+    def __str__(self) -> str:
+        return str(self.version)
+
+    # Version compares by precedence alone, and 3.2.0+a does not name what 3.2.0+b names.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exact) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class ByDigest:
+    """The version with that digest, `sha256:` and 64 lower-case hex digits."""
+
+    digest: str
+
+    def __str__(self) -> str:
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class InRange:
+    """The highest released version in the range."""
+
+    range: Range
+
+    def __str__(self) -> str:
+        return str(self.range)
+
+
+@dataclass(frozen=True, slots=True)
+class ByTag:
+    """The version that the tag stands at."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Selector = Default | Latest | Exact | ByDigest | InRange | ByTag
+"""What a version field says. `parse(str(selector))` is the same selector."""
+
+
+def parse(text: str) -> Selector:
+    """Reads a version field.
+
+    Raises:
+        InvalidSelector: It is no selector; the error says what was expected and what is wrong.
+    """
+    if not text:
+        return Default()
+    if len(text) > MAX_LENGTH:
+        raise _malformed(text, f"it is longer than {MAX_LENGTH} bytes")
+    if not text.isascii():
+        raise _malformed(text, "it holds a character that is not ASCII")
+    if text.startswith("sha256:"):
+        if _DIGEST.fullmatch(text) is None:
+            raise _malformed(text, "that is not a full digest")
+        return ByDigest(text)
+    if _reads_as_tag(text):
+        return Latest() if text == LATEST else ByTag(text)
+    try:
+        version = _exact(text)
+        return InRange(Range.parse(text)) if version is None else Exact(version)
+    except ValueError as error:
+        raise _malformed(text, str(error)) from None
+
+
+def tag_name(text: str) -> str:
+    """Returns `text` if a tag may be named so.
+
+    Raises:
+        InvalidRequest: It is reserved, reads as a version, range or digest, or is not of the form of a tag.
+    """
+    if text == LATEST:
+        raise InvalidRequest.at("tag", f"{LATEST!r} is reserved: it always names the highest released version")
+    if _reads_as_tag(text):
+        return text
+    try:
+        selector = parse(text)
+    except InvalidSelector:
+        selector = Default()
+    if not isinstance(selector, Default) or _VERSION_LIKE.fullmatch(text):
+        raise InvalidRequest.at("tag", f"{_quoted(text)} reads as a version, a range or a digest, which no tag may")
+    raise InvalidRequest.at("tag", f"expected a name of the form {_TAG.pattern}, got {_quoted(text)}")
+
+
+def _reads_as_tag(text: str) -> bool:
+    return _TAG.fullmatch(text) is not None and _VERSION_LIKE.fullmatch(text) is None
+
+
+def _exact(text: str) -> Version | None:
+    """Returns the version that `text` writes out in full, or None where it is something else."""
+    try:
+        version = Version.parse(text.removeprefix("v"))
+    except ValueError:
+        return None
+    if max(version.major, version.minor, version.patch) > MAX_NUMBER:
+        raise ValueError(f"it holds a number above {MAX_NUMBER}")
+    return version
+
+
+def _malformed(text: str, what: str) -> InvalidRequest:
+    return InvalidSelector.at("version", f"expected {_EXPECTED}, got {_quoted(text)}: {what}")
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= 64 else f"{text[:64]!r}..."

@@ -1,0 +1,1 @@
+"""From bytes to messages: bounds checked before protobuf parses, and requests that need no parsing."""

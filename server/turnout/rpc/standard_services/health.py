@@ -1,0 +1,84 @@
+"""`grpc.health.v1`: Check and Watch, for the server, its services and single models.
+
+Names: "" and each service's full name follow the server's readiness; `model:NAME` and `model:NAME@SELECTOR` are SERVING
+while what they name answers requests.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+
+from turnout.errors import InvalidSelector, NotFound, TurnoutError
+from turnout.serving.data_plane.inference import Router
+from turnout.serving.versions.catalog import Catalog
+
+_MODEL = "model:"
+_LOOK_SECONDS = 1.0
+_Status = health_pb2.HealthCheckResponse
+
+
+class HealthServicer:
+    """Tells what is ready."""
+
+    def __init__(self, catalog: Catalog, router: Router, ready: Callable[[], bool], services: frozenset[str]) -> None:
+        """Prepares.
+
+        Args:
+            catalog: Woken with each change.
+            router: Finds what a selector names.
+            ready: Tells whether the server as a whole takes requests.
+            services: Full names of the services served.
+        """
+        self._catalog = catalog
+        self._router = router
+        self._ready = ready
+        self._services = services
+
+    async def Check(self, request: Any) -> Any:  # noqa: N802 - gRPC's
+        """Answers the status of now; NOT_FOUND for a name that nothing has."""
+        return _Status(status=self._status(request.service))
+
+    async def Watch(self, request: Any, write: Callable[[Any], Awaitable[None]]) -> None:  # noqa: N802 - gRPC's
+        """Sends the status of now and then each change of it; SERVICE_UNKNOWN for a name that nothing has yet."""
+        last = -1
+        while True:
+            last = await self._next_status(request.service, last)
+            await write(_Status(status=last))
+
+    async def _next_status(self, service: str, last: int) -> int:
+        """Returns the status of a service once it is another than `last`.
+
+        The catalog tells of most changes at once; readiness and policies change without it.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._catalog.wait_for(lambda _: self._watched(service) != last)
+            if (status := self._watched(service)) != last:
+                return status
+
+    def _watched(self, service: str) -> int:
+        try:
+            return self._status(service)
+        except TurnoutError:
+            return int(_Status.SERVICE_UNKNOWN)
+
+    def _status(self, service: str) -> int:
+        if service == "" or service in self._services:
+            return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)
+        if not service.startswith(_MODEL):
+            raise NotFound(f"no service is named {service[:64]!r}; models are asked for as model:NAME[@SELECTOR]")
+        name, _, selector = service[len(_MODEL) :].partition("@")
+        self._catalog.snapshot.model(name)
+        try:
+            self._router.route(name, selector, "", baseline_only=True)  # a question, which no split is to count
+        except (NotFound, InvalidSelector):
+            if selector:
+                raise
+            return int(_Status.NOT_SERVING)  # the model exists, but nothing of it is released
+        except TurnoutError:
+            return int(_Status.NOT_SERVING)
+        return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)

@@ -1,0 +1,231 @@
+"""gRPC over ASGI: calls to methods, over any server that speaks HTTP/2 and sends trailers.
+
+The server (h2corn) gives each request a task, and cancels it when the client resets the stream or its connection ends;
+so a call needs no watch of its own. A call that has its answer before it waits for anything has no task either. What a
+unary call needs is prepared: its answer is three events, two of which are the same for every call of a route.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from google.rpc.status_pb2 import Status
+from structlog.typing import FilteringBoundLogger
+
+from turnout.admission import Admission
+from turnout.errors import TurnoutError
+from turnout.rpc.errors import to_status
+from turnout.rpc.transport.asgi.call import (
+    NO_BODY,
+    START,
+    AsgiCall,
+    CallLimits,
+    Receive,
+    Scope,
+    Send,
+    send_http,
+    send_only_status,
+)
+from turnout.rpc.transport.asgi.compression import ENCODING_NAMES
+from turnout.rpc.transport.asgi.eager import begun
+from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES
+from turnout.rpc.transport.asgi.running_calls import RunningCalls
+from turnout.rpc.transport.asgi.statuses import CANCELLED, INTERNAL, UNIMPLEMENTED, trailers_for
+from turnout.rpc.transport.port import (
+    ALWAYS_TAKEN,
+    JOINED_BYTES,
+    RESPONSES,
+    Call,
+    Method,
+    Methods,
+    Response,
+    StatusError,
+    Stream,
+    Unary,
+)
+
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_GRPC = b"application/grpc"
+_TYPES = (_GRPC, b"application/grpc+proto")
+_ACCEPTED = (b"grpc-accept-encoding", ENCODING_NAMES.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """A method, as calls look it up.
+
+    Attributes:
+        answer: That of a unary method; None if it is no such.
+        serve: That of any other.
+        counted: Whether its calls are among those that may be under way.
+        prompt: Whether its calls are begun without a task.
+    """
+
+    answer: Callable[[bytes, Call], Response | Awaitable[Response]] | None
+    serve: Callable[[Stream], Awaitable[None]] | None
+    counted: bool
+    prompt: bool = False
+
+
+class GrpcApplication:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        calls: RunningCalls,
+        limits: CallLimits,
+        admission: Admission,
+        log: FilteringBoundLogger,
+        fallback: Application | None = None,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            methods: By path.
+            calls: Where it keeps those under way.
+            limits: Of calls.
+            admission: Says whether a call may begin.
+            log: Told of what methods raise that they must not.
+            fallback: Takes requests that are no gRPC; without one they are refused.
+        """
+        self._calls = calls
+        self._routes = {path.encode(): _route(path, method) for path, method in methods.items()}
+        self._limits = limits
+        self._whole = limits.max_message_bytes + PREFIX_BYTES
+        self._admission = admission
+        self._log = log
+        self._fallback = fallback
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Carries one call, or hands on what is none. A call of a prompt method is begun at once (`eager`)."""
+        headers = dict(scope["headers"])
+        route = self._routes.get(scope["raw_path"])  # no other spelling of a path is the path of a method
+        if (
+            route is None
+            or scope["query_string"]
+            or headers.get(b"content-type") != _GRPC
+            or scope.get("method") != "POST"
+            or "http.response.trailers" not in scope["extensions"]
+        ):
+            return self._unusual(route, scope, headers, receive, send)
+        call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
+        if route.prompt:
+            return begun(self._carry(route, call, receive, send, in_task=False), partial(self._calls.add, call))
+        return self._carry(route, call, receive, send)
+
+    async def _carry(
+        self, route: _Route, call: AsgiCall, receive: Receive, send: Send, *, in_task: bool = True
+    ) -> None:
+        """Carries a call from its first event to its last; one that is not in a task is watched once it is."""
+        admission, counted = self._admission, route.counted
+        try:
+            if counted:
+                admission.check()
+            call.open()
+        except TurnoutError as error:
+            return await self._refuse(call, send, to_status(error))
+        except StatusError as error:
+            return await self._refuse(call, send, error.status, _ACCEPTED)
+        admission.begun += counted
+        admission.under_way += counted
+        if in_task:
+            self._calls.add(call)
+        try:
+            if route.answer is not None:
+                event = await receive()
+                body = event.get("body", b"")
+                size = len(body)
+                if PREFIX_BYTES <= size <= self._whole and PREFIX.unpack_from(body) == (0, size - PREFIX_BYTES):
+                    body = body[PREFIX_BYTES:]
+                else:
+                    body = await call.only_message(event)
+                del event  # it holds the body, as long as the method runs
+                response = route.answer(body, call)
+                del body
+                if not isinstance(response, RESPONSES):
+                    response = await response
+                call.answered = True
+                end = trailers_for(call.trailing)
+                if not isinstance(response, bytes):
+                    await call.send_parts(response)
+                elif call.gzip or len(response) > JOINED_BYTES:
+                    await call.send_message(response, more=False)
+                else:
+                    call.started = True
+                    event = {"type": "http.response.body", "body": PREFIX.pack(0, len(response)) + response}
+                    # The first event wakes the server's thread. The others are to be there when that looks.
+                    await send(START)
+                    await send(event)
+                await send(end)
+            elif route.serve is not None:
+                await route.serve(call)
+                call.answered = True
+                if not call.started:
+                    await send(START)
+                await send(NO_BODY)
+                await send(trailers_for(call.trailing))
+        except StatusError as error:
+            await call.send_status(error.status)
+        except asyncio.CancelledError:
+            if call.ending is not None:
+                call.resume()
+                await call.send_status(call.ending)
+            elif call.cancelled:
+                raise
+            else:
+                await call.send_status(Status(code=CANCELLED, message="the call was cancelled"))
+        except OSError:
+            pass  # the client left while it was answered
+        except Exception as error:  # noqa: BLE001 - the client is to get a status whatever happens
+            self._log.error("a method raised what it must not", path=call.path, exc_info=error)
+            await call.send_status(Status(code=INTERNAL, message="the call failed inside the server"))
+        finally:
+            if call.task is not None:
+                call.release()
+                self._calls.remove(call)
+            admission.under_way -= counted
+
+    async def _refuse(self, call: AsgiCall, send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
+        """Ends a call that was not taken."""
+        try:
+            await send_only_status(send, status, *more)
+        finally:
+            self._calls.remove(call)  # which is watched where there was no room for that at once
+
+    async def _unusual(
+        self, route: _Route | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        """Carries a call that is none at first sight, or answers what is none."""
+        content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if content_type in _TYPES and scope["type"] == "http":
+            if scope["method"] != "POST":
+                await send_http(send, 405, "expected POST", (b"allow", b"POST"))
+            elif "http.response.trailers" not in scope["extensions"]:
+                await send_only_status(send, Status(code=INTERNAL, message="expected the header te: trailers"))
+            elif route is None or scope["query_string"]:
+                message = f"no method is named {scope['path'][:256]!r}"
+                await send_only_status(send, Status(code=UNIMPLEMENTED, message=message))
+            else:
+                call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
+                await self._carry(route, call, receive, send)
+        elif route is None and self._fallback is not None:
+            await self._fallback(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif route is not None and scope["method"] != "POST":
+            await send_http(send, 405, "expected POST", (b"allow", b"POST"))
+        elif route is not None or content_type.startswith(_GRPC):
+            await send_http(send, 415, "expected content-type: application/grpc", (b"accept-post", _GRPC))
+        else:
+            await send_http(send, 404, "expected a gRPC call")
+
+
+def _route(path: str, method: Method) -> _Route:
+    counted = not path.startswith(ALWAYS_TAKEN)
+    if isinstance(method, Unary):
+        return _Route(method.answer, None, counted, method.prompt)
+    return _Route(None, method.serve, counted)

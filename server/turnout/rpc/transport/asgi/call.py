@@ -1,0 +1,398 @@
+"""One gRPC call over ASGI: its messages in the server's events, its status in what ends them."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+from google.rpc.status_pb2 import Status
+
+from turnout.admission import ReceiveBudget
+from turnout.errors import Exhausted
+from turnout.rpc.errors import to_status
+from turnout.rpc.transport.asgi.compression import (
+    ENCODING_NAMES,
+    ENCODINGS,
+    IDENTITY,
+    accepts_gzip,
+    compress,
+    decompress,
+)
+from turnout.rpc.transport.asgi.eager import started
+from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.asgi.headers import parse_timeout
+from turnout.rpc.transport.asgi.running_calls import RunningCall
+from turnout.rpc.transport.asgi.statuses import (
+    CONTENT_TYPE,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    RESOURCE_EXHAUSTED,
+    UNIMPLEMENTED,
+    Event,
+    refusal,
+    status_headers,
+    trailers,
+)
+from turnout.rpc.transport.port import JOINED_BYTES, Parts, StatusError
+from turnout.threads import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+
+START: Event = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+_START_GZIP: Event = {**START, "headers": [CONTENT_TYPE, (b"grpc-encoding", b"gzip")]}
+NO_BODY: Event = {"type": "http.response.body"}
+
+_EARLY_SHARE = 0.05
+_EARLY_SECONDS = 0.01
+"""A method's deadline is that much before its client's: the status is to be there first. A client whose own clock ends
+a call resets its stream, and h2corn ends a connection, with all that is under way on it, after 200 resets in 10 s."""
+
+_PATIENCE = 1.1
+"""Of the seconds in which something has to come of a message, what a time-out is set to; it is put off the less."""
+
+_LEAST_GZIP_BYTES = 1024
+"""Below which compression only costs."""
+
+_COMPRESSED_IN_THREAD = 64 * 1024
+"""Bytes from which compression is work for a thread: it takes a millisecond, for which all other calls would wait."""
+
+_DECOMPRESSED_IN_THREAD = 4 * 1024
+"""The same for what comes compressed, which may become a thousand times larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bounds of calls, and what they share.
+
+    Attributes:
+        max_message_bytes: Of a message from a client, as it is sent and when it is decompressed.
+        message_seconds: How long nothing may come of a message that has begun; 0 for no bound.
+        gzip: Compress answers to clients that take gzip.
+        budget: Bounds what has come of unfinished messages, of all calls.
+        threads: Compress and decompress what is large.
+    """
+
+    max_message_bytes: int
+    message_seconds: float
+    gzip: bool
+    budget: ReceiveBudget
+    threads: Threads
+
+    async def convert(self, in_thread: bool, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns what `convert` returns, which runs in a thread if told so."""
+        if in_thread:
+            return await self.threads.run(convert, *args, **kwargs)
+        return convert(*args, **kwargs)
+
+
+class AsgiCall(RunningCall):
+    """One call whose messages travel in ASGI's events.
+
+    Attributes:
+        gzip: Whether its answers are compressed.
+        started: Whether the headers of its answer have been sent.
+    """
+
+    gzip = False
+    started = False
+    _encoding = IDENTITY
+    _frames: FrameSplitter | None = None
+    _half_closed = False
+    _held = 0
+    _waiting: Awaitable[Event] | None = None
+
+    def __init__(
+        self,
+        limits: CallLimits,
+        counted: bool,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Begins a call; `open` is to follow.
+
+        Args:
+            limits: Of calls.
+            counted: Whether it is one of those that may be under way.
+            scope: ASGI's.
+            headers: Of the request, of each name one.
+            receive: ASGI's.
+            send: ASGI's.
+        """
+        self.counted = counted
+        self._headers = scope["headers"]
+        self._names = headers
+        self._scope = scope
+        self._limits = limits
+        self._receive = receive
+        self._send = send
+
+    def open(self) -> None:
+        """Reads what the headers say of the call itself.
+
+        Raises:
+            StatusError: They are not those of a call.
+        """
+        headers = self._names
+        if (timeout := headers.get(b"grpc-timeout")) is not None:
+            try:
+                seconds = parse_timeout(timeout)
+            except ValueError as error:
+                raise refusal(INTERNAL, str(error)) from None
+            self.expire(time.monotonic() + seconds, min(seconds * _EARLY_SHARE, _EARLY_SECONDS))
+        if (encoding := headers.get(b"grpc-encoding")) is not None:
+            if encoding not in ENCODINGS:
+                named = encoding[:64].decode("latin-1")
+                raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
+            self._encoding = encoding
+        if self._limits.gzip:
+            self.gzip = accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
+
+    @property
+    def path(self) -> str:
+        """Of its method."""
+        return str(self._scope["path"])
+
+    @property
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none."""
+        chain = self._scope["extensions"].get("tls", {}).get("client_cert_chain", ())
+        return str(chain[0]) if chain else ""
+
+    async def only_message(self, event: Event) -> bytes:
+        """Returns the message of a unary call, whose first event is `event`.
+
+        Raises:
+            StatusError: There is none, or more than one.
+        """
+        self._frames = FrameSplitter(self._limits.max_message_bytes)
+        message = self._fed(event)
+        if message is None:
+            message = await self.read()
+        if message is None:
+            raise refusal(INTERNAL, "expected one message, got none")
+        if self._frames.partial:
+            raise refusal(INTERNAL, "expected one message, got more")
+        return message
+
+    async def read(self) -> bytes | None:
+        """Returns the client's next message; None once it has sent its last."""
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
+        frame = self._next(frames) if frames.buffered else None
+        while frame is None:
+            if self._half_closed:
+                if frames.partial:
+                    raise refusal(INTERNAL, "the request ended within a message")
+                return None
+            if frames.partial:
+                frame = await self._rest(frames)
+            else:
+                waiting, self._waiting = self._waiting, None
+                whole = self._fed(await (self._receive() if waiting is None else waiting))
+                if whole is not None:
+                    return whole
+                frame = self._next(frames)
+        self.release()
+        compressed, message = frame
+        return await self._decompressed(message) if compressed else message
+
+    def read_now(self) -> bytes | None:
+        """Returns the client's next message if that has come, and is not compressed."""
+        if self._encoding is not IDENTITY or self._frames is None:
+            return None
+        frames = self._frames
+        while (frame := self._next(frames) if frames.buffered else None) is None:
+            if self._half_closed or frames.partial or self._waiting is not None:
+                return None
+            event = started(self._receive())
+            if not isinstance(event, tuple):
+                self._waiting = event
+                return None
+            if (whole := self._fed(event[0])) is not None:
+                return whole
+        if frame[0]:
+            raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
+        return frame[1]
+
+    def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
+        """Returns the next message as `frames.next` does."""
+        try:
+            return frames.next()
+        except MessageTooLarge as error:
+            raise _too_large(error) from None
+        except FramingError as error:
+            raise refusal(INTERNAL, str(error)) from None
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message; returns when there is room for the next."""
+        await self.send_message(message, more=True)
+
+    async def write_all(self, messages: Sequence[bytes]) -> None:
+        """Sends messages, small ones in one event; returns when there is room for more."""
+        if self.gzip or not self.started:
+            await super().write_all(messages)
+            return
+        parts: list[bytes] = []
+        size = 0
+        for message in messages:
+            size += len(message)
+            if size > JOINED_BYTES:
+                await self._send_joined(parts)
+                parts, size = [], len(message)
+            if len(message) > JOINED_BYTES:
+                await self.write(message)
+                size = 0
+            else:
+                parts += (PREFIX.pack(0, len(message)), message)
+        await self._send_joined(parts)
+
+    async def _send_joined(self, parts: Sequence[bytes]) -> None:
+        if parts:
+            await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
+
+    async def send_message(self, message: bytes, *, more: bool) -> None:
+        """Sends a message, after the headers if it is the first.
+
+        Args:
+            message: Serialised.
+            more: Whether another may follow.
+        """
+        send, size = self._send, len(message)
+        if not self.started:
+            self.started = True
+            await send(_START_GZIP if self.gzip else START)
+        compressed = 0
+        if self.gzip and size >= _LEAST_GZIP_BYTES:
+            message = await self._limits.convert(size >= _COMPRESSED_IN_THREAD, compress, message)
+            compressed, size = 1, len(message)
+        prefix = PREFIX.pack(compressed, size)
+        if size <= JOINED_BYTES:
+            await send({"type": "http.response.body", "body": prefix + message, "more_body": more})
+        else:
+            await send({"type": "http.response.body", "body": prefix, "more_body": True})
+            await send({"type": "http.response.body", "body": message, "more_body": more})
+
+    async def send_parts(self, parts: Parts) -> None:
+        """Sends the only message of a call, small parts of it in one event."""
+        if self.gzip:
+            await self.send_message(b"".join(parts), more=False)
+            return
+        bodies = [PREFIX.pack(0, sum(map(len, parts)))]
+        for part in parts:
+            if len(part) > JOINED_BYTES or len(bodies[-1]) > JOINED_BYTES:
+                bodies.append(part)
+            else:
+                bodies[-1] += part
+        self.started = True
+        await self._send(START)
+        for left, body in zip(range(len(bodies))[::-1], bodies, strict=True):
+            await self._send({"type": "http.response.body", "body": body, "more_body": left > 0})
+
+    async def send_status(self, status: Status) -> None:
+        """Ends the call with a status other than OK."""
+        try:
+            if self.started:
+                await self._send(NO_BODY)
+                await self._send(trailers(status_headers(status)))
+            else:
+                await send_only_status(self._send, status)
+        except OSError:
+            pass  # the client has left
+
+    def release(self) -> None:
+        """Counts off what it holds of an unfinished message."""
+        if self._held:
+            self._limits.budget.give(self._held)
+            self._held = 0
+
+    def _fed(self, event: Event) -> bytes | None:
+        """Takes what came. Returns the message if that is one, whole, not compressed and nothing else, as most are."""
+        if event["type"] == "http.disconnect":
+            raise asyncio.CancelledError  # the server cancels the call's own task as well
+        if not event.get("more_body"):
+            self._half_closed = True
+        if body := event.get("body"):
+            frames, size = self._frames, len(body) - PREFIX_BYTES
+            assert frames is not None
+            fits = 0 <= size <= self._limits.max_message_bytes
+            if fits and not frames.partial and PREFIX.unpack_from(body) == (0, size):
+                whole: bytes = body[PREFIX_BYTES:]
+                return whole
+            frames.feed(body)
+        return None
+
+    async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
+        """Returns a message that has begun once it is whole; None if the request ends before that."""
+        seconds = self._limits.message_seconds
+        if self.task is None:
+            await asyncio.sleep(0)  # it goes on in a task then, which the time-out needs
+        try:
+            async with asyncio.timeout(seconds * _PATIENCE or None) as patience:
+                while (frame := self._next(frames)) is None and not self._half_closed:
+                    self._hold(frames.buffered)
+                    self._fed(await self._receive())
+                    _renew(patience, seconds)
+        except TimeoutError:
+            message = f"nothing came of the request's message for {seconds:g} s (limits.body_timeout_s)"
+            raise refusal(DEADLINE_EXCEEDED, message) from None
+        return frame
+
+    def _hold(self, size: int) -> None:
+        """Counts in what it holds of an unfinished message, in all."""
+        growth = size - self._held
+        if growth <= 0:
+            return
+        try:
+            self._limits.budget.take(growth)
+        except Exhausted as error:
+            raise StatusError(to_status(error)) from None
+        self._held += growth
+
+    async def _decompressed(self, message: bytes) -> bytes:
+        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
+        try:
+            return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
+        except MessageTooLarge as error:
+            raise _too_large(error) from None
+        except FramingError as error:
+            raise refusal(INTERNAL, str(error)) from None
+
+
+def _renew(patience: asyncio.Timeout, seconds: float) -> None:
+    """Puts a time-out off where less than `seconds` are left: a timer for each event takes a third of its cost."""
+    due = patience.when()
+    if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
+        patience.reschedule(now + seconds * _PATIENCE)
+
+
+def _too_large(error: MessageTooLarge) -> StatusError:
+    return refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)")
+
+
+async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
+    """Ends a call that has sent nothing, with a status other than OK, by headers alone."""
+    headers = [CONTENT_TYPE, *status_headers(status), *more]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(NO_BODY)
+
+
+async def send_http(send: Send, code: int, sentence: str, *more: tuple[bytes, bytes]) -> None:
+    """Answers a request that is no gRPC call."""
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *more]
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": sentence.encode() + b"\n"})

@@ -1,0 +1,283 @@
+"""Finds out whether and how requests of a version may be put together.
+
+The graph has to prove it (`turnout.serving.rowwise`), and runs have to agree (`turnout.serving.batching.batch_check`).
+Where the graph proves nothing, only what the publisher declares is tried, and believed if the runs agree.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from turnout.errors import TurnoutError
+from turnout.registry.manifest.manifest import Batching, Manifest
+from turnout.registry.manifest.signature import Dimension, Signature
+from turnout.registry.onnx.graph import ModelGraph
+from turnout.serving.batching.batch_check import Difference, check, rows_to_try
+from turnout.serving.batching.proven_sizes import ProvenSizes, Sizes
+from turnout.serving.inputs.sample import one_row
+from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, made_up, recipes
+from turnout.serving.inputs.validation import shared_symbols
+from turnout.serving.rowwise.proof import Proof, prove_rows
+from turnout.serving.sessions.session import Run
+from turnout.serving.sessions.tensor import Array
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """How a version's requests are put together.
+
+    Attributes:
+        max_rows: Most rows in a batch; 0 where requests run one at a time.
+        input_axes: The axis along which each batched input grows; an input not named is the same for a whole batch.
+        output_axes: The axis along which each batched output grows; an output not named is given to every request.
+        reason: Why it is so, in words.
+        sample: Inputs of one row that the model runs on, for warm-up; None where none were found.
+        mixes: A batch ran, and its rows were answered otherwise than alone.
+        sizes: Other dimensions for which that is so; None where it is so for all.
+        equal: Dimensions (input, axis) that have to be equal for that to be so, in groups: those that bear one symbol.
+    """
+
+    max_rows: int
+    input_axes: Mapping[str, int] = field(default_factory=dict)
+    output_axes: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+    sample: Mapping[str, Array] | None = None
+    mixes: bool = False
+    sizes: ProvenSizes | None = None
+    equal: Sequence[Sequence[tuple[str, int]]] = ()
+
+
+def sample_axes(manifest: Manifest) -> Mapping[str, int]:
+    """Returns the axis of each input along which a sample has one row: declared, or guessed first."""
+    return next(iter(_candidates(manifest)), {})
+
+
+def prove(
+    run: Run,
+    manifest: Manifest,
+    max_rows: int,
+    golden: Sequence[Mapping[str, Array]],
+    graph: ModelGraph,
+    tried: Sequence[Recipe] | None = None,
+    most: int = MOST_ELEMENTS,
+    trouble: str = "",
+) -> BatchPlan:
+    """Follows the batch dimension through the graph, runs the model a few times, and returns the plan that this proves.
+
+    Args:
+        run: Runs the model.
+        manifest: Of the version; what it declares about batching is checked as well.
+        max_rows: Most rows that the server allows; 0 turns batching off.
+        golden: Inputs of golden cases, which real models accept where synthetic ones may be refused.
+        graph: Of the model.
+        tried: What is made up besides; by default what suits most models.
+        most: Elements of what is made up.
+        trouble: What it said to inputs that were tried before.
+    """
+    signature, declared = manifest.signature, manifest.batching or Batching()
+    claimed, candidates = declared.axes is not None, _candidates(manifest)
+    tried = recipes(values_become_sizes=False) if tried is None else tried
+    rows = itertools.chain(
+        filter(None, (one_row(case, sample_axes(manifest)) for case in golden)),
+        (inputs for _, inputs in made_up(signature, tried, sample_axes(manifest), most)),
+    )
+    samples = _Samples(run, signature, sample_axes(manifest), rows, trouble)
+    sample = samples.first
+    if not declared.enabled:
+        return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
+    if max_rows < 2:
+        return BatchPlan(0, reason="unbatched: the configuration says so", sample=sample)
+    if not any(candidates):
+        return BatchPlan(0, reason="unbatched: no input has a free dimension", sample=sample)
+    most_rows = min(max_rows, declared.max_rows or max_rows)
+    plans = []
+    for input_axes in candidates:
+        attempt = _Attempt(run, manifest, graph, input_axes, golden, claimed)
+        plan = attempt.plan(most_rows, samples)
+        if plan.max_rows:
+            return plan
+        plans.append(plan)
+    return replace(plans[0], sample=sample, mixes=any(plan.mixes for plan in plans))
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A try to batch along one axis of each input."""
+
+    run: Run
+    manifest: Manifest
+    graph: ModelGraph
+    input_axes: Mapping[str, int]
+    golden: Sequence[Mapping[str, Array]]
+    claimed: bool
+
+    def plan(self, rows: int, samples: "_Samples") -> BatchPlan:
+        """Returns the plan of up to `rows` rows, or one that says why there is none."""
+        proof = prove_rows(self.graph, self.manifest.signature, self.input_axes)
+        axes = ", ".join(f"{name} axis {axis}" for name, axis in self.input_axes.items())
+        sample = samples.first
+        if sample is None:
+            return self._unrun(rows, proof, axes, samples.trouble)
+        sizes = None
+        if proof.obstacle:
+            for other in samples:
+                sized = self.prove_for(sizes_of(other, self.input_axes))
+                if not sized.obstacle:
+                    sizes = ProvenSizes(_Prover(self, sized.output_axes), [sizes_of(other, self.input_axes)])
+                    proof, sample = sized, other
+                    break
+        proved = None if proof.obstacle else proof.output_axes
+        try:
+            tried = rows_to_try(sample, self.input_axes, self.golden)
+            output_axes = check(self.run, self.manifest, self.input_axes, tried, proved=proved)
+            self._check_declared(output_axes)
+        except Difference as found:
+            why = f"{found} ({proof.obstacle})" if proof.obstacle else str(found)
+            return BatchPlan(0, reason=f"unbatched: {why}", sample=sample, mixes=found.mixes)
+        if proved is None and not self.claimed:
+            why = f"the graph does not prove that rows keep to themselves: {proof.obstacle}"
+            return BatchPlan(0, reason=f"unbatched: {why}", sample=sample)
+        if proved is None:
+            how = f"declared, and runs agree; the graph does not prove it: {proof.obstacle}"
+            return BatchPlan(rows, self.input_axes, output_axes, f"batched ({how}: {axes})", sample)
+        how = "declared and proved" if self.claimed else "proved"
+        where = "" if sizes is None else "; for sizes of other dimensions that the graph is proved for"
+        reason = f"batched ({how} by graph and run: {axes}{where})"
+        return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal())
+
+    def _equal(self) -> list[list[tuple[str, int]]]:
+        """Returns the dimensions that the proof takes for equal; nothing else holds a request to it."""
+        required = [spec for spec in self.manifest.signature.inputs if not spec.has_default]
+        groups = shared_symbols(Signature(tuple(required), ())).values()
+        beside = [[(name, axis) for name, axis in group if self.input_axes.get(name) != axis] for group in groups]
+        return [group for group in beside if len(group) > 1]
+
+    def _check_declared(self, output_axes: Mapping[str, int]) -> None:
+        declared = (self.manifest.batching.axes if self.manifest.batching else None) or {}
+        for name, axis in output_axes.items():
+            if declared.get(name, axis) != axis:
+                raise Difference(f"output {name} grows along axis {axis}, not {declared[name]}", mixes=False)
+
+    def _unrun(self, rows: int, proof: Proof, axes: str, trouble: str) -> BatchPlan:
+        """Plans for a model that ran on none of the inputs tried: the graph and the publisher both have to say it."""
+        if self.claimed and not proof.obstacle:
+            reason = f"batched (declared, and proved by graph: {axes}; could not be run: publish a golden case)"
+            return BatchPlan(rows, self.input_axes, proof.output_axes, reason, equal=self._equal())
+        why = f"no inputs were found that it runs on ({trouble}); publish a golden case"
+        return BatchPlan(0, reason=f"unbatched: {why}" + (f"; {proof.obstacle}" if proof.obstacle else ""))
+
+    def prove_for(self, sizes: Sizes) -> Proof:
+        """Follows the batch dimension for inputs whose other dimensions are known."""
+        known = dict(sizes)
+        inputs = []
+        for spec in self.manifest.signature.inputs:
+            if spec.name in known:
+                shape: list[Dimension] = list(known[spec.name])
+                if spec.name in self.input_axes:
+                    shape.insert(self.input_axes[spec.name], None)
+                spec = replace(spec, shape=tuple(shape))
+            inputs.append(spec)
+        return prove_rows(self.graph, Signature(tuple(inputs), self.manifest.signature.outputs), self.input_axes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prover:
+    """Proves one set of sizes after another."""
+
+    attempt: _Attempt
+    output_axes: Mapping[str, int]
+
+    def __call__(self, sizes: Sizes) -> bool:
+        proof = self.attempt.prove_for(sizes)
+        return not proof.obstacle and dict(proof.output_axes) == dict(self.output_axes)
+
+
+def sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
+    """Returns the dimensions of inputs but for their batch axes."""
+    found = []
+    for name in sorted(inputs):
+        shape = inputs[name].shape
+        axis = axes.get(name)
+        found.append((name, shape if axis is None else shape[:axis] + shape[axis + 1 :]))
+    return tuple(found)
+
+
+def _candidates(manifest: Manifest) -> list[dict[str, int]]:
+    declared = manifest.batching or Batching()
+    if declared.axes is not None:
+        return [_declared_inputs(manifest.signature, declared)]
+    return list(_likely_axes(manifest.signature))
+
+
+def _declared_inputs(signature: Signature, declared: Batching) -> dict[str, int]:
+    return {
+        spec.name: declared.axes[spec.name] for spec in signature.inputs if declared.axes and spec.name in declared.axes
+    }
+
+
+def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
+    """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone, then wherever the
+    first input's first free dimension stands by its name.
+    """
+    needed = [spec for spec in signature.inputs if not spec.has_default]
+    first_free = {
+        spec.name: next(i for i, d in enumerate(spec.shape) if not isinstance(d, int))
+        for spec in needed
+        if any(not isinstance(d, int) for d in spec.shape)
+    }
+    guesses = [first_free, {name: axis for name, axis in first_free.items() if axis == 0}]
+    names = [spec.shape[first_free[spec.name]] for spec in needed if spec.name in first_free]
+    if names and isinstance(names[0], str):
+        guesses.append({spec.name: spec.shape.index(names[0]) for spec in needed if names[0] in spec.shape})
+    seen: list[dict[str, int]] = []
+    for guess in guesses:
+        if guess and guess not in seen:
+            seen.append(guess)
+            yield guess
+
+
+class _Samples:
+    """One-row inputs that the model runs on, of different sizes: golden cases first, then made-up ones.
+
+    They are looked for as they are asked for: one is enough where the graph proves the rest.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        signature: Signature,
+        axes: Mapping[str, int],
+        rows: Iterable[Mapping[str, Array]],
+        trouble: str,
+    ) -> None:
+        self.trouble = trouble
+        self._found: list[Mapping[str, Array]] = []
+        self._tries = self._look(run, signature, axes, rows)
+
+    @property
+    def first(self) -> Mapping[str, Array] | None:
+        """The first one; None where there is none."""
+        return next(iter(self), None)
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        yield from self._found
+        for inputs in self._tries:
+            self._found.append(inputs)
+            yield inputs
+
+    def _look(
+        self, run: Run, signature: Signature, axes: Mapping[str, int], rows: Iterable[Mapping[str, Array]]
+    ) -> Iterator[Mapping[str, Array]]:
+        names = [spec.name for spec in signature.outputs]
+        seen: set[Sizes] = set()
+        for inputs in rows:
+            sizes = sizes_of(inputs, axes)
+            if sizes in seen:
+                continue
+            try:
+                run(inputs, names)
+            except TurnoutError as error:
+                self.trouble = error.message
+            else:
+                seen.add(sizes)
+                yield inputs

@@ -1,0 +1,1 @@
+"""What requests came to, counted on the serving path for rollouts."""

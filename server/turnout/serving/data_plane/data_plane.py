@@ -1,0 +1,365 @@
+"""The data plane that every protocol shares: decoding, routing, the run, counting, logging, tracing, encoding.
+
+    begin   decodes, routes and runs a request that is small and quick, and encodes its answer: no task, no waiting
+    finish  does what `begin` left: large messages in a thread, runs on a runner, large answers in a thread
+
+Whatever happens to a request, it is answered: with outputs, or with the refusal that its exchange makes of an error.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
+
+from turnout.auth.authority import Authority
+from turnout.auth.roles import Role
+from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError
+from turnout.serving.batching.batcher import Answer
+from turnout.serving.data_plane.conversion import ConversionThread
+from turnout.serving.data_plane.inference import Exchange, InferenceRequest, InferenceResult, Route, Router
+from turnout.serving.data_plane.request_counting import Counted
+from turnout.serving.versions.catalog import Catalog
+from turnout.telemetry.logging import AccessLog
+from turnout.telemetry.metrics.versions import Metrics
+from turnout.telemetry.tracing.trace import Trace
+from turnout.telemetry.tracing.tracer import Tracer
+
+_WARNED = "warning told"
+
+_PREDICT = (Role.PREDICT,)
+
+_UNEXPECTED = "the request failed inside the server, whose log tells why"
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """A request that `begin` left, and what the data plane keeps of it."""
+
+    __slots__ = ("counted", "exchange", "plane", "request", "result", "route", "trace")
+
+    def __init__(
+        self,
+        plane: "DataPlane",
+        exchange: Exchange[T],
+        trace: Trace | None,
+        request: InferenceRequest | None = None,
+        route: Route | None = None,
+        counted: Counted | None = None,
+        result: InferenceResult | None = None,
+    ) -> None:
+        self.plane = plane
+        self.exchange = exchange
+        self.trace = trace
+        self.request = request
+        self.route = route
+        self.counted = counted
+        self.result = result
+
+    def finish(self) -> Coroutine[Any, Any, T]:
+        """Returns the answer, or the exchange's refusal."""
+        return self.plane.finish(self) if self.trace is None else self._finish(self.trace)
+
+    async def _finish(self, trace: Trace) -> T:
+        try:
+            return await self.plane.finish(self)
+        except asyncio.CancelledError as error:
+            end(trace, self.exchange, error)
+            raise
+
+
+class DataPlane:
+    """Answers requests. Used on the event loop only.
+
+    Attributes:
+        draining: Set by `drain`; what is long-lived on a connection ends then.
+        authority: Says who may run which model; None where everybody is taken at their word.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        catalog: Catalog,
+        metrics: Metrics,
+        access: AccessLog,
+        code_of: Callable[[BaseException], str],
+        conversions: ConversionThread,
+        tracer: Tracer | None = None,
+        authority: Authority | None = None,
+    ) -> None:
+        """Puts the data plane together.
+
+        Args:
+            router: Decides who answers.
+            catalog: Tells which model names are real ones.
+            metrics: Counts requests that reach no version.
+            access: Logs requests.
+            code_of: Name of the status code that an error becomes; the protocols' one table.
+            conversions: Decodes and encodes what is large.
+            tracer: Traces requests; None where tracing is off.
+            authority: Says who may run which model; None where everybody is taken at their word.
+        """
+        self._router = router
+        self._catalog = catalog
+        self._metrics = metrics
+        self._access = access
+        self._code_of = code_of
+        self._conversions = conversions
+        self._tracer = tracer
+        self.authority = authority
+        metrics.faults.watch("inference")
+        self.draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Has what is long-lived on a connection end. No new request comes then: listeners refuse them."""
+        self.draining.set()
+
+    async def answer(self, exchange: Exchange[T]) -> T:
+        """Returns the answer to a request, or the exchange's refusal."""
+        done = self.begin(exchange)
+        return await done.finish() if isinstance(done, Pending) else done
+
+    def begin(self, exchange: Exchange[T]) -> T | Pending[T]:
+        """Answers a request if nothing has to be waited for; else returns what is to be finished."""
+        trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+        if exchange.heavy:
+            return Pending(self, exchange, trace)
+        try:
+            request = exchange.decode()
+        except Exception as error:  # noqa: BLE001 - told apart there
+            return self._undecoded(exchange, trace, error)
+        return self._run(exchange, trace, request)
+
+    async def parse(self, exchange: Exchange[T]) -> T | None:
+        """Reads a request as far as its envelope: a large one in a thread. Returns the refusal of one that is refused.
+
+        For streams, whose items have to be told apart before they are begun.
+        """
+        if not exchange.heavy:
+            return self.parse_now(exchange)
+        try:
+            await self._conversions.run(exchange.read)
+        except Exception as error:  # noqa: BLE001 - told apart there
+            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+            return self._undecoded(exchange, trace, error)
+        return None
+
+    def parse_now(self, exchange: Exchange[T]) -> T | None:
+        """Does as `parse`, for a request that is not heavy."""
+        try:
+            exchange.read()
+        except Exception as error:  # noqa: BLE001 - told apart there
+            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+            return self._undecoded(exchange, trace, error)
+        return None
+
+    def refuse(self, exchange: Exchange[T], error: TurnoutError) -> T:
+        """Returns the refusal of a request that its protocol could not even hand in; it is counted like others."""
+        trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+        return self._undecoded(exchange, trace, error)
+
+    async def finish(self, pending: Pending[T]) -> T:
+        """Returns the answer to a request that `begin` left, or the exchange's refusal."""
+        exchange, trace = pending.exchange, pending.trace
+        if pending.request is None:
+            try:
+                request = await self._conversions.run(_decode, exchange)
+            except Exception as error:  # noqa: BLE001 - told apart there
+                return self._undecoded(exchange, trace, error)
+            done = self._run(exchange, trace, request)
+            if not isinstance(done, Pending):
+                return done
+            pending.request, pending.route, pending.counted = done.request, done.route, done.counted
+            pending.result = done.result
+        assert pending.request is not None
+        request, result = pending.request, pending.result
+        if result is None:
+            route = pending.route
+            try:
+                if route is None or route.handle.closing:  # it was routed, and then the version left
+                    route = None
+                    route = pending.route = self._route(request, trace)
+                names, answer = await route.handle.infer(
+                    request.inputs, request.outputs, request.deadline, route.lane, request.kind
+                )
+            except Exception as error:  # noqa: BLE001 - told apart there
+                return self._failed(exchange, trace, request, route, pending.counted, error)
+            except asyncio.CancelledError as error:
+                assert route is not None
+                self._count_failure(trace, request, route, pending.counted, error)
+                raise
+            result = self._answered(trace, request, route, pending.counted, names, answer)
+        if result.light and not exchange.costly:
+            return self._encoded(exchange, trace, request, result)
+        try:
+            encoded = await self._conversions.run(exchange.encode, request, result)
+        except Exception as error:  # noqa: BLE001 - told apart there
+            return self._not_encoded(exchange, trace, request, error)
+        if trace is not None:
+            end(trace, exchange)
+        return encoded
+
+    def _run(self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest) -> T | Pending[T]:
+        """Routes a request, and runs it if its version is quick enough for that."""
+        route: Route | None = None
+        counted: Counted | None = None
+        try:
+            if self.authority is not None:
+                self.authority.check(exchange.caller, _PREDICT, request.model, exchange.service)
+            route = self._route(request, trace)
+            handle = route.handle
+            if handle.arms or request.routing_key:
+                counted = Counted(route, request.routing_key)
+            if request.deadline is not None and request.deadline <= request.arrived:
+                # It waited too long on its way: the queue refuses it, and nothing is computed.
+                return Pending(self, exchange, trace, request, route, counted)
+            answered = handle.infer_now(request.inputs, request.outputs, route.lane, request.kind)
+        except Exception as error:  # noqa: BLE001 - told apart there
+            return self._failed(exchange, trace, request, route, counted, error)
+        if answered is None:
+            return Pending(self, exchange, trace, request, route, counted)
+        result = self._answered(trace, request, route, counted, *answered)
+        if result.light and not exchange.costly:
+            return self._encoded(exchange, trace, request, result)
+        return Pending(self, exchange, trace, request, route, counted, result)
+
+    def _route(self, request: InferenceRequest, trace: Trace | None) -> Route:
+        """Returns the route of a request. Raises as `Router.route`."""
+        if trace is not None:
+            trace.note_request(request)
+            trace.routing = trace.routed = time.monotonic()
+        route = self._router.route(
+            request.model, request.selector, request.routing_key, baseline_only=request.baseline_only
+        )
+        if trace is not None:
+            trace.routed = time.monotonic()
+        route.recorder.decisions += 1
+        if route.warning and _WARNED not in route.memo:
+            route.memo[_WARNED] = True  # once a route and state of the world, not once a request
+            self._access.warned(request, route, trace)
+        return route
+
+    def _answered(
+        self,
+        trace: Trace | None,
+        request: InferenceRequest,
+        route: Route,
+        counted: Counted | None,
+        names: Sequence[str],
+        answer: Answer,
+    ) -> InferenceResult:
+        """Counts and logs an answer, and returns it."""
+        now = time.monotonic()
+        took = now - request.arrived
+        recorder = route.recorder
+        recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
+        recorder.answered_last = now
+        if counted is not None:
+            counted.answered(request, took, answer)
+        if trace is not None:
+            trace.note_answer(route, answer, now, took)
+        if self._access.sampled():
+            self._access.answered(request, route, took, answer, trace)
+        result = InferenceResult(names, answer, route)
+        if route.observer is not None:
+            # Whoever called goes on from here without a pause until the answer is handed to the transport.
+            asyncio.get_running_loop().call_soon(route.observer.answered, request, result, trace)
+        return result
+
+    def _encoded(
+        self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest, result: InferenceResult
+    ) -> T:
+        """Returns an answer that is small, encoded, or a refusal."""
+        try:
+            encoded = exchange.encode(request, result)
+        except Exception as error:  # noqa: BLE001 - told apart there
+            return self._not_encoded(exchange, trace, request, error)
+        if trace is not None:
+            end(trace, exchange)
+        return encoded
+
+    def _not_encoded(
+        self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest, error: Exception
+    ) -> T:
+        """Returns the refusal of a request that was answered and counted as such, and whose protocol cannot say it."""
+        told = self._told(request, trace, error)
+        if trace is not None:
+            end(trace, exchange, told)
+        return exchange.refusal(request, told)
+
+    def _undecoded(self, exchange: Exchange[T], trace: Trace | None, error: Exception) -> T:
+        """Counts and logs a request that could not be decoded, and returns its refusal."""
+        request = exchange.envelope()
+        if isinstance(error, Malformed):
+            self._metrics.faults.malformed[exchange.service] += 1
+        if trace is not None:
+            trace.note_request(request)
+        return self._failed(exchange, trace, request, None, None, error)
+
+    def _failed(
+        self,
+        exchange: Exchange[T],
+        trace: Trace | None,
+        request: InferenceRequest,
+        route: Route | None,
+        counted: Counted | None,
+        error: Exception,
+    ) -> T:
+        """Counts and logs a request that failed, and returns its refusal."""
+        told = self._told(request, trace, error)
+        self._count_failure(trace, request, route, counted, error)
+        if trace is not None:
+            end(trace, exchange, told)
+        return exchange.refusal(request, told)
+
+    def _told(self, request: InferenceRequest, trace: Trace | None, error: Exception) -> TurnoutError:
+        """Returns what a client may know of an error; one that nobody foresaw is logged and counted first."""
+        if isinstance(error, TurnoutError):
+            return error
+        self._metrics.faults.unexpected["inference"] += 1
+        self._access.unexpected(request, error, trace)
+        return ModelFailure(_UNEXPECTED)
+
+    def _count_failure(
+        self,
+        trace: Trace | None,
+        request: InferenceRequest,
+        route: Route | None,
+        counted: Counted | None,
+        error: BaseException,
+    ) -> None:
+        now = time.monotonic()
+        took = now - request.arrived
+        code = self._code_of(error)
+        if route is None:
+            known = request.model in self._catalog.snapshot.models
+            self._metrics.unrouted(request.model if known else "", code)
+        else:
+            route.recorder.failed(code, took)
+        if counted is not None:  # also of a request that had a route, and found no other when its version left
+            counted.failed(request, took, code, error)
+        if trace is not None:
+            trace.note_failure(route, error, code, took)
+        self._access.failed(request, route, code, took, error, trace)
+
+    def _traced(self, tracer: Tracer, exchange: Exchange[Any]) -> Trace | None:
+        """Returns the trace of a request that begins; None where nothing is to be noted of it."""
+        trace = tracer.begin(exchange.operation, exchange.parent())
+        if trace is not None and trace.sampled and exchange.details:
+            trace.details = exchange.details
+        return trace
+
+
+def end(trace: Trace, exchange: Exchange[Any], error: BaseException | None = None) -> None:
+    """Ends the trace of a request, which was answered, or failed by an error."""
+    status, fault = exchange.outcome(error)
+    message = error.message if isinstance(error, TurnoutError) else ""
+    trace.end(status, fault=fault, message=message)
+
+
+def _decode(exchange: Exchange[Any]) -> InferenceRequest:
+    """Decodes a request whose turn has come, unless nobody waits for its answer any more."""
+    exchange.read()
+    if exchange.deadline is not None and time.monotonic() > exchange.deadline:
+        raise DeadlineExceeded("the deadline passed before the request was decoded")
+    return exchange.decode()

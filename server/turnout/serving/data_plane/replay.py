@@ -1,0 +1,109 @@
+"""Runs requests that went badly on a canary once more on the baseline, off the path: whose fault it was.
+
+A request that goes as badly on the baseline says nothing about the canary. One runs at a time, in a lane of its own,
+and only so many wait: a canary that fails everything must not become load on the baseline.
+"""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from turnout.errors import DeadlineExceeded, NotLoaded, QueueFull, TurnoutError
+from turnout.serving.counting.arm_counts import FailedRequest, Replayed, Settle
+from turnout.serving.counting.finite import all_finite
+from turnout.serving.sessions.tensor import memory_of
+from turnout.serving.versions.handle import VersionHandle
+
+_LANE = "replay"
+_MAX_WAITING = 64
+_MAX_BYTES = 64 * 1024 * 1024
+_SECONDS = 10.0
+"""How long the baseline may take over one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    handle: VersionHandle
+    request: FailedRequest
+    nbytes: int
+    settle: Settle
+
+
+class Replays:
+    """Replays of one server. Used on the event loop only."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Replay] = deque()
+        self._nbytes = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def on(self, handle: VersionHandle) -> "Baseline":
+        """Returns the baseline that `handle` runs, to ask about requests."""
+        return Baseline(handle, self)
+
+    def ask(self, handle: VersionHandle, request: FailedRequest, settle: Settle) -> bool:
+        """Has `request` run by `handle` later on, and `settle` told; returns False if too many wait already."""
+        nbytes = memory_of(request.inputs.values())
+        if len(self._waiting) >= _MAX_WAITING or self._nbytes + nbytes > _MAX_BYTES:
+            return False
+        self._waiting.append(_Replay(handle, request, nbytes, settle))
+        self._nbytes += nbytes
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._drain(), name="replays")
+        return True
+
+    async def close(self) -> None:
+        """Ends what runs; what still waits is not found out."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                replay = self._waiting.popleft()
+                self._nbytes -= replay.nbytes
+                replay.settle(await _replayed(replay.handle, replay.request))
+        finally:
+            self._task = None
+            while self._waiting:
+                self._waiting.popleft().settle(None)
+            self._nbytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The version that a canary is held against, to ask what it does with a request.
+
+    Attributes:
+        handle: Runs it.
+        replays: Where its runs wait.
+    """
+
+    handle: VersionHandle
+    replays: Replays
+
+    def accepts(self, request: FailedRequest) -> bool:
+        """Tells whether the request fits the baseline's signature."""
+        try:
+            self.handle.check(request.inputs, request.outputs)
+        except TurnoutError:
+            return False
+        return True
+
+    def ask(self, request: FailedRequest, settle: Settle) -> bool:
+        """As `Replays.ask`."""
+        return self.replays.ask(self.handle, request, settle)
+
+
+async def _replayed(handle: VersionHandle, request: FailedRequest) -> Replayed | None:
+    """Returns what a version makes of a request; None if it did not get to it."""
+    began = time.monotonic()
+    try:
+        _, answer = await handle.infer(request.inputs, request.outputs, began + _SECONDS, _LANE)
+    except (NotLoaded, QueueFull, DeadlineExceeded):
+        return None
+    except TurnoutError:
+        return Replayed(answered=False, invalid=False, seconds=time.monotonic() - began)
+    return Replayed(answered=True, invalid=not all_finite(answer.outputs), seconds=time.monotonic() - began)

@@ -1,0 +1,1 @@
+"""Inputs of models: checked, sampled, made up."""

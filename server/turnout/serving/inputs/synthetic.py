@@ -1,0 +1,115 @@
+"""Made-up inputs of a signature, for warm-up and for finding out how a model batches. Pure but for NumPy."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+
+FREE_SIZES = (1, 8, 32, 128, 512)
+"""Sizes tried, in this order, for free dimensions: 1 suits most graphs, convolutions over time need more."""
+
+MOST_ELEMENTS = 1 << 24
+"""Elements that are made up for one set of inputs: a volume of 256 by 256 by 256."""
+
+FEW_ELEMENTS = 1 << 16
+"""With so few, a model whose sizes follow from shapes takes little memory: a picture of 147 by 147."""
+
+_BYTES = (0, 256)
+"""Integers from the first to below the second. Bytes and token ids take these; a constant or nearly constant input
+would be easier still, and drives normalisations to where rounding is all that is left."""
+_BITS = (0, 2)
+"""Small tables take only 0 and 1."""
+_SIZES = (1, 3)
+"""Where values may become sizes: neither nothing nor much comes of these."""
+_ZEROS = (0, 1)
+
+_WORDS = np.array(["turnout", "points", "frog", "siding"], dtype=object)
+_INTEGERS = frozenset(DataType) - {
+    DataType.FLOAT16, DataType.BFLOAT16, DataType.FLOAT32, DataType.FLOAT64, DataType.BOOL, DataType.STRING,
+}  # fmt: skip
+_FLOATS = {DataType.FLOAT16, DataType.BFLOAT16, DataType.FLOAT32, DataType.FLOAT64}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How inputs are made up.
+
+    Attributes:
+        free_size: What every free dimension becomes, save the batch axes.
+        lowest: The lowest integer.
+        below: Bound of integers.
+    """
+
+    free_size: int
+    lowest: int
+    below: int
+
+    def __str__(self) -> str:
+        integers = f"{self.lowest} to {self.below - 1}" if self.lowest else f"below {self.below}"
+        return f"free sizes {self.free_size}, integers {integers}"
+
+
+def recipes(*, values_become_sizes: bool) -> list[Recipe]:
+    """Returns what is tried, in order.
+
+    Args:
+        values_become_sizes: Small integers come first, since large ones may become tensors of any size.
+    """
+    ranges = (_SIZES, _BITS, _ZEROS, _BYTES) if values_become_sizes else (_BYTES, _BITS)
+    return [Recipe(size, *integers) for integers in ranges for size in FREE_SIZES]
+
+
+def made_up(
+    signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], most: int = MOST_ELEMENTS
+) -> Iterator[tuple[Recipe, dict[str, Array]]]:
+    """Yields inputs of each recipe, less those of more than `most` elements, or of the kind of others before."""
+    needed = [spec for spec in signature.inputs if not spec.has_default]
+    integers = any(spec.dtype in _INTEGERS for spec in needed)
+    known = set()
+    for recipe in tried:
+        shapes = tuple(_shape(spec, recipe.free_size, axes.get(spec.name)) for spec in needed)
+        kind = shapes, (recipe.lowest, recipe.below) if integers else ()
+        if kind in known or sum(map(math.prod, shapes)) > most:
+            continue
+        known.add(kind)
+        yield recipe, synthetic_inputs(signature, recipe, axes, seed=1)
+
+
+def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """Makes one value for each input that has no default.
+
+    Args:
+        signature: Of the model.
+        recipe: Which sizes and integers.
+        axes: The batch axis of each input that has one; it becomes 1.
+        seed: Of the numbers; the same seed gives the same values.
+    """
+    random = np.random.default_rng(seed)
+    return {
+        spec.name: _values(random, spec, _shape(spec, recipe.free_size, axes.get(spec.name)), recipe)
+        for spec in signature.inputs
+        if not spec.has_default
+    }
+
+
+def _shape(spec: TensorSpec, free_size: int, axis: int | None) -> tuple[int, ...]:
+    sizes = [d if isinstance(d, int) else free_size for d in spec.shape]
+    if axis is not None:
+        sizes[axis] = 1
+    return tuple(sizes)
+
+
+def _values(random: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], recipe: Recipe) -> Array:
+    dtype = NUMPY_DTYPES[spec.dtype]
+    if spec.dtype is DataType.STRING:
+        return np.asarray(random.choice(_WORDS, shape), dtype=object)
+    if spec.dtype in _FLOATS:
+        return np.asarray(random.standard_normal(shape)).astype(dtype)
+    if spec.dtype is DataType.BOOL:
+        return np.asarray(random.integers(0, 2, shape)).astype(dtype)
+    below = min(recipe.below, 128) if spec.dtype is DataType.INT8 else recipe.below
+    return np.asarray(random.integers(recipe.lowest, below, shape)).astype(dtype)

@@ -1,0 +1,1 @@
+"""Bringing one version into memory."""

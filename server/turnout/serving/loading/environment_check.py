@@ -1,0 +1,27 @@
+"""Holds what a version was made to run with against the machine that is about to load it."""
+
+from typing import Literal
+
+from turnout.errors import ConfigError
+from turnout.registry.manifest.environment import differences
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.publishing.local_environment import this_environment
+
+Strictness = Literal["warn", "refuse", "ignore"]
+
+
+def check_surroundings(manifest: Manifest, strictness: Strictness) -> tuple[str, ...]:
+    """Returns what is declared and not so here, in words, for the log.
+
+    Raises:
+        ConfigError: Something is, and such versions are to be refused.
+    """
+    if strictness == "ignore":
+        return ()
+    found = differences(manifest.provenance.environment, this_environment())
+    if found and strictness == "refuse":
+        raise ConfigError(
+            f"{manifest.model} {manifest.version} declares another environment: {'; '.join(found)}"
+            " (loading.environment is refuse)"
+        )
+    return found

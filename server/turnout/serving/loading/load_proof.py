@@ -1,0 +1,66 @@
+"""How a version that is loaded batches, and what it is warmed with, found out in a process that serves others.
+
+Nothing is run there that may take any amount of memory or time: where values become sizes, and where only large inputs
+are left to try, a process of its own tries first, and what ran in it within bounds is run here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from turnout.errors import TurnoutError
+from turnout.registry.compatibility.sandbox import Subject
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.onnx.graph import ModelGraph
+from turnout.registry.onnx.value_sizes import values_become_sizes
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, first_case
+from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
+from turnout.serving.inputs.sample import Sample, one_row
+from turnout.serving.inputs.synthetic import FEW_ELEMENTS, made_up, recipes
+from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sessions.session import Run
+from turnout.serving.sessions.tensor import Array
+
+CASE_BYTES = 64 << 20
+"""Memory of a golden case that is run at each load; a larger one does without, and so does the load."""
+
+
+def prove_at_load(
+    run: Run, manifest: Manifest, directory: Path, graph: ModelGraph, max_rows: int, lab: TrialLab
+) -> BatchPlan:
+    """Returns how requests of a version are put together.
+
+    Args:
+        run: Runs the version, in this process.
+        manifest: Of the version.
+        directory: Of the version.
+        graph: Of the version.
+        max_rows: Most rows that the server allows.
+        lab: Runs the version in another process.
+    """
+    case = first_case(directory, CASE_BYTES)
+    golden = None if case is None else case.inputs
+    given = {spec.name for spec in manifest.signature.inputs if not spec.has_default} | set(golden or ())
+    if not values_become_sizes(graph.graph, given):
+        cases, tried = [] if golden is None else [golden], recipes(values_become_sizes=False)
+        plan = prove(run, manifest, max_rows, cases, graph, tried, FEW_ELEMENTS)
+        if plan.sample is not None or all(isinstance(d, int) for spec in manifest.signature.inputs for d in spec.shape):
+            return plan
+    path = None if case is None else directory / GOLDEN_DIRECTORY / f"{case.name}.npz"
+    found = _tried_elsewhere(manifest, directory, path, golden, lab)
+    rows = [] if found.inputs is None else [found.inputs]
+    return prove(run, manifest, max_rows, rows, graph, (), trouble=found.trouble)
+
+
+def _tried_elsewhere(
+    manifest: Manifest, directory: Path, case: Path | None, golden: Mapping[str, Array] | None, lab: TrialLab
+) -> Sample:
+    try:
+        recipe, trouble = lab.sample(Subject(directory, manifest), [] if case is None else [case])
+    except TurnoutError as error:
+        return Sample(None, trouble=error.message)
+    axes = sample_axes(manifest)
+    if trouble:
+        return Sample(None, trouble=trouble)
+    if recipe is None:
+        return Sample(None if golden is None else one_row(golden, axes))
+    return Sample(next(inputs for _, inputs in made_up(manifest.signature, [recipe], axes)), recipe)

@@ -1,0 +1,255 @@
+"""Brings one version into memory: verify, read, find out how it batches, warm. Runs in a loader thread.
+
+Loader threads step back for the rest of the process: a load may take a core for seconds, and the requests of the
+versions that serve beside it come first.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from turnout.config import Batching, ModelSettings, Runtime
+from turnout.errors import MemoryBudgetExceeded
+from turnout.host import lower_priority, whole_cores
+from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
+from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
+from turnout.serving.isolation.pool import ChildPool, Supervision
+from turnout.serving.isolation.session import IsolatedSession
+from turnout.serving.loading.load_proof import prove_at_load
+from turnout.serving.sandbox.processes import Processes
+from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sessions import providers
+from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
+from turnout.serving.sessions.memory import used_bytes
+from turnout.serving.sessions.session import MakeRunner, Run, Session
+
+_INLINE_MODEL_BYTES = 16 * 1024 * 1024
+_UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
+"""Control flow, whose running time depends on the values given: never run on the event loop."""
+
+RUNNERS_PER_GPU = 2
+"""One runner copies inputs while the other computes; more only queue on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version in memory, warm.
+
+    Attributes:
+        sessions: One for each device; none where the version is isolated.
+        runners: Makers of a `Run` for each runner thread.
+        run: Runs on the calling thread; only on the CPU.
+        plan: How requests are put together.
+        warmth: What warm-up found.
+        inline_bytes: Requests with at most so many bytes of inputs run in less than the configured threshold, and so on
+            the event loop itself; 0 where none do.
+        memory_bytes: What loading took, by device.
+        seconds: What loading took.
+        pool: Its child processes, where it is isolated.
+        isolation: Where it runs, and why there.
+    """
+
+    sessions: Sequence[Session]
+    runners: Sequence[MakeRunner]
+    run: Run
+    plan: BatchPlan
+    warmth: WarmUp
+    inline_bytes: int
+    memory_bytes: dict[str, int]
+    seconds: float
+    pool: ChildPool | None = None
+    isolation: Isolation = IN_THIS_PROCESS
+
+    @property
+    def engine(self) -> "Session | ChildPool":
+        """What runs it on its first device; tells providers and device."""
+        return self.sessions[0] if self.pool is None else self.pool
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers that the sessions run on."""
+        return self.engine.providers
+
+
+def load(
+    repository: Repository,
+    published: Published,
+    settings: ModelSettings,
+    warmup_runs: int,
+    on_loaded: Callable[[], None],
+    supervision: Supervision,
+    processes: Processes,
+) -> LoadedVersion:
+    """Brings a version into memory.
+
+    Args:
+        repository: The versions on disk.
+        published: The version, as it was seen there.
+        settings: Of its model.
+        warmup_runs: Of each batch size.
+        on_loaded: Called when it is in memory and warm-up begins.
+        supervision: What its child processes are watched with, where it is isolated.
+        processes: Starts what tries out inputs that had better not be tried in this process.
+
+    Raises:
+        NotTrusted: Nobody who is trusted signed it, and the settings require that.
+        DigestMismatch: Its bytes are not those that were published.
+        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
+        ConfigError: A provider was asked for that cannot be used here.
+    """
+    began = time.monotonic()
+    runtime = settings.runtime
+    if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
+        lower_priority()
+    manifest = published.manifest
+    Trust.of(settings.signing).check(repository, published)  # first: it reads small files
+    repository.verify(manifest.model, manifest.version, expected=published.digest)
+    directory = repository.directory(manifest.model, manifest.version)
+    names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
+    on_gpu = names[0] != providers.CPU
+    if on_gpu:
+        _fit(manifest.size, int(runtime.arena_limit_bytes))
+    devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
+    before = {device: used_bytes(device) for device in devices}
+    graph = read_graph(directory / MODEL_FILE)
+    isolation = decide(runtime.isolation, graph)
+    count = _runner_count(runtime, on_gpu, settings.workers)
+    pool: ChildPool | None = None
+    sessions: list[Session] = []
+    if isolation.process:
+        pool = _pool(directory / MODEL_FILE, manifest, names, runtime, on_gpu, count, supervision)
+        pool.open()
+    else:
+        sessions = [
+            Session(directory / MODEL_FILE, manifest.signature, names, device_id, runtime)
+            for device_id in (runtime.device_ids if on_gpu else (0,))
+        ]
+    try:
+        on_loaded()
+        runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
+        lab = TrialLab(settings, processes)
+        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), lab)
+        outputs = [spec.name for spec in manifest.signature.outputs]
+        pays = settings.batching.only_where_it_pays
+        warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)
+        for run in runs[1:]:
+            warm_up(run, plan, outputs, warmup_runs, pays)
+        if pays:
+            plan = paying_plan(plan, warmth)
+        inline_bytes = 0 if on_gpu or pool is not None else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
+            inline_bytes = 0
+        if pool is not None:
+            pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
+            runners = _pooled(pool, count * (len(devices) if on_gpu else 1))
+        else:
+            runners = _runners(sessions, on_gpu and bindable(manifest.signature), count)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
+    return LoadedVersion(
+        sessions=sessions,
+        runners=runners,
+        run=runs[0],
+        plan=replace(plan, sample=None),
+        warmth=warmth,
+        inline_bytes=inline_bytes,
+        memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
+        seconds=time.monotonic() - began,
+        pool=pool,
+        isolation=isolation,
+    )
+
+
+def _pool(
+    model: Path,
+    manifest: Manifest,
+    names: Sequence[str],
+    runtime: Runtime,
+    on_gpu: bool,
+    runners: int,
+    supervision: Supervision,
+) -> ChildPool:
+    devices = runtime.device_ids if on_gpu else (0,)
+
+    def make(number: int, first: bool) -> IsolatedSession:
+        return IsolatedSession(
+            model,
+            manifest.signature,
+            names,
+            devices[number % len(devices)],
+            runtime,
+            memory_limit=int(runtime.memory_limit_bytes),
+            priority="low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary",
+        )
+
+    processes = runtime.processes or runners * len(devices)
+    name = f"{manifest.model}@{manifest.version}"
+    return ChildPool(name, make, processes, runtime.kill_after_s, supervision)
+
+
+def _fit(size: int, limit: int) -> None:
+    """Refuses a version whose weights alone are more than its arena may take.
+
+    ONNX Runtime reserves weights without a look at the limit, and computes what is left of it without a sign: once they
+    are over it, nothing bounds the arena any more.
+
+    Raises:
+        MemoryBudgetExceeded: They are.
+    """
+    if 0 < limit < size:
+        raise MemoryBudgetExceeded(
+            f"its files have {size:,} bytes, and [runtime] arena_limit_bytes leaves it {limit:,} on a GPU: a memory"
+            " limit was met"
+        )
+
+
+def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
+    """Returns how many runs go on at the same time in this process, one of several `workers`, per device."""
+    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // workers, 1))
+
+
+def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:
+    if bound:
+        allocate = pinned_allocator()
+        return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
+    return [functools.partial(_shared, session) for _ in range(count) for session in sessions]
+
+
+def _pooled(pool: ChildPool, count: int) -> Sequence[MakeRunner]:
+    return [lambda: contextlib.nullcontext(pool)] * count
+
+
+def _shared(session: Session) -> AbstractContextManager[Run]:
+    """Makes a runner that shares its session's thread-safe `run`."""
+    return contextlib.nullcontext(session.run)
+
+
+def _max_rows(batching: Batching) -> int:
+    return batching.max_rows if batching.enabled else 0
+
+
+def _inline_bytes(warmth: WarmUp, threshold: float) -> int:
+    quick = [rows for rows, seconds in warmth.seconds_by_rows.items() if seconds < threshold]
+    return max(quick) * max(warmth.bytes_per_row, 1) if quick else 0
+
+
+def _bounded(model: Path, graph: Graph) -> bool:
+    """Tells whether the running time of a model can be judged by the size of its inputs."""
+    if model.stat().st_size > _INLINE_MODEL_BYTES:
+        return False
+    return all(
+        node.domain == STANDARD_DOMAIN and node.op_type not in _UNBOUNDED_OPERATORS for node in graph.all_nodes()
+    )

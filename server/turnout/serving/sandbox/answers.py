@@ -1,0 +1,72 @@
+"""The archive of answers that the child of a trial writes and its lab reads: `.npz` without pickles, within bounds."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from turnout.errors import ModelFailure
+from turnout.registry.compatibility.sandbox import Answer
+from turnout.registry.manifest.signature import DataType
+from turnout.registry.storage.npz import NpzError, read_npz
+from turnout.serving.sandbox.examples import Example
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+
+MAX_ANSWERS_BYTES = 512 << 20
+"""Bytes of all answers together that are kept for comparison."""
+
+_MAX_READ = 2 << 30
+"""Memory for answers: text takes more of it than of the archive."""
+
+
+class Answers:
+    """Writes answers to an archive one by one, so that they need not be in memory together."""
+
+    def __init__(self, file: Path) -> None:
+        self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        self._left = MAX_ANSWERS_BYTES
+        self.told: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "Answers":
+        """Begins."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the archive."""
+        self._archive.close()
+
+    def add(self, example: Example, outputs: Mapping[str, Array], fault: str) -> None:
+        """Keeps an answer, or says that it is too large to be compared."""
+        plain = {name: _plain(array) for name, array in outputs.items()}
+        size = sum(array.nbytes for array in plain.values())
+        if size > self._left:
+            plain, fault = {}, f"its outputs, with those before, have more than {MAX_ANSWERS_BYTES >> 20} MiB"
+        self._left -= size if plain else 0
+        for name, array in plain.items():
+            with self._archive.open(f"{len(self.told)}/{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+        self.told.append({"example": example.name, "golden": example.golden, "outputs": list(plain), "fault": fault})
+
+
+def read_answers(told: Sequence[Mapping[str, Any]], file: Path) -> Iterator[Answer]:
+    """Reads an archive back, by what `Answers.told` said of it.
+
+    Raises:
+        ModelFailure: It cannot be read, or takes too much memory.
+    """
+    try:
+        _, arrays = read_npz(file, _MAX_READ)
+    except NpzError as error:
+        raise ModelFailure(f"its answers cannot be read: the archive {error}") from error
+    for index, answer in enumerate(told):
+        outputs = {name: arrays[f"{index}/{name}"] for name in answer["outputs"]}
+        yield Answer(answer["example"], answer["golden"], outputs, answer["fault"])
+
+
+def _plain(array: Array) -> Array:
+    """Returns `array` in a dtype that NumPy writes without pickling."""
+    if array.dtype == object:
+        return array.astype(np.str_)
+    return array.astype(np.float32) if array.dtype == NUMPY_DTYPES[DataType.BFLOAT16] else array

@@ -1,0 +1,414 @@
+"""The child's side of `turnout.serving.sandbox.sandbox`: one question, one answer, both in a scratch directory.
+
+It is forked by `turnout.serving.sandbox.template_process`, or run as `python -m turnout.serving.sandbox.child SCRATCH
+PARENT`; either way it dies with the process that started it.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import astuple, dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from google.protobuf.message import DecodeError
+
+from turnout import host
+from turnout.config import Runtime
+from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
+from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
+from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx.graph import ModelGraph
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.onnx.model import read_model
+from turnout.registry.onnx.value_sizes import values_become_sizes
+from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
+from turnout.serving.batching.warmup import warm_up
+from turnout.serving.inputs.attempts import Attempts, LeftOut
+from turnout.serving.inputs.sample import GOLDEN, Sample, find_sample
+from turnout.serving.inputs.synthetic import Recipe, made_up, recipes, synthetic_inputs
+from turnout.serving.sandbox.answers import Answers
+from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
+from turnout.serving.sandbox.zipmap_check import without_zipmap
+from turnout.serving.sessions import providers
+from turnout.serving.sessions.runtime_errors import load_failure
+from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.tensor import Array
+
+SYNTHETIC_INPUTS = 8
+"""Made-up inputs that a version answers besides golden cases."""
+
+PREPACKED_LIMIT = 1 << 30
+"""Bytes of a version from which its weights are not copied into the kernels' own form: with that copy a MatMul of 2 GiB
+took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. What is measured of such a version is a little slower
+and smaller than what will be served."""
+
+_PROOF_CASES = 4
+"""Golden cases whose rows are put together with others: all are answered, few have to be in memory at a time."""
+
+_PROOF_RUNS = 4
+"""A proof of how a version batches takes so many runs or more, each the longer for its rows."""
+
+DESCRIBED_BYTES = 512 << 20
+"""Memory that the nodes and texts of an ONNX file may take when it is read, beside a multiple of its size."""
+
+_LOADING = 4
+"""A version is held so many times while it is loaded: as protobuf, as tensors, and as kernels like it best."""
+
+_LIMIT_MET = "a memory limit was met"
+_WARM_RUNS = 3
+_LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
+
+
+def main() -> None:
+    """Answers, in a process that was started for it."""
+    host.die_with_parent(int(sys.argv[2]))
+    host.write_no_core()  # a crash is what this process is for
+    providers.start_runtime()
+    answer(Path(sys.argv[1]))
+
+
+def answer(scratch: Path) -> None:
+    """Answers the question in a scratch directory, and leaves the answer there."""
+    host.go_first_when_memory_ends(1000)
+    trial = Trial.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
+    host.limit_data(trial.memory_limit + _LOADING * max((manifest.size for _, manifest in trial.versions), default=0))
+    questions = {"describe": describe, "examine": examine, "sample": sample, "race": race, "optimise": optimise,
+                 "drop zipmap": drop}  # fmt: skip
+    try:
+        told = questions[trial.question](trial)
+    except TurnoutError as error:
+        told = {"error": {"kind": type(error).__name__, "message": trial.said(error)}}
+    except MemoryError:
+        told = {"error": {"kind": "MemoryBudgetExceeded", "message": trial.said(MemoryBudgetExceeded(_LIMIT_MET))}}
+    (scratch / ANSWER_FILE).write_text(json.dumps(told))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is asked, and within which bounds.
+
+    Attributes:
+        question: Its name.
+        model: An ONNX file to be described.
+        size: Its bytes.
+        versions: Those that it is about: directory and manifest.
+        golden: Golden cases.
+        runtime: How sessions are made.
+        max_rows: Most rows in a batch.
+        memory_limit: Bytes beside the models.
+        seconds: How long versions race.
+        run_seconds: What a run of made-up inputs may take.
+        scratch: Where answers go.
+        attempts: Guards runs that a process need not survive.
+    """
+
+    question: str
+    model: Path
+    size: int
+    versions: Sequence[tuple[Path, Manifest]]
+    golden: Sequence[Path]
+    runtime: Runtime
+    max_rows: int
+    memory_limit: int
+    seconds: float
+    run_seconds: float
+    scratch: Path
+    attempts: Attempts
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any], scratch: Path) -> "Trial":
+        """Reads what the lab wrote."""
+        return cls(
+            question=job["question"],
+            model=Path(job.get("model", "")),
+            size=job.get("size", 0),
+            versions=[(Path(one["directory"]), Manifest.from_json(one["manifest"])) for one in job["subjects"]],
+            golden=[Path(path) for path in job["golden"]],
+            runtime=Runtime(**job["runtime"]),
+            max_rows=job["max_rows"],
+            memory_limit=job["memory_limit"],
+            seconds=job.get("seconds", 0.0),
+            run_seconds=job["run_seconds"],
+            scratch=scratch,
+            attempts=Attempts(scratch, job["deadly"]),
+        )
+
+    def said(self, error: TurnoutError) -> str:
+        """Returns an error's message, with the number of the limit that was met."""
+        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was met"
+        return error.message.replace(_LIMIT_MET, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
+
+    def trying(self, what: str) -> AbstractContextManager[None]:
+        """Guards a run of a sample; what a golden case does is a finding, and not guarded."""
+        if what == GOLDEN:
+            return contextlib.nullcontext()
+        return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
+
+
+def describe(trial: Trial) -> dict[str, Any]:
+    """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which two bytes can state."""
+    limit = DESCRIBED_BYTES + _LOADING * trial.size
+    host.limit_data(limit)
+    before = host.reset_peak()
+    try:
+        return read_model(trial.model).to_json()
+    except (InvalidModel, MemoryError) as error:
+        host.unlimit_data()  # for a few words
+        # Protobuf says of memory that it could not have what it says of bytes that make no sense.
+        unparsed = isinstance(error.__cause__, DecodeError) and host.peak_bytes() - before > limit // 4
+        if unparsed or isinstance(error, MemoryError):
+            raise InvalidModel(
+                f"reading the ONNX file takes more than {limit >> 20:,} MiB of memory: it is made of more nodes,"
+                " attributes and texts than that is enough for"
+            ) from error
+        raise
+
+
+def drop(trial: Trial) -> dict[str, Any]:
+    """Takes the ZipMap out of an ONNX file, and shows that it answers alike."""
+    host.limit_data(DESCRIBED_BYTES + trial.memory_limit + _LOADING * trial.size)
+    return without_zipmap(trial.model, trial.scratch, trial.golden, trial.trying)
+
+
+def examine(trial: Trial) -> dict[str, Any]:
+    """Loads one version, proves how it batches, warms it, and has it answer."""
+    ((_, manifest),) = trial.versions
+    before = host.reset_peak()
+    graph = _graph(trial)
+    sizes = _values_become_sizes(graph, manifest)
+    session, load_seconds = _load(trial, arena=not sizes)
+    found = _sample(trial, session, sizes=sizes)
+    plan = _proved(trial, session, found, graph, sizes=sizes)
+    names = [spec.name for spec in manifest.signature.outputs]
+    # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
+    warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
+    tried = recipes(values_become_sizes=sizes)
+    examples = golden_examples(trial.golden, manifest.signature)
+    if found.inputs is not None:  # else made-up ones would be searched for in vain once more
+        examples = chain(examples, _synthetic(trial, session, found.recipe, tried))
+    answers = Answers(trial.scratch / ANSWERS_FILE)
+    with answers:
+        for example in examples:
+            outputs, fault = _answer(trial, session, example, names)
+            answers.add(example, outputs, fault)
+    nothing = f"no inputs were found that it runs on: {found.trouble}; a golden case would give them"
+    return {
+        "provider": session.providers[0],
+        "load_seconds": load_seconds,
+        "run_seconds": warmth.seconds_by_rows.get(1, 0.0),
+        "peak_bytes": max(host.peak_bytes() - before, 0),
+        "warning": warmth.warning if found.inputs is not None else nothing,
+        "batched": plan.max_rows > 1,
+        "mixes": plan.mixes,
+        "batching": plan.reason,
+        **_repeated(session, manifest, plan.sample, names),
+        "answers": answers.told,
+    }
+
+
+def sample(trial: Trial) -> dict[str, Any]:
+    """Finds inputs that a version runs on, for who would rather not try in a process that serves."""
+    sizes = _values_become_sizes(_graph(trial), trial.versions[0][1])
+    session, _ = _load(trial, arena=not sizes)
+    found = _sample(trial, session, sizes=sizes)
+    recipe = None if found.recipe is None else astuple(found.recipe)
+    return {"found": found.inputs is not None, "recipe": recipe, "trouble": found.trouble}
+
+
+def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
+    ((_, manifest),) = trial.versions
+    sound = next((e.inputs for e in golden_examples(trial.golden, manifest.signature) if not e.fault), None)
+    tried = recipes(values_become_sizes=sizes)
+    found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, trial.trying)
+    if found.deadly:
+        raise ModelCrashed(f"{found.trouble}, whatever was made up; a golden case would show what it runs on")
+    return replace(found, trouble=found.trouble.replace(_LIMIT_MET, trial.said(MemoryBudgetExceeded(_LIMIT_MET))))
+
+
+def _proved(trial: Trial, session: Session, found: Sample, graph: ModelGraph, *, sizes: bool) -> BatchPlan:
+    """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
+    ((_, manifest),) = trial.versions
+    sound = (example.inputs for example in golden_examples(trial.golden, manifest.signature) if not example.fault)
+    rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
+    # Where values become sizes, the sample is the one that was found to be small.
+    tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
+    try:
+        with trial.attempts.attempt("other values than those it ran on", _PROOF_RUNS * trial.run_seconds):
+            return prove(session.run, manifest, trial.max_rows, rows, graph, tried, trouble=found.trouble)
+    except LeftOut as error:
+        reason = f"unbatched: of other values than those that it ran on first, {error.message}"
+        return BatchPlan(0, reason=reason, sample=found.inputs)
+
+
+def _graph(trial: Trial, index: int = 0) -> ModelGraph:
+    return read_graph(trial.versions[index][0] / MODEL_FILE)
+
+
+def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
+    given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
+    return values_become_sizes(graph.graph, given)
+
+
+def race(trial: Trial) -> dict[str, Any]:
+    """Runs two versions in turns on one input that both take."""
+    manifests = [manifest for _, manifest in trial.versions]
+    prepack = max(manifest.size for manifest in manifests) < PREPACKED_LIMIT  # the same for both, or it would decide
+    sessions = [_load(trial, index, prepack=prepack)[0] for index in range(len(manifests))]
+    outputs = [[spec.name for spec in manifest.signature.outputs] for manifest in manifests]
+    example = _common_example(trial, sessions, outputs)
+    taken: tuple[list[float], list[float]] = ([], [])
+    until = time.perf_counter() + trial.seconds
+    while len(taken[0]) < _LEAST_ROUNDS or (time.perf_counter() < until and len(taken[0]) < _MOST_ROUNDS):
+        # Turns are taken in turns: whoever comes second finds warmer or colder caches.
+        for side in (0, 1) if len(taken[0]) % 2 else (1, 0):
+            began = time.perf_counter()
+            sessions[side].run(example.inputs, outputs[side])
+            taken[side].append(time.perf_counter() - began)
+    return {
+        "rounds": len(taken[0]),
+        "p50": [float(np.quantile(times, 0.5)) for times in taken],
+        "p99": [float(np.quantile(times, 0.99)) for times in taken],
+        "example": example.name,
+    }
+
+
+def optimise(trial: Trial) -> dict[str, Any]:
+    """Writes two versions as ONNX Runtime optimises them, each under its number."""
+    host.limit_data(trial.memory_limit + sum(_LOADING * manifest.size for _, manifest in trial.versions))
+    for index, (source, _) in enumerate(trial.versions):
+        directory = trial.scratch / str(index)
+        directory.mkdir()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(directory / MODEL_FILE)
+        try:
+            ort.InferenceSession(str(source / MODEL_FILE), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise load_failure(error) from error
+    return {}
+
+
+def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | None = None) -> tuple[Session, float]:
+    """Loads a version within the bounds on memory.
+
+    Args:
+        trial: What is asked.
+        index: Which version.
+        arena: Keep freed memory, where the settings say so: what one run took then counts for the next as well.
+        prepack: As `Session` takes it; by default where the version is small.
+    """
+    directory, manifest = trial.versions[index]
+    wanted = trial.runtime
+    host.unlimit_data()  # for CUDA, which is tried first
+    names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
+    on_gpu = names[0] != providers.CPU
+    device = wanted.device_ids[0] if on_gpu else 0
+    limit = manifest.size + trial.memory_limit
+    changed = {
+        "cpu_arena": wanted.cpu_arena and arena,
+        "arena_limit_bytes": min(int(wanted.arena_limit_bytes) or limit, limit),
+    }
+    if not on_gpu:
+        host.limit_data(_LOADING * manifest.size + trial.memory_limit)
+    began = time.perf_counter()
+    session = Session(
+        directory / MODEL_FILE,
+        manifest.signature,
+        names,
+        device,
+        wanted.model_copy(update=changed),
+        prepack=manifest.size < PREPACKED_LIMIT if prepack is None else prepack,
+    )
+    seconds = time.perf_counter() - began
+    if not on_gpu:
+        host.limit_data(trial.memory_limit)
+    return session, seconds
+
+
+def _synthetic(trial: Trial, session: Session, known: Recipe | None, tried: Sequence[Recipe]) -> Iterator[Example]:
+    """Makes up inputs by the first recipe that the model runs on; their names tell that recipe.
+
+    Args:
+        trial: What is asked.
+        session: Of the first version.
+        known: A recipe that made a sample, which is tried first.
+        tried: The others.
+    """
+    _, manifest = trial.versions[0]
+    signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
+    order = tried if known is None else [known, *(recipe for recipe in tried if recipe != known)]
+    for recipe, inputs in made_up(signature, order, {}):
+        try:
+            with trial.trying(f"{recipe}, more rows"):
+                session.run(inputs, outputs)
+        except TurnoutError:
+            continue
+        for seed in range(1, SYNTHETIC_INPUTS + 1):
+            yield Example(
+                f"synthetic input {seed} ({recipe})", False, synthetic_inputs(signature, recipe, {}, seed=seed)
+            )
+        return
+
+
+def _common_example(trial: Trial, sessions: Sequence[Session], outputs: Sequence[Sequence[str]]) -> Example:
+    """Returns the first example that both versions answer.
+
+    Raises:
+        ModelFailure: There is none.
+    """
+    (_, first), (_, second) = trial.versions
+    case = next((e for e in golden_examples(trial.golden, first.signature) if not e.fault), None)
+    cases = [] if case is None else [first_row(case, first.signature), case]
+    sizes = _values_become_sizes(_graph(trial), first)
+    for example in chain(cases, _synthetic(trial, sessions[0], None, recipes(values_become_sizes=sizes))):
+        with contextlib.suppress(TurnoutError):
+            check_fit(example.inputs, second.signature)
+            for session, names in zip(sessions, outputs, strict=True):
+                with _guarded(trial, example):
+                    session.run(example.inputs, names)
+            return example
+    raise ModelFailure("no input was found that both take")
+
+
+def _answer(trial: Trial, session: Session, example: Example, names: Sequence[str]) -> tuple[dict[str, Array], str]:
+    if example.fault:
+        return {}, example.fault
+    try:
+        with _guarded(trial, example):
+            return dict(zip(names, session.run(example.inputs, names), strict=True)), ""
+    except TurnoutError as error:
+        return {}, trial.said(error)
+
+
+def _guarded(trial: Trial, example: Example) -> AbstractContextManager[None]:
+    return contextlib.nullcontext() if example.golden else trial.attempts.attempt(example.name, trial.run_seconds)
+
+
+def _repeated(
+    session: Session, manifest: Manifest, sample: Mapping[str, Array] | None, names: Sequence[str]
+) -> dict[str, Any]:
+    """Runs one input twice."""
+    if sample is None:
+        return {"repeatable": None, "wander": 0.0, "strays": False}
+    one, other = session.run(sample, names), session.run(sample, names)
+    pairs = list(zip(one, other, manifest.signature.outputs, strict=True))
+    same = all(a.shape == b.shape and _bits(a) == _bits(b) for a, b, _ in pairs)
+    wander = max((largest_difference(a, b) for a, b, _ in pairs), default=0.0)
+    strays = any(differs(a, b, tolerance_of(manifest, spec)) for a, b, spec in pairs)
+    return {"repeatable": same, "wander": min(wander, 1e300), "strays": strays}
+
+
+def _bits(array: Array) -> object:
+    return array.tolist() if array.dtype == object else array.tobytes()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What versions are tried on: golden cases, as far as their signature takes them. Made-up inputs are `synthetic`'s."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnout.errors import InvalidModel
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input to run a version on.
+
+    Attributes:
+        name: Of the example, the same for every version that it is given to.
+        golden: It is a golden case.
+        inputs: By name.
+        fault: Why the version cannot be given it; "" where it can.
+    """
+
+    name: str
+    golden: bool
+    inputs: Mapping[str, Array]
+    fault: str = ""
+
+
+def golden_examples(paths: Sequence[Path], signature: Signature) -> Iterator[Example]:
+    """Reads golden cases, one after the other; one that another version brought under a name that is taken gets a
+    number.
+    """
+    names: set[str] = set()
+    for path in paths:
+        name, number = f"{GOLDEN_DIRECTORY}/{path.name}", 2
+        while name in names:
+            name, number = f"{GOLDEN_DIRECTORY}/{path.name} ({number})", number + 1
+        names.add(name)
+        try:
+            inputs = check_fit(read_case(path, sides=("inputs",)).inputs, signature)
+        except InvalidModel as error:
+            yield Example(name, True, {}, error.message)
+        else:
+            yield Example(name, True, inputs)
+
+
+def check_fit(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str, Array]:
+    """Returns inputs of a case that the signature takes.
+
+    Raises:
+        InvalidModel: It does not take them.
+    """
+    for spec in signature.inputs:
+        array = inputs.get(spec.name)
+        if array is None:
+            if not spec.has_default:
+                raise InvalidModel(f"it lacks the input {spec.name}")
+        elif array.dtype != NUMPY_DTYPES[spec.dtype]:
+            raise InvalidModel(f"its input {spec.name} is {array.dtype}, the model takes {spec.dtype}")
+        elif array.ndim != len(spec.shape) or any(
+            isinstance(fixed, int) and fixed != size for fixed, size in zip(spec.shape, array.shape, strict=True)
+        ):
+            raise InvalidModel(f"its input {spec.name} has shape {list(array.shape)}, the model takes {spec}")
+    if unknown := sorted(inputs.keys() - {spec.name for spec in signature.inputs}):
+        raise InvalidModel(f"it has an input {unknown[0]} that the model has not")
+    return inputs
+
+
+def first_row(case: Example, signature: Signature) -> Example:
+    """Returns the first row of a case of many: single requests are what latency is about."""
+    free = {spec.name for spec in signature.inputs if spec.shape and not isinstance(spec.shape[0], int)}
+    inputs = {name: array[:1] if name in free else array for name, array in case.inputs.items()}
+    return Example(f"the first row of {case.name}", True, inputs)

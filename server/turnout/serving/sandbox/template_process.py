@@ -1,0 +1,198 @@
+"""The warm process of `turnout.serving.sandbox.fork_server`: it has imported what children need, and forks them.
+
+Run as `python -m turnout.serving.sandbox.template_process SOCKET IDLE_SECONDS`, the latter "" for one that stays. It
+holds no session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; where
+it has more, children get an interpreter of their own. It ends when its standard input does.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turnout import host
+from turnout.serving.sandbox import child as trial_child
+from turnout.serving.sandbox.processes import short_address
+from turnout.serving.sessions import providers
+
+_MAX_MESSAGE = 1 << 16
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    """A connection, and the child it is about.
+
+    Attributes:
+        connection: To whoever asked.
+        message: What was received so far.
+        pid: Of the child; 0 before it was started.
+        end: Descriptor of that process, which becomes readable when it ends; -1 before.
+    """
+
+    connection: socket.socket
+    message: bytearray = field(default_factory=bytearray)
+    pid: int = 0
+    end: int = -1
+
+
+class _Warm:
+    """Forks and looks after children, in one loop."""
+
+    def __init__(self, listener: socket.socket, idle_seconds: float | None) -> None:
+        self._listener = listener
+        self._idle_seconds = idle_seconds
+        self._selector = selectors.DefaultSelector()
+        self._children: set[_Child] = set()
+        self._selector.register(0, selectors.EVENT_READ, None)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+
+    def run(self) -> None:
+        """Serves until the owner is gone, or nobody wants anything for long enough."""
+        while True:
+            events = self._selector.select(None if self._children else self._idle_seconds)
+            if not events and not self._children:
+                return
+            for key, _ in events:
+                if key.data is None:
+                    return
+                key.data()
+
+    def close(self) -> None:
+        """Kills every child."""
+        for child in list(self._children):
+            self._forget(child)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        child = _Child(connection)
+        self._children.add(child)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(child))
+
+    def _receive(self, child: _Child) -> None:
+        if child not in self._children:  # forgotten since the selector told of both
+            return
+        try:
+            part = child.connection.recv(_MAX_MESSAGE)
+        except OSError:
+            part = b""
+        if not part or len(child.message) > _MAX_MESSAGE:
+            self._forget(child)  # nobody waits for it any more
+            return
+        child.message += part
+        if child.message.endswith(b"\n") and not child.pid:
+            self._start(child, json.loads(child.message))
+
+    def _start(self, child: _Child, job: dict[str, object]) -> None:
+        scratch, idle = str(job["scratch"]), bool(job["idle"])
+        child.pid = self._fork(scratch, idle=idle) if _threads() == 1 else _spawn(scratch)
+        child.end = os.pidfd_open(child.pid)
+        self._selector.register(child.end, selectors.EVENT_READ, lambda: self._ended(child))
+
+    def _fork(self, scratch: str, *, idle: bool) -> int:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            self._leave(parent)
+            if idle:
+                host.lower_priority()
+            trial_child.answer(Path(scratch))
+            code = 0
+        except BaseException:  # noqa: BLE001 - whatever it is, it must not return into the parent's loop
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _leave(self, parent: int) -> None:
+        """Takes the child out of its parent's affairs."""
+        os.setpgid(0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before that was asked for
+            os._exit(1)
+        self._selector.close()
+        self._listener.close()
+        for other in self._children:
+            other.connection.close()
+            if other.end >= 0:
+                os.close(other.end)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 0)
+
+    def _ended(self, child: _Child) -> None:
+        if child not in self._children:  # forgotten since the selector told of both
+            return
+        _, status, usage = os.wait4(child.pid, 0)
+        child.pid = 0
+        told = {"code": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
+        with contextlib.suppress(OSError):  # whoever asked is gone
+            child.connection.sendall(json.dumps(told).encode() + b"\n")
+        self._forget(child)
+
+    def _forget(self, child: _Child) -> None:
+        self._children.discard(child)
+        self._selector.unregister(child.connection)
+        child.connection.close()
+        if child.end >= 0:
+            self._selector.unregister(child.end)
+            os.close(child.end)
+        if child.pid:
+            # It leads a group of its own, and is not reaped yet: no other process can have its number.
+            _kill_group(child.pid)
+            os.waitpid(child.pid, 0)
+
+
+def main() -> None:
+    """Listens, and serves."""
+    host.write_no_core()  # a crash is what children are for
+    providers.start_runtime()
+    providers.prepare_for_forks()
+    with socket.socket(socket.AF_UNIX) as listener:
+        with short_address(sys.argv[1]) as path:
+            listener.bind(path)
+        listener.listen(128)
+        os.write(1, b"\n")  # whoever started this waits for it
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, 1)
+        gc.collect()
+        gc.freeze()  # children share these pages as long as no collection writes to them
+        warm = _Warm(listener, float(sys.argv[2]) if any(sys.argv[2:]) else None)
+        try:
+            warm.run()
+        finally:
+            warm.close()
+            # Its owner does so too, unless it was killed.
+            shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _spawn(scratch: str) -> int:
+    """Starts a child with an interpreter of its own, for a process that cannot be forked."""
+    command = [sys.executable, "-m", "turnout.serving.sandbox.child", scratch, str(os.getpid())]
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    return os.posix_spawn(sys.executable, command, os.environ, file_actions=[nothing], setpgroup=0)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has not made its group yet
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""IO binding for GPU runs: inputs from reused pinned host buffers, only the requested outputs bound.
+
+One `BoundRunner` belongs to one runner thread: a binding and its buffers serve one run at a time. Copies from pinned
+memory reach the device by DMA, without the staging copy that the driver makes of pageable memory.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto
+
+from turnout.registry.manifest.signature import DataType, Signature
+from turnout.serving.sessions.session import Session, host_array, ort_value
+from turnout.serving.sessions.tensor import Array
+
+Allocate = Callable[[int], "HostBuffer"]
+"""Makes a buffer of at least so many bytes."""
+
+_CUDART = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
+_PORTABLE = 1  # cudaHostAllocPortable: pinned for every CUDA context of the process
+
+
+class HostBuffer:
+    """Host memory that stays where it is.
+
+    Attributes:
+        size: In bytes.
+        address: Of the first byte.
+    """
+
+    def __init__(self, size: int, address: int, owner: Any, free: Callable[[], None] | None = None) -> None:
+        self.size = size
+        self.address = address
+        self._owner = owner
+        self._free = free
+
+    def view(self, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
+        """Returns an array of `dtype` and `shape` over the buffer's first bytes."""
+        nbytes = dtype.itemsize * math.prod(shape)
+        memory = (ctypes.c_ubyte * nbytes).from_address(self.address)
+        array: Array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+        return array
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        if self._free is not None:
+            self._free()
+            self._free = None
+        self._owner = None
+
+
+def pageable(size: int) -> HostBuffer:
+    """Allocates ordinary memory: what runs on a host without CUDA use, and the tests of this module."""
+    array = np.empty(max(size, 1), np.uint8)
+    return HostBuffer(size, array.ctypes.data, array)
+
+
+def pinned_allocator() -> Allocate:
+    """Returns an allocator of page-locked memory, or of ordinary memory where the CUDA runtime is not found."""
+    for name in _CUDART:
+        try:
+            cudart = ctypes.CDLL(name)
+        except OSError:
+            continue
+        return lambda size: _pinned(cudart, size)
+    return pageable
+
+
+def _pinned(cudart: ctypes.CDLL, size: int) -> HostBuffer:
+    pointer = ctypes.c_void_p()
+    status = cudart.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)), ctypes.c_uint(_PORTABLE))
+    if status != 0 or not pointer.value:  # page-locked memory is scarce; ordinary memory is only slower
+        return pageable(size)
+    address = pointer.value
+
+    def free() -> None:
+        cudart.cudaFreeHost(ctypes.c_void_p(address))
+
+    return HostBuffer(size, address, None, free)
+
+
+def bindable(signature: Signature) -> bool:
+    """Tells whether a model's tensors can be bound: ONNX Runtime binds no strings."""
+    return all(spec.dtype is not DataType.STRING for spec in (*signature.inputs, *signature.outputs))
+
+
+class BoundRunner:
+    """Runs one session through a binding of its own. Not thread-safe: one runner thread owns it."""
+
+    def __init__(self, session: Session, allocate: Allocate) -> None:
+        self._session = session
+        self._binding = session.bind()
+        self._allocate = allocate
+        self._buffers: dict[str, HostBuffer] = {}
+
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the model once; arguments, answer and errors are those of `Session.run`."""
+        binding = self._binding
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        for name, array in inputs.items():
+            self._bind_input(name, array)
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_bound(binding)
+        values = [_to_numpy(value) for value in binding.get_outputs()]
+        binding.clear_binding_outputs()  # the next run's outputs must not keep this run's memory
+        return values
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives the host buffers back and lets go of what was bound."""
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        for buffer in self._buffers.values():
+            buffer.close()
+        self._buffers.clear()
+
+    def _bind_input(self, name: str, array: Array) -> None:
+        if array.size == 0:
+            self._binding.bind_ortvalue_input(name, ort_value(array))  # there is nothing to pin
+            return
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < array.nbytes:
+            if buffer is not None:
+                buffer.close()
+            # The next power of two: shapes that wander a little do not allocate anew each time.
+            buffer = self._buffers[name] = self._allocate(1 << (array.nbytes - 1).bit_length())
+        np.copyto(buffer.view(array.dtype, array.shape), array)
+        element = TensorProto.BFLOAT16 if array.dtype == ml_dtypes.bfloat16 else array.dtype.type
+        self._binding.bind_input(name, "cpu", 0, element, list(array.shape), buffer.address)
+
+
+def _to_numpy(value: Any) -> Array:
+    if value.data_type() == "tensor(bfloat16)":
+        return host_array(value)
+    array: Array = value.numpy()
+    return array

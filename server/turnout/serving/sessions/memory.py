@@ -1,0 +1,81 @@
+"""How much memory the process and the GPUs have in use, and giving back what is not needed any more."""
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Iterable
+
+from turnout.host import memory_limit, resident_bytes
+from turnout.telemetry.metrics.server import Memory
+
+_CUDART = ("libcudart.so.13", "libcudart.so.12")
+_PCI_ADDRESS_BYTES = 32
+
+
+def cuda_used_bytes(device_id: int) -> int:
+    """Returns the memory in use on a CUDA device by all processes, in bytes; 0 where there is none."""
+    return cuda_bytes(device_id)[0]
+
+
+def cuda_bytes(device_id: int) -> tuple[int, int]:
+    """Returns the memory in use on a CUDA device by all processes and all that it has, in bytes; 0 where none is."""
+    cudart = _cudart()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    if cudart is None or cudart.cudaSetDevice(device_id):
+        return 0, 0
+    if cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
+        return 0, 0
+    return total.value - free.value, total.value
+
+
+def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
+    """Returns those of `devices` that are CUDA devices, by PCI address as CUDA writes it (`0000:3B:00.0`)."""
+    found: dict[str, str] = {}
+    for device in devices:
+        text = ctypes.create_string_buffer(_PCI_ADDRESS_BYTES)
+        if device == "cpu" or (cudart := _cudart()) is None:
+            continue
+        if not cudart.cudaDeviceGetPCIBusId(text, len(text), int(device.partition(":")[2])):
+            found[text.value.decode()] = device
+    return found
+
+
+def used_bytes(device: str) -> int:
+    """Returns what is in use on `cpu` (by this process) or `cuda:N` (by all)."""
+    return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
+
+
+def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Memory]:
+    """Returns what is in use on each device and the most that may be; without those of which that is not known.
+
+    Args:
+        devices: `cpu` and `cuda:N`.
+        children: What child processes have in memory, in bytes.
+    """
+    found = {
+        device: Memory(resident_bytes() + children, memory_limit())
+        if device == "cpu"
+        else Memory(*cuda_bytes(int(device.partition(":")[2])))
+        for device in devices
+    }
+    return {device: memory for device, memory in found.items() if memory.limit}
+
+
+def _cudart() -> ctypes.CDLL | None:
+    for name in _CUDART:
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    return None
+
+
+def give_back() -> None:
+    """Returns freed memory to the operating system.
+
+    glibc keeps what large models free on its heaps: without this, 200 cycles of loading and unloading a 20 MB model
+    left the process larger than 20 did.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc: there is nothing to ask
+        return

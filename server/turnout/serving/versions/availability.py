@@ -1,0 +1,75 @@
+"""What a server depends on and cannot reach now: told by log, metric and readiness, once for each change."""
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.telemetry.metrics.server import ServerRecorder
+
+
+class Part(StrEnum):
+    """What a server depends on."""
+
+    REPOSITORY = "model repository"
+    STATE_STORE = "state store"
+
+
+_MEANWHILE = {
+    Part.REPOSITORY: "what is loaded stays loaded, and nothing else can be loaded",
+    Part.STATE_STORE: "serving goes on from memory, and changes are refused",
+}
+
+
+class Availability:
+    """What is unavailable, and why. Used on the event loop only."""
+
+    def __init__(self, recorder: ServerRecorder, log: FilteringBoundLogger) -> None:
+        self._recorder = recorder
+        self._log = log
+        self._reasons: dict[Part, str] = {}
+        self._unserved: tuple[str, ...] = ()
+        self._notes: list[tuple[str, Callable[[], bool]]] = []
+
+    @property
+    def reasons(self) -> Mapping[Part, str]:
+        """Why each part that is unavailable is so, in a sentence without a path."""
+        return self._reasons
+
+    @property
+    def unserved(self) -> Sequence[str]:
+        """Why nothing is served although something should be, a sentence without a path for each of it; () where
+        something is served, or nothing is there.
+        """
+        return self._unserved
+
+    def tell_unserved(self, reasons: Sequence[str]) -> None:
+        """Notes what should be served where nothing is; () where something is, or nothing is there."""
+        if (told := tuple(reasons)) != self._unserved:
+            self._unserved = told
+            if told:
+                self._log.error("nothing is served, and something should be: the server is not ready", reasons=told)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What else somebody should know who asks whether the server is ready."""
+        return [text for text, holds in self._notes if holds()]
+
+    def note(self, text: str, holds: Callable[[], bool]) -> None:
+        """Adds a note, which is told for as long as `holds` says so."""
+        self._notes.append((text, holds))
+
+    def tell(self, part: Part, reason: str) -> None:
+        """Notes why `part` is unavailable; "" where it is available."""
+        if part is Part.REPOSITORY:
+            self._recorder.repository_available = not reason
+        else:
+            self._recorder.state_store_available = not reason
+        if reason == self._reasons.get(part, ""):
+            return
+        if reason:
+            self._reasons = {**self._reasons, part: reason}
+            self._log.error(f"{part} unavailable", reason=reason, meanwhile=_MEANWHILE[part])
+        else:
+            self._reasons = {other: why for other, why in self._reasons.items() if other is not part}
+            self._log.warning(f"{part} available again")

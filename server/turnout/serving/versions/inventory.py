@@ -1,0 +1,344 @@
+"""What a server knows of versions: what is on disk, what was declared, how each stands. The one writer of the catalog.
+
+The manager acts on it; nothing here loads, waits or reads a file.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import DigestMismatch, NotTrusted, StoreUnavailable
+from turnout.registry.manifest.versions import highest_first, known_version
+from turnout.registry.storage.files import explain
+from turnout.registry.storage.listing import Listing
+from turnout.serving.versions.availability import Availability, Part
+from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
+from turnout.serving.versions.handle import VersionHandle
+from turnout.serving.versions.lifecycle import LifecycleState, step
+from turnout.serving.versions.load_outcomes import load_outcome
+from turnout.serving.versions.load_policy import Loaded, tags_in_force
+from turnout.serving.versions.presence import Presence, look, unreadable
+from turnout.state.release_status import Declarations, Declared, Standing
+from turnout.telemetry.metrics.server import LoadOutcome
+from turnout.telemetry.metrics.versions import KnownVersion
+
+_NAMED = 10
+"""Things that are named where nothing is served."""
+
+_FETCH_AGAIN_SECONDS = 5.0
+"""After which files are asked for again that could not be brought here."""
+
+_NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
+
+
+class Inventory:
+    """The versions of one server. Used on the event loop only.
+
+    A change is noted at once and shown by `swap`, which makes the next snapshot of the catalog.
+    """
+
+    def __init__(self, catalog: Catalog, availability: Availability, log: FilteringBoundLogger) -> None:
+        """Begins with nothing.
+
+        Args:
+            catalog: Where the outcome goes.
+            availability: Told whether the repository can be read.
+            log: Where versions whose files are gone are told.
+        """
+        self._catalog = catalog
+        self._availability = availability
+        self._log = log
+        self._entries: dict[str, dict[Version, VersionEntry]] = {}  # the highest version first
+        self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
+        self._layouts: dict[str, object] = {}
+        self._moving: set[tuple[str, Version]] = set()
+        self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
+        self._declared = Declared()
+        self._tags: dict[str, dict[str, Version]] = {}
+        self._presence = Presence()
+        self._present_at = 0.0
+        self._failed_at: dict[tuple[str, Version], float] = {}
+        self._damaged: dict[str, dict[Version, str]] = {}
+        self._left: tuple[str, ...] = ()  # what could be served, and is no version
+        self._begun = False
+
+    @property
+    def revision(self) -> int:
+        """Revision of the declarations that are in force."""
+        return self._declared.revision
+
+    @property
+    def presence(self) -> Presence:
+        """How the repository stood when it was looked at last."""
+        return self._presence
+
+    @property
+    def models(self) -> Collection[str]:
+        """Names of the models."""
+        return list(self._entries)
+
+    def versions(self, model: str) -> Mapping[Version, VersionEntry]:
+        """Returns a model's versions, the highest first; none if it is not known."""
+        return self._entries.get(model, {})
+
+    def entry(self, model: str, version: Version) -> VersionEntry:
+        """Returns a version that is known."""
+        return self._entries[model][version]
+
+    def handles(self) -> Iterator[VersionHandle]:
+        """Yields the handles of all versions in memory."""
+        for entries in self._entries.values():
+            for entry in entries.values():
+                if entry.handle is not None:
+                    yield entry.handle
+
+    def declarations(self, model: str) -> Declarations:
+        """Returns what was declared of a model."""
+        return self._declared.of(model)
+
+    def loaded(self, model: str) -> Loaded:
+        """Returns how a model is served now."""
+        states = {version: entry.state for version, entry in self._entries[model].items()}
+        return Loaded(states, self._tags.get(model, {}))
+
+    def declare(self, declared: Declared) -> None:
+        """Notes what was declared, for the versions that it is new of."""
+        before, self._declared = self._declared, declared
+        for model, entries in self._entries.items():
+            declarations = declared.of(model)
+            if declarations != before.of(model):
+                self._lay_out(model)
+                for version, entry in entries.items():
+                    if (standing := declarations.standing(version)) is not entry.standing:
+                        entries[version] = replace(entry, standing=standing)
+
+    def follow_tags(self, model: str, coming: Collection[Version]) -> None:
+        """Has tags answer with what they name now, as far as that is loaded.
+
+        Args:
+            model: Whose tags.
+            coming: Its versions that should be loaded.
+        """
+        before = self._tags.get(model, {})
+        self._tags[model] = tags_in_force(self._declared.of(model).tags, self.loaded(model), coming)
+        if self._tags[model] != before:
+            self._lay_out(model)
+
+    def tags_moved(self, model: str) -> bool:
+        """Tells whether a tag names another version than it is answered with."""
+        return self._declared.of(model).tags != self._tags.get(model, {})
+
+    def take_in(self, listing: Listing | OSError, now: float) -> None:
+        """Notes what exists on disk. A version in memory stays what it was when it was loaded.
+
+        Args:
+            listing: What a scan found, or why there was none.
+            now: Time of the event loop, seconds.
+        """
+        known = [(model, version) for model, entries in self._entries.items() for version in entries]
+        before = self._presence
+        if isinstance(listing, OSError):
+            self._presence = unreadable(explain(listing), known)
+        else:
+            self._presence = look(listing, known, self.recorded())
+        self._tell_presence(before)
+        if isinstance(listing, OSError) or self._presence.fault:
+            return
+        since = self._present_at
+        if self._presence.available:
+            self._present_at = now
+        self._damaged = {}
+        self._left = tuple(p.reason for p in listing.problems if p.unserved or p.damaged)
+        for problem in listing.problems:
+            if problem.damaged:
+                self._damaged.setdefault(problem.model, {})[known_version(problem.version)] = problem.reason
+        grown: set[str] = set()
+        for item in listing.published:
+            model, version = item.manifest.model, item.manifest.version
+            entries = self._entries.setdefault(model, {})
+            entry = entries.get(version)
+            changed = entry is not None and entry.digest != item.digest and entry.state in _NOT_IN_MEMORY
+            failed_at = self._failed_at.get((model, version), -1.0)
+            again = not before.reachable(model) and failed_at >= since
+            # Bringing files here may fail although the repository could be listed, so it is tried again by and by.
+            brought = entry is not None and isinstance(entry.failure, StoreUnavailable) and not self._presence.away
+            again = again or (brought and now >= failed_at + _FETCH_AGAIN_SECONDS)
+            if entry is None or changed or (again and entry.state is LifecycleState.FAILED):
+                standing = self._declared.of(model).standing(version)
+                entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+                grown.add(model)
+        for model in grown:
+            entries = self._entries[model]
+            self._entries[model] = {version: entries[version] for version in highest_first(entries)}
+            self._lay_out(model)
+
+    def begin(self) -> None:
+        """Notes that what exists and what was declared were seen: once nothing moves any more, the catalog is whole."""
+        self._begun = True
+
+    def refused(self, declared: Declared) -> tuple[Sequence[VersionEntry], Sequence[VersionEntry]]:
+        """Returns versions that could not be loaded and may be fit by now.
+
+        Args:
+            declared: What is declared now.
+
+        Returns:
+            Those that no trusted key had signed, and those whose publication is recorded otherwise than before.
+        """
+        failed = [e for entries in self._entries.values() for e in entries.values() if e.failure is not None]
+        unsigned = [entry for entry in failed if isinstance(entry.failure, NotTrusted)]
+        recorded = [
+            entry
+            for entry in failed
+            if isinstance(entry.failure, DigestMismatch)
+            and self._declared.of(entry.model).digests.get(entry.version)
+            != declared.of(entry.model).digests.get(entry.version)
+        ]
+        return unsigned, recorded
+
+    def renew(self, entry: VersionEntry) -> None:
+        """Has a version that could not be loaded count as new, if it still is what it was."""
+        if self._entries.get(entry.model, {}).get(entry.version) is entry:
+            fresh = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
+            self._entries[entry.model][entry.version] = fresh
+            self._stale.add(entry.model)
+
+    def drop_gone(self, model: str) -> Sequence[Version]:
+        """Forgets a model's versions that are on disk no more and not in memory; returns them."""
+        if not self._presence.reachable(model):
+            return ()
+        entries, missing = self._entries[model], self._presence.missing
+        gone = [v for v, entry in entries.items() if entry.state in _NOT_IN_MEMORY and (model, v) in missing]
+        for version in gone:
+            del entries[version]
+        if gone:
+            self._presence = replace(self._presence, missing=missing - {(model, version) for version in gone})
+            self._lay_out(model)
+        if not entries:
+            del self._entries[model]
+            self._tags.pop(model, None)
+        return gone
+
+    def move(self, model: str, version: Version, state: LifecycleState, **changes: Any) -> None:
+        """Moves a version along its lifecycle, and shows it.
+
+        Args:
+            model: Its model.
+            version: Which.
+            state: The one that it comes to.
+            changes: Of its entry.
+        """
+        entry = self._entries[model][version]
+        cleared: Mapping[str, Any] = {"reason": "", "failure": None} | changes
+        self.put(replace(entry, state=step(entry.state, state), **cleared))
+
+    def fail(self, entry: VersionEntry, failure: Any, now: float) -> None:
+        """Notes that a version could not be loaded, and shows it."""
+        self._failed_at[entry.model, entry.version] = now
+        self.move(entry.model, entry.version, LifecycleState.FAILED, reason=failure.message, failure=failure)
+
+    def put(self, entry: VersionEntry) -> None:
+        """Puts an entry in the place of the one of that version, and shows it."""
+        self._entries[entry.model][entry.version] = entry
+        self._stale.add(entry.model)
+        (self._moving.discard if entry.state.settled else self._moving.add)((entry.model, entry.version))
+        self.swap()
+
+    def swap(self) -> None:
+        """Makes a new snapshot of what is known, if that changed. Models that did not are the same objects in both."""
+        last = self._catalog.snapshot
+        complete = last.complete or (self._begun and not self._moving and not self._presence.fault)
+        if complete:
+            self._availability.tell_unserved(self._unserved())
+        damaged = {model: Damaged(reasons, self._declared.of(model)) for model, reasons in self._damaged.items()}
+        if not self._stale and complete == last.complete and damaged == last.damaged:
+            return
+        models = dict(last.models)
+        for model in self._stale:
+            if entries := self._entries.get(model):
+                declared = self._declared.of(model)
+                declarations = replace(declared, tags=self._tags.get(model, declared.tags))
+                lost = any(name == model for name, _ in self._presence.missing)  # else nothing is to be looked through
+                shown = {v: self._shown(entry) for v, entry in entries.items()} if lost else dict(entries)
+                models[model] = ModelEntry(model, shown, declarations, self._layouts[model])
+            else:
+                models.pop(model, None)
+        self._stale.clear()
+        if models.keys() != last.models.keys():
+            models = {name: models[name] for name in sorted(models)}
+        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
+
+    def _unserved(self) -> Sequence[str]:
+        """Returns what should be served, and why it is not, where nothing is served."""
+        entries = [entry for entries in self._entries.values() for entry in entries.values()]
+        if any(entry.handle is not None or not entry.state.settled for entry in entries):
+            return ()
+        failed = [f"{e.model} {e.version} failed: {e.reason}" for e in entries if e.state is LifecycleState.FAILED]
+        return [*failed, *self._left][:_NAMED]
+
+    def known(self) -> Sequence[KnownVersion]:
+        """Returns every version as metrics show it."""
+        models = self._catalog.snapshot.models.values()
+        # Ten thousand versions take 10 ms to tell of, and few models change between two scrapes.
+        self._told = {
+            model: self._told[model] if model in self._told else tuple(map(_known_version, model.versions.values()))
+            for model in models
+        }
+        known = [version for told in self._told.values() for version in told]
+        damaged = [
+            KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
+            for name, reasons in self._damaged.items()
+            for version in reasons.keys() - self._entries.get(name, {}).keys()
+        ]
+        return known + damaged
+
+    def lost(self) -> Mapping[str, int]:
+        """Returns by model how many of its versions are in memory while their files are gone."""
+        return {model: sum(map(self._lost, entries.values())) for model, entries in self._entries.items()}
+
+    def _lay_out(self, model: str) -> None:
+        """Notes that more of a model changed than the states of its versions."""
+        self._stale.add(model)
+        self._layouts[model] = object()
+
+    def recorded(self) -> list[tuple[str, Version]]:
+        """Returns the versions that should be in the repository as far as the state store knows."""
+        return [
+            (model, version)
+            for model, declarations in self._declared.models.items()
+            for version in declarations.digests
+            if declarations.standing(version) is not Standing.YANKED
+        ]
+
+    def _tell_presence(self, before: Presence) -> None:
+        now = self._presence
+        self._stale |= {model for model, _ in now.missing ^ before.missing}
+        self._availability.tell(Part.REPOSITORY, "; ".join(now.reasons))
+        if now.available:
+            for model, version in sorted(now.missing - before.missing):
+                if self._entries[model][version].state not in _NOT_IN_MEMORY:
+                    self._log.error(
+                        "a loaded version is gone from the repository; it is served from memory until it is unloaded",
+                        model=model, version=str(version),
+                    )  # fmt: skip
+
+    def _lost(self, entry: VersionEntry) -> bool:
+        """Tells whether a version is in memory and its files are gone."""
+        lost = (entry.model, entry.version) in self._presence.missing and self._presence.reachable(entry.model)
+        return lost and entry.state not in _NOT_IN_MEMORY
+
+    def _shown(self, entry: VersionEntry) -> VersionEntry:
+        """Returns an entry as the catalog shows it: with a word on files that are gone."""
+        if entry.reason or not self._lost(entry):
+            return entry
+        return replace(
+            entry, reason="its files are gone from the repository; it is served from memory until it is unloaded"
+        )
+
+
+def _known_version(entry: VersionEntry) -> KnownVersion:
+    failure = load_outcome(entry.failure) if entry.failure else ""
+    return KnownVersion(entry.model, entry.version_text, entry.digest, str(entry.state), failure)

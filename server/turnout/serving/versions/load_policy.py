@@ -1,0 +1,198 @@
+"""Which versions should be loaded, and what to do about it. Pure.
+
+A decision is a function of a snapshot: what exists, what was declared and configured and asked for, what is loaded now.
+Two rules hold whatever the `load` setting is:
+
+- Make before break: what answers now is unloaded only once what replaces it is Ready; a load that fails replaces
+  nothing.
+- A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded beside them.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from semver import Version
+
+from turnout.config import Load, LoadAll, LoadLatest
+from turnout.registry.manifest.versions import highest_first
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.state.release_status import Declarations, Standing
+
+Resolve = Callable[[str, Sequence[Version], Declarations], Version | None]
+"""Returns the version that a selector names among those that exist, or None; `turnout.routing.selection.selector` has
+it.
+"""
+
+_ON_ITS_WAY = (LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.LOADING, LifecycleState.WARMING)
+
+
+@dataclass(frozen=True, slots=True)
+class Fallbacks:
+    """The versions of one model that may have to answer next, so that it is a swap and no load.
+
+    Attributes:
+        needed: Are loaded for it: under a policy, what a rollback would go back to.
+        spare: Stay loaded if they are: without a policy, that, and what would answer if the highest release went.
+        nearest: What a rollback would go back to, first of all; None: nothing answered before.
+    """
+
+    needed: Collection[Version] = ()
+    spare: Collection[Version] = ()
+    nearest: Version | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of one model.
+
+    Attributes:
+        load: As configured.
+        asked: What operators asked of single versions since the server started: True to load, False to unload. It goes
+            before `load`.
+        yanked: Yanked versions are kept where they would be if they were not, for pins to them; they take no other's
+            place.
+        fallbacks: What may have to answer next.
+    """
+
+    load: Load
+    asked: Mapping[Version, bool]
+    yanked: bool = False
+    fallbacks: Fallbacks = Fallbacks()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How a model is served now.
+
+    Attributes:
+        states: Of its versions; a version not named is New.
+        tags: The version that each tag is answered with, which is not yet the declared one while that one loads.
+    """
+
+    states: Mapping[Version, LifecycleState] = field(default_factory=dict)
+    tags: Mapping[str, Version] = field(default_factory=dict)
+
+    def ready(self, version: Version) -> bool:
+        """Tells whether `version` can answer."""
+        return self.states.get(version) is LifecycleState.READY
+
+    def failed(self, version: Version) -> bool:
+        """Tells whether `version` could not be loaded."""
+        return self.states.get(version) is LifecycleState.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What to do about one model now."""
+
+    load: tuple[Version, ...] = ()
+    unload: tuple[Version, ...] = ()
+
+
+def wanted(
+    wish: Wish,
+    versions: Sequence[Version],
+    declarations: Declarations,
+    resolve: Resolve,
+    loaded: Loaded | None = None,
+) -> set[Version]:
+    """Returns the versions that should be loaded.
+
+    Args:
+        wish: What is configured and was asked for.
+        versions: That exist.
+        declarations: Release status and tags; a yanked version is loaded only where an operator asks for it, or where
+            they are wanted. A pruned one never is.
+        resolve: Finds what a selector of the configuration names.
+        loaded: How the model is served now; nothing is, where it is left out.
+    """
+    now = loaded or Loaded()
+    there = [v for v in versions if v not in declarations.pruned]
+    eligible = [v for v in there if declarations.standing(v) is not Standing.YANKED]
+    chosen = _configured(wish.load, eligible, declarations, resolve, now)
+    if wish.yanked:
+        chosen |= _configured(wish.load, there, declarations, resolve, now)
+    chosen |= {v for v in wish.fallbacks.needed if v in eligible}
+    chosen |= {v for v in wish.fallbacks.spare if v in eligible and now.ready(v)}
+    for version, asked in wish.asked.items():
+        if version in there:
+            (chosen.add if asked else chosen.discard)(version)
+    return chosen
+
+
+def _configured(
+    load: Load, versions: Sequence[Version], declarations: Declarations, resolve: Resolve, loaded: Loaded
+) -> set[Version]:
+    if isinstance(load, LoadAll):
+        return set(versions)
+    if isinstance(load, LoadLatest):
+        return _latest(load.count, versions, declarations, loaded)
+    answering = replace(declarations, tags=loaded.tags)
+    sound = [v for v in versions if not loaded.failed(v)]
+    ready = [v for v in versions if loaded.ready(v)]
+    chosen: set[Version | None] = set()
+    for selector in load.selectors:
+        chosen.add(resolve(selector, versions, declarations))
+        chosen.add(resolve(selector, sound, declarations))  # a failed load takes nobody's place
+        chosen.add(resolve(selector, ready, answering))  # what answers until the others can
+    return {version for version in chosen if version is not None}
+
+
+def _latest(count: int, versions: Sequence[Version], declarations: Declarations, loaded: Loaded) -> set[Version]:
+    """Returns the `count` latest releases, what answers in their place until they are Ready, newer ones, and tags."""
+    releases = highest_first(
+        v for v in versions if declarations.standing(v) is not Standing.CANDIDATE and v.prerelease is None
+    )
+    sound = [v for v in releases if not loaded.failed(v)][:count]
+    lowest = sound[-1] if sound else None
+    chosen = {v for v in releases if lowest is None or v >= lowest}
+    chosen.update([v for v in releases if loaded.ready(v)][:count])
+    newest = (sound or releases)[0] if releases else None
+    answering = next(filter(loaded.ready, releases), None)
+    for version in versions:
+        if newest is None or version > newest:
+            chosen.add(version)
+        elif loaded.ready(version) and (answering is None or version > answering):
+            chosen.add(version)  # a release unloads the candidates below it once it is Ready
+    there = set(versions)
+    chosen.update(v for v in declarations.tags.values() if v in there)
+    chosen.update(v for tag, v in loaded.tags.items() if tag in declarations.tags and v in there and loaded.ready(v))
+    return chosen
+
+
+def tags_in_force(declared: Mapping[str, Version], loaded: Loaded, coming: Collection[Version]) -> dict[str, Version]:
+    """Returns the version that each tag is answered with.
+
+    A tag that moved goes on answering with the version it named before until the new one is Ready: to move a tag to a
+    version that still has to be loaded fails no request.
+
+    Args:
+        declared: Where the tags stand.
+        loaded: How the model is served now, by the tags as they were.
+        coming: The versions that should be loaded.
+    """
+    return {
+        tag: before if _stands_in(before := loaded.tags.get(tag, target), target, loaded, coming) else target
+        for tag, target in declared.items()
+    }
+
+
+def _stands_in(before: Version, target: Version, loaded: Loaded, coming: Collection[Version]) -> bool:
+    if before == target or not loaded.ready(before) or target not in coming:
+        return False
+    return loaded.failed(target) or loaded.states.get(target, LifecycleState.NEW) in _ON_ITS_WAY
+
+
+def moves(wanted: set[Version], states: Mapping[Version, LifecycleState]) -> Moves:
+    """Returns what to load and what to unload, the highest version first.
+
+    A version that is on its way somewhere is left alone until it is there. A failed load is not tried again by itself:
+    the bytes that failed cannot change.
+    """
+    loadable = {LifecycleState.NEW, LifecycleState.UNLOADED}
+    return Moves(
+        load=tuple(highest_first(v for v, state in states.items() if state in loadable and v in wanted)),
+        unload=tuple(
+            highest_first(v for v, state in states.items() if state is LifecycleState.READY and v not in wanted)
+        ),
+    )

@@ -1,0 +1,447 @@
+"""Brings what is loaded in line with what should be.
+
+`refresh` reads what exists (repository) and what was declared (state store); `reconcile` compares with what is loaded
+and starts loads and unloads beside the traffic. Each version's state moves only along
+`turnout.serving.versions.lifecycle`.
+"""
+
+import asyncio
+import errno
+import threading
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.cancellation import Cancellation
+from turnout.config import ModelSettings, Settings
+from turnout.errors import (
+    ChangeRefused,
+    DigestMismatch,
+    Draining,
+    ModelFailure,
+    NotLoaded,
+    TurnoutError,
+    Unavailable,
+    VersionNotFound,
+)
+from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage import in_use
+from turnout.registry.storage.listing import Listing, Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.isolation.pool import Supervision
+from turnout.serving.loading.environment_check import check_surroundings
+from turnout.serving.loading.loader import LoadedVersion, load
+from turnout.serving.sandbox.processes import Processes
+from turnout.serving.sessions.memory import give_back
+from turnout.serving.versions.availability import Availability
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.handle import VersionHandle
+from turnout.serving.versions.inventory import Inventory
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_outcomes import load_outcome
+from turnout.serving.versions.load_policy import Fallbacks, Resolve, Wish, moves, wanted
+from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.presence import Presence
+from turnout.state.release_status import Declared
+from turnout.telemetry.metrics.versions import Metrics
+from turnout.threads import Threads
+
+_SCAN_SECONDS = 10.0
+"""What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""
+
+
+class Manager:
+    """Owns the versions of one server. Used on the event loop only; loads run in threads of its own."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        declared: Callable[[], Awaitable[Declared]],
+        settings: Settings,
+        resolve: Resolve,
+        held: Callable[[str], Mapping[Version, Hold]],
+        fallbacks: Callable[[str], Fallbacks],
+        catalog: Catalog,
+        availability: Availability,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        processes: Processes,
+    ) -> None:
+        """Prepares; nothing is read before the first `refresh`.
+
+        Args:
+            repository: The versions on disk.
+            declared: Reads the state store.
+            settings: Of the server.
+            resolve: Finds what a selector in `load` names.
+            held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
+            fallbacks: Tells which versions of a model may have to answer next.
+            catalog: Where the outcome goes.
+            availability: Told whether the repository can be read.
+            metrics: Counts by version.
+            log: Where loads and unloads are told.
+            processes: Starts what tries versions out.
+        """
+        self._repository = repository
+        self._declared = declared
+        self._settings = settings
+        self._resolve = resolve
+        self._held = held
+        self._fallbacks = fallbacks
+        self._catalog = catalog
+        self._inventory = Inventory(catalog, availability, log)
+        self._metrics = metrics
+        self._log = log
+        self._processes = processes
+        self._cancellation = Cancellation()
+        self._asked: dict[str, dict[Version, bool]] = {}
+        self._in_use: dict[tuple[str, Version], int | None] = {}
+        self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
+        self._refreshing = asyncio.Lock()
+        self._scanning: asyncio.Future[Listing] | None = None
+        self._loads = Threads("load", settings.loading.concurrency)
+        self._freeing = Threads("unload")
+        self._supervision = Supervision(self._start_thread, self._child_died)
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+
+    async def refresh(self) -> None:
+        """Reads what was declared and what exists, and starts what follows from it.
+
+        Raises:
+            TurnoutError, OSError: The repository or the state store cannot be read; what was known stays in force.
+        """
+        async with self._refreshing:
+            try:
+                await self._follow_declarations()
+            except Exception:  # one that cannot be read keeps nobody from following the other
+                await self._follow_files()
+                raise
+            await self._follow_files()
+            self._inventory.begin()
+            self._inventory.swap()
+
+    async def _follow_files(self) -> None:
+        """Puts in force what exists."""
+        self._repository.expect(self._inventory.recorded())
+        self._inventory.take_in(await self._listing(), self._loop.time())
+        self.reconcile()
+
+    async def _follow_declarations(self) -> None:
+        """Puts in force what was declared; a repository that does not answer is not waited for."""
+        declared = await self._declared()
+        if declared.revision == self._inventory.revision:
+            return
+        if self._inventory.presence.available:
+            await self._look_again(declared)
+        self._inventory.declare(declared)
+        self.reconcile()
+
+    async def _listing(self) -> Listing | OSError:
+        """Returns what exists, or why that cannot be told."""
+        try:
+            return await self._scan()
+        except OSError as error:
+            return error
+
+    async def _scan(self) -> Listing:
+        """Lists the repository. One scan at a time: where its file system hangs, it is one thread that does.
+
+        Raises:
+            OSError: The repository cannot be read, or does not answer in time.
+        """
+        if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
+            await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
+        if self._scanning is None or self._scanning.done():
+            self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
+            await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
+        if not self._scanning.done():
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {_SCAN_SECONDS:g} s")
+        scanned, self._scanning = self._scanning, None
+        return scanned.result()
+
+    def reconcile(self) -> None:
+        """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
+        for model in self._inventory.models:
+            self._reconcile(model)
+        self._inventory.swap()
+
+    def _reconcile(self, model: str) -> None:
+        if self._closing:
+            return
+        for version in self._inventory.drop_gone(model):
+            self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
+        if not (entries := self._inventory.versions(model)):
+            return
+        wanted = self._wanted(model)
+        if self._inventory.tags_moved(model):
+            self._inventory.follow_tags(model, wanted)
+            wanted = self._wanted(model)
+        due = moves(wanted, {v: e.state for v, e in entries.items()})
+        for version in due.load if self._inventory.presence.reachable(model) else ():
+            self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+        for version in due.unload:
+            self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+
+    def recall(self, model: str, version: Version, *, load: bool) -> None:
+        """Takes up what an operator asked another worker for, before the first `refresh`."""
+        self._asked.setdefault(model, {})[version] = load
+
+    async def load(self, model: str, version: Version) -> VersionEntry:
+        """Loads a version, if it is not loaded, and waits until it is Ready.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            NotLoaded: It could not be loaded; the message says why.
+        """
+        known = self._inventory.versions(model).get(version)
+        if known is None or known.state is not LifecycleState.READY:
+            with suppress(Unavailable):  # a load needs the repository and no state store
+                await self.refresh()  # it may have been published a moment ago, or the repository have gone away
+        entry = await self._ask(model, version, load=True)
+        if entry.state is LifecycleState.FAILED and self._inventory.presence.reachable(model):
+            self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+        await self._settle(model, version)
+        entry = self._inventory.entry(model, version)
+        if entry.state is not LifecycleState.READY:
+            why = entry.reason or entry.state
+            if not self._inventory.presence.reachable(model):
+                why = f"{'; '.join(self._inventory.presence.reasons)}; it is loaded once that is mended"
+            raise NotLoaded(f"{model} {version} could not be loaded: {why}")
+        return entry
+
+    async def unload(self, model: str, version: Version) -> VersionEntry:
+        """Takes a version out of service and waits until its memory is freed. It stays out until `load`.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
+        """
+        if hold := self._held(model).get(version):
+            raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
+        entry = await self._ask(model, version, load=False)
+        await self._settle(model, version)
+        gone = replace(entry, state=LifecycleState.UNLOADED, handle=None)  # its files were gone, and now it is too
+        return self._inventory.versions(model).get(version, gone)
+
+    async def close(self, bound: float) -> None:
+        """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
+        self._closing = True
+        self._cancellation.cancel(Draining("the server stops"))
+        for task in self._tasks.values():
+            task.cancel()
+        if closing := [asyncio.create_task(handle.close()) for handle in self._inventory.handles()]:
+            await asyncio.wait(closing, timeout=bound)
+        self._loads.shutdown()
+        self._supervision.kill()  # of those that hang, or that were still loading
+        for key in list(self._in_use):
+            self._let_go(*key)
+
+    @property
+    def devices(self) -> Collection[str]:
+        """What the versions in service have memory on: `cpu` always, and GPUs."""
+        handles = self._inventory.handles()
+        return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
+
+    @property
+    def child_bytes(self) -> int:
+        """Memory of the child processes of all versions, in bytes, at the latest `sample`."""
+        return sum(handle.child_bytes for handle in self._inventory.handles())
+
+    def sample(self) -> None:
+        """Tells the recorders what is known now; called before a scrape."""
+        self._metrics.known = self._inventory.known()
+        self._metrics.server.missing_versions = self._inventory.lost()
+        for handle in self._inventory.handles():
+            handle.sample()
+
+    @property
+    def presence(self) -> Presence:
+        """How the repository stood when it was looked at last."""
+        return self._inventory.presence
+
+    def _wanted(self, model: str) -> set[Version]:
+        there = list(self._inventory.versions(model))
+        yanked = self._settings.routing.yanked_pins == "warn"
+        load_setting = self._settings.for_model(model).load
+        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+        declarations = self._inventory.declarations(model)
+        chosen = wanted(wish, there, declarations, self._resolve, self._inventory.loaded(model))
+        return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
+
+    async def _look_again(self, declared: Declared) -> None:
+        """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
+        unsigned, recorded = self._inventory.refused(declared)
+        if unsigned:
+            self._repository.look_soon()
+        signed = await self._repository.in_thread(lambda: list(filter(self._trusted, unsigned))) if unsigned else []
+        for entry in [*recorded, *signed]:
+            self._inventory.renew(entry)
+
+    def _trusted(self, entry: VersionEntry) -> bool:
+        """Tells whether a version may be served as far as its signatures go."""
+        trust = Trust.of(self._settings.for_model(entry.model).signing)
+        return not trust.required or not trust.doubt(self._repository, Published(entry.manifest, entry.digest))
+
+    def _doubt(self, settings: ModelSettings, published: Published) -> str:
+        """Says why a version is served although it is not signed as is asked; "" where that is not so."""
+        trust = Trust.of(settings.signing)
+        return "" if trust.required else trust.doubt(self._repository, published)
+
+    async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
+        if version not in self._inventory.versions(model) and not load:
+            await self.refresh()  # it may have been published a moment ago
+        entries = self._catalog.snapshot.model(model).versions
+        if version not in entries:
+            raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
+        self._asked.setdefault(model, {})[version] = load
+        await self._settle(model, version)
+        self.reconcile()
+        return self._inventory.entry(model, version)
+
+    async def _settle(self, model: str, version: Version) -> None:
+        task = self._tasks.get((model, version))
+        if task is not None:
+            await asyncio.wait([task])
+
+    def _start(self, model: str, version: Version, work: Any, state: LifecycleState) -> None:
+        self._inventory.move(model, version, state)
+        task = asyncio.create_task(work, name=f"{state} {model}@{version}")
+        self._tasks[model, version] = task
+        task.add_done_callback(lambda _: self._finish(model, version, task))
+
+    def _finish(self, model: str, version: Version, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get((model, version)) is task:
+            del self._tasks[model, version]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("lifecycle task died", model=model, version=str(version), exc_info=error)
+        if self._inventory.versions(model):
+            self._reconcile(model)  # what was asked for meanwhile is due now
+            self._inventory.swap()
+
+    async def _load(self, model: str, version: Version) -> None:
+        entry = self._inventory.entry(model, version)
+        settings = self._settings.for_model(model)
+        loop = asyncio.get_running_loop()
+
+        def warming() -> None:
+            loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
+
+        stated = self._inventory.declarations(model).digests.get(version, entry.digest)
+        try:
+            if stated != entry.digest:
+                raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
+            self._in_use[model, version] = await self._loads.run(self._cancellable_hold, model, version)
+            strictness = self._settings.loading.environment
+            for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
+                self._log.warning("environment differs", model=model, version=str(version), reason=difference)
+            published = Published(entry.manifest, entry.digest)
+            if doubt := await self._loads.run(self._doubt, settings, published):
+                self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)
+            loaded = await self._loads.run(
+                self._cancellable_load,
+                self._repository,
+                published,
+                settings,
+                self._settings.loading.warmup_runs,
+                warming,
+                self._supervision,
+                self._processes,
+            )
+        except TurnoutError as error:
+            self._failed(entry, error)
+            return
+        except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
+            self._failed(entry, _unexpected(error))
+            return
+        recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
+        self._metrics.server.loads[model, load_outcome(None)] += 1
+        recorder.load_seconds = loaded.seconds
+        recorder.memory_bytes = dict(loaded.memory_bytes)
+        handle = VersionHandle(
+            entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
+        )
+        handle.sample()
+        self._inventory.move(
+            model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
+            max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
+            isolation=str(loaded.isolation),
+        )  # fmt: skip
+        self._log.info(
+            "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
+            providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
+        )  # fmt: skip
+        if loaded.warmth.warning:
+            self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+
+    def _cancellable_hold(self, model: str, version: Version) -> int | None:
+        with self._cancellation.applies():
+            return in_use.hold(self._repository, model, version)
+
+    def _cancellable_load(self, *args: Any) -> LoadedVersion:
+        with self._cancellation.applies():
+            return load(*args)
+
+    async def _unload(self, model: str, version: Version) -> None:
+        handle = self._inventory.entry(model, version).handle
+        self._inventory.put(replace(self._inventory.entry(model, version), handle=None))
+        if handle is not None:
+            await handle.close()
+            await self._freeing.run(give_back)
+        self._let_go(model, version)
+        self._metrics.retire(model, str(version))
+        self._inventory.move(
+            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
+            isolation="",
+        )  # fmt: skip
+        self._log.info("version unloaded", model=model, version=str(version))
+
+    def _demoted(self, model: str, version: Version, reason: str) -> None:
+        """Notes that a version's requests share runs no more; it stays so until it is loaded again."""
+        entry = self._inventory.entry(model, version)
+        self._inventory.put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
+        self._log.error("batching demoted", model=model, version=str(version), reason=reason)
+
+    def _let_go(self, model: str, version: Version) -> None:
+        """Lets a version's files be removed."""
+        in_use.let_go(self._in_use.pop((model, version), None))
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        """Runs `work` in a thread that the event loop's thread starts, whose priority is the ordinary one."""
+
+        def start() -> None:
+            threading.Thread(target=work, name="keep", daemon=True).start()
+
+        self._loop.call_soon_threadsafe(start)
+
+    def _child_died(self, version: str, how: str, delay: float, ended: bool) -> None:
+        """Tells that the child process of a version died, or was ended from here; from any thread."""
+
+        def tell() -> None:
+            name, _, exact = version.rpartition("@")
+            log = self._log.warning if ended else self._log.error
+            event = "child process ended" if ended else "child process died"
+            log(event, model=name, version=exact, how=how, next_start_seconds=delay)
+
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(tell)
+
+    def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._let_go(entry.model, entry.version)
+        self._metrics.server.loads[entry.model, load_outcome(error)] += 1
+        self._inventory.fail(entry, error, self._loop.time())
+        self._log.error(
+            "version failed to load", model=entry.model, version=str(entry.version), reason=error.message,
+            cause=repr(error.__cause__) if error.__cause__ else None,
+        )  # fmt: skip
+
+
+def _unexpected(error: Exception) -> ModelFailure:
+    failure = ModelFailure(f"it cannot be loaded ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,73 @@
+"""Removes what the log tells of traffic and rollouts long ago, so that the rest can still be verified.
+
+Of a removed event its number and two hashes stay (`removed_events`), which link the chain; the `removed` event that
+tells of it holds a hash over those, so that nothing can be removed without an event that says so. What was published,
+released, yanked, pruned, signed and tagged stays for ever: it is small, and answers are made from it.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from turnout.state.database import schema
+from turnout.state.event_log.events import EventKind, time_text
+
+Link = tuple[int, str, str]
+"""Number of an event, hash of the one before, and its own."""
+
+KEPT_EPOCHS = 100
+"""Policies of a model that stay however old they are: what a revert or a rollback may go back to."""
+
+_KEYS_AT_ONCE = 500
+
+
+def removable(connection: Connection, model: str, before: datetime, most: int) -> list[int]:
+    """Returns the numbers of a model's events that may go, the oldest first.
+
+    They tell of policies and of rollouts that have ended, and were written before a time. The last event of each
+    rollout stays, which says how it ended, and so do those of the last policies.
+    """
+    events, rollouts, policies = schema.events.c, schema.rollouts.c, schema.policies.c
+    highest = connection.execute(select(func.max(policies.epoch)).where(policies.model == model)).scalar_one() or 0
+    old_policies = select(policies.revision).where(policies.model == model, policies.epoch <= highest - KEPT_EPOCHS)
+    found = set(connection.execute(old_policies).scalars())
+    ended = select(rollouts.attempt).where(rollouts.model == model, rollouts.final == 1)
+    finals = {str(attempt) for attempt in connection.execute(ended).scalars()}
+    told = select(events.id, events.subject).where(events.model == model, events.kind == str(EventKind.ROLLOUT))
+    last: dict[str, int] = {}
+    for number, subject in connection.execute(told.order_by(events.id).execution_options(yield_per=1000)):
+        attempt = subject.removeprefix("attempt ").partition(":")[0]
+        if attempt in finals:
+            if attempt in last:
+                found.add(last[attempt])
+            last[attempt] = number
+    if not found:
+        return []
+    # Numbers and times grow together, but for clocks that were set back: what is newer than one that stays, stays.
+    newer = select(func.min(events.id)).where(events.model == model, events.time >= time_text(before))
+    bound = connection.execute(newer).scalar_one()
+    return sorted(number for number in found if bound is None or number < bound)[:most]
+
+
+def remove(connection: Connection, numbers: Collection[int]) -> Sequence[Link]:
+    """Removes events, those that are still there, and the policies that they tell of; returns their links.
+
+    The caller holds the lock on the revision, and records it in the same transaction.
+    """
+    events, removed = schema.events, schema.removed_events
+    wanted = sorted(numbers)
+    links: list[Link] = []
+    for first in range(0, len(wanted), _KEYS_AT_ONCE):
+        part = wanted[first : first + _KEYS_AT_ONCE]
+        query = select(events.c.id, events.c.previous, events.c.hash).where(events.c.id.in_(part)).order_by(events.c.id)
+        found = [(row.id, row.previous, row.hash) for row in connection.execute(query)]
+        if not found:
+            continue
+        rows = [{"id": number, "previous": previous, "hash": own} for number, previous, own in found]
+        connection.execute(insert(removed), rows)
+        here = [number for number, _, _ in found]
+        connection.execute(delete(schema.policies).where(schema.policies.c.revision.in_(here)))
+        connection.execute(delete(events).where(events.c.id.in_(here)))
+        links += found
+    return links

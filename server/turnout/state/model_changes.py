@@ -1,0 +1,161 @@
+"""A change of a model that is decided and recorded in one transaction: its policy, release statuses and rollouts.
+
+look (`ModelView`) -> decide, outside of this package -> `ModelChange` -> record
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from semver import Version
+from sqlalchemy import Connection, Insert, delete, insert, select
+from sqlalchemy.sql import ColumnElement
+
+from turnout.state import policies, rollouts
+from turnout.state.change import Change, check_text, version_key
+from turnout.state.database import schema
+from turnout.state.event_log import events
+from turnout.state.event_log.events import EventKind
+from turnout.state.policies import PolicyRecord
+from turnout.state.release_status import Standing
+from turnout.state.rollouts import RolloutRecord, RolloutWrite
+
+_MOST = 10_000
+"""Epochs, events and rollouts of one model that are looked at."""
+
+_STATUS_KINDS: Mapping[str, Standing] = {
+    EventKind.RELEASED: Standing.RELEASED,
+    EventKind.WITHDRAWN: Standing.CANDIDATE,
+    EventKind.YANKED: Standing.YANKED,
+    EventKind.UNYANKED: Standing.CANDIDATE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """A change of one version's release status.
+
+    Attributes:
+        revision: The number of the change.
+        version: Which.
+        status: What it changed to.
+    """
+
+    revision: int
+    version: Version
+    status: Standing
+
+
+def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
+    """Returns the changes of release statuses by model, the oldest first.
+
+    Args:
+        connection: Of the store.
+        model: Of this one, whose last changes they are, if only none; None: of each that has some.
+        since: Those with a higher number.
+    """
+    kinds = [EventKind(kind) for kind in _STATUS_KINDS]
+    limit = _MOST if model is not None else None
+    found: dict[str, list[StatusChange]] = {} if model is None else {model: []}
+    for event in reversed(events.latest(connection, model, limit, kinds, since=since)):
+        change = StatusChange(event.id, Version.parse(event.payload["version"]), _STATUS_KINDS[event.kind])
+        found.setdefault(event.model, []).append(change)
+    return found
+
+
+class ModelView:
+    """One model as the store has it, in a transaction; nobody else changes it until that ends."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self.model = change.model
+
+    def statuses(self) -> dict[Version, Standing]:
+        """Returns the release statuses; a version that is not in it is a candidate."""
+        table = schema.standings.c
+        query = select(table.version, table.standing).where(table.model == self.model)
+        return {Version.parse(row.version): Standing(row.standing) for row in self._change.connection.execute(query)}
+
+    def policy(self) -> PolicyRecord | None:
+        """Returns the policy's latest epoch; None where there never was one."""
+        return next(iter(self.epochs(1)), None)
+
+    def epochs(self, limit: int = _MOST) -> list[PolicyRecord]:
+        """Returns the policy's last epochs, the newest first."""
+        return policies.latest(self._change.connection, self.model, limit)
+
+    def running(self) -> list[RolloutRecord]:
+        """Returns the rollouts that have not ended, the newest first."""
+        return rollouts.latest(self._change.connection, self.model, _MOST, running=True)
+
+    def status_changes(self) -> list[StatusChange]:
+        """Returns the changes of release statuses, the oldest first."""
+        return status_changes(self._change.connection, self.model)[self.model]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """What is to be recorded.
+
+    Attributes:
+        policy: The policy of the next epoch as `turnout.state.policies` keeps it; None: it stays as it is.
+        action: What is done to the policy, in a word.
+        statuses: Versions that are released from now on, or are candidates again.
+        rollouts: That are to be written.
+    """
+
+    policy: Mapping[str, Any] | None = None
+    action: str = ""
+    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    rollouts: Sequence[RolloutWrite] = ()
+
+
+def record(change: Change, wanted: ModelChange, now: datetime) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
+    """Records a change. Raises as `StateStore.decide`."""
+    written = [rollouts.write(change.connection, change.model, one, now, change.record) for one in wanted.rollouts]
+    policy = None
+    if wanted.policy is not None:
+        check_text("action", wanted.action, schema.ACTION_LENGTH, least=1)
+        epoch = policies.last_epoch(change.connection, change.model) + 1
+        # Before the release statuses: between the two no other version may seem to have answered plain requests.
+        policy = put_policy(change, epoch, wanted.action, policies.as_kept(wanted.policy))
+    set_statuses(change, wanted.statuses)
+    return policy, written
+
+
+def put_policy(change: Change, epoch: int, action: str, kept: Mapping[str, Any]) -> PolicyRecord:
+    """Writes the next epoch of a policy, whose document is as `policies.as_kept` returns it."""
+    payload = {"epoch": epoch, "action": action, "document": kept}
+    event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
+    made = PolicyRecord(change.model, epoch, event.id, event.time, action, change.actor, change.reason, kept)
+    policies.append(change.connection, made)
+    return made
+
+
+def set_statuses(change: Change, statuses: Mapping[Version, Standing]) -> None:
+    """Releases versions, or makes released ones candidates again.
+
+    Raises:
+        InvalidRequest: A version that is to be released is yanked.
+    """
+    for version, status in statuses.items():
+        before = change.standing(version)
+        if before is status or (status is Standing.CANDIDATE and before is Standing.YANKED):
+            continue
+        change.refuse_yanked(version)
+        change.connection.execute(delete(schema.standings).where(*is_version(change.model, version)))
+        if status is Standing.RELEASED:
+            change.connection.execute(stand(change.model, version, status))
+        kind = EventKind.RELEASED if status is Standing.RELEASED else EventKind.WITHDRAWN
+        change.record(kind, str(version), {"version": str(version)})
+
+
+def stand(model: str, version: Version, standing: Standing) -> Insert:
+    """Returns the statement that notes how a version stands."""
+    return insert(schema.standings).values(model=model, version=version_key(version), standing=standing.value)
+
+
+def is_version(model: str, version: Version) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Returns the condition that names a version's row."""
+    return schema.standings.c.model == model, schema.standings.c.version == version_key(version)

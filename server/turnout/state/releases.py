@@ -1,0 +1,421 @@
+"""The store's part about versions: that they exist, what they are fit for, who signed them, which tags name them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from textwrap import shorten
+
+from semver import Version
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.sql import ColumnElement
+
+from turnout.errors import Conflict, InvalidRequest, TagNotFound
+from turnout.state import model_changes as decision
+from turnout.state import policies, rollouts
+from turnout.state.change import Change, check_model, check_text
+from turnout.state.database import schema
+from turnout.state.database.engine import Database
+from turnout.state.event_log import events
+from turnout.state.event_log.events import Event, EventKind
+from turnout.state.policies import PolicyRecord
+from turnout.state.release_status import Standing
+from turnout.state.rollouts import RolloutRecord
+
+_ROLLOUTS = 1000
+_SIGNATURES = 10_000
+_REASON_QUOTED = 200
+_HISTORY = 10_000
+_ANSWER_KINDS = (
+    EventKind.RELEASED,
+    EventKind.WITHDRAWN,
+    EventKind.YANKED,
+    EventKind.UNYANKED,
+    EventKind.POLICY_CHANGED,
+)
+_TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What holds on to a version, read in the transaction that is to withdraw it.
+
+    Attributes:
+        policy: The model's policy in force; None where it never had one.
+        rollouts: The model's rollouts that have not ended.
+        tags: Those that name the version.
+    """
+
+    policy: PolicyRecord | None
+    rollouts: tuple[RolloutRecord, ...]
+    tags: tuple[str, ...]
+
+
+class Declaring:
+    """Declares things about versions. The base of the store, which documents how its methods may be called."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    def record_published(
+        self, model: str, version: Version, digest: str, *, actor: str, reason: str, found: bool
+    ) -> bool:
+        """Records that a version exists.
+
+        Args:
+            model: Its model.
+            version: Which; that it exists is for the caller to know.
+            digest: Of its manifest.
+            actor: Who published it, at most 256 bytes; who found it, where nobody recorded it.
+            reason: Why, at most 1,024 bytes.
+            found: It was found, and its publisher never said so.
+
+        Returns:
+            False where that was recorded before, with this digest; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        with self._change(model, actor, reason) as change:
+            before = events.latest(change.connection, model, 1, (EventKind.PUBLISHED,), str(version))
+            if before and before[0].payload["digest"] == digest:
+                return False
+            payload = {"version": str(version), "digest": digest}
+            extra = ({"found": True} if found else {}) | ({"replaced": before[0].payload["digest"]} if before else {})
+            change.record(EventKind.PUBLISHED, str(version), payload | extra)
+        return True
+
+    def record_signed(self, model: str, version: Version, digest: str, key: str, *, actor: str, reason: str) -> bool:
+        """Records that somebody signed a version's digest.
+
+        Args:
+            model: Its model.
+            version: Which.
+            digest: That was signed.
+            key: The id of the key.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, at most 1,024 bytes.
+
+        Returns:
+            False where that was recorded before, of this key and this digest; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        with self._change(model, actor, reason) as change:
+            payload = {"version": str(version), "digest": digest, "key": key}
+            known = events.latest(change.connection, model, _SIGNATURES, (EventKind.SIGNED,), str(version))
+            if any(event.payload == payload for event in known):
+                return False
+            change.record(EventKind.SIGNED, str(version), payload)
+        return True
+
+    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Declares a version fit for general traffic.
+
+        Args:
+            model: Its model.
+            version: Which; whether it was published is for the caller to know.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, at most 1,024 bytes.
+
+        Returns:
+            False where it was released already; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: The version is yanked, or an argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        with self._change(model, actor, reason) as change:
+            if change.standing(version) is Standing.RELEASED:
+                return False
+            decision.set_statuses(change, {version: Standing.RELEASED})
+        return True
+
+    def withdraw(
+        self,
+        model: str,
+        version: Version,
+        *,
+        actor: str,
+        reason: str,
+        rollout: tuple[int, int] | None = None,
+    ) -> bool:
+        """Makes a released version a candidate again: a rollout that released it has taken it back.
+
+        Args:
+            model: Its model.
+            version: Which.
+            actor: Who asks.
+            reason: Why.
+            rollout: Attempt and number of the rollout that asks; it must not have been written since.
+
+        Returns:
+            False where it is not released; nothing is changed or logged then.
+
+        Raises:
+            Conflict: Another server wrote the rollout meanwhile.
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change(model, actor, reason) as change:
+            if rollout is not None:
+                change.refuse_moved_rollout(*rollout)
+            if change.standing(version) is not Standing.RELEASED:
+                return False
+            decision.set_statuses(change, {version: Standing.CANDIDATE})
+        return True
+
+    def yank(
+        self, model: str, version: Version, *, actor: str, reason: str, refuse: Callable[[Uses], None]
+    ) -> Standing:
+        """Withdraws a version.
+
+        Args:
+            model: Its model.
+            version: Which; whether it was published is for the caller to know.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, 1 to 1,024 bytes: clients that pin the version are told.
+            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+
+        Returns:
+            What it was before; where it was yanked, nothing is changed or logged.
+
+        Raises:
+            InvalidRequest: No reason was given, or an argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
+        with self._change(model, actor, reason) as change:
+            before = change.standing(version)
+            if before is Standing.YANKED:
+                return before
+            refuse(_uses(change, version))
+            change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
+            change.connection.execute(decision.stand(model, version, Standing.YANKED))
+            change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
+        return before
+
+    def prune(
+        self,
+        model: str,
+        version: Version,
+        digest: str,
+        size_bytes: int,
+        *,
+        actor: str,
+        reason: str,
+        refuse: Callable[[Uses], None],
+    ) -> bool:
+        """Records that a version's files go: servers unload it, and its number is never used again.
+
+        Args:
+            model: Its model.
+            version: Which.
+            digest: Of its manifest.
+            size_bytes: Of its files.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, 1 to 1,024 bytes.
+            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+
+        Returns:
+            False where that was recorded before; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
+        with self._change(model, actor, reason) as change:
+            if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
+                return False
+            refuse(_uses(change, version))
+            before = change.standing(version)
+            if before is not Standing.YANKED:
+                change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
+                change.connection.execute(decision.stand(model, version, Standing.YANKED))
+                payload = {"version": str(version), "previous": str(before)}
+                event = change.record(EventKind.YANKED, str(version), payload)
+                change = replace(change, revision=event.id)
+            payload = {"version": str(version), "digest": digest, "bytes": str(size_bytes)}
+            change.record(EventKind.PRUNED, str(version), payload)
+        return True
+
+    def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Takes the withdrawal of a version back: it is a candidate from then on, whatever it was before.
+
+        Args:
+            model: Its model.
+            version: Which.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, 1 to 1,024 bytes.
+
+        Returns:
+            False where it was not yanked; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: No reason was given, or an argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
+        with self._change(model, actor, reason) as change:
+            if change.standing(version) is not Standing.YANKED:
+                return False
+            if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
+                raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
+            change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
+            change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
+        return True
+
+    def set_tag(
+        self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
+    ) -> Version | None:
+        """Makes a tag name a version.
+
+        Args:
+            model: Its model.
+            tag: Its name, at most 63 bytes; that it reads as no version or range is for the caller to know.
+            version: What it shall name.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, at most 1,024 bytes.
+            expect: The version that it has to name before; "" for no tag of that name; None for whatever it names.
+
+        Returns:
+            The version that it named before, None where it is new. Where that is the same, nothing is
+            changed or logged.
+
+        Raises:
+            Conflict: It names another version than is expected; says which, who set it, and why.
+            InvalidRequest: The version is yanked, or an argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("tag", tag, schema.NAME_LENGTH, least=1)
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        with self._change(model, actor, reason) as change:
+            change.refuse_yanked(version)
+            previous = change.tags().get(tag)
+            _refuse_unexpected(change, tag, previous, expect)
+            if previous == str(version):
+                return version
+            if previous is None:
+                change.connection.execute(insert(schema.tags).values(model=model, tag=tag, version=str(version)))
+            else:
+                change.connection.execute(update(schema.tags).where(*_is_tag(model, tag)).values(version=str(version)))
+            change.record(EventKind.TAG_SET, tag, {"tag": tag, "version": str(version), "previous": previous})
+        return None if previous is None else Version.parse(previous)
+
+    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
+        """Removes a tag.
+
+        Args:
+            model: Its model.
+            tag: Its name.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, at most 1,024 bytes.
+            expect: The version that it has to name before; None for whatever it names.
+
+        Returns:
+            The version that it named.
+
+        Raises:
+            TagNotFound: The model has no such tag; names the nearest.
+            Conflict: It names another version than is expected; says which, who set it, and why.
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("tag", tag, schema.NAME_LENGTH, least=1)
+        with self._change(model, actor, reason) as change:
+            known = change.tags()
+            if tag not in known:
+                raise TagNotFound.of(model, tag, sorted(known))
+            _refuse_unexpected(change, tag, known[tag], expect)
+            change.connection.execute(delete(schema.tags).where(*_is_tag(model, tag)))
+            change.record(EventKind.TAG_DELETED, tag, {"tag": tag, "previous": known[tag]})
+        return Version.parse(known[tag])
+
+    def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
+        """Returns the last moves of a tag, newest first; none of one that never was.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return events.latest(connection, model, limit, _TAG_KINDS, tag)
+
+    def answer_history(self, model: str) -> list[Event]:
+        """Returns the changes of a model that may have made another version answer, the oldest first.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
+
+    @contextmanager
+    def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:
+        """A transaction that may record a change of `model`; no other one changes anything until it ends."""
+        check_model(model)
+        with self._change_of_any(model, actor, reason) as change:
+            yield change
+
+    @contextmanager
+    def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[Change]:
+        """The same; the change may be about no model, "", too."""
+        check_text("actor", actor, schema.ACTOR_LENGTH)
+        check_text("reason", reason, schema.REASON_LENGTH)
+        with self._database.writing() as connection:
+            # SQLite knows no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked all.
+            number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
+            yield Change(connection, int(number), model, actor, reason, self._now)
+
+
+def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) -> Mapping[tuple[str, Version], str]:
+    """Reads why versions were withdrawn, as it was said last."""
+    reasons: dict[tuple[str, Version], str] = {}
+    for model, version in yanked:
+        found = (
+            event
+            for event in events.latest(connection, model, _ROLLOUTS, (EventKind.YANKED,))
+            if Version.parse(event.payload["version"]) == version
+        )
+        if (event := next(found, None)) is not None:
+            reasons[model, version] = event.reason
+    return reasons
+
+
+def _uses(change: Change, version: Version) -> Uses:
+    return uses(change.connection, change.model, version)
+
+
+def uses(connection: Connection, model: str, version: Version) -> Uses:
+    """Reads what holds on to a version."""
+    in_force = policies.latest(connection, model, limit=1)
+    running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
+    query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)
+    tags = sorted(row.tag for row in connection.execute(query) if Version.parse(row.version) == version)
+    return Uses(in_force[0] if in_force else None, tuple(running), tuple(tags))
+
+
+def _refuse_unexpected(change: Change, tag: str, is_at: str | None, expect: str | None) -> None:
+    if expect is None or expect == (is_at or ""):
+        return
+    wanted = expect or "new"
+    if is_at is None:
+        raise Conflict(f"{change.model} has no tag {tag!r} by now, and it was expected at {wanted}; look again")
+    last = events.latest(change.connection, change.model, 1, (EventKind.TAG_SET,), tag)
+    by = (last[0].actor if last else "") or "somebody unnamed"
+    why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
+    raise Conflict(f"the tag {tag!r} of {change.model} stands at {is_at}, not {wanted} (set by {by}{why}); look again")
+
+
+def _is_tag(model: str, tag: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return schema.tags.c.model == model, schema.tags.c.tag == tag

@@ -1,0 +1,136 @@
+"""What is shown of the server as a whole: loads, policies and memory."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from turnout.admission import Admission, ReceiveBudget
+from turnout.telemetry.exposition import Family
+from turnout.telemetry.metrics.admission import admission_families
+from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
+from turnout.telemetry.metrics.gpu import Gpu, gpu_families
+from turnout.telemetry.metrics.tls import TlsRecorder, tls_families
+
+
+class LoadOutcome(StrEnum):
+    """What became of an attempt to load a version."""
+
+    READY = "ready"
+    DIGEST_MISMATCH = "digest_mismatch"
+    """Its bytes are not those that were published."""
+    NOT_TRUSTED = "not_trusted"
+    """No key that is trusted signed it, where that is required."""
+    MEMORY = "memory"
+    """It met a memory limit."""
+    MODEL = "model"
+    """ONNX Runtime cannot load it, or it raised while it was warmed up."""
+    CONFIG = "config"
+    """A setting cannot be met here."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One device's memory at a scrape, in bytes.
+
+    Attributes:
+        used: By this process and the children of its versions on `cpu`, by all processes on a GPU.
+        limit: Most that may be.
+    """
+
+    used: int
+    limit: int
+
+
+@dataclass(slots=True)
+class ServerRecorder:
+    """What is counted about the server as a whole.
+
+    Attributes:
+        loads: Attempts to load a version, by model and outcome.
+        epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
+        memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
+        spans: Spans of requests by what became of them; empty where tracing is off.
+        gpus: All that the driver shows, as of this scrape; none where it cannot be asked.
+        repository_available: The model repository could be read when it was looked at last.
+        state_store_available: The state store could be read, and written to, when it was looked at last.
+        missing_versions: Versions in memory whose files are gone from the repository, by model.
+        cache_bytes: Of files in the cache of a repository that lives elsewhere; None where there is none.
+        fetched_bytes: That were brought into it by this process.
+        tls: What is counted of the listeners' certificates.
+        auth: What is counted of callers.
+        admission: Counts requests.
+        budget: Counts what has come of them in part.
+    """
+
+    loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+    spans: dict[str, int] = field(default_factory=dict)
+    gpus: Sequence[Gpu] = ()
+    repository_available: bool = True
+    state_store_available: bool = True
+    missing_versions: Mapping[str, int] = field(default_factory=dict)
+    cache_bytes: int | None = None
+    fetched_bytes: int = 0
+    tls: TlsRecorder = field(default_factory=TlsRecorder)
+    auth: AuthRecorder = field(default_factory=AuthRecorder)
+    admission: Admission = field(default_factory=lambda: Admission(0))
+    budget: ReceiveBudget = field(default_factory=lambda: ReceiveBudget(0))
+
+
+def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
+    """Returns the families of one scrape.
+
+    Args:
+        recorder: What was counted.
+        models: Those that the server knows. Each of their outcomes is shown from the beginning, at 0: Prometheus sees
+            an increase only between two samples, and would miss the first failure otherwise.
+    """
+    pairs = dict.fromkeys((model, str(outcome)) for model in models for outcome in LoadOutcome)
+    yield Family(
+        "turnout_version_loads_total", "counter", "Attempts to load a version, by what became of them.",
+        [({"model": m, "outcome": o}, float(recorder.loads.get((m, o), 0))) for m, o in pairs | dict(recorder.loads)],
+    )  # fmt: skip
+    yield Family(
+        "turnout_policy_epoch", "gauge", "Epoch of the model's traffic policy that is in force here.",
+        [({"model": model}, float(epoch)) for model, epoch in recorder.epochs.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_memory_used_bytes", "gauge", "Memory in use: by the server on the CPU, by all on a GPU.",
+        [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_memory_limit_bytes", "gauge", "What the control group allows or the machine has; all that a GPU has.",
+        [({"device": device}, float(memory.limit)) for device, memory in recorder.memory.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_trace_spans_total", "counter", "Spans of traced requests, by what became of them.",
+        [({"outcome": outcome}, float(count)) for outcome, count in recorder.spans.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_repository_available", "gauge", "1 while the model repository can be read, 0 while it cannot.",
+        [({}, float(recorder.repository_available))],
+    )  # fmt: skip
+    yield Family(
+        "turnout_state_store_available", "gauge", "1 while the state store can be read and written, 0 while it cannot.",
+        [({}, float(recorder.state_store_available))],
+    )  # fmt: skip
+    yield Family(
+        "turnout_missing_versions", "gauge", "Versions served from memory whose files are gone from the repository.",
+        [({"model": model}, float(count)) for model, count in recorder.missing_versions.items()],
+    )  # fmt: skip
+    remote = recorder.cache_bytes is not None
+    yield Family(
+        "turnout_cache_bytes", "gauge", "Files of versions in the cache, of whatever repository shares it.",
+        [({}, float(recorder.cache_bytes or 0))] if remote else [],
+    )  # fmt: skip
+    yield Family(
+        "turnout_fetched_bytes_total", "counter", "Bytes of versions brought here from where they live.",
+        [({}, float(recorder.fetched_bytes))] if remote else [],
+    )  # fmt: skip
+    yield from tls_families(recorder.tls)
+    yield from auth_families(recorder.auth)
+    yield from admission_families(recorder.admission, recorder.budget)
+    yield from gpu_families(recorder.gpus)

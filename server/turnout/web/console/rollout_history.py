@@ -1,0 +1,135 @@
+"""How rollouts went, kept from one look to the next.
+
+A page that refreshes itself reads the ticks that are new and replays those alone: of a rollout that ran for a day there
+are 17,000, and to replay them all takes a second of the process that serves.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from turnout.rollout.evidence import Evidence, Metric
+from turnout.rollout.plan import Plan
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.rollout.reporting.messages import rollout_message
+from turnout.threads import Threads
+from turnout.web.report.page import MOST_POINTS, Point, drawing
+from turnout.web.report.replay import Told, ratio_of, worse_and_better
+from turnout_proto.v1 import rollout_pb2 as pb
+
+_EVENTS = 200
+_TICKS_AT_ONCE = 2000
+_MOST_COURSES = 16
+
+_Tick = tuple[int, datetime, Mapping[str, Any]]
+
+
+class Course:
+    """One rollout, with what it saw so far: as much as its page shows, in bounded memory.
+
+    Attributes:
+        plan: How it goes.
+        last: The evidence by now.
+        after: Number of the last tick that was taken.
+        lock: Held by whoever reads or moves it.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.last = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
+        self.after = 0
+        self.lock = asyncio.Lock()
+        self._rollout = pb.Rollout()
+        self._sums = {metric.name: (0.0, 0.0) for metric in plan.evidence_metrics}
+        self._arms: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._points: list[Point] = []
+        self._latest: Point | None = None
+        self._taken = 0
+        self._stride = 1
+
+    @property
+    def rollout(self) -> pb.Rollout:
+        """The rollout as it was told last."""
+        return self._rollout
+
+    def tell(self, rollout: pb.Rollout) -> None:
+        """Notes how the rollout stands."""
+        self._rollout = rollout
+
+    def take(self, ticks: Sequence[_Tick]) -> None:
+        """Takes further ticks, in their order.
+
+        Raises:
+            InvalidRequest: One of them cannot be read.
+        """
+        for number, when, body in ticks:
+            told = Told.from_json(when, body)
+            self.last = self.last.taken(told.tick)
+            for name, (worse, better) in self._sums.items():
+                more, less = worse_and_better(told.tick, name)
+                self._sums[name] = worse + more, better + less
+            for arm, counts in zip(self._arms, (told.canary, told.baseline), strict=True):
+                for bucket, count in counts.items():
+                    arm[bucket] = arm.get(bucket, 0) + count
+            self._draw(Point.of(told, self.last))
+            self.after = number
+
+    def ratio(self, metric: Metric) -> float | None:
+        """Returns how often the candidate's requests were bad for each time that the baseline's were."""
+        return ratio_of(*self._sums[metric.name])
+
+    def plots(self) -> dict[str, Any]:
+        """Returns what the plots draw, as JSON values."""
+        latest = self._latest
+        points = [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
+        return drawing(self._rollout, self.plan, points, *self._arms)
+
+    def _draw(self, point: Point) -> None:
+        """Keeps a point of the plots, or every second one once there are more than a screen has columns."""
+        self._latest = point
+        if self._taken % self._stride == 0:
+            self._points.append(point)
+        self._taken += 1
+        if len(self._points) > MOST_POINTS:
+            self._points = self._points[::2]
+            self._stride *= 2
+
+
+class Courses:
+    """The rollouts that were looked at last. Used on the event loop only."""
+
+    def __init__(self, log: RolloutLog) -> None:
+        self._log = log
+        self._threads = Threads("console")
+        self._kept: OrderedDict[tuple[str, int], Course] = OrderedDict()
+
+    @asynccontextmanager
+    async def of(self, model: str, attempt: int) -> AsyncIterator[Course]:
+        """Gives a rollout as it is now; it stands still while the context is entered.
+
+        Raises:
+            ModelNotFound, NotFound: There is no such rollout.
+            Unavailable: The state store does not answer.
+            InvalidRequest, Unsupported: A later release of Turnout wrote it.
+        """
+        record, rollout = await self._log.latest(model, attempt)
+        events = await self._log.events(model, attempt, _EVENTS)
+        key = (model, attempt)
+        course = self._kept.setdefault(key, Course(rollout.plan))
+        self._kept.move_to_end(key)
+        while len(self._kept) > _MOST_COURSES:
+            self._kept.popitem(last=False)
+        async with course.lock:
+            try:
+                while ticks := await self._log.ticks(model, attempt, course.after, _TICKS_AT_ONCE):
+                    await self._threads.run(course.take, ticks)
+                    if len(ticks) < _TICKS_AT_ONCE:
+                        break
+            except BaseException:
+                self._kept.pop(key, None)  # it may have taken a part
+                raise
+            course.tell(rollout_message(rollout, record, events))
+            yield course

@@ -1,0 +1,274 @@
+"""Why a rollout stands where it stands, in words and numbers: for somebody who has to answer for it. Pure."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
+from turnout.rollout.machine.explain import few_units_text
+from turnout.rollout.plan import Plan
+from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.replay import Seen
+from turnout_proto.v1 import rollout_pb2 as pb
+
+_ENDED = {
+    "succeeded": "{candidate} is the baseline now.",
+    "rolled_back": "{candidate} was taken back; {previous} has the traffic.",
+    "superseded": "Another rollout took its place.",
+    "failed": "{candidate} could not be served; {previous} has the traffic.",
+}
+_STEPPING = ("ramping", "soaking", "deciding")
+_INSUFFICIENT = {
+    "pause": "the rollout stands still and waits for somebody",
+    "abort": "the candidate is taken back",
+    "promote": "it goes on all the same",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one metric shows.
+
+    Attributes:
+        name: The metric's name.
+        meaning: What a bad event is.
+        canary_bad, canary_requests: Of the candidate.
+        baseline_bad, baseline_requests: Of the version that it is compared with; 0 where there is none.
+        ratio: How often the candidate's requests were bad for each time that the other's were; of `disagreement`, its
+            rate for each that is allowed. None where there is nothing to compare.
+        allowed: The highest ratio that is not worse.
+        e_value: Evidence that it is worse.
+        weight: Share of the combined evidence.
+        fit_value: Evidence that it is fit for promotion.
+        fit_below: The ratio that it has to be shown to stay below.
+        proof: Whether it lets the candidate be promoted by now, and why.
+        fit: The same, in a word.
+    """
+
+    name: str
+    meaning: str
+    canary_bad: int
+    canary_requests: int
+    baseline_bad: int
+    baseline_requests: int
+    ratio: float | None
+    allowed: float
+    e_value: float
+    weight: float
+    fit_value: float
+    fit_below: float
+    proof: str
+    fit: bool
+
+    @property
+    def canary_text(self) -> str:
+        """`12 of 400 (3%)`."""
+        return _rate_text(self.canary_bad, self.canary_requests)
+
+    @property
+    def baseline_text(self) -> str:
+        """The same of the other arm; "" where there is none."""
+        return "" if self.name == "disagreement" else _rate_text(self.baseline_bad, self.baseline_requests)
+
+    @property
+    def ratio_text(self) -> str:
+        """`4.2x`."""
+        if self.ratio is None:
+            return "-"
+        return "only here" if math.isinf(self.ratio) else f"{self.ratio:.3g}x"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a rollout stands, and why.
+
+    Attributes:
+        title: Which rollout.
+        standing: Where it is, in a sentence.
+        verdict: Why it ended or is ending; "" before that.
+        findings: By metric.
+        e_value, threshold: Combined evidence that it is worse, and what it is taken back at.
+        peak: Highest combined evidence so far.
+        reading: What the numbers mean, in sentences.
+        fit_threshold: Evidence that shows a metric fit for promotion.
+        lacking: What is missing for the next step, in sentences.
+        following: What happens next, in sentences.
+    """
+
+    title: str
+    standing: str
+    verdict: str
+    findings: tuple[Finding, ...]
+    e_value: float
+    threshold: float
+    peak: float
+    reading: tuple[str, ...]
+    fit_threshold: float
+    lacking: tuple[str, ...]
+    following: tuple[str, ...]
+
+
+def explain(replay: Seen) -> Explanation:
+    """Explains a rollout."""
+    rollout, plan = replay.rollout, replay.plan
+    findings = tuple(_finding(metric, replay) for metric in plan.evidence_metrics)
+    ended = rollout.state in _ENDED
+    return Explanation(
+        title=f"{rollout.model}: {rollout.candidate} over {rollout.previous}, attempt {rollout.attempt}",
+        standing=standing(rollout),
+        verdict=rollout.verdict,
+        findings=findings,
+        e_value=rollout.e_value,
+        threshold=rollout.threshold,
+        peak=replay.last.peak,
+        reading=tuple(_reading(replay, findings)),
+        fit_threshold=1 / plan.beta,
+        lacking=() if ended or rollout.state == "aborting" else (*rollout.pauses, *rollout.lacking),
+        following=tuple(_following(rollout, plan)),
+    )
+
+
+def standing(rollout: pb.Rollout) -> str:
+    """Returns where a rollout is, in a sentence without its end."""
+    state = rollout.state.replace("_", " ")
+    if rollout.state in _STEPPING:
+        state = f"{state}, step {rollout.step} of {rollout.steps} at {share_text(rollout.weight)}"
+    elif rollout.state in ("promoting", "watching"):
+        state = f"{state}, {share_text(rollout.weight)} of the traffic on {rollout.candidate}"
+    return f"{state}; paused: {'; '.join(rollout.pauses)}" if rollout.pauses else state
+
+
+def meaning(name: str, threshold_seconds: float) -> str:
+    """Returns what a bad event of a metric is."""
+    limit = f" ({threshold_seconds * 1e3:.3g} ms)" if threshold_seconds else ""
+    match name:
+        case "errors":
+            return "failed by the server's fault"
+        case "invalid":
+            return "answered with NaN or infinity"
+        case "stalled":
+            return f"slower than ten times the baseline's p99{limit}"
+        case "disagreement":
+            return "copies that were answered otherwise"
+        case "slo":
+            return f"slower than the objective{limit}"
+        case _:
+            return f"slower than the baseline's {name}{limit}"
+
+
+def evidence_text(value: float) -> str:
+    """Returns an e-value for people."""
+    return f"{value:.3g}" if value < 1e6 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+
+
+def _finding(metric: Metric, replay: Seen) -> Finding:
+    known = replay.last.accumulators[metric.name]
+    told = {m.name: m for m in replay.rollout.metrics}.get(metric.name, pb.RolloutMetric())
+    ratio, allowed, below = replay.ratio(metric), metric.null, metric.good_null
+    if metric.one_armed:
+        seen = known.canary
+        ratio, allowed = (seen.bad / seen.requests / metric.null if seen.requests else None), 1.0
+    fit, proof = _proof(metric, replay)
+    return Finding(
+        metric.name, meaning(metric.name, told.threshold_seconds), known.canary.bad, known.canary.requests,
+        known.baseline.bad, known.baseline.requests, ratio, allowed, replay.last.of(metric.name), metric.weight,
+        replay.last.fit(metric.name), below, proof, fit,
+    )  # fmt: skip
+
+
+def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
+    """Returns whether a metric lets the candidate be promoted, and why."""
+    plan, evidence = replay.plan, replay.last
+    seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
+    found = evidence.fitness(metric, plan.beta, plan.exposure_requests, alone=plan.from_broken)
+    words = {
+        Fitness.NOT_ASKED: "not asked for",
+        Fitness.SHOWN: "shown",
+        Fitness.CLEAN: f"no bad one in {seen.requests:,} requests",
+        Fitness.FINE: f"shown to be rarer than {share_text(metric.fine_rate)}",
+        Fitness.OPEN: "not yet" if seen.bad else f"no bad one yet, {seen.requests:,} of {enough:,} requests",
+    }
+    return found.fit, words[found]
+
+
+def _reading(replay: Seen, findings: tuple[Finding, ...]) -> Iterator[str]:
+    rollout, plan = replay.rollout, replay.plan
+    worse, alpha = rollout.e_value >= rollout.threshold, rollout.alpha
+    shared = f" (alpha {plan.alpha:g}, shared with other rollouts of the model)" if alpha < plan.alpha else ""
+    yield (
+        f"Combined evidence that {rollout.candidate} is worse: {evidence_text(rollout.e_value)}, "
+        f"{'which reaches' if worse else 'below'} the threshold of {evidence_text(rollout.threshold)}."
+    )
+    if (units := replay.last.effective_units) is not None:
+        yield few_units_text(replay.last) or (
+            f"{units:.0f} effective tenants carry this canary: keyed requests count by tenant, not one by one."
+        )
+    yield (
+        f"At most {share_text(alpha)} of rollouts of candidates that are not worse ever get that far, however "
+        f"often one looks{shared}."
+    )
+    if rollout.e_value >= 1 and (strongest := max(findings, key=lambda f: f.weight * f.e_value)).e_value > 0:
+        share = strongest.weight * strongest.e_value / rollout.e_value
+        yield f"{share:.0%} of it comes from {strongest.name}."
+    low = [f.name for f in findings if 0 < f.canary_bad < LEAST_BAD and f.e_value == 0]
+    if low:
+        yield f"Fewer than {LEAST_BAD} bad events of the candidate count as none: {', '.join(low)}."
+
+
+def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
+    model, last = rollout.model, rollout.step == rollout.steps
+    after = "it becomes the baseline" if last else f"step {rollout.step + 1} begins"
+    if rollout.state in _ENDED:
+        yield _ENDED[rollout.state].format(candidate=rollout.candidate, previous=rollout.previous)
+        if rollout.state == "succeeded":
+            yield f"`turnout rollback {model}` would give the traffic back to {rollout.previous}."
+        else:
+            yield f"Nothing is tried again by itself; `turnout rollout retry {model}` begins another attempt."
+        return
+    if rollout.pauses:
+        yield (
+            f"`turnout rollout resume {model}` lets it go on, `promote` opens a gate or takes the next step; after "
+            f"{duration_text(plan.max_pause_s)} of standing still the candidate is taken back."
+        )
+    limit = _INSUFFICIENT.get(plan.on_insufficient, plan.on_insufficient)
+    match rollout.state:
+        case "pending":
+            yield "It begins when the rollout before it has ended."
+        case "validating":
+            wants = (
+                f" and the baseline has shown its latency in {plan.threshold_samples:,} requests" if plan.timed else ""
+            )
+            yield (
+                f"As soon as {rollout.candidate} is ready{wants}, "
+                f"{'copies go to it' if plan.shadow else 'step 1 begins'}. If that takes more than "
+                f"{duration_text(plan.validating_s)}, {limit}."
+            )
+        case "shadowing":
+            yield f"Where enough copies agree after {duration_text(rollout.soak_seconds)}, step 1 begins; else {limit}."
+        case "ramping":
+            yield "The step's weight is being put in force."
+        case "soaking" | "deciding":
+            deadline = plan.deadline(plan.steps[rollout.step - 1])
+            yield (
+                f"With all that is lacking there, {after}. Where it is not there "
+                f"{duration_text(deadline)} into the step, {limit}."
+            )
+        case "promoting":
+            yield f"{rollout.candidate} is being made the baseline."
+        case "watching":
+            yield (
+                f"For {duration_text(max(rollout.soak_seconds - rollout.step_seconds, 0))} more, "
+                f"{rollout.candidate} may still be taken back; then {rollout.previous} gives up its share."
+            )
+        case "aborting":
+            yield f"The traffic is going back to {rollout.previous}; nothing stops that."
+        case _:  # a later release's
+            pass
+    if rollout.state != "aborting":
+        yield "Whenever the evidence reaches the threshold, the candidate is taken back, paused or not."
+
+
+def _rate_text(bad: int, requests: int) -> str:
+    if not requests:
+        return "none seen"
+    return f"{bad:,} of {requests:,} ({bad / requests * 100:.3g}%)"
