@@ -8,14 +8,13 @@ mlflow:models:/name@alias       out of an MLflow registry; the extra mlflow
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from turnout.errors import InvalidRequest
-from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.registry.sources.local_model import Source
 from turnout.registry.storage.files import explain, open_outside
 from turnout.registry.transfer.upload_manifest import Bounds
 
@@ -23,19 +22,6 @@ MLFLOW = "mlflow:"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
 _REMOTE = ("s3", "gs", "hf")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A model that lies on this machine, at least for now.
-
-    Attributes:
-        path: The ONNX file; its external data lies beside it.
-        metadata: What is known of it where it came from.
-    """
-
-    path: Path
-    metadata: VersionMetadata = field(default_factory=VersionMetadata)
 
 
 @contextmanager
