@@ -5,7 +5,7 @@ no series after that is an error: its labels would be left out.
 """
 
 from markdown_text import page, prose, table
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.telemetry.metrics.gpu import Gpu
@@ -98,6 +98,8 @@ def _one_of_everything() -> Metrics:
     metrics.rollouts.probe_values = [ProbeSample("p", "m", "1.0.0", 0.1)]
     metrics.rollouts.servers = [ServerSample("host:8001", True, {"m": 1})]
     metrics.server.epochs = {"m": 1}
+    metrics.server.on_demand_loads["m", "ready"] = metrics.server.evictions["m"] = 1
+    metrics.server.waiting_for_load, metrics.server.memory_budgets = {"m": 1}, {"cpu": 1}
     metrics.server.memory = {"cpu": Memory(1, 2)}
     metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
     metrics.server.spans = {"exported": 1}

@@ -130,7 +130,7 @@ def _takes(field: FieldInfo) -> str:
     if kind is Address:
         return "`HOST:PORT`"
     if LoadAll in get_args(kind):
-        return "`all`, `latest:N`, or a list of selectors"
+        return "`all`, `latest:N`, `on_demand`, or a list of selectors"
     if providers := [arg for part in get_args(kind) for arg in _enums(part)]:
         return f"`auto`, or a list of {', '.join(f'`{name}`' for name in providers)}"
     words = {int: "whole number", float: "number", ByteSize: "size", str: "text", SecretStr: "text"}

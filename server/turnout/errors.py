@@ -15,6 +15,7 @@
     ├── Conflict                  what the change was based on has changed meanwhile
     ├── ChangeRefused             the change would harm what is served, or changes are frozen
     ├── NotLoaded                 known, but not in service, and nothing is about to change that
+    │   ├── VersionOnDemand       not in memory: the first request for it loads it
     │   ├── VersionYanked         withdrawn, and pins to it are refused
     │   └── NotTrusted            not signed by a key that is trusted, where that is required
     ├── Unavailable               try again soon
@@ -44,6 +45,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Self
+
+from semver import Version
 
 _COMPARED = 64
 """Characters of a name that are held against the known ones; the longest name of a model has 63."""
@@ -161,6 +164,20 @@ class ChangeRefused(TurnoutError):
 
 class NotLoaded(TurnoutError):
     """The version is known, but not in service, and nothing is about to change that."""
+
+
+class VersionOnDemand(NotLoaded):
+    """The version is not in memory, and is loaded once a request asks for it.
+
+    Attributes:
+        model: Its model.
+        version: Which.
+    """
+
+    def __init__(self, model: str, version: Version) -> None:
+        super().__init__(f"{model} {version} is not in memory: the first request for it loads it")
+        self.model = model
+        self.version = version
 
 
 class VersionYanked(NotLoaded):

@@ -33,14 +33,6 @@ class Publisher:
     """Publishes into one repository. Blocks."""
 
     def __init__(self, settings: Settings, repository: Repository, store: StateStore, processes: Processes) -> None:
-        """Prepares.
-
-        Args:
-            settings: Of all models.
-            repository: Where versions go.
-            store: Where they are recorded.
-            processes: Starts the processes that versions are tried out in.
-        """
         self._settings = settings
         self._processes = processes
         self._repository = repository

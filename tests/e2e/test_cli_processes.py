@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 HERE = {
     "serve": "serve --print-config --grpc 127.0.0.1:1",
     "doctor": "doctor",
+    "tune": "tune m@3.0.0 --seconds 1",  # of one that is there it says other numbers each time
     "publish": "publish n 1.0.0 3.onnx --release",
     "sign": "sign m@1.0.0 --key key.pem",
     "release": "release m@2.0.0",

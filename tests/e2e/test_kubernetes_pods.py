@@ -41,7 +41,7 @@ models = ["m"]
 """
 QUICK = {"drain": {"preStopSeconds": 1, "delaySeconds": 1, "timeoutSeconds": 60}}
 X = np.ones((1, 4), np.float32)
-BEGUN = 'turnout_inflight_requests{model="waits",version="1.0.0"} 1'
+BEGUN = 'turnout_inflight_requests{model="waits",version="1.0.0"} 1.0'
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,6 @@ async def test_asking_is_no_scrape_and_leaves_prometheus_its_grace(publish_model
     async with httpx.AsyncClient() as client:
         text = (await client.get(f"http://{server.http}/metrics")).text
 
-    assert 'turnout_requests_total{model="m",version="2.0.0"' in text
+    assert 'turnout_requests_total{code="OK",model="m",role="baseline",version="2.0.0"}' in text
     assert first.process == later.process
     assert first.seconds < later.seconds

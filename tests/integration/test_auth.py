@@ -454,7 +454,7 @@ async def test_rates_and_quotas_hold_by_identity(tmp_path: Path, models: Path, s
         assert answer.status_code == 429
         assert 50 < int(answer.headers["retry-after"]) <= 100
     assert await predicted(server, quick) is grpc.StatusCode.OK
-    assert (await shown(server, "turnout_auth_limited_total", quick))['limit="slow",bound="rate"'] == 3
+    assert (await shown(server, "turnout_auth_limited_total", quick))['bound="rate",limit="slow"'] == 3
 
 
 @pytest.mark.both_transports

@@ -231,7 +231,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     assert entry().max_batch_rows == 8, entry().batching
     async with stub_of(server) as stub, httpx.AsyncClient() as http:
         before = (await http.get(f"http://{server.http}/metrics")).text
-        assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 0' in before
+        assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 0.0' in before
         for _ in range(2):  # the second time nothing is put together from the beginning
             values = [1.0, 123.0, 2.0, 123.0, 3.0, 123.0, 123.0, 123.0]
             async with asyncio.timeout(5):
@@ -246,7 +246,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
         told = "unbatched: demoted at run time: output y had 3 rows of 8"
         assert (entry().state, entry().batching, entry().reason, entry().max_batch_rows) == ("ready", told, told, 0)
         after = (await http.get(f"http://{server.http}/metrics")).text
-        assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 1' in after
+        assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 1.0' in after
     assert _batches(server) == (16, 16.0)  # each request once, by itself
     show = await asyncio.to_thread(_printed, "show", "m@1.0.0", "--server", str(server.control))
     assert told in " ".join(show.split())

@@ -68,7 +68,7 @@ async def test_no_message_gets_an_answer_that_nobody_foresaw(publish_model, star
         assert (outputs_of(await stub.Predict(request("f", x=X)))["y"] == 2 * X).all()
         metrics = (await client.get("/metrics")).text
     unexpected = re.findall(r"^turnout_unexpected_errors_total\{.*\} (.*)$", metrics, re.MULTILINE)
-    assert set(unexpected) == {"0"}
+    assert set(unexpected) == {"0.0"}
     malformed = re.findall(r"^turnout_malformed_messages_total\{service=\"(.*)\"\} (.*)$", metrics, re.MULTILINE)
     data = {
         "turnout.v1.PredictionService", "inference.GRPCInferenceService", "turnout.v1.CatalogService",
@@ -112,4 +112,4 @@ async def test_no_message_through_tls_gets_one_either_whoever_sends_it(
     async with httpx.AsyncClient(base_url=f"https://{addresses[2]}", verify=verify, headers=headers) as client:
         metrics = (await client.get("/metrics")).text
     unexpected = re.findall(r"^turnout_unexpected_errors_total\{.*\} (.*)$", metrics, re.MULTILINE)
-    assert set(unexpected) == {"0"}
+    assert set(unexpected) == {"0.0"}

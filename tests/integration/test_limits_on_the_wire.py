@@ -388,4 +388,4 @@ async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monk
     assert not decoded
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
         metrics = (await client.get("/metrics")).text
-    assert 'turnout_requests_total{model="s",version="",role="",code="DEADLINE_EXCEEDED"} 1' in metrics
+    assert 'turnout_requests_total{code="DEADLINE_EXCEEDED",model="s",role="",version=""} 1.0' in metrics

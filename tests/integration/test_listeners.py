@@ -77,9 +77,9 @@ async def test_either_transport_refuses_what_is_too_much_and_what_is_too_late(st
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert (await http.get(f"http://{server.http}/livez")).status_code == 200
         scraped = (await http.get(f"http://{server.http}/metrics")).text.splitlines()
-        assert 'turnout_requests_refused_total{reason="full"} 3' in scraped
-        assert 'turnout_requests_refused_total{reason="draining"} 2' in scraped
-        assert "turnout_requests_under_way 0" in scraped
+        assert 'turnout_requests_refused_total{reason="full"} 3.0' in scraped
+        assert 'turnout_requests_refused_total{reason="draining"} 2.0' in scraped
+        assert "turnout_requests_under_way 0.0" in scraped
 
 
 def request_on_stream() -> pb.PredictStreamRequest:

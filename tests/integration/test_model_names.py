@@ -50,8 +50,8 @@ async def test_a_name_is_the_same_on_every_protocol(name: str, publish_model, st
         pages = [f"/console/models/{name}{rest}" for rest in ("", "/series.json", "/route", "/versions/1.2.0")]
         assert [(await client.get(page)).status_code for page in pages] == [200] * 4
         metrics = (await client.get("/metrics")).text
-    assert f'turnout_requests_total{{model="{name}",version="1.2.0"' in metrics
-    assert f'turnout_slo_exceeded_total{{model="{name}",version="1.2.0"' in metrics
+    assert f'turnout_requests_total{{code="OK",model="{name}",role="baseline",version="1.2.0"}}' in metrics
+    assert f'turnout_slo_exceeded_total{{model="{name}",role="baseline",' in metrics
 
 
 def test_commands_take_such_names(tmp_path: Path) -> None:

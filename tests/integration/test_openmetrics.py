@@ -1,6 +1,7 @@
 """A scrape in OpenMetrics: what the text format says, with an example of a traced request in the latency buckets."""
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import time
@@ -103,10 +104,33 @@ async def test_both_forms_say_the_same(traced) -> None:
     assert len(wanted) > 100
     assert (plain.headers["content-type"], open_.headers["content-type"]) == (
         "text/plain; version=0.0.4; charset=utf-8",
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
     )
     assert " # {" not in plain.text
     assert "# EOF" not in plain.text
+
+
+async def test_a_scraper_that_hangs_up_is_no_trouble_and_others_get_everything(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+    for number in range(200):
+        server.services.metrics.version("m", f"2.{number}.0", "").role("baseline").answered(0.01, 0.0, 0.01)
+
+    for read in (1, 100_000):
+        reader, writer = await asyncio.open_connection(server.http.host, server.http.port, limit=2**12)
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: {server.http}\r\n\r\n".encode())
+        assert (await reader.readexactly(read)).startswith(b"H")
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+        head = await client.head("/metrics")
+        assert (head.status_code, head.content) == (200, b"")
+        answers = await asyncio.gather(*(client.get("/metrics", timeout=60) for _ in range(3)))
+        for answer in answers:
+            assert answer.text.count('_request_duration_seconds_count{model="m",role="baseline",version="2.') == 200
+            assert answer.text.endswith("\n")
+    assert server.services.metrics.faults.unexpected["http"] == 0
 
 
 async def test_openmetrics_rules_that_parsers_let_pass(traced) -> None:

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from semver import Version
 
 import onnx_models
+from turnout.cancellation import Cancellation
 from turnout.config import Settings
-from turnout.errors import InvalidRequest, TurnoutError
+from turnout.errors import InvalidModel, InvalidRequest, ModelFailure, TurnoutError
 from turnout.registry.gates import GateRefused, Skip
 from turnout.registry.gates.comparison import Comparison
 from turnout.registry.gates.plan import GatePlan, OnFailure, over
@@ -23,7 +24,7 @@ from turnout.registry.manifest.manifest import Batching
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
 from turnout.registry.storage.repository import Repository
-from turnout.serving.sandbox.processes import Processes
+from turnout.serving.sandbox.processes import Ended, Processes
 from turnout.serving.sandbox.sandbox import TrialLab
 
 pytestmark = pytest.mark.slow
@@ -332,3 +333,33 @@ def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Proces
     lab = TrialLab(Settings(models=tmp_path, trials={"timeout_s": 0.0001}).for_model("m"), processes)
     with pytest.raises(TurnoutError, match="its process was ended after"):
         lab._child(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("left", "kind", "said"),
+    [
+        ('{"error": {"kind": "InvalidModel", "message": "m", "retry_after": null, "violations": [], "cause": ""}}',
+         InvalidModel, "m"),
+        ('{"error": {"kind": "AlreadyExists", "message": "m", "retry_after": null, "violations": [], "cause": ""}}',
+         ModelFailure, "m"),
+        ('{"error": {"kind": "Path", "message": "m", "retry_after": null, "violations": [], "cause": ""}}',
+         ModelFailure, "m"),
+        ('{"error": {"kind": "InvalidModel"}}', ModelFailure, "its process answered with what is no answer"),
+        ('{"error": 1}', ModelFailure, "its process answered with what is no answer"),
+        ("{", ModelFailure, "its process answered with what is no answer"),
+    ],
+)  # fmt: skip
+def test_what_a_child_says_of_its_trouble_is_believed_within_bounds(
+    tmp_path: Path, left: str, kind: type[TurnoutError], said: str
+) -> None:
+    class Broken:
+        def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
+            (scratch / "answer.json").write_text(left)
+            return Ended(0)
+
+        def close(self) -> None: ...
+
+    lab = TrialLab(Settings(models=tmp_path).for_model("m"), Broken())
+    with pytest.raises(TurnoutError, match=said) as caught:
+        lab._child(tmp_path, {})
+    assert type(caught.value) is kind

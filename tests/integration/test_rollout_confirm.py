@@ -127,8 +127,8 @@ async def test_a_veto_that_says_so_takes_the_candidate_back(pair, start_server) 
         assert (last.state, last.verdict) == ("rolled_back", "the confirm webhook wants it back: incident 7")
         async with httpx.AsyncClient() as client:
             scraped = (await client.get(f"http://{server.http}/metrics")).text
-        assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="webhook"} 1' in scraped
-        assert 'turnout_rollout_confirmations_total{reply="rollback"} 1' in scraped
+        assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="webhook"} 1.0' in scraped
+        assert 'turnout_rollout_confirmations_total{reply="rollback"} 1.0' in scraped
 
 
 @pytest.mark.parametrize(

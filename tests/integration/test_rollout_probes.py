@@ -95,8 +95,8 @@ async def test_a_probe_that_fails_beyond_its_limit_takes_the_candidate_back_in_w
             last.verdict,
         ]
         scraped = await page_of(server, "/metrics")
-        assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="probe"} 1' in scraped
-        assert 'turnout_probe_measurements_total{probe="qa",outcome="failed"} 2' in scraped
+        assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="probe"} 1.0' in scraped
+        assert 'turnout_probe_measurements_total{outcome="failed",probe="qa"} 2.0' in scraped
 
 
 GZIPPED = gzip.compress(b"\0" * 100_000_000, 1)
@@ -368,7 +368,7 @@ async def test_a_probe_is_tried_by_hand_and_counts_for_no_rollout(pair, start_se
                     await control.TryProbe(pb.TryProbeRequest(probe=bad[0], model=bad[1], version=bad[2]))
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         assert [one.target for one in endpoint.asked] == ["/1.1.0"]
-        assert 'outcome="failed"} 0' in await page_of(server, "/metrics")
+        assert 'turnout_probe_measurements_total{outcome="failed",probe="qa"} 0.0' in await page_of(server, "/metrics")
 
 
 async def test_another_driver_goes_on_asking_with_the_failures_that_were_counted(pair, start_server, models) -> None:

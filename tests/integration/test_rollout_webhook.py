@@ -241,3 +241,17 @@ async def test_plain_events_are_as_they_were() -> None:
         tell("one")
         await settled(lambda: receiver.got)
     assert "specversion" not in receiver.events[0]
+
+
+async def test_a_redirect_is_not_followed_and_told(monkeypatch, capfd) -> None:
+    monkeypatch.setattr("turnout.rollout.reporting.webhook._FIRST_PAUSE_SECONDS", 0.01)
+    elsewhere = Receiver()
+    async with listening(elsewhere) as there:
+        moved = f"HTTP/1.1 307 Moved\r\nLocation: {there}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        receiver = Receiver(answers=[moved] * 5)
+        async with listening(receiver) as url, webhook(url) as tell:
+            for text in ("one", "two"):
+                tell(text)
+            await settled(lambda: len(receiver.got) == 6)
+    assert elsewhere.got == []
+    assert '"reason": "HTTP 307"' in "".join(capfd.readouterr())

@@ -124,7 +124,7 @@ async def test_a_store_that_is_lost_is_told_refuses_changes_and_serving_goes_on(
         metrics = (await client.get(f"http://{server.http}/metrics")).text
     assert (ready.status_code, ready.text.splitlines()[0]) == (200, "ready")
     assert says in ready.text
-    assert "turnout_state_store_available 0" in metrics
+    assert "turnout_state_store_available 0.0" in metrics
     assert capsys.readouterr().err.count('"event": "state store unavailable"') >= 1
     assert not server.failed.done()
 

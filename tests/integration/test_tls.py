@@ -22,6 +22,7 @@ from ports import free_port
 from turnout.app.server import Running
 from turnout.config import Address
 from turnout.errors import ConfigError
+from turnout.telemetry.exposition import negotiate
 from turnout_client import AsyncClient, Client, Tls, Unavailable
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -266,8 +267,8 @@ async def test_files_that_cannot_be_used_leave_the_certificate_before_in_force(
     for listener in LISTENERS:
         assert await shown(address_of(server, listener)) == "CN=before"
     assert recorder.expires == before
-    text = (await server.services.metrics.scrape()).decode()
-    assert 'turnout_tls_reload_failing{listener="control"} 1\n' in text
+    text = b"".join([block async for block in server.services.metrics.scrape(negotiate(""))]).decode()
+    assert 'turnout_tls_reload_failing{listener="control"} 1.0\n' in text
     if (files.directory / "server.key").is_dir():
         (files.directory / "server.key").rmdir()
     files.server(AUTHORITY.issue("after", days=60))
@@ -337,7 +338,7 @@ async def test_http_is_https_and_keeps_its_connections_through_changes(files: Fi
         await until_shown(server.http, "CN=after", files.client(own))
         again = await client.get("/metrics")
         assert again.extensions["network_stream"].get_extra_info("client_addr") == first
-        assert 'turnout_tls_reloads_total{listener="http"} 1\n' in again.text
+        assert 'turnout_tls_reloads_total{listener="http"} 1.0\n' in again.text
         assert 'turnout_tls_certificate_expiry_timestamp_seconds{listener="http"}' in again.text
     async with httpx.AsyncClient(verify=https(files), base_url=base) as client:
         with pytest.raises((httpx.TransportError, ssl.SSLError)):

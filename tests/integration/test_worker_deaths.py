@@ -17,7 +17,7 @@ from conftest import make_settings
 from ports import free_port
 from turnout.config import Address, Drain, Settings, SettingsSource
 from turnout.errors import ConfigError
-from turnout.telemetry.exposition import Form
+from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.logging import make_logger
 from turnout.workers.restarts import Restarts
 from turnout.workers.supervisor import Supervisor, supervise
@@ -26,7 +26,7 @@ Told = list[MutableMapping[str, Any]]
 
 JOINS = """
 import asyncio, os, signal, sys
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.workers.member import Member
 from turnout.workers.snapshot import encode
 
@@ -102,7 +102,7 @@ async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, 
     running = asyncio.create_task(parent.run())
 
     async def restarted() -> float:
-        text = (await parent._scrape(Form.TEXT)).decode()
+        text = (await parent._scrape(negotiate(""))).decode()
         lines = [line for line in text.splitlines() if line.startswith('turnout_worker_restarts_total{worker="1"}')]
         return float(lines[0].rpartition(" ")[2])
 
@@ -154,7 +154,7 @@ async def test_a_worker_that_is_killed_keeps_its_counts_in_the_sum(models) -> No
     running = asyncio.create_task(parent.run())
 
     async def total() -> float:
-        text = (await parent._scrape(Form.TEXT)).decode()
+        text = (await parent._scrape(negotiate(""))).decode()
         return float(next(line for line in text.splitlines() if line.startswith("turnout_requests_total{")).split()[-1])
 
     async with asyncio.timeout(60):

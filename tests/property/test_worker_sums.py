@@ -6,7 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import Exemplar, Histogram
 from turnout.telemetry.ratios import Agreement, Ratio
 from turnout.workers.merging import Totals

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 
 from turnout.cli.rollout.forecast import forecast_body, forecast_lines
 from turnout.cli.rollout.live import View
-from turnout.cli.rollout.plan_file import PlanOptions
+from turnout.cli.rollout.options import PlanOptions
 from turnout.cli.rollout.probe_view import tried_lines
 from turnout.cli.rollout.view import rollout_body, status_lines
 from turnout.errors import InvalidRequest
@@ -99,8 +99,8 @@ def test_what_was_tried_by_hand_is_told_on_a_line(outcome, value, detail, line) 
 def test_options_name_probes_beside_those_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
     file.write_text('probes = ["a", "b"]\n[[steps]]\nweight = 0.5\nsoak_s = 1\nprobes = ["c"]\n')
-    plan = Plan.from_json(json.loads(PlanOptions(file, probes=("b", "d")).to_json()))
+    plan = Plan.from_json(json.loads(PlanOptions(file=file, probes=("b", "d")).to_json()))
     assert (plan.probes, plan.steps[0].probes) == (("a", "b", "d"), ("c",))
     file.write_text('[[steps]]\nweight = 0.5\nsoak_s = 1\nprobe = ["c"]\n')
     with pytest.raises(InvalidRequest, match="did you mean probes"):
-        PlanOptions(file).to_json()
+        PlanOptions(file=file).to_json()

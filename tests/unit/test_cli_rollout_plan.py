@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from turnout.cli.output import ServerRefused
-from turnout.cli.rollout.plan_file import PlanOptions, named_fields, read_steps
+from turnout.cli.rollout.options import PlanOptions
+from turnout.cli.rollout.plan_file import named_fields, read_steps
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 from turnout.rollout.plan import Plan
 
@@ -36,9 +37,9 @@ def test_options_make_a_plan_that_the_server_reads() -> None:
 
 def test_an_option_goes_before_the_file_and_leaves_the_rest_of_it(tmp_path: Path) -> None:
     file = written(tmp_path, "alpha = 0.02\nbeta = 0.1\n[shadow]\nrate = 0.5\nmin_samples = 9\n")
-    body = json.loads(PlanOptions(file, alpha=0.03, shadow="10%:1m").to_json())
+    body = json.loads(PlanOptions(file=file, alpha=0.03, shadow="10%:1m").to_json())
     assert body == {"alpha": 0.03, "beta": 0.1, "shadow": {"rate": 0.1, "duration_s": 60.0, "min_samples": 9}}
-    assert json.loads(PlanOptions(file, shadow="off").to_json())["shadow"] is None
+    assert json.loads(PlanOptions(file=file, shadow="off").to_json())["shadow"] is None
 
 
 @pytest.mark.parametrize("text", ["5", "5%", "5%:10m:gates", "5%:10m,", "5%:10m:gate:x", "500%:1m", "5%:soon"])
@@ -61,12 +62,12 @@ def test_steps_of_another_form_are_refused(text: str) -> None:
 )
 def test_a_file_that_is_no_plan_is_refused_with_the_reason(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(TurnoutError, match=complaint):
-        PlanOptions(written(tmp_path, text)).to_json()
+        PlanOptions(file=written(tmp_path, text)).to_json()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is missing"):
-        PlanOptions(tmp_path / "none.toml").to_json()
+        PlanOptions(file=tmp_path / "none.toml").to_json()
 
 
 def test_a_servers_refusal_names_each_field_and_the_nearest_that_exists() -> None:

@@ -133,7 +133,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ),
         (
             "[model.m]\nload = 'lastest:2'",
-            'model.m.load in {}: expected "all", "latest:N" with N of 1 or more, or a list of selectors, '
+            'model.m.load in {}: expected "all", "latest:N" with N of 1 or more, "on_demand", or a list of selectors, '
             "got 'lastest:2'",
         ),
         (

@@ -1,12 +1,26 @@
-"""The scrape says what was recorded, in the text format."""
+"""The scrape says what was recorded, in both formats; how they are written is prometheus-client's."""
 
+import asyncio
 import itertools
+from collections.abc import Sequence
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from turnout.telemetry.exposition import Family, Form, negotiate, render
+from turnout.telemetry.exposition import FamilyCollector, in_blocks, negotiate, render
+from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram, geometric_bounds
+from turnout.telemetry.metrics.versions import Metrics
+from turnout.telemetry.ratios import Agreement, Ratio
+
+TEXT = negotiate("")
+OPENMETRICS = negotiate("application/openmetrics-text")
+
+
+async def rendered(families: Sequence[Family], content_type: str = TEXT) -> str:
+    return b"".join([block async for block in render(FamilyCollector(lambda: families), content_type)]).decode()
 
 
 def test_latency_buckets_reach_from_250_us_to_30_s_in_steps_of_at_most_one_half() -> None:
@@ -23,8 +37,7 @@ async def test_a_histogram_is_read_back_as_it_was_observed() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 99.0):
         histogram.observe(value)
-    text = (await render([Family("t_seconds", "histogram", "Times.", [({"a": "b"}, histogram)])])).decode()
-    (family,) = text_string_to_metric_families(text)
+    (family,) = read_text(await rendered([Family("t_seconds", "histogram", "Times.", [({"a": "b"}, histogram)])]))
     samples = {(s.name, s.labels.get("le")): s.value for s in family.samples}
     assert samples == {
         ("t_seconds_bucket", "1.0"): 2,
@@ -36,65 +49,177 @@ async def test_a_histogram_is_read_back_as_it_was_observed() -> None:
 
 
 @pytest.mark.parametrize("label", ['quo"te', "back\\slash", "new\nline", "grün"])
-async def test_labels_are_escaped(label: str) -> None:
-    text = (await render([Family("t", "gauge", "A\\ thing.\nTwo lines.", [({"l": label}, 1.5)])])).decode()
-    (family,) = text_string_to_metric_families(text)
-    assert family.samples[0].labels == {"l": label}
+async def test_labels_and_help_are_escaped(label: str) -> None:
+    family = Family("t", "gauge", 'A\\ "thing".\nTwo lines.', [({"l": label}, 1.5)])
+    for read, content_type in ((read_text, TEXT), (read_openmetrics, OPENMETRICS)):
+        (found,) = read(await rendered([family], content_type))
+        assert found.samples[0].labels == {"l": label}
+        assert found.documentation == family.help
+
+
+async def test_a_share_is_shown_as_a_number() -> None:
+    series = [({"of": "ratio"}, Ratio(1, 4)), ({"of": "agreement"}, Agreement(1, 2, 0, 0)), ({"of": "float"}, 0.125)]
+    (family,) = read_text(await rendered([Family("t_ratio", "gauge", "Shares.", series)]))
+    assert [sample.value for sample in family.samples] == [0.25, 0.5, 0.125]
 
 
 PROMETHEUS_2_42 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+TEXT_1 = "text/plain; version=1.0.0; charset=utf-8"
+OPENMETRICS_1 = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 @pytest.mark.parametrize(
-    ("accept", "form"),
+    ("accept", "wanted"),
     [
-        ("", Form.TEXT),
-        ("*/*", Form.TEXT),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", Form.TEXT),
-        (PROMETHEUS_2_42, Form.OPENMETRICS),
-        ("application/openmetrics-text;version=1.0.0", Form.OPENMETRICS),
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", Form.OPENMETRICS),
-        ("Application/OpenMetrics-Text", Form.OPENMETRICS),
-        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4", Form.OPENMETRICS),
-        ("application/openmetrics-text;version=0.0.1", Form.TEXT),
-        ("application/openmetrics-text;version=2.0.0,text/plain", Form.TEXT),
-        ("application/openmetrics-text;q=0.2,text/plain;q=0.9", Form.TEXT),
-        ("application/openmetrics-text;q=0", Form.TEXT),
-        ("application/openmetrics-text;q=words", Form.TEXT),
-        (";,;=;,", Form.TEXT),
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
+        ("text/plain;version=0.0.4", TEXT),
+        ("text/plain;version=1.0.0", TEXT_1),
+        (PROMETHEUS_2_42, OPENMETRICS_1),
+        (PROMETHEUS_3, OPENMETRICS_1),
+        ("application/openmetrics-text;version=1.0.0", OPENMETRICS_1),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", OPENMETRICS_1),
+        ("Application/OpenMetrics-Text", OPENMETRICS_1),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4", OPENMETRICS_1),
+        ("application/openmetrics-text;version=0.0.1", TEXT),
+        ("application/openmetrics-text;version=words", TEXT),
+        ('application/openmetrics-text;version="1.0.0"', TEXT),
+        ("application/openmetrics-text;version=1.x", TEXT),
+        ("text/plain;version=words", TEXT),
+        (f"text/plain;version={'9' * 5000}x", TEXT),
+        (";,;=;,", TEXT),
     ],
 )
-def test_openmetrics_goes_to_who_wants_it_as_much(accept, form) -> None:
-    assert negotiate(accept) is form
+def test_a_scraper_gets_the_format_that_it_asks_for_and_text_where_that_cannot_be_read(
+    accept: str, wanted: str
+) -> None:
+    assert negotiate(accept).removesuffix("; escaping=underscores") == wanted
+    assert negotiate(negotiate(accept)).startswith(wanted)  # a worker hands it on to its parent
 
 
-async def test_an_example_stands_at_the_bucket_that_its_value_is_in_and_the_latest_stays() -> None:
+@pytest.mark.parametrize("version", ["1.0.0", "0.0.4"])
+@pytest.mark.parametrize("media", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("escaping", ["allow-utf-8", "underscores", "dots", "values"])
+async def test_names_are_the_same_however_a_scraper_would_have_them_escaped(media, version, escaping) -> None:
+    family = Family("turnout_t_total", "counter", "", [({"le_ft": "a"}, 1.0)])
+    plain = f"{media};version={version}"
+    content_type = negotiate(f"{plain};escaping={escaping};q=0.6")
+    assert content_type == negotiate(plain)
+    assert "escaping=dots" not in content_type
+    assert 'turnout_t_total{le_ft="a"} 1.0' in (await rendered([family], content_type)).splitlines()
+
+
+def exemplified() -> Histogram:
     histogram = Histogram((1.0, 2.0))
     for value, trace in ((1.0, "a"), (1.5, "b"), (1.7, "c"), (99.0, "d")):
         histogram.observe(value)
-        histogram.remember(Exemplar(trace, value, 1_700_000_000.25))
-    text = (await render([Family("t_seconds", "histogram", "Times.", [({}, histogram)])], Form.OPENMETRICS)).decode()
+        histogram.remember(Exemplar(trace, value, 1_700_000_000.2501))
+    return histogram
+
+
+async def test_an_example_stands_at_the_bucket_that_its_value_is_in_and_the_latest_stays() -> None:
+    text = await rendered([Family("t_seconds", "histogram", "Times.", [({}, exemplified())])], OPENMETRICS)
     assert text.splitlines() == [
+        "# HELP t_seconds Times.",
         "# TYPE t_seconds histogram",
         "# UNIT t_seconds seconds",
-        "# HELP t_seconds Times.",
-        't_seconds_bucket{le="1.0"} 1 # {trace_id="a"} 1.0 1700000000.250',
-        't_seconds_bucket{le="2.0"} 3 # {trace_id="c"} 1.7 1700000000.250',
-        't_seconds_bucket{le="+Inf"} 4 # {trace_id="d"} 99.0 1700000000.250',
-        "t_seconds_count{} 4",
-        "t_seconds_sum{} 103.2",
+        't_seconds_bucket{le="1.0"} 1.0 # {trace_id="a"} 1.0 1700000000.25',
+        't_seconds_bucket{le="2.0"} 3.0 # {trace_id="c"} 1.7 1700000000.25',
+        't_seconds_bucket{le="+Inf"} 4.0 # {trace_id="d"} 99.0 1700000000.25',
+        "t_seconds_count 4.0",
+        "t_seconds_sum 103.2",
+        "# EOF",
     ]
 
 
 async def test_a_counters_family_goes_by_its_name_without_total() -> None:
     family = Family("t_seconds_total", "counter", 'Of a "thing".', [({"a": "b"}, 3.0)])
-    text = (await render([family], Form.OPENMETRICS)).decode()
-    assert text.splitlines() == [
+    assert (await rendered([family], OPENMETRICS)).splitlines() == [
+        '# HELP t_seconds Of a \\"thing\\".',
         "# TYPE t_seconds counter",
         "# UNIT t_seconds seconds",
-        '# HELP t_seconds Of a \\"thing\\".',
-        't_seconds_total{a="b"} 3',
+        't_seconds_total{a="b"} 3.0',
+        "# EOF",
     ]
+
+
+def several(series: int) -> list[Family]:
+    return [
+        Family("t_seconds", "histogram", "Times.", [({"n": str(n)}, exemplified()) for n in range(series)]),
+        Family("t_total", "counter", "Without any.", []),
+        Family("u", "gauge", "# HELP and # EOF.\n# TYPE u gauge", [({"n": str(n)}, n) for n in range(series)]),
+    ]
+
+
+@pytest.mark.parametrize("series", [0, 1, 6, 7, 1000])
+@pytest.mark.parametrize("content_type", [TEXT, TEXT_1, OPENMETRICS, negotiate(PROMETHEUS_2_42)])
+async def test_what_is_written_piece_by_piece_is_what_the_library_writes_at_once(series, content_type) -> None:
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry()
+    registry.register(FamilyCollector(lambda: several(series)))
+    at_once = choose_encoder(content_type)[0](registry)
+    blocks = [block async for block in render(registry, content_type)]
+    assert b"".join(blocks) == at_once
+    assert max(map(len, blocks)) < 80_000
+
+
+async def test_the_loop_runs_on_while_a_scrape_is_written() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    beside = asyncio.create_task(others())
+    text = await rendered(several(2000))
+    beside.cancel()
+    lines = text.count("\n")
+    assert lines > 12_000
+    assert turns > lines / 32 / 10  # where a piece of 32 takes under 50 us, which no machine of today does
+
+
+async def test_versions_and_roles_that_come_during_a_scrape_do_not_spoil_it() -> None:
+    metrics = Metrics()
+    for number in range(30):
+        metrics.version("m", f"1.{number}.0", "sha256:").role("baseline").answered(0.01, 0.0, 0.01)
+    blocks = []
+    async for block in metrics.scrape(OPENMETRICS):
+        blocks.append(block)
+        if len(blocks) > 3:  # each adds to what is left to write
+            continue
+        for number in range(30):
+            version = metrics.version("m", f"1.{number}.0", "sha256:")
+            version.role(f"role {len(blocks)}")
+            version.role("baseline").failed(f"CODE {len(blocks)}", 0.01)
+        metrics.version("m", f"2.{len(blocks)}.0", "sha256:").role("baseline")
+        metrics.unrouted("m", f"CODE {len(blocks)}")
+    assert len(blocks) > 3
+    text = b"".join(blocks)
+    assert text.endswith(b"# EOF\n")
+    assert b'role="role 1"' in text
+    assert b'version="2.' not in text, "it shows the versions that there were when it began"
+
+
+def test_the_collector_can_be_read_by_whoever_reads_registries() -> None:
+    registry = CollectorRegistry()
+    registry.register(FamilyCollector(lambda: several(3)))
+    assert registry.get_sample_value("t_seconds_bucket", {"n": "1", "le": "2.0"}) == 3
+    assert generate_latest(registry).startswith(b"# HELP t_seconds Times.")
+
+
+async def test_a_text_that_is_there_comes_in_blocks_too() -> None:
+    text = bytes(range(256)) * 1000
+    assert b"".join([block async for block in in_blocks(text)]) == text
+    assert [block async for block in in_blocks(b"")] == []

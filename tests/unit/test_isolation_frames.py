@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from turnout.errors import InvalidTensor, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError, Violation
 from turnout.serving.isolation.arena import Arena, ArenaBroken, ArenaFull
 from turnout.serving.isolation.frames import (
-    FrameError,
     pack_answer,
     pack_failure,
     pack_request,
@@ -21,6 +20,7 @@ from turnout.serving.isolation.frames import (
     unpack_loaded,
     unpack_request,
 )
+from turnout.serving.sandbox.messages import FrameError
 
 LIMIT = 64 << 20
 

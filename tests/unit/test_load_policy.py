@@ -2,10 +2,10 @@
 
 from semver import Version
 
-from turnout.config import LoadAll, LoadLatest, LoadSelectors
+from turnout.config import LoadAll, LoadLatest, LoadOnDemand, LoadSelectors
 from turnout.routing.selection.load_selectors import named
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.serving.versions.load_policy import Fallbacks, Loaded, Moves, Wish, moves, tags_in_force, wanted
+from turnout.serving.versions.load_policy import Fallbacks, Loaded, Moves, Wish, moves, on_demand, tags_in_force, wanted
 from turnout.state.release_status import Declarations, Standing
 
 V = [Version.parse(text) for text in ("1.0.0", "1.9.0", "1.10.0", "2.0.0-rc.1")]
@@ -135,3 +135,20 @@ def test_yanked_versions_are_kept_for_pins_where_that_is_wanted_and_take_no_othe
     pinned = Wish(LoadSelectors(("1.9.0", "^1")), {}, yanked=True)
     released = Declarations({V[0]: Standing.RELEASED, V[1]: Standing.YANKED})
     assert wanted(pinned, V, released, named) == {V[0], V[1]}
+
+
+def test_on_demand_needs_what_answers_by_default_and_what_tags_name() -> None:
+    tagged = Declarations(_released(*V[:3]).standings, {"old": V[0]})
+    assert wanted(Wish(LoadOnDemand(), {}), V, tagged, named) == {V[0], V[2]}
+    assert wanted(Wish(LoadOnDemand(), {}), V, NOTHING, named) == set()
+    loading = Loaded({V[1]: S.READY, V[2]: S.LOADING})
+    assert wanted(Wish(LoadOnDemand(), {}), V[:3], _released(*V[:3]), named, loading) == {V[1], V[2]}
+
+
+def test_requests_decide_about_the_rest_but_for_what_was_withdrawn_pruned_or_unloaded() -> None:
+    wish = Wish(LoadOnDemand(), {V[0]: False})
+    assert on_demand(wish, V, NOTHING, set()) == {V[1], V[2], V[3]}
+    assert on_demand(wish, V, YANKED, {V[2]}) == {V[3]}
+    assert on_demand(Wish(LoadOnDemand(), {}, yanked=True), V, YANKED, {V[2]}) == {V[0], V[1], V[3]}
+    assert on_demand(Wish(LoadOnDemand(), {}), V, Declarations(pruned={V[3]}), set()) == {V[0], V[1], V[2]}
+    assert on_demand(Wish(LoadAll(), {}), V, NOTHING, set()) == set()

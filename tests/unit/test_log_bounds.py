@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from turnout.telemetry import log_writer
+from turnout.telemetry.library_logs import LibraryLogs
 from turnout.telemetry.log_writer import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter, dropped_lines
-from turnout.telemetry.logging import LibraryLogs, make_logger
+from turnout.telemetry.logging import make_logger
 from unwritable import unwritable
 
 HUGE = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.cli.rollout.controls import COMMANDS
-from turnout.cli.rollout.plan_file import PlanOptions
+from turnout.cli.rollout.options import PlanOptions
 from turnout.config import load_settings
 from turnout.rollout.analysis.confirm_webhook import confirm_body
 from turnout.rollout.guards.circuit_breaker import Breaker

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from turnout.telemetry.tracing import otlp, usual
+from turnout.telemetry.tracing import otlp
 from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
 from turnout.telemetry.tracing.tracer import Tracer
@@ -78,33 +78,6 @@ def test_what_was_noted_is_read_back(
     for step in steps:
         assert (step.trace_id, step.parent_span_id) == (trace_id, span_id)
         assert step.start_time_unix_nano <= step.end_time_unix_nano
-
-
-@given(
-    st.binary(min_size=8, max_size=8),
-    st.none() | st.builds(SpanContext, st.just(b"t" * 16), st.just(b"p" * 8), st.integers(0, 3)),
-    text, text,
-    st.integers(0, 2**31),
-    st.sampled_from(["OK", "UNAVAILABLE", 200, 400]),
-    st.lists(moment, min_size=6, max_size=6).map(sorted),
-    st.permutations(range(6)), st.booleans(),
-    st.floats(-1, 1), st.floats(-1, 1),
-)  # fmt: skip
-def test_what_is_usual_is_packed_as_all_else_is(
-    span_id, parent, model, request_id, rows, status, times, order, unordered, queue, compute
-) -> None:
-    trace = Trace(True, b"t" * 16, span_id, OPERATION, Nowhere(), parent)
-    trace.model, trace.request_id, trace.batch_rows, trace.status = model, request_id, rows, status
-    trace.version, trace.role, trace.digest, trace.epoch = "1.0.0", "canary", "sha256:1", rows % 7
-    trace.batch_requests, trace.queue_seconds, trace.compute_seconds = rows % 5, queue, compute
-    moments = [times[i] for i in order] if unordered else times
-    trace.begun, trace.routing, trace.routed, trace.started, trace.answered, trace.finished = moments
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(otlp, "wall_offset", lambda: 1_700_000_000_000_000_000)
-        expected = otlp.encode_request(trace, lambda count: bytes(range(8 * count)))
-        for _ in range(2):  # the second time it is known what such requests have in common
-            assert usual.encode_request(trace, lambda count: bytes(range(8 * count))) == expected
-    assert len(decoded(expected[0])) == expected[1]
 
 
 def test_times_are_those_of_the_wall_clock() -> None:

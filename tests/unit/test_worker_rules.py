@@ -3,9 +3,10 @@
 import pytest
 
 from turnout.config import ModelOverrides, Settings
-from turnout.config.sections import Limits, Loading, QueueLimits, Runtime, ShadowLane
+from turnout.config.loading import Loading
+from turnout.config.sections import Limits, QueueLimits, Runtime, ShadowLane
 from turnout.errors import ConfigError
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.ratios import Agreement
 from turnout.workers.division import check_gpus, part, share_of

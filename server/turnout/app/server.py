@@ -92,8 +92,8 @@ from turnout.serving.versions.manager import Manager
 from turnout.serving.versions.pin import Hold
 from turnout.state.release_status import Declared
 from turnout.state.store import StateStore
-from turnout.telemetry.exposition import Form
-from turnout.telemetry.logging import AccessLog, LibraryLogs, LogForm, Threshold, make_logger
+from turnout.telemetry.library_logs import LibraryLogs
+from turnout.telemetry.logging import AccessLog, LogForm, Threshold, make_logger
 from turnout.telemetry.metrics.gpu import Gpu
 from turnout.telemetry.metrics.server import Memory
 from turnout.telemetry.metrics.versions import Metrics
@@ -104,6 +104,7 @@ from turnout.tls.certificates import Certificates
 from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
+from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
 from turnout.web.console.session import Sessions
 from turnout.web.exchange import HttpInference
@@ -232,7 +233,6 @@ async def running(
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         conversions = ConversionThread()
         stack.callback(conversions.close)
-        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer, authority)
         availability = Availability(metrics.server, log)
         if new_store:
             availability.note(
@@ -252,6 +252,9 @@ async def running(
             metrics,
             log,
             processes,
+        )
+        inference = DataPlane(
+            router, catalog, metrics, access, code_name, conversions, tracer, authority, manager.on_demand
         )
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
@@ -319,9 +322,8 @@ async def running(
         if settings.console.enabled:
             part = "" if peers is None else peers.part
             recorder = metrics.server.auth
-            console = console_routes(
-                catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, recorder, log, part
-            )
+            pages = Pages(catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, part)
+            console = console_routes(pages, rollouts, recorder, log)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -370,9 +372,9 @@ async def running(
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
 
-        async def scrape(form: Form) -> bytes:
+        async def scrape(content_type: str) -> AsyncIterator[bytes]:
             await sample()
-            return await metrics.scrape(form)
+            return metrics.scrape(content_type)
 
         async def snapshot(_: bytes = b"") -> bytes:
             await sample()

@@ -16,7 +16,6 @@ class Caller:
     """One credential that proved to be good, and what its bearer may do.
 
     Attributes:
-        identity: Who it is.
         scopes: What they may do.
         own: The scopes are the credential's own, and no policy changes them.
         credential: Names the credential in the log; no secret.

@@ -12,8 +12,8 @@ import grpc
 
 from turnout.address import Address
 from turnout.cli.answers_view import read_answers
+from turnout.cli.options import CallOptions, ServerTarget, Target
 from turnout.cli.output import ServerRefused
-from turnout.cli.tls_options import GIVEN, GIVEN_TOKEN, GivenToken
 from turnout.cli.token_interceptor import TokenInterceptor
 from turnout.errors import ConfigError, Violation
 from turnout.routing.default_answers import Answers
@@ -38,17 +38,18 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to conne
 _RELEASE_SECONDS = 60.0
 
 
-def _given_tls() -> Tls | None:
+def _given_tls(given: CallOptions) -> Tls | None:
     """Returns what the command's options and the environment say of TLS; None if they say nothing.
 
     Raises:
         ConfigError: One of certificate and key is missing.
     """
-    given = GIVEN.get({})
+    named = {"ca": given.tls_ca, "cert": given.tls_cert, "key": given.tls_key, "server_name": given.tls_server_name}
+    said = {name: value for name, value in named.items() if value}
     try:
-        return Tls(**given) if given else None
+        return Tls(**said) if said else None
     except ValueError:
-        missing = "--tls-key" if "cert" in given else "--tls-cert"
+        missing = "--tls-key" if given.tls_cert else "--tls-cert"
         raise ConfigError(f"a client's certificate takes --tls-cert and --tls-key: {missing} is missing") from None
 
 
@@ -81,27 +82,29 @@ class Server:
     Attributes:
         address: Of its control listener, which offers what the data listener does too.
         tls: How it is called; None for plain text.
+        call: What else a command was told of that.
     """
 
     address: Address
     tls: Tls | None = None
+    call: CallOptions = CallOptions()  # noqa: RUF009 - a frozen value
 
     @classmethod
-    def named(cls, server: str | None, config: Path | None) -> "Server":
-        """Returns the server at `server`, or where that is None, the one that the configuration describes.
+    def named(cls, target: ServerTarget | Target) -> "Server":
+        """Returns the server that a command names, or where it names none, the one that the configuration describes.
 
         Raises:
             ConfigError: The address or the configuration is wrong.
         """
-        given = _given_tls()
-        if server is not None:
+        given = _given_tls(target.call)
+        if target.server is not None:
             try:
-                return cls(Address.parse(server), given)
+                return cls(Address.parse(target.server), given, target.call)
             except ValueError as error:
-                raise ConfigError(f"--server: {error}, got {server!r}") from None
+                raise ConfigError(f"--server: {error}, got {target.server!r}") from None
         from turnout.config import load_settings
 
-        settings = load_settings(config).settings
+        settings = load_settings(target.config).settings
         control = settings.control
         if control.port == 0:
             raise ConfigError("the configuration leaves the control listener's port open: name it with --server")
@@ -111,7 +114,7 @@ class Server:
             given = (
                 own if given is None else replace(given, ca=own.ca, server_name=given.server_name or own.server_name)
             )
-        return cls(Address(_WILDCARDS.get(control.host, control.host), control.port), given)
+        return cls(Address(_WILDCARDS.get(control.host, control.host), control.port), given, target.call)
 
     @contextmanager
     def client(self, timeout: float) -> Iterator[Client]:
@@ -215,10 +218,10 @@ class Server:
         Raises:
             ConfigError: It cannot be read, or would travel unencrypted to another machine.
         """
-        given = GIVEN_TOKEN.get(GivenToken())
-        token = TokenFile(given.file) if given.file else token_from_environ({**os.environ, "TURNOUT_TOKEN_FILE": ""})
+        file = self.call.token_file
+        token = TokenFile(file) if file else token_from_environ({**os.environ, "TURNOUT_TOKEN_FILE": ""})
         try:
-            found = bearer_of(token, str(self.address), (), plain=plain, plaintext_token=given.plaintext)
+            found = bearer_of(token, str(self.address), (), plain=plain, plaintext_token=self.call.plaintext_token)
             found.with_token(())
         except ValueError as error:
             text = str(error).replace(

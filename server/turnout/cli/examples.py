@@ -5,6 +5,7 @@ import typer
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "serve": ("turnout serve", "turnout serve --models /mnt/models --read-only --grpc 127.0.0.1:9001"),
     "doctor": ("turnout doctor",),
+    "tune": ("turnout tune magika@3.3.0", "turnout tune magika@3.3.0 --seconds 60 --write latency"),
     "publish": (
         "turnout publish magika 3.3.0 model.onnx --release",
         "turnout publish magika auto model.onnx --meta magika.toml --golden cases.npz --dry-run",

@@ -8,6 +8,7 @@ import typer
 from turnout.cli.auth.permissions import application as auth
 from turnout.cli.auth.token import application as token
 from turnout.cli.examples import add_examples
+from turnout.cli.options import expand_groups
 from turnout.cli.publish.command import publish
 from turnout.cli.publish.imports import application as imports
 from turnout.cli.publish.key import application as key
@@ -31,10 +32,10 @@ from turnout.cli.serve.load import load, unload
 from turnout.cli.serve.predict import predict
 from turnout.cli.serve.servers import servers
 from turnout.cli.state import application as state
-from turnout.cli.tls_options import add_tls_options
 from turnout.cli.top.command import top
 from turnout.cli.traffic.commands import application as traffic
 from turnout.cli.traffic.shadow import shadow
+from turnout.cli.tune.tune import tune
 
 _REPOSITORY = "The repository, with or without a server"
 _SERVER = "A running server"
@@ -56,7 +57,7 @@ def application(wanted: str = "") -> typer.Typer:
     )
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
-        _HERE: (serve, doctor),
+        _HERE: (serve, doctor, tune),
         _REPOSITORY: (
             publish,
             sign,
@@ -86,7 +87,7 @@ def application(wanted: str = "") -> typer.Typer:
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     _leave_out_all_but(app, wanted)
-    add_tls_options(app)
+    expand_groups(app)
     add_examples(app)
     return app
 

@@ -1,10 +1,49 @@
-"""Options that several commands share."""
+"""Options that several commands share, each declared once.
 
+A command takes options that go together as one argument, whose type is an `OptionGroup`: Typer is shown the options of
+its fields (`expand_groups`), and the command gets the group.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, dataclass_transform
 
 import typer
 
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class OptionGroup:
+    """Options that go together. The fields of a group are options, or other groups; each has a default.
+
+    As good as a frozen dataclass, and made in no time: the eleven there are would take 8 ms of each command's start.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+    @classmethod
+    def fields(cls) -> dict[str, Any]:
+        """Returns the annotations of all fields, those of bases first."""
+        return {name: kind for base in reversed(cls.__mro__) for name, kind in inspect.get_annotations(base).items()}
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")]
+JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Answer, and fail, in JSON.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
+HistoryLimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")]
+ReleaseOption = Annotated[
+    bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
+]
+RequiredReasonOption = Annotated[
+    str, typer.Option("--reason", metavar="WHY", help="For the record.", show_default=False)
+]
+ActorOption = Annotated[
+    str | None,
+    typer.Option("--actor", metavar="WHO", help="For the record. (default: login@host)", show_default=False),
+]
 ModelsOption = Annotated[
     str | None,
     typer.Option(
@@ -24,28 +63,129 @@ ConfigOption = Annotated[
         "--config", metavar="FILE", help="Configuration. (default: ./turnout.toml if there)", show_default=False
     ),
 ]
-ServerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="HOST:PORT",
-        help="The server's control listener. (default: as configured, 127.0.0.1:8003)",
-        show_default=False,
-    ),
-]
-LiveOption = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="HOST:PORT",
-        help="Ask the server with this control listener. (default: read the disk)",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Answer, and fail, in JSON.")]
-ActorOption = Annotated[
-    str | None,
-    typer.Option("--actor", metavar="WHO", help="For the record. (default: login@host)", show_default=False),
-]
-ReasonOption = Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.", show_default=False)]
-TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
+
+
+def server_option(text: str) -> Any:
+    """Returns the option `--server` of a command for which it means what `text` says."""
+    return typer.Option("--server", metavar="HOST:PORT", help=text, show_default=False)
+
+
+def _tls_option(name: str, metavar: str, text: str) -> Any:
+    variable = f"TURNOUT_TLS_{name.upper().replace('-', '_')}"
+    return typer.Option(f"--tls-{name}", metavar=metavar, help=text, envvar=variable, show_default=False)
+
+
+class ChangeOptions(OptionGroup):
+    """Who makes a change, and why."""
+
+    actor: ActorOption = None
+    reason: RequiredReasonOption = ""
+
+
+class CallOptions(OptionGroup):
+    """How a server is called. The token itself is in TURNOUT_TOKEN: everybody on the machine sees options."""
+
+    tls_ca: Annotated[
+        str, _tls_option("ca", "FILE", "Authority that signed the server's certificate, in PEM; turns TLS on.")
+    ] = ""
+    tls_cert: Annotated[str, _tls_option("cert", "FILE", "Certificate to show to the server, in PEM.")] = ""
+    tls_key: Annotated[str, _tls_option("key", "FILE", "Its private key.")] = ""
+    tls_server_name: Annotated[
+        str,
+        _tls_option("server-name", "NAME", "Name in the server's certificate, where that is not the host of --server."),
+    ] = ""
+    token_file: Annotated[
+        str,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="The token to show to the server. (default: what TURNOUT_TOKEN holds)",
+            envvar="TURNOUT_TOKEN_FILE",
+            show_default=False,
+        ),
+    ] = ""
+    plaintext_token: Annotated[
+        bool, typer.Option("--plaintext-token", metavar="", help="Send it to other machines without TLS, too.")
+    ] = False
+
+
+class ServerTarget(OptionGroup):
+    """A running server."""
+
+    server: Annotated[
+        str | None, server_option("The server's control listener. (default: as configured, 127.0.0.1:8003)")
+    ] = None
+    config: ConfigOption = None
+    as_json: JsonOption = False
+    call: CallOptions = CallOptions()
+
+
+class DiskTarget(OptionGroup):
+    """A model repository and a state store, with no server between."""
+
+    models: ModelsOption = None
+    state: StateOption = None
+    config: ConfigOption = None
+    as_json: JsonOption = False
+
+
+class Target(DiskTarget):
+    """A running server where one is named, else the disk."""
+
+    server: Annotated[
+        str | None, server_option("Ask the server with this control listener. (default: read the disk)")
+    ] = None
+    call: CallOptions = CallOptions()
+
+
+def expand_groups(app: typer.Typer) -> None:
+    """Puts the options of groups in place of the groups, for every command of `app` and of the applications in it."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.name = command.name or command.callback.__name__.replace("_", "-")
+            command.callback = _expanded(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            expand_groups(group.typer_instance)
+
+
+def _expanded(command: Callable[..., None]) -> Callable[..., None]:
+    own = inspect.signature(command)
+    groups = {one.name: one.annotation for one in own.parameters.values() if _is_group(one.annotation)}
+    if not groups:  # or it was expanded before: an application is made more than once in a process
+        return command
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        taken = {name: _take(kind, values) for name, kind in groups.items()}
+        command(**values, **taken)
+
+    parameters = [
+        made.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for one in own.parameters.values()
+        for made in (_options(one.annotation) if one.name in groups else (one,))
+    ]
+    # Typer reads both: the signature for the defaults, the annotations for the rest.
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined] # any callable may have one
+    run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
+    return run
+
+
+def _is_group(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, OptionGroup)
+
+
+def _options(kind: type[OptionGroup]) -> Iterator[inspect.Parameter]:
+    for name, annotation in kind.fields().items():
+        if _is_group(annotation):
+            yield from _options(annotation)
+        else:
+            default = getattr(kind, name)
+            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _take(kind: type[OptionGroup], values: dict[str, Any]) -> OptionGroup:
+    """Returns a group of the values of its options, which go from `values`."""
+    return kind(
+        **{name: _take(one, values) if _is_group(one) else values.pop(name) for name, one in kind.fields().items()}
+    )

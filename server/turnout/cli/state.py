@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import DiskTarget
 from turnout.cli.output import facts, reporting, size_text
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ _File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
 @application.command()
 def backup(
     file: _File,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Copy the state store into a new file, as of one moment. Servers may run meanwhile.
 
@@ -33,8 +30,8 @@ def backup(
     from turnout.cli.workspace import Workspace
     from turnout.state.backup import back_up
 
-    with reporting(as_json=as_json) as out:
-        made = back_up(Workspace.open(models, state, config).state_url, file)
+    with reporting(as_json=target.as_json) as out:
+        made = back_up(Workspace.open(target).state_url, file)
         out.show({"file": str(file), **asdict(made)}, facts([("backup", str(file)), *_facts(made)]))
 
 
@@ -44,10 +41,7 @@ def restore(
     replace: Annotated[
         bool, typer.Option("--replace", metavar="", help="Keep what an SQLite store holds in a file beside it.")
     ] = False,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make the state store hold what a backup does. Stop all servers first.
 
@@ -58,8 +52,8 @@ def restore(
     from turnout.state.backup import restore as restore_from
     from turnout.state.database.engine import Location
 
-    with reporting(as_json=as_json) as out:
-        workspace = Workspace.open(models, state, config)
+    with reporting(as_json=target.as_json) as out:
+        workspace = Workspace.open(target)
         settings, url = workspace.settings, workspace.state_url
         done = restore_from(file, url, replace=replace, alive_seconds=4 * settings.rollout.tick_s)
         where = Location.parse(url).name

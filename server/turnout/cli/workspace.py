@@ -12,6 +12,7 @@ import typer
 from semver import Version
 
 from turnout import host
+from turnout.cli.options import DiskTarget
 from turnout.config import Settings, load_settings
 from turnout.config.repository_url import NO_STATE
 from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
@@ -48,13 +49,13 @@ class Workspace:
     repository: Repository
 
     @classmethod
-    def open(cls, models: str | None, state: str | None, config: Path | None) -> Self:
+    def open(cls, target: DiskTarget) -> Self:
         """Reads the configuration. Neither repository nor store is touched.
 
         Raises:
             ConfigError: It is wrong.
         """
-        settings = load_settings(config, {"models": models, "state": state}).settings
+        settings = load_settings(target.config, {"models": target.models, "state": target.state}).settings
         return cls(settings, repository_of(settings))
 
     @property

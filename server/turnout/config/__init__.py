@@ -6,13 +6,13 @@
 from turnout.address import Address, is_loopback
 from turnout.config.auth import Auth, JwtIssuer
 from turnout.config.exposure import check_exposure, open_to_anybody
+from turnout.config.loading import Loading, Trials
 from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe, Rollout
 from turnout.config.sections import (
     Batching,
     Drain,
     Limits,
-    Loading,
     Log,
     Oip,
     QueueLimits,
@@ -25,12 +25,11 @@ from turnout.config.sections import (
     Tracing,
     Transfers,
     Transport,
-    Trials,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
 from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
-from turnout.config.values import Load, LoadAll, LoadLatest, LoadSelectors, Provider
+from turnout.config.values import Load, LoadAll, LoadLatest, LoadOnDemand, LoadSelectors, Provider
 from turnout.config.web import Console, Web
 
 __all__ = [
@@ -48,6 +47,7 @@ __all__ = [
     "Load",
     "LoadAll",
     "LoadLatest",
+    "LoadOnDemand",
     "LoadSelectors",
     "Loaded",
     "Loading",

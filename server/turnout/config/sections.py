@@ -139,6 +139,8 @@ class Runtime(Section):
         providers: What to run on, in order of preference; one that is named and not usable fails the load. `auto`:
             CUDA where it works, else the CPU.
         device_ids: Devices of a GPU provider; a version gets one session on each.
+        gpus_per_version: Of these, how many a version is loaded on: those that have least of other versions in memory;
+            0 for all of them.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
         runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
             whole cores (of a control group's quota of 1.5: one), of which each worker has its part, and as many as pay
@@ -166,6 +168,7 @@ class Runtime(Section):
 
     providers: Providers = "auto"
     device_ids: DeviceIds = (0,)
+    gpus_per_version: CountOrNone = 0
     intra_op_threads: CountOrNone = 1
     runners: CountOrNone = 0
     optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"
@@ -263,36 +266,6 @@ class Transfers(Section):
     max_fetches: Annotated[Count, Field(le=64)] = 8
     idle_s: Annotated[Duration, Field(gt=0)] = 30.0
     keep_s: Duration = 600.0
-
-
-class Loading(Section):
-    """How versions come into service.
-
-    Attributes:
-        concurrency: Most versions that load at the same time.
-        warmup_runs: Runs of each batch size that will be used, before a version is Ready.
-        environment: What happens where a version declares another environment than this machine is: `warn` in the log,
-            `refuse` to load it, or `ignore` it.
-    """
-
-    concurrency: Count = 2
-    warmup_runs: CountOrNone = 2
-    environment: Literal["warn", "refuse", "ignore"] = "warn"
-
-
-class Trials(Section):
-    """Trial runs of versions, each in a process of its own: by gates before a publish, and before a load.
-
-    Attributes:
-        memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
-            what the machine, or the container, has; 0 for that half.
-        timeout_s: Longest that all processes of one question may take together.
-        run_timeout_s: Longest that one run of made-up inputs may take; golden cases may take what `timeout_s` leaves.
-    """
-
-    memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)
-    timeout_s: Annotated[Duration, Field(gt=0)] = 600.0
-    run_timeout_s: Annotated[Duration, Field(gt=0)] = 30.0
 
 
 class Routing(Section):

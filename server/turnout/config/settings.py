@@ -12,13 +12,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from turnout.address import Address
 from turnout.config.auth import Auth
+from turnout.config.loading import Loading, Trials
 from turnout.config.repository_url import ModelsField, RepositoryUrl
 from turnout.config.rollouts import Probes, Rollout
 from turnout.config.sections import (
     Batching,
     Drain,
     Limits,
-    Loading,
     Log,
     Oip,
     QueueLimits,
@@ -32,7 +32,6 @@ from turnout.config.sections import (
     Tracing,
     Transfers,
     Transport,
-    Trials,
 )
 from turnout.config.tls import Tls
 from turnout.config.values import (
@@ -55,7 +54,9 @@ class ModelOverrides(Section):
 
     Attributes:
         load: Which versions are loaded: `all`, `latest:N` (the N highest releases, newer candidates and what tags
-            name), or a list of selectors; and always what policies, rollouts and rollbacks need.
+            name), `on_demand` (what answers by default and what tags name; every other version by the first request
+            for it), or a list of selectors; and always what policies, rollouts and rollbacks need. As `loading.load`
+            where it is not set.
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
         false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
             out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
@@ -150,7 +151,6 @@ class Settings(BaseSettings):
             `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
             Linux only.
         probe: By probe name.
-        model: By model name.
     """
 
     model_config = SettingsConfigDict(
@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         """Returns what holds for the model `name`."""
         own = _named(self.model, name)
         return ModelSettings(
-            load=own.load,
+            load=own.load if "load" in own.model_fields_set else self.loading.load,
             slo_ms=own.slo_ms,
             false_alarm_meter=own.false_alarm_meter,
             batching=_over(self.batching, own.batching),

@@ -44,7 +44,6 @@ class Loaded:
     """Settings and where they came from.
 
     Attributes:
-        settings: The settings.
         file: The file that was read, if any.
         origins: By dotted key: the flag (`--grpc`), the variable (`TURNOUT_GRPC`) or the file's path. A key that is
             not there has its default.

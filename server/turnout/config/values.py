@@ -45,9 +45,17 @@ class LoadSelectors:
         return ", ".join(self.selectors)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadOnDemand:
+    """What answers by default and what tags name is loaded, and every other version by the first request for it."""
+
+    def __str__(self) -> str:
+        return "on_demand"
+
+
 Network = IPv4Network | IPv6Network
 
-Load = LoadAll | LoadLatest | LoadSelectors
+Load = LoadAll | LoadLatest | LoadSelectors | LoadOnDemand
 
 
 class Provider(StrEnum):
@@ -66,15 +74,17 @@ def _parse_address(value: Any) -> Address:
 
 def _parse_load(value: Any) -> Load:
     value = listed(value) if isinstance(value, str) and value.startswith("[") else value
-    if isinstance(value, LoadAll | LoadLatest | LoadSelectors):
+    if isinstance(value, LoadAll | LoadLatest | LoadSelectors | LoadOnDemand):
         return value
     if value == "all":
         return LoadAll()
+    if value == "on_demand":
+        return LoadOnDemand()
     if isinstance(value, str) and (match := re.fullmatch(r"latest:([1-9][0-9]{0,5})", value)):
         return LoadLatest(int(match[1]))
     if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
         return LoadSelectors(tuple(value))
-    raise ValueError('expected "all", "latest:N" with N of 1 or more, or a list of selectors')
+    raise ValueError('expected "all", "latest:N" with N of 1 or more, "on_demand", or a list of selectors')
 
 
 def _load_text(load: Load) -> str | list[str]:

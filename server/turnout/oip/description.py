@@ -1,8 +1,9 @@
 """What the server and its models are, and whether they are ready."""
 
+import contextlib
 from collections.abc import Callable
 
-from turnout.errors import Draining
+from turnout.errors import Draining, VersionOnDemand
 from turnout.oip.metadata import model_config, model_metadata
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog
@@ -50,13 +51,14 @@ class Description:
         return self._catalog.snapshot.complete and self._accepting()
 
     def check_ready(self, model: str, selector: str) -> None:
-        """Returns where a request for this version would be taken now.
+        """Returns where a request for this version would be taken now, if need be after it was loaded for it.
 
         Raises:
             InvalidSelector: The selector does not parse.
             NotFound, NotLoaded, Unavailable, DigestMismatch: A request would be refused so.
         """
-        self._router.route(model, selector, "", baseline_only=True)  # counted in no split
+        with contextlib.suppress(VersionOnDemand):
+            self._router.route(model, selector, "", baseline_only=True)  # counted in no split
         if not self._accepting():
             raise Draining("the server is stopping", retry_after=1.0)
 

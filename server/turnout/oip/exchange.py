@@ -36,9 +36,7 @@ class Output(NamedTuple):
     """One output as the protocol has it.
 
     Attributes:
-        name: Of the output.
         datatype: The protocol's name of its type.
-        shape: Of the output.
         raw: Its elements.
         stored: They went to shared memory, and the answer has none.
     """

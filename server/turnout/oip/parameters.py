@@ -39,7 +39,6 @@ class Place(NamedTuple):
     """Where in shared memory a tensor lies.
 
     Attributes:
-        region: Name of the region.
         offset: Of the tensor in it, in bytes.
         size: Bytes that the tensor takes, or may take.
     """

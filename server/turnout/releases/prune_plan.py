@@ -45,7 +45,6 @@ class Decision:
     """What becomes of one version.
 
     Attributes:
-        version: Which.
         goes: It is removed.
         reasons: Why it stays, or what it is that goes.
         size_bytes: Of its files.

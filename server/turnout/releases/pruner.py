@@ -23,8 +23,6 @@ class Removal:
     """What became of one version that was to go.
 
     Attributes:
-        model: Its model.
-        version: Which.
         freed_bytes: Of its files; 0 where they are still there.
         refused: Why they are, "" where they went.
     """

@@ -32,7 +32,6 @@ class SignedVersion:
     """A version that somebody has signed.
 
     Attributes:
-        published: The version.
         key: The id of the key.
         changed: False where that was on record before.
     """
@@ -75,7 +74,10 @@ class WayBack:
 
 
 class Declarer:
-    """Records declarations in the state store. Blocking; safe to use from several threads."""
+    """Records declarations in the state store. Blocking; safe to use from several threads.
+
+    Every method raises Unavailable while the state store does not answer.
+    """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
         self._repository = repository
@@ -94,7 +96,6 @@ class Declarer:
         Raises:
             ModelNotFound, VersionNotFound: It does not exist.
             InvalidRequest: It was yanked.
-            Unavailable: The state store does not answer.
         """
         found = self._repository.find(model, version)
         return self._store.release(model, found.manifest.version, actor=actor, reason=reason)
@@ -107,7 +108,6 @@ class Declarer:
             DigestMismatch: Its bytes changed.
             Conflict: The signature was made elsewhere, over other content.
             Exhausted, ConfigError: The repository has no room, or cannot be written to.
-            Unavailable: The state store does not answer.
         """
         known = self._store.published().get((model, str(version)))
         published = self._repository.verify(model, version, expected=known)
@@ -127,7 +127,6 @@ class Declarer:
             ModelNotFound, VersionNotFound: It does not exist.
             ChangeRefused: The policy in force, a rollout or a tag needs it; the message says what to do first.
             InvalidRequest: No reason was given.
-            Unavailable: The state store does not answer.
         """
         found = self._repository.find(model, version)
         exact = found.manifest.version
@@ -143,7 +142,6 @@ class Declarer:
 
         Raises:
             OSError: The repository cannot be read.
-            Unavailable: The state store does not answer.
         """
         entries: list[HistoryEntry] = []
         for event in self._store.answer_history(model):
@@ -168,7 +166,6 @@ class Declarer:
         Raises:
             ModelNotFound, VersionNotFound: It does not exist.
             InvalidRequest: No reason was given.
-            Unavailable: The state store does not answer.
         """
         found = self._repository.find(model, version)
         return self._store.unyank(model, found.manifest.version, actor=actor, reason=reason)
@@ -193,7 +190,6 @@ class Declarer:
             InvalidRequest: The tag reads as a version or a range, is reserved, or is no tag at all.
             ModelNotFound, VersionNotFound: The version does not exist.
             Conflict: It names another version than is expected.
-            Unavailable: The state store does not answer.
         """
         name = tag_name(tag)
         found = self._repository.find(model, version)
@@ -209,7 +205,6 @@ class Declarer:
         Raises:
             TagNotFound: The model has no such tag.
             Conflict: It names another version than is expected.
-            Unavailable: The state store does not answer.
         """
         return self._store.delete_tag(model, tag, actor=actor, reason=reason, expect=expect)
 

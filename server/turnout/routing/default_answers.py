@@ -24,7 +24,6 @@ class Part:
     """One version's part in the answers to a selector.
 
     Attributes:
-        version: Which.
         weight: Its share, 1 to `UNITS`.
         canary: It answers as a canary.
         rollout: Attempt of the rollout that sends it there; 0 for none.

@@ -36,7 +36,6 @@ class Canary:
     """A version that gets a share of the baseline's requests.
 
     Attributes:
-        version: Which.
         weight: Its share, 0 to `UNITS`.
     """
 
@@ -49,7 +48,6 @@ class Shadow:
     """A version that gets copies of the baseline's requests.
 
     Attributes:
-        version: Which.
         rate: Share of the requests that are copied, 0 to `UNITS`.
     """
 

@@ -10,8 +10,8 @@ from turnout.errors import (
     ModelNotFound,
     NotLoaded,
     TurnoutError,
-    VersionLoading,
     VersionNotFound,
+    VersionOnDemand,
     VersionYanked,
 )
 from turnout.routing.active_policies import AppliedPolicy, Policies
@@ -24,13 +24,11 @@ from turnout.serving.counting.keyed_outcomes import SlotFinder
 from turnout.serving.data_plane.inference import Role, Route
 from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_outcomes import load_failure
 from turnout.state.release_status import Standing
 
 MAX_ROUTES = 4096
 """Routes that are remembered. Selectors come from clients, so that their number needs a bound."""
-
-LOADING_RETRY_SECONDS = 1.0
-"""When to ask again for a version that is loading: loads take from 0.4 seconds to some minutes."""
 
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
 _READY = (LifecycleState.READY,)
@@ -134,7 +132,9 @@ class _Resolutions:
         if index is None or before is None or before.layout is not known.layout or without != withdrawn:
             index = _index(known, withdrawn)
         elif before is not known:
-            index = replace(index, ready=_in_state(known, _READY), coming=_in_state(known, _COMING))
+            index = replace(
+                index, ready=_in_state(known, _READY), coming=_in_state(known, _COMING), available=_available(known)
+            )
         self.indexes[known.name] = known, withdrawn, index
         return index
 
@@ -174,7 +174,8 @@ class PolicyRouter:
         Raises:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
-            NotLoaded, VersionLoading: What it names is known but cannot answer now.
+            NotLoaded, Unavailable, MemoryBudgetExceeded: What it names is known but cannot answer now.
+            VersionOnDemand: What it names can answer once it is loaded, and is loaded for requests.
             VersionYanked: What it names was withdrawn, and pins to such are refused.
             DigestMismatch: What it names was changed on disk since its publication.
         """
@@ -348,6 +349,7 @@ def _index(entry: ModelEntry, withdrawn: Collection[Version]) -> VersionIndex:
         digests={stated.get(version, known.digest): version for version, known in versions.items()},
         ready=_in_state(entry, _READY),
         coming=_in_state(entry, _COMING),
+        available=_available(entry),
     )
 
 
@@ -355,18 +357,17 @@ def _in_state(entry: ModelEntry, states: Collection[LifecycleState]) -> frozense
     return frozenset(version for version, known in entry.versions.items() if known.state in states)
 
 
+def _available(entry: ModelEntry) -> frozenset[Version]:
+    """Returns the versions that answer now, or are loaded for the request that names them."""
+    return _in_state(entry, _READY) | {
+        version
+        for version, known in entry.versions.items()
+        if known.on_demand and known.state is not LifecycleState.FAILED
+    }
+
+
 def _refusal(entry: VersionEntry) -> TurnoutError:
-    """Makes the error that says why the version cannot answer: a new one each time, since raising one adds to it."""
-    name = f"{entry.model} {entry.version}"
-    if entry.state in _COMING:
-        return VersionLoading(f"{name} is {entry.state}", retry_after=LOADING_RETRY_SECONDS)
-    if isinstance(entry.failure, DigestMismatch):
-        return type(entry.failure)(entry.failure.message, violations=entry.failure.violations)
-    if entry.state is LifecycleState.FAILED:
-        return NotLoaded(f"{name} could not be loaded: {entry.reason or 'no reason is known'}")
-    why = {
-        LifecycleState.NEW: "is published but not loaded",
-        LifecycleState.DRAINING: "is being unloaded",
-        LifecycleState.UNLOADED: "was unloaded",
-    }[entry.state]
-    return NotLoaded(f"{name} {why}{': ' + entry.reason if entry.reason else ''}")
+    """Makes the error that says why the version cannot answer, or that it can once it is loaded."""
+    if entry.on_demand and entry.state is not LifecycleState.FAILED:
+        return VersionOnDemand(entry.model, entry.version)
+    return load_failure(entry)

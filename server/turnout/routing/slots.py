@@ -46,7 +46,6 @@ class Claim:
     """The positions of one owner.
 
     Attributes:
-        owner: Who.
         runs: In the order they were taken; none is empty, and no two claims of a table overlap.
     """
 

@@ -56,7 +56,6 @@ class Change:
     """Who changes traffic, why, and on what ground.
 
     Attributes:
-        actor: Who.
         reason: Why.
         expected_epoch: That the change was decided on; None for whatever is in force.
         force: Take it although a signature does not fit the baseline's clients.
@@ -69,7 +68,10 @@ class Change:
 
 
 class Traffic:
-    """The policies of one server. Used on the event loop only."""
+    """The policies of one server. Used on the event loop only.
+
+    Every method raises Unavailable while the state store does not answer.
+    """
 
     def __init__(
         self, store: StateStore, catalog: Catalog, policies: Policies, observe: Observe, log: FilteringBoundLogger
@@ -127,7 +129,6 @@ class Traffic:
             ModelNotFound, VersionNotFound: A name in it names nothing.
             ChangeRefused: It cannot be in force now, or changes are frozen.
             Conflict: Another change came first.
-            Unavailable: The state store does not answer.
         """
         known = self._catalog.snapshot.model(model)
         exact = replace(
@@ -190,7 +191,6 @@ class Traffic:
 
         Raises:
             ModelNotFound: There is no such model.
-            Unavailable: The state store does not answer.
         """
         self._catalog.snapshot.model(model)
         records = await self._store.in_thread(self._store.policy_history, model, limit)

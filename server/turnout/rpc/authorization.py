@@ -59,7 +59,6 @@ class _Entrance:
 
     Attributes:
         path: Of the method.
-        need: What it needs.
         authority: Says who may.
     """
 
@@ -183,7 +182,6 @@ class MessageCheck:
 
     Attributes:
         path: Of the method.
-        need: What it needs.
         authority: Says who may.
         model_of_upload: Finds the model of an upload.
         recorded: Where a request says who acts, and why: "" for itself, `change` for that field; None where nowhere.

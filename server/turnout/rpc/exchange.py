@@ -129,7 +129,6 @@ class UnaryExchange(GrpcExchange[MessageT]):
     """One unary call."""
 
     def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: Call) -> None:
-        """Prepares; nothing is parsed yet."""
         self.endpoint = endpoint
         self.data = data
         self.call = call
@@ -199,7 +198,6 @@ class ItemExchange(GrpcExchange[MessageT]):
     cancels: str | None = None
 
     def __init__(self, opened: Opened[MessageT], data: bytes) -> None:
-        """Prepares; nothing is parsed yet."""
         self.endpoint = opened.endpoint
         self.data = data
         self.opened = opened

@@ -71,7 +71,6 @@ class Services:
     """What the listeners serve.
 
     Attributes:
-        inference: The data plane.
         catalog: What is served.
         router: Finds what a selector names.
         manager: Loads and unloads.

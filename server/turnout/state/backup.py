@@ -53,7 +53,6 @@ class Restored:
     """What a restore did.
 
     Attributes:
-        backup: What was restored.
         before: Where the state from before is now; None where there was none.
         differences: What tables of the backup say and its log does not, in sentences.
     """

@@ -28,7 +28,6 @@ class Change:
     Attributes:
         connection: In the transaction, with the revision locked.
         revision: The number of the last change; moves with each event that is recorded.
-        model: The model that changes.
         actor: Who asks.
         reason: Why.
         now: The clock.

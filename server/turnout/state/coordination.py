@@ -29,19 +29,12 @@ class Sharing(Declaring):
 
         Returns:
             False if another server of this name is alive, and nothing was written.
-
-        Raises:
-            Unavailable: The database cannot be used now.
         """
         with self._database.writing() as connection:
             return servers.report(connection, report, counts) is not None
 
     def leave_server(self, name: str, instance: str) -> None:
-        """Removes a server that stops.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Removes a server that stops."""
         with self._database.writing() as connection:
             servers.leave(connection, name, instance)
 
@@ -52,20 +45,13 @@ class Sharing(Declaring):
 
         Args:
             driver: What was counted for the rollouts that it drives, as its record says; None: for all.
-
-        Raises:
-            Unavailable: The database cannot be used now.
         """
         with self._database.reading() as connection:
             records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)
             return records, servers.meeting(connection, driver)
 
     def rollouts_in(self, state: str) -> list[RolloutRecord]:
-        """Returns the rollouts that are in a state, the newest first.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the rollouts that are in a state, the newest first."""
         with self._database.reading() as connection:
             return rollouts.latest(connection, None, _MOST_RUNNING, running=True, state=state)
 
@@ -76,9 +62,6 @@ class Sharing(Declaring):
 
         Returns:
             Each as it stands; None for one that another server wrote meanwhile, and that stays as it is.
-
-        Raises:
-            Unavailable: The database cannot be used now.
         """
         found: list[RolloutRecord | None] = []
         with self._database.writing() as connection:
@@ -92,20 +75,12 @@ class Sharing(Declaring):
         return found
 
     def expire_servers(self, gone_seconds: float) -> int:
-        """Removes servers that have been silent for so long, and counts of ended rollouts; returns how many rows.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Removes servers that have been silent for so long, and counts of ended rollouts; returns how many rows."""
         with self._database.writing() as connection:
             return servers.expire(connection, gone_seconds)
 
     def tokens(self, *, revoked: bool = True) -> list[TokenRecord]:
-        """Returns bearer tokens, the oldest first: all, or those that were not revoked.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns bearer tokens, the oldest first: all, or those that were not revoked."""
         with self._database.reading() as connection:
             return tokens.read(connection, revoked=revoked)
 
@@ -115,7 +90,6 @@ class Sharing(Declaring):
         Raises:
             Conflict: As many are there as may be.
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         with self._change_of_any("", actor, reason) as change:
             tokens.create(change, token)
@@ -126,7 +100,6 @@ class Sharing(Declaring):
         Raises:
             NotFound: There is none.
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         with self._change_of_any("", actor, reason) as change:
             return tokens.revoke(change, name_or_id, self._now())

@@ -38,7 +38,6 @@ class StatusChange:
 
     Attributes:
         revision: The number of the change.
-        version: Which.
         status: What it changed to.
     """
 

@@ -28,7 +28,6 @@ class PolicyRecord:
     """A policy of a model, and how it came to be.
 
     Attributes:
-        model: Whose policy it is.
         epoch: 1, 2, 3 ... for each model; the highest is in force, and the retention removes old ones.
         revision: That of the change that made it.
         time: When, in UTC, to the microsecond.

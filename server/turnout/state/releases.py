@@ -76,7 +76,6 @@ class Declaring:
 
         Raises:
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         with self._change(model, actor, reason) as change:
@@ -104,7 +103,6 @@ class Declaring:
 
         Raises:
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         with self._change(model, actor, reason) as change:
@@ -129,7 +127,6 @@ class Declaring:
 
         Raises:
             InvalidRequest: The version is yanked, or an argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         with self._change(model, actor, reason) as change:
@@ -162,7 +159,6 @@ class Declaring:
         Raises:
             Conflict: Another server wrote the rollout meanwhile.
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         with self._change(model, actor, reason) as change:
             if rollout is not None:
@@ -189,7 +185,6 @@ class Declaring:
 
         Raises:
             InvalidRequest: No reason was given, or an argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
@@ -230,7 +225,6 @@ class Declaring:
 
         Raises:
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
@@ -263,7 +257,6 @@ class Declaring:
 
         Raises:
             InvalidRequest: No reason was given, or an argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
@@ -296,7 +289,6 @@ class Declaring:
         Raises:
             Conflict: It names another version than is expected; says which, who set it, and why.
             InvalidRequest: The version is yanked, or an argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("tag", tag, schema.NAME_LENGTH, least=1)
         check_text("version", str(version), schema.VERSION_LENGTH)
@@ -330,7 +322,6 @@ class Declaring:
             TagNotFound: The model has no such tag; names the nearest.
             Conflict: It names another version than is expected; says which, who set it, and why.
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         check_text("tag", tag, schema.NAME_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
@@ -343,20 +334,12 @@ class Declaring:
         return Version.parse(known[tag])
 
     def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
-        """Returns the last moves of a tag, newest first; none of one that never was.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the last moves of a tag, newest first; none of one that never was."""
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, _TAG_KINDS, tag)
 
     def answer_history(self, model: str) -> list[Event]:
-        """Returns the changes of a model that may have made another version answer, the oldest first.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the changes of a model that may have made another version answer, the oldest first."""
         with self._database.reading() as connection:
             return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
 

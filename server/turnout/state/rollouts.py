@@ -23,7 +23,6 @@ class RolloutRecord:
     """One rollout as it stands.
 
     Attributes:
-        model, attempt: Which.
         number: Of the write; the next one has to name it.
         state: In a word.
         final: It has ended.
@@ -69,7 +68,6 @@ class RolloutWrite:
         expected: The number that was read; 0 for a new rollout.
         state, final: As in `RolloutRecord`.
         document: As in `RolloutRecord`; None: it stays as it is, to the last character.
-        driver: Who writes.
         lease: Seconds for which nobody else may.
         notes: What is to be told; an event each.
         ticks: What was counted, the oldest first.

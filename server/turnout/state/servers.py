@@ -22,7 +22,6 @@ class ServerReport:
     """What a server says of itself.
 
     Attributes:
-        name: Its name.
         instance: Another at every start.
         document: JSON values.
         alive_seconds: For how long another instance of this name counts as alive after its last report.
@@ -39,7 +38,6 @@ class ServerRecord:
     """A server as it reported itself last.
 
     Attributes:
-        name: Its name.
         instance: Another at every start.
         started, seen: When it reported first and last, UTC, by the database's clock.
         document: What it said, JSON values.

@@ -41,7 +41,8 @@ class StateStore(Sharing):
     """The declarations about all models, their policies and rollouts, and the log of all changes.
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
-    change makes a new revision and writes one event, in one transaction with the change itself.
+    change makes a new revision and writes one event, in one transaction with the change itself. Every method raises
+    Unavailable while the database cannot be used.
     """
 
     @classmethod
@@ -95,11 +96,7 @@ class StateStore(Sharing):
         self._threads.shutdown(cancel_futures=False)  # what still waits there is told that the store is closed
 
     def revision(self) -> int:
-        """Returns the number of the latest change, 0 before the first. Reads two rows, so it can be asked often.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the number of the latest change, 0 before the first. Reads two rows, so it can be asked often."""
         with self._database.reading() as connection:
             head = chain.head(connection)
             number = _revision(connection)
@@ -116,11 +113,7 @@ class StateStore(Sharing):
         self._database.check()
 
     def declared(self) -> Declared:
-        """Returns everything declared, as of one revision.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns everything declared, as of one revision."""
         standings: dict[str, dict[Version, Standing]] = {}
         tags: dict[str, dict[str, Version]] = {}
         reasons: dict[str, dict[Version, str]] = {}
@@ -154,11 +147,7 @@ class StateStore(Sharing):
         )
 
     def policies(self) -> dict[str, PolicyRecord]:
-        """Returns the policy in force of each model that ever had one; its document is empty where it has none now.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the policy in force of each model that ever had one; its document is empty where it has none now."""
         with self._database.reading() as connection:
             return {record.model: record for record in policies.in_force(connection)}
 
@@ -171,7 +160,6 @@ class StateStore(Sharing):
 
         Raises:
             InvalidRequest: `limit` is below 1, or `model` can be no model's name.
-            Unavailable: The database cannot be used now.
         """
         check_model(model)
         check_limit(limit)
@@ -184,7 +172,6 @@ class StateStore(Sharing):
         Raises:
             NotFound: There was no such epoch; names those there were.
             InvalidRequest: `model` can be no model's name.
-            Unavailable: The database cannot be used now.
         """
         check_model(model)
         with self._database.reading() as connection:
@@ -233,7 +220,6 @@ class StateStore(Sharing):
             Conflict: Another epoch is in force; says which, who set it, and why.
             InvalidRequest: The document is too large or too deep, or JSON cannot hold it; another argument is too
                 long; or a version that it needs is yanked.
-            Unavailable: The database cannot be used now.
         """
         check_text("action", action, schema.ACTION_LENGTH, least=1)
         kept = policies.as_kept(document)
@@ -264,7 +250,6 @@ class StateStore(Sharing):
 
         Raises:
             InvalidRequest: A version that is to be released is yanked, or an argument is too long.
-            Unavailable: The database cannot be used now.
         """
         with self._change(model, actor, reason) as change:
             return decision.record(change, make(ModelView(change)), self._now())
@@ -276,7 +261,6 @@ class StateStore(Sharing):
             Conflict: Another server wrote it meanwhile.
             ChangeRefused: A version that it needs is yanked.
             InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
         """
         with self._change(model, actor, reason) as change:
             for version in wanted.needs:
@@ -297,7 +281,6 @@ class StateStore(Sharing):
 
         Raises:
             InvalidRequest: `limit` is below 1.
-            Unavailable: The database cannot be used now.
         """
         check_limit(limit)
         with self._database.reading() as connection:
@@ -316,7 +299,6 @@ class StateStore(Sharing):
 
         Raises:
             InvalidRequest: `limit` is below 1.
-            Unavailable: The database cannot be used now.
         """
         check_limit(limit)
         with self._database.reading() as connection:
@@ -332,18 +314,13 @@ class StateStore(Sharing):
 
         Raises:
             InvalidRequest: `limit` is below 1.
-            Unavailable: The database cannot be used now.
         """
         check_limit(limit)
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, rollout=rollout)
 
     def status_changes(self, since: int) -> dict[str, list[StatusChange]]:
-        """Returns the changes of release statuses with a number above `since`, by model, the oldest first.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the changes of release statuses with a number above `since`, by model, the oldest first."""
         with self._database.reading() as connection:
             return status_changes(connection, None, since)
 
@@ -352,11 +329,7 @@ class StateStore(Sharing):
         return self._now()
 
     def head(self) -> Head:
-        """Returns the last event of the log in short, for somebody to keep elsewhere.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the last event of the log in short, for somebody to keep elsewhere."""
         with self._database.reading() as connection:
             return chain.head(connection)
 
@@ -365,28 +338,17 @@ class StateStore(Sharing):
 
         Args:
             kept: A head that was written down before.
-
-        Raises:
-            Unavailable: The database cannot be used now.
         """
         with self._database.reading() as connection:
             return audit.read(connection, kept)
 
     def publish_times(self) -> Mapping[tuple[str, str], datetime]:
-        """Returns when the publication of each version was recorded last, UTC, by model and version.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns when the publication of each version was recorded last, UTC, by model and version."""
         with self._database.reading() as connection:
             return audit.publish_times(connection)
 
     def uses(self, model: str, version: Version) -> Uses:
-        """Returns what holds on to a version.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns what holds on to a version."""
         with self._database.reading() as connection:
             return uses(connection, model, version)
 
@@ -399,9 +361,6 @@ class StateStore(Sharing):
 
         Returns:
             How many were removed.
-
-        Raises:
-            Unavailable: The database cannot be used now.
         """
         with self._database.writing() as connection:
             return rollouts.expire_ticks(connection, before, most)
@@ -418,9 +377,6 @@ class StateStore(Sharing):
 
         Returns:
             How many were removed.
-
-        Raises:
-            Unavailable: The database cannot be used now.
         """
         with self._database.reading() as connection:  # no change waits for the search
             numbers = retention.removable(connection, model, before, most)
@@ -438,20 +394,12 @@ class StateStore(Sharing):
         return len(links)
 
     def logged_models(self) -> list[str]:
-        """Returns the models that the log tells of.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the models that the log tells of."""
         with self._database.reading() as connection:
             return list(connection.execute(select(schema.events.c.model).distinct()).scalars())
 
     def published(self) -> Mapping[tuple[str, str], str]:
-        """Returns the digest of every version whose publication was recorded, by model and version.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
+        """Returns the digest of every version whose publication was recorded, by model and version."""
         with self._database.reading() as connection:
             return audit.published(connection)
 

@@ -5,7 +5,6 @@ of the serving core. What a line says is bound in length, field by field, since 
 """
 
 import json
-import logging
 import random
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -13,13 +12,12 @@ from itertools import islice, takewhile
 from typing import Any, Literal
 
 import structlog
+from structlog.processors import NAME_TO_LEVEL
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger, Processor
 
 from turnout.telemetry.log_writer import MAX_LINE_BYTES, LineWriter
 from turnout.telemetry.tracing.trace import Requested, Trace
-
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _MAX_FIELD = 1024
 """Characters of one field, as they are written: one escaped is several."""
@@ -56,11 +54,11 @@ class Threshold:
     def set(self, level: str) -> None:
         """Has events below `level` dropped from now on."""
         self.level = level
-        self._least = _LEVELS[level]
+        self._least = NAME_TO_LEVEL[level]
 
     def __call__(self, _: Any, method: str, event: Event) -> Event:
         """Lets an event pass, as structlog asks of a processor."""
-        if _LEVELS.get(method, logging.ERROR) < self._least:
+        if NAME_TO_LEVEL.get(method, NAME_TO_LEVEL["error"]) < self._least:
             raise structlog.DropEvent
         return event
 
@@ -121,39 +119,10 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(LineWriter(sys.stderr)),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if isinstance(level, Threshold) else _LEVELS[level]
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger("debug" if isinstance(level, Threshold) else level),
         cache_logger_on_first_use=True,
     )
     return logger
-
-
-class LibraryLogs(logging.Handler):
-    """Hands the log lines of libraries, which use Python's own logging, to the server's logger.
-
-    Without a handler Python writes them to standard error itself: as long as they come, and where that blocks.
-    """
-
-    def __init__(self, log: FilteringBoundLogger) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
-
-    def __enter__(self) -> "LibraryLogs":
-        logging.getLogger().addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line; raises nothing."""
-        try:
-            write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
-            message = record.getMessage()
-            write(message if message.isprintable() else repr(message), logger=record.name, exc_info=record.exc_info)
-        except Exception:  # noqa: BLE001 - a library's arguments may not fit its own format
-            self._log.warning("a library's log line cannot be read", logger=record.name)
 
 
 def bounded(_: object, __: str, event: Event) -> Event:

@@ -34,7 +34,6 @@ class PemFile:
 
     Attributes:
         setting: The dotted key that names it.
-        path: Where it is.
         data: Its bytes; they are no part of what is printed.
     """
 

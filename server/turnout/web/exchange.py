@@ -49,7 +49,6 @@ class HttpExchange:
     deadline = None
 
     def __init__(self, request: Request, operation: Operation, request_id: str, limits: InputLimits) -> None:
-        """Prepares; nothing is read yet."""
         self.operation = operation
         self.arrived = time.monotonic()
         self.model: str = request.path_params["model"]

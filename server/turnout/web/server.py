@@ -1,16 +1,16 @@
 """The HTTP listener: metrics, probes, JSON predictions for people with curl, the Open Inference Protocol."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from turnout.errors import ModelFailure, Unavailable
 from turnout.serving.versions.availability import Availability
-from turnout.telemetry.exposition import Form, negotiate
+from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
 from turnout.web.errors import error_response
 
@@ -23,7 +23,7 @@ class Web:
     """What the HTTP listener serves.
 
     Attributes:
-        scrape: Returns the metrics, in a form.
+        scrape: Returns the metrics in a format, given its content type, in blocks.
         ready: Tells whether the server takes requests.
         availability: What the server depends on and cannot reach now.
         faults: Counts errors that nobody foresaw.
@@ -32,7 +32,7 @@ class Web:
         protect: Puts the question who calls in front of routes.
     """
 
-    scrape: Callable[[Form], Awaitable[bytes]]
+    scrape: Callable[[str], Awaitable[AsyncIterator[bytes]]]
     ready: Callable[[], bool]
     availability: Availability
     faults: FaultRecorder
@@ -59,12 +59,12 @@ class Web:
 
     async def metrics(self, request: Request) -> Response:
         """The metrics, as Prometheus reads them: in OpenMetrics where that is asked for."""
-        form = negotiate(", ".join(request.headers.getlist("accept")))
+        content_type = negotiate(",".join(request.headers.getlist("accept")))
         try:
-            text = await self.scrape(form)
+            blocks = await self.scrape(content_type)
         except Unavailable as error:  # the parent of several workers does not answer
             return error_response(error)
-        return Response(text, media_type=form.value, headers={"Vary": "Accept"})
+        return StreamingResponse(blocks, media_type=content_type, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:
         """200 while the process runs its event loop at all."""

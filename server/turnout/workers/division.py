@@ -16,7 +16,7 @@ SHARED_OUT: Mapping[str, tuple[str, ...]] = {
     "limits": ("max_queue_requests", "max_queue_bytes", "max_requests", "max_connections", "max_unfinished_bytes"),
     "runtime": ("runners", "processes", "arena_limit_bytes"),
     "shadow": ("max_inflight", "max_queue_requests", "max_queue_bytes"),
-    "loading": ("concurrency",),
+    "loading": ("concurrency", "memory_budget_bytes", "gpu_memory_budget_bytes"),
 }
 """By section, what the workers get equal parts of. 0 stays 0, which means "no bound", or "as many as fit": then each
 worker reckons with its part of the cores."""

@@ -5,13 +5,12 @@ import signal
 import socket
 import struct
 from asyncio import Event, get_running_loop
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from turnout.config import Settings
+from turnout.config import Settings, SettingsSource
 from turnout.errors import TurnoutError, Unavailable
-from turnout.telemetry.exposition import Form
+from turnout.telemetry.exposition import in_blocks
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
 
@@ -27,14 +26,6 @@ _TELL_SECONDS = 10.0
 _PART = struct.Struct(">I?I")
 
 _PORTS = ("grpc", "http", "control")
-
-
-class Source(Protocol):
-    """Where settings come from; it can be pickled."""
-
-    def read(self) -> Settings:
-        """Returns the server's settings; raises ConfigError where they are wrong."""
-        ...
 
 
 Asked = Sequence[tuple[str, str, bool]]
@@ -57,7 +48,7 @@ class Start:
 
     settings: Settings
     given: Settings
-    source: Source
+    source: SettingsSource
     index: int
     control: bool
     waits: bool
@@ -136,13 +127,13 @@ class Member:
         except TurnoutError:
             return
 
-    async def scrape(self, form: Form) -> bytes:
-        """Returns the metrics of all workers, written so.
+    async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
+        """Returns the metrics of all workers in a format.
 
         Raises:
             Unavailable: The parent does not answer.
         """
-        return await self._link.ask("scrape", form.name.encode(), bound=SCRAPE_SECONDS)
+        return in_blocks(await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS))
 
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | Unavailable]:
         """Returns what each other worker that runs answers, by its number.

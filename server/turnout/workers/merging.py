@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from turnout.telemetry.exposition import Family, Labels, Value
+from turnout.telemetry.families import Family, Labels, Value
 from turnout.telemetry.histogram import Exemplar, Histogram
 from turnout.telemetry.metrics.workers import WORKER
 from turnout.telemetry.ratios import Agreement, Ratio

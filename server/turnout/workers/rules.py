@@ -40,6 +40,8 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_queue_fill_ratio": Rule.MOST,
     "turnout_version_load_duration_seconds": Rule.MOST,
     "turnout_version_memory_bytes": Rule.SUM,
+    "turnout_version_memory_budget_bytes": Rule.SUM,
+    "turnout_version_waiting_requests": Rule.SUM,
     "turnout_traffic_weight": Rule.MEAN,
     "turnout_traffic_share": Rule.SUM,  # a ratio: parts and wholes are
     "turnout_shadow_agreement_ratio": Rule.SUM,

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from turnout.telemetry.exposition import Family, Labels, Value
+from turnout.telemetry.families import Family, Labels, Value
 from turnout.telemetry.histogram import Exemplar, Histogram
 from turnout.telemetry.ratios import Agreement, Ratio
 

@@ -16,14 +16,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Settings, in_force
+from turnout.config import Settings, SettingsSource, in_force
 from turnout.errors import ConfigError, TurnoutError, Unavailable
-from turnout.telemetry.exposition import Family, Form, render
+from turnout.telemetry.exposition import FamilyCollector, render
+from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families
 from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
-from turnout.workers.member import SNAPSHOT_SECONDS, Source, Start, pack_answers, read_gather
+from turnout.workers.member import SNAPSHOT_SECONDS, Start, pack_answers, read_gather
 from turnout.workers.merging import Totals
 from turnout.workers.ports import KeptPort
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
@@ -75,7 +76,7 @@ class Supervisor:
         self,
         settings: Settings,
         given: Settings,
-        source: Source,
+        source: SettingsSource,
         log: FilteringBoundLogger,
         program: Sequence[str] = PROGRAM,
         restarts: Callable[[], Restarts] = Restarts,
@@ -257,7 +258,7 @@ class Supervisor:
                 async with self._counting:
                     self._totals.update(str(worker.index), decode(body))
             case "scrape":
-                return await self._scrape(Form[body.decode()])
+                return await self._scrape(body.decode())
             case "gather":
                 return await self._gather(worker, body)
             case _:
@@ -299,12 +300,12 @@ class Supervisor:
             with contextlib.suppress(TurnoutError):  # gone, or so busy that a scrape will show it
                 await worker.link.ask(topic, body, bound=_TELL_SECONDS)
 
-    async def _scrape(self, form: Form) -> bytes:
+    async def _scrape(self, content_type: str) -> bytes:
         async with self._counting:
             complete = await self._count()
             self._totals.update(_PARENT, own_families(self._process.collect()))
             families = [*self._totals.families(complete=complete), *self._families()]
-        return await render(families, form) + (b"# EOF\n" if form is Form.OPENMETRICS else b"")
+        return b"".join([block async for block in render(FamilyCollector(lambda: families), content_type)])
 
     async def _count(self) -> bool:
         """Asks every worker what it counts; returns whether each runs, is ready, and has told."""
@@ -343,7 +344,7 @@ class Supervisor:
         return pack_answers({worker.index: told for worker, told in zip(others, answers, strict=True)})
 
 
-async def supervise(settings: Settings, source: Source, log: FilteringBoundLogger) -> int:
+async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:
     """Runs a server of several workers until a signal, or until they cannot live; returns the exit code.
 
     Args:

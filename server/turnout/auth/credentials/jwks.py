@@ -5,14 +5,10 @@ nothing from the next fetch on.
 """
 
 import json
-import ssl
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.message import Message
-from http.client import HTTPException
-from typing import IO, Any
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -20,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from turnout.config import JwtIssuer
 from turnout.config.files import open_regular
 from turnout.errors import ConfigError
+from turnout.outbound import ask
 
 _MOST_BYTES = 1 << 20
 _MOST_KEYS = 100
@@ -35,7 +32,6 @@ class VerificationKey:
     """One key.
 
     Attributes:
-        key: As PyJWT has it.
         algorithm: That it is for; "" where the set does not say.
         text: The JWK, by which two are told apart.
     """
@@ -99,8 +95,8 @@ class KeySet:
         setting, source = f"auth.jwt.{self._name}.jwks", self._settings.jwks
         try:
             data = self._download(source) if "://" in source else _read(source)
-        except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"{setting}: {source} cannot be read: {reason}") from None
         if len(data) > _MOST_BYTES:
             raise ConfigError(f"{setting}: {source} is larger than {_MOST_BYTES >> 20} MiB")
@@ -112,12 +108,15 @@ class KeySet:
         return {kid for kid, key in before.items() if keys.get(kid) != key}
 
     def _download(self, url: str) -> bytes:
-        context = ssl.create_default_context(cafile=self._settings.jwks_ca or None)
-        opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=context))
-        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - https, by settings
-        with opener.open(request, timeout=_FETCH_SECONDS) as response:
-            data: bytes = response.read(_MOST_BYTES + 1)
-            return data
+        answer = ask(
+            "GET", url, headers={"accept": "application/json"}, timeout_s=_FETCH_SECONDS, most_bytes=_MOST_BYTES + 1,
+            ca_file=self._settings.jwks_ca,
+        )  # fmt: skip
+        if 300 <= answer.status < 400:  # it would lead where nobody said that keys may come from
+            raise ValueError(f"it answers {answer.status}, and redirects are not followed")
+        if not 200 <= answer.status < 300:
+            raise ValueError(f"it answers {answer.status}")
+        return answer.body
 
 
 def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
@@ -158,15 +157,6 @@ def _key(one: Any) -> VerificationKey | None:
     if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
         return None
     return VerificationKey(key, str(one.get("alg", "")), json.dumps(one, sort_keys=True))
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would lead where nobody said that keys may come from."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> None:
-        raise ValueError(f"it answers {code}, and redirects are not followed")
 
 
 def _read(path: str) -> bytes:

@@ -69,7 +69,6 @@ class QuotaExceeded(Exhausted):
     """An identity makes more requests than its limit lets it.
 
     Attributes:
-        limit: Its name.
         bound: `rate` or `in_flight`.
     """
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import ConfigOption, DiskTarget, JsonOption
 from turnout.cli.output import facts, reporting
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ def explain(
             "--also", metavar="NAME", help="Another name of theirs, as in group:ISSUER/NAME; may be repeated."
         ),
     ] = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Say whether somebody may do something with a model, and by which rule. Exits with 1 if they may not."""
     from turnout.auth.policy.policy_file import load_policy
@@ -42,11 +39,11 @@ def explain(
     from turnout.cli.workspace import Workspace
     from turnout.errors import InvalidRequest
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         known = {str(role): role for role in Role}
         if action not in known:
             raise InvalidRequest.at("action", f"expected one of {', '.join(known)}, got {action[:32]!r}")
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         auth = workspace.settings.auth
         policy = load_policy(auth.policy)
         decision = _decide(workspace, policy, identity, also or (), known[action], model)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import ChangeOptions, DiskTarget
 from turnout.cli.output import facts, reporting, table
 
 if TYPE_CHECKING:
@@ -33,12 +33,8 @@ def create(
     expires: Annotated[
         str, typer.Option("--expires", metavar="TIME", help="After which it is worth nothing: 30d, 12h, or never.")
     ] = "90d",
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make a token, and print it: this once, for only a hash of it is kept.
 
@@ -49,17 +45,17 @@ def create(
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.state.tokens import TokenRecord
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         roles, patterns = check_scope(role, model)
         ends = _ends(expires)
-        who = actor_or_login(actor)
+        who = actor_or_login(change.actor)
         text, token_id, digest = new_token()
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         with workspace.store() as store:
             now = store.now().astimezone(UTC)
             until = None if ends is None else now + ends
             record = TokenRecord(token_id, check_name(name), digest, roles, patterns, now, until, actor=who)
-            store.create_token(record, actor=who, reason=reason)
+            store.create_token(record, actor=who, reason=change.reason)
         out.note("keep it where only its bearer can read it; it is not shown again")
         if not workspace.settings.auth.enabled:
             out.note("servers ask for tokens only where [auth] enabled = true")
@@ -69,16 +65,13 @@ def create(
 @application.command(name="list")
 def list_(
     every: Annotated[bool, typer.Option("--all", metavar="", help="Those that expired or were revoked too.")] = False,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """List tokens: whose they are, what they can do, and until when. No token can be read from it."""
     from turnout.cli.workspace import Workspace
 
-    with reporting(as_json=as_json) as out:
-        workspace = Workspace.open(models, state, config)
+    with reporting(as_json=target.as_json) as out:
+        workspace = Workspace.open(target)
         found: list[TokenRecord] = []
         now = datetime.now(UTC)
         if workspace.has_store():
@@ -97,20 +90,16 @@ def list_(
 @application.command()
 def revoke(
     name_or_id: Annotated[str, typer.Argument(metavar="NAME|ID", help="One token by its id, or all of a name.")],
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make tokens worth nothing, at once: calls with them are refused, and their streams end."""
     from turnout.cli.workspace import Workspace, actor_or_login
 
-    with reporting(as_json=as_json) as out:
-        who = actor_or_login(actor)
-        with Workspace.open(models, state, config).store() as store:
-            revoked = store.revoke_token(name_or_id, actor=who, reason=reason)
+    with reporting(as_json=target.as_json) as out:
+        who = actor_or_login(change.actor)
+        with Workspace.open(target).store() as store:
+            revoked = store.revoke_token(name_or_id, actor=who, reason=change.reason)
             now = store.now()
         pairs = [(one.name, f"{one.id} is revoked") for one in revoked]
         body = {"revoked": [_body(one, now) | {"state": "revoked"} for one in revoked]}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import ChangeOptions, ReleaseOption, Target, server_option
 from turnout.cli.output import Output, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
 
@@ -24,6 +24,13 @@ _GATES_SECONDS = 3600.0
 
 _META = """What you say of it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents. Tables:
 training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
+
+
+class _Target(Target):
+    server: Annotated[
+        str | None,
+        server_option("Publish by stream to the server with this control listener. (default: to the disk)"),
+    ] = None
 
 
 def publish(
@@ -49,9 +56,7 @@ def publish(
         list[Path] | None,
         typer.Option("--golden", metavar="FILE", help="Example inputs and outputs as .npz; may be repeated."),
     ] = None,
-    release: Annotated[
-        bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
-    ] = False,
+    release: ReleaseOption = False,
     sign_key: Annotated[
         Path | None,
         typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
@@ -71,21 +76,8 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
     ] = False,
-    server: Annotated[
-        str | None,
-        typer.Option(
-            "--server",
-            metavar="HOST:PORT",
-            help="Publish by stream to the server with this control listener. (default: to the disk)",
-            show_default=False,
-        ),
-    ] = None,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: _Target = _Target(),
 ) -> None:
     """Check an ONNX model and put it into the repository as an immutable version.
 
@@ -108,18 +100,18 @@ def publish(
     from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
 
-    with reporting(as_json=as_json) as out, ExitStack() as stack:
+    with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         check_model_name(name)
         if dry_run and release:
             raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")
         exact = announced_version(version)
         said = VersionMetadata() if meta is None else read_metadata(meta)
-        who = actor_or_login(actor)
+        who = actor_or_login(change.actor)
         key = None if sign_key is None else key_signer(sign_key, passphrase_file, certificate)
-        skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
-        how = Publication(who, reason, key, skips, dry_run)
-        workspace = Workspace.open(models, state, config)
+        skips = [Skip(gate, change.reason, who) for gate in dict.fromkeys(skip_gate or ())]
+        how = Publication(who, change.reason, key, skips, dry_run)
+        workspace = Workspace.open(target)
         transfers = workspace.settings.transfers
         bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
         source = stack.enter_context(local_source(file, bounds))
@@ -128,8 +120,8 @@ def publish(
         )
         if drop_zipmap:
             request = _without_zipmap(workspace, request, stack)
-        if server is not None:
-            _publish_to(out, server, request, how, release=release)
+        if target.server is not None:
+            _publish_to(out, target, request, how, release=release)
             return
         try:
             # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
@@ -142,7 +134,7 @@ def publish(
                 released = None
                 if release:
                     done = Operations(workspace.repository, store).release_published(
-                        name, result.manifest.version, actor=who, reason=reason
+                        name, result.manifest.version, actor=who, reason=change.reason
                     )
                     released = Released(done.sentence, done.answers)
                 standing = store.declared().of(name).standing(result.manifest.version)
@@ -169,7 +161,7 @@ def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: Ex
         processes.close()
 
 
-def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publication", *, release: bool) -> None:
+def _publish_to(out: Output, target: Target, request: "PublishRequest", how: "Publication", *, release: bool) -> None:
     from turnout.cli.connection import Server
     from turnout.cli.output import ServerRefused
     from turnout.cli.publish.publish_view import Refusal, result_body, result_shown
@@ -179,7 +171,7 @@ def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publi
     try:
         with out.progress("uploading", size) as advance:
             wish = Wish(how, release, _GATES_SECONDS)
-            result, standing, released = publish_to(Server.named(server, None), request, wish, advance)
+            result, standing, released = publish_to(Server.named(target), request, wish, advance)
     except RefusedByGates as error:
         told = error.version
         refusal = Refusal(request.model, told.version, told.parent or None, told.digest, error.report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import ChangeOptions, DiskTarget
 from turnout.cli.output import Output, reporting, table
 
 if TYPE_CHECKING:
@@ -87,12 +87,8 @@ def import_triton(
         Path | None,
         typer.Option("--settings", metavar="FILE", help="Write the settings that go with it to this new TOML file."),
     ] = None,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Publish a model repository of NVIDIA Triton: version 3 of a model becomes 3.0.0.
 
@@ -107,7 +103,7 @@ def import_triton(
     from turnout.registry.storage.files import explain
     from turnout.registry.triton.tree import read_tree
 
-    with reporting(as_json=as_json) as out, ExitStack() as stack:
+    with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         try:
             found = read_tree(directory)
@@ -121,8 +117,8 @@ def import_triton(
         if unknown := [name for name in model or () if name not in names]:
             raise InvalidRequest.at("--model", f"{unknown[0][:64]!r} is not in it; there are: {', '.join(names)}")
         wanted = [one for one in found if not model or one.name in model]
-        how = _How(actor_or_login(actor), reason, dry_run, release and not dry_run)
-        workspace = Workspace.open(models, state, config)
+        how = _How(actor_or_login(change.actor), change.reason, dry_run, release and not dry_run)
+        workspace = Workspace.open(target)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-")))
         with workspace.store() as store:
             imported = [_import(out, workspace, store, one, how, scratch) for one in wanted]

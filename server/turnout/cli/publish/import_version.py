@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption
 from turnout.cli.output import reporting
 
 
@@ -16,15 +16,9 @@ def import_version(
     digest: Annotated[
         str | None, typer.Option("--digest", metavar="SHA256", help="Take it in only if it is this very version.")
     ] = None,
-    release: Annotated[
-        bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
-    ] = False,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    release: ReleaseOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Take an exported version into the repository, with the same digest.
 
@@ -41,7 +35,7 @@ def import_version(
     from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
 
-    with reporting(as_json=as_json) as out, ExitStack() as stack:
+    with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         if not (directory / "models").is_dir():
             raise InvalidRequest.at("DIR", f"{directory.name!r} is no export: it holds no models/")
@@ -50,17 +44,19 @@ def import_version(
         if digest is not None and digest != published.digest:
             raise DigestMismatch(f"the export is of {published.digest}, not of {digest[:128]}")
         name, exact = published.manifest.model, published.manifest.version
-        workspace = Workspace.open(models, state, config)
-        who = actor_or_login(actor)
+        workspace = Workspace.open(target)
+        who = actor_or_login(change.actor)
         with workspace.store() as store:
             processes = start_processes()
             stack.callback(processes.close)
             publisher = Publisher(workspace.settings, workspace.repository, store, processes)
             with out.progress("importing", published.manifest.size) as advance:
-                result = publisher.take_in(source, published, Publication(who, reason), advance)
+                result = publisher.take_in(source, published, Publication(who, change.reason), advance)
             released = None
             if release:
-                done = Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
+                done = Operations(workspace.repository, store).release_published(
+                    name, exact, actor=who, reason=change.reason
+                )
                 released = Released(done.sentence, done.answers)
             standing = store.declared().of(name).standing(exact)
         out.show(result_body(result, standing, released), *result_shown(result, standing, released))

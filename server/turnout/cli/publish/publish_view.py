@@ -9,6 +9,7 @@ from turnout.cli.answers_view import answers_body, answers_line
 from turnout.cli.output import facts, size_text
 from turnout.cli.publish.gates_view import gates_table
 from turnout.registry.gates import GateRefused, GateReport, GateResult
+from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
 from turnout.routing.default_answers import Answers
 from turnout.state.release_status import Standing
@@ -39,7 +40,7 @@ def result_body(result: PublishResult, standing: Standing, released: Released | 
         "dry_run": result.dry_run,
         "standing": standing,
         "size_bytes": result.manifest.size,
-        "gates": _gates_body(result.report),
+        "gates": report_json(result.report)["gates"],
     }
     return body if released is None else body | {"answers": answers_body(released.answers)}
 
@@ -80,7 +81,7 @@ class Refusal:
             "digest": self.digest,
             "created": False,
             "refused_by": None if failure is None else failure.gate,
-            "gates": _gates_body(self.report),
+            "gates": report_json(self.report)["gates"],
         }
 
     def shown(self) -> list[RenderableType]:
@@ -117,15 +118,3 @@ def result_shown(result: PublishResult, standing: Standing, released: Released |
 def gate_text(gate: GateResult) -> str:
     """Returns what is said beside the bar once a gate has ended, while the next one runs."""
     return f"publishing: {gate.gate} {gate.verdict.outcome}"
-
-
-def _gates_body(report: GateReport) -> list[dict[str, Any]]:
-    return [
-        {
-            "gate": one.gate,
-            "outcome": one.verdict.outcome,
-            "evidence": one.verdict.evidence,
-            "numbers": dict(one.verdict.numbers),
-        }
-        for one in report.results
-    ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import ChangeOptions, DiskTarget, VersionArgument
 from turnout.cli.output import reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer, made_elsewhere
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sign(
-    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    version: VersionArgument,
     key: Annotated[
         Path | None,
         typer.Option("--key", metavar="FILE", help="Private key, as `turnout key new` or OpenSSL make it (PEM)."),
@@ -36,12 +36,8 @@ def sign(
             show_default=False,
         ),
     ] = None,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Sign every file of a version, once all of them were read and are what was published.
 
@@ -55,11 +51,11 @@ def sign(
     from turnout.errors import InvalidRequest
     from turnout.releases.release import Declarer
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         if (key is None) == (signature is None):
             raise InvalidRequest.at("--key", "expected a key to sign with, or a --signature that was made elsewhere")
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         signer: Signer
         if key is not None:
             signer = key_signer(key, passphrase_file, certificate)
@@ -67,9 +63,9 @@ def sign(
             assert signature is not None
             signer = made_elsewhere(signature, public_key, workspace.settings.for_model(name).signing)
         workspace.require_repository()
-        who = actor_or_login(actor)
+        who = actor_or_login(change.actor)
         with workspace.store() as store:
-            signed = Declarer(workspace.repository, store).sign(name, exact, signer, actor=who, reason=reason)
+            signed = Declarer(workspace.repository, store).sign(name, exact, signer, actor=who, reason=change.reason)
         manifest = signed.published.manifest
         body = {
             "model": name,

@@ -78,7 +78,6 @@ class Description:
     """One version.
 
     Attributes:
-        model: Its model.
         version: Exact.
         digest: Pins its content.
         standing: What it was declared fit for.

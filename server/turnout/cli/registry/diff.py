@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import DiskTarget
 from turnout.cli.output import facts, reporting, size_text, table
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ _TOP_CHANGED = 10
 def diff(
     old: Annotated[str, typer.Argument(metavar="NAME@A", help="The older version, as in magika@3.2.0.")],
     new: Annotated[str, typer.Argument(metavar="NAME@B", help="The newer one, as in magika@3.3.0.")],
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Compare two versions: signature, weights, metadata, answers, latency.
 
@@ -37,9 +34,9 @@ def diff(
     from turnout.serving.sandbox.fork_server import start_processes
     from turnout.serving.sandbox.sandbox import TrialLab
 
-    with reporting(as_json=as_json) as out, ExitStack() as stack:
+    with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         before, after = (_chosen(workspace, text) for text in (old, new))
         processes = start_processes()
         stack.callback(processes.close)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import DiskTarget
 from turnout.cli.output import facts, reporting, size_text
 
 
@@ -17,10 +17,7 @@ def export(
         Path | None,
         typer.Option("--wheel", metavar="FILE", help="Turnout's wheel, for an image that needs no index for it."),
     ] = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Write a version into a directory, with its card, the lock of its environment and a Dockerfile that serves it.
 
@@ -35,13 +32,13 @@ def export(
     from turnout.registry.transfer.copying import copy_version
     from turnout.registry.transfer.receive import new_directory
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, selector = split_reference(version)
         if not selector:
             raise InvalidRequest.at("version", f"expected NAME@SELECTOR, such as {name}@3.2.0")
         if wheel is not None and not (wheel.is_file() and wheel.name.startswith("turnout-") and wheel.suffix == ".whl"):
             raise InvalidRequest.at("--wheel", f"{wheel.name!r} is no wheel of Turnout")
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         chosen = details_from_disk(workspace, name, selector).chosen
         assert chosen is not None, "a selector names a version, or is refused"
         try:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import ServerTarget, VersionArgument
 from turnout.cli.output import Output, facts, reporting, size_text
 
 if TYPE_CHECKING:
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    version: VersionArgument,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory, for the version's files.")],
     signatures: Annotated[
         Path | None,
         typer.Option("--signatures", metavar="DIR", help="A directory, for the OpenSSF signatures beside the version."),
     ] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Copy a version from a running server: its manifest and every file, each checked against its digest.
 
@@ -37,9 +35,9 @@ def fetch(
     from turnout.cli.workspace import exact_reference
     from turnout.registry.storage.listing import Published
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        source = Server.named(server, config)
+        source = Server.named(target)
         received, bundles = _fetch(out, source, name, exact, to)
         manifest = received.manifest
         kept = [] if signatures is None else _keep(signatures, Published(manifest, received.digest), bundles)

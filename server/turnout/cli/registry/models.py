@@ -1,31 +1,27 @@
 """`turnout models`."""
 
-from turnout.cli.options import ConfigOption, JsonOption, LiveOption, ModelsOption, StateOption
+from turnout.cli.options import Target
 from turnout.cli.output import reporting
 
 _EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
 
 
 def models(
-    server: LiveOption = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: Target = Target(),
 ) -> None:
     """List all models and their versions."""
     from turnout.cli.registry.survey import survey_disk
     from turnout.cli.registry.tables import versions_table
     from turnout.cli.workspace import Workspace
 
-    with reporting(as_json=as_json) as out:
-        if server is not None:
+    with reporting(as_json=target.as_json) as out:
+        if target.server is not None:
             from turnout.cli.connection import Server
             from turnout.cli.registry.live import survey_server
 
-            survey = survey_server(Server.named(server, config))
+            survey = survey_server(Server.named(target))
         else:
-            survey = survey_disk(Workspace.open(models, state, config))
+            survey = survey_disk(Workspace.open(target))
         out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else _EMPTY)
         for version in survey.versions:
             if version.live and version.live.state == "ready" and version.live.reason:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import ActorOption, DiskTarget
 from turnout.cli.output import reporting, size_text, table
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def prune(
     ] = 30.0,
     actor: ActorOption = None,
     reason: Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.")] = "pruned",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:  # fmt: skip
     """Remove versions that nothing needs, after a look at the plan: what goes, what stays and why.
 
@@ -71,8 +68,8 @@ def prune(
     from turnout.releases.prune_plan import Keep
     from turnout.releases.pruner import Expired, Pruner, expire
 
-    with reporting(as_json=as_json) as out:
-        workspace = Workspace.open(models, state, config)
+    with reporting(as_json=target.as_json) as out:
+        workspace = Workspace.open(target)
         known = workspace.scan().models
         if name is not None and check_model_name(name) not in known:
             raise ModelNotFound.named(name, known)

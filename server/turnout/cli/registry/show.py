@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, LiveOption, ModelsOption, StateOption
+from turnout.cli.options import Target
 from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
@@ -18,11 +18,7 @@ def show(
     markdown: Annotated[
         bool, typer.Option("--markdown", metavar="", help="Print the version's card as a Markdown file.")
     ] = False,
-    server: LiveOption = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: Target = Target(),
 ) -> None:
     """Describe a model, or print the card of the version that a selector names.
 
@@ -33,17 +29,17 @@ def show(
     from turnout.cli.workspace import Workspace, split_reference
     from turnout.errors import InvalidRequest
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, selector = split_reference(version)
-        if markdown and (selector is None or as_json):
+        if markdown and (selector is None or target.as_json):
             raise InvalidRequest.at("--markdown", "expected with NAME@SELECTOR, and without --json")
-        if server is not None:
+        if target.server is not None:
             from turnout.cli.connection import Server
             from turnout.cli.registry.live import details_from_server
 
-            found = details_from_server(Server.named(server, config), name, selector)
+            found = details_from_server(Server.named(target), name, selector)
         else:
-            found = details_from_disk(Workspace.open(models, state, config), name, selector)
+            found = details_from_disk(Workspace.open(target), name, selector)
         if markdown:
             assert found.chosen is not None, "a selector names a version, or is refused"
             if found.chosen.content is None:

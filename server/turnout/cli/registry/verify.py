@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import ActorOption, DiskTarget
 from turnout.cli.output import reporting, size_text, table
 from turnout.errors import DigestMismatch, TurnoutError
 
@@ -24,7 +24,6 @@ class Verified:
     """What reading one version showed.
 
     Attributes:
-        model: Its model.
         version: As its directory is named.
         digest: The version's digest; None where its manifest cannot be read.
         size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
@@ -63,10 +62,7 @@ def verify(
         ),
     ] = None,
     actor: ActorOption = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Read every byte of published versions, and the log of all changes, and compare both with what was written.
 
@@ -78,10 +74,10 @@ def verify(
     from turnout.cli.workspace import Workspace, actor_or_login, split_reference
     from turnout.state.event_log.chain import Head
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, selector = (None, None) if version is None else split_reference(version)
         kept = None if head is None else Head.parse(head)
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         trusted = _signers(signed_by)
         listing = workspace.scan()
         log = LogAudit.of(workspace, listing, kept, actor_or_login(actor))

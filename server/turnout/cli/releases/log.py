@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import DiskTarget
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
@@ -17,10 +17,7 @@ def log(
     head: Annotated[
         bool, typer.Option("--head", metavar="", help="Only the last event's number and hash, to keep elsewhere.")
     ] = False,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Show who changed what, when and why, the newest first.
 
@@ -33,10 +30,10 @@ def log(
     from turnout.registry.manifest.names import check_model_name
     from turnout.state.event_log.chain import Head
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         if name is not None:
             check_model_name(name)
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         if not workspace.has_store():
             last, events = Head(), []
         else:

@@ -2,32 +2,34 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import (
+    ActorOption,
+    ChangeOptions,
+    DiskTarget,
+    RequiredReasonOption,
+    Target,
+    VersionArgument,
+    server_option,
+)
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
     from turnout.rollout.changes.operations import Operations
     from turnout.routing.default_answers import Answers
 
-_Version = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")]
-_Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="HOST:PORT",
-        help="Through the server with this control listener. (default: in the state store)",
-        show_default=False,
-    ),
-]
+
+class _Target(Target):
+    server: Annotated[
+        str | None, server_option("Through the server with this control listener. (default: in the state store)")
+    ] = None
 
 
 def release(
-    version: _Version,
+    version: VersionArgument,
     no_traffic: Annotated[
         bool,
         typer.Option(
@@ -37,13 +39,8 @@ def release(
     supersede: Annotated[
         bool, typer.Option("--supersede", metavar="", help="End a rollout that is in the way.")
     ] = False,
-    server: _Server = None,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: _Target = _Target(),
 ) -> None:
     """Declare a version fit for general traffic: ranges, and plain requests if it is higher than what answers them.
 
@@ -52,33 +49,29 @@ def release(
     """
     from turnout.cli.workspace import actor_or_login, exact_reference
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        who = actor_or_login(actor)
-        if server is not None:
+        who = actor_or_login(change.actor)
+        if target.server is not None:
             from turnout.cli.connection import Server
 
-            changed, sentence, answers = Server.named(server, config).release(
-                name, str(exact), who, reason, no_traffic=no_traffic, supersede=supersede
+            changed, sentence, answers = Server.named(target).release(
+                name, str(exact), who, change.reason, no_traffic=no_traffic, supersede=supersede
             )
         else:
-            with _operations(models, state, config) as operations:
+            with _operations(target) as operations:
                 done = operations.release(
-                    name, exact, actor=who, reason=reason, traffic=not no_traffic, supersede=supersede
+                    name, exact, actor=who, reason=change.reason, traffic=not no_traffic, supersede=supersede
                 )
             changed, sentence, answers = done.changed, done.sentence, done.answers
         out.show(_body(name, str(exact), changed, answers), *_lines(sentence, answers))
 
 
 def withdraw(
-    version: _Version,
-    reason: Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.", show_default=False)],
-    server: _Server = None,
+    version: VersionArgument,
+    reason: RequiredReasonOption,
     actor: ActorOption = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: _Target = _Target(),
 ) -> None:
     """Take a release back: ranges and `latest` skip the version, and pins go on reaching it. `release` gives it back.
 
@@ -86,26 +79,26 @@ def withdraw(
     """
     from turnout.cli.workspace import actor_or_login, exact_reference
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         who = actor_or_login(actor)
-        if server is not None:
+        if target.server is not None:
             from turnout.cli.connection import Server
 
-            changed, sentence, answers = Server.named(server, config).withdraw(name, str(exact), who, reason)
+            changed, sentence, answers = Server.named(target).withdraw(name, str(exact), who, reason)
         else:
-            with _operations(models, state, config) as operations:
+            with _operations(target) as operations:
                 done = operations.withdraw(name, exact, actor=who, reason=reason)
             changed, sentence, answers = done.changed, done.sentence, done.answers
         out.show(_body(name, str(exact), changed, answers), *_lines(sentence, answers))
 
 
 @contextmanager
-def _operations(models: str | None, state: str | None, config: Path | None) -> "Iterator[Operations]":
+def _operations(target: DiskTarget) -> "Iterator[Operations]":
     from turnout.cli.workspace import Workspace
     from turnout.rollout.changes.operations import Operations
 
-    workspace = Workspace.open(models, state, config)
+    workspace = Workspace.open(target)
     workspace.require_repository()
     with workspace.store() as store:
         yield Operations(workspace.repository, store)

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import ActorOption, NameArgument, RequiredReasonOption, ServerTarget
 from turnout.cli.output import reporting
 
 
 def rollback(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.", show_default=False)],
+    name: NameArgument,
+    reason: RequiredReasonOption,
     to: Annotated[
         str | None,
         typer.Option(
@@ -31,9 +31,7 @@ def rollback(
             show_default=False,
         ),
     ] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:  # fmt: skip
     """Give all of a model's traffic back to a version that had it before, now. Ends its rollouts and canaries.
 
@@ -46,7 +44,7 @@ def rollback(
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         request = pb.RollBackRequest(model=name, version=to or "", change=change, keep_released=keep_released)
         done = control.RollBack(request, timeout=30.0)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument
 from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _NONE = "none"
 
 
 def tag(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    name: NameArgument,
     tag: Annotated[str, typer.Argument(metavar="TAG", help="For example stable.")],
     version: Annotated[
         str | None, typer.Argument(metavar="VERSION", help="For example 3.2.0; not with --delete or --history.")
@@ -29,12 +29,8 @@ def tag(
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", metavar="", help="Remove the tag.")] = False,
     history: Annotated[bool, typer.Option("--history", metavar="", help="Show where the tag stood.")] = False,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make a tag name a version, remove it, or show its history. Running servers follow within a second.
 
@@ -52,12 +48,12 @@ def tag(
         raise typer.BadParameter("--delete and --history do not go together")
     if not (delete or history) and version is None:
         raise typer.BadParameter("VERSION is missing; to remove the tag, say --delete")
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         check_model_name(name)
         exact = None if version is None else parse_version(version)
         expected = None if expect is None else "" if expect == _NONE else str(parse_version(expect))
-        who = actor_or_login(actor)
-        workspace = Workspace.open(models, state, config)
+        who = actor_or_login(change.actor)
+        workspace = Workspace.open(target)
         workspace.require_repository()
         if history:
             _show_history(out, workspace, name, tag)
@@ -65,10 +61,12 @@ def tag(
         with workspace.store() as store:
             declarer, operations = Declarer(workspace.repository, store), Operations(workspace.repository, store)
             if exact is None:
-                before: Version | None = declarer.delete_tag(name, tag, actor=who, reason=reason, expect=expected)
+                before: Version | None = declarer.delete_tag(
+                    name, tag, actor=who, reason=change.reason, expect=expected
+                )
                 sentence = f"{name}@{tag} is gone; it was {before}"
             else:
-                before = declarer.set_tag(name, tag, exact, actor=who, reason=reason, expect=expected)
+                before = declarer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
                 was = "" if before is None else "; it was before" if before == exact else f"; it was {before}"
                 sentence = f"{name}@{tag} is {exact}{was}"
             answers = operations.answers(name)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import ActorOption, DiskTarget, VersionArgument
 from turnout.cli.output import reporting
 
 _WhyOption = Annotated[
@@ -13,13 +13,10 @@ _WhyOption = Annotated[
 
 
 def yank(
-    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    version: VersionArgument,
     reason: _WhyOption,
     actor: ActorOption = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
 
@@ -32,9 +29,9 @@ def yank(
     from turnout.rollout.changes.operations import Operations
     from turnout.state.release_status import Standing
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         workspace.require_repository()
         with workspace.store() as store:
             declarer = Declarer(workspace.repository, store)
@@ -59,17 +56,14 @@ def yank(
 
 
 def unyank(
-    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")],
+    version: VersionArgument,
     reason: _WhyOption,
     i_know_why: Annotated[
         bool,
         typer.Option("--i-know-why", metavar="", help="Needed: what was withdrawn for a reason comes back."),
     ] = False,
     actor: ActorOption = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Take a withdrawal back. The version is a candidate from then on: whether to release it is decided anew."""
     from turnout.cli.answers_view import answers_body, answers_line
@@ -78,9 +72,9 @@ def unyank(
     from turnout.releases.release import Declarer
     from turnout.rollout.changes.operations import Operations
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        workspace = Workspace.open(models, state, config)
+        workspace = Workspace.open(target)
         workspace.require_repository()
         with workspace.store() as store:
             if not i_know_why:

@@ -5,35 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ReasonOption, ServerOption
+from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget
 from turnout.cli.output import Output, reporting, table
 from turnout.cli.rollout.controls import COMMANDS
-from turnout.cli.rollout.options import (
-    AlphaOption,
-    FromBrokenOption,
-    GuardsOption,
-    HoldbackOption,
-    InsufficientOption,
-    MetricsOption,
-    NewerOption,
-    PlanOption,
-    ProbesOption,
-    RequestsOption,
-    ShadowOption,
-    SloOption,
-    StepsOption,
-    WatchForOption,
-)
+from turnout.cli.rollout.options import PlanOptions
 from turnout.cli.rollout.probe import probe
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
-    from turnout.cli.rollout.plan_file import PlanOptions
 
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
 AttemptOption = Annotated[
     int, typer.Option("--attempt", metavar="N", min=0, help="(default: the latest)", show_default=False)
 ]
@@ -48,23 +31,8 @@ application = typer.Typer(
 def plan(
     name: NameArgument,
     to: ToOption,
-    plan: PlanOption = None,
-    steps: StepsOption = None,
-    shadow: ShadowOption = None,
-    metrics: MetricsOption = None,
-    alpha: AlphaOption = None,
-    min_requests: RequestsOption = None,
-    slo_ms: SloOption = None,
-    on_insufficient: InsufficientOption = None,
-    on_newer: NewerOption = None,
-    watch_for: WatchForOption = None,
-    holdback: HoldbackOption = None,
-    guard: GuardsOption = None,
-    from_broken: FromBrokenOption = False,
-    probe: ProbesOption = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    plan: PlanOptions = PlanOptions(),
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Say what a rollout would do, and what it would see with the present traffic. Changes nothing.
 
@@ -72,17 +40,13 @@ def plan(
     """
     from turnout.cli.connection import Server
     from turnout.cli.rollout.forecast import forecast_body, forecast_lines
-    from turnout.cli.rollout.plan_file import PlanOptions, named_fields
+    from turnout.cli.rollout.plan_file import named_fields
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
-        options = PlanOptions(
-            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
-            guard or (), from_broken, probe or (),
-        )  # fmt: skip
-        plan_json = _plan_json(out, options)
+    with reporting(as_json=target.as_json) as out:
+        plan_json = _plan_json(out, plan)
         request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
-        with named_fields(), Server.named(server, config).control() as control:
+        with named_fields(), Server.named(target).control() as control:
             told = control.PlanRollout(request, timeout=_TIMEOUT)
         out.show(forecast_body(told, name, to), *forecast_lines(told, name, to))
     if told.refusals:
@@ -93,30 +57,14 @@ def plan(
 def start(
     name: NameArgument,
     to: ToOption,
-    plan: PlanOption = None,
-    steps: StepsOption = None,
-    shadow: ShadowOption = None,
-    metrics: MetricsOption = None,
-    alpha: AlphaOption = None,
-    min_requests: RequestsOption = None,
-    slo_ms: SloOption = None,
-    on_insufficient: InsufficientOption = None,
-    on_newer: NewerOption = None,
-    watch_for: WatchForOption = None,
-    holdback: HoldbackOption = None,
-    guard: GuardsOption = None,
-    from_broken: FromBrokenOption = False,
-    probe: ProbesOption = None,
+    plan: PlanOptions = PlanOptions(),
     wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
     timeout: Annotated[
         str | None,
         typer.Option("--timeout", metavar="TIME", help="Of --wait: at most that long.", show_default=False),
     ] = None,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Begin a rollout. What the plan does not say has its default.
 
@@ -129,24 +77,20 @@ def start(
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
-    from turnout.cli.rollout.plan_file import PlanOptions, named_fields
+    from turnout.cli.rollout.plan_file import named_fields
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
     from turnout.errors import InvalidRequest
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         if timeout is not None and not wait:
             raise InvalidRequest("--timeout: only with --wait")
         limit = None if timeout is None else read_duration(timeout)
-        options = PlanOptions(
-            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
-            guard or (), from_broken, probe or (),
-        )  # fmt: skip
-        plan_json = _plan_json(out, options)
-        change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason)
-        request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=change)
-        named = Server.named(server, config)
+        plan_json = _plan_json(out, plan)
+        asked = pb.RolloutChange(actor=actor_or_login(change.actor), reason=change.reason)
+        request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=asked)
+        named = Server.named(target)
         with named_fields(), named.control() as control:
             told = control.StartRollout(request, timeout=_TIMEOUT)
         rollout, answers = told.rollout, read_answers(told.answers)
@@ -161,16 +105,14 @@ def start(
 @application.command()
 def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how rollouts stand: the latest of one model, or of each."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import overview, rollout_body, status_lines
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         if name is not None:
             stream = control.WatchRollout(pb.WatchRolloutRequest(model=name), timeout=_TIMEOUT)
             rollout = next(stream).rollout
@@ -191,17 +133,15 @@ def status(
 @application.command()
 def history(
     name: NameArgument,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")] = 20,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    limit: HistoryLimitOption = 20,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """List a model's rollouts, the newest first."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import history_rows, rollout_body
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
         columns = ("ATTEMPT", "BEGUN (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
         shown = table(columns, history_rows(known), right=("ATTEMPT",)) if known else f"{name} has had no rollout"
@@ -212,9 +152,7 @@ def history(
 def explain(
     name: NameArgument,
     attempt: AttemptOption = 0,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Explain in words and numbers why a rollout stands where it stands, and what happens next."""
     from turnout.cli.connection import Server
@@ -222,7 +160,7 @@ def explain(
     from turnout.cli.rollout.view import explanation_body, explanation_lines
     from turnout.web.report.explain import explain as explained
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         replay = read_replay(control, name, attempt)
         said = explained(replay)
         out.show(explanation_body(said, replay), *explanation_lines(said, replay.rollout))
@@ -234,9 +172,7 @@ def watch(
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="TIME", help="At most that long.", show_default=False)
     ] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Follow a model's latest rollout until it ends, through restarts of its server too.
 
@@ -251,9 +187,9 @@ def watch(
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         limit = None if timeout is None else read_duration(timeout)
-        _watch_to_the_end(out, Server.named(server, config), name, 0, limit)
+        _watch_to_the_end(out, Server.named(target), name, 0, limit)
 
 
 @application.command()
@@ -261,9 +197,7 @@ def report(
     name: NameArgument,
     html: Annotated[Path, typer.Option("--html", metavar="FILE", help="Where to write it.", show_default=False)],
     attempt: AttemptOption = 0,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Write a rollout's evidence as one HTML page that needs no network."""
     from turnout.cli.connection import Server
@@ -271,7 +205,7 @@ def report(
     from turnout.errors import ConfigError
     from turnout.web.report.page import render
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         replay = read_replay(control, name, attempt)
         page = render(replay).encode()
         try:
@@ -288,7 +222,7 @@ for _command in (*COMMANDS, probe):
     application.command(name=_command.__name__.replace("_", "-"))(_command)
 
 
-def _plan_json(out: Output, options: "PlanOptions") -> str:
+def _plan_json(out: Output, options: PlanOptions) -> str:
     """Returns the plan as JSON; tells of fields that mean nothing any more."""
     from turnout.cli.rollout.plan_file import retired_fields
 

@@ -1,53 +1,56 @@
 """What an operator may do to a rollout that runs."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ReasonOption, ServerOption
+from turnout.cli.options import ChangeOptions, NameArgument, ServerTarget
 from turnout.cli.output import reporting
+from turnout.cli.traffic.commands import freeze
 
 _TIMEOUT = 30.0
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
-EpochOption = Annotated[
-    int | None,
-    typer.Option("--epoch", metavar="N", min=0, help="Only if the rollout is still at this epoch.", show_default=False),
-]
 
-AttemptOption = Annotated[
-    int,
-    typer.Option("--attempt", metavar="N", min=0, help="(default: the one that runs)", show_default=False),
-]
+class RetryOptions(ChangeOptions):
+    """Who asks for another attempt, and of which state of the last one."""
+
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch", metavar="N", min=0, help="Only if the rollout is still at this epoch.", show_default=False
+        ),
+    ] = None
 
 
-def pause(
-    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
+class CommandOptions(RetryOptions):
+    """Who asks for something, and of which rollout in which state."""
+
+    attempt: Annotated[
+        int, typer.Option("--attempt", metavar="N", min=0, help="(default: the one that runs)", show_default=False)
+    ] = 0
+
+
+def pause(name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()) -> None:
     """Stand still at the present weight. The evidence goes on counting, and may still take the candidate back."""
-    _command("PAUSE", name, actor, reason, epoch, attempt, server, config, as_json=as_json)
+    _command("PAUSE", name, change, target, attempt=change.attempt)
 
 
 def resume(
-    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
+    name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()
+) -> None:
     """Let a paused rollout go on. A gate stays shut: `promote` opens that."""
-    _command("RESUME", name, actor, reason, epoch, attempt, server, config, as_json=as_json)
+    _command("RESUME", name, change, target, attempt=change.attempt)
 
 
 def promote(
     name: NameArgument,
     full: Annotated[bool, typer.Option("--full", metavar="", help="Make it the baseline, past all steps.")] = False,
-    actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
+    change: CommandOptions = CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
     """Take the next step now, whatever there is to see, or open the gate that it waits at."""
-    what = "PROMOTE_FULL" if full else "PROMOTE"
-    _command(what, name, actor, reason, epoch, attempt, server, config, as_json=as_json)
+    _command("PROMOTE_FULL" if full else "PROMOTE", name, change, target, attempt=change.attempt)
 
 
 def abort(
@@ -56,53 +59,26 @@ def abort(
         bool,
         typer.Option("--discard", metavar="", help="End one that this release cannot read; its record is kept."),
     ] = False,
-    actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
+    change: CommandOptions = CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
     """Take the candidate back and end the rollout."""
-    _command("ABORT", name, actor, reason, epoch, attempt, server, config, as_json=as_json, discard=discard)
+    _command("ABORT", name, change, target, attempt=change.attempt, discard=discard)
 
 
 def set_weight(
     name: NameArgument,
     share: Annotated[str, typer.Argument(metavar="SHARE", help="For example 10%.")],
-    actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
+    change: CommandOptions = CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
     """Give the candidate another weight until its next step."""
-    _command("SET_WEIGHT", name, actor, reason, epoch, attempt, server, config, as_json=as_json, share=share)
+    _command("SET_WEIGHT", name, change, target, attempt=change.attempt, share=share)
 
 
-def freeze(
-    name: NameArgument,
-    off: Annotated[bool, typer.Option("--off", metavar="", help="Take changes again.")] = False,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    epoch: Annotated[
-        int | None,
-        typer.Option("--epoch", metavar="N", min=0, help="Only if this epoch of the traffic is still in force."),
-    ] = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Freeze the model's traffic: its rollout goes no further, and only takes back. As `turnout traffic freeze`."""
-    from turnout.cli.connection import Server
-    from turnout.cli.traffic.traffic_view import change_lines, state_body
-    from turnout.cli.workspace import actor_or_login
-    from turnout_proto.v1 import traffic_pb2 as pb
-
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
-        change = pb.TrafficChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
-        request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=change)
-        state = control.FreezeTraffic(request, timeout=_TIMEOUT).state
-        out.show(state_body(state), *change_lines(state))
-
-
-def retry(
-    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
+def retry(name: NameArgument, change: RetryOptions = RetryOptions(), target: ServerTarget = ServerTarget()) -> None:
     """Begin another attempt with the candidate and the plan of the last one."""
-    _command("RETRY", name, actor, reason, epoch, 0, server, config, as_json=as_json)
+    _command("RETRY", name, change, target)
 
 
 COMMANDS: Sequence[Callable[..., None]] = (pause, resume, promote, set_weight, freeze, abort, retry)
@@ -111,14 +87,10 @@ COMMANDS: Sequence[Callable[..., None]] = (pause, resume, promote, set_weight, f
 def _command(
     what: str,
     name: str,
-    actor: str | None,
-    reason: str,
-    epoch: int | None,
-    attempt: int,
-    server: str | None,
-    config: Path | None,
+    options: RetryOptions,
+    target: ServerTarget,
     *,
-    as_json: bool,
+    attempt: int = 0,
     share: str | None = None,
     discard: bool = False,
 ) -> None:
@@ -130,14 +102,20 @@ def _command(
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
-        change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
-        weight = 0.0 if share is None else read_share(share)
-        command = f"ROLLOUT_COMMAND_{what}"
-        request = pb.CommandRolloutRequest(
-            model=name, attempt=attempt, command=command, weight=weight, change=change, discard=discard
+    with reporting(as_json=target.as_json) as out:
+        change = pb.RolloutChange(
+            actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch
         )
-        with Server.named(server, config).control() as control:
+        weight = 0.0 if share is None else read_share(share)
+        request = pb.CommandRolloutRequest(
+            model=name,
+            attempt=attempt,
+            command=f"ROLLOUT_COMMAND_{what}",
+            weight=weight,
+            change=change,
+            discard=discard,
+        )
+        with Server.named(target).control() as control:
             told = control.CommandRollout(request, timeout=_TIMEOUT)
         answers = read_answers(told.answers)
         body = rollout_body(told.rollout) | {"answers": answers_body(answers)}

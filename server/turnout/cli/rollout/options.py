@@ -1,106 +1,97 @@
 """The commonest fields of a rollout's plan, as options. What is not named here goes into a plan file."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-_PLAN = "Plan"
-"""Panel of the help."""
+from turnout.cli.options import OptionGroup
 
-PlanOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--plan", metavar="FILE", help="TOML; options go before it.", show_default=False, rich_help_panel=_PLAN
-    ),
-]
-StepsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--steps", metavar="SHARE:TIME,...", help="As in 1%:5m,5%:10m,25%:15m:gate.", show_default=False,
-        rich_help_panel=_PLAN,
-    ),
-]  # fmt: skip
-ShadowOption = Annotated[
-    str | None,
-    typer.Option(
-        "--shadow", metavar="SHARE:TIME", help="Compare copies first, as in 10%:10m; or `off`.", show_default=False,
-        rich_help_panel=_PLAN,
-    ),
-]  # fmt: skip
-MetricsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--metrics",
-        metavar="NAME,...",
-        help="Of errors, invalid, p90, p95, p99, stalled, slo.",
-        show_default=False,
-        rich_help_panel=_PLAN,
-    ),
-]
-AlphaOption = Annotated[
-    float | None,
-    typer.Option(
-        "--alpha", metavar="CHANCE", help="Of taking back one that is not worse.", show_default=False,
-        rich_help_panel=_PLAN,
-    ),
-]  # fmt: skip
-RequestsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--min-requests", metavar="N", help="Of the candidate, in each step.", show_default=False, rich_help_panel=_PLAN
-    ),
-]
-SloOption = Annotated[
-    float | None,
-    typer.Option(
-        "--slo-ms", metavar="MS", help="Latency objective, looked at too.", show_default=False, rich_help_panel=_PLAN
-    ),
-]
-InsufficientOption = Annotated[
-    str | None,
-    typer.Option(
-        "--on-insufficient", metavar="WHAT", help="Too little to see at a deadline: pause, abort or promote.",
-        show_default=False, rich_help_panel=_PLAN,
-    ),
-]  # fmt: skip
-NewerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--on-newer", metavar="WHAT", help="Another one runs: refuse, queue, replace or beside.", show_default=False,
-        rich_help_panel=_PLAN,
-    ),
-]  # fmt: skip
-WatchForOption = Annotated[
-    str | None,
-    typer.Option(
-        "--watch-for", metavar="TIME", help="After promotion, as in 30m.", show_default=False, rich_help_panel=_PLAN
-    ),
-]
-HoldbackOption = Annotated[
-    str | None,
-    typer.Option(
-        "--holdback", metavar="SHARE", help="That the version before keeps meanwhile.", show_default=False,
-        rich_help_panel=_PLAN,
-    ),
-]  # fmt: skip
-GuardsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--guard", metavar="NAME=LIMIT", show_default=False, rich_help_panel=_PLAN,
-        help="Take it back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
-    ),
-]  # fmt: skip
-FromBrokenOption = Annotated[
-    bool,
-    typer.Option(
-        "--from-broken", metavar="", help="The baseline is broken, and this is its fix.", rich_help_panel=_PLAN
-    ),
-]
-ProbesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--probe", metavar="NAME", show_default=False, rich_help_panel=_PLAN,
-        help="Ask a probe of the server's configuration in each step; `turnout rollout probe` lists them. Repeatable.",
-    ),
-]  # fmt: skip
+
+def _option(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(f"--{name}", metavar=metavar, help=text, show_default=False, rich_help_panel="Plan")
+
+
+class PlanOptions(OptionGroup):
+    """What a command line says of a plan; None for what it does not. The names are those of a plan's fields."""
+
+    file: Annotated[Path | None, _option("plan", "FILE", "TOML; options go before it.")] = None
+    steps: Annotated[str | None, _option("steps", "SHARE:TIME,...", "As in 1%:5m,5%:10m,25%:15m:gate.")] = None
+    shadow: Annotated[str | None, _option("shadow", "SHARE:TIME", "Compare copies first, as in 10%:10m; or `off`.")] = (
+        None
+    )
+    metrics: Annotated[
+        str | None, _option("metrics", "NAME,...", "Of errors, invalid, p90, p95, p99, stalled, slo.")
+    ] = None
+    alpha: Annotated[float | None, _option("alpha", "CHANCE", "Of taking back one that is not worse.")] = None
+    min_requests: Annotated[int | None, _option("min-requests", "N", "Of the candidate, in each step.")] = None
+    slo_ms: Annotated[float | None, _option("slo-ms", "MS", "Latency objective, looked at too.")] = None
+    on_insufficient: Annotated[
+        str | None,
+        _option("on-insufficient", "WHAT", "Too little to see at a deadline: pause, abort or promote."),
+    ] = None
+    on_newer: Annotated[
+        str | None, _option("on-newer", "WHAT", "Another one runs: refuse, queue, replace or beside.")
+    ] = None
+    watch_for: Annotated[str | None, _option("watch-for", "TIME", "After promotion, as in 30m.")] = None
+    holdback: Annotated[str | None, _option("holdback", "SHARE", "That the version before keeps meanwhile.")] = None
+    guards: Annotated[
+        list[str] | None,
+        _option(
+            "guard",
+            "NAME=LIMIT",
+            "Take it back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
+        ),
+    ] = None
+    from_broken: Annotated[bool, _option("from-broken", "", "The baseline is broken, and this is its fix.")] = False
+    probes: Annotated[
+        list[str] | None,
+        _option(
+            "probe",
+            "NAME",
+            "Ask a probe of the server's configuration in each step; `turnout rollout probe` lists them. Repeatable.",
+        ),
+    ] = None
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON. What is not said is left to the server, which checks the values.
+
+        Raises:
+            ConfigError: The file cannot be read.
+            InvalidRequest: An option is not of its form.
+        """
+        from turnout.cli.durations import read_duration
+        from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps
+        from turnout.cli.shares import read_share
+        from turnout.errors import ConfigError
+
+        body = {} if self.file is None else read_plan_file(self.file)
+        plain = {
+            "alpha": self.alpha, "min_requests": self.min_requests, "slo_ms": self.slo_ms,
+            "on_insufficient": self.on_insufficient, "on_newer": self.on_newer,
+        }  # fmt: skip
+        body |= {key: value for key, value in plain.items() if value is not None}
+        if self.steps is not None:
+            body["steps"] = read_steps(self.steps)
+        if self.shadow is not None:
+            body["shadow"] = read_shadow(self.shadow, body.get("shadow"))
+        if self.metrics is not None:
+            body["metrics"] = [name.strip() for name in self.metrics.split(",")]
+        if self.watch_for is not None:
+            body["watch_s"] = read_duration(self.watch_for)
+        if self.holdback is not None:
+            body["holdback"] = read_share(self.holdback)
+        if self.guards:
+            known = body.get("guards")
+            body["guards"] = (dict(known) if isinstance(known, Mapping) else {}) | dict(map(read_guard, self.guards))
+        if self.from_broken:
+            body["from_broken"] = True
+        if self.probes:
+            known = body.get("probes")
+            body["probes"] = list(dict.fromkeys((*(known if isinstance(known, list) else ()), *self.probes)))
+        try:
+            return json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the plan holds a value that no plan can have: {error}") from None

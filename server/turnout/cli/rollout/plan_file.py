@@ -2,9 +2,9 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,78 +20,6 @@ from turnout.rollout.plan import RETIRED, ShadowStage, Step
 
 _MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """What a command line says of a plan; None for what it does not.
-
-    Attributes:
-        file: A plan file, TOML; what the options say goes before it.
-        steps: As in `1%:5m,25%:15m:gate`.
-        shadow: As in `10%:10m`, or `off`.
-        metrics: As in `errors,p99`.
-        alpha: Chance of a false rollback.
-        min_requests: Of the canary, in each step.
-        slo_ms: Latency objective, milliseconds.
-        on_insufficient, on_newer: As the plan has them.
-        watch_for: Time after promotion.
-        holdback: Share that the version before keeps meanwhile.
-        guards: As in `error_share=1%`; they go before the file's, one by one.
-        from_broken: The baseline is broken, and the candidate is its fix.
-        probes: Names; they are asked beside the file's.
-    """
-
-    file: Path | None = None
-    steps: str | None = None
-    shadow: str | None = None
-    metrics: str | None = None
-    alpha: float | None = None
-    min_requests: int | None = None
-    slo_ms: float | None = None
-    on_insufficient: str | None = None
-    on_newer: str | None = None
-    watch_for: str | None = None
-    holdback: str | None = None
-    guards: Sequence[str] = ()
-    from_broken: bool = False
-    probes: Sequence[str] = ()
-
-    def to_json(self) -> str:
-        """Returns the plan as JSON. What is not said is left to the server, which checks the values.
-
-        Raises:
-            ConfigError: The file cannot be read.
-            InvalidRequest: An option is not of its form.
-        """
-        body = {} if self.file is None else read_plan_file(self.file)
-        plain = {
-            "alpha": self.alpha, "min_requests": self.min_requests, "slo_ms": self.slo_ms,
-            "on_insufficient": self.on_insufficient, "on_newer": self.on_newer,
-        }  # fmt: skip
-        body |= {key: value for key, value in plain.items() if value is not None}
-        if self.steps is not None:
-            body["steps"] = read_steps(self.steps)
-        if self.shadow is not None:
-            body["shadow"] = _shadow(self.shadow, body.get("shadow"))
-        if self.metrics is not None:
-            body["metrics"] = [name.strip() for name in self.metrics.split(",")]
-        if self.watch_for is not None:
-            body["watch_s"] = read_duration(self.watch_for)
-        if self.holdback is not None:
-            body["holdback"] = read_share(self.holdback)
-        if self.guards:
-            known = body.get("guards")
-            body["guards"] = (dict(known) if isinstance(known, Mapping) else {}) | dict(map(read_guard, self.guards))
-        if self.from_broken:
-            body["from_broken"] = True
-        if self.probes:
-            known = body.get("probes")
-            body["probes"] = list(dict.fromkeys((*(known if isinstance(known, list) else ()), *self.probes)))
-        try:
-            return json.dumps(body, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"the plan holds a value that no plan can have: {error}") from None
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:
@@ -196,7 +124,8 @@ def _nearest(violation: Violation) -> str:
     return f"unknown, did you mean {near[0]}? There are {known}" if near else violation.description
 
 
-def _shadow(text: str, known: object) -> dict[str, Any] | None:
+def read_shadow(text: str, known: object) -> dict[str, Any] | None:
+    """Returns the shadow stage that `10%:10m` or `off` says, over what a plan file says of it."""
     if text == "off":
         return None
     rate, colon, duration = text.partition(":")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import ServerTarget
 from turnout.cli.output import reporting
 
 _TIMEOUT = 90.0
@@ -17,9 +17,7 @@ def probe(
         str | None,
         typer.Option("--model", metavar="NAME@VERSION", help="The candidate to ask about.", show_default=False),
     ] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """List the probes of the server's configuration, or try one by hand. It counts for no rollout.
 
@@ -34,11 +32,11 @@ def probe(
     from turnout.errors import InvalidRequest
     from turnout_proto.v1 import rollout_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         if (probe is None) != (model is None):
             missing = "--model" if model is None else "probe"
             raise InvalidRequest.at(missing, "expected a probe and --model NAME@VERSION, or neither to list the probes")
-        with Server.named(server, config).control() as control:
+        with Server.named(target).control() as control:
             if probe is None or model is None:
                 known = control.ListProbes(pb.ListProbesRequest(), timeout=_TIMEOUT).probes
                 shown = configured_table(known) if known else "the server's configuration has no probe"

@@ -53,8 +53,6 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What it is.
-        health: How it is.
         detail: What was found; where that is not well, what to do about it.
     """
 

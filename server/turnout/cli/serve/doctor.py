@@ -5,21 +5,18 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import DiskTarget
 from turnout.cli.output import reporting, table
 
 
 def doctor(
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:
     """Say what this machine can run models on, what is missing, and how to get it."""
     from turnout.cli.serve.checks import Health, examine
 
-    with reporting(as_json=as_json) as out:
-        checks = list(examine(config, {"models": models, "state": state}))
+    with reporting(as_json=target.as_json) as out:
+        checks = list(examine(target.config, {"models": target.models, "state": target.state}))
         broken = [check.name for check in checks if check.health is Health.BROKEN]
         styles = {Health.OK: "green", Health.NOTE: "yellow", Health.BROKEN: "bold red"}
         rows = [(Text(c.name, "bold"), Text(c.health, styles[c.health]), c.detail) for c in checks]

@@ -1,49 +1,41 @@
 """`turnout load` and `turnout unload`."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption, TimeoutOption
+from turnout.cli.options import ServerTarget, TimeoutOption, VersionArgument
 from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
     from turnout_client import VersionInfo
 
-VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")]
-
 
 def load(
     version: VersionArgument,
-    server: ServerOption = None,
     timeout: TimeoutOption = 300.0,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Load a version into a running server, and wait until it is ready."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        _tell(out, name, Server.named(server, config).load(name, str(exact), timeout))
+        _tell(out, name, Server.named(target).load(name, str(exact), timeout))
 
 
 def unload(
     version: VersionArgument,
-    server: ServerOption = None,
     timeout: TimeoutOption = 300.0,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Take a version out of a running server, once the requests under way are answered."""
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        _tell(out, name, Server.named(server, config).unload(name, str(exact), timeout))
+        _tell(out, name, Server.named(target).unload(name, str(exact), timeout))
 
 
 def _tell(out: Output, name: str, version: "VersionInfo") -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import ServerTarget
 from turnout.cli.output import Output, facts, reporting, table
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ def predict(
     key: Annotated[
         str, typer.Option("--key", metavar="KEY", help="Routing key: the same key meets the same version.")
     ] = "",
-    server: ServerOption = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Deadline.")] = 30.0,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Ask a running server for a prediction."""
     from turnout.cli.connection import Server
@@ -44,9 +42,9 @@ def predict(
     from turnout.errors import InvalidRequest
     from turnout.registry.manifest.signature import Signature
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=target.as_json) as out:
         name, selector = split_reference(version)
-        with Server.named(server, config).client(timeout) as client:
+        with Server.named(target).client(timeout) as client:
             known = client.get_version(name, selector or "")
             signature = Signature(tuple(map(spec_of, known.inputs)), tuple(map(spec_of, known.outputs)))
             arrays = read_inputs(inputs or [], signature)

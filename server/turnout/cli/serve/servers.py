@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import ServerTarget
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 def servers(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model; all of them if it is left out.")] = "",
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the servers and workers that share the state store: who is alive, what each has loaded, who is behind."""
     from rich.text import Text
@@ -24,7 +22,7 @@ def servers(
     from turnout.cli.output import table
     from turnout_proto.v1 import servers_pb2
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         told = control.ListServers(servers_pb2.ListServersRequest(), timeout=30.0)
         rows = []
         for one in told.servers:

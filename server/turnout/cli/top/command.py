@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import ServerTarget
 from turnout.cli.output import reporting
 
 
@@ -15,9 +15,7 @@ def top(
     once: Annotated[
         bool, typer.Option("--once", metavar="", help="Watch for one interval, print one picture, and end.")
     ] = False,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Watch what every version does: requests, latency, failures, queues, traffic, rollouts. Ctrl-C ends it.
 
@@ -26,8 +24,8 @@ def top(
     from turnout.cli.connection import Server
     from turnout.cli.top.live import one_picture, watch
 
-    with reporting(as_json=as_json) as out:
-        named = Server.named(server, config)
+    with reporting(as_json=target.as_json) as out:
+        named = Server.named(target)
         try:
             if once:
                 one_picture(out, named, interval)

@@ -31,7 +31,6 @@ class Row:
     """What a version did between two tellings. Rates and latencies are None where they are not known.
 
     Attributes:
-        model, version: Which.
         state: Where it is in its life.
         standing: What it was declared fit for.
         parts: Its roles.

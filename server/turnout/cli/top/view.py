@@ -37,7 +37,6 @@ class _Column:
     """One column of the table of versions.
 
     Attributes:
-        head: Its heading.
         cell: What it shows of a version.
         keep: The columns of the lowest numbers go first where the terminal is narrow; those of 9 never do.
         right: It holds numbers.

@@ -5,22 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ReasonOption, ServerOption
-from turnout.cli.output import Output, reporting, table
+from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget
+from turnout.cli.output import reporting, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from turnout_proto.v1 import traffic_pb2 as pb
     from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 _TIMEOUT = 30.0
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
-EpochOption = Annotated[
-    int | None,
-    typer.Option("--epoch", metavar="N", min=0, help="Only if this epoch is still in force.", show_default=False),
-]
 ForceOption = Annotated[
     bool, typer.Option("--force", metavar="", help="Although a signature does not fit the baseline's clients.")
 ]
@@ -33,22 +26,30 @@ ShadowOption = Annotated[
     typer.Option("--shadow", metavar="VERSION=SHARE", help="As in 3.4.0=10%; may be repeated.", show_default=False),
 ]
 
+
+class TrafficChangeOptions(ChangeOptions):
+    """Who changes the traffic, why, and from which epoch."""
+
+    epoch: Annotated[
+        int | None,
+        typer.Option("--epoch", metavar="N", min=0, help="Only if this epoch is still in force.", show_default=False),
+    ] = None
+
+
 application = typer.Typer(no_args_is_help=True, help="Say who answers requests that pin no version.")
 
 
 @application.command()
 def show(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how traffic is routed, and whether it is split as it should be."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import state_body, state_lines
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         states = control.GetTraffic(pb.GetTrafficRequest(model=name or ""), timeout=_TIMEOUT).models
         lines = [line for state in states for line in (*state_lines(state), "")]
         out.show({"models": [state_body(state) for state in states]}, *lines[:-1])
@@ -63,13 +64,9 @@ def set_(
     ] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    epoch: EpochOption = None,
+    change: TrafficChangeOptions = TrafficChangeOptions(),
     force: ForceOption = False,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Put a policy in force: a baseline, canaries with shares, shadows with rates.
 
@@ -79,132 +76,103 @@ def set_(
     from turnout.errors import InvalidRequest
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
         canaries = [pb.Canary(version=v, weight=w) for v, w in (read_part(c, "--canary") for c in canary or ())]
         shadows = [pb.Shadow(version=v, rate=r) for v, r in (read_part(s, "--shadow") for s in shadow or ())]
+        present = baseline
+        if present is None:
+            (known,) = control.GetTraffic(pb.GetTrafficRequest(model=name), timeout=_TIMEOUT).models
+            if not known.HasField("policy"):
+                raise InvalidRequest(f"{name} has no policy yet: say which version is its --baseline")
+            present = known.policy.baseline
+        policy = pb.Policy(baseline=present, canaries=canaries, shadows=shadows)
+        return control.SetTraffic(pb.SetTrafficRequest(model=name, policy=policy, change=asked), timeout=_TIMEOUT).state
 
-        def call(control: "ControlServiceStub", change: "pb.TrafficChange") -> "pb.TrafficState":
-            present = baseline
-            if present is None:
-                (known,) = control.GetTraffic(pb.GetTrafficRequest(model=name), timeout=_TIMEOUT).models
-                if not known.HasField("policy"):
-                    raise InvalidRequest(f"{name} has no policy yet: say which version is its --baseline")
-                present = known.policy.baseline
-            policy = pb.Policy(baseline=present, canaries=canaries, shadows=shadows)
-            request = pb.SetTrafficRequest(model=name, policy=policy, change=change)
-            return control.SetTraffic(request, timeout=_TIMEOUT).state
-
-        _change(out, call, server, config, actor, reason, epoch, force=force)
+    _change(call, change, target, force=force)
 
 
 @application.command()
 def ramp(
     name: NameArgument,
     canary: Annotated[str, typer.Argument(metavar="VERSION=SHARE", help="For example 3.3.0=25%.")],
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    epoch: EpochOption = None,
+    change: TrafficChangeOptions = TrafficChangeOptions(),
     force: ForceOption = False,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Give one canary another share; everything else stays."""
     from turnout.cli.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
         version, weight = read_part(canary, "VERSION=SHARE")
+        request = pb.RampTrafficRequest(model=name, canary=pb.Canary(version=version, weight=weight), change=asked)
+        return control.RampTraffic(request, timeout=_TIMEOUT).state
 
-        def call(control: "ControlServiceStub", change: "pb.TrafficChange") -> "pb.TrafficState":
-            request = pb.RampTrafficRequest(model=name, canary=pb.Canary(version=version, weight=weight), change=change)
-            return control.RampTraffic(request, timeout=_TIMEOUT).state
-
-        _change(out, call, server, config, actor, reason, epoch, force=force)
+    _change(call, change, target, force=force)
 
 
 @application.command()
 def clear(
     name: NameArgument,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    epoch: EpochOption = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: TrafficChangeOptions = TrafficChangeOptions(),
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """End the policy: the highest released version answers."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+        return control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=asked), timeout=_TIMEOUT).state
 
-        def call(control: "ControlServiceStub", change: "pb.TrafficChange") -> "pb.TrafficState":
-            return control.ClearTraffic(pb.ClearTrafficRequest(model=name, change=change), timeout=_TIMEOUT).state
-
-        _change(out, call, server, config, actor, reason, epoch)
+    _change(call, change, target)
 
 
 @application.command()
 def freeze(
     name: NameArgument,
     off: Annotated[bool, typer.Option("--off", metavar="", help="Take changes again.")] = False,
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    epoch: EpochOption = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    change: TrafficChangeOptions = TrafficChangeOptions(),
+    target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Refuse every change but one that takes traffic back."""
+    """Refuse every change but one that takes traffic back; a rollout goes no further, and only takes back."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+        request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=asked)
+        return control.FreezeTraffic(request, timeout=_TIMEOUT).state
 
-        def call(control: "ControlServiceStub", change: "pb.TrafficChange") -> "pb.TrafficState":
-            request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=change)
-            return control.FreezeTraffic(request, timeout=_TIMEOUT).state
-
-        _change(out, call, server, config, actor, reason, epoch)
+    _change(call, change, target)
 
 
 @application.command()
 def revert(
     name: NameArgument,
     to: Annotated[int, typer.Argument(metavar="EPOCH", min=1, help="As `history` lists them.")],
-    actor: ActorOption = None,
-    reason: ReasonOption = "",
-    epoch: EpochOption = None,
+    change: TrafficChangeOptions = TrafficChangeOptions(),
     force: ForceOption = False,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Put an earlier epoch's policy in force again, with the very same keys on each canary."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out:
+    def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
+        request = pb.RevertTrafficRequest(model=name, epoch=to, change=asked)
+        return control.RevertTraffic(request, timeout=_TIMEOUT).state
 
-        def call(control: "ControlServiceStub", change: "pb.TrafficChange") -> "pb.TrafficState":
-            request = pb.RevertTrafficRequest(model=name, epoch=to, change=change)
-            return control.RevertTraffic(request, timeout=_TIMEOUT).state
-
-        _change(out, call, server, config, actor, reason, epoch, force=force)
+    _change(call, change, target, force=force)
 
 
 @application.command()
 def history(
     name: NameArgument,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")] = 20,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    limit: HistoryLimitOption = 20,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """List the policies that were: who set them, when, and why."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import history_rows, state_body
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
         epochs = control.ListTrafficHistory(request, timeout=_TIMEOUT).epochs
         columns = ("EPOCH", "WHEN (UTC)", "ACTION", "POLICY", "BY", "WHY")
@@ -220,16 +188,14 @@ def explain(
     baseline_only: Annotated[
         bool, typer.Option("--baseline-only", metavar="", help="As with `x-turnout-role: baseline`.")
     ] = False,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Explain, step by step, which version would answer a request. Ends with 1 where none would."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import explanation_body, explanation_rows
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.ExplainRouteRequest(model=name, selector=selector, routing_key=key, baseline_only=baseline_only)
         explained = control.ExplainRoute(request, timeout=_TIMEOUT)
         out.show(explanation_body(explained), table(("", "", ""), explanation_rows(explained)))
@@ -238,13 +204,9 @@ def explain(
 
 
 def _change(
-    out: Output,
     call: "Callable[[ControlServiceStub, pb.TrafficChange], pb.TrafficState]",
-    server: str | None,
-    config: "Path | None",
-    actor: str | None,
-    reason: str,
-    epoch: int | None,
+    options: TrafficChangeOptions,
+    target: ServerTarget,
     *,
     force: bool = False,
 ) -> None:
@@ -254,7 +216,10 @@ def _change(
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    change = pb.TrafficChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch, force=force)
-    with Server.named(server, config).control() as control:
-        state = call(control, change)
-    out.show(state_body(state), *change_lines(state))
+    with reporting(as_json=target.as_json) as out:
+        change = pb.TrafficChange(
+            actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch, force=force
+        )
+        with Server.named(target).control() as control:
+            state = call(control, change)
+        out.show(state_body(state), *change_lines(state))

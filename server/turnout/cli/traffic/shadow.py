@@ -4,25 +4,23 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.options import NameArgument, ServerTarget
 from turnout.cli.output import reporting
 
 
 def shadow(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    name: NameArgument,
     worst: Annotated[
         int, typer.Option("--worst", metavar="N", min=0, max=100, help="The worst disagreements shown of each shadow.")
     ] = 5,
-    server: ServerOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show what the shadows of a model answer otherwise than its baseline."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.shadow_view import report_body, report_lines
     from turnout_proto.v1 import traffic_pb2 as pb
 
-    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         request = pb.GetShadowReportRequest(model=name, worst=worst)
         reports = control.GetShadowReport(request, timeout=30.0).shadows
         lines = [line for report in reports for line in (*report_lines(report), "")]

@@ -41,13 +41,6 @@ class ModelRepository:
     """Lists, loads and unloads versions."""
 
     def __init__(self, router: Router, catalog: Catalog, control: VersionControl) -> None:
-        """Prepares.
-
-        Args:
-            router: Tells which version a selector names.
-            catalog: Tells what there is.
-            control: Loads and unloads.
-        """
         self._router = router
         self._catalog = catalog
         self._control = control

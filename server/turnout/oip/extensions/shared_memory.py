@@ -180,11 +180,7 @@ class Memory:
 
 
 class SharedMemory:
-    """The regions of all callers.
-
-    Attributes:
-        enabled: It is on.
-    """
+    """The regions of all callers."""
 
     def __init__(self, settings: Oip, max_input_bytes: int, peers: Peers | None = None) -> None:
         """Prepares.

@@ -1,30 +1,24 @@
 """The gates `latency` and `memory`: a version costs no more than its parent, measured side by side on one machine."""
 
 from turnout.errors import TurnoutError
-from turnout.registry.compatibility.sandbox import Lab
 from turnout.registry.gates.comparison import golden_files, parent_examined, subject_of
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Latency, Memory
 from turnout.registry.gates.ruling import ruled
-from turnout.registry.gates.running import attempted
+from turnout.registry.gates.running import LabGate, attempted
 
 _MIB = 1 << 20
 
 
-class LatencyGate:
+class LatencyGate(LabGate[Latency]):
     """Passes a candidate that answers about as fast as its parent."""
 
     name = "latency"
 
-    def __init__(self, lab: Lab, plan: Latency) -> None:
-        """Prepares; `lab` runs candidate and parent."""
-        self._lab = lab
-        self._plan = plan
-
     def run(self, candidate: Candidate) -> GateVerdict:
         """Runs both in turns, so that whatever else the machine does slows both."""
-        plan, parent = self._plan, candidate.parent
-        seen = attempted(self._lab, candidate)
+        plan, parent = self.plan, candidate.parent
+        seen = attempted(self.lab, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         alone = seen.run_seconds * 1e3
@@ -38,7 +32,7 @@ class LatencyGate:
             return GateVerdict(Outcome.SKIPPED, "no lower version is published to measure it against")
         try:
             new, old = subject_of(candidate), subject_of(parent)
-            race = self._lab.race(new, old, golden_files(new, old))
+            race = self.lab.race(new, old, golden_files(new, old))
         except TurnoutError as error:
             version = parent.manifest.version
             return GateVerdict(Outcome.SKIPPED, f"cannot be measured beside {version}: {error.message}")
@@ -64,20 +58,15 @@ class LatencyGate:
         return GateVerdict(Outcome.PASSED, said, numbers)
 
 
-class MemoryGate:
+class MemoryGate(LabGate[Memory]):
     """Passes a candidate that takes about as much memory as its parent."""
 
     name = "memory"
 
-    def __init__(self, lab: Lab, plan: Memory) -> None:
-        """Prepares; `lab` runs candidate and parent."""
-        self._lab = lab
-        self._plan = plan
-
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares the most memory that each took in a process of its own."""
-        plan, parent = self._plan, candidate.parent
-        seen = attempted(self._lab, candidate)
+        plan, parent = self.plan, candidate.parent
+        seen = attempted(self.lab, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         own = seen.peak_bytes / _MIB
@@ -88,7 +77,7 @@ class MemoryGate:
         if parent is None:
             return GateVerdict(Outcome.PASSED, f"{said}; no lower version to compare it with", numbers)
         try:
-            theirs = parent_examined(self._lab, candidate, parent).peak_bytes / _MIB
+            theirs = parent_examined(self.lab, candidate, parent).peak_bytes / _MIB
         except TurnoutError as error:
             said += f"; {parent.manifest.version} cannot be loaded beside it: {error.message}"
             return GateVerdict(Outcome.PASSED, said, numbers)

@@ -42,7 +42,6 @@ class Parent:
     """The published version that a candidate is held against: the nearest lower one.
 
     Attributes:
-        directory: Of the version.
         published: Its manifest and digest.
     """
 
@@ -107,9 +106,7 @@ class Skip:
     """Someone's wish to do without a gate.
 
     Attributes:
-        gate: Its name.
         reason: Why; goes on record.
-        actor: Who.
     """
 
     gate: str

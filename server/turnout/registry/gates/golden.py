@@ -7,12 +7,12 @@ import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
-from turnout.registry.compatibility.sandbox import Answer, Lab
+from turnout.registry.compatibility.sandbox import Answer
 from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Golden
 from turnout.registry.gates.ruling import ruled
-from turnout.registry.gates.running import attempted
+from turnout.registry.gates.running import LabGate, attempted
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.golden import GoldenCase, case_names, class_numbers, read_case
 
@@ -35,28 +35,23 @@ class Accuracy:
         return self.right / self.rows if self.rows else 1.0
 
 
-class GoldenGate:
+class GoldenGate(LabGate[Golden]):
     """Passes a candidate whose answers to its golden cases are those expected, within tolerance, and whose first
     choices are right as often as the plan wants.
     """
 
     name = "golden"
 
-    def __init__(self, lab: Lab, plan: Golden) -> None:
-        """Prepares; `lab` runs candidate and parent."""
-        self._lab = lab
-        self._plan = plan
-
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares answers with what the cases expect."""
-        plan, paths = self._plan, golden_paths(candidate)
+        plan, paths = self.plan, golden_paths(candidate)
         if len(paths) < plan.cases_min:
             return ruled(plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}")
         named = {path: case_names(candidate.directory / path) for path in paths}
         expecting = [path for path, names in named.items() if names["outputs"] or names["labels"]]
         if not expecting:
             return GateVerdict(Outcome.SKIPPED, "no golden case says what is expected")
-        seen = attempted(self._lab, candidate)
+        seen = attempted(self.lab, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         answers = {answer.example: answer for answer in seen.answers}
@@ -78,7 +73,7 @@ class GoldenGate:
     def _judged(
         self, candidate: Candidate, cases: dict[str, GoldenCase], accuracy: Accuracy, numbers: dict[str, float]
     ) -> GateVerdict:
-        plan = self._plan
+        plan = self.plan
         numbers |= {"rows": float(accuracy.rows), "top1": accuracy.ratio}
         said = f"{accuracy.right} of {accuracy.rows} labelled rows are right ({accuracy.ratio:.1%})"
         if accuracy.ratio < plan.top1_min:
@@ -110,7 +105,7 @@ class GoldenGate:
             ):
                 return None
         try:
-            answers = {answer.example: answer for answer in parent_examined(self._lab, candidate, parent).answers}
+            answers = {answer.example: answer for answer in parent_examined(self.lab, candidate, parent).answers}
         except TurnoutError:
             return None
         if any(answers[path].fault for path in cases):

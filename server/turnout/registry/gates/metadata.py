@@ -14,7 +14,6 @@ class MetadataGate:
     name = "metadata"
 
     def __init__(self, plan: Metadata) -> None:
-        """Prepares; `plan` says what is required."""
         self._plan = plan
 
     def run(self, candidate: Candidate) -> GateVerdict:

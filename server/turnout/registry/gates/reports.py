@@ -73,7 +73,7 @@ class GateAttestation:
             "time": self.time,
             "turnout": self.turnout,
             "parent": self.parent or None,
-            **_found(self.report),
+            **report_json(self.report),
             "imported": self.imported,
         }
 
@@ -89,7 +89,7 @@ def report_body(candidate: Candidate, report: GateReport) -> dict[str, Any]:
         "parent": None
         if parent is None
         else {"version": str(parent.manifest.version), "digest": parent.published.digest},
-        **_found(report),
+        **report_json(report),
     }
 
 
@@ -135,7 +135,8 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
     return tuple(attestation for *_, attestation in sorted(found, key=lambda one: one[:2]))
 
 
-def _found(report: GateReport) -> dict[str, Any]:
+def report_json(report: GateReport) -> dict[str, Any]:
+    """Returns what gates found, and which of them somebody did without, as JSON values."""
     return {
         "gates": [
             {

@@ -3,6 +3,9 @@
 They look at one examination, which the lab makes once.
 """
 
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import Examination, Lab
 from turnout.registry.gates.comparison import examined, golden_paths
@@ -12,21 +15,31 @@ from turnout.registry.gates.ruling import ruled
 
 _MIB = 1 << 20
 
+P = TypeVar("P")
 
-class LoadGate:
+
+@dataclass(frozen=True, slots=True)
+class LabGate(Generic[P]):
+    """A gate that looks at what running the candidate shows.
+
+    Attributes:
+        lab: Runs it, and its parent.
+        plan: What is asked of it.
+    """
+
+    lab: Lab
+    plan: P
+
+
+class LoadGate(LabGate[Load]):
     """Passes a candidate that ONNX Runtime loads on the provider that it will be served on, and that can be warmed."""
 
     name = "load"
 
-    def __init__(self, lab: Lab, plan: Load) -> None:
-        """Prepares; `lab` runs it."""
-        self._lab = lab
-        self._plan = plan
-
     def run(self, candidate: Candidate) -> GateVerdict:
         """Loads the candidate in a process of its own and runs it once."""
         try:
-            seen = examined(self._lab, candidate)
+            seen = examined(self.lab, candidate)
         except TurnoutError as error:
             return GateVerdict(Outcome.FAILED, f"it cannot be loaded: {error.message}")
         numbers = {
@@ -35,31 +48,26 @@ class LoadGate:
             "peak_mib": seen.peak_bytes / _MIB,
         }
         where = f"loaded in {seen.load_seconds:.2f} s on {seen.provider}"
-        bound = self._plan.seconds_max
+        bound = self.plan.seconds_max
         if bound and seen.load_seconds > bound:
-            return ruled(self._plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
+            return ruled(self.plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
         own = golden_paths(candidate)
         if faults := [answer for answer in seen.answers if answer.example in own and answer.fault]:
             fault = f"{faults[0].example} cannot be run: {faults[0].fault}"
-            return ruled(self._plan.on_failure, f"{where}, but {fault}", numbers)
+            return ruled(self.plan.on_failure, f"{where}, but {fault}", numbers)
         if seen.warning:
             return GateVerdict(Outcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
         return GateVerdict(Outcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
 
 
-class DeterminismGate:
+class DeterminismGate(LabGate[Determinism]):
     """Passes a candidate that answers the same twice."""
 
     name = "determinism"
 
-    def __init__(self, lab: Lab, plan: Determinism) -> None:
-        """Prepares; `lab` runs it."""
-        self._lab = lab
-        self._plan = plan
-
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares two answers to one input."""
-        seen = attempted(self._lab, candidate)
+        seen = attempted(self.lab, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         if seen.repeatable is None:
@@ -70,22 +78,17 @@ class DeterminismGate:
         said = f"one input answered twice differs by up to {seen.wander:.3g}"
         if not seen.strays:
             return GateVerdict(Outcome.PASSED, f"{said}, within tolerance", numbers)
-        return ruled(self._plan.on_failure, f"{said}, beyond tolerance", numbers)
+        return ruled(self.plan.on_failure, f"{said}, beyond tolerance", numbers)
 
 
-class BatchabilityGate:
+class BatchabilityGate(LabGate[Batchability]):
     """Passes a candidate whose requests can be put together without one changing the answer to another."""
 
     name = "batchability"
 
-    def __init__(self, lab: Lab, plan: Batchability) -> None:
-        """Prepares; `lab` runs it."""
-        self._lab = lab
-        self._plan = plan
-
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what two rows by themselves and the two as one batch were answered."""
-        seen = attempted(self._lab, candidate)
+        seen = attempted(self.lab, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         if seen.batched:
@@ -93,10 +96,10 @@ class BatchabilityGate:
         declared = candidate.manifest.batching
         if seen.mixes:
             claimed = declared is not None and declared.enabled and declared.axes is not None
-            action = OnFailure.REFUSE if claimed else self._plan.on_failure
+            action = OnFailure.REFUSE if claimed else self.plan.on_failure
             said = "declared as batchable, and " if claimed else "rows of a batch leak into each other: "
             return ruled(action, f"{said}{seen.batching}")
-        if self._plan.required:
+        if self.plan.required:
             return ruled(OnFailure.REFUSE, f"the plan requires a version that can be batched: {seen.batching}")
         if _parent_batches(candidate) and declared is None:
             return GateVerdict(Outcome.WARNED, f"its parent declares batching: {seen.batching}")

@@ -28,7 +28,6 @@ class Environment:
         cuda: CUDA that ONNX Runtime was built for.
         cudnn: cuDNN.
         driver: NVIDIA's driver, for example `550.54.15`.
-        python: Python.
     """
 
     onnxruntime: str = ""

@@ -35,7 +35,6 @@ class _Place:
 
     Attributes:
         directory: Its files' directory.
-        published: What it is.
         triton: It is one that Triton would serve: without a manifest, perhaps with other files beside its own.
         stamp: Of the files that it was made of.
     """

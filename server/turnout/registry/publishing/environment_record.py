@@ -28,7 +28,6 @@ class SeenEnvironment:
     """What was seen when a version was published.
 
     Attributes:
-        digest: Of the version.
         time: When, in RFC 3339.
         environment: What can be declared too.
         platform: Operating system and processor.

@@ -31,21 +31,9 @@ def stated(
         InvalidModel: It cannot be described, or its manifest would be too large.
     """
     try:
-        manifest = Manifest(
-            model=model,
-            version=version,
-            files=tuple(sorted(files, key=lambda entry: entry.path)),
-            signature=facts.signature,
-            opset=facts.opset,
-            ir_version=facts.ir_version,
-            batching=metadata.batching,
-            tolerances=metadata.tolerances,
-            scores=metadata.scores,
-            labels=metadata.labels,
-            preprocessing=metadata.preprocessing,
-            metadata=metadata.to_manifest(),
-            provenance=metadata.provenance,
-        )
+        ordered = tuple(sorted(files, key=lambda entry: entry.path))
+        manifest = Manifest(model, version, ordered, facts.signature, facts.opset, facts.ir_version)
+        manifest = metadata.applied_to(manifest)
     except ValueError as error:
         raise InvalidModel(f"the version cannot be described: {error}") from error
     try:

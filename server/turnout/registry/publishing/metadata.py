@@ -65,7 +65,6 @@ class VersionMetadata:
 
     Attributes:
         description: What the model does.
-        authors: Who made it.
         licence: Under which terms.
         notes: What else readers should know of this version.
         free: Anything else, as JSON values; none of the names above.

@@ -28,7 +28,6 @@ class Entry:
     Attributes:
         stamp: Of the document.
         modified: When it was written, by the store's clock; None where the store does not say.
-        published: What it is.
     """
 
     stamp: str

@@ -14,7 +14,6 @@ since oras-py reads whole files into memory and knows no timeouts.
 
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -395,7 +394,7 @@ class _Login:
             from oras.logger import logger
         except ImportError as error:
             raise ConfigError("oci:// needs an extra that is not installed: pip install 'turnout[oci]'") from error
-        logger.set_level(logging.CRITICAL + 1)  # it writes to standard error, past everybody's log
+        logger.log_handler = []  # it writes to standard error, past everybody's log
         self._session = requests.Session()
         self._session.request = _timed(self._session.request, timeout)  # type: ignore[method-assign]
         self._auth: Any = TokenAuth()

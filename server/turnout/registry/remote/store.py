@@ -25,7 +25,6 @@ class Document:
     """A document as a listing shows it.
 
     Attributes:
-        key: Its name.
         stamp: Changes when it does; never empty.
         size: Bytes.
         modified: When it was written, seconds since the epoch by the store's clock; None where the store does not say.

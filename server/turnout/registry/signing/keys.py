@@ -10,23 +10,18 @@ from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from turnout.errors import ConfigError
 from turnout.registry.storage.files import explain, read_small
 
 _MOST_BYTES = 64 << 10
-_RAW_ED25519 = 32
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "secp256r1": hashes.SHA256(),
     "secp384r1": hashes.SHA384(),
     "secp521r1": hashes.SHA512(),
 }
 _KINDS = "an elliptic-curve key (P-256, P-384 or P-521)"
-_FORMER = (
-    f"is an Ed25519 key, as Turnout signed with before it took to OpenSSF's format, which knows {_KINDS} only: make one"
-    " with `turnout key new`, and sign with it anew"
-)
 
 
 class UnfitKeyError(ValueError):
@@ -50,8 +45,6 @@ class PublicKey:
         Raises:
             UnfitKeyError: It is not of a kind that signs models.
         """
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            raise UnfitKeyError(_FORMER)
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
             raise UnfitKeyError(f"holds no public key that signs models, expected {_KINDS}")
         return cls(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
@@ -76,8 +69,6 @@ class PublicKey:
             der = base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error):
             der = b""
-        if len(der) == _RAW_ED25519:
-            raise ConfigError(f"the public key {text} {_FORMER}")
         if der.startswith(b"\x30"):
             try:
                 return cls.from_der(der)
@@ -195,8 +186,6 @@ class PrivateKey:
         except (ValueError, UnsupportedAlgorithm):
             if passphrase and b"ENCRYPTED" in data:
                 raise ConfigError(f"{file} cannot be decrypted: the passphrase is another one") from None
-        if isinstance(key, ed25519.Ed25519PrivateKey):
-            raise ConfigError(f"{file} {_FORMER}")
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
             raise ConfigError(f"{file} holds no private key that signs models, expected {_KINDS} as PEM") from None
         return cls(key)

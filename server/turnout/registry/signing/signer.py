@@ -31,7 +31,6 @@ class KeySigner:
     """Signs with a key that is at hand.
 
     Attributes:
-        private: The key.
         certificate: Says whose it is; None for a bare key.
     """
 
@@ -65,7 +64,6 @@ class MadeElsewhere:
     """A signature that was made where the key is, and was found to be the key's.
 
     Attributes:
-        key: Who made it.
         bundle: The signature.
     """
 

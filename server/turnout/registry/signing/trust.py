@@ -3,9 +3,7 @@
 <root>/<model>/.attestations/<version>/bundle-<key>.sigstore.json
 """
 
-import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Self
@@ -26,8 +24,6 @@ from turnout.registry.storage.repository import Repository
 PREFIX, SUFFIX = "bundle-", ".sigstore.json"
 MAX_SIGNATURES = 32
 """That are looked at of one version, beside those of trusted keys: each may have megabytes."""
-FORMER_PREFIX = "signature-"
-"""Of the files in which Turnout kept signatures of its own before it took to OpenSSF's."""
 
 
 class Worth(StrEnum):
@@ -39,8 +35,6 @@ class Worth(StrEnum):
     """It says that it is one of this version, and its signer is not among the trusted ones."""
     OTHER = "of other content"
     """It is one of another version, or of what a publish that was cut short would have published."""
-    FORMER = "of the former kind"
-    """Turnout made it before it took to OpenSSF's format."""
     WRONG = "does not fit"
     """It does not cover this version as it is, its key did not make it, or it is no signature at all."""
 
@@ -132,12 +126,6 @@ class Trust:
             return f"the signature of {wrong[0].key} does not fit it ({wrong[0].why}), and no trusted key signed it"
         if unknown := by[Worth.UNKNOWN]:
             return f"it is signed by {', '.join(one.key for one in unknown)} only: {unknown[0].why}"
-        if former := by[Worth.FORMER]:
-            manifest = published.manifest
-            return (
-                f"its signature of {former[0].key} is of the kind that Turnout made before it took to OpenSSF's, and"
-                f" counts no more: sign it anew, `turnout sign {manifest.model}@{manifest.version} --key FILE`"
-            )
         if other := by[Worth.OTHER]:
             return f"it is not signed: the signature of {other[0].key} is not one of this version, {other[0].why}"
         return "it is not signed, and signing.signatures asks for that"
@@ -173,7 +161,7 @@ class Trust:
         if found.bundle is not None:
             judged = self.judge(published, found.bundle)
             return judged if judged.key else Signed(found.name, judged.worth, judged.why)
-        return Signed(found.name, Worth.FORMER if found.former else Worth.WRONG, found.fault)
+        return Signed(found.name, Worth.WRONG, found.fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +172,11 @@ class Found:
         name: The key's id, as the file is named after it.
         bundle: What it holds; None where it cannot be read as one.
         fault: Why it cannot.
-        former: It is a signature of the former kind.
     """
 
     name: str
     bundle: Bundle | None = None
     fault: str = ""
-    former: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +248,7 @@ def is_about(published: Published, data: bytes) -> bool:
 
 
 def stored(repository: Repository, published: Published, first: Iterable[str] = ()) -> list[Found]:
-    """Returns the signatures beside a version: of the keys in `first`, by id, and at most `MAX_SIGNATURES` others.
-
-    One of the former kind that is of other content is left out.
-    """
+    """Returns the signatures beside a version: of the keys in `first`, by id, and at most `MAX_SIGNATURES` others."""
     found: list[Found] = []
     files = {
         file: data
@@ -278,11 +261,6 @@ def stored(repository: Repository, published: Published, first: Iterable[str] = 
             found.append(Found(name, Bundle.from_bytes(data)))
         except ValueError as error:
             found.append(Found(name, fault=str(error)))
-    for file, data in _files(repository, published, FORMER_PREFIX).items():
-        name = file.removeprefix(FORMER_PREFIX).removesuffix(".json")
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            if json.loads(data)["digest"] == published.digest:
-                found.append(Found(name, fault="sign anew", former=True))
     return found
 
 

@@ -1,6 +1,6 @@
 """What is found out about a version after its publication, beside it and outside its digest.
 
-    <root>/<model>/.attestations/<version>/{gates-<n>.json, signature-<key>.json, ...}
+    <root>/<model>/.attestations/<version>/{gates-<n>.json, bundle-<key>.sigstore.json, ...}
 
 A version's own directory never changes once it exists. The name of this one begins with a dot, so that no scan takes it
 for a version. What lies here need not be true and need not be there: each kind has its own way to be checked.

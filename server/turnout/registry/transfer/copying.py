@@ -21,7 +21,7 @@ from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE
 from turnout.registry.onnx.model import ModelFacts, read_model
 from turnout.registry.publishing.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.publishing.publish import DEFAULT_GATES, PublishResult
-from turnout.registry.signing.trust import FORMER_PREFIX, PREFIX, SUFFIX, bundles
+from turnout.registry.signing.trust import PREFIX, SUFFIX, bundles
 from turnout.registry.storage import attestations
 from turnout.registry.storage.files import copy_file, open_inside, storage_errors, write_file
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
@@ -132,7 +132,7 @@ def _take_attested(repository: Repository, source: Repository, published: Publis
     """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
     manifest = published.manifest
     for name, data in _attested(source, published).items():
-        known = name.startswith((PREFIX, FORMER_PREFIX, IMPORTED))
+        known = name.startswith((PREFIX, IMPORTED))
         with suppress(OSError):  # the version can do without
             kept = name if known else f"{IMPORTED}{name}"
             attestations.write(repository, manifest.model, manifest.version, kept, data)

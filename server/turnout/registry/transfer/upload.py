@@ -29,7 +29,6 @@ class Upload:
     """An upload that is open. Whoever changes it has claimed it.
 
     Attributes:
-        id: Names it.
         announcement: What is to come.
         directory: Where it comes to, out of sight.
         files: What is there of each file, in the announcement's order.

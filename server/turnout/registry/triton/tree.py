@@ -35,8 +35,6 @@ class TritonModel:
     """One model of a Triton model repository.
 
     Attributes:
-        name: Its name.
-        directory: Where it is.
         sources: By number, the ONNX file of each version, ascending.
         served: Numbers of the versions that Triton would serve.
         mapped: Its configuration in Turnout's terms.

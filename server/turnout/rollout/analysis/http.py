@@ -3,31 +3,15 @@
 import asyncio
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-
-import httpx
 
 from turnout.errors import ConfigError, Unavailable
+from turnout.outbound import HttpAnswer, system_authorities
 
 MOST_BYTES = 256 * 1024
 """Of an answer's body."""
 
 _CONNECTIONS = 8
 """To one endpoint at the same time; who comes later waits within its own time."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """What an endpoint answered.
-
-    Attributes:
-        status: The HTTP status.
-        body: Its bytes.
-    """
-
-    status: int
-    body: bytes
 
 
 class HttpEndpoint:
@@ -47,6 +31,8 @@ class HttpEndpoint:
         Raises:
             ConfigError: `ca_file` cannot be read.
         """
+        import httpx  # takes 0.1 s, which the start of a server without probes does not wait for
+
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
             verify=_trust(setting, ca_file),
@@ -69,6 +55,8 @@ class HttpEndpoint:
         Raises:
             Unavailable: It does not answer, or not within the bounds; the message says why, and names no URL.
         """
+        import httpx
+
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._answer(method, url, headers, content)
@@ -101,15 +89,9 @@ class HttpEndpoint:
 
 def _trust(setting: str, ca_file: str) -> ssl.SSLContext:
     if not ca_file:
-        return _authorities()
+        return system_authorities()
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         why = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
         raise ConfigError(f"{setting}: {ca_file} {why or 'holds no certificates in PEM form'}") from None
-
-
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Returns the system's authorities, which take 25 ms of CPU to read."""
-    return ssl.create_default_context()

@@ -11,8 +11,9 @@ import orjson
 
 from turnout.config import Probe
 from turnout.errors import TurnoutError, Unavailable
+from turnout.outbound import HttpAnswer
 from turnout.registry.storage.files import read_small
-from turnout.rollout.analysis.http import HttpAnswer, HttpEndpoint
+from turnout.rollout.analysis.http import HttpEndpoint
 from turnout.rollout.analysis.json_path import value_at
 from turnout.rollout.analysis.promql import filled, filled_url, number_in
 from turnout.rollout.machine.measurements import LONGEST_DETAIL, ProbeLimits, ProbeOutcome, judged, number_text
@@ -78,7 +79,6 @@ class Prober:
     """One probe. Used on the event loop only.
 
     Attributes:
-        name: Its name.
         probe: As it is configured.
     """
 

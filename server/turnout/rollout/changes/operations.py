@@ -51,7 +51,10 @@ class Done:
 
 
 class Operations:
-    """Releases, takes releases back, rolls back, and ends what cannot be read."""
+    """Releases, takes releases back, rolls back, and ends what cannot be read.
+
+    Every method raises Unavailable while the state store does not answer.
+    """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
         self._repository = repository
@@ -83,7 +86,6 @@ class Operations:
             ModelNotFound, VersionNotFound: It does not exist.
             ChangeRefused: Something is in the way; the message says what, and the ways out.
             InvalidRequest: It is yanked.
-            Unavailable: The state store does not answer.
         """
         exact = self._repository.find(model, version).manifest.version
         order = secrets.token_bytes(ORDER_BYTES)
@@ -136,7 +138,6 @@ class Operations:
             ModelNotFound: There is no such model.
             ChangeRefused: There is nothing to go back to, or it cannot answer.
             Conflict: It has moved since the operator looked at it.
-            Unavailable: The state store does not answer.
         """
         order = secrets.token_bytes(ORDER_BYTES)
 
@@ -172,7 +173,6 @@ class Operations:
 
         Raises:
             ChangeRefused: There is none.
-            Unavailable: The state store does not answer.
         """
 
         def decide(situation: Situation, _: int) -> Outcome:
@@ -186,11 +186,7 @@ class Operations:
         return self._decide(model, decide, actor, reason, signatures=signatures)
 
     def answers(self, model: str) -> Answers:
-        """Returns who answers what, by what the state store holds; nobody anything where there is no such model.
-
-        Raises:
-            Unavailable: The state store does not answer.
-        """
+        """Returns who answers what, by what the state store holds; nobody anything where there is no such model."""
         return self._look(model, self._found(model)).answers
 
     def _look(self, model: str, signatures: Mapping[Version, Signature]) -> Situation:

@@ -20,7 +20,6 @@ class Situation:
     """One model as it is.
 
     Attributes:
-        model: Its name.
         signatures: Of the versions that exist.
         statuses: Release statuses; a version that is not named is a candidate.
         state: The policy in force.

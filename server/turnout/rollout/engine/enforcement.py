@@ -39,16 +39,6 @@ class Enforcement:
         patience: Patience,
         log: FilteringBoundLogger,
     ) -> None:
-        """Takes what it works on.
-
-        Args:
-            world: What is served and routed.
-            store: Keeps the releases.
-            ownership: The rollouts that run.
-            diversions: Rollbacks that are not on record yet.
-            patience: Bounds the wait for the store.
-            log: Where trouble is logged.
-        """
         self._world = world
         self._store = store
         self._ownership = ownership

@@ -28,7 +28,7 @@ from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_base
 from turnout.rollout.engine.ports import Outside, RolloutStore, World
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.store_timeouts import Patience, StillRunning
-from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions, Journal
+from turnout.rollout.engine.unrecorded_rollbacks import Diversion, DiversionFiles, Diversions
 from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.machine import machine, overrides
 from turnout.rollout.machine.attempt import Entry, Moved, Rollout, RolloutState, moved
@@ -61,6 +61,8 @@ _COMMAND_TRIES = 4
 class RolloutEngine:
     """The rollouts of one server. Used on the event loop only.
 
+    What operators ask for raises Unavailable while the state store does not answer.
+
     Attributes:
         rollbacks: Those that are not on record yet, or not in force here.
         last_tick: When the last one ended, by the monotonic clock.
@@ -72,7 +74,7 @@ class RolloutEngine:
         self,
         world: World,
         store: RolloutStore,
-        journal: Journal,
+        journal: DiversionFiles,
         clock: Clock,
         tick_seconds: float,
         outside: Outside,
@@ -244,7 +246,6 @@ class RolloutEngine:
             InvalidRequest: The plan names a probe that is not configured.
             ModelNotFound, NotFound: There is no such model or version.
             ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
-            Unavailable: The state store does not answer.
         """
         self._outside.check(plan)
         if why := self.refusals(model, candidate):
@@ -295,7 +296,6 @@ class RolloutEngine:
             NotFound: No such rollout of the model runs.
             Conflict: The rollout has moved since.
             ChangeRefused: It cannot be done now, or several run and none was named.
-            Unavailable: The state store does not answer.
         """
         for left in reversed(range(_COMMAND_TRIES)):
             async with self._lock:
@@ -345,7 +345,6 @@ class RolloutEngine:
 
         Raises:
             TurnoutError: As `operation`.
-            Unavailable: The state store does not answer.
         """
 
         async def operate() -> Done:

@@ -21,7 +21,6 @@ class Neighbour:
     """A server, as it reported itself last.
 
     Attributes:
-        name: Its name.
         started: When it reported first, by the state store's clock.
         silent_s: Seconds since it reported last.
         alive: It has reported within four ticks.

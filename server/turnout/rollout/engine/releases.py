@@ -24,14 +24,6 @@ class Releases:
     """What operators change about who answers. Used on the event loop only."""
 
     def __init__(self, engine: RolloutEngine, operations: Operations, world: World, log: FilteringBoundLogger) -> None:
-        """Takes what it works on.
-
-        Args:
-            engine: Drives the rollouts that may be in the way.
-            operations: Decide and record.
-            world: Tells which versions can answer.
-            log: Where trouble is reported.
-        """
         self._engine = engine
         self._operations = operations
         self._world = world

@@ -33,16 +33,6 @@ class Rollbacks:
         enforcement: Enforcement,
         clock: Clock,
     ) -> None:
-        """Takes what it works on.
-
-        Args:
-            world: What is served and routed.
-            store: Keeps the rollouts.
-            ownership: The rollouts that run.
-            diversions: What is in force and not on record yet.
-            enforcement: Tells what of it is needed.
-            clock: That they go by.
-        """
         self._world = world
         self._store = store
         self._ownership = ownership

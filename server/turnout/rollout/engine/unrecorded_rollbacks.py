@@ -12,16 +12,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.changes.situation import Since
+from turnout.rollout.engine.ports import World
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.threads import Threads
 
@@ -35,7 +36,6 @@ class Diversion:
     """A rollback that is in force and not on record yet.
 
     Attributes:
-        model: Its model.
         to: The version that answers everything that is left to the policy.
         since: Who answered before; somebody else's decision since then ends it.
         attempt: The rollout that is taken back; 0 for a rollback by hand.
@@ -100,22 +100,6 @@ class Diversion:
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error
-
-
-class Journal(Protocol):
-    """Where diversions outlive their server. Blocking."""
-
-    def read(self) -> Sequence[Diversion]:
-        """Returns those that are in force. Raises OSError if they cannot be read."""
-        ...
-
-    def write(self, diversion: Diversion) -> None:
-        """Keeps one, in place of the model's earlier one. Raises OSError if that fails."""
-        ...
-
-    def remove(self, model: str) -> None:
-        """Forgets the model's. Raises OSError if that fails."""
-        ...
 
 
 class DiversionFiles:
@@ -190,22 +174,10 @@ def _kept_seconds(diversion: Diversion) -> float:
     return _RECORDED_SECONDS if diversion.recorded != diversion.since.epoch else _RECORDED_UNSEEN_SECONDS
 
 
-class Diverting(Protocol):
-    """What routes; `World` is one."""
-
-    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
-        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
-        ...
-
-    def undivert(self, model: str) -> None:
-        """Has the policy hold again."""
-        ...
-
-
 class Diversions:
     """The rollbacks in force that are not on record. Used on the event loop only."""
 
-    def __init__(self, world: Diverting, journal: Journal, log: FilteringBoundLogger) -> None:
+    def __init__(self, world: World, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
         """Knows of none before `follow`.
 
         Args:

@@ -59,7 +59,6 @@ class SlotRecord:
 
     Attributes:
         server: The server's name.
-        slot: Its number.
         candidate: Its latest requests on the candidate, at most 200.
         before: Its latest requests on the baseline before it met the candidate, at most 200.
         elsewhere: Everything else on the server's baseline, in the ticks of `candidate`.

@@ -5,8 +5,8 @@ any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -102,12 +102,10 @@ class Rollout:
     """One attempt to make a candidate the baseline.
 
     Attributes:
-        model: Its model.
         candidate, previous: The version that is to be the baseline, and the one that is good now.
         attempt: 1, 2, 3 ... of the model.
         plan: How it goes.
         evidence: What was seen so far.
-        state: Where it is.
         step: Number of the present step, from 0.
         epoch: Moves with every change but the counts; what an operator decides on.
         in_state_s: Active seconds in this state.
@@ -246,21 +244,11 @@ class Rollout:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the state store holds."""
-        return {
-            "schema": _SCHEMA, "model": self.model, "candidate": str(self.candidate), "previous": str(self.previous),
-            "attempt": self.attempt, "plan": self.plan.to_json(), "plan_digest": self.plan.digest,
-            "evidence": self.evidence.to_json(), "state": str(self.state), "step": self.step, "epoch": self.epoch,
-            "in_state_s": self.in_state_s, "step_s": self.step_s, "active_s": self.active_s, "idle_s": self.idle_s,
-            "held": self.held,
-            "step_requests": self.step_requests, "thresholds": dict(self.thresholds), "patience": self.patience,
-            "weight": self.weight, "passed_gate": self.passed_gate,
-            "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "verdict": self.verdict,
-            "policy_epoch": self.policy_epoch, "routed": self.routed, "was_released": self.was_released,
-            "released": self.released, "finishing": self.finishing, "rivals": self.rivals,
-            "end": str(self.end), "actor": self.actor, "reason": self.reason,
-            "cause": self.cause, "step_baseline": self.step_baseline, "silent_s": self.silent_s,
-            "baseline_silent_s": self.baseline_silent_s,
-            "step_keyed": list(self.step_keyed), "history": self.history,
+        return {name: getattr(self, name) for name in _PLAIN} | {
+            "schema": _SCHEMA, "candidate": str(self.candidate), "previous": str(self.previous),
+            "plan": self.plan.to_json(), "plan_digest": self.plan.digest, "evidence": self.evidence.to_json(),
+            "state": str(self.state), "end": str(self.end), "thresholds": dict(self.thresholds), "weight": self.weight,
+            "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "step_keyed": list(self.step_keyed),
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
             "per_server": self.per_server.to_json(),
             "probes": {name: record.to_json() for name, record in self.probes.items()},
@@ -278,26 +266,31 @@ class Rollout:
             if body["schema"] != _SCHEMA:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
+            plain = {
+                name: body[name] if kind is str else kind(body[name])  # what is no text is told below
+                for name, kind in _PLAIN.items()
+                if name in body or name not in _LATER
+            }
             read = cls(
-                body["model"], Version.parse(body["candidate"]), Version.parse(body["previous"]), int(body["attempt"]),
-                plan, Evidence.from_json(body["evidence"], plan.evidence_metrics), RolloutState(body["state"]),
-                int(body["step"]), int(body["epoch"]), float(body["in_state_s"]), float(body["step_s"]),
-                float(body["active_s"]), float(body["idle_s"]), body["held"],
-                int(body["step_requests"]),
-                {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]),
-                None if body["weight"] is None else float(body["weight"]),
-                int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
-                int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
-                bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
+                candidate=Version.parse(body["candidate"]),
+                previous=Version.parse(body["previous"]),
+                plan=plan,
+                evidence=Evidence.from_json(body["evidence"], plan.evidence_metrics),
+                state=RolloutState(body["state"]),
+                end=RolloutState(body["end"]),
+                thresholds={k: float(v) for k, v in body["thresholds"].items()},
+                weight=None if body["weight"] is None else float(body["weight"]),
+                pauses=tuple(Pause(*p) for p in body["pauses"]),
                 # Of a release that did not write these: nothing is known of the step so far.
-                body.get("cause", ""), int(body.get("step_baseline", 0)),
-                {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
-                float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
-                _two(body.get("step_keyed", (0, 0))), body.get("history", ""),
-                PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
-                {name: ProbeRecord.from_json(record) for name, record in body.get("probes", {}).items()},
-                Confirmation.from_json(asked) if (asked := body.get("confirmation")) else None,
-            )  # fmt: skip
+                step_keyed=_two(body.get("step_keyed", (0, 0))),
+                step_counts={name: Count.from_json(counted) for name, counted in body.get("step_counts", {}).items()},
+                per_server=PerServer.from_json(
+                    body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics
+                ),
+                probes={name: ProbeRecord.from_json(record) for name, record in body.get("probes", {}).items()},
+                confirmation=Confirmation.from_json(asked) if (asked := body.get("confirmation")) else None,
+                **plain,
+            )
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
         if read.history:
@@ -308,27 +301,10 @@ class Rollout:
 
     def _problem(self) -> str:
         """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
-        texts: tuple[object, ...] = (
-            self.model,
-            self.held,
-            self.verdict,
-            self.routed,
-            self.actor,
-            self.reason,
-            self.cause,
-            self.history,
-        )
-        texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
-        seconds = (
-            self.in_state_s,
-            self.step_s,
-            self.active_s,
-            self.idle_s,
-            self.patience,
-            self.silent_s,
-            self.baseline_silent_s,
-            *self.thresholds.values(),
-        )
+        texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
+        texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
+        seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]
+        seconds += self.thresholds.values()
         counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
             (all(isinstance(text, str) for text in texts), "a text is none"),
@@ -341,6 +317,15 @@ class Rollout:
         )
         problems = [what for fine, what in checks if not fine]
         return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
+
+
+_PLAIN: Mapping[str, Callable[[Any], Any]] = {
+    one.name: kind for one in fields(Rollout) for kind in (str, int, float, bool) if one.type is kind
+}
+"""Fields that JSON holds as they are, and their types."""
+
+_LATER = ("cause", "step_baseline", "silent_s", "baseline_silent_s", "history")
+"""Those of them that not every release has written."""
 
 
 def _two(numbers: Sequence[Any]) -> tuple[int, int]:

@@ -44,9 +44,7 @@ class Measurement:
     """One answer of a probe.
 
     Attributes:
-        probe: Its name.
         stage: Of the rollout when it was asked, as `Rollout.stage`.
-        outcome: What it says.
         value: What was measured, as text; "" where nothing was.
         detail: A sentence: what limit it is beyond, or why it is inconclusive; "" where it passed.
         time: When it was answered, UTC.

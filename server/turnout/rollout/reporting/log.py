@@ -16,7 +16,10 @@ _MOST_ATTEMPTS = 2**63 - 1
 
 
 class RolloutLog:
-    """Reads what is recorded about rollouts: nothing is told before it is on record."""
+    """Reads what is recorded about rollouts: nothing is told before it is on record.
+
+    Every method raises Unavailable while the state store does not answer.
+    """
 
     def __init__(self, store: StateStore, catalog: Catalog) -> None:
         """Reads nothing yet.
@@ -35,7 +38,6 @@ class RolloutLog:
             ModelNotFound: There is no such model.
             NotFound: It never had one, or no such attempt.
             Unsupported: It cannot be read; the message names the way out.
-            Unavailable: The state store does not answer.
         """
         record, _ = await self.found(model, attempt)
         return record, recorded(record)
@@ -53,7 +55,6 @@ class RolloutLog:
 
         Raises:
             ModelNotFound: There is no such model.
-            Unavailable: The state store does not answer.
         """
         if model is not None:
             self._catalog.snapshot.model(model)

@@ -3,14 +3,13 @@
 import asyncio
 import hashlib
 import hmac
-import http.client
 import json
-import urllib.request
 import uuid
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Rollout as RolloutSettings
+from turnout.outbound import Unanswered, ask
 from turnout.rollout.clock import Clock
 from turnout.rollout.machine.attempt import Entry, Rollout
 from turnout.rollout.machine.status import json_number
@@ -70,19 +69,21 @@ class Webhook:
             body = await self._queue.get()
             for attempt in range(_TRIES):
                 try:
-                    await self._threads.run(self._post, body)
-                    break
-                except (OSError, ValueError, http.client.HTTPException) as error:
-                    if attempt == _TRIES - 1:
-                        self._log.error("a webhook could not be delivered", reason=type(error).__name__, tries=_TRIES)
-                    else:
-                        await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+                    status = await self._threads.run(self._post, body)
+                    if 200 <= status < 300:
+                        break
+                    reason = f"HTTP {status}"
+                except Unanswered as error:
+                    reason = error.kind
+                if attempt == _TRIES - 1:
+                    self._log.error("a webhook could not be delivered", reason=reason, tries=_TRIES)
+                else:
+                    await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
 
-    def _post(self, body: bytes) -> None:
-        headers = {"Content-Type": CONTENT_TYPES[self._format], "User-Agent": "turnout"}
+    def _post(self, body: bytes) -> int:
+        headers = {"Content-Type": CONTENT_TYPES[self._format]}
         if self._secret:
             digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
             headers["X-Turnout-Signature"] = f"sha256={digest}"
-        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - the settings allow http and https only
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
-            pass
+        # What it says besides the status is not waited for: an event that was taken must not be sent again.
+        return ask("POST", self._url, headers=headers, content=body, timeout_s=_TIMEOUT_SECONDS, most_bytes=0).status

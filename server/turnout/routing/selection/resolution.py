@@ -1,7 +1,7 @@
 """Which version a selector names, among those that exist. Pure."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Self
 
@@ -27,6 +27,7 @@ class VersionIndex:
         digests: Versions by digest.
         ready: Those that can answer now.
         coming: Those on their way to be ready.
+        available: Those that are ready, or are loaded for the first request that names them.
     """
 
     model: str
@@ -38,6 +39,7 @@ class VersionIndex:
     digests: Mapping[str, Version]
     ready: frozenset[Version]
     coming: frozenset[Version]
+    available: frozenset[Version]
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class VersionIndex:
         digests: Mapping[str, Version] | None = None,
         ready: Collection[Version] = (),
         coming: Collection[Version] = (),
+        available: Collection[Version] | None = None,
     ) -> Self:
         """Makes the index of the versions in `standings`, in whatever order they come."""
         versions = tuple(sorted(standings, key=precedence, reverse=True))
@@ -62,6 +65,7 @@ class VersionIndex:
             digests=digests or {},
             ready=frozenset(ready),
             coming=frozenset(coming),
+            available=frozenset(ready if available is None else available),
         )
 
     def find(self, version: Version) -> Version | None:
@@ -86,15 +90,18 @@ def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = 
     A pin, a digest and a tag name one version. A range, `latest` and the empty selector choose among released versions:
     the highest that is ready, so that one still loading takes no traffic from the one below it; where none is, the
     highest that is coming; where none is either, the highest. With `prefer_ready=False` it is the highest in any case.
+    To a range, what would be loaded for the request is as good as ready: which versions happen to be in memory does not
+    change what a range means.
 
     Raises:
         VersionNotFound: There is no such version; the error names the nearest.
     """
     match selector:
         case Default() | Latest():
-            return _choose(selector, versions, lambda version: version.prerelease is None, prefer_ready=prefer_ready)
+            fits, ready = (lambda version: version.prerelease is None), versions.ready
+            return _choose(selector, versions, fits, ready if prefer_ready else None)
         case InRange(range=wanted):
-            return _choose(selector, versions, wanted.satisfied_by, prefer_ready=prefer_ready)
+            return _choose(selector, versions, wanted.satisfied_by, versions.available if prefer_ready else None)
         case Exact(version=pinned):
             found = versions.find(pinned)
             if found is None or pinned.build not in (None, found.build):
@@ -124,15 +131,15 @@ def _choose(
     selector: Default | Latest | InRange,
     versions: VersionIndex,
     fits: Callable[[Version], bool],
-    *,
-    prefer_ready: bool,
+    ready: Set[Version] | None,
 ) -> Version:
+    """Returns the highest released version that fits and is in `ready`; with None, whether it is or not."""
     highest: Version | None = None
     coming: Version | None = None
     for version in versions.released:
         if not fits(version):
             continue
-        if not prefer_ready or version in versions.ready:
+        if ready is None or version in ready:
             return version
         if highest is None:
             highest = version

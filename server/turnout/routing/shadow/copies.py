@@ -15,7 +15,6 @@ class Copy:
     """A request and the baseline's answer to it.
 
     Attributes:
-        request_id: Of the request.
         inputs: By name.
         names: Of the outputs that the client wanted.
         expected: The baseline's, in that order.

@@ -58,7 +58,6 @@ class Disagreement:
     """One request that the two versions answered differently.
 
     Attributes:
-        request_id: The request.
         time: When it was compared, UTC.
         comparison: In what they differ.
         inputs: What may be kept of the inputs; empty unless that is configured.

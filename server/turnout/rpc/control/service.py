@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from turnout.releases.release import Declarer
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
@@ -15,7 +16,7 @@ from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
-from turnout.rpc.control.versions import Declarer, VersionMethods
+from turnout.rpc.control.versions import VersionMethods
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.manager import Manager

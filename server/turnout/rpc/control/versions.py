@@ -2,13 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import ParamSpec, Protocol, TypeVar
-
-from semver import Version
+from typing import Any, TypeVar
 
 from turnout.errors import InvalidRequest, ModelNotFound, Unavailable
 from turnout.registry.manifest.names import parse_version
-from turnout.releases.release import WayBack
+from turnout.releases.release import Declarer
 from turnout.rollout.engine.releases import Releases
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import check_record
@@ -20,38 +18,8 @@ from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Declarer(Protocol):
-    """Records yanks and tags, checking first that what they name exists. Blocking; called by `in_thread`."""
-
-    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a call of this object's in a thread."""
-        ...
-
-    def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
-        """Withdraws a version; returns what it was before."""
-        ...
-
-    def way_back(self, model: str) -> WayBack:
-        """Returns what the model's traffic can be rolled back to."""
-        ...
-
-    def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Takes a withdrawal back; False where there was none."""
-        ...
-
-    def set_tag(
-        self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
-    ) -> Version | None:
-        """Makes a tag name a version; returns the one it named before."""
-        ...
-
-    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
-        """Removes a tag; returns the version it named."""
-        ...
+_Declaration = pb.YankVersionRequest | pb.UnyankVersionRequest | pb.SetTagRequest | pb.DeleteTagRequest
 
 
 class VersionMethods:
@@ -108,19 +76,12 @@ class VersionMethods:
 
     async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:  # noqa: N802
         """Withdraws a version; in force when the call returns."""
-        check_record(request.actor, request.reason)
-        before = await self._declarer.in_thread(
-            self._declarer.yank,
-            request.model,
-            parse_version(request.version),
-            actor=request.actor,
-            reason=request.reason,
-        )
-        await self._refresh()
+        version = parse_version(request.version)
+        before = await self._declare(self._declarer.yank, request, version)
         warning = ""
         with suppress(OSError, Unavailable):  # it is yanked, whatever can be said of it
             back = await self._declarer.in_thread(self._declarer.way_back, request.model)
-            warning = back.yank_warning(request.model, parse_version(request.version))
+            warning = back.yank_warning(request.model, version)
         return pb.YankVersionResponse(
             changed=before is not Standing.YANKED,
             answers=self._answers_of(request.model),
@@ -129,48 +90,31 @@ class VersionMethods:
 
     async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:  # noqa: N802
         """Takes a withdrawal back; in force when the call returns."""
-        check_record(request.actor, request.reason)
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
-        changed = await self._declarer.in_thread(
-            self._declarer.unyank,
-            request.model,
-            parse_version(request.version),
-            actor=request.actor,
-            reason=request.reason,
-        )
-        await self._refresh()
+        changed = await self._declare(self._declarer.unyank, request, parse_version(request.version))
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
         """Makes a tag name a version; in force when the call returns."""
-        check_record(request.actor, request.reason)
-        previous = await self._declarer.in_thread(
-            self._declarer.set_tag,
-            request.model,
-            request.tag,
-            parse_version(request.version),
-            actor=request.actor,
-            reason=request.reason,
-            expect=_expected(request),
-        )
-        await self._refresh()
+        version = parse_version(request.version)
+        previous = await self._declare(self._declarer.set_tag, request, request.tag, version, expect=_expected(request))
         before = "" if previous is None else str(previous)
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
     async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:  # noqa: N802
         """Removes a tag; in force when the call returns."""
+        previous = await self._declare(self._declarer.delete_tag, request, request.tag, expect=_expected(request))
+        return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
+
+    async def _declare(self, change: Callable[..., T], request: _Declaration, *arguments: Any, **named: Any) -> T:
+        """Makes a change in a thread, and has it in force here."""
         check_record(request.actor, request.reason)
-        previous = await self._declarer.in_thread(
-            self._declarer.delete_tag,
-            request.model,
-            request.tag,
-            actor=request.actor,
-            reason=request.reason,
-            expect=_expected(request),
+        result = await self._declarer.in_thread(
+            change, request.model, *arguments, actor=request.actor, reason=request.reason, **named
         )
         await self._refresh()
-        return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
+        return result
 
     def _answers_of(self, model: str) -> traffic_pb2.Answers:
         try:

@@ -48,7 +48,6 @@ class RawInput(NamedTuple):
     """A tensor of numbers whose elements are raw, as it is described beside them; all of it was checked.
 
     Attributes:
-        name: Of the input.
         shape: Of the array.
         dtype: Of the array.
         nbytes: Of the elements.
@@ -67,11 +66,6 @@ class InputDecoder:
     """
 
     def __init__(self, limits: InputLimits) -> None:
-        """Prepares.
-
-        Args:
-            limits: On what requests may hold.
-        """
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 

@@ -10,7 +10,6 @@ class DescriptionMethods:
     """Answers in messages."""
 
     def __init__(self, description: Description) -> None:
-        """Prepares to answer from `description`."""
         self._description = description
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: N802 - gRPC's

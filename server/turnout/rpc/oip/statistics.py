@@ -8,7 +8,6 @@ class StatisticsMethods:
     """Tells what versions did."""
 
     def __init__(self, statistics: Statistics) -> None:
-        """Prepares to tell of `statistics`."""
         self._statistics = statistics
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:  # noqa: N802 - gRPC's

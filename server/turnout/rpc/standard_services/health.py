@@ -1,7 +1,7 @@
 """`grpc.health.v1`: Check and Watch, for the server, its services and single models.
 
 Names: "" and each service's full name follow the server's readiness; `model:NAME` and `model:NAME@SELECTOR` are SERVING
-while what they name answers requests.
+while what they name answers requests, if need be once it was loaded for the first.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from turnout.errors import InvalidSelector, NotFound, TurnoutError
+from turnout.errors import InvalidSelector, NotFound, TurnoutError, VersionOnDemand
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog
 
@@ -79,6 +79,8 @@ class HealthServicer:
             if selector:
                 raise
             return int(_Status.NOT_SERVING)  # the model exists, but nothing of it is released
+        except VersionOnDemand:
+            pass  # a request would have it loaded, and be answered
         except TurnoutError:
             return int(_Status.NOT_SERVING)
         return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)

@@ -25,11 +25,6 @@ class StatusError(Exception):
     """Ends a call with a status other than OK."""
 
     def __init__(self, status: Status) -> None:
-        """Prepares.
-
-        Args:
-            status: Code, message, and the details that travel in `grpc-status-details-bin`.
-        """
         super().__init__(status.message)
         self.status = status
 

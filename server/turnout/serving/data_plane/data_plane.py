@@ -13,12 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from turnout.auth.authority import Authority
 from turnout.auth.roles import Role
-from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError
+from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError, VersionOnDemand
 from turnout.serving.batching.batcher import Answer
 from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.inference import Exchange, InferenceRequest, InferenceResult, Route, Router
 from turnout.serving.data_plane.request_counting import Counted
 from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.on_demand import OnDemand
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.tracing.trace import Trace
@@ -86,6 +87,7 @@ class DataPlane:
         conversions: ConversionThread,
         tracer: Tracer | None = None,
         authority: Authority | None = None,
+        on_demand: OnDemand | None = None,
     ) -> None:
         """Puts the data plane together.
 
@@ -98,6 +100,7 @@ class DataPlane:
             conversions: Decodes and encodes what is large.
             tracer: Traces requests; None where tracing is off.
             authority: Says who may run which model; None where everybody is taken at their word.
+            on_demand: Has versions loaded that requests ask for; None where none are.
         """
         self._router = router
         self._catalog = catalog
@@ -107,6 +110,7 @@ class DataPlane:
         self._conversions = conversions
         self._tracer = tracer
         self.authority = authority
+        self._on_demand = on_demand
         metrics.faults.watch("inference")
         self.draining = asyncio.Event()
 
@@ -174,20 +178,15 @@ class DataPlane:
         assert pending.request is not None
         request, result = pending.request, pending.result
         if result is None:
-            route = pending.route
             try:
-                if route is None or route.handle.closing:  # it was routed, and then the version left
-                    route = None
-                    route = pending.route = self._route(request, trace)
-                names, answer = await route.handle.infer(
-                    request.inputs, request.outputs, request.deadline, route.lane, request.kind
-                )
+                names, answer = await self._infer(pending, request, trace)
             except Exception as error:  # noqa: BLE001 - told apart there
-                return self._failed(exchange, trace, request, route, pending.counted, error)
+                return self._failed(exchange, trace, request, pending.route, pending.counted, error)
             except asyncio.CancelledError as error:
-                assert route is not None
-                self._count_failure(trace, request, route, pending.counted, error)
+                self._count_failure(trace, request, pending.route, pending.counted, error)
                 raise
+            route = pending.route
+            assert route is not None, "what was answered had a route"
             result = self._answered(trace, request, route, pending.counted, names, answer)
         if result.light and not exchange.costly:
             return self._encoded(exchange, trace, request, result)
@@ -198,6 +197,29 @@ class DataPlane:
         if trace is not None:
             end(trace, exchange)
         return encoded
+
+    async def _infer(
+        self, pending: Pending[Any], request: InferenceRequest, trace: Trace | None
+    ) -> tuple[Sequence[str], Answer]:
+        """Runs a request on a runner, after its version was loaded for it where that has to be.
+
+        Raises:
+            TurnoutError: As `Router.route`, `OnDemand.loaded` and `VersionHandle.infer`.
+        """
+        route, waited = pending.route, pending.route is None
+        if route is None or route.handle.closing:  # it waits for its version, or was routed, and then the version left
+            pending.route = None
+            try:
+                route = pending.route = self._route(request, trace)
+            except VersionOnDemand as cold:
+                if self._on_demand is None:
+                    raise
+                size = sum(array.nbytes for array in request.inputs.values())
+                async with self._on_demand.loaded(cold.model, cold.version, request.deadline, size):
+                    return await self._infer(pending, request, trace)
+        if waited and pending.counted is None and (route.handle.arms or request.routing_key):
+            pending.counted = Counted(route, request.routing_key)
+        return await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane, request.kind)
 
     def _run(self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest) -> T | Pending[T]:
         """Routes a request, and runs it if its version is quick enough for that."""
@@ -214,6 +236,10 @@ class DataPlane:
                 # It waited too long on its way: the queue refuses it, and nothing is computed.
                 return Pending(self, exchange, trace, request, route, counted)
             answered = handle.infer_now(request.inputs, request.outputs, route.lane, request.kind)
+        except VersionOnDemand as error:
+            if self._on_demand is None:
+                return self._failed(exchange, trace, request, route, counted, error)
+            return Pending(self, exchange, trace, request)
         except Exception as error:  # noqa: BLE001 - told apart there
             return self._failed(exchange, trace, request, route, counted, error)
         if answered is None:

@@ -5,6 +5,7 @@ descriptors of the socket and the two arenas. The first frame says what to load.
 dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
 """
 
+import contextlib
 import json
 import socket
 import sys
@@ -19,14 +20,13 @@ from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import (
-    LENGTH,
     MAX_ARENA,
-    MAX_FRAME,
     pack_answer,
     pack_failure,
     pack_loaded,
     unpack_request,
 )
+from turnout.serving.sandbox.messages import FrameError, receive_frame, send_frame
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.session import Session
 
@@ -46,17 +46,15 @@ def main() -> None:
 
 
 def _serve(connection: socket.socket, requests: Arena, answers: Arena) -> None:
-    job = _receive(connection)
-    if job is None:
-        return
-    try:
-        session = _loaded(json.loads(job))
-    except TurnoutError as error:
-        _send(connection, pack_failure(error))
-        return
-    _send(connection, pack_loaded(session.providers, session.device))
-    while (frame := _receive(connection)) is not None:
-        _send(connection, _answer(session, requests, answers, frame))
+    with contextlib.suppress(EOFError, FrameError):
+        try:
+            session = _loaded(json.loads(receive_frame(connection)))
+        except TurnoutError as error:
+            send_frame(connection, pack_failure(error))
+            return
+        send_frame(connection, pack_loaded(session.providers, session.device))
+        while True:
+            send_frame(connection, _answer(session, requests, answers, receive_frame(connection)))
 
 
 def _loaded(job: Mapping[str, Any]) -> Session:
@@ -115,29 +113,6 @@ def _answer(session: Session, requests: Arena, answers: Arena, frame: bytes) -> 
         return pack_failure(MemoryBudgetExceeded("a memory limit was met"))
     except Exception as error:  # noqa: BLE001 - one request's trouble is its own answer
         return pack_failure(ModelFailure(f"the run failed ({type(error).__name__})"))
-
-
-def _receive(connection: socket.socket) -> bytes | None:
-    """Reads a frame; None where the socket was closed."""
-    header = _exactly(connection, LENGTH.size)
-    if header is None:
-        return None
-    (size,) = LENGTH.unpack(header)
-    return _exactly(connection, size) if size <= MAX_FRAME else None
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes | None:
-    data = b""
-    while len(data) < size:
-        part = connection.recv(size - len(data))
-        if not part:
-            return None
-        data += part
-    return data
-
-
-def _send(connection: socket.socket, frame: bytes) -> None:
-    connection.sendall(LENGTH.pack(len(frame)) + frame)
 
 
 if __name__ == "__main__":

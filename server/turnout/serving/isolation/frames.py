@@ -3,8 +3,8 @@
     server   request: what to run, on which tensors ---------------->  child
              <------------ answer: the outputs' tensors, or why there are none
 
-A frame is a length and that many bytes, over a socket; it holds names, dtypes and shapes. The elements lie in an
-`Arena`, each tensor's at the next multiple of 64 bytes. Strings lie there as their lengths (uint32) and then their
+A frame (`turnout.serving.sandbox.messages`) holds names, dtypes and shapes. The elements lie in an `Arena`, each
+tensor's at the next multiple of 64 bytes. Strings lie there as their lengths (uint32) and then their
 UTF-8. Nothing is executed of what is read, and every number of it is checked: the other side may be broken.
 """
 
@@ -17,15 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from turnout import errors
-from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError, Violation
+from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelTimedOut, TurnoutError
 from turnout.registry.manifest.signature import DataType
 from turnout.serving.isolation.arena import Arena, ArenaBroken, ArenaFull
+from turnout.serving.sandbox.messages import FrameError, failure_body, read_failure
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
-
-LENGTH = struct.Struct("<I")
-MAX_FRAME = 1 << 26
-"""Bytes of a frame."""
 
 MAX_ARENA = 1 << 31
 """Bytes of the tensors of one request, or of one answer: what protobuf can carry to a client."""
@@ -39,19 +35,10 @@ _ALIGNMENT = 64
 """Bytes: what vectorised kernels like best."""
 
 _MAX_RANK = 64  # NumPy's own
-_MAX_CAUSE = 4000
 
 _CODES: Mapping[Any, int] = {dtype: code for code, dtype in enumerate(NUMPY_DTYPES.values())}
 _DTYPES: Sequence[np.dtype[Any]] = tuple(NUMPY_DTYPES.values())
 _STRING = list(NUMPY_DTYPES).index(DataType.STRING)
-
-
-class FrameError(Exception):
-    """The other side said what makes no sense."""
-
-
-class ChildsCause(Exception):
-    """What an error of the child came from, in its words; for the log, never for a client."""
 
 
 def pack_request(arena: Arena, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
@@ -98,14 +85,7 @@ def pack_answer(arena: Arena, outputs: Iterable[tuple[str, Array]]) -> bytes:
 
 def pack_failure(error: TurnoutError) -> bytes:
     """Returns the frame that says why there are no outputs."""
-    body = {
-        "kind": type(error).__name__,
-        "message": error.message,
-        "retry_after": error.retry_after,
-        "violations": [[violation.field, violation.description] for violation in error.violations],
-        "cause": repr(error.__cause__)[:_MAX_CAUSE] if error.__cause__ is not None else "",
-    }
-    return _HEADER.pack(_FAILED, 0, 0) + json.dumps(body).encode()
+    return _HEADER.pack(_FAILED, 0, 0) + json.dumps(failure_body(error)).encode()
 
 
 def pack_loaded(providers: Sequence[str], device: str) -> bytes:
@@ -152,16 +132,9 @@ def unpack_answer(arena: Arena, frame: bytes) -> list[Array]:
 def _failure(text: bytes) -> TurnoutError:
     try:
         body = json.loads(text)
-        kind = getattr(errors, str(body["kind"]), ModelFailure)
-        if not (isinstance(kind, type) and issubclass(kind, TurnoutError)) or issubclass(kind, ModelFailure):
-            kind = ModelFailure  # its end and its time are judged on this side
-        violations = [Violation(str(field), str(description)) for field, description in body["violations"]]
-        error: TurnoutError = kind(str(body["message"]), violations=violations, retry_after=body["retry_after"])
-        if body["cause"]:
-            error.__cause__ = ChildsCause(str(body["cause"]))
-    except (ValueError, KeyError, TypeError) as broken:
+    except ValueError as broken:
         raise FrameError("expected an error") from broken
-    return error
+    return read_failure(body, refused=(ModelCrashed, ModelTimedOut))  # its end and its time are judged on this side
 
 
 def _pack_tensors(arena: Arena, tensors: Iterable[tuple[str, Array]]) -> bytes:

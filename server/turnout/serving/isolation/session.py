@@ -11,10 +11,8 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +24,9 @@ from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutErr
 from turnout.host import private_bytes
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
-from turnout.serving.isolation.frames import (
-    LENGTH,
-    MAX_ARENA,
-    MAX_FRAME,
-    FrameError,
-    pack_request,
-    unpack_answer,
-    unpack_loaded,
-)
-from turnout.serving.sandbox.processes import child_environment
+from turnout.serving.isolation.frames import MAX_ARENA, pack_request, unpack_answer, unpack_loaded
+from turnout.serving.sandbox.messages import LOOK_SECONDS, FrameError, receive_frame, send_frame
+from turnout.serving.sandbox.processes import Ended, end_child, ending, start_child
 from turnout.serving.sessions.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
@@ -44,9 +35,8 @@ Priority = Literal["ordinary", "low_while_loading", "low"]
 GivenUp = Callable[[], bool]
 """Tells whether nobody waits for a run any more. Called from the thread that runs, some ten times a second."""
 
+_CHILD = "turnout.serving.isolation.child"
 _CLOSE_SECONDS = 0.5
-_LOOK_SECONDS = 0.1
-"""How often a run that takes long looks whether anybody still waits."""
 
 
 class ChildGone(ModelCrashed):
@@ -189,7 +179,7 @@ class IsolatedSession:
                 poll.poll()
         code = child.wait()
         why = f": {self._why}" if self._why else ""
-        return (signal.Signals(-code).name if code < 0 else f"exit code {code}") + why
+        return ending(code) + why
 
     @property
     def was_ended(self) -> bool:
@@ -237,16 +227,8 @@ class IsolatedSession:
         try:
             requests = self._requests.read_only()
             inherited = (theirs.fileno(), requests, self._answers.fd)
-            self._child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-                [sys.executable, "-m", "turnout.serving.isolation.child", str(os.getpid()), *map(str, inherited)],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what native code prints goes to the log's stream
-                env=child_environment(),
-                pass_fds=inherited,
-                # A Ctrl-C for the server is not one for the child: the server ends it in its turn. No session of its
-                # own, since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
-                process_group=0,
-            )
+            # What native code prints goes to the log's stream.
+            self._child = start_child(_CHILD, os.getpid(), *inherited, pass_fds=inherited, stdout=2, stderr=None)
         except OSError:
             ours.close()
             raise
@@ -254,7 +236,7 @@ class IsolatedSession:
             theirs.close()
             if requests >= 0:
                 os.close(requests)
-        ours.settimeout(_LOOK_SECONDS)
+        ours.settimeout(LOOK_SECONDS)
         return ours
 
     def _exchange(self, frame: bytes, given_up: GivenUp) -> bytes:
@@ -263,49 +245,21 @@ class IsolatedSession:
         if connection is None:
             raise ChildGone("its process is not running")
         try:
-            self._send(connection, LENGTH.pack(len(frame)) + frame, given_up)
-            (size,) = LENGTH.unpack(self._receive(connection, LENGTH.size, given_up))
-            if size > MAX_FRAME:
-                raise FrameError("expected a shorter frame")
-            return self._receive(connection, size, given_up)
+            send_frame(connection, frame, given_up)
+            return receive_frame(connection, given_up)
         except TimeoutError:
             self._kill_because("nobody waited for its run any more")
             raise ModelTimedOut("its process was ended: it took longer than anybody waits") from None
-        except (ConnectionResetError, EOFError):
-            raise ModelCrashed(f"its process died{self._cause()}") from None
-
-    def _send(self, connection: socket.socket, data: bytes, given_up: GivenUp) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                try:
-                    view = view[connection.send(view) :]
-                except TimeoutError:
-                    if given_up():
-                        raise
         except BrokenPipeError:
             raise ChildGone(f"its process had died{self._cause()}") from None
-
-    def _receive(self, connection: socket.socket, size: int, given_up: GivenUp) -> bytes:
-        data = b""
-        while len(data) < size:
-            try:
-                part = connection.recv(size - len(data))
-            except TimeoutError:
-                if given_up():
-                    raise
-                continue
-            if not part:
-                raise EOFError
-            data += part
-        return data
+        except (ConnectionResetError, EOFError):
+            raise ModelCrashed(f"its process died{self._cause()}") from None
 
     def _cause(self) -> str:
         """Returns by what the child died, once it has: ` of SIGFPE`."""
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = self._child.wait(_CLOSE_SECONDS)
-            return f" of {signal.Signals(-code).name}" if code < 0 else f" with exit code {code}"
+            return Ended(self._child.wait(_CLOSE_SECONDS)).cause
         self._kill()
         return ""
 
@@ -323,8 +277,7 @@ class IsolatedSession:
     def _end(self) -> None:
         """Kills the child, waits for it and closes its socket."""
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
+            end_child(self._child)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -116,11 +116,11 @@ def load(
     Trust.of(settings.signing).check(repository, published)  # first: it reads small files
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
-    names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
+    names = _providers(runtime)
     on_gpu = names[0] != providers.CPU
     if on_gpu:
         _fit(manifest.size, int(runtime.arena_limit_bytes))
-    devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
+    devices = devices_of(runtime)
     before = {device: used_bytes(device) for device in devices}
     graph = read_graph(directory / MODEL_FILE)
     isolation = decide(runtime.isolation, graph)
@@ -171,6 +171,26 @@ def load(
         pool=pool,
         isolation=isolation,
     )
+
+
+def devices_of(runtime: Runtime) -> list[str]:
+    """Returns the devices that a version is loaded on, `cpu` or `cuda:N`.
+
+    Raises:
+        ConfigError: A provider was asked for that cannot be used here.
+    """
+    on_gpu = _providers(runtime)[0] != providers.CPU
+    return [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
+
+
+def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings:
+    """Returns a model's settings with these GPUs, `cuda:N` each, and no others."""
+    numbers = tuple(int(device.partition(":")[2]) for device in devices)
+    return replace(settings, runtime=settings.runtime.model_copy(update={"device_ids": numbers}))
+
+
+def _providers(runtime: Runtime) -> tuple[str, ...]:
+    return providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
 
 
 def _pool(

@@ -35,6 +35,7 @@ from turnout.serving.inputs.sample import GOLDEN, Sample, find_sample
 from turnout.serving.inputs.synthetic import Recipe, made_up, recipes, synthetic_inputs
 from turnout.serving.sandbox.answers import Answers
 from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
+from turnout.serving.sandbox.messages import failure_body
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.sandbox.zipmap_check import without_zipmap
 from turnout.serving.sessions import providers
@@ -85,9 +86,10 @@ def answer(scratch: Path) -> None:
     try:
         told = questions[trial.question](trial)
     except TurnoutError as error:
-        told = {"error": {"kind": type(error).__name__, "message": trial.said(error)}}
+        told = {"error": failure_body(error) | {"message": trial.said(error)}}
     except MemoryError:
-        told = {"error": {"kind": "MemoryBudgetExceeded", "message": trial.said(MemoryBudgetExceeded(_LIMIT_MET))}}
+        met = MemoryBudgetExceeded(_LIMIT_MET)
+        told = {"error": failure_body(met) | {"message": trial.said(met)}}
     (scratch / ANSWER_FILE).write_text(json.dumps(told))
 
 
@@ -96,9 +98,7 @@ class Trial:
     """What is asked, and within which bounds.
 
     Attributes:
-        question: Its name.
         model: An ONNX file to be described.
-        size: Its bytes.
         versions: Those that it is about: directory and manifest.
         golden: Golden cases.
         runtime: How sessions are made.

@@ -24,13 +24,15 @@ from typing import Any
 from turnout import host
 from turnout.cancellation import Cancellation
 from turnout.errors import ModelFailure
+from turnout.serving.sandbox.messages import receive_frame, send_frame
 from turnout.serving.sandbox.processes import (
     Ended,
     Processes,
     SpawnedProcesses,
-    child_environment,
+    end_child,
     readable,
     short_address,
+    start_child,
 )
 
 SHARED = "_TURNOUT_FORK_SERVER"
@@ -38,10 +40,13 @@ SHARED = "_TURNOUT_FORK_SERVER"
 time does. No setting, as its first letter says. Whoever listens there is asked for children, so it lies in a directory
 of one's own."""
 
+_WARM = "turnout.serving.sandbox.template_process"
 _SOCKET = "socket"
 _START_SECONDS = 60.0
 _END_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
+_LEAST_SECONDS = 1e-6
+"""Of a socket's timeout: 0 would mean something else."""
 
 
 class ForkServer:
@@ -99,20 +104,9 @@ class ForkServer:
     def _start(self) -> None:
         idle = str(self._idle_seconds or "")
         self._home = tempfile.mkdtemp(prefix="turnout-warm-")  # nobody else may enter it
-        warm = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-            [
-                sys.executable,
-                "-m",
-                "turnout.serving.sandbox.template_process",
-                os.path.join(self._home, _SOCKET),
-                idle,
-            ],
-            stdin=subprocess.PIPE,  # its end is the owner's end
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(),
-            process_group=0,  # a Ctrl-C is its owner's to act on
-        )
+        address = os.path.join(self._home, _SOCKET)
+        # The end of its standard input is its owner's end.
+        warm = start_child(_WARM, address, idle, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._warm = warm
         assert warm.stdout is not None
         # It says so when it listens.
@@ -129,8 +123,7 @@ class ForkServer:
             try:
                 warm.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:
-                warm.kill()
-                warm.wait()
+                end_child(warm)
             warm.stdout.close()
         shutil.rmtree(self._home, ignore_errors=True)
 
@@ -164,7 +157,7 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
         ModelFailure: There is no warm process, or it died.
     """
     deadline = time.monotonic() + timeout
-    message = json.dumps({"scratch": str(scratch.absolute()), "idle": _idle()}).encode() + b"\n"
+    message = json.dumps({"scratch": str(scratch.absolute()), "idle": host.has_low_priority()}).encode()
     with socket.socket(socket.AF_UNIX) as connection:
 
         def stop() -> None:
@@ -174,23 +167,15 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
             with short_address(address) as path:
                 connection.connect(path)
             with cancellation.stopping(stop):
-                connection.sendall(message)
-                told = b""
-                while not told.endswith(b"\n"):
-                    if not readable(connection.fileno(), deadline):
-                        return Ended(-9, timed_out=True)  # leaving closes the connection, which kills it
-                    part = connection.recv(4096)
-                    if not part:
-                        cancellation.check()
-                        raise ModelFailure("the process that starts trial runs died")
-                    told += part
+                send_frame(connection, message)
+                connection.settimeout(max(deadline - time.monotonic(), _LEAST_SECONDS))
+                told: dict[str, Any] = json.loads(receive_frame(connection, lambda: True))
+        except TimeoutError:
+            return Ended(-9, timed_out=True)  # leaving closes the connection, which kills it
+        except EOFError:
+            cancellation.check()
+            raise ModelFailure("the process that starts trial runs died") from None
         except OSError as error:
             cancellation.check()
             raise ModelFailure(f"no process for the trial run could be started ({error.strerror})") from error
-    body: dict[str, Any] = json.loads(told)
-    return Ended(int(body["code"]), int(body["peak_bytes"]))
-
-
-def _idle() -> bool:
-    """Tells whether the calling thread lets all others go first: its children then do so too."""
-    return host.has_low_priority()
+    return Ended(int(told["code"]), int(told["peak_bytes"]))

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,11 +48,7 @@ class Ended:
     @property
     def cause(self) -> str:
         """By what it ended, as the end of a sentence: ` of SIGFPE`."""
-        if self.code >= 0:
-            return f" with exit code {self.code}"
-        with contextlib.suppress(ValueError):
-            return f" of {signal.Signals(-self.code).name}"
-        return f" of signal {-self.code}"
+        return f" of {ending(self.code)}" if self.code < 0 else f" with {ending(self.code)}"
 
 
 class Processes(Protocol):
@@ -79,15 +75,7 @@ class SpawnedProcesses:
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
         """As `Processes.run`."""
-        command = [sys.executable, "-m", "turnout.serving.sandbox.child", str(scratch), str(os.getpid())]
-        child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(),
-            process_group=0,
-        )
+        child = start_child("turnout.serving.sandbox.child", scratch, os.getpid())
         timed_out = False
         try:
             with cancellation.stopping(child.kill):
@@ -95,12 +83,53 @@ class SpawnedProcesses:
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
-            child.kill()
-            child.wait()
+            end_child(child)
         return Ended(child.returncode, timed_out=timed_out)
 
     def close(self) -> None:
         """As `Processes.close`: there is nothing."""
+
+
+def start_child(
+    module: str,
+    *arguments: object,
+    pass_fds: Sequence[int] = (),
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
+) -> "subprocess.Popen[bytes]":
+    """Starts `python -m module`, as `subprocess.Popen` does, without secrets in its environment.
+
+    A Ctrl-C for its owner is not one for the child. It has no session of its own, since Linux schedules sessions as
+    groups, and priority counts only within one (sched_autogroup).
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    return subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=child_environment(),
+        pass_fds=pass_fds,
+        process_group=0,
+    )
+
+
+def end_child(child: "subprocess.Popen[bytes]") -> None:
+    """Kills a child, and waits until it is gone."""
+    child.kill()
+    child.wait()
+
+
+def ending(code: int) -> str:
+    """Returns what an exit code tells: `exit code 1`, or `SIGFPE`."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
 
 
 def child_environment() -> dict[str, str]:

@@ -36,6 +36,7 @@ from turnout.registry.storage.files import read_small
 from turnout.serving.inputs.attempts import last_attempt
 from turnout.serving.inputs.synthetic import Recipe
 from turnout.serving.sandbox.answers import read_answers
+from turnout.serving.sandbox.messages import FrameError, read_failure
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED_FILE, JOB_FILE, Processes
 
 OPTIMISED_LIMIT = 1 << 30
@@ -51,11 +52,7 @@ MOST_LATE = 2
 """Runs of made-up inputs that may take too long: the next would as well."""
 
 _MAX_ANSWER = 64 << 20
-
-_ERRORS: Mapping[str, type[TurnoutError]] = {
-    error.__name__: error
-    for error in (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut)
-}
+_TOLD = (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelFailure)
 
 
 class TrialLab:
@@ -199,10 +196,12 @@ class TrialLab:
 def _read(scratch: Path) -> dict[str, Any]:
     try:
         body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
-    except (OSError, ValueError) as error:
+        failure = read_failure(body["error"]) if "error" in body else None
+    except (OSError, ValueError, FrameError) as error:
         raise ModelFailure("its process answered with what is no answer") from error
-    if "error" in body:
-        raise _ERRORS.get(body["error"]["kind"], ModelFailure)(str(body["error"]["message"]))
+    if failure is not None:
+        # The child ran a model, and may say anything: other errors are not for it to raise.
+        raise failure if isinstance(failure, _TOLD) else ModelFailure(failure.message)
     return body
 
 

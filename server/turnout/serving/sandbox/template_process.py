@@ -6,7 +6,6 @@ it has more, children get an interpreter of their own. It ends when its standard
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -16,16 +15,16 @@ import signal
 import socket
 import sys
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from turnout import host
 from turnout.serving.sandbox import child as trial_child
+from turnout.serving.sandbox.messages import received_frame, send_frame
 from turnout.serving.sandbox.processes import short_address
 from turnout.serving.sessions import providers
 
 _MAX_MESSAGE = 1 << 16
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +39,7 @@ class _Child:
     """
 
     connection: socket.socket
-    message: bytearray = field(default_factory=bytearray)
+    message: bytes = b""
     pid: int = 0
     end: int = -1
 
@@ -89,8 +88,8 @@ class _Warm:
             self._forget(child)  # nobody waits for it any more
             return
         child.message += part
-        if child.message.endswith(b"\n") and not child.pid:
-            self._start(child, json.loads(child.message))
+        if not child.pid and (job := received_frame(child.message)) is not None:
+            self._start(child, json.loads(job))
 
     def _start(self, child: _Child, job: dict[str, object]) -> None:
         scratch, idle = str(job["scratch"]), bool(job["idle"])
@@ -118,9 +117,7 @@ class _Warm:
     def _leave(self, parent: int) -> None:
         """Takes the child out of its parent's affairs."""
         os.setpgid(0, 0)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before that was asked for
-            os._exit(1)
+        host.die_with_parent(parent)
         self._selector.close()
         self._listener.close()
         for other in self._children:
@@ -137,7 +134,7 @@ class _Warm:
         child.pid = 0
         told = {"code": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
         with contextlib.suppress(OSError):  # whoever asked is gone
-            child.connection.sendall(json.dumps(told).encode() + b"\n")
+            send_frame(child.connection, json.dumps(told).encode())
         self._forget(child)
 
     def _forget(self, child: _Child) -> None:

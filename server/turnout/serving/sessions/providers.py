@@ -5,12 +5,14 @@ wheel is installed, and falls back to the CPU silently where the libraries or th
 """
 
 import contextlib
+import ctypes
 import functools
 import io
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -20,6 +22,9 @@ from turnout.errors import ConfigError
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+
+_NVIDIAS = re.compile(rb"lib(?:nvinfer|nvonnxparser|cudart|cublas|cudnn)\.so\.[0-9]+")
+_TENSORRTS_OWN = ("libnvinfer", "libnvonnxparser")
 
 _PRINTING = threading.Lock()
 _SHORT_NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
@@ -147,10 +152,54 @@ def _quiet_options() -> ort.SessionOptions:
 
 def _missing_reason(name: str) -> str:
     if name == TENSORRT:
-        return "TensorRT's libraries (libnvinfer) or a device were not found"
+        return _missing_of_tensorrt()
     if missing := missing_cuda_libraries():
         return f"not found: {', '.join(missing)}; they come with pip install 'turnout[gpu]'"
     return "the CUDA libraries are there, but no device or driver that works with them"
+
+
+def _missing_of_tensorrt() -> str:
+    """Says what TensorRT lacks here, and how to get it."""
+    needed = _needed_by_tensorrt()
+    missing = [name for name in needed if not _loads(name)]
+    if not needed:
+        return "TensorRT's libraries (libnvinfer) or a device were not found"
+    if not missing:
+        return "TensorRT's libraries are there, but no NVIDIA device or driver that works with them"
+    sentences = [f"not found: {', '.join(missing)}"]
+    if own := [name for name in missing if name.startswith(_TENSORRTS_OWN)]:
+        toolkit = next((f"-cu{_major(name)}" for name in needed if name.startswith("libcudart")), "")
+        release = _major(own[0])
+        sentences.append(
+            f"NVIDIA's TensorRT {release} has them, such as pip install 'tensorrt{toolkit}=={release}.*',"
+            " with its folder tensorrt_libs in LD_LIBRARY_PATH"
+        )
+    if len(own) < len(missing):
+        sentences.append("those of CUDA and cuDNN come with pip install 'turnout[gpu]'")
+    return "; ".join(sentences)
+
+
+@functools.cache
+def _needed_by_tensorrt() -> tuple[str, ...]:
+    """Returns the libraries that ONNX Runtime's TensorRT provider is linked with, of NVIDIA's."""
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    try:
+        found = _NVIDIAS.findall(library.read_bytes())
+    except OSError:
+        return ()
+    return tuple(sorted({name.decode() for name in found}))
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def _major(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _first_line(text: str) -> str:

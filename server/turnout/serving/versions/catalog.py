@@ -36,6 +36,7 @@ class VersionEntry:
         max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
         batching: Why it is batched as it is, in words.
         isolation: Whether it runs in processes of its own, and why, in words; "" where it is not loaded.
+        on_demand: Nothing but requests needs it in memory: the first one for it has it loaded, and waits for that.
         load_seconds: Time that verification, loading and warming took; 0.0 where it is not loaded.
         version_text: The version as text; made once, since every answer carries it.
     """
@@ -52,6 +53,7 @@ class VersionEntry:
     batching: str = ""
     isolation: str = ""
     load_seconds: float = 0.0
+    on_demand: bool = False
     version_text: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,6 @@ class ModelEntry:
     """One model as the server sees it now; it is the same object in each snapshot until something of it changes.
 
     Attributes:
-        name: Its name.
         versions: By version, the highest precedence first.
         declarations: Standings and tags.
         layout: The same object in two entries of the model that differ in the states of its versions alone.

@@ -78,7 +78,6 @@ class VersionHandle:
     """Runs one loaded version. Used on the event loop only.
 
     Attributes:
-        manifest: Of the version.
         loaded: What the loader brought.
         recorder: What is counted about the version.
         arms: Who counts its requests for rollouts.
@@ -128,6 +127,7 @@ class VersionHandle:
         self._in_force = PlanInForce(loaded.plan)
         self._demoted = False
         self._on_demoted = on_demoted
+        self._loaded_at = time.monotonic()
         self._inflight = 0
         self._guests = 0
         self._closing = False
@@ -148,6 +148,16 @@ class VersionHandle:
     def inflight(self) -> int:
         """Requests under way."""
         return self._inflight
+
+    @property
+    def in_use(self) -> bool:
+        """Requests, or work beside them, are under way."""
+        return bool(self._inflight or self._guests)
+
+    @property
+    def used_at(self) -> float:
+        """`time.monotonic()` of the latest answer, or of the load."""
+        return max([self._loaded_at, *(role.answered_last for role in self.recorder.roles.values())])
 
     @property
     def queue_depth(self) -> int:

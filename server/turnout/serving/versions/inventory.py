@@ -31,7 +31,16 @@ _NAMED = 10
 _FETCH_AGAIN_SECONDS = 5.0
 """After which files are asked for again that could not be brought here."""
 
-_NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
+_ON_DEMAND_RETRY_SECONDS = 30.0
+"""After which a version that could not be loaded for a request may be tried again for another; twice that after the
+second failure on end, and so on."""
+
+_LONGEST_ON_DEMAND_RETRY_SECONDS = 3600.0
+
+ON_DEMAND = "not in memory: the first request for it loads it"
+
+_COLD = {LifecycleState.NEW, LifecycleState.UNLOADED}
+_NOT_IN_MEMORY = _COLD | {LifecycleState.FAILED}
 
 
 class Inventory:
@@ -61,6 +70,7 @@ class Inventory:
         self._presence = Presence()
         self._present_at = 0.0
         self._failed_at: dict[tuple[str, Version], float] = {}
+        self._failures: dict[tuple[str, Version], int] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
         self._left: tuple[str, ...] = ()  # what could be served, and is no version
         self._begun = False
@@ -166,6 +176,7 @@ class Inventory:
             # Bringing files here may fail although the repository could be listed, so it is tried again by and by.
             brought = entry is not None and isinstance(entry.failure, StoreUnavailable) and not self._presence.away
             again = again or (brought and now >= failed_at + _FETCH_AGAIN_SECONDS)
+            again = again or (entry is not None and self._may_be_tried_again(entry, now))
             if entry is None or changed or (again and entry.state is LifecycleState.FAILED):
                 standing = self._declared.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
@@ -174,6 +185,28 @@ class Inventory:
             entries = self._entries[model]
             self._entries[model] = {version: entries[version] for version in highest_first(entries)}
             self._lay_out(model)
+
+    def _may_be_tried_again(self, entry: VersionEntry, now: float) -> bool:
+        """Tells whether a version that could not be loaded for a request may be loaded for another.
+
+        What is wrong with its bytes or signatures stays so: no time mends that.
+        """
+        if not entry.on_demand or entry.failure is None or isinstance(entry.failure, DigestMismatch | NotTrusted):
+            return False
+        key = entry.model, entry.version
+        pause = _ON_DEMAND_RETRY_SECONDS * 2.0 ** min(self._failures.get(key, 1) - 1, 10)
+        return now >= self._failed_at.get(key, 0.0) + min(pause, _LONGEST_ON_DEMAND_RETRY_SECONDS)
+
+    def mark_on_demand(self, model: str, versions: Collection[Version]) -> None:
+        """Notes which versions of a model are loaded for requests only, and says so of those not in memory."""
+        entries = self._entries[model]
+        for version, entry in entries.items():
+            optional = version in versions
+            cold = optional and entry.state in _COLD
+            reason = (entry.reason or ON_DEMAND) if cold else "" if entry.reason == ON_DEMAND else entry.reason
+            if optional is not entry.on_demand or reason != entry.reason:
+                entries[version] = replace(entry, on_demand=optional, reason=reason)
+                self._stale.add(model)
 
     def begin(self) -> None:
         """Notes that what exists and what was declared were seen: once nothing moves any more, the catalog is whole."""
@@ -232,12 +265,16 @@ class Inventory:
             changes: Of its entry.
         """
         entry = self._entries[model][version]
+        if state is LifecycleState.READY:
+            self._failures.pop((model, version), None)
         cleared: Mapping[str, Any] = {"reason": "", "failure": None} | changes
         self.put(replace(entry, state=step(entry.state, state), **cleared))
 
     def fail(self, entry: VersionEntry, failure: Any, now: float) -> None:
         """Notes that a version could not be loaded, and shows it."""
-        self._failed_at[entry.model, entry.version] = now
+        key = entry.model, entry.version
+        self._failed_at[key] = now
+        self._failures[key] = self._failures.get(key, 0) + 1
         self.move(entry.model, entry.version, LifecycleState.FAILED, reason=failure.message, failure=failure)
 
     def put(self, entry: VersionEntry) -> None:
@@ -276,6 +313,8 @@ class Inventory:
         entries = [entry for entries in self._entries.values() for entry in entries.values()]
         if any(entry.handle is not None or not entry.state.settled for entry in entries):
             return ()
+        if any(entry.on_demand and entry.state is not LifecycleState.FAILED for entry in entries):
+            return ()  # a request would be answered
         failed = [f"{e.model} {e.version} failed: {e.reason}" for e in entries if e.state is LifecycleState.FAILED]
         return [*failed, *self._left][:_NAMED]
 

@@ -1,6 +1,18 @@
-"""What became of a load, in the words of the metrics."""
+"""What became of a load: in the words of the metrics, and as requests for the version are told."""
 
-from turnout.errors import ConfigError, DigestMismatch, MemoryBudgetExceeded, ModelFailure, NotTrusted, TurnoutError
+from turnout.errors import (
+    ConfigError,
+    DigestMismatch,
+    MemoryBudgetExceeded,
+    ModelFailure,
+    NotLoaded,
+    NotTrusted,
+    TurnoutError,
+    Unavailable,
+    VersionLoading,
+)
+from turnout.serving.versions.catalog import VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.metrics.server import LoadOutcome
 
 _OUTCOMES: tuple[tuple[type[TurnoutError], LoadOutcome], ...] = (
@@ -17,3 +29,45 @@ def load_outcome(error: TurnoutError | None) -> LoadOutcome:
     if error is None:
         return LoadOutcome.READY
     return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), LoadOutcome.OTHER)
+
+
+LOADING_RETRY_SECONDS = 1.0
+"""When to ask again for a version that is loading: loads take from 0.4 seconds to some minutes."""
+
+_MEMORY_RETRY_SECONDS = 30.0
+"""When to ask again for a version that did not fit: others leave memory as requests end."""
+
+
+def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
+    """Makes the error that says why a version cannot answer: a new one each time, since raising one adds to it.
+
+    Args:
+        entry: The version; it is not Ready.
+        away: Why nothing can be loaded now, in a sentence; "" where that is not so.
+    """
+    name = f"{entry.model} {entry.version}"
+    if entry.state in (LifecycleState.LOADING, LifecycleState.WARMING):
+        return VersionLoading(f"{name} is {entry.state}", retry_after=LOADING_RETRY_SECONDS)
+    if isinstance(entry.failure, DigestMismatch):
+        return type(entry.failure)(entry.failure.message, violations=entry.failure.violations)
+    if entry.state is LifecycleState.FAILED:
+        message = f"{name} could not be loaded: {entry.reason or 'no reason is known'}"
+        if entry.on_demand and isinstance(entry.failure, MemoryBudgetExceeded):
+            return MemoryBudgetExceeded(message, retry_after=_MEMORY_RETRY_SECONDS)
+        return NotLoaded(message)
+    if away:
+        message = f"{name} is not in memory, and cannot be loaded now: {away}"
+        return Unavailable(message, retry_after=LOADING_RETRY_SECONDS)
+    why = {
+        LifecycleState.NEW: "is published but not loaded",
+        LifecycleState.DRAINING: "is being unloaded",
+        LifecycleState.UNLOADED: "was unloaded",
+    }[entry.state]
+    return NotLoaded(f"{name} {why}{': ' + entry.reason if entry.reason else ''}")
+
+
+def unexpected(error: Exception) -> ModelFailure:
+    """Returns what is told of an error in a load that nobody foresaw."""
+    failure = ModelFailure(f"it cannot be loaded ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure

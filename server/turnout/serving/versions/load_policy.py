@@ -1,19 +1,19 @@
 """Which versions should be loaded, and what to do about it. Pure.
 
 A decision is a function of a snapshot: what exists, what was declared and configured and asked for, what is loaded now.
-Two rules hold whatever the `load` setting is:
+Two rules hold whatever the `load` setting is; with `on_demand`, requests decide of the other versions (`on_demand`):
 
 - Make before break: what answers now is unloaded only once what replaces it is Ready; a load that fails replaces
   nothing.
 - A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded beside them.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from semver import Version
 
-from turnout.config import Load, LoadAll, LoadLatest
+from turnout.config import Load, LoadAll, LoadLatest, LoadOnDemand
 from turnout.registry.manifest.versions import highest_first
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.state.release_status import Declarations, Standing
@@ -96,7 +96,7 @@ def wanted(
     resolve: Resolve,
     loaded: Loaded | None = None,
 ) -> set[Version]:
-    """Returns the versions that should be loaded.
+    """Returns the versions that should be loaded, whatever requests ask for.
 
     Args:
         wish: What is configured and was asked for.
@@ -120,13 +120,37 @@ def wanted(
     return chosen
 
 
+def on_demand(
+    wish: Wish, versions: Sequence[Version], declarations: Declarations, needed: Set[Version]
+) -> set[Version]:
+    """Returns the versions that requests may have loaded: none, unless `load` says so.
+
+    Args:
+        wish: What is configured and was asked for: what an operator unloaded stays out until one loads it.
+        versions: That exist.
+        declarations: Release status; a yanked version comes only where pins to such are answered.
+        needed: What should be loaded anyway.
+    """
+    if not isinstance(wish.load, LoadOnDemand):
+        return set()
+    refused = {version for version, asked in wish.asked.items() if not asked} | set(needed) | set(declarations.pruned)
+    return {
+        version
+        for version in versions
+        if version not in refused and (wish.yanked or declarations.standing(version) is not Standing.YANKED)
+    }
+
+
 def _configured(
     load: Load, versions: Sequence[Version], declarations: Declarations, resolve: Resolve, loaded: Loaded
 ) -> set[Version]:
     if isinstance(load, LoadAll):
         return set(versions)
     if isinstance(load, LoadLatest):
-        return _latest(load.count, versions, declarations, loaded)
+        newer = _newer_candidates(load.count, versions, declarations, loaded)
+        return _latest(load.count, versions, declarations, loaded) | newer
+    if isinstance(load, LoadOnDemand):
+        return _latest(1, versions, declarations, loaded)
     answering = replace(declarations, tags=loaded.tags)
     sound = [v for v in versions if not loaded.failed(v)]
     ready = [v for v in versions if loaded.ready(v)]
@@ -139,25 +163,42 @@ def _configured(
 
 
 def _latest(count: int, versions: Sequence[Version], declarations: Declarations, loaded: Loaded) -> set[Version]:
-    """Returns the `count` latest releases, what answers in their place until they are Ready, newer ones, and tags."""
-    releases = highest_first(
-        v for v in versions if declarations.standing(v) is not Standing.CANDIDATE and v.prerelease is None
-    )
+    """Returns the `count` latest releases, what answers in their place until they are Ready, and what tags name."""
+    releases = _releases(versions, declarations)
     sound = [v for v in releases if not loaded.failed(v)][:count]
     lowest = sound[-1] if sound else None
     chosen = {v for v in releases if lowest is None or v >= lowest}
     chosen.update([v for v in releases if loaded.ready(v)][:count])
+    there = set(versions)
+    chosen.update(v for v in declarations.tags.values() if v in there)
+    chosen.update(v for tag, v in loaded.tags.items() if tag in declarations.tags and v in there and loaded.ready(v))
+    return chosen
+
+
+def _newer_candidates(
+    count: int, versions: Sequence[Version], declarations: Declarations, loaded: Loaded
+) -> set[Version]:
+    """Returns what is newer than the latest release, and what was until that release is Ready."""
+    releases = _releases(versions, declarations)
+    sound = [v for v in releases if not loaded.failed(v)][:count]
     newest = (sound or releases)[0] if releases else None
     answering = next(filter(loaded.ready, releases), None)
+    chosen = set()
     for version in versions:
         if newest is None or version > newest:
             chosen.add(version)
         elif loaded.ready(version) and (answering is None or version > answering):
             chosen.add(version)  # a release unloads the candidates below it once it is Ready
-    there = set(versions)
-    chosen.update(v for v in declarations.tags.values() if v in there)
-    chosen.update(v for tag, v in loaded.tags.items() if tag in declarations.tags and v in there and loaded.ready(v))
     return chosen
+
+
+def _releases(versions: Sequence[Version], declarations: Declarations) -> list[Version]:
+    """Returns what is released and no prerelease, the highest first."""
+    return list(
+        highest_first(
+            v for v in versions if declarations.standing(v) is not Standing.CANDIDATE and v.prerelease is None
+        )
+    )
 
 
 def tags_in_force(declared: Mapping[str, Version], loaded: Loaded, coming: Collection[Version]) -> dict[str, Version]:

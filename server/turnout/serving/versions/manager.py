@@ -6,8 +6,6 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
-import errno
-import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -22,20 +20,21 @@ from turnout.errors import (
     ChangeRefused,
     DigestMismatch,
     Draining,
-    ModelFailure,
     NotLoaded,
     TurnoutError,
     Unavailable,
     VersionNotFound,
 )
 from turnout.registry.manifest.manifest import MANIFEST_FILE
-from turnout.registry.signing.trust import Trust
 from turnout.registry.storage import in_use
-from turnout.registry.storage.listing import Listing, Published
+from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.serving.isolation.pool import Supervision
+from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.environment_check import check_surroundings
-from turnout.serving.loading.loader import LoadedVersion, load
+from turnout.serving.loading.loader import LoadedVersion, devices_of, load, on_devices
+from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
+from turnout.serving.loading.placement import least_loaded
+from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.memory import give_back
 from turnout.serving.versions.availability import Availability
@@ -43,20 +42,23 @@ from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.serving.versions.load_outcomes import load_outcome
-from turnout.serving.versions.load_policy import Fallbacks, Resolve, Wish, moves, wanted
+from turnout.serving.versions.load_outcomes import load_failure, load_outcome, unexpected
+from turnout.serving.versions.load_policy import Fallbacks, Resolve, Wish, moves, on_demand, wanted
+from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.pin import Hold
-from turnout.serving.versions.presence import Presence
+from turnout.serving.versions.presence import Key, Presence
+from turnout.serving.versions.scanning import Scanner
 from turnout.state.release_status import Declared
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 
-_SCAN_SECONDS = 10.0
-"""What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""
-
 
 class Manager:
-    """Owns the versions of one server. Used on the event loop only; loads run in threads of its own."""
+    """Owns the versions of one server. Used on the event loop only; loads run in threads of its own.
+
+    Attributes:
+        on_demand: Has versions loaded for requests that ask for them.
+    """
 
     def __init__(
         self,
@@ -103,12 +105,14 @@ class Manager:
         self._in_use: dict[tuple[str, Version], int | None] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
-        self._scanning: asyncio.Future[Listing] | None = None
+        self._scanner = Scanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
         self._freeing = Threads("unload")
-        self._supervision = Supervision(self._start_thread, self._child_died)
+        self._supervision = supervision(log)
+        self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
+        self.on_demand = OnDemand(settings, self._bring)
 
     async def refresh(self) -> None:
         """Reads what was declared and what exists, and starts what follows from it.
@@ -129,7 +133,7 @@ class Manager:
     async def _follow_files(self) -> None:
         """Puts in force what exists."""
         self._repository.expect(self._inventory.recorded())
-        self._inventory.take_in(await self._listing(), self._loop.time())
+        self._inventory.take_in(await self._scanner.listing(), self._loop.time())
         self.reconcile()
 
     async def _follow_declarations(self) -> None:
@@ -142,29 +146,6 @@ class Manager:
         self._inventory.declare(declared)
         self.reconcile()
 
-    async def _listing(self) -> Listing | OSError:
-        """Returns what exists, or why that cannot be told."""
-        try:
-            return await self._scan()
-        except OSError as error:
-            return error
-
-    async def _scan(self) -> Listing:
-        """Lists the repository. One scan at a time: where its file system hangs, it is one thread that does.
-
-        Raises:
-            OSError: The repository cannot be read, or does not answer in time.
-        """
-        if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
-            await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
-        if self._scanning is None or self._scanning.done():
-            self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
-            await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
-        if not self._scanning.done():
-            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {_SCAN_SECONDS:g} s")
-        scanned, self._scanning = self._scanning, None
-        return scanned.result()
-
     def reconcile(self) -> None:
         """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
         for model in self._inventory.models:
@@ -176,13 +157,17 @@ class Manager:
             return
         for version in self._inventory.drop_gone(model):
             self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
+            self._room.forget((model, version))
         if not (entries := self._inventory.versions(model)):
             return
-        wanted = self._wanted(model)
         if self._inventory.tags_moved(model):
-            self._inventory.follow_tags(model, wanted)
-            wanted = self._wanted(model)
-        due = moves(wanted, {v: e.state for v, e in entries.items()})
+            self._inventory.follow_tags(model, self._needed(model))
+        needed = self._needed(model)
+        optional = on_demand(self._wish(model), list(entries), self._inventory.declarations(model), needed)
+        self._inventory.mark_on_demand(model, optional)
+        ready = self._inventory.loaded(model).ready
+        kept = {v for v in optional if ready(v) or self.on_demand.waits(model, v)}
+        due = moves(needed | kept, {v: e.state for v, e in entries.items()})
         for version in due.load if self._inventory.presence.reachable(model) else ():
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
         for version in due.unload:
@@ -232,6 +217,7 @@ class Manager:
     async def close(self, bound: float) -> None:
         """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
         self._closing = True
+        await self.on_demand.close()
         self._cancellation.cancel(Draining("the server stops"))
         for task in self._tasks.values():
             task.cancel()
@@ -257,6 +243,8 @@ class Manager:
         """Tells the recorders what is known now; called before a scrape."""
         self._metrics.known = self._inventory.known()
         self._metrics.server.missing_versions = self._inventory.lost()
+        self._metrics.server.waiting_for_load = self.on_demand.waiting()
+        self._metrics.server.memory_budgets = self._room.budgets(list(self.devices))
         for handle in self._inventory.handles():
             handle.sample()
 
@@ -265,33 +253,65 @@ class Manager:
         """How the repository stood when it was looked at last."""
         return self._inventory.presence
 
-    def _wanted(self, model: str) -> set[Version]:
-        there = list(self._inventory.versions(model))
+    def _wish(self, model: str) -> Wish:
         yanked = self._settings.routing.yanked_pins == "warn"
         load_setting = self._settings.for_model(model).load
-        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
-        declarations = self._inventory.declarations(model)
-        chosen = wanted(wish, there, declarations, self._resolve, self._inventory.loaded(model))
+        return Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+
+    def _needed(self, model: str) -> set[Version]:
+        """Returns the versions that should be in memory, whatever requests ask for."""
+        there, declarations = list(self._inventory.versions(model)), self._inventory.declarations(model)
+        chosen = wanted(self._wish(model), there, declarations, self._resolve, self._inventory.loaded(model))
         return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
+
+    async def _bring(self, model: str, version: Version) -> None:
+        """Loads a version that requests wait for, and returns once it can answer.
+
+        Raises:
+            TurnoutError: It could not be loaded, or may not be any more.
+        """
+        self.reconcile()
+        while True:
+            entry = self._inventory.versions(model).get(version)
+            if entry is None:
+                raise VersionNotFound.of(model, str(version), [str(v) for v in self._inventory.versions(model)])
+            if entry.state is LifecycleState.READY:
+                return
+            task = self._tasks.get((model, version))
+            if task is None:
+                away = "; ".join(self._inventory.presence.reasons)
+                raise load_failure(entry, "" if self._inventory.presence.reachable(model) else away)
+            await asyncio.wait([task])
+
+    def _use_of(self, key: Key) -> Use:
+        """Tells how a version that takes memory is used."""
+        return use_of(self._inventory.versions(key[0]).get(key[1]), waited_for=self.on_demand.waits(*key))
+
+    def _evict(self, key: Key) -> None:
+        """Unloads a version so that another fits."""
+        model, version = key
+        self._metrics.server.evictions[model] += 1
+        self._log.info("version leaves memory for another", model=model, version=str(version))
+        self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+
+    async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:
+        """Waits until there is room for a version, and returns its settings with the devices that it is loaded on."""
+        allowed, key = await self._loads.run(devices_of, settings.runtime), (entry.model, entry.version)
+        devices = least_loaded(allowed, settings.runtime.gpus_per_version, self._room.taken(but=key))
+        await self._room.take(key, entry.manifest.size, devices)
+        return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
         unsigned, recorded = self._inventory.refused(declared)
         if unsigned:
             self._repository.look_soon()
-        signed = await self._repository.in_thread(lambda: list(filter(self._trusted, unsigned))) if unsigned else []
+        signed = await self._repository.in_thread(lambda: list(filter(self._fit, unsigned))) if unsigned else []
         for entry in [*recorded, *signed]:
             self._inventory.renew(entry)
 
-    def _trusted(self, entry: VersionEntry) -> bool:
-        """Tells whether a version may be served as far as its signatures go."""
-        trust = Trust.of(self._settings.for_model(entry.model).signing)
-        return not trust.required or not trust.doubt(self._repository, Published(entry.manifest, entry.digest))
-
-    def _doubt(self, settings: ModelSettings, published: Published) -> str:
-        """Says why a version is served although it is not signed as is asked; "" where that is not so."""
-        trust = Trust.of(settings.signing)
-        return "" if trust.required else trust.doubt(self._repository, published)
+    def _fit(self, entry: VersionEntry) -> bool:
+        return trusted(self._repository, entry, self._settings.for_model(entry.model).signing)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
         if version not in self._inventory.versions(model) and not load:
@@ -340,8 +360,9 @@ class Manager:
             strictness = self._settings.loading.environment
             for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
+            settings = await self._placed(entry, settings)
             published = Published(entry.manifest, entry.digest)
-            if doubt := await self._loads.run(self._doubt, settings, published):
+            if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
                 self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)
             loaded = await self._loads.run(
                 self._cancellable_load,
@@ -357,12 +378,13 @@ class Manager:
             self._failed(entry, error)
             return
         except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
-            self._failed(entry, _unexpected(error))
+            self._failed(entry, unexpected(error))
             return
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
-        self._metrics.server.loads[model, load_outcome(None)] += 1
+        self._count_load(entry, None)
         recorder.load_seconds = loaded.seconds
         recorder.memory_bytes = dict(loaded.memory_bytes)
+        self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
@@ -408,40 +430,21 @@ class Manager:
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
 
     def _let_go(self, model: str, version: Version) -> None:
-        """Lets a version's files be removed."""
+        """Lets a version's files be removed, and others have its memory."""
+        self._room.leave((model, version))
         in_use.let_go(self._in_use.pop((model, version), None))
 
-    def _start_thread(self, work: Callable[[], None]) -> None:
-        """Runs `work` in a thread that the event loop's thread starts, whose priority is the ordinary one."""
-
-        def start() -> None:
-            threading.Thread(target=work, name="keep", daemon=True).start()
-
-        self._loop.call_soon_threadsafe(start)
-
-    def _child_died(self, version: str, how: str, delay: float, ended: bool) -> None:
-        """Tells that the child process of a version died, or was ended from here; from any thread."""
-
-        def tell() -> None:
-            name, _, exact = version.rpartition("@")
-            log = self._log.warning if ended else self._log.error
-            event = "child process ended" if ended else "child process died"
-            log(event, model=name, version=exact, how=how, next_start_seconds=delay)
-
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
-            self._loop.call_soon_threadsafe(tell)
+    def _count_load(self, entry: VersionEntry, error: TurnoutError | None) -> None:
+        counts, outcome = self._metrics.server, load_outcome(error)
+        counts.loads[entry.model, outcome] += 1
+        if entry.on_demand:
+            counts.on_demand_loads[entry.model, outcome] += 1
 
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
         self._let_go(entry.model, entry.version)
-        self._metrics.server.loads[entry.model, load_outcome(error)] += 1
+        self._count_load(entry, error)
         self._inventory.fail(entry, error, self._loop.time())
         self._log.error(
             "version failed to load", model=entry.model, version=str(entry.version), reason=error.message,
             cause=repr(error.__cause__) if error.__cause__ else None,
         )  # fmt: skip
-
-
-def _unexpected(error: Exception) -> ModelFailure:
-    failure = ModelFailure(f"it cannot be loaded ({type(error).__name__})")
-    failure.__cause__ = error
-    return failure

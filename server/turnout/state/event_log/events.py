@@ -64,7 +64,6 @@ class Event:
         reason: Why; empty where they did not say.
         payload: The change itself, as JSON values.
         previous: Hash of the event before; `turnout.state.event_log.chain`.
-        hash: Its own.
     """
 
     id: int

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 
 
 def admission_families(admission: Admission, budget: ReceiveBudget) -> Iterator[Family]:

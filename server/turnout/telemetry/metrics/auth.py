@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 
 
 class Refusal(StrEnum):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from turnout.telemetry.exposition import Family, Labels
+from turnout.telemetry.families import Family, Labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 
 
 def own_families(metrics: Iterable[Any]) -> Iterator[Family]:

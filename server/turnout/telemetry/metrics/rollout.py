@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.telemetry.exposition import Family, Labels
+from turnout.telemetry.families import Family, Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,6 @@ class RolloutSample:
     """One rollout at a scrape.
 
     Attributes:
-        model, version: Which.
         state: In a word.
         step: Number of the present step, from 1.
         weight: The candidate's wished share.
@@ -45,7 +44,6 @@ class ServerSample:
     """A server that shares the state store, at a scrape.
 
     Attributes:
-        name: Its name.
         alive: It has reported within four ticks.
         behind: By model, how many epochs it is behind the latest of any server that is alive.
     """
@@ -60,7 +58,6 @@ class MeterSample:
     """A false-alarm meter at a scrape: a rollout of the baseline against itself.
 
     Attributes:
-        model, version: Which.
         alarms: Attempts that ended in a rollback, all of them false.
         attempts: Attempts that were begun.
         e_value: Combined evidence of the present one.
@@ -80,7 +77,6 @@ class ProbeSample:
     """What a probe measured last of a rollout that this server drives.
 
     Attributes:
-        probe: Its name.
         model, version: Of the rollout: its model and candidate.
         value: The number; of a boolean 1 or 0.
     """

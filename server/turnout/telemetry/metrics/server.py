@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.admission import admission_families
 from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
 from turnout.telemetry.metrics.gpu import Gpu, gpu_families
@@ -49,6 +49,10 @@ class ServerRecorder:
 
     Attributes:
         loads: Attempts to load a version, by model and outcome.
+        on_demand_loads: Those of them that requests asked for.
+        evictions: Versions unloaded so that another fits the memory budget, by model.
+        waiting_for_load: Requests that wait for the load of a version, by model.
+        memory_budgets: What all versions may take together, by device that has a budget, in bytes.
         epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
         memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
         spans: Spans of requests by what became of them; empty where tracing is off.
@@ -65,6 +69,10 @@ class ServerRecorder:
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    on_demand_loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    evictions: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    waiting_for_load: Mapping[str, int] = field(default_factory=dict)
+    memory_budgets: Mapping[str, int] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
     spans: dict[str, int] = field(default_factory=dict)
@@ -92,6 +100,22 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     yield Family(
         "turnout_version_loads_total", "counter", "Attempts to load a version, by what became of them.",
         [({"model": m, "outcome": o}, float(recorder.loads.get((m, o), 0))) for m, o in pairs | dict(recorder.loads)],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_on_demand_loads_total", "counter", "Loads that the first request for a version began.",
+        [({"model": m, "outcome": o}, float(count)) for (m, o), count in recorder.on_demand_loads.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_evictions_total", "counter", "Versions unloaded so that another fits the memory budget.",
+        [({"model": model}, float(count)) for model, count in recorder.evictions.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_waiting_requests", "gauge", "Requests that wait for a version of the model to be loaded.",
+        [({"model": model}, float(count)) for model, count in recorder.waiting_for_load.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_memory_budget_bytes", "gauge", "What all versions together may take, where that is bounded.",
+        [({"device": device}, float(budget)) for device, budget in recorder.memory_budgets.items()],
     )  # fmt: skip
     yield Family(
         "turnout_policy_epoch", "gauge", "Epoch of the model's traffic policy that is in force here.",

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Histogram
 from turnout.telemetry.ratios import Agreement, Ratio
 

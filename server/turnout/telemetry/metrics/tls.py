@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 
 
 @dataclass(slots=True)

@@ -7,16 +7,16 @@ microseconds a request. Labels come from the registry and from fixed lists, neve
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import Family, Form, Labels, render
+from turnout.telemetry.exposition import FamilyCollector, render
+from turnout.telemetry.families import Family, Labels
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
 from turnout.telemetry.metrics.batches import BatchSizes
@@ -165,7 +165,6 @@ class KnownVersion:
     """A version that the server knows, loaded or not.
 
     Attributes:
-        model, version, digest: Which.
         state: Where it is in its life.
         failure: Why it could not be loaded (a `LoadOutcome`); "" where it could, or was not tried.
     """
@@ -199,6 +198,9 @@ class Metrics:
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
         GCCollector(registry=self._process)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(FamilyCollector(self.families))
+        self._registry.register(self._process)
 
     def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
         """Returns the recorder of a version that comes into service.
@@ -246,18 +248,17 @@ class Metrics:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
-    async def scrape(self, form: Form = Form.TEXT) -> bytes:
-        """Returns all metrics, written so, and lets the grace of versions that left run down by one scrape."""
+    async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
+        """Yields all metrics in a format, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self.families(versions), form)
+        async for block in render(self._registry, content_type):
+            yield block
         self._run_down(versions)
-        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
-        return text + process(self._process)
 
     def snapshot(self) -> Iterator[Family]:
         """Yields every family, of this process too, for whoever adds up several servers; likewise a scrape."""
         versions = list(self._versions.values())
-        yield from self.families(versions)
+        yield from self.families()
         self._run_down(versions)
         yield from own_families(self._process.collect())
 
@@ -269,29 +270,23 @@ class Metrics:
                     del self._versions[recorder.model, recorder.version]
                     self._shadows.pop((recorder.model, recorder.version), None)
 
-    def families(self, versions: Sequence[VersionRecorder] | None = None) -> Iterator[Family]:
-        """Returns every family of ours with its series now; of `versions` only, where they are given."""
-        if versions is None:
-            versions = list(self._versions.values())
+    def families(self) -> Iterator[Family]:
+        """Returns every family of ours with its series now."""
+        versions = list(self._versions.values())
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
         yield Family(
             "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",
-            [
-                (v.labels | {"role": role}, float(recorder.decisions))
-                for v in versions
-                for role, recorder in v.roles.items()
-                if recorder.decisions
-            ],
+            ((labels, float(recorder.decisions)) for labels, recorder in _roles(versions) if recorder.decisions),
         )  # fmt: skip
         for name, text, attribute in (
             ("turnout_request_duration_seconds", "From arrival to answer.", "duration"),
             ("turnout_queue_duration_seconds", "From admission to the start of the run.", "queue"),
             ("turnout_compute_duration_seconds", "The model's run, of the whole batch.", "compute"),
         ):
-            yield Family(name, "histogram", text, list(_role_histograms(versions, attribute)))
+            yield Family(name, "histogram", text, _role_histograms(versions, attribute))
         yield Family(
             "turnout_batch_size", "histogram", "Rows of each batch that gave answers.",
-            [(v.labels, v.batches.histogram()) for v in versions if v.batches.runs],
+            ((v.labels, v.batches.histogram()) for v in versions if v.batches.runs),
         )  # fmt: skip
         yield Family(
             "turnout_batching_demoted_total", "counter",
@@ -306,12 +301,11 @@ class Metrics:
         yield Family(
             "turnout_slo_exceeded_total", "counter",
             "Requests slower than the model's own latency objective, counted exactly.",
-            [
-                (v.labels | {"role": role, "threshold": repr(edge)}, float(count))
-                for v in versions
-                for role, r in v.roles.items()
+            (
+                (labels | {"threshold": repr(edge)}, float(count))
+                for labels, r in _roles(versions)
                 for edge, count in zip(r.slo_edges, r.slo_exceeded, strict=True)
-            ],
+            ),
         )  # fmt: skip
         isolated = [v for v in versions if v.isolated_restarts is not None]
         yield Family(
@@ -339,18 +333,23 @@ class Metrics:
         yield from fault_families(self.faults, dropped_lines())
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
-        for v in versions:
-            for role, recorder in v.roles.items():
-                for code, count in recorder.codes.items():
-                    yield v.labels | {"role": role, "code": code}, count
-        for (model, code), count in self._unrouted.items():
+        for labels, recorder in _roles(versions):
+            for code, count in list(recorder.codes.items()):
+                yield labels | {"code": code}, count
+        for (model, code), count in list(self._unrouted.items()):
             yield {"model": model, "version": "", "role": "", "code": code}, count
 
 
-def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Iterator[tuple[Labels, Histogram]]:
+def _roles(versions: Iterable[VersionRecorder]) -> Iterator[tuple[dict[str, str], RoleRecorder]]:
+    """Yields labels and recorder of each role, also where roles are added meanwhile."""
     for v in versions:
-        for role, recorder in v.roles.items():
-            yield v.labels | {"role": role}, getattr(recorder, attribute)
+        for role, recorder in list(v.roles.items()):
+            yield v.labels | {"role": role}, recorder
+
+
+def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Iterator[tuple[Labels, Histogram]]:
+    for labels, recorder in _roles(versions):
+        yield labels, getattr(recorder, attribute)
 
 
 def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 
 WORKER = "worker"
 """Label of a series that is one worker's: its number, from 0."""

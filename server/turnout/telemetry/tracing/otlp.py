@@ -34,7 +34,7 @@ from turnout.wire_format import LENGTH_DELIMITED
 NewIds = Callable[[int], bytes]
 """Makes up so many ids of spans, one after another."""
 
-REMOTE_KNOWN, REMOTE = 0x100, 0x200
+_REMOTE_KNOWN, _REMOTE = 0x100, 0x200
 """OTLP's flags beside those of W3C: whether it is known that a parent or link is remote, and whether it is."""
 
 _COMMON_SETS = 4096
@@ -42,70 +42,70 @@ _COMMON_SETS = 4096
 
 _FIXED64, _FIXED32 = 1, 5
 
-varint = lru_cache(_COMMON_SETS)(wire_format.varint)
+_varint = lru_cache(_COMMON_SETS)(wire_format.varint)
 
 
 @lru_cache
 def _tag(number: int, wire_type: int) -> bytes:
-    return varint(number << 3 | wire_type)
+    return _varint(number << 3 | wire_type)
 
 
 def _field(number: int, data: bytes) -> bytes:
     """Returns a length-delimited field."""
-    return _tag(number, LENGTH_DELIMITED) + varint(len(data)) + data
+    return _tag(number, LENGTH_DELIMITED) + _varint(len(data)) + data
 
 
-TRACE_ID = _tag(Span.TRACE_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x10"
-SPAN_ID = _tag(Span.SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
-PARENT_ID = _tag(Span.PARENT_SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
-BEGIN = _tag(Span.START_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
-END = _tag(Span.END_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
-FLAGS = _tag(Span.FLAGS_FIELD_NUMBER, _FIXED32)
-SPANS = _tag(ScopeSpans.SPANS_FIELD_NUMBER, LENGTH_DELIMITED)
+_TRACE_ID = _tag(Span.TRACE_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x10"
+_SPAN_ID = _tag(Span.SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
+_PARENT_ID = _tag(Span.PARENT_SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
+_BEGIN = _tag(Span.START_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
+_END = _tag(Span.END_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
+_FLAGS = _tag(Span.FLAGS_FIELD_NUMBER, _FIXED32)
+_SPANS = _tag(ScopeSpans.SPANS_FIELD_NUMBER, LENGTH_DELIMITED)
 _HEAD = Struct("<2s16s2s8ssQsQ2sI").pack
 
 
 def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
     """Returns the spans of a request that ended as items of ScopeSpans, its own first, and their number."""
-    trace_id, span_id, parent, offset = trace.trace_id, trace.span_id, trace.parent, wall_offset()
+    trace_id, span_id, parent, offset = trace.trace_id, trace.span_id, trace.parent, _wall_offset()
     if parent is None:
-        flags, state, caller, remote = SAMPLED | RANDOM | REMOTE_KNOWN, b"", b"", 0
+        flags, state, caller, remote = SAMPLED | RANDOM | _REMOTE_KNOWN, b"", b"", 0
     else:
-        flags, caller, remote = parent.flags | REMOTE_KNOWN, PARENT_ID + parent.span_id, REMOTE
+        flags, caller, remote = parent.flags | _REMOTE_KNOWN, _PARENT_ID + parent.span_id, _REMOTE
         state = _field(Span.TRACE_STATE_FIELD_NUMBER, parent.trace_state.encode()) if parent.trace_state else b""
     begin, end = int(trace.begun * 1e9) + offset, int(trace.finished * 1e9) + offset
-    head = _HEAD(TRACE_ID, trace_id, SPAN_ID, span_id, BEGIN, begin, END, end, FLAGS, flags | remote)
-    body = named(trace.operation.name, Kind.SERVER) + common(trace)
+    head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags | remote)
+    body = _named(trace.operation.name, Kind.SERVER) + _common(trace)
     fault = _fault(trace.message) if trace.fault else b""
-    spans = [_item(b"".join((head, caller, state, body, own(trace), fault)))]
-    state = PARENT_ID + span_id + state
+    spans = [_item(b"".join((head, caller, state, body, _own(trace), fault)))]
+    state = _PARENT_ID + span_id + state
     taken = list(steps(trace))
     ids = new_ids(len(taken))
     for number, (step, begun, ended, attributes) in enumerate(taken):
         begin = int(begun * 1e9) + offset
         end = max(int(ended * 1e9) + offset, begin)
         step_id = ids[8 * number : 8 * number + 8]
-        head = _HEAD(TRACE_ID, trace_id, SPAN_ID, step_id, BEGIN, begin, END, end, FLAGS, flags)
-        spans.append(_item(head + state + named(step, Kind.INTERNAL) + encode_attributes(attributes)))
+        head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, step_id, _BEGIN, begin, _END, end, _FLAGS, flags)
+        spans.append(_item(head + state + _named(step, Kind.INTERNAL) + _encode_attributes(attributes)))
     return b"".join(spans), len(spans)
 
 
 def encode_copy(copy: ShadowCopy, trace_id: bytes, span_id: bytes) -> bytes:
     """Returns the span of a copy as an item of ScopeSpans; `trace_id` is that of a trace of its own."""
-    offset, trace = wall_offset(), copy.trace
+    offset, trace = _wall_offset(), copy.trace
     begin, end = int(copy.begun * 1e9) + offset, int(copy.ended * 1e9) + offset
-    flags = SAMPLED | RANDOM | REMOTE_KNOWN
-    head = _HEAD(TRACE_ID, trace_id, SPAN_ID, span_id, BEGIN, begin, END, end, FLAGS, flags)
-    request = Span.Link(trace_id=trace.trace_id, span_id=trace.span_id, flags=SAMPLED | REMOTE_KNOWN)
+    flags = SAMPLED | RANDOM | _REMOTE_KNOWN
+    head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags)
+    request = Span.Link(trace_id=trace.trace_id, span_id=trace.span_id, flags=SAMPLED | _REMOTE_KNOWN)
     link = _field(Span.LINKS_FIELD_NUMBER, request.SerializeToString())
     fault = _fault(copy.message) if copy.error else b""
-    return _item(head + named(SHADOW, Kind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
+    return _item(head + _named(SHADOW, Kind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
 
 
 _known: dict[tuple[Hashable, ...], bytes] = {}
 
 
-def common(trace: Trace) -> bytes:
+def _common(trace: Trace) -> bytes:
     """Returns what many requests' spans have in common; the key is what `request_attributes` reads."""
     key = (
         trace.operation, trace.status, trace.fault, trace.error, trace.model, trace.selector, trace.version,
@@ -119,13 +119,13 @@ def common(trace: Trace) -> bytes:
     return common
 
 
-def own(trace: Trace) -> bytes:
+def _own(trace: Trace) -> bytes:
     """Returns what a request's span has alone; without details, the last bytes are its request's id."""
     return b"".join(_text(key, value) for key, value in own_attributes(trace))
 
 
 @lru_cache(_COMMON_SETS)
-def encode_attributes(attributes: Attributes) -> bytes:
+def _encode_attributes(attributes: Attributes) -> bytes:
     """Returns attributes as fields of a span."""
     return _encode(attributes)
 
@@ -155,23 +155,23 @@ def encode_export(beginnings: tuple[bytes, bytes], spans: bytes) -> bytes:
     return _field(ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER, scoped)
 
 
-def wall_offset() -> int:
+def _wall_offset() -> int:
     """Returns nanoseconds from `time.monotonic()` to the time since 1970."""
     return time.time_ns() - time.monotonic_ns()
 
 
 def _item(span: bytes) -> bytes:
-    return SPANS + varint(len(span)) + span
+    return _SPANS + _varint(len(span)) + span
 
 
 @lru_cache
-def named(name: str, kind: Kind) -> bytes:
+def _named(name: str, kind: Kind) -> bytes:
     """Returns a name and a kind as fields of a span."""
     return Span(name=name, kind=Span.SpanKind.ValueType(kind)).SerializeToString()
 
 
 def _fault(message: str) -> bytes:
-    return Span(status=Status(code=Status.STATUS_CODE_ERROR, message=utf8(message[:MAX_MESSAGE]))).SerializeToString()
+    return Span(status=Status(code=Status.STATUS_CODE_ERROR, message=_utf8(message[:MAX_MESSAGE]))).SerializeToString()
 
 
 def _encode(attributes: Attributes) -> bytes:
@@ -180,7 +180,7 @@ def _encode(attributes: Attributes) -> bytes:
 
 def _text(key: str, value: str) -> bytes:
     """Returns one attribute that is a text; the library takes 6 us for it."""
-    text = _field(AnyValue.STRING_VALUE_FIELD_NUMBER, utf8(value).encode())
+    text = _field(AnyValue.STRING_VALUE_FIELD_NUMBER, _utf8(value).encode())
     return _field(Span.ATTRIBUTES_FIELD_NUMBER, _key(key) + _field(KeyValue.VALUE_FIELD_NUMBER, text))
 
 
@@ -191,7 +191,7 @@ def _key(key: str) -> bytes:
 
 def _pair(key: str, value: Value) -> KeyValue:
     if isinstance(value, str):
-        return KeyValue(key=key, value=AnyValue(string_value=utf8(value)))
+        return KeyValue(key=key, value=AnyValue(string_value=_utf8(value)))
     if isinstance(value, bool):
         return KeyValue(key=key, value=AnyValue(bool_value=value))
     if isinstance(value, int):
@@ -199,6 +199,6 @@ def _pair(key: str, value: Value) -> KeyValue:
     return KeyValue(key=key, value=AnyValue(double_value=value))
 
 
-def utf8(text: str) -> str:
+def _utf8(text: str) -> str:
     """Returns `text` without what no UTF-8 has: JSON has escapes for half a character."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

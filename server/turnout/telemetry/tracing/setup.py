@@ -36,7 +36,7 @@ async def tracing(
         yield None
         return
     try:
-        from turnout.telemetry.tracing import otlp, usual
+        from turnout.telemetry.tracing import otlp
         from turnout.telemetry.tracing.exporter import Exporter
         from turnout.telemetry.tracing.transport import make_transport
     except ModuleNotFoundError as error:
@@ -51,7 +51,7 @@ async def tracing(
     def write_requests(traces: Sequence[Trace]) -> None:
         for trace in traces:
             trace.exemplify()
-            exporter.put(*usual.encode_request(trace, tracer.new_span_ids))
+            exporter.put(*otlp.encode_request(trace, tracer.new_span_ids))
 
     def write_copy(copy: ShadowCopy) -> None:
         exporter.put(otlp.encode_copy(copy, tracer.new_trace_id(), tracer.new_span_id()), 1)

@@ -234,13 +234,11 @@ class ShadowCopy:
     """A copy of a request that a shadow ran.
 
     Attributes:
-        trace: Of the request.
         model, version, baseline: Which shadow, and whose answers it is compared with.
         epoch: Of the policy that had the copy taken.
         outcome: What became of it, in a word.
         begun, ended: From the live answer to the end of the comparison.
         error: Class of the error that the run ended with; "" for none.
-        message: What it says.
     """
 
     trace: Trace

@@ -3,13 +3,10 @@
 https://opentelemetry.io/docs/specs/otlp/
 """
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,6 +15,7 @@ from grpc_status import rpc_status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from turnout.config import Tracing
+from turnout.outbound import Unanswered, ask
 from turnout.threads import Threads
 
 _HTTP_PATH = "/v1/traces"
@@ -83,23 +81,15 @@ def make_transport(settings: Tracing) -> Transport:
     return kind(settings.endpoint, headers, settings.timeout_s)
 
 
-class _Unmoved(urllib.request.HTTPRedirectHandler):
-    """Takes no redirect: it would turn the export into a GET, and carry the headers to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leaves the answer an error."""
-
-
 class HttpTransport:
     """OTLP/HTTP with protobuf bodies. Proxies are those of the environment."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], timeout: float) -> None:
         base = endpoint.rstrip("/")
         self._url = base if base.endswith(_HTTP_PATH) else base + _HTTP_PATH
-        self._headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "turnout"}
+        self._headers = {**headers, "Content-Type": "application/x-protobuf"}
         self._timeout = timeout
         self._threads = Threads("trace export")
-        self._open = urllib.request.build_opener(_Unmoved).open
 
     async def send(self, body: bytes) -> Verdict:
         """Sends an export in a thread, which waits for the network without the interpreter's lock."""
@@ -110,16 +100,16 @@ class HttpTransport:
         self._threads.shutdown()
 
     def _post(self, body: bytes) -> Verdict:
-        request = urllib.request.Request(self._url, body, self._headers)  # noqa: S310 - the settings allow http(s) only
         try:
-            with self._open(request, timeout=self._timeout) as answer:
-                return _taken(answer.read(_MAX_ANSWER))
-        except urllib.error.HTTPError as error:
-            with error:
-                fate = Fate.RETRY if error.code in _HTTP_RETRIED else Fate.REFUSED
-                return Verdict(fate, f"HTTP {error.code}", pause=_seconds(error.headers.get("Retry-After")))
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            return Verdict(Fate.RETRY, type(getattr(error, "reason", error)).__name__)
+            answer = ask(
+                "POST", self._url, headers=self._headers, content=body, timeout_s=self._timeout, most_bytes=_MAX_ANSWER
+            )
+        except Unanswered as error:
+            return Verdict(Fate.RETRY, error.kind)
+        if 200 <= answer.status < 300:
+            return _taken(answer.body)
+        fate = Fate.RETRY if answer.status in _HTTP_RETRIED else Fate.REFUSED
+        return Verdict(fate, f"HTTP {answer.status}", pause=_seconds(answer.headers.get("retry-after")))
 
 
 class GrpcTransport:

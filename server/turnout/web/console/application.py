@@ -10,52 +10,27 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError, Unauthenticated
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.reporting.log import RolloutLog
-from turnout.routing.active_policies import Policies
-from turnout.routing.explain import Explainer
-from turnout.routing.shadow.service import Shadows
-from turnout.serving.versions.catalog import Catalog
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.console.actions import Actions
 from turnout.web.console.pages import Pages, told_as_json
-from turnout.web.console.recent import Recent
 from turnout.web.console.rendering import HEADERS, page, static
-from turnout.web.console.session import Sessions
 from turnout.web.errors import headers_of, status_of
 
 _MODEL = "/console/models/{model}"
 
 
 def console_routes(
-    catalog: Catalog,
-    policies: Policies,
-    shadows: Shadows,
-    rollouts: RolloutEngine,
-    rollout_log: RolloutLog,
-    explainer: Explainer,
-    recent: Recent,
-    sessions: Sessions,
-    recorder: AuthRecorder,
-    log: FilteringBoundLogger,
-    part: str = "",
+    pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger
 ) -> Sequence[Route]:
     """Returns the console's routes.
 
     Args:
-        catalog: What is served.
-        policies: What is routed.
-        shadows: What is compared.
-        rollouts: What is rolled out.
-        rollout_log: What was.
-        explainer: Explains routes.
-        recent: The last hour.
-        sessions: Who is signed in.
+        pages: What it shows.
+        rollouts: What its buttons change.
         recorder: Counts sign-ins that are refused.
         log: Told of sign-ins.
-        part: As of `Pages`.
     """
-    pages = Pages(catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, part)
-    actions = Actions(rollouts, pages, sessions, log, recorder.refused)
+    actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused)
     return [
         Route("/", _home),
         Route("/console/", _home),

@@ -61,7 +61,7 @@ class Pages:
         explainer: Explainer,
         recent: Recent,
         sessions: Sessions,
-        part: str,
+        part: str = "",
     ) -> None:
         """Prepares.
 

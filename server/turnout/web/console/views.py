@@ -22,7 +22,6 @@ class VersionRow:
     """One version in a list.
 
     Attributes:
-        entry: The version.
         tags: That name it.
         shares: Its parts in the traffic that the policy decides.
         latest: What it did lately; None where nothing is known yet.
@@ -39,7 +38,6 @@ class ModelView:
     """One model.
 
     Attributes:
-        name: Its name.
         applied: Its policy in force; None where it never had one.
         versions: The highest first.
         split: Every part in the traffic, as in force; of versions too that are not in the repository any more.

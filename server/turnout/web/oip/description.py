@@ -22,7 +22,6 @@ class DescriptionEndpoints:
     """Answers in JSON; what is not ready has another status than 200."""
 
     def __init__(self, description: Description) -> None:
-        """Prepares to answer from `description`."""
         self._description = description
 
     async def live(self, _: Request) -> Response:

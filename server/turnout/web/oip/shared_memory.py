@@ -20,12 +20,6 @@ class SharedMemoryEndpoints:
     """Registers regions, lists and forgets them."""
 
     def __init__(self, memory: SharedMemory, bodies: JsonBodies) -> None:
-        """Prepares.
-
-        Args:
-            memory: To register with.
-            bodies: Reads bodies.
-        """
         self._memory = memory
         self._bodies = bodies
 

@@ -17,7 +17,6 @@ class StatisticsEndpoints:
     """Tells what versions did."""
 
     def __init__(self, statistics: Statistics) -> None:
-        """Prepares to tell of `statistics`."""
         self._statistics = statistics
 
     def routes(self) -> Sequence[Route]:

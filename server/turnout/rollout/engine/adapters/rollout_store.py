@@ -23,7 +23,6 @@ class Presence:
     """This server among those that share the state store.
 
     Attributes:
-        name: Its name.
         about: What it says of itself that stays so, as JSON values.
         instance: Another at every start.
     """

@@ -1,8 +1,8 @@
 """The port `World` on what this server serves and routes."""
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from semver import Version
 
@@ -32,19 +32,8 @@ from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
+from turnout.serving.versions.manager import Manager
 from turnout.state.release_status import Standing
-
-
-class Loader(Protocol):
-    """Loads the versions that are needed; `turnout.serving.versions.manager` has the one that ships."""
-
-    def reconcile(self) -> None:
-        """Has what is needed now loaded, soon."""
-        ...
-
-    def refresh(self) -> Awaitable[None]:
-        """Follows what the state store and the repository hold by now."""
-        ...
 
 
 class ServingWorld:
@@ -57,7 +46,7 @@ class ServingWorld:
         traffic: Traffic,
         shadows: Shadows,
         replays: Replays,
-        loader: Loader,
+        loader: Manager,
     ) -> None:
         """Takes what it looks at.
 

@@ -168,8 +168,8 @@ def _einsum(call: Call) -> Sequence[State]:
     return [Rows(shape, right.index(letter), *rows.layout)]
 
 
-def _first_axis(call: Call, index: int = 0) -> Rows:
-    rows = call.rows(index)
+def _first_axis(call: Call) -> Rows:
+    rows = call.rows(0)
     if rows.axis:
         raise NotRowWise("the batch axis is not its first, the only one along which it keeps rows apart")
     if rows.rank < 3:

@@ -1,0 +1,62 @@
+"""The process that `turnout tune` measures in: it loads the version again and again, and may be killed at any time.
+
+It is given a job as JSON on standard input, and answers with lines of JSON on the descriptor that it is told.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from turnout.cli.options import DiskTarget
+from turnout.cli.workspace import ModelVersions, Workspace
+from turnout.errors import TurnoutError
+from turnout.routing.selection.selector import parse
+from turnout.serving.sandbox.fork_server import start_processes
+from turnout.serving.sessions import providers
+from turnout.serving.tuning.comparison import Findings
+from turnout.serving.tuning.trial import Subject, Trial
+from turnout.telemetry.logging import make_logger
+
+
+def main() -> None:
+    """Does the job."""
+    job = json.load(sys.stdin)
+    with os.fdopen(int(sys.argv[1]), "w") as answers:
+
+        def tell(**line: Any) -> None:
+            answers.write(json.dumps(line) + "\n")
+            answers.flush()
+
+        try:
+            findings, source = asyncio.run(_tune(job, tell))
+        except TurnoutError as error:
+            tell(error=error.message, kind=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - standard error is closed: whoever waits is told
+            tell(error=f"it cannot be tried ({type(error).__name__}: {error})", kind="ModelFailure")
+        else:
+            tell(found=json.loads(TypeAdapter(Findings).dump_json(findings)), source=source)
+
+
+async def _tune(job: dict[str, Any], tell: Any) -> tuple[Findings, str]:
+    providers.start_runtime()
+    config, inputs = (Path(job[key]) if job[key] else None for key in ("config", "inputs"))
+    workspace = Workspace.open(DiskTarget(models=job["models"], state=job["state"], config=config))
+    name, selector = job["model"], parse(job["version"])
+    published = ModelVersions.of(name, workspace.scan(), workspace.declared()).resolve(selector)
+    workspace.repository.fetch(name, published.manifest.version)
+    settings = workspace.settings.for_model(name)
+    subject = Subject(workspace.repository, published, settings, inputs, job["in_flight"], job["seconds"])
+    processes = start_processes()
+    try:
+        return await Trial(subject, processes, make_logger("json", "error"), lambda what: tell(say=what)).run()
+    finally:
+        processes.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""`turnout tune`."""
+
+import json
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from turnout.cli.cleanup import unwinding
+from turnout.cli.options import DiskTarget
+from turnout.cli.output import Output, reporting
+
+if TYPE_CHECKING:
+    from turnout.serving.tuning.comparison import Findings
+
+_GRACE_SECONDS = 60.0
+"""What loading and runs under way may take beyond the time that was given."""
+
+
+def tune(
+    version: Annotated[str, typer.Argument(metavar="NAME@SELECTOR", help="The version, as in magika@3.3.0.")],
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=1, max=3600, help="How long to try.")] = 30.0,
+    in_flight: Annotated[
+        int, typer.Option("--in-flight", metavar="N", min=1, max=1024, help="Requests at once, for throughput.")
+    ] = 16,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs", metavar="PATH", help="Captured inputs: a .npz as a golden case's, or a directory of them.",
+            show_default=False,
+        ),
+    ] = None,
+    write: Annotated[
+        Literal["throughput", "latency"] | None,
+        typer.Option("--write", metavar="END", help="Write what is best for `throughput` or `latency` to the file.",
+                     show_default=False),
+    ] = None,
+    target: DiskTarget = DiskTarget(),
+) -> None:  # fmt: skip
+    """Try threads, runners, batch sizes and delays of a version out, and say which are best.
+
+    The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
+    Each setting is run in turn with the present ones. Nothing is changed without --write.
+    """
+    from turnout.cli.tune.view import shown
+    from turnout.cli.workspace import split_reference
+    from turnout.config.editing import model_toml, write_model
+    from turnout.config.sources import load_settings
+    from turnout.errors import ConfigError
+    from turnout.serving.tuning.candidates import Tuned
+    from turnout.serving.tuning.comparison import ENDS
+
+    with reporting(as_json=target.as_json) as out, unwinding():
+        name, selector = split_reference(version)
+        named = {"models": target.models, "state": target.state}
+        file = load_settings(target.config, named).file
+        if write is not None and file is None:
+            raise ConfigError("there is no configuration file to write to: name one with --config")
+        job = {
+            **named, "config": None if target.config is None else str(target.config), "model": name,
+            "version": selector or "", "inputs": None if inputs is None else str(inputs), "in_flight": in_flight,
+            "seconds": seconds,
+        }  # fmt: skip
+        findings, source = _tried(out, job, seconds)
+        present = findings.present.tuned
+        changes = {end: findings.choice(end).tuned.changes(present) for end in ENDS}
+        written = write is not None and bool(changes[write])
+        if write is not None and written:
+            assert file is not None, "that was looked at before"
+            write_model(file, name, changes[write])
+        tomls = {end: model_toml(name, change) if change else "" for end, change in changes.items()}
+        body = findings.to_json() | {
+            "model": name, "inputs": source, "in_flight": in_flight, "toml": tomls,
+            "written": str(file) if written else None,
+        }  # fmt: skip
+        out.show(body, *shown(findings, source, in_flight, tomls, None if write else str(file or "")))
+        if write is not None:
+            _tell_written(out, name, write, file, changes[write] if written else {})
+            settings = load_settings(target.config, named).settings.for_model(name)
+            if written and Tuned.of(settings) != findings.choice(write).tuned:
+                out.note("warning: the environment (TURNOUT_...) sets some of it otherwise, and goes before the file")
+
+
+def _tell_written(out: Output, name: str, end: str, file: Path | None, changes: dict[str, dict[str, Any]]) -> None:
+    if not changes:
+        out.note(f"{file} is left as it is: the present settings are the best for {end}")
+        return
+    keys = ", ".join(f"{table}.{key} = {value}" for table, keys in changes.items() for key, value in keys.items())
+    out.note(f"wrote to {file} for {name}: {keys}; a running server takes it up with SIGHUP and the next load")
+
+
+def _tried(out: Output, job: dict[str, Any], seconds: float) -> "tuple[Findings, str]":
+    """Has a process try settings out, and says meanwhile what it does.
+
+    Raises:
+        TurnoutError: It could not, or died.
+    """
+    import subprocess
+    import sys
+    import threading
+
+    from pydantic import TypeAdapter
+
+    from turnout import errors
+    from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
+    from turnout.serving.tuning.comparison import Findings
+
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as answers:
+        try:
+            child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+                [sys.executable, "-m", "turnout.cli.tune.child", str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(writing,),
+                process_group=0,  # Ctrl-C is for this process, which then ends that one
+                text=True,
+            )
+        finally:
+            os.close(writing)
+        late = threading.Event()
+
+        def end_late() -> None:
+            late.set()
+            _end(child.pid)
+
+        timer = threading.Timer(seconds + _GRACE_SECONDS, end_late)
+        timer.start()
+        try:
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):  # it died at once, which is told below
+                child.stdin.write(json.dumps(job))
+                child.stdin.close()
+            for line in answers:
+                told = json.loads(line)
+                if "say" in told:
+                    out.note(told["say"])
+                elif "error" in told:
+                    kind: type[TurnoutError] = getattr(errors, told["kind"], TurnoutError)
+                    raise kind(told["error"])
+                else:
+                    return TypeAdapter(Findings).validate_python(told["found"]), told["source"]
+        finally:
+            timer.cancel()
+            timer.join()
+            _end(child.pid)
+            child.wait()
+        if late.is_set():
+            raise ModelTimedOut(f"it took {_GRACE_SECONDS:g} s longer than it might, and was ended")
+        raise ModelCrashed(f"the process that ran the version died (exit code {child.returncode})")
+
+
+def _end(group: int) -> None:
+    """Ends a process and what it started: children that try inputs out, or run the version."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

@@ -1,0 +1,67 @@
+"""Changes settings of one model in a configuration file, and leaves all else in it as its author wrote it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from turnout.config.sources import load_settings
+from turnout.errors import ConfigError, TurnoutError
+
+
+def model_toml(model: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns settings of a model as TOML, for people to copy.
+
+    Args:
+        model: Its name.
+        tables: Values by table of `[model.NAME]` and key.
+    """
+    return tomlkit.dumps({"model": {model: {table: dict(keys) for table, keys in tables.items()}}})
+
+
+def write_model(file: Path, model: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Sets values of a model in a file, in one step; comments and order stay.
+
+    Args:
+        file: The configuration.
+        model: The model's name, in whatever case the file has it.
+        tables: Values by table of `[model.NAME]` and key.
+
+    Raises:
+        ConfigError: The file cannot be read, written or understood, or would not be understood then; it is unchanged.
+    """
+    try:
+        document = tomlkit.parse(file.read_text("utf-8"))
+        models = document.setdefault("model", tomlkit.table(is_super_table=True))
+        name = next((key for key in models if key.lower() == model.lower()), model)
+        own = models.setdefault(name, tomlkit.table(is_super_table=True))
+        for table, keys in tables.items():
+            section = own.setdefault(table, tomlkit.table())
+            for key, value in keys.items():
+                section[key] = value
+        text = tomlkit.dumps(document)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be changed: {error.strerror}") from None
+    except (TOMLKitError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{file} is no TOML that can be changed here: {error}") from None
+    _replace(file, text)
+
+
+def _replace(file: Path, text: str) -> None:
+    real = file.resolve()  # a link stays one
+    new = real.with_name(f".{real.name}.{os.getpid()}.new")
+    try:
+        new.touch(0o600)  # it may hold secrets
+        new.write_text(text, "utf-8")
+        new.chmod(real.stat().st_mode & 0o7777)
+        load_settings(new)
+        new.replace(real)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be changed: {error.strerror}") from None
+    except TurnoutError as error:
+        raise ConfigError(f"{file} is left as it is; with the change it would be wrong: {error.message}") from None
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""Which settings of a version are tried, in which order. Pure.
+
+One kind of setting after the other, each beside the best of the kind before: threads and runners together, since they
+share the cores; then the size of batches; then how long a runner waits for a fuller one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from turnout.config import ModelSettings
+
+_ROWS = (4, 8, 16, 32, 64, 128)
+_DELAYS_MS = (0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The settings that are tried.
+
+    Attributes:
+        threads: `runtime.intra_op_threads`.
+        runners: `runtime.runners`.
+        max_rows: `batching.max_rows`; 0 where requests share no run.
+        delay_ms: `batching.max_delay_ms`.
+    """
+
+    threads: int
+    runners: int
+    max_rows: int
+    delay_ms: float
+
+    @classmethod
+    def of(cls, settings: ModelSettings) -> Self:
+        """Returns what a model's settings say."""
+        batching, runtime = settings.batching, settings.runtime
+        rows = batching.max_rows if batching.enabled else 0
+        return cls(runtime.intra_op_threads, runtime.runners, rows, batching.max_delay_ms)
+
+    def over(self, settings: ModelSettings) -> ModelSettings:
+        """Returns a model's settings with these in them."""
+        runtime = settings.runtime.model_copy(update=self.tables()["runtime"])
+        return replace(
+            settings, runtime=runtime, batching=settings.batching.model_copy(update=self.tables()["batching"])
+        )
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Returns them by table and key of a model's settings; those that have no say are left out."""
+        batching: dict[str, Any] = {"enabled": bool(self.max_rows)}
+        if self.max_rows:
+            batching |= {"max_rows": self.max_rows, "max_delay_ms": self.delay_ms}
+        return {"runtime": {"intra_op_threads": self.threads, "runners": self.runners}, "batching": batching}
+
+    def changes(self, before: "Tuned") -> dict[str, dict[str, Any]]:
+        """Returns by table and key what is set otherwise than in `before`."""
+        old = before.tables()
+        changed = {
+            table: {key: value for key, value in keys.items() if old[table].get(key) != value}
+            for table, keys in self.tables().items()
+        }
+        return {table: keys for table, keys in changed.items() if keys}
+
+    def __str__(self) -> str:
+        runners = "runners by cores" if not self.runners else _counted(self.runners, "runner")
+        threads = "threads by ONNX Runtime" if not self.threads else _counted(self.threads, "thread")
+        if not self.max_rows:
+            return f"{runners}, {threads}, unbatched"
+        delay = f", {self.delay_ms:g} ms delay" if self.delay_ms else ""
+        return f"{runners}, {threads}, up to {self.max_rows} rows{delay}"
+
+
+def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tuned]:
+    """Yields what shares the cores in other ways.
+
+    Args:
+        best: So far.
+        cores: That the process may use.
+        on_gpu: Runs happen on a GPU, where threads have no say.
+    """
+    if on_gpu:
+        yield from (replace(best, runners=runners) for runners in (1, 2, 3, 4))
+        return
+    for threads in _powers(cores):
+        for runners in _powers(max(cores // threads, 1)):
+            yield replace(best, threads=threads, runners=runners)
+
+
+def batch_sizes(best: Tuned, most_rows: int) -> Iterator[Tuned]:
+    """Yields other sizes of batches, none among them.
+
+    Args:
+        best: So far.
+        most_rows: That the version's manifest and its own proof allow; below 2 it shares no runs whatever is set.
+    """
+    if most_rows >= 2:
+        yield replace(best, max_rows=0)
+        yield from (replace(best, max_rows=rows) for rows in _ROWS if rows <= most_rows)
+
+
+def delays(best: Tuned, most_rows: int) -> Iterator[Tuned]:
+    """Yields other times that a runner waits for a fuller batch."""
+    if best.max_rows >= 2 and most_rows >= 2:
+        yield from (replace(best, delay_ms=delay) for delay in (0.0, *_DELAYS_MS))
+
+
+def untried(candidates: Iterator[Tuned], tried: Sequence[Tuned]) -> list[Tuned]:
+    """Returns each candidate once that was not tried yet."""
+    return [candidate for candidate in dict.fromkeys(candidates) if candidate not in tried]
+
+
+def _powers(most: int) -> list[int]:
+    """Returns the powers of two up to `most`, and that itself."""
+    powers = [1]
+    while powers[-1] * 2 <= most:
+        powers.append(powers[-1] * 2)
+    return powers if powers[-1] == most else [*powers, most]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,205 @@
+"""What windows in turn say of two settings, and which settings to choose. Pure.
+
+A machine that others use too is now slow, now fast. So the present settings and a candidate are run in turn, window by
+window, and each pair of windows gives one ratio: what both had to bear falls out of it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal
+
+from turnout.serving.tuning.candidates import Tuned
+
+End = Literal["throughput", "latency"]
+"""What settings are chosen for."""
+
+ENDS: tuple[End, ...] = ("throughput", "latency")
+
+_GAINS: Mapping[End, str] = {
+    "throughput": "the requests a second of the present settings",
+    "latency": "as quick as the present settings with one request at a time",
+}
+
+WORTHWHILE = 1.03
+"""A candidate that is better by less is not worth another setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one stretch of time gave under one setting.
+
+    Attributes:
+        rate: Requests a second with many in flight.
+        latencies: Seconds of each request with one in flight.
+    """
+
+    rate: float
+    latencies: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How much better a candidate is than the present settings; above 1 is better.
+
+    Attributes:
+        middle: The median of all pairs of windows.
+        low, high: The middle half of them lies between these.
+    """
+
+    middle: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> "Ratio":
+        """Sums the ratios of pairs up; there is one at least."""
+        ordered = sorted(ratios)
+        return cls(median(ordered), _quantile(ordered, 0.25), _quantile(ordered, 0.75))
+
+    @property
+    def better(self) -> bool:
+        """The candidate is better by more than the spread, and by enough to be worth it."""
+        return self.middle >= WORTHWHILE and self.low > 1.0
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f} x ({self.low:.2f} to {self.high:.2f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one setting.
+
+    Attributes:
+        tuned: The setting.
+        windows: Under it.
+        throughput: Against the present settings, with many in flight; None for these themselves.
+        latency: Likewise, with one in flight.
+        refused: Why it could not be tried; "" where it was.
+    """
+
+    tuned: Tuned
+    windows: tuple[Window, ...] = ()
+    throughput: Ratio | None = None
+    latency: Ratio | None = None
+    refused: str = ""
+
+    @classmethod
+    def compared(cls, tuned: Tuned, windows: Sequence[Window], present: Sequence[Window]) -> "Result":
+        """Holds the windows of a candidate against those of the present settings, pair by pair."""
+        pairs = list(zip(windows, present, strict=True))
+        rates = [new.rate / old.rate for new, old in pairs if old.rate]
+        times = [_typical(old) / _typical(new) for new, old in pairs if old.latencies and new.latencies]
+        return cls(tuned, tuple(windows), Ratio.of(rates or [0.0]), Ratio.of(times or [0.0]))
+
+    @property
+    def rate(self) -> float:
+        """Requests a second with many in flight: the median of the windows."""
+        return median(window.rate for window in self.windows) if self.windows else 0.0
+
+    def ratio(self, end: End) -> Ratio | None:
+        """Returns how much better it is for an end than the present settings; None for these themselves."""
+        return self.throughput if end == "throughput" else self.latency
+
+    def latency_at(self, share: float) -> float:
+        """Returns the latency, in seconds, that a share of the requests stayed below with one in flight."""
+        ordered = sorted(latency for window in self.windows for latency in window.latencies)
+        return _quantile(ordered, share) if ordered else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which settings to use for one end.
+
+    Attributes:
+        tuned: The settings.
+        why: In a sentence.
+    """
+
+    tuned: Tuned
+    why: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """All that was tried.
+
+    Attributes:
+        present: The settings in force.
+        candidates: The others, in the order in which they were tried.
+        again: What looked best, tried once more.
+        skipped: Settings for which no time was left.
+    """
+
+    present: Result
+    candidates: list[Result] = field(default_factory=list)
+    again: list[Result] = field(default_factory=list)
+    skipped: int = 0
+
+    def promising(self) -> list[Tuned]:
+        """Returns what looks best for either end. Of many that are tried, one looks good by chance: try it again."""
+        found = [self._best(end, self.candidates) for end in ENDS]
+        return list(dict.fromkeys(result.tuned for result in found if result is not None))
+
+    def choice(self, end: End) -> Choice:
+        """Returns the settings for an end: the best of those that were better once more."""
+        confirmed = self._best(end, self.again)
+        if confirmed is not None:
+            return Choice(confirmed.tuned, f"{confirmed.ratio(end)} {_GAINS[end]}, when tried again")
+        looks = self._best(end, self.candidates)
+        if looks is None:
+            tried = any(result.windows for result in self.candidates)
+            why = f"nothing that was tried has a better {end} by {WORTHWHILE - 1:.0%} and by more than its spread"
+            return Choice(self.present.tuned, why if tried else "nothing else was tried")
+        again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
+        told = "no time was left to try it again" if again is None else f"when tried again it was {again}"
+        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {told}")
+
+    def best_so_far(self) -> Tuned:
+        """Returns the settings that the next kind is tried beside: those that look best for throughput."""
+        best = self._best("throughput", self.candidates)
+        return self.present.tuned if best is None else best.tuned
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all of it as JSON values."""
+        return {
+            "present": _result_json(self.present),
+            "candidates": [_result_json(result) for result in self.candidates],
+            "skipped": self.skipped,
+            "tried_again": [_result_json(result) for result in self.again],
+            "choices": {
+                end: {"settings": choice.tuned.tables(), "why": choice.why}
+                for end, choice in ((end, self.choice(end)) for end in ENDS)
+            },
+        }
+
+    @staticmethod
+    def _best(end: End, results: Sequence[Result]) -> Result | None:
+        """Returns what is best and better than the present settings; of two alike the one that was tried first."""
+        better = [(ratio.middle, r) for r in results if (ratio := r.ratio(end)) is not None and ratio.better]
+        return max(better, key=lambda item: item[0])[1] if better else None
+
+
+def _typical(window: Window) -> float:
+    return max(median(window.latencies), 1e-9)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(math.floor(share * len(ordered)), len(ordered) - 1)]
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    def ratio(value: Ratio | None) -> dict[str, float] | None:
+        return None if value is None else {"middle": value.middle, "low": value.low, "high": value.high}
+
+    return {
+        "settings": result.tuned.tables(),
+        "requests_per_second": result.rate,
+        "p50_ms": result.latency_at(0.5) * 1e3,
+        "p99_ms": result.latency_at(0.99) * 1e3,
+        "throughput_ratio": ratio(result.throughput),
+        "latency_ratio": ratio(result.latency),
+        "windows": len(result.windows),
+        "refused": result.refused or None,
+    }

@@ -1,0 +1,299 @@
+"""Runs a version under two settings in turn, with the real session, batcher and queue, and no transport."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import ModelSettings
+from turnout.errors import InvalidRequest, ModelFailure, TurnoutError
+from turnout.host import whole_cores
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.onnx.value_sizes import values_become_sizes
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.inputs.sample import find_sample
+from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes
+from turnout.serving.isolation.supervision import supervision
+from turnout.serving.loading.loader import LoadedVersion, devices_of, load
+from turnout.serving.sandbox.processes import Processes
+from turnout.serving.sessions.tensor import Array
+from turnout.serving.tuning import candidates
+from turnout.serving.tuning.candidates import Tuned
+from turnout.serving.tuning.comparison import Findings, Result, Window
+from turnout.serving.versions.handle import VersionHandle
+from turnout.telemetry.metrics.versions import Metrics
+from turnout.threads import Threads
+
+_PHASE_SECONDS = 0.06
+"""Of one window: as long with many requests in flight, and with one."""
+
+_LEAST_PAIRS, _LEAST_AGAIN, _MOST_PAIRS = 3, 8, 40
+_MOST_ROWS = 128
+_MOST_REQUESTS = 64
+"""That are sent in turn."""
+
+_WARMUP_RUNS = 1
+
+_KINDS = ("threads and runners", "batch sizes", "delays")
+_SHARES = (0.3, 0.5, 0.65)
+"""Of the time, that each kind of settings, and those before it, may take; the rest is for what looks best."""
+
+Request = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The version that is tried out.
+
+    Attributes:
+        repository: Where it lives.
+        published: The version.
+        settings: Of its model: the present ones.
+        inputs: A golden case or a directory of them whose inputs are sent as they are; None for the version's own.
+        in_flight: Requests at the same time, where throughput is measured.
+        seconds: That all of it may take, about.
+    """
+
+    repository: Repository
+    published: Published
+    settings: ModelSettings
+    inputs: Path | None
+    in_flight: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """What is sent.
+
+    Attributes:
+        inputs: Of each request.
+        source: Where they come from, in words.
+    """
+
+    inputs: Sequence[Request]
+    source: str
+
+
+class Trial:
+    """Tries settings out. Used on an event loop, which its requests have for themselves."""
+
+    def __init__(self, subject: Subject, processes: Processes, log: FilteringBoundLogger, say: Callable[[str], None]):
+        """Prepares; nothing is loaded.
+
+        Args:
+            subject: The version.
+            processes: Starts what tries out inputs that had better not be tried in this process.
+            log: Told of child processes that die.
+            say: Told what is done now.
+        """
+        self._subject = subject
+        self._processes = processes
+        self._supervision = supervision(log)
+        self._loads = Threads("load")
+        self._say = say
+
+    async def run(self) -> tuple[Findings, str]:
+        """Tries settings until the time is over.
+
+        Returns:
+            What came of it, and where the inputs came from.
+
+        Raises:
+            TurnoutError: The version cannot be loaded, or not run on the inputs, under the present settings.
+        """
+        subject = self._subject
+        began, present = time.monotonic(), Tuned.of(subject.settings)
+        captured = [] if subject.inputs is None else _cases(subject.inputs)
+        self._say(f"present settings: {present}")
+        async with AsyncExitStack() as stack:
+            stack.callback(self._loads.shutdown)
+            loaded, handle = await stack.enter_async_context(self._open(present))
+            requests = await self._loads.run(self._requests, loaded, captured)
+            await _ask(handle, requests.inputs[0], 0)
+            windows: list[Window] = []
+            findings = Findings(Result(present))
+            on_gpu = devices_of(subject.settings.runtime) != ["cpu"]
+            most = _most_rows(subject.settings, subject.published, loaded)
+            for kind, share in zip(_KINDS, _SHARES, strict=True):
+                best = findings.best_so_far()
+                if kind == _KINDS[0]:
+                    wanted = candidates.threads_and_runners(best, whole_cores(), on_gpu=on_gpu)
+                else:
+                    wanted = (candidates.batch_sizes if kind == _KINDS[1] else candidates.delays)(best, most)
+                tried = [present, *(result.tuned for result in findings.candidates)]
+                until = began + subject.seconds * share
+                left = candidates.untried(wanted, tried)
+                for number, tuned in enumerate(left):
+                    now = time.monotonic()
+                    if number and now >= until:  # one of each kind is tried whatever the time
+                        findings.skipped += len(left) - number
+                        break
+                    self._say(f"{kind}: {tuned} ({len(left) - number - 1} more)")
+                    end = now + (until - now) / (len(left) - number)
+                    findings.candidates.append(await self._compare(tuned, handle, requests.inputs, windows, end))
+                    findings.present = Result(present, tuple(windows))
+            promising = findings.promising()
+            for number, tuned in enumerate(promising):
+                self._say(f"once more: {tuned} ({len(promising) - number - 1} more)")
+                now = time.monotonic()
+                end = now + (began + subject.seconds - now) / (len(promising) - number)
+                again = await self._compare(tuned, handle, requests.inputs, windows, end, _LEAST_AGAIN)
+                findings.again.append(again)
+                findings.present = Result(present, tuple(windows))
+            if not windows:
+                windows.append(await _window(handle, requests.inputs, subject.in_flight))
+                findings.present = Result(present, tuple(windows))
+        return findings, requests.source
+
+    async def _compare(
+        self,
+        tuned: Tuned,
+        present: VersionHandle,
+        requests: Sequence[Request],
+        windows: list[Window],
+        end: float,
+        least: int = _LEAST_PAIRS,
+    ) -> Result:
+        """Runs a candidate and the present settings in turn until `end`, and adds the windows of the latter."""
+        own: list[Window] = []
+        others: list[Window] = []
+        try:
+            async with self._open(tuned) as (_, handle):
+                await _ask(handle, requests[0], 0)
+                while len(own) < least or (time.monotonic() < end and len(own) < _MOST_PAIRS):
+                    order = ((others, present), (own, handle))
+                    for found, asked in order if len(own) % 2 else reversed(order):
+                        found.append(await _window(asked, requests, self._subject.in_flight))
+        except TurnoutError as error:
+            return Result(tuned, refused=error.message)
+        windows += others
+        return Result.compared(tuned, own, others)
+
+    @asynccontextmanager
+    async def _open(self, tuned: Tuned) -> AsyncIterator[tuple[LoadedVersion, VersionHandle]]:
+        subject = self._subject
+        manifest, settings = subject.published.manifest, tuned.over(subject.settings)
+        loaded = await self._loads.run(
+            load,
+            subject.repository,
+            subject.published,
+            settings,
+            _WARMUP_RUNS,
+            lambda: None,
+            self._supervision,
+            self._processes,
+        )
+        recorder = Metrics().version(manifest.model, str(manifest.version), subject.published.digest)
+        handle = VersionHandle(manifest, loaded, settings, recorder)
+        try:
+            yield loaded, handle
+        finally:
+            await handle.close()
+
+    def _requests(self, loaded: LoadedVersion, captured: Sequence[Path]) -> _Requests:
+        """Finds what to send.
+
+        Raises:
+            TurnoutError: There is nothing that the version runs on, or what was named cannot be read.
+        """
+        subject = self._subject
+        manifest = subject.published.manifest
+        if captured:
+            return _Requests([read_case(path, sides=("inputs",)).inputs for path in captured], "captured")
+        directory = subject.repository.directory(manifest.model, manifest.version)
+        axes = loaded.plan.input_axes
+        if paths := sorted((directory / GOLDEN_DIRECTORY).glob("*.npz"))[:_MOST_REQUESTS]:
+            cases = (read_case(path, sides=("inputs",)).inputs for path in paths)
+            rows = itertools.islice(itertools.chain.from_iterable(_rows(case, axes) for case in cases), _MOST_REQUESTS)
+            return _Requests(list(rows), "golden")
+        graph = read_graph(directory / MODEL_FILE).graph
+        given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
+        tried = recipes(values_become_sizes=values_become_sizes(graph, given))
+        sample = find_sample(loaded.run, manifest.signature, axes, None, tried, most=FEW_ELEMENTS)
+        if sample.inputs is None:
+            raise ModelFailure(
+                f"{manifest.model} {manifest.version} has no golden case, and no inputs were found that it runs on"
+                f"{': ' + sample.trouble if sample.trouble else ''}; give some with --inputs"
+            )
+        return _Requests([sample.inputs], "made up")
+
+
+async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight: int) -> Window:
+    """Measures for a while with many requests in flight, and then with one."""
+    numbers = itertools.count()
+    began = time.monotonic()
+
+    async def ask_on_end() -> int:
+        asked = 0
+        while not asked or time.monotonic() < began + _PHASE_SECONDS:
+            number = next(numbers) % len(requests)
+            await _ask(handle, requests[number], number)
+            asked += 1
+        return asked
+
+    clients = [asyncio.create_task(ask_on_end()) for _ in range(in_flight)]
+    try:
+        rate = sum(await asyncio.gather(*clients)) / (time.monotonic() - began)
+    finally:
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    latencies: list[float] = []
+    end = time.monotonic() + _PHASE_SECONDS
+    while not latencies or time.monotonic() < end:
+        number = next(numbers) % len(requests)
+        start = time.monotonic()
+        await _ask(handle, requests[number], number)
+        latencies.append(time.monotonic() - start)
+    return Window(rate, tuple(latencies))
+
+
+async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
+    """Sends a request the way the data plane does: at once where its run is short, else through the queue."""
+    kind = "tune", number
+    if handle.infer_now(inputs, (), "", kind) is None:
+        await handle.infer(inputs, (), None, "", kind)
+    else:
+        await asyncio.sleep(0)  # others' turn, as between two messages of a connection
+
+
+def _rows(case: Request, axes: Mapping[str, int]) -> Iterator[Request]:
+    """Yields the rows of a golden case as requests of one row each; the case as it is where it has none."""
+    counts = {case[name].shape[axis] for name, axis in axes.items() if name in case}
+    if len(counts) != 1:
+        yield case
+        return
+    for row in range(counts.pop()):
+        yield {name: np.take(a, [row], axis=axes[name]) if name in axes else a for name, a in case.items()}
+
+
+def _cases(path: Path) -> Sequence[Path]:
+    """Returns the files of captured inputs.
+
+    Raises:
+        InvalidRequest: There are none.
+    """
+    found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not found or not found[0].is_file():
+        raise InvalidRequest.at("--inputs", f"expected a .npz of arrays inputs/NAME, or a directory of them: {path}")
+    return found[:_MOST_REQUESTS]
+
+
+def _most_rows(settings: ModelSettings, published: Published, loaded: LoadedVersion) -> int:
+    """Returns the most rows that batches of the version may have; 0 where its requests share no run."""
+    stated = published.manifest.batching
+    if stated is not None and not stated.enabled:
+        return 0
+    if settings.batching.enabled and loaded.plan.max_rows < 2:
+        return 0
+    return _MOST_ROWS if stated is None or stated.max_rows is None else min(stated.max_rows, _MOST_ROWS)

@@ -1,0 +1,30 @@
+"""What is shown at a scrape, by metric family, before it is written in any format. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from turnout.telemetry.histogram import Histogram
+from turnout.telemetry.ratios import Agreement, Ratio
+
+Labels = Mapping[str, str]
+
+Value = float | Histogram | Ratio | Agreement
+"""Of a series."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family at the moment of a scrape.
+
+    Attributes:
+        name: Full name, `_total` included for counters.
+        kind: Prometheus's type.
+        help: One sentence.
+        series: Labels and value of each series; read once, perhaps while the event loop counts on between two of them.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    series: Iterable[tuple[Labels, Value]]

@@ -1,0 +1,110 @@
+"""`turnout tune` on a real version, in its own process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_models import matmul
+from processes import TURNOUT
+from turnout.config import load_settings
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = """[runtime]
+inline_threshold_us = 0
+
+[model.m.batching]
+max_delay_ms = 150.0  # far too long: whoever is alone waits for nobody
+only_where_it_pays = false
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, publish_model, models) -> Path:
+    (tmp_path / "turnout.toml").write_text(f"models = {str(models)!r}\n{SETTINGS}")
+    publish_model("m", "1.0.0", matmul(8))
+    return tmp_path
+
+
+def _tune(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [*TURNOUT, "tune", "m@1.0.0", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
+def test_a_delay_that_costs_is_found_and_another_written_only_where_that_is_asked(folder: Path) -> None:
+    before = (folder / "turnout.toml").read_text()
+    np.savez(folder / "case.npz", **{"inputs/x": np.ones((1, 8), np.float32)})
+    options = ("--seconds", "4", "--in-flight", "4", "--inputs", "case.npz", "--json")
+    done = _tune(folder, *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["inputs"] == "captured"
+    assert found["present"]["p50_ms"] > 100
+    assert found["written"] is None
+    assert (folder / "turnout.toml").read_text() == before
+    tried = [c for c in found["candidates"] if c["settings"]["batching"].get("max_delay_ms") != 150.0]
+    assert max(c["latency_ratio"]["middle"] for c in tried) > 3
+
+    done = _tune(folder, *options, "--write", "latency")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["written"] == "turnout.toml"
+    chosen = load_settings(folder / "turnout.toml").settings.for_model("m").batching
+    assert chosen.max_delay_ms < 10 or not chosen.enabled
+    assert "only_where_it_pays = false" in (folder / "turnout.toml").read_text()
+
+
+def test_people_read_a_table_and_where_the_inputs_come_from(folder: Path) -> None:
+    done = _tune(folder, "--seconds", "1", "--in-flight", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Inputs: made-up inputs")
+    assert "requests/s at 2" in done.stdout
+    assert "For throughput:" in done.stdout
+    assert "For latency:" in done.stdout
+    assert done.stderr.startswith("present settings: ")
+
+
+def test_what_is_not_there_is_told(folder: Path) -> None:
+    command = [*TURNOUT, "tune", "m@9.0.0", "--json"]
+    missing = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert missing.returncode == 1
+    assert json.loads(missing.stderr)["error"]["kind"] == "VersionNotFound"
+    nowhere = _tune(folder, "--inputs", "nowhere.npz", "--json")
+    assert nowhere.returncode == 1
+    assert "inputs/NAME" in json.loads(nowhere.stderr)["error"]["message"]
+
+
+@pytest.mark.parametrize("ended", ["by Ctrl-C", "by its child's death"])
+def test_a_trial_that_ends_early_leaves_no_process(folder: Path, ended: str) -> None:
+    command = [sys.executable, "-m", "turnout", "tune", "m@1.0.0", "--seconds", "60"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tuning:
+        assert tuning.stderr is not None
+        assert tuning.stderr.readline().startswith("present settings")
+        (child,) = Path(f"/proc/{tuning.pid}/task/{tuning.pid}/children").read_text().split()
+        if ended == "by Ctrl-C":
+            tuning.send_signal(signal.SIGINT)
+        else:
+            os.kill(int(child), signal.SIGKILL)
+        assert tuning.wait(60) == (130 if ended == "by Ctrl-C" else 1)
+        told = tuning.stderr.read()
+        assert "Traceback" not in told
+        assert ("the process that ran the version died" in told) is (ended != "by Ctrl-C")
+    assert not os.path.exists(f"/proc/{child}")
+    assert not _group(int(child))
+
+
+def _group(number: int) -> list[str]:
+    """Returns the processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[2]) == number:
+                found.append(stat.parent.name)
+    return found

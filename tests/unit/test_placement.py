@@ -1,0 +1,48 @@
+"""Which GPUs a version is loaded on."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnout.config import Settings
+from turnout.serving.loading.loader import on_devices
+from turnout.serving.loading.placement import least_loaded
+
+THREE = ["cuda:0", "cuda:1", "cuda:2"]
+
+
+def test_a_version_goes_where_least_is() -> None:
+    taken = [{"cuda:0": 30}, {"cuda:1": 10, "cuda:2": 20}]
+    assert least_loaded(THREE, 1, taken) == ["cuda:1"]
+    assert least_loaded(THREE, 2, taken) == ["cuda:1", "cuda:2"]
+    assert least_loaded(["cuda:2", "cuda:0"], 1, taken) == ["cuda:2"]
+
+
+def test_of_equals_the_one_with_fewer_versions_and_then_the_first_that_was_named() -> None:
+    assert least_loaded(THREE, 1, []) == ["cuda:0"]
+    assert least_loaded(["cuda:1", "cuda:0"], 1, []) == ["cuda:1"]
+    assert least_loaded(THREE[:2], 1, [{"cuda:0": 5}, {"cuda:0": 5}, {"cuda:1": 10}]) == ["cuda:1"]
+
+
+def test_all_are_taken_where_nobody_asks_for_fewer() -> None:
+    assert least_loaded(THREE, 0, [{"cuda:0": 9}]) == THREE
+    assert least_loaded(THREE, 7, []) == THREE
+    assert least_loaded(["cpu"], 1, [{"cpu": 9}]) == ["cpu"]
+
+
+@given(sizes=st.lists(st.integers(1, 50), max_size=20), count=st.integers(1, 4))
+def test_versions_that_come_one_after_the_other_are_spread(sizes: list[int], count: int) -> None:
+    devices = [f"cuda:{number}" for number in range(count)]
+    taken: list[dict[str, int]] = []
+    for size in sizes:
+        (device,) = least_loaded(devices, 1, taken)
+        taken.append({device: size})
+    totals = [sum(memory.get(device, 0) for memory in taken) for device in devices]
+    assert max(totals) - min(totals) <= max(sizes, default=0)
+
+
+def test_the_devices_that_were_chosen_are_those_that_sessions_are_made_on() -> None:
+    settings = Settings(runtime={"device_ids": [0, 1, 3], "gpus_per_version": 1}).for_model("m")
+    placed = on_devices(settings, ["cuda:3"])
+    assert placed.runtime.device_ids == (3,)
+    assert placed.runtime.gpus_per_version == 1
+    assert placed.batching == settings.batching

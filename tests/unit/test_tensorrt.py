@@ -1,0 +1,82 @@
+"""TensorRT where it is not there, and where its caches would lie where it is."""
+
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from turnout.errors import ConfigError
+from turnout.serving.sessions import providers
+from turnout.serving.sessions.tensorrt_cache import TensorrtCache
+
+DIGEST = "sha256:" + "ab" * 32
+CACHE = "/var/cache/turnout"
+LIBRARY = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+
+
+def _of(**other: str) -> TensorrtCache:
+    said = {"digest": DIGEST, "gpu": "NVIDIA H200", "capability": "9.0", "runtime": "1.31.1"} | other
+    return TensorrtCache.of(CACHE, **said)
+
+
+def test_engines_lie_by_digest_gpu_and_runtime_and_timings_are_shared() -> None:
+    cache = _of()
+    assert cache.engines == f"{CACHE}/tensorrt/engines/{'ab' * 32}/nvidia-h200-sm90/ort-1.31.1"
+    assert cache.timings == f"{CACHE}/tensorrt/timings/nvidia-h200-sm90/ort-1.31.1"
+    assert _of(digest="sha256:" + "cd" * 32).timings == cache.timings
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"digest": "sha256:" + "cd" * 32}, {"gpu": "NVIDIA A100"}, {"capability": "8.0"}, {"runtime": "1.32.0"}],
+)
+def test_what_an_engine_depends_on_gives_it_another_folder(other) -> None:
+    assert _of(**other).engines != _of().engines
+
+
+@pytest.mark.parametrize("gpu", ["../../etc", "a/b", "Tesla T4\n", "NVIDIA RTX 6000 Ada (48 GB)"])
+def test_a_device_s_name_leads_nowhere_else(gpu) -> None:
+    engines = Path(_of(gpu=gpu).engines)
+    assert len(engines.relative_to(CACHE).parts) == 5
+    assert ".." not in engines.parts
+
+
+@pytest.mark.parametrize("other", [{"digest": "sha256:../.."}, {"digest": ""}, {"gpu": ""}, {"gpu": "//"}])
+def test_what_is_no_digest_or_device_is_refused(other) -> None:
+    with pytest.raises(ValueError, match="expected a digest and a device"):
+        _of(**other)
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="this build of ONNX Runtime has no TensorRT provider")
+def test_the_provider_knows_each_option() -> None:
+    names, known = _of().options(), LIBRARY.read_bytes()
+    assert [name for name in names if b"\0" + name.encode() + b"\0" not in known] == []
+
+
+def _missing(monkeypatch, *names: str) -> str:
+    """Returns what is said where these libraries cannot be loaded, and all others can."""
+    monkeypatch.setattr(providers, "_loads", lambda name: name not in names)
+    monkeypatch.setattr(providers, "_needed_by_tensorrt", lambda: ("libcudart.so.13", "libnvinfer.so.10"))
+    return providers._missing_reason(providers.TENSORRT)
+
+
+def test_what_is_missing_is_named_and_how_to_get_it(monkeypatch) -> None:
+    said = _missing(monkeypatch, "libnvinfer.so.10")
+    assert said.startswith("not found: libnvinfer.so.10;")
+    assert "pip install 'tensorrt-cu13==10.*'" in said
+    assert "LD_LIBRARY_PATH" in said
+    assert "turnout[gpu]" not in said
+    said = _missing(monkeypatch, "libcudart.so.13", "libnvinfer.so.10")
+    assert said.startswith("not found: libcudart.so.13, libnvinfer.so.10;")
+    assert "turnout[gpu]" in said
+    assert "no NVIDIA device" in _missing(monkeypatch)
+
+
+@pytest.mark.skipif(
+    any(r.name == providers.TENSORRT and r.usable for r in providers.probe()), reason="TensorRT can be used here"
+)
+def test_who_asks_for_it_where_it_is_not_is_told_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"'tensorrt' was asked for and cannot be used here: ") as refused:
+        providers.choose(["tensorrt", "cuda", "cpu"])
+    if LIBRARY.exists():
+        assert "libnvinfer.so." in refused.value.message
