@@ -16,7 +16,7 @@ import uvloop  # noqa: F401
 
 import botocore_models
 import turnout.__main__
-import turnout.app.event_loop
+import turnout.app.process
 import turnout.app.server
 import turnout.cli.main
 import turnout.cli.serve.command

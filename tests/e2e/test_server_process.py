@@ -101,7 +101,7 @@ def test_after_kill_9_a_restart_serves_what_was_served(publish_model, models) ->
 def test_a_dead_side_task_stops_the_process_with_its_reason(publish_model, models) -> None:
     publish_model("m", "1.0.0", scaled(1))
     script = (
-        "import sys, turnout.app.server as app\n"
+        "import sys, turnout.app.following as app\n"
         "async def follow(*_, **__): raise OSError('the watch broke')\n"
         "app.follow = follow\n"  # the fault: what follows the repository dies
         "from turnout.__main__ import main\n"
