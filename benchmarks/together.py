@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from turnout.app.event_loop import loop_factory
+from turnout.app.process import loop_factory
 from turnout.app.server import running
 from turnout.config import Address, Settings
 from turnout.serving.sessions.providers import start_runtime

@@ -39,9 +39,13 @@ class Tab:
         assert answer is not None
         assert answer.status == 200, (path, answer.status)
 
-    async def findings(self) -> list[str]:
-        """Returns what axe-core finds serious or critical."""
-        found: Any = (await Axe().run(self.page, options={"resultTypes": ["violations"]})).response
+    async def findings(self, *, of_colours: bool = False) -> list[str]:
+        """Returns what axe-core finds serious or critical; `of_colours` alone where the rest was looked at before."""
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if of_colours:
+            # By name: the category's tag brings rules of AAA with it.
+            options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
+        found: Any = (await Axe().run(self.page, options=options)).response
         return [
             f"{v['id']}: {node['target']} {node['failureSummary']}"
             for v in found["violations"]

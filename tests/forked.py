@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 
 # What a server imports, in the bodies of functions too, so that no child has to: a second of CPU for each.
 import anyio._backends._asyncio  # noqa: F401
+import s3fs  # noqa: F401
 import sqlalchemy.dialects.sqlite  # noqa: F401
 import uvloop  # noqa: F401
 
+import botocore_models
 import turnout.__main__
-import turnout.app.event_loop
+import turnout.app.process
 import turnout.app.server
 import turnout.cli.main
 import turnout.cli.serve.command
 import turnout.cli.serve.cuda  # noqa: F401
 from turnout.serving.sessions import providers
 
+botocore_models.read_ahead()
 providers.prepare_for_forks()
 gc.collect()
 gc.freeze()

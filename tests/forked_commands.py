@@ -6,16 +6,19 @@ that an interpreter takes for imports. That a process of its own does just the s
 """
 
 import atexit
+import functools
 import marshal
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import turnout.__main__
@@ -60,6 +63,17 @@ def forked_turnout(directory: Path) -> Iterator[None]:
         server.terminate()
         server.join()
         server.close()
+
+
+@functools.cache
+def turnout_program() -> Path:
+    """Returns a program as `forked_turnout` makes it: there with the first who asks, and until this process ends."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    folder = Path(tempfile.mkdtemp(prefix="turnout-program-"))
+    stack.callback(shutil.rmtree, folder)
+    stack.enter_context(forked_turnout(folder / folder.name))
+    return folder / folder.name / "turnout"
 
 
 def _serve(listener: socket.socket) -> None:

@@ -64,7 +64,7 @@ class Prometheus:
             for s in found["result"]
         }
 
-    def wait(self, what: str, holds: Callable[[], bool], limit: float = 60.0) -> None:
+    def wait(self, what: str, holds: Callable[[], bool], limit: float = 120.0) -> None:
         """Returns as soon as `holds`; fails after `limit` seconds."""
         end = time.monotonic() + limit
         while not holds():

@@ -19,6 +19,11 @@ from turnout.state.store import StateStore
 
 Publish = Callable[..., str]
 
+RUN_NOTHING = "".join(
+    f'[{gate}]\non_failure = "off"\n' for gate in ("load", "determinism", "batchability", "golden", "latency", "memory")
+)
+"""A plan of gates: those that run the model change nothing that outlives them, and take most of a publish's CPU."""
+
 _STATE = Path(".turnout") / "state.db"
 
 _MOST = 8

@@ -26,10 +26,13 @@ import boto3
 import httpx
 import pytest
 
+import botocore_models
 import debian
 from turnout.config import Repository, RepositoryUrl
 from turnout.registry.remote.opening import open_remote
 from turnout.registry.remote.repository import RemoteRepository
+
+botocore_models.share()
 
 REGISTRY = debian.program("docker-registry", "docker-registry")
 NEEDS_REGISTRY = debian.needs(REGISTRY, "docker-registry")

@@ -111,7 +111,7 @@ async def latest(server: Running, model: str = "m") -> pb.Rollout:
 
 
 async def until(
-    server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 60.0, model: str = "m"
+    server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 120.0, model: str = "m"
 ) -> list[pb.Rollout]:
     """Watches a rollout until `fine`; returns what was told, the last one fine."""
     told: list[pb.Rollout] = []
@@ -160,7 +160,7 @@ class Lookups:
         return request(self.model, index=np.array([1000 if self.bad and number % 3 == 0 else number % 300]))
 
 
-async def settled(what: Callable[[], object], why: Callable[[], object] = str, limit: float = 60.0) -> None:
+async def settled(what: Callable[[], object], why: Callable[[], object] = str, limit: float = 120.0) -> None:
     """Waits until `what` is so; a failure tells `why`."""
     deadline = time.monotonic() + limit
     while not what():

@@ -49,7 +49,7 @@ SHADOWED: Mapping[str, Any] = PLAN | {
 RATE = 80.0
 """Requests a second: magika runs 5 ms, so that two cores have more than one to spare."""
 
-BEFORE = 300
+BEFORE = 220
 """Requests before a rollout begins: its thresholds take 200 of the baseline's."""
 
 FILES = 120

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from turnout.app.event_loop import loop_factory
+from turnout.app.process import loop_factory
 from turnout.cli.output import reporting
 from turnout.threads import end_process
 from turnout.workers.member import Member
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 async def _work(descriptor: int) -> int:
-    from turnout.app.server import run
+    from turnout.app.process import run
 
     member = await Member.join(descriptor)
     try:

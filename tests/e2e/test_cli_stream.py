@@ -110,7 +110,7 @@ def test_a_server_killed_in_the_middle_of_an_upload_leaves_a_clean_repository(tm
             call = registry.UploadFiles()
             for sent in list(pieces(begun.upload_id, files, size=100_000))[:4]:
                 await call.write(sent)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not sum((await registry.BeginUpload(beginning(files))).received):
                     await asyncio.sleep(0.01)
             call.cancel()

@@ -87,9 +87,9 @@ def one(number: int) -> v1.PredictRequest:
 
 
 @asynccontextmanager
-async def load(server: Running) -> AsyncIterator[None]:
-    """Sends requests for as long as the context is entered."""
-    async with clients(server, one, count=2, pause=0.01):
+async def load(server: Running, pause: float = 0.1) -> AsyncIterator[None]:
+    """Sends requests for as long as the context is entered: twenty a second, or more where a verdict waits for them."""
+    async with clients(server, one, count=2, pause=pause):
         yield
 
 
@@ -99,7 +99,7 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
     for minor in range(30):
         publish_model("many", f"1.{minor}.0-rc.{'x' * 40}", onnx_models.scaled(minor), release=minor == 0)
     server = await serve(shadow=PATIENT | {"isolation": "thread", "noise_rate": 0})
-    async with load(server):
+    async with load(server, pause=0.01):
         await start(server, "1.2.0", QUICK, actor=NASTY[:60], reason=NASTY)
         await until(server, in_state(*FINAL))
     pages = [
@@ -118,7 +118,8 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
                 await here.open(path)
                 assert await here.overflow() <= 0, (path, look)
                 if "viewport" not in look:
-                    assert await here.findings() == [], (path, look)
+                    # A theme changes colours and nothing else.
+                    assert await here.findings(of_colours=look["color_scheme"] == "dark") == [], (path, look)
                 assert await here.page.locator("main img").count() == 0
             await here.open(ROLLOUT)
             await expect(here.page.locator("#evidence canvas")).to_be_visible()
@@ -151,7 +152,7 @@ async def test_a_rollout_is_followed_to_its_rollback_without_a_reload(serve, bro
 
 async def test_evidence_that_takes_a_candidate_back_is_watched_as_it_grows(serve, browser) -> None:
     server = await serve()
-    async with load(server), tab(browser, server) as here:
+    async with load(server, pause=0.01), tab(browser, server) as here:
         await here.open("/console/models/m")
         await expect(here.page.locator("#live")).to_contain_text("None so far")
         await start(server, "1.2.0", QUICK)

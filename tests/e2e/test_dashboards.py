@@ -164,7 +164,7 @@ async def _scene(server: Running, tmp_path: Path) -> None:
             while not (await scrape(server)).get(("turnout_rollout_false_alarm_attempts_total", "model=m")):
                 await asyncio.sleep(0.05)
 
-        await asyncio.wait_for(meter_began(), 60)
+        await asyncio.wait_for(meter_began(), 120)
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.Predict(request("m", x=X.astype(np.float64)))
         plan = rollout_wire.CAREFREE | {"steps": [{"weight": 0.4, "soak_s": 600.0}], "step_deadline_s": 1000.0}
@@ -194,7 +194,7 @@ def _judge(directory: Path, target: str, exported: set[str]) -> None:
             return {(each.board, each.panel) for each in missing} <= EMPTY.keys()
 
         try:
-            watch.wait("every panel has something to show", shown, 90)
+            watch.wait("every panel has something to show", shown)
         except AssertionError as error:
             raise AssertionError([each for each in missing if (each.board, each.panel) not in EMPTY]) from error
         for expression in marks():

@@ -30,7 +30,7 @@ def children(pid: int) -> list[psutil.Process]:
 
 
 def wait_gone(processes: list[psutil.Process]) -> None:
-    _, left = psutil.wait_procs(processes, timeout=20)
+    _, left = psutil.wait_procs(processes, timeout=60)
     assert not left
 
 
@@ -38,7 +38,7 @@ def wait_gone(processes: list[psutil.Process]) -> None:
 def test_the_children_end_with_the_server(publish_model, models, how) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
     shared = set(os.listdir("/dev/shm"))
-    with serving(models) as server, Client(server.grpc, timeout=30) as client:
+    with serving(models) as server, Client(server.grpc, timeout=60) as client:
         client.wait_ready("m", timeout=90)
         assert client.predict("m", GOOD)["y"].tolist() == [4]
         running = children(server.process.pid)
@@ -65,13 +65,13 @@ def test_a_child_that_hangs_ends_with_a_server_whose_drain_is_over(publish_model
             time.sleep(0.01)
         server.send(signal.SIGTERM)
         assert server.wait() == 0
-        call.join(30)
+        call.join(60)
     wait_gone(running)
 
 
 def test_what_the_command_line_tells_of_an_isolated_version(publish_model, models, tmp_path: Path) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
-    with serving(models) as server, Client(server.grpc, retries=0, timeout=30) as client:
+    with serving(models) as server, Client(server.grpc, retries=0, timeout=60) as client:
         client.wait_ready("m", timeout=90)
         with pytest.raises(Internal, match="SIGFPE"):
             client.predict("m", {"a": np.array([-(2**63)]), "b": np.array([-1])})

@@ -112,10 +112,10 @@ def test_one_pod_starts_is_probed_and_loses_no_request_at_its_end(render, publis
     publish_model("waits", "1.0.0", slow())
     spec, volumes = pod_of(render, QUICK | {"insecure": True, "config": "[model.m]\nslo_ms = [12.5]\n"}, node)
     shutil.copytree(models, volumes["models"], dirs_exist_ok=True)
-    with running(spec, node, volumes) as pod, Client(pod.address("grpc"), retries=0, timeout=30) as client:
+    with running(spec, node, volumes) as pod, Client(pod.address("grpc"), retries=0, timeout=60) as client:
         pod.wait_for("startupProbe")
         pod.wait_for("readinessProbe")
-        assert pod.probe("livenessProbe")
+        pod.wait_for("livenessProbe")
 
         def metrics() -> str:
             return httpx.get(f"http://{pod.address('http')}/metrics").text
@@ -130,13 +130,13 @@ def test_one_pod_starts_is_probed_and_loses_no_request_at_its_end(render, publis
                 """The cluster has taken the pod out of its services by then: nobody sends it anything new."""
                 answered = len(load.got)
                 wait_until(lambda: len(load.got) > answered, pod)  # the preStop action changed nothing
-                last.append(pool.submit(client.predict, "waits", {"x": X, "n": np.int64(100_000)}))
-                wait_until(lambda: last[0].done() or BEGUN in metrics(), pod)
-                assert not last[0].done(), last[0].result()
+                while not last or last[-1].done():  # one may be over before anybody looked
+                    last.append(pool.submit(client.predict, "waits", {"x": X, "n": np.int64(100_000)}))
+                    wait_until(lambda: last[-1].done() or BEGUN in metrics(), pod)
                 load.end()
 
             code, left = pod.stop(leave)
-        assert last[0].result()["y"].tolist() == [[100_001.0] * 4]
+        assert last[-1].result()["y"].tolist() == [[100_001.0] * 4]
     assert code == 0, pod.log.read_text()
     assert left > 0
     assert set(load.got) == {2.0}
@@ -240,7 +240,7 @@ def test_the_kserve_runtime_serves_what_was_fetched(fetched, publish_model, mode
         assert answer.json()["outputs"][0]["data"] == [2.0] * 4, answer.text
         with grpc.insecure_channel(pod.address("grpc")) as channel:
             ready = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
-            answered = ready(inference_pb2.ModelReadyRequest(name="magika").SerializeToString(), timeout=30)
+            answered = ready(inference_pb2.ModelReadyRequest(name="magika").SerializeToString(), timeout=60)
         assert inference_pb2.ModelReadyResponse.FromString(answered).ready
         code, left = pod.stop()
     assert (code, left > 0) == (0, True)

@@ -9,16 +9,16 @@ import time
 
 import pytest
 
+from forked_commands import turnout_program
 from onnx_models import scaled
 from ports import free_port
-from processes import TURNOUT
 from unwritable import unwritable
 
 pytestmark = pytest.mark.slow
 
 
 def get(port: int, path: str, body: str | None = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET" if body is None else "POST", path, body)
         answer = connection.getresponse()
@@ -49,7 +49,7 @@ def dropped(port: int) -> float:
 def test_a_log_that_cannot_be_written_fails_no_start_no_request_and_no_stop(publish_model, models, kind) -> None:
     publish_model("m", "1.0.0", scaled(2))
     port = free_port()
-    command = [*TURNOUT, "serve", "--models", str(models), "--json", "--http", f"127.0.0.1:{port}"]
+    command = [turnout_program(), "serve", "--models", str(models), "--json", "--http", f"127.0.0.1:{port}"]
     command += ["--grpc", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     with unwritable(kind) as stream:
         process = subprocess.Popen(
@@ -61,12 +61,12 @@ def test_a_log_that_cannot_be_written_fails_no_start_no_request_and_no_stop(publ
                 status, body = get(port, f"/predict/m/{'9' * 200}", '{"inputs": {}}')
                 assert (status, "expected" in body) == (400, True)
             assert get(port, "/predict/m", '{"inputs": {"x": [[1, 2, 3, 4]]}}')[0] == 200
-            deadline = time.monotonic() + 20  # a thread of its own writes the log, and may be behind
+            deadline = time.monotonic() + 60  # a thread of its own writes the log, and may be behind
             while (lost := dropped(port)) < (300 if kind != "reader stopped" else 0):
                 assert time.monotonic() < deadline, lost
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()

@@ -86,7 +86,7 @@ def rolled_out(control: str) -> Iterator[pb.Rollout]:
     with grpc.insecure_channel(control) as channel:
         stub = ControlServiceStub(channel)
         stub.StartRollout(pb.StartRolloutRequest(model="m", version="1.1.0", plan_json=json.dumps(PLAN)), timeout=30)
-        for told in stub.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=90):
+        for told in stub.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=200):
             yield told.rollout
             if told.rollout.state in ("rolled_back", "succeeded", "superseded", "failed"):
                 return
@@ -107,7 +107,7 @@ def test_while_a_canary_is_rolled_back_each_alert_that_should_fires_and_the_rule
         Client(server.grpc) as client,
         prometheus(tmp_path / "prometheus", server.http) as watch,
     ):
-        client.wait_ready("m", timeout=90)
+        client.wait_ready("m", timeout=200)
         watch.wait("all series are there", lambda: watch.now('turnout_requests_total{version="1.0.0"} == 0') != {})
         with load.running(server.grpc):
             watch.wait(
@@ -151,5 +151,9 @@ def test_while_a_canary_is_rolled_back_each_alert_that_should_fires_and_the_rule
             assert counted == pytest.approx(len(seconds) - unseen, rel=0.1, abs=3)
             for q in (50, 90, 99):
                 recorded = watch.now(f"version:turnout_request_duration_seconds:p{q}_rate5m")[key]
+                buckets = f'sum by (le) (turnout_request_duration_seconds_bucket{{version="{version}"}})'
+                (by_server,) = watch.now(f"histogram_quantile({q / 100}, {buckets})").values()
+                assert abs(bucket(recorded) - bucket(by_server)) <= 1, (version, q, recorded, by_server)
+                # On a busy machine clients wait for a core after the server has answered, but never for less.
                 measured = float(np.quantile(seconds, q / 100, method="inverted_cdf"))
-                assert abs(bucket(recorded) - bucket(measured)) <= 1, (version, q, recorded, measured)
+                assert bucket(recorded) <= bucket(measured) + 1, (version, q, recorded, measured)

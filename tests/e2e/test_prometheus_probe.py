@@ -69,7 +69,7 @@ class Load:
 
 def rolled_out(control: ControlServiceStub, version: str) -> list[pb.Rollout]:
     """Rolls a version out to its end, and returns what was told."""
-    control.StartRollout(pb.StartRolloutRequest(model="m", version=version, plan_json=json.dumps(PLAN)), timeout=30)
+    control.StartRollout(pb.StartRolloutRequest(model="m", version=version, plan_json=json.dumps(PLAN)), timeout=60)
     watched = control.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=100)
     return [message.rollout for message in watched]
 
@@ -99,7 +99,7 @@ def test_a_promql_probe_on_the_servers_own_metrics_lets_a_good_candidate_through
 
         def tried(name: str) -> tuple[str, str, str]:
             request = pb.TryProbeRequest(probe=name, model="m", version="1.1.0+cpu")
-            told = control.TryProbe(request, timeout=30)
+            told = control.TryProbe(request, timeout=60)
             return told.outcome, told.value, told.detail
 
         assert tried("nothing") == ("inconclusive", "", "there is no data")

@@ -113,7 +113,7 @@ def test_a_publish_that_is_killed_leaves_no_version_and_nothing_that_a_sweep_doe
         assert said(process) == "stopped"
         assert repository.scan().published == ()
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(60)
     listing = repository.scan()
     assert (listing.published, listing.problems) == ((), ())
     with pytest.raises(NotFound):

@@ -13,6 +13,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from forked_commands import turnout_program
+from magika import process
 from magika.candidates import BEGINNING, CANDIDATES, ORIGINAL, SHORT, session
 from magika.features import features_v3
 from magika.load import UNANSWERED
@@ -31,8 +33,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models(published: Path, tmp_path: Path) -> Path:
+def models(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The repository with its state, so that no scene goes on where another stopped."""
+    monkeypatch.setattr(process, "TURNOUT", turnout_program())
     return shutil.copytree(published, tmp_path / "models")
 
 

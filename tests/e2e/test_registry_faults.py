@@ -13,6 +13,7 @@ import pytest
 from semver import Version
 
 import onnx_models
+from published import RUN_NOTHING
 from turnout.errors import Conflict, Exhausted, Unavailable
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.signing.keys import PrivateKey
@@ -26,11 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pytest_plugins = ["postgres_fixture"]
 
 V1 = Version(1)
-RUN_NOTHING = "".join(
-    f'[{gate}]\non_failure = "off"\n' for gate in ("load", "determinism", "batchability", "golden", "latency", "memory")
-)
-"""A plan: gates that run the model change nothing that outlives them, and take a second each of a hundred times."""
-
 WHO = {"actor": "ada", "reason": ""}
 
 # What follows forks off one process that has imported everything, and has done each thing once: a process for each of a

@@ -1,8 +1,10 @@
 """kill -9 at each step of a publish to where versions live that do not live in a directory."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from semver import Version
 
 import onnx_models
 from processes import command, turnout
+from published import RUN_NOTHING
 from remote_stores import NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
 from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.remote.repository import RemoteRepository
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.releases.adoption import Recorder
@@ -32,54 +36,66 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_publish_that_is_killed_at_any_write_leaves_a_whole_version_or_none_and_the_next_one_succeeds(
     store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each write of a whole publish is the last one that the store sees of one: once before it, then after each."""
-    source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
-    state, cache = sqlite_url(tmp_path / "state.db"), tmp_path / "cache"
-    StateStore.open(state).close()
+    """Each write of a whole publish is the last one that the store sees of one: once before it, then after each.
+
+    Each publish goes to a place of its own, or each would read what all before it have written.
+    """
+    cache, numbers = tmp_path / "cache", count(1)
+    StateStore.open(sqlite_url(tmp_path / "empty.db")).close()
+
+    def place(name: str) -> tuple[RemoteStore, str, Path]:
+        apart, state = store.apart(), tmp_path / f"{name}.db"
+        shutil.copy(tmp_path / "empty.db", state)
+        with closing(apart.open(tmp_path / "plans")) as opened:
+            assert isinstance(opened, RemoteRepository)
+            opened._store.replace("gates.toml", RUN_NOTHING.encode())
+        # Other bytes each time: a registry's files are one pool for all of its repositories.
+        return apart, sqlite_url(state), onnx_models.save(onnx_models.scaled(next(numbers)), tmp_path / f"{name}.onnx")
+
+    at, state, source = place("whole")
     with StoppingProxy(store.endpoint) as proxy:
-        environment = store.through(proxy).environment(cache, state)
-        with command("publish", "whole", "1.0.0", source, log=tmp_path / "log", **environment) as process:
+        environment = at.through(proxy).environment(cache, state)
+        with command("publish", "m", "1.0.0", source, log=tmp_path / "log", **environment) as process:
             process.join(120)
             assert process.exitcode == 0, (tmp_path / "log").read_text()
         writes = list(proxy.writes)
         assert any("manifest" in one for one in writes)
     seen: list[bool] = []
     for number in range(-1, len(writes)):
-        # Other bytes each time: a file that is there is not sent again.
-        model, file = f"m{number + 1}", onnx_models.save(onnx_models.scaled(number + 10), tmp_path / f"{number}.onnx")
+        at, state, file = place(f"step-{number}")
         with StoppingProxy(store.endpoint, stop_at=max(number, 0), forward_first=number >= 0) as proxy:
-            environment = store.through(proxy).environment(cache, state)
+            environment = at.through(proxy).environment(cache, state)
             log = tmp_path / f"{number}.log"
-            with command("publish", model, "1.0.0", file, log=log, **environment) as process:
+            with command("publish", "m", "1.0.0", file, log=log, **environment) as process:
                 while process.is_alive() and not proxy.stopped.wait(0.05):
                     pass
-                if not proxy.stopped.is_set():  # the first one also wrote what is the same for all
+                if not proxy.stopped.is_set():  # it found written what the first one wrote
                     assert process.exitcode == 0, log.read_text()
                     break
                 process.kill()
                 process.join(60)
                 assert process.exitcode == -9
-        with closing(store.open(tmp_path / "reader")) as reader:
+        with closing(at.open(tmp_path / "reader")) as reader:
             listing = reader.scan()
             assert not listing.problems
-            seen.append(bool(listing.versions(model)))
+            seen.append(bool(listing.versions("m")))
             if seen[-1]:
-                reader.verify_stored(model, V1)
-                reader.verify(model, V1)
-        with closing(store.open(tmp_path / "elsewhere")) as other, StateStore.open(state) as log_of_all:
+                reader.verify_stored("m", V1)
+                reader.verify("m", V1)
+        with closing(at.open(tmp_path / "elsewhere")) as other, StateStore.open(state) as log_of_all:
             recorder = Recorder(other, log_of_all, "ada", "")
-            done = publish(other, PublishRequest(model, V1, file), recorded=recorder.record)
+            done = publish(other, PublishRequest("m", V1, file), recorded=recorder.record)
             recorder.settle(done.created, Published(done.manifest, done.digest))
             assert done.created is not seen[-1]
-            assert (model, "1.0.0") in log_of_all.published(), "it is recorded, whoever was killed"
-            assert other.verify_stored(model, V1).digest == done.digest
+            assert ("m", "1.0.0") in log_of_all.published(), "it is recorded, whoever was killed"
+            assert other.verify_stored("m", V1).digest == done.digest
+        for name, value in at.environment(tmp_path / "last", state).items():
+            monkeypatch.setenv(name, value)
+        assert json.loads(turnout("verify", "--json").stdout)["ok"]
     assert seen == sorted(seen), "once it exists, it exists"
     assert True in seen
     assert False in seen
     assert len(seen) >= len(writes) - 2
-    for name, value in store.environment(tmp_path / "last", state).items():
-        monkeypatch.setenv(name, value)
-    assert json.loads(turnout("verify", "--json").stdout)["ok"]
     for root in (cache / "repositories").iterdir():  # one for each address of the store
         Repository(root).sweep()
         assert not list(root.glob(".staging/*/version")), "what the killed ones staged is swept"

@@ -25,6 +25,7 @@ from semver import Version
 
 import onnx_models
 from console_wire import CHROMIUM, needs_chromium
+from forked_commands import turnout_program
 from processes import TURNOUT, Server, serving, serving_in_thread, turnout
 from turnout.cli.rollout.follow import FINAL
 from turnout.config import Settings
@@ -44,6 +45,7 @@ pytestmark = pytest.mark.slow
 TICK = {"TURNOUT_ROLLOUT__TICK_S": "0.1"}
 QUICK = ("--metrics", "errors", "--min-requests", "20", "--steps", "25%:0.5s,50%:0.5s", "--watch-for", "0.5s")
 LONG = ("--metrics", "errors", "--steps", "25%:1h,50%:1h")
+SLOWLY = 0.1
 
 
 @pytest.fixture
@@ -68,14 +70,17 @@ def server(models: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def load(server: Server) -> Iterator[None]:
-    """Sends requests, one of five beyond what 1.2.0 takes, for as long as the context is entered."""
+def load(server: Server, pause: float = 0.006) -> Iterator[None]:
+    """Sends requests, one of five beyond what 1.2.0 takes, for as long as the context is entered.
+
+    Each of two clients rests `pause` seconds between two: `SLOWLY` where no verdict waits for their number.
+    """
     stop = threading.Event()
 
     def send() -> None:
         with Client(server.grpc, retries=0) as client:
             number = 0
-            while not stop.wait(0.006):
+            while not stop.wait(pause):
                 number += 1
                 try:
                     client.predict("m", {"index": np.array([1000 if number % 5 == 0 else number % 300])})
@@ -208,7 +213,7 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
     assert told(server, "status") == {"rollouts": []}
     assert run(server, "status").stdout == "no rollouts yet\n"
     assert refused(server, "status", "m") == "error: m has had no rollout"
-    with load(server):
+    with load(server, SLOWLY):
         begun = run(server, "start", "m", "--to", "1.1.0", *LONG, "--wait", "--timeout", "1s", code=3)
         assert "the rollout goes on" in run(server, "watch", "m", "--timeout", "0.2s", code=3).stderr
         assert begun.stderr == (
@@ -296,7 +301,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(server: Server, tmp_path: Path)
 @contextmanager
 def started(server: Server, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Starts a command of `turnout rollout`; it is killed at the end if it still runs."""
-    command = [*TURNOUT, "rollout", *arguments, "--server", server.control]
+    command = [turnout_program(), "rollout", *arguments, "--server", server.control]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -315,19 +320,19 @@ def line_with(process: "subprocess.Popen[str]", word: str, *, stderr: bool = Fal
 
 
 def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Server) -> None:
-    with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
+    with load(server, SLOWLY), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         process.send_signal(signal.SIGINT)
         assert "the rollout goes on: `turnout rollout watch m`" in line_with(process, "goes on", stderr=True)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
         assert told(server, "status", "m")["state"] == "soaking"
 
 
 def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) -> None:
-    with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
+    with load(server, SLOWLY), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         run(server, "start", "m", "--to", "1.1.0", *LONG, "--on-newer", "replace")
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
         assert [r["state"] for r in told(server, "history", "m")["rollouts"]][-1] == "superseded"
 
 
@@ -335,7 +340,7 @@ def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
     with serving(models, **TICK) as server:
         with Client(server.grpc) as client:
             client.wait_ready("m", timeout=90)
-        with load(server):
+        with load(server, SLOWLY):
             run(server, "start", "m", "--to", "1.1.0", *LONG)
             until(server, soaking)
         with started(server, "watch", "m") as process:
@@ -349,7 +354,7 @@ def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
                 run(again, "abort", "m", "--reason", "enough")
                 assert "abort: enough" in line_with(process, " abort:")
                 assert "1.0.0 has all of the traffic" in line_with(process, "rolled_back")
-                assert process.wait(30) == 1
+                assert process.wait(60) == 1
 
 
 def test_a_watcher_writes_an_event_a_line_as_json_too(server: Server) -> None:

@@ -127,7 +127,8 @@ async def load_on(address: str, count: int = 4) -> AsyncIterator[Load]:
                     load.versions[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     load.codes[error.code().name] += 1
-                await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.05)  # or they take a core from the server that starts
+                await asyncio.sleep(0.01)
 
         clients = [asyncio.create_task(client()) for _ in range(count)]
         try:
@@ -311,13 +312,13 @@ async def test_a_rollback_after_promotion_withdraws_the_release_although_its_ser
 
 
 async def test_one_of_two_servers_drives_and_the_other_takes_over_when_it_is_killed(house, tmp_path) -> None:
-    tick_seconds = 1.0  # four of them are a lease, which a process keeps that gets no CPU for some seconds
+    tick_seconds = 2.0  # four of them are a lease, which a process keeps that gets no CPU for some seconds
     with house.serving(tick_seconds=tick_seconds) as first:
         await start(first)
         drivers = {house.record.driver}
         with serving(house.models, TURNOUT_ROLLOUT__TICK_S=str(tick_seconds)) as second:
             number = house.record.number
-            await settled(lambda: house.record.number > number + 4, lambda: house.rollout)
+            await settled(lambda: house.record.number > number + 2, lambda: house.rollout)
             drivers.add(house.record.driver)
             assert len(drivers) == 1, "who has the lease drives on"
             first.send(signal.SIGKILL)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from command_line import run
+from forked_commands import turnout_program
 from onnx_models import save, scaled
 from ports import free_port
 from turnout.state.database import migrations
@@ -83,7 +84,8 @@ def server(source: Path, models: Path, grpc: int, log: Path) -> Iterator[Callabl
     }
     http = free_port()
     addresses = [f"--grpc=127.0.0.1:{grpc}", f"--http=127.0.0.1:{http}", "--control=127.0.0.1:0"]
-    command = [sys.executable, "-m", "turnout", "serve", f"--models={models}", "--json", *addresses]
+    program = [turnout_program()] if source == ROOT else [sys.executable, "-m", "turnout"]
+    command = [*program, "serve", f"--models={models}", "--json", *addresses]
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment, cwd=models.parent, stdout=output, stderr=output)
     try:

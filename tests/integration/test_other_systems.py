@@ -60,7 +60,7 @@ from pathlib import Path
 from semver import Version
 from turnout.app.server import running
 from turnout.config import Address, Settings
-from turnout.app.event_loop import loop_factory
+from turnout.app.process import loop_factory
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.telemetry.logging import make_logger

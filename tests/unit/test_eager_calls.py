@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from turnout.app.event_loop import loop_factory
+from turnout.app.process import loop_factory
 from turnout.rpc.transport.asgi.eager import ENDED, allow_ended, begun, started
 
 

@@ -10,7 +10,7 @@ import sys
 if "without" in sys.argv:
     sys.modules["uvloop"] = None  # an import of it fails
 
-from turnout.app.event_loop import loop_factory
+from turnout.app.process import loop_factory
 
 loop = loop_factory(gpu="gpu" in sys.argv)()
 print(type(loop).__module__.partition(".")[0])

@@ -5,16 +5,28 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
+from structlog.typing import FilteringBoundLogger
+
 from turnout.admission import Admission
 from turnout.app.listeners import Listeners
-from turnout.config import Settings
-from turnout.errors import Draining
+from turnout.config import Retention, Settings
+from turnout.errors import Draining, Unavailable
+from turnout.registry.storage.repository import Repository
+from turnout.registry.transfer.uploads import Uploads
+from turnout.releases.pruner import expire
 from turnout.rpc.server import Services
+from turnout.state.store import StateStore
 
 _QUIET_SECONDS = 0.03
 _SETTLE_SECONDS = 0.5
 """However short the delay, requests are taken until none came for the first of these, and at most for the second.
 Those on their way when the server was told to stop were begun before that."""
+
+_EXPIRY_SECONDS = 0.5
+"""Between two looks for uploads that nobody goes on with, at least."""
+
+_RETENTION_SECONDS = 3600.0
+"""Between two looks for what the retention lets go."""
 
 _SHADOWS_CLOSE_SECONDS = 1.0
 """What copies that run may hold the server's end up by."""
@@ -81,6 +93,26 @@ async def drain(
     await asyncio.gather(*(c.stop(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows)
     side_tasks.expect_end()
     await services.manager.close(bound)
+
+
+async def keep_retention(store: StateStore, retention: Retention, log: FilteringBoundLogger) -> None:
+    """Removes from the state store what the retention no longer keeps, for as long as the server runs."""
+    while True:
+        await asyncio.sleep(_RETENTION_SECONDS)
+        try:
+            removed = await store.in_thread(expire, store, retention)
+        except Unavailable as error:
+            log.warning("what the retention lets go stays for now", reason=error.message)
+        else:
+            if removed.ticks or removed.events:
+                log.info("removed what the retention lets go", ticks=removed.ticks, events=removed.events)
+
+
+async def expire_uploads(repository: Repository, uploads: Uploads, keep_seconds: float) -> None:
+    """Removes uploads that nobody goes on with, for as long as the server runs."""
+    while True:
+        await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
+        await repository.in_thread(uploads.expire)
 
 
 async def _settle(admission: Admission) -> None:

@@ -69,7 +69,7 @@ def serve(
         check_exposure(settings)
         import asyncio
 
-        from turnout.app.event_loop import loop_factory
+        from turnout.app.process import loop_factory
         from turnout.cli.serve.cuda import cuda_driver
         from turnout.scratch import place_for_temporary_files
         from turnout.threads import end_process
@@ -92,7 +92,7 @@ def serve(
                 log = make_logger(settings.log.format, settings.log.level)
                 code = asyncio.run(supervise(source.read(), source, log))
             end_process(code)
-        from turnout.app.server import run
+        from turnout.app.process import run
 
         with asyncio.Runner(loop_factory=loop_factory(gpu=gpu)) as runner:
             code = runner.run(run(settings, source.read))

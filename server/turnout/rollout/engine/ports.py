@@ -1,6 +1,6 @@
 """What the engine needs of the rest of the server: the world that it observes and changes, and the store it records in.
 
-The engine imports neither the catalog nor the state store's engine; `turnout.app.server` hands both in.
+The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

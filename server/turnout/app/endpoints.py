@@ -1,0 +1,208 @@
+"""What the listeners serve: the services of gRPC, the routes of HTTP, the console."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from semver import Version
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from turnout.admission import Admission, ReceiveBudget
+from turnout.app.authorization import protection
+from turnout.app.foundation import Foundation
+from turnout.app.rollouts import Rollouts
+from turnout.app.scraping import Scrapes
+from turnout.app.serving import Serving
+from turnout.config import is_loopback
+from turnout.host import lower_priority
+from turnout.oip.description import Description
+from turnout.oip.extensions.repository import ModelRepository
+from turnout.oip.extensions.settings import ServerSettings
+from turnout.oip.extensions.shared_memory import SharedMemory
+from turnout.oip.extensions.statistics import Statistics
+from turnout.oip.services import OipServices
+from turnout.publishing import Publisher
+from turnout.registry.signing.trust import Trust
+from turnout.registry.transfer.upload_manifest import Bounds
+from turnout.registry.transfer.uploads import Uploads
+from turnout.releases.adoption import Recorder
+from turnout.routing.request_metadata import PreferenceReader
+from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.registry.service import RegistryServicer
+from turnout.rpc.server import Services
+from turnout.serving.inputs.limits import InputLimits
+from turnout.telemetry.logging import LogForm, Threshold
+from turnout.threads import Threads
+from turnout.web.admission import AdmissionGate
+from turnout.web.body import BodyReceiver
+from turnout.web.console.application import console_routes
+from turnout.web.console.pages import Pages
+from turnout.web.console.recent import Recent
+from turnout.web.console.session import Sessions
+from turnout.web.exchange import HttpInference
+from turnout.web.guard import Guard
+from turnout.web.oip.routes import oip_routes
+from turnout.web.predict import predict_routes
+from turnout.web.rollouts import rollout_routes
+from turnout.web.server import Web
+from turnout.workers.member import Member
+from turnout.workers.peers import Peers
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a server that its endpoints are made of.
+
+    Attributes:
+        base: What all of it stands on.
+        serving: Answers requests.
+        rollouts: Rolls versions out.
+        uploads: Of publishers, under way.
+        refresh: Puts in force what was recorded and published.
+        accepting: Tells whether the server takes requests; False once it drains.
+        member: What this server is as one of several workers; None if it is alone.
+        peers: The other workers; None if this server is alone.
+    """
+
+    base: Foundation
+    serving: Serving
+    rollouts: Rollouts
+    uploads: Uploads
+    refresh: Callable[[], Awaitable[None]]
+    accepting: Callable[[], bool]
+    member: Member | None = None
+    peers: Peers | None = None
+
+
+def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
+    """Returns the uploads of publishers; `stack` closes them."""
+    transfers, publisher = (
+        base.settings.transfers,
+        Publisher(base.settings, base.repository, base.store, base.processes),
+    )
+
+    def yanked(model: str) -> list[Version]:
+        return Recorder(base.repository, base.store, "", "").yanked(model)
+
+    bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
+    uploads = Uploads(base.repository, publisher, yanked, bounds, transfers.max_uploads, transfers.keep_s)
+    stack.callback(uploads.close)
+    return uploads
+
+
+def open_services(parts: Parts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
+    """Returns what the listeners serve.
+
+    Args:
+        parts: That it is made of.
+        threshold: Of the log, which a client of the trace and log settings may change.
+        form: Of its lines, likewise.
+        stack: Closes it at the end.
+    """
+    base, serving, rollouts = parts.base, parts.serving, parts.rollouts
+    return Services(
+        inference=serving.inference,
+        catalog=base.catalog,
+        router=serving.router,
+        manager=serving.manager,
+        declarer=rollouts.declarer,
+        traffic=serving.traffic,
+        explainer=serving.explainer,
+        policies=serving.policies,
+        shadows=serving.shadows,
+        rollouts=rollouts.engine,
+        releases=rollouts.releases,
+        rollout_log=rollouts.log,
+        registry=_registry(parts, stack),
+        previews=rollouts.previews,
+        analyses=rollouts.analyses,
+        metrics=base.metrics,
+        accepting=parts.accepting,
+        conversions=serving.conversions,
+        oip=_oip(parts, threshold, form, stack),
+        log=base.log,
+        availability=serving.availability,
+        peers=parts.peers,
+        authority=base.authority,
+    )
+
+
+def open_web(
+    parts: Parts, services: Services, scrapes: Scrapes, recent: Recent, admission: Admission, budget: ReceiveBudget
+) -> ASGIApp:
+    """Returns the application behind the HTTP listener.
+
+    Args:
+        parts: That it is made of.
+        services: That gRPC serves as well.
+        scrapes: Answers /metrics.
+        recent: What the console's charts show.
+        admission: Counts requests, and refuses some.
+        budget: Bounds what has come in part of bodies.
+    """
+    base, member = parts.base, parts.member
+    settings = base.settings
+    sessions = Sessions(settings.console.token.get_secret_value(), base.authority)
+    bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
+    runs = HttpInference(services.inference, PreferenceReader(settings.routing), bodies, new_request_id)
+    limits = InputLimits.of(settings.limits)
+    endpoints = [
+        *predict_routes(runs, services.router, limits),
+        *oip_routes(runs, services.oip, settings.oip, trailing_metadata, limits),
+        *rollout_routes(services.rollout_log),
+    ]
+    web = Web(
+        scrapes.scrape if member is None else member.scrape,
+        services.ready,
+        services.availability,
+        base.metrics.faults,
+        endpoints,
+        _console(parts, services, recent, sessions) if settings.console.enabled else (),
+        protection(settings, base.authority, sessions),
+    )
+    guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
+    return AdmissionGate(guarded, admission, base.log, services.accepting)
+
+
+def _console(parts: Parts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:
+    part = "" if parts.peers is None else parts.peers.part
+    pages = Pages(
+        services.catalog, services.policies, services.shadows, services.rollouts, services.rollout_log,
+        services.explainer, recent, sessions, part,
+    )  # fmt: skip
+    return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log)
+
+
+def _oip(parts: Parts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
+    """Returns the extensions of the Open Inference Protocol."""
+    base, serving, peers = parts.base, parts.serving, parts.peers
+    router, catalog, settings = serving.router, base.catalog, base.settings
+    shared_memory = SharedMemory(settings.oip, int(settings.limits.max_message_bytes), peers)
+    stack.callback(shared_memory.close)
+    return OipServices(
+        Description(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
+        Statistics(router, catalog, peers),
+        ModelRepository(router, catalog, peers or serving.manager),
+        ServerSettings(threshold, form, serving.tracer, catalog, peers, base.log),
+        shared_memory,
+    )
+
+
+def _registry(parts: Parts, stack: AsyncExitStack) -> RegistryServicer:
+    base, rollouts, transfers = parts.base, parts.rollouts, parts.base.settings.transfers
+    # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
+    threads = Threads("registry", transfers.max_uploads, lower_priority)
+    stack.callback(threads.shutdown, wait=True, cancel_futures=True)
+    return RegistryServicer(
+        base.repository,
+        parts.uploads,
+        rollouts.declarer,
+        rollouts.operations,
+        lambda model: base.store.declared().of(model),
+        lambda model: Trust.of(base.settings.for_model(model).signing),
+        parts.refresh,
+        threads,
+        transfers.idle_s,
+        transfers.max_fetches,
+    )

@@ -1,0 +1,110 @@
+"""How candidates become baselines: the engine, what it asks and tells, and releases by hand."""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import turnout
+from turnout.app.foundation import Foundation
+from turnout.app.read_only import place_to_write
+from turnout.app.serving import Serving
+from turnout.config import Address
+from turnout.releases.release import Declarer
+from turnout.rollout.analysis.analyses import Analyses
+from turnout.rollout.changes.operations import Operations
+from turnout.rollout.engine.adapters.rollout_store import Presence, StoredRollouts
+from turnout.rollout.engine.adapters.serving_world import ServingWorld
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles
+from turnout.rollout.engine.writer import Reports
+from turnout.rollout.false_alarm_meter import FalseAlarmMeters
+from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.preview import Previews
+from turnout.rollout.reporting.log import RolloutLog
+from turnout.rollout.reporting.webhook import Webhook
+from turnout.serving.data_plane.replay import Replays
+from turnout.telemetry.metrics.rollout import RolloutRecorder
+from turnout.workers.member import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """What rolls versions out and back.
+
+    Attributes:
+        engine: Advances the rollouts.
+        releases: Releases, withdrawals and rollbacks by hand.
+        operations: What releases do to the repository and the state store.
+        declarer: Records releases and tags.
+        log: What rollouts did.
+        analyses: Asks probes.
+        previews: What rollouts would do.
+        meters: Measure how often baselines would be taken for worse than themselves.
+        webhook: Tells others.
+        presence: What this server says of itself to the others.
+    """
+
+    engine: RolloutEngine
+    releases: Releases
+    operations: Operations
+    declarer: Declarer
+    log: RolloutLog
+    analyses: Analyses
+    previews: Previews
+    meters: FalseAlarmMeters
+    webhook: Webhook
+    presence: Presence
+
+    def introduce(self, name: str, grpc: Address, control: Address, member: Member | None) -> None:
+        """Says what this server is called among those that share its state store, and where it listens."""
+        self.presence.name = name
+        self.presence.about = {
+            "grpc": str(grpc),
+            "control": str(control),
+            "worker": None if member is None else member.start.index,
+            "release": turnout.__version__,
+        }
+
+
+async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStack) -> Rollouts:
+    """Puts together what rolls versions out; nothing ticks yet.
+
+    Args:
+        base: What it stands on.
+        serving: What serves the versions.
+        stack: Closes it at the end.
+    """
+    settings, log, clock, store, metrics = base.settings, base.log, base.clock, base.store, base.metrics.rollouts
+    webhook = Webhook(settings.rollout, log, clock)
+    replays = Replays()
+    stack.push_async_callback(replays.close)
+    world = ServingWorld(base.catalog, serving.policies, serving.traffic, serving.shadows, replays, serving.manager)
+    journal = DiversionFiles(place_to_write(settings, base.scratch), settings.state_url, log)
+    presence = Presence("")  # named once it listens
+    analyses = await base.starting.run(Analyses, settings.probe, settings.rollout, clock, metrics, log)
+    stack.push_async_callback(analyses.close)
+    stored, reports = StoredRollouts(store, presence), Reports(_reporter(metrics, webhook), log)
+    engine = RolloutEngine(world, stored, journal, clock, settings.rollout.tick_s, analyses, reports)
+    stack.push_async_callback(engine.close)
+    operations = Operations(base.repository, store)
+    meters = FalseAlarmMeters(
+        lambda model: settings.for_model(model).false_alarm_meter, base.catalog, serving.policies, world, log
+    )
+    return Rollouts(
+        engine, Releases(engine, operations, world, log), operations, Declarer(base.repository, store),
+        RolloutLog(store, base.catalog), analyses, Previews(base.catalog, world), meters, webhook, presence,
+    )  # fmt: skip
+
+
+def _reporter(metrics: RolloutRecorder, webhook: Webhook) -> Callable[[str, Rollout, Entry], None]:
+    """Returns what counts and tells each thing that happens to a rollout."""
+
+    def report(model: str, rollout: Rollout, entry: Entry) -> None:
+        if rollout.state.final and entry.kind == str(rollout.state):
+            metrics.verdicts[model, entry.kind] += 1
+            if str(rollout.state) == "rolled_back":
+                metrics.rollbacks[model, rollout.cause or "other"] += 1
+        webhook.tell(model, rollout, entry)
+
+    return report

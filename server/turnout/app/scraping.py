@@ -1,0 +1,60 @@
+"""What a scrape reads that is not counted request by request: memory, GPUs, shares, the cache."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from turnout.app.foundation import Foundation
+from turnout.app.rollouts import Rollouts
+from turnout.app.serving import Serving
+from turnout.registry.storage.listing import CacheUse
+from turnout.rollout.reporting.metrics import record_rollouts
+from turnout.routing.traffic_shares import record_epochs, record_weights
+from turnout.serving.sessions.memory import device_memory
+from turnout.telemetry.metrics.gpu import Gpu
+from turnout.telemetry.metrics.server import Memory
+from turnout.telemetry.system_stats import Reading
+from turnout.threads import Threads
+from turnout.workers.snapshot import encode
+
+_READ_SECONDS = 1.0
+"""What a driver may take to answer a scrape, which then shows what it said last."""
+
+
+class Scrapes:
+    """Answers scrapes."""
+
+    def __init__(self, base: Foundation, serving: Serving, rollouts: Rollouts, stack: AsyncExitStack) -> None:
+        """Starts the threads that read drivers; `stack` ends them."""
+        threads = Threads("scrape", 2)
+        stack.callback(threads.shutdown)
+        self._metrics, self._catalog = base.metrics, base.catalog
+        self._serving, self._rollouts = serving, rollouts
+        manager = serving.manager
+        self._memory: Reading[Mapping[str, Memory]] = Reading(
+            lambda: threads.run(device_memory, manager.devices, manager.child_bytes), {}
+        )
+        self._gpus: Reading[Sequence[Gpu]] = Reading(lambda: threads.run(base.gpus, manager.devices), ())
+        self._cache: Reading[CacheUse | None] = Reading(lambda: threads.run(base.repository.cache_use), None)
+
+    async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
+        """Returns /metrics in parts, in the format that `content_type` names."""
+        await self._sample()
+        return self._metrics.scrape(content_type)
+
+    async def snapshot(self, _: bytes = b"") -> bytes:
+        """Returns what this worker counted, for the one that answers a scrape for all."""
+        await self._sample()
+        return await encode(self._metrics.snapshot())
+
+    async def _sample(self) -> None:
+        server, serving, rollouts = self._metrics.server, self._serving, self._rollouts
+        serving.manager.sample()
+        if serving.tracer is not None:
+            serving.tracer.flush()  # what it traced gives examples of what is counted
+        record_weights(self._catalog, serving.policies, serving.router)
+        record_epochs(self._catalog, serving.policies, server)
+        record_rollouts(rollouts.engine, rollouts.meters, self._metrics.rollouts)
+        if (use := await self._cache.value(_READ_SECONDS)) is not None:
+            server.cache_bytes, server.fetched_bytes = use.bytes_kept, use.bytes_fetched
+        server.memory = await self._memory.value(_READ_SECONDS)
+        server.gpus = await self._gpus.value(_READ_SECONDS)

@@ -1,0 +1,104 @@
+"""The way of a request: what routes it, runs it, and copies it to shadows; and what loads versions."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from semver import Version
+
+from turnout.app.authorization import POLICY_FAILING
+from turnout.app.foundation import Foundation
+from turnout.app.startup import NEW_STORE
+from turnout.routing.active_policies import Policies
+from turnout.routing.explain import Explainer
+from turnout.routing.router import PolicyRouter
+from turnout.routing.selection.load_selectors import named
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Traffic
+from turnout.rpc.errors import code_name
+from turnout.serving.data_plane.conversion import ConversionThread
+from turnout.serving.data_plane.data_plane import DataPlane
+from turnout.serving.versions.availability import Availability
+from turnout.serving.versions.load_policy import Fallbacks
+from turnout.serving.versions.manager import Manager
+from turnout.serving.versions.pin import Hold
+from turnout.state.release_status import Declared
+from turnout.telemetry.logging import AccessLog
+from turnout.telemetry.tracing.setup import tracing
+from turnout.telemetry.tracing.tracer import Tracer
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What answers requests.
+
+    Attributes:
+        policies: In force.
+        router: Finds the version that a request goes to.
+        explainer: Says why it goes there.
+        tracer: Of requests; None if they are not traced.
+        conversions: The thread that parses large bodies.
+        inference: The data plane.
+        availability: What the server depends on and cannot reach now.
+        manager: Loads and unloads versions.
+        shadows: The lanes of copies.
+        traffic: Changes policies.
+    """
+
+    policies: Policies
+    router: PolicyRouter
+    explainer: Explainer
+    tracer: Tracer | None
+    conversions: ConversionThread
+    inference: DataPlane
+    availability: Availability
+    manager: Manager
+    shadows: Shadows
+    traffic: Traffic
+
+
+async def open_serving(
+    base: Foundation,
+    policies: Policies,
+    held: Callable[[str], Mapping[Version, Hold]],
+    stack: AsyncExitStack,
+) -> Serving:
+    """Puts together what answers requests; nothing is loaded yet.
+
+    Args:
+        base: What it stands on.
+        policies: In force.
+        held: Returns the versions of a model that must stay in memory, and as what.
+        stack: Closes it at the end.
+    """
+    settings, catalog, metrics, log, authority = base.settings, base.catalog, base.metrics, base.log, base.authority
+
+    async def declared() -> Declared:
+        return await base.store.in_thread(base.store.declared)
+
+    def fallbacks(model: str) -> Fallbacks:
+        return policies.fallbacks.get(model, Fallbacks())
+
+    router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
+    access = AccessLog(log, settings.log.access_sample_rate)
+    tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
+    conversions = ConversionThread()
+    stack.callback(conversions.close)
+    availability = Availability(metrics.server, log)
+    if base.new_store:
+        availability.note(
+            NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
+        )
+    if authority is not None:
+        availability.note(POLICY_FAILING, lambda: authority.policy_failing)
+    manager = Manager(
+        base.repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log,
+        base.processes,
+    )  # fmt: skip
+    inference = DataPlane(
+        router, catalog, metrics, access, code_name, conversions, tracer, authority, manager.on_demand
+    )
+    shadows = Shadows(settings, catalog, metrics, base.repository.directory, log)
+    traffic = Traffic(base.store, catalog, policies, shadows.observe, log)
+    explainer = Explainer(router, catalog, policies)
+    return Serving(policies, router, explainer, tracer, conversions, inference, availability, manager, shadows, traffic)
