@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test debian check unit bench protos breaking dashboards manifests reference docs pictures serve format \
+.PHONY: demo test debian check unit coverage bench protos breaking dashboards manifests reference docs pictures serve format \
         dist release clean
 
 demo: $(STAMP)
@@ -43,6 +43,10 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -c "import turnout.app.server, turnout.cli.main, turnout_client"
 	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
+
+# The floor is in pyproject.toml, [tool.coverage.report].
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow" --cov --cov-report=term
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

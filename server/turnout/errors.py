@@ -174,10 +174,15 @@ class VersionOnDemand(NotLoaded):
         version: Which.
     """
 
-    def __init__(self, model: str, version: Version) -> None:
-        super().__init__(f"{model} {version} is not in memory: the first request for it loads it")
+    def __init__(self, message: str, model: str = "", version: Version = Version(0)) -> None:
+        super().__init__(message)
         self.model = model
         self.version = version
+
+    @classmethod
+    def of(cls, model: str, version: Version) -> Self:
+        """Returns the error of one version."""
+        return cls(f"{model} {version} is not in memory: the first request for it loads it", model, version)
 
 
 class VersionYanked(NotLoaded):

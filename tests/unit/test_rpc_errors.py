@@ -27,6 +27,7 @@ TABLE = {
     "Conflict": grpc.StatusCode.ABORTED,
     "ChangeRefused": grpc.StatusCode.FAILED_PRECONDITION,
     "NotLoaded": grpc.StatusCode.FAILED_PRECONDITION,
+    "VersionOnDemand": grpc.StatusCode.FAILED_PRECONDITION,
     "VersionYanked": grpc.StatusCode.FAILED_PRECONDITION,
     "NotTrusted": grpc.StatusCode.FAILED_PRECONDITION,
     "Unavailable": grpc.StatusCode.UNAVAILABLE,

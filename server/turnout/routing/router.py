@@ -369,5 +369,5 @@ def _available(entry: ModelEntry) -> frozenset[Version]:
 def _refusal(entry: VersionEntry) -> TurnoutError:
     """Makes the error that says why the version cannot answer, or that it can once it is loaded."""
     if entry.on_demand and entry.state is not LifecycleState.FAILED:
-        return VersionOnDemand(entry.model, entry.version)
+        return VersionOnDemand.of(entry.model, entry.version)
     return load_failure(entry)
