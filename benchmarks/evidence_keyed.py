@@ -49,7 +49,7 @@ class KeyedCase:
         zipf: Exponent of the keys' rates.
         twin: The canary is compared with a part of the baseline like its own; else with all of it.
         bursts: Chance that a unit fails all by itself in a tick, whatever version answers it: nine requests in ten.
-        expected: Share taken back and median minutes of EVIDENCE.md's table; None where it has none.
+        expected: Share taken back and median minutes of EVIDENCE.md's table; None if it has none.
         tick: Seconds.
     """
 

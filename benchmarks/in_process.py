@@ -13,7 +13,7 @@ _OPERATION = Operation("in process", (), "status")
 
 
 class InProcess:
-    """One request and its answer; implements `turnout.serving.data_plane.inference.Exchange`."""
+    """One request and its answer; implements `turnout.serving.data_plane.inference.InferenceExchange`."""
 
     service = "in process"
     operation = _OPERATION

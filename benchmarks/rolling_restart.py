@@ -73,7 +73,7 @@ async def _restarted(servers: Rolling, wanted: int, seconds: float) -> dict[str,
         "predictions": _made(outcomes), "failed": outcomes.failed, "seconds": round(time.monotonic() - began),
         "rolling_restarts": rounds, "restarts": servers.restarts, "sent_again_by_envoy": servers.retried(),
         "by_kind_and_code": {f"{kind} {code}": count for (kind, code), count in sorted(outcomes.codes.items())},
-        "server_shares": dict(servers.shares()), "told": outcomes.told,
+        "server_shares": dict(servers.shares()), "told": outcomes.reported,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tables import Row
 from turnout.app.server import Running, running
 from turnout.config import Address, Settings
 from turnout.routing.policy import Canary, Policy
-from turnout.routing.traffic import Change
+from turnout.routing.traffic import ChangeOrigin
 from turnout.telemetry.logging import make_logger
 
 TITLE = "routing: microseconds a decision, in the serving process (the ratio is the time)"
@@ -46,7 +46,7 @@ async def _measure(models: Path, count: int, windows: int) -> list[Row]:
         rows = [_row(f"{count} versions, no policy", server, windows, "", lambda n: "")]
         if count > 10:
             canaries = tuple(Canary(Version(1, i), 500) for i in range(1, 11))
-            await server.services.traffic.put("tiny", Policy(Version(1), canaries), Change("benchmark", ""))
+            await server.services.traffic.put("tiny", Policy(Version(1), canaries), ChangeOrigin("benchmark", ""))
             keys = [f"user-{n}" for n in range(1000)]
             rows.append(_row(f"{count} versions, 10 canaries, no key", server, windows, "", lambda n: ""))
             rows.append(

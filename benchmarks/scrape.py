@@ -44,7 +44,14 @@ def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[R
 
 def _bounded(name: str, measured: list[float], most: float, scale: float, unit: str) -> Row:
     middle = statistics.median(measured)
-    shown = f"{middle * scale:,.2f} {unit}"
+    displayed = f"{middle * scale:,.2f} {unit}"
     return Row(
-        name, middle / most, min(measured) / most, max(measured) / most, 1.0, False, shown, f"{most * scale:g} {unit}"
+        name,
+        middle / most,
+        min(measured) / most,
+        max(measured) / most,
+        1.0,
+        False,
+        displayed,
+        f"{most * scale:g} {unit}",
     )

@@ -85,15 +85,15 @@ def check_answers(scratch: Path, files: list[Path], count: int, *, queued: bool)
     """Serves `files`, each as a model of its own, and counts the answers that are not those of a run alone."""
     repository = scratch / "models"
     publish_all(repository, {(file.stem.lower(), "1.0.0"): file for file in files})
-    told: dict[str, object] = {}
+    reported: dict[str, object] = {}
     wrong = failed = 0
     with turnout(repository, os.environ | QUEUED if queued else None) as server:
         for file in files:
             seen = asyncio.run(_ask(server, file, count))
-            told[file.stem] = dict(seen)
+            reported[file.stem] = dict(seen)
             wrong += seen["wrong"]
             failed += seen["failed"]
-    return {"wrong": wrong, "failed": failed, "models": told}
+    return {"wrong": wrong, "failed": failed, "models": reported}
 
 
 async def _ask(server: Served, file: Path, count: int) -> Counter[str]:

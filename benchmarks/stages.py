@@ -34,7 +34,7 @@ from turnout.app.server import running
 from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Endpoint
-from turnout.rpc.guard import Guard
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip.codec import FIELDS as INFER_FIELDS
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange
@@ -48,7 +48,7 @@ from turnout.rpc.transport.asgi.eager import ENDED
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import Event
-from turnout.rpc.transport.port import Call
+from turnout.rpc.transport.port import RpcCall
 from turnout.serving.data_plane.data_plane import Pending
 from turnout.serving.data_plane.inference import InferenceResult
 from turnout.serving.inputs.limits import DEFAULT_LIMITS
@@ -66,7 +66,7 @@ _TOGETHER = 16
 Stage = Callable[[], object]
 
 
-class _Quiet(Call):
+class _Quiet(RpcCall):
     """A call that says nothing beside its message."""
 
     metadata = (("user-agent", "grpc-c++/1.51.1"), ("te", "trailers"), ("content-type", "application/grpc"))
@@ -82,7 +82,7 @@ class _Quiet(Call):
 def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     """Returns by protocol and name what each stage does, once."""
     x = np.ones((1, 64), np.float32)
-    guard = Guard(DEFAULT_LIMITS, 1 << 26, services.conversions, services.metrics.faults, services.log)
+    guard = MethodGuard(DEFAULT_LIMITS, 1 << 26, services.conversions, services.metrics.faults, services.log)
     preferences = PreferenceReader(Routing())
     infer = ModelInferRequest(model_name="tiny", raw_input_contents=[x.tobytes()])
     infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])

@@ -36,7 +36,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the median meets the target; True where there is none."""
+        """Whether the median meets the target; True if there is none."""
         if self.target is None:
             return True
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target

@@ -19,6 +19,10 @@ GENERATED = ("client.py", "readiness.py", "unary.py")
 
 NAMES = {
     "AsyncClient": "Client",
+    "AsyncConnection": "Connection",
+    "AsyncStreamTransport": "StreamTransport",
+    "AsyncStubs": "Stubs",
+    "AsyncUnaryTransport": "UnaryTransport",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "_async": "_sync",

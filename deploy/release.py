@@ -47,7 +47,7 @@ def check(root: Path, version: str) -> None:
 
 
 def notes(changelog: str, version: str) -> str:
-    """Returns the section of a version. Raises NotReleasable where there is none, or nothing in it."""
+    """Returns the section of a version. Raises NotReleasable if there is none, or nothing in it."""
     found = re.search(rf"(?ms)^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d\n(?P<text>.*?)(?=^## \[|\Z)", changelog)
     if found is None or not found["text"].strip():
         raise NotReleasable(f"{CHANGELOG} says nothing of {version}")

@@ -107,14 +107,14 @@ async def flood(client: Http2Client, burst: bytes, times: int) -> int:
     return times
 
 
-async def half_open(address: str, count: int, said: bytes) -> list[asyncio.StreamWriter]:
-    """Opens connections that say `said` and no more."""
+async def half_open(address: str, count: int, message: bytes) -> list[asyncio.StreamWriter]:
+    """Opens connections that say `message` and no more."""
     host, _, port = address.rpartition(":")
     opened: list[asyncio.StreamWriter] = []
     for start in range(0, count, 100):
         several = min(100, count - start)
         for _, writer in await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(several))):
-            writer.write(said)
+            writer.write(message)
             opened.append(writer)
     return opened
 

@@ -66,8 +66,8 @@ def printed(text: str) -> dict[str, dict[str, int]]:
 
 async def check_printed(server: Running, text: str, model: str = "m") -> dict[str, dict[str, int]]:
     """Demands that the server answers as the command said, and returns that."""
-    said = printed(text)
-    for selector, expected in said.items():
+    message = printed(text)
+    for selector, expected in message.items():
         seen = await answered(server, selector, model)
         assert set(seen) == set(expected), (selector, text)
         assert all(abs(seen[version] - percent) <= 100 // ASKED for version, percent in expected.items()), (
@@ -75,4 +75,4 @@ async def check_printed(server: Running, text: str, model: str = "m") -> dict[st
             seen,
             text,
         )
-    return said
+    return message

@@ -17,7 +17,7 @@ from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, listen
-from turnout.rpc.transport.port import Call, Methods, Parts, StatusError, Stream, Streaming, Unary
+from turnout.rpc.transport.port import Methods, Parts, RpcCall, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
 from turnout.tls.identity import ServerIdentity
@@ -47,7 +47,7 @@ class Seen:
         cancelled: Set when one was cancelled.
     """
 
-    calls: dict[str, Call] = field(default_factory=dict)
+    calls: dict[str, RpcCall] = field(default_factory=dict)
     began: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,26 +62,26 @@ def rich_status() -> Status:
 def methods(seen: Seen) -> Methods:
     """The methods, by path."""
 
-    async def echo(message: bytes, call: Call) -> bytes:
+    async def echo(message: bytes, call: RpcCall) -> bytes:
         seen.calls["Echo"] = call
         return message
 
-    async def pieces(message: bytes, _: Call) -> Parts:
+    async def pieces(message: bytes, _: RpcCall) -> Parts:
         half = len(message) // 2
         return Parts((b"(", message[:half], b"|", b"", message[half:], b")"))
 
-    async def tell(message: bytes, call: Call) -> bytes:
+    async def tell(message: bytes, call: RpcCall) -> bytes:
         call.trailing = tuple(call.metadata)
         return repr((call.metadata, call.host, call.deadline)).encode()
 
-    async def show_certificate(message: bytes, call: Call) -> bytes:
+    async def show_certificate(message: bytes, call: RpcCall) -> bytes:
         seen.calls["Certificate"] = call
         return call.certificate.encode()
 
     async def show_certificates(stream: Stream) -> None:
         await stream.write(stream.certificate.encode())
 
-    async def sleep(message: bytes, call: Call) -> bytes:
+    async def sleep(message: bytes, call: RpcCall) -> bytes:
         seen.began.set()
         try:
             await asyncio.Event().wait()
@@ -90,13 +90,13 @@ def methods(seen: Seen) -> Methods:
             raise
         raise AssertionError
 
-    async def fail(message: bytes, call: Call) -> bytes:
+    async def fail(message: bytes, call: RpcCall) -> bytes:
         raise StatusError(rich_status())
 
-    async def break_down(message: bytes, call: Call) -> bytes:
+    async def break_down(message: bytes, call: RpcCall) -> bytes:
         raise ZeroDivisionError
 
-    async def give_up(message: bytes, call: Call) -> bytes:
+    async def give_up(message: bytes, call: RpcCall) -> bytes:
         raise asyncio.CancelledError
 
     async def duplex(stream: Stream) -> None:

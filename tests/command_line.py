@@ -42,13 +42,13 @@ def run(
     Returns:
         What a process would have ended with. What is no SystemExit is a traceback on standard error, and 1.
     """
-    words = list(map(str, arguments))
+    terms = list(map(str, arguments))
     ended: list[int] = []
 
     def command() -> None:
         try:
             # Not main(): that lets other threads go first, and a busy machine would never run the command.
-            turnout()(words, prog_name="turnout")
+            turnout()(terms, prog_name="turnout")
         except SystemExit as error:
             if isinstance(error.code, str):
                 sys.stderr.write(f"{error.code}\n")
@@ -61,8 +61,8 @@ def run(
         thread = threading.Thread(target=command, name="turnout", daemon=True)
         thread.start()
         thread.join(_LIMIT_SECONDS)
-        assert ended, f"turnout {' '.join(words)} takes longer than {_LIMIT_SECONDS:g} s"
-        return subprocess.CompletedProcess(["turnout", *words], ended[0], _text(out), _text(err))
+        assert ended, f"turnout {' '.join(terms)} takes longer than {_LIMIT_SECONDS:g} s"
+        return subprocess.CompletedProcess(["turnout", *terms], ended[0], _text(out), _text(err))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from turnout.config import Address, Settings
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout.web.console import recent
@@ -92,8 +92,10 @@ def publish_all(root: Path) -> None:
             metadata = VersionMetadata(description=description, authors=("Risk ML",), licence="Apache-2.0", free=free)
             publish(repository, PublishRequest(name, Version.parse(version), path, metadata))
             if release:
-                Declarer(repository, store).release(name, Version.parse(version), actor="ann", reason="offline AUC")
-        Declarer(repository, store).set_tag("fraud", "stable", Version.parse("3.1.0"), actor="ann", reason="")
+                ReleaseStateWriter(repository, store).release(
+                    name, Version.parse(version), actor="ann", reason="offline AUC"
+                )
+        ReleaseStateWriter(repository, store).set_tag("fraud", "stable", Version.parse("3.1.0"), actor="ann", reason="")
     damaged = root / "speech" / "2.0.1" / "model.onnx"
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")

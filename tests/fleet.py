@@ -194,8 +194,8 @@ class Fleet:
         """
         model = place.partition(" ")[0]
         await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.logs()), 120.0)
-        said = min((self.marks(name) / "held").stat().st_mtime for name in self._stuck(place))
-        return time.monotonic() - (time.time() - said)
+        message = min((self.marks(name) / "held").stat().st_mtime for name in self._stuck(place))
+        return time.monotonic() - (time.time() - message)
 
     async def kill_held(self, place: str, following: str = "") -> str:
         """Kills whoever stands at a place, once somebody does; returns its name.
@@ -253,8 +253,8 @@ class Fleet:
     def kinds(self, model: str) -> list[str]:
         """Returns what happened to the model's latest rollout, in order."""
         attempt = self.record(model).attempt
-        told = [e for e in self.store.events(model, 1000) if e.kind == EventKind.ROLLOUT]
-        return [e.payload["kind"] for e in reversed(told) if e.payload["attempt"] == attempt]
+        reported = [e for e in self.store.events(model, 1000) if e.kind == EventKind.ROLLOUT]
+        return [e.payload["kind"] for e in reversed(reported) if e.payload["attempt"] == attempt]
 
     def policy(self, model: str) -> PolicyState:
         """Returns the model's policy as it is recorded."""
@@ -451,8 +451,8 @@ def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str
     elif isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
         pairs = {str(key): (value, other[key]) for key, value in one.items()}
     else:
-        shown = repr(one)[:300], repr(other)[:300]
-        return [] if shown[0] == shown[1] else [(path, *shown)]
+        displayed = repr(one)[:300], repr(other)[:300]
+        return [] if displayed[0] == displayed[1] else [(path, *displayed)]
     return [found for name, pair in pairs.items() for found in _differing(*pair, f"{path}.{name}")]
 
 

@@ -389,19 +389,19 @@ class Sender:
 
     async def _answers(self, channel: grpc.aio.Channel, call: Call) -> None:
         token = next(self._tokens)
-        shown = (("authorization", f"Bearer {token}"),) if token else ()
+        displayed = (("authorization", f"Bearer {token}"),) if token else ()
         if call.streams == (False, False):
-            await channel.unary_unary(call.method)(call.payloads[0], metadata=shown)
+            await channel.unary_unary(call.method)(call.payloads[0], metadata=displayed)
         elif call.streams == (True, False):
-            await channel.stream_unary(call.method)(iter(call.payloads), metadata=shown)
+            await channel.stream_unary(call.method)(iter(call.payloads), metadata=displayed)
         elif call.streams == (False, True):
-            stream = channel.unary_stream(call.method)(call.payloads[0], metadata=shown)
+            stream = channel.unary_stream(call.method)(call.payloads[0], metadata=displayed)
             while await stream.read() is not grpc.aio.EOF:
                 if call.method.endswith("/Watch"):
                     stream.cancel()
                     return
         else:
-            stream = channel.stream_stream(call.method)(iter(call.payloads), metadata=shown)
+            stream = channel.stream_stream(call.method)(iter(call.payloads), metadata=displayed)
             while (answer := await stream.read()) is not grpc.aio.EOF:
                 _check_item(call.method, answer)
 
@@ -411,9 +411,9 @@ class Sender:
         else:
             reader, writer = await asyncio.open_connection(self._http[0], int(self._http[2]), ssl=self._context)
         token = next(self._tokens)
-        shown = f"\r\nAuthorization: Bearer {token}\r\n".encode() if token else b"\r\n"
+        displayed = f"\r\nAuthorization: Bearer {token}\r\n".encode() if token else b"\r\n"
         try:
-            writer.write(request.head.replace(b"\r\n", shown, 1) + request.body)
+            writer.write(request.head.replace(b"\r\n", displayed, 1) + request.body)
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
             body = await reader.readexactly(int(fields[b"content-length"]))

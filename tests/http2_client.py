@@ -109,18 +109,18 @@ class Http2Client:
         closed: Whether the server closed the connection.
     """
 
-    def __init__(self, host: str, port: int, *, window: int = 1 << 20, give_back: bool = True) -> None:
+    def __init__(self, host: str, port: int, *, window: int = 1 << 20, release_memory: bool = True) -> None:
         """Prepares.
 
         Args:
             host: Where to connect to.
             port: Its port.
             window: What each stream of the server may send before it is given room back, in bytes.
-            give_back: Whether the room that data took is given back.
+            release_memory: Whether the room that data took is given back.
         """
         self._where = host, port
         self._window = window
-        self._give_back = give_back
+        self._release_memory = release_memory
         self.answers: dict[int, Answer] = {}
         self.settings: dict[int, int] = {}
         self.goaway: GoAway | None = None
@@ -317,7 +317,7 @@ class Http2Client:
             answer.fields.append([(bytes(k), bytes(v)) for k, v in self._decoder.decode(frame.data, raw=True)])
         elif isinstance(frame, DataFrame):
             answer.body += frame.data
-            if self._give_back and frame.flow_controlled_length:
+            if self._release_memory and frame.flow_controlled_length:
                 for stream in (0, frame.stream_id):
                     self.frame(WindowUpdateFrame(stream, window_increment=frame.flow_controlled_length))
         elif isinstance(frame, RstStreamFrame):

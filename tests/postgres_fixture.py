@@ -74,8 +74,8 @@ class PostgresServer:
                 return
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
-                    said = f"{error}; exit status {self._process.poll()}; {self._log.read_text()}"
-                    raise RuntimeError(f"PostgreSQL did not start: {said}") from None
+                    message = f"{error}; exit status {self._process.poll()}; {self._log.read_text()}"
+                    raise RuntimeError(f"PostgreSQL did not start: {message}") from None
                 time.sleep(0.2)
 
     def stop(self) -> None:

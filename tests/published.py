@@ -14,7 +14,7 @@ from semver import Version
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 
 Publish = Callable[..., str]
@@ -97,7 +97,7 @@ class PublishedRepositories:
                 state.parent.mkdir(mode=0o700, exist_ok=True)
                 shutil.copy(self._empty_state, state)
             with StateStore.open(Settings(models=models).state_url) as store:
-                Declarer(repository, store).release(name, exact, actor="test", reason="")
+                ReleaseStateWriter(repository, store).release(name, exact, actor="test", reason="")
         return digest
 
 

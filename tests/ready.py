@@ -15,7 +15,7 @@ from turnout.serving.loading.loader import LoadedVersion
 from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Declarations, Standing
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 from turnout.telemetry.metrics.versions import Metrics
 
 
@@ -27,7 +27,7 @@ def digest_of(version: str) -> str:
 def entry(
     version: str,
     state: LifecycleState = LifecycleState.READY,
-    standing: Standing = Standing.RELEASED,
+    release_status: ReleaseStatus = ReleaseStatus.RELEASED,
     reason: str = "",
     failure: TurnoutError | None = None,
     *,
@@ -37,16 +37,16 @@ def entry(
     weights = FileEntry("model.onnx", 1, "sha256:" + "0" * 64)
     manifest = Manifest("magika", Version.parse(version), (weights,), signature or Signature((), ()), {"": 18}, 9)
     handle = asyncio.run(_idle(manifest)) if state is LifecycleState.READY else None
-    return VersionEntry(manifest, digest_of(version), standing, state, reason, failure, handle)
+    return VersionEntry(manifest, digest_of(version), release_status, state, reason, failure, handle)
 
 
 def put(catalog: Catalog, *entries: VersionEntry, tags: Mapping[str, str] | None = None) -> None:
     """Swaps in a snapshot in which the model `magika` has these versions."""
-    declarations = Declarations(
-        {e.version: e.standing for e in entries}, {tag: Version.parse(v) for tag, v in (tags or {}).items()}
+    model_releases = ModelReleaseState(
+        {e.version: e.release_status for e in entries}, {tag: Version.parse(v) for tag, v in (tags or {}).items()}
     )
     ordered = sorted(entries, key=lambda e: e.version, reverse=True)
-    model = ModelEntry("magika", {e.version: e for e in ordered}, declarations)
+    model = ModelEntry("magika", {e.version: e for e in ordered}, model_releases)
     catalog.swap(CatalogSnapshot({"magika": model}, catalog.snapshot.generation + 1))
 
 

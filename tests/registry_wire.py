@@ -47,8 +47,8 @@ def pieces(
             yield pb.UploadFilesRequest(chunk=chunk)
 
 
-async def upload(registry: RegistryServiceStub, files: Files, **said: str) -> str:
+async def upload(registry: RegistryServiceStub, files: Files, **message: str) -> str:
     """Uploads everything, and returns the upload's id."""
-    begun = await registry.BeginUpload(beginning(files, **said))
+    begun = await registry.BeginUpload(beginning(files, **message))
     await registry.UploadFiles(pieces(begun.upload_id, files, begun.received))
     return begun.upload_id

@@ -28,7 +28,7 @@ import pytest
 
 import botocore_models
 import debian
-from turnout.config import Repository, RepositoryUrl
+from turnout.config import RepositorySettings, RepositoryUrl
 from turnout.registry.remote.opening import open_remote
 from turnout.registry.remote.repository import RemoteRepository
 
@@ -73,9 +73,9 @@ class RemoteStore:
         host = {"s3": BUCKET, "gs": BUCKET, "oci": "registry.test"}[self.kind]
         return RemoteStore(self.kind, self.endpoint, self.data, f"{self.kind}://{host}/team/models{next(_NUMBERS)}")
 
-    def section(self, cache: Path, **more: Any) -> Repository:
+    def section(self, cache: Path, **more: Any) -> RepositorySettings:
         """Returns the settings of a repository here, with a cache of its own."""
-        return Repository(
+        return RepositorySettings(
             **{
                 "endpoint_url": self.endpoint,
                 "cache": str(cache),
@@ -241,7 +241,7 @@ class StoppingProxy:
         target: Where the store listens.
         url: Where it listens itself.
         writes: The requests that write, as they came.
-        stop_at: Number of the write to stop at, from 0; None for none.
+        stop_at: Number of the write to stop at, from 0; None if unset.
         forward_first: Stop after the store has done it, and before its answer is passed on; else before it.
         stopped: Set when it has stopped.
         stop_when: Tells by method, path and body which requests count.

@@ -7,16 +7,16 @@ from typing import Any
 from semver import Version
 
 from turnout.rollout.evidence import Count, Tick
-from turnout.rollout.machine.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry, RolloutState
 from turnout.rollout.machine.machine import Facts, advance
 from turnout.rollout.machine.overrides import abort
-from turnout.rollout.plan import Plan, ShadowStage, Step
+from turnout.rollout.plan import Plan, PlanStep, ShadowStage
 
 S = RolloutState
 V1, V2, V3 = Version(1), Version(2), Version(3)
 
 PLAN = Plan(
-    steps=(Step(0.25, 10.0), Step(0.5, 10.0)),
+    steps=(PlanStep(0.25, 10.0), PlanStep(0.5, 10.0)),
     shadow=ShadowStage(rate=0.5, duration_s=10.0, agreement=0.9, min_samples=20),
     metrics=("errors",),
     min_requests=20,
@@ -55,25 +55,25 @@ def begun(plan: Plan = PLAN, **changes: Any) -> Rollout:
     return replace(Rollout.start("m", V2, V1, 1, plan, "ann", "a better one"), **changes)
 
 
-def gone(rollout: Rollout, *facts: Facts) -> tuple[Rollout, list[Entry]]:
+def gone(rollout: Rollout, *facts: Facts) -> tuple[Rollout, list[RolloutHistoryEntry]]:
     """Returns the rollout after these ticks, and what was told."""
-    told: list[Entry] = []
+    reported: list[RolloutHistoryEntry] = []
     for one in facts:
         rollout, entries = advance(rollout, one)
-        told += entries
-    return rollout, told
+        reported += entries
+    return rollout, reported
 
 
 def until(
     rollout: Rollout, fine: Callable[[Rollout], bool], facts: Facts = GOOD, most: int = 200
-) -> tuple[Rollout, list[Entry]]:
+) -> tuple[Rollout, list[RolloutHistoryEntry]]:
     """Returns the rollout after as many such ticks as it takes, and what was told."""
-    told: list[Entry] = []
+    reported: list[RolloutHistoryEntry] = []
     for _ in range(most):
         if fine(rollout):
-            return rollout, told
+            return rollout, reported
         rollout, entries = advance(rollout, facts)
-        told += entries
+        reported += entries
     raise AssertionError(f"not so after {most} ticks: {rollout.state}, {rollout.pauses}")
 
 

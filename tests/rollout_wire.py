@@ -58,7 +58,7 @@ async def clients(
     make: Callable[[int], v1.PredictRequest],
     count: int = 4,
     pause: float = 0.02,
-    patience: float = 30.0,
+    timeout_s: float = 30.0,
 ) -> AsyncIterator[Seen]:
     """Sends requests without a key from `count` clients for as long as the context is entered.
 
@@ -72,7 +72,7 @@ async def clients(
         async def client() -> None:
             while not seen.stop.is_set():
                 try:
-                    answer = await stub.Predict(make(next(numbers)), timeout=patience)
+                    answer = await stub.Predict(make(next(numbers)), timeout=timeout_s)
                     seen.answers[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     seen.codes[error.code().name] += 1
@@ -114,21 +114,21 @@ async def until(
     server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 120.0, model: str = "m"
 ) -> list[pb.Rollout]:
     """Watches a rollout until `fine`; returns what was told, the last one fine."""
-    told: list[pb.Rollout] = []
+    reported: list[pb.Rollout] = []
 
     async def watch() -> None:
         async with control_of(server) as control:
             async for message in control.WatchRollout(pb.WatchRolloutRequest(model=model)):
-                told.append(message.rollout)
+                reported.append(message.rollout)
                 if fine(message.rollout):
                     return
 
     try:
         await asyncio.wait_for(watch(), limit)
     except TimeoutError:
-        raise AssertionError(f"not so within {limit} s: {told[-1] if told else 'nothing was told'}") from None
-    assert fine(told[-1]), told[-1]
-    return told
+        raise AssertionError(f"not so within {limit} s: {reported[-1] if reported else 'nothing was told'}") from None
+    assert fine(reported[-1]), reported[-1]
+    return reported
 
 
 def in_state(*states: str) -> Callable[[pb.Rollout], bool]:
@@ -181,11 +181,11 @@ def replayed(plan: Plan, ticks: Iterable[Mapping[str, Any]]) -> Evidence:
 async def check_evidence(server: Running) -> None:
     """The evidence is what the recorded ticks come to, to the very number."""
     async with control_of(server) as control:
-        told = await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model="m"))
-    evidence = replayed(Plan.from_json(json.loads(told.rollout.plan_json)), map(json.loads, told.ticks_json))
-    assert evidence.combined == told.rollout.e_value
+        reported = await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model="m"))
+    evidence = replayed(Plan.from_json(json.loads(reported.rollout.plan_json)), map(json.loads, reported.ticks_json))
+    assert evidence.combined == reported.rollout.e_value
     assert {m.name: evidence.fit(m.name) for m in evidence.metrics} == {
-        m.name: m.fit_value for m in told.rollout.metrics
+        m.name: m.fit_value for m in reported.rollout.metrics
     }
 
 

@@ -94,7 +94,7 @@ async def send(
         for number, key in enumerate(keys)
     ]
     sent = b"".join(message(v1.PredictStreamRequest(request=one).SerializeToString()) for one in requests)
-    async with Http2Client(server.grpc.host, server.grpc.port, window=_ROOM, give_back=False) as client:
+    async with Http2Client(server.grpc.host, server.grpc.port, window=_ROOM, release_memory=False) as client:
         client.frame(WindowUpdateFrame(0, window_increment=_ROOM))
         stream = client.open("/turnout.v1.PredictionService/PredictStream", (*CALL, *metadata))
         await client.send(stream, sent, end=True)

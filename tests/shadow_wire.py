@@ -74,21 +74,21 @@ def numbered(count: int, start: int = 0, **inputs: object) -> list[v1.PredictReq
 async def report(server: Running, version: str, worst: int = 0) -> pb.ShadowReport:
     """Asks for what is known of one shadow of model `m`."""
     async with control_of(server) as control:
-        told = await control.GetShadowReport(pb.GetShadowReportRequest(model="m", worst=worst))
-    (found,) = [shadow for shadow in told.shadows if shadow.version == version]
+        reported = await control.GetShadowReport(pb.GetShadowReportRequest(model="m", worst=worst))
+    (found,) = [shadow for shadow in reported.shadows if shadow.version == version]
     return found
 
 
-def accounted(told: pb.ShadowReport) -> int:
+def accounted(reported: pb.ShadowReport) -> int:
     """Copies of which it is known what became."""
-    return sum(told.outcomes.values()) + sum(told.dropped.values())
+    return sum(reported.outcomes.values()) + sum(reported.dropped.values())
 
 
 async def settled(server: Running, version: str, copies: int, worst: int = 0) -> pb.ShadowReport:
     """Waits until it is known what became of `copies` copies; fails where that takes too long or there are more."""
     deadline = time.monotonic() + LIMIT_SECONDS
-    while accounted(told := await report(server, version, worst)) < copies:
-        assert time.monotonic() < deadline, told
+    while accounted(reported := await report(server, version, worst)) < copies:
+        assert time.monotonic() < deadline, reported
         await asyncio.sleep(0.1)
-    assert accounted(told) == copies
-    return told
+    assert accounted(reported) == copies
+    return reported

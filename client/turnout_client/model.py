@@ -87,7 +87,7 @@ class Prediction:
         """Returns the output of that name.
 
         Raises:
-            KeyError: There is none, or it was not asked for.
+            KeyError: It does not exist, or it was not asked for.
         """
         try:
             return self.outputs[output]
@@ -161,7 +161,7 @@ class ModelInfo:
     Attributes:
         name: Its name.
         versions: The highest precedence first.
-        default_version: The version that the empty selector answers with; "" where there is none.
+        default_version: The version that the empty selector answers with; "" if there is none.
     """
 
     name: str

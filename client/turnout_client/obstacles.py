@@ -58,9 +58,9 @@ def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain:
     obstacle = find_obstacle(target, tls, plain=plain)
     if not obstacle:
         return error
-    told = Unavailable(obstacle, request_id=error.request_id)
-    told.__cause__ = error
-    return told
+    explained = Unavailable(obstacle, request_id=error.request_id)
+    explained.__cause__ = error
+    return explained
 
 
 def find_obstacle(target: str, tls: Tls | None, *, plain: bool) -> str:
@@ -98,9 +98,9 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
         except ssl.SSLCertVerificationError as error:
             return f"the certificate of the server at {where} {_refused(error, name, tls)}"
         except ssl.SSLError as error:
-            told = _of_alert(error.reason or "", tls)
-            if told:
-                return f"the server at {where} {told}"
+            explained = _of_alert(error.reason or "", tls)
+            if explained:
+                return f"the server at {where} {explained}"
         except (ConnectionError, TimeoutError):
             pass  # a server that speaks plain text need not answer what it does not understand
     return _plain_server(host, port, where)

@@ -49,7 +49,7 @@ class RetryPolicy:
 
 
 @dataclass(slots=True)
-class Attempts:
+class RetryAttempts:
     """One call's tries: how much time is left, and what follows a failure.
 
     Attributes:

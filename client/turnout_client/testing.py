@@ -56,7 +56,7 @@ class Received:
 
     Attributes:
         model: Its name.
-        version: The selector; "" where there was none.
+        version: The selector; "" if there was none.
         inputs: By name.
         outputs: Names of the outputs wanted; () for all.
         request_id: As the client wrote it.
@@ -204,14 +204,14 @@ class _Health(HealthServicer):  # type: ignore[misc]  # it comes without types
         return HealthCheckResponse(status=status)
 
     def Watch(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[HealthCheckResponse]:  # noqa: N802
-        server, told = self._server, None
+        server, sent = self._server, None
         context.add_callback(self._wake)
         while context.is_active() and not server._closed:
             with server._changed:
-                while (status := self._status(request.service)) == told and context.is_active() and not server._closed:
+                while (status := self._status(request.service)) == sent and context.is_active() and not server._closed:
                     server._changed.wait(1.0)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 yield HealthCheckResponse(status=status)
 
     def _wake(self) -> None:

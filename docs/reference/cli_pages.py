@@ -80,8 +80,8 @@ def _spelling(option: Any) -> str:
 def _help(parameter: Any) -> str:
     text = prose(parameter.help or "")
     default = parameter.default
-    shown = parameter.show_default and default not in (None, False, "", ()) and not callable(default)
-    if shown and "default:" not in text:
+    displayed = parameter.show_default and default not in (None, False, "", ()) and not callable(default)
+    if displayed and "default:" not in text:
         text = f"{text} (default: {prose(_text(default))})"
     return text
 

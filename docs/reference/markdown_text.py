@@ -15,8 +15,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def code(text: str) -> str:
     """Returns `text` as code, in a table too: a bar would end the cell there."""
     if "|" in text:
-        shown = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
-        return f"<code>{shown}</code>"
+        displayed = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+        return f"<code>{displayed}</code>"
     return f"`{text}`"
 
 

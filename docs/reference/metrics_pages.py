@@ -10,7 +10,7 @@ from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.telemetry.metrics.gpu import Gpu
 from turnout.telemetry.metrics.rollout import MeterSample, ProbeSample, RolloutSample, ServerSample
-from turnout.telemetry.metrics.server import Memory
+from turnout.telemetry.metrics.server import DeviceMemory
 from turnout.telemetry.metrics.shadow import DIFFERENCE_BOUNDS
 from turnout.telemetry.metrics.tls import TlsRecorder
 from turnout.telemetry.metrics.versions import KnownVersion, Metrics
@@ -100,12 +100,12 @@ def _one_of_everything() -> Metrics:
     metrics.server.epochs = {"m": 1}
     metrics.server.on_demand_loads["m", "ready"] = metrics.server.evictions["m"] = 1
     metrics.server.waiting_for_load, metrics.server.memory_budgets = {"m": 1}, {"cpu": 1}
-    metrics.server.memory = {"cpu": Memory(1, 2)}
+    metrics.server.memory = {"cpu": DeviceMemory(1, 2)}
     metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
     metrics.server.spans = {"exported": 1}
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
     metrics.server.cache_bytes = 0
     metrics.server.tls = TlsRecorder({"grpc": 0.0}, {"grpc": 0}, {"grpc": False})
-    metrics.server.auth = AuthRecorder(enabled=True, limited={("batch", "rate"): 1}, keys_failing={"corp": False})
+    metrics.server.auth = AuthRecorder(enabled=True, limited={("batch", "rate"): 1}, keys_failed={"corp": False})
     return metrics

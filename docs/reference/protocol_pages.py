@@ -150,6 +150,6 @@ def _type(
 
 def _link(full: str, package: str, *, stream: bool = False) -> str:
     name = full.removeprefix(".")
-    shown = name.removeprefix(f"{package}.")
-    text = f"[`{shown}`](#{name})" if name.startswith("turnout.") else f"`{shown}`"
+    displayed = name.removeprefix(f"{package}.")
+    text = f"[`{displayed}`](#{name})" if name.startswith("turnout.") else f"`{displayed}`"
     return f"stream of {text}" if stream else text

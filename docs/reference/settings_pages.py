@@ -72,14 +72,14 @@ def _model_of(field: FieldInfo) -> type[BaseModel]:
 
 
 def _table_of(model: type[BaseModel], names: list[str]) -> str:
-    told = _attributes(model)
+    reported = _attributes(model)
     rows = []
     for name in names:
         field = model.model_fields[name]
-        if name not in told:
+        if name not in reported:
             raise ValueError(f"{model.__name__}.{name}: its class's docstring says nothing of it")
         default = "required" if field.is_required() else "none" if field.default is None else code(_default(field))
-        rows.append((f"`{name}`", default, prose(_takes(field)), prose(told[name])))
+        rows.append((f"`{name}`", default, prose(_takes(field)), prose(reported[name])))
     return table(("key", "default", "takes", ""), rows)
 
 
@@ -89,17 +89,17 @@ def _summary(model: type[BaseModel]) -> str:
 
 def _attributes(model: type[BaseModel]) -> dict[str, str]:
     """Returns what the docstrings of `model` and its bases say of each attribute."""
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     for base in reversed(model.__mro__):
         _, _, listed = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")
         names: list[str] = []
         for line in listed.split("\n\n")[0].splitlines():
             if match := _ATTRIBUTE.match(line):
                 names = match[1].split(", ")
-                told |= dict.fromkeys(names, match[2])
+                reported |= dict.fromkeys(names, match[2])
             else:
-                told |= {name: f"{told[name]} {line.strip()}" for name in names}
-    return told
+                reported |= {name: f"{reported[name]} {line.strip()}" for name in names}
+    return reported
 
 
 def _default(field: FieldInfo) -> str:

@@ -47,14 +47,14 @@ def write_golden(directory: Path, model: Path) -> tuple[Path, Path]:
             "labels/target_label": np.array([file.expected for file in files]),
         },
     )
-    said = {
+    message = {
         "description": "Content type of a file, from its first and last 1024 bytes",
         "licence": "Apache-2.0",
         "labels": {"target_label": labels(model)},
         "preprocessing": {"bytes": "first and last 1024 bytes without white space around, padded with 256"},
         "scores": {"target_label": True},
     }
-    meta.write_text(json.dumps(said, indent=1))
+    meta.write_text(json.dumps(message, indent=1))
     return golden, meta
 
 

@@ -85,7 +85,7 @@ class Load:
         """
         self.got: list[Got] = []
         self._address, self._uploads = address, uploads
-        self._rate, self._in_flight, self._patience, self._grace = rate, in_flight, patience, grace
+        self._rate, self._in_flight, self._timeout, self._grace = rate, in_flight, patience, grace
         self._draw = random.Random(0)  # noqa: S311 - nobody is to be kept from guessing it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
@@ -105,7 +105,7 @@ class Load:
     async def _run(self) -> None:
         free = asyncio.Semaphore(self._in_flight)
         tasks: set[asyncio.Task[None]] = set()
-        async with AsyncClient(self._address, timeout=self._patience, retries=0) as client:
+        async with AsyncClient(self._address, timeout=self._timeout, retries=0) as client:
             due = time.monotonic()
             while True:
                 await free.acquire()

@@ -16,7 +16,7 @@ class Scrape:
         self._samples = [sample for family in families for sample in family.samples]
 
     def sum(self, name: str, **labels: str) -> float:
-        """Returns the sum over the series of `name` that have `labels`; 0 where there are none."""
+        """Returns the sum over the series of `name` that have `labels`; 0 if there are none."""
         return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
 
     def by(self, name: str, label: str, **labels: str) -> Mapping[str, float]:

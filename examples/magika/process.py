@@ -31,8 +31,8 @@ class Server:
 
 def publish_by_command(*arguments: str, models: Path, show: str = "") -> None:
     """Runs the `turnout` command as a user would, showing what is run."""
-    shown = [show if show and argument.startswith("/") else argument for argument in arguments]
-    console.print(f"[bold cyan]$ turnout {' '.join(shown)}[/]")
+    displayed = [show if show and argument.startswith("/") else argument for argument in arguments]
+    console.print(f"[bold cyan]$ turnout {' '.join(displayed)}[/]")
     command = [str(TURNOUT), *arguments, "--models", str(models)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     first = [line for line in done.stdout.splitlines() if re.match(r"magika|stable|inputs|outputs", line)]

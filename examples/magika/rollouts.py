@@ -240,8 +240,8 @@ def _ended(control: ControlServiceStub) -> rollout_pb2.Rollout:
     """Follows the rollout to its end."""
     last = rollout_pb2.Rollout()
     try:
-        for told in control.WatchRollout(rollout_pb2.WatchRolloutRequest(model="magika"), timeout=_SECONDS):
-            last = told.rollout
+        for reported in control.WatchRollout(rollout_pb2.WatchRolloutRequest(model="magika"), timeout=_SECONDS):
+            last = reported.rollout
             if last.state in FINAL:
                 return last
     except grpc.RpcError as error:

@@ -77,7 +77,7 @@ class ReceiveBudget:
         self.held = 0
         self.refused = 0
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Counts what came of a body that is not whole.
 
         Raises:
@@ -92,6 +92,6 @@ class ReceiveBudget:
             )
         self.held += size
 
-    def give(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Counts bytes off: their body is whole, or nobody goes on with it."""
         self.held -= size

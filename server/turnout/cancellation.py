@@ -87,7 +87,7 @@ _CURRENT: ContextVar[Cancellation] = ContextVar("cancellation", default=_NEVER)
 
 
 def current() -> Cancellation:
-    """Returns the cancellation that the calling thread works under; one that never comes where there is none."""
+    """Returns the cancellation that the calling thread works under; one that never comes if there is none."""
     return _CURRENT.get()
 
 

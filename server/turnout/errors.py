@@ -2,23 +2,23 @@
 
     TurnoutError
     ├── InvalidRequest            the caller's fault; says which field, what was expected and what came
-    │   ├── Malformed             bytes that are no message
+    │   ├── MalformedMessage      bytes that are no message
     │   ├── InvalidSelector
     │   ├── InvalidTensor
     │   ├── InputsRefused         the signature takes the inputs, and the model does not
     │   └── InvalidModel          what was to be published is not fit to be
-    ├── NotFound                  names the nearest that exist
+    ├── NotFoundError             names the nearest that exist
     │   ├── ModelNotFound
     │   ├── VersionNotFound
     │   └── TagNotFound
-    ├── AlreadyExists             other content stands under that version
+    ├── AlreadyExistsError        other content stands under that version
     ├── Conflict                  what the change was based on has changed meanwhile
     ├── ChangeRefused             the change would harm what is served, or changes are frozen
     ├── NotLoaded                 known, but not in service, and nothing is about to change that
     │   ├── VersionOnDemand       not in memory: the first request for it loads it
     │   ├── VersionYanked         withdrawn, and pins to it are refused
     │   └── NotTrusted            not signed by a key that is trusted, where that is required
-    ├── Unavailable               try again soon
+    ├── UnavailableError          try again soon
     │   ├── VersionLoading
     │   ├── StoreUnavailable      the object store or registry that versions live in does not answer
     │   └── Draining
@@ -27,7 +27,7 @@
     │   └── MemoryBudgetExceeded
     ├── DeadlineExceeded
     ├── RequestCancelled
-    ├── Unauthenticated           nobody knows who asks, or what they show proves nothing
+    ├── UnauthenticatedError      nobody knows who asks, or what they show proves nothing
     ├── PermissionDenied
     ├── Unsupported
     ├── DigestMismatch            bytes changed since they were published
@@ -59,7 +59,7 @@ MODEL_SEEN: ContextVar[Callable[[str], bool] | None] = ContextVar("MODEL_SEEN", 
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class FieldViolation:
     """What is wrong with one field of a request.
 
     Attributes:
@@ -71,6 +71,9 @@ class Violation:
     description: str
 
 
+_NO_VERSION = Version(0)
+
+
 class TurnoutError(Exception):
     """The root of all errors that Turnout raises on purpose.
 
@@ -80,7 +83,9 @@ class TurnoutError(Exception):
         retry_after: Seconds after which trying again makes sense; None where it does not.
     """
 
-    def __init__(self, message: str, *, violations: Sequence[Violation] = (), retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, violations: Sequence[FieldViolation] = (), retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.violations = tuple(violations)
@@ -93,10 +98,10 @@ class InvalidRequest(TurnoutError):
     @classmethod
     def at(cls, field: str, description: str) -> Self:
         """Makes an error about one field; the message names it too, for clients that read no details."""
-        return cls(f"{field}: {description}", violations=[Violation(field, description)])
+        return cls(f"{field}: {description}", violations=[FieldViolation(field, description)])
 
 
-class Malformed(InvalidRequest):
+class MalformedMessage(InvalidRequest):
     """The bytes that came are no message of the type expected."""
 
 
@@ -116,11 +121,11 @@ class InvalidModel(InvalidRequest):
     """What was to be published is no valid version of a model."""
 
 
-class NotFound(TurnoutError):
+class NotFoundError(TurnoutError):
     """Nothing goes by that name."""
 
 
-class ModelNotFound(NotFound):
+class ModelNotFound(NotFoundError):
     """No model goes by that name."""
 
     @classmethod
@@ -131,7 +136,7 @@ class ModelNotFound(NotFound):
         return cls(f"no model is named {name[:64]!r}; {_nearest(name, known, 'models')}")
 
 
-class VersionNotFound(NotFound):
+class VersionNotFound(NotFoundError):
     """No version of the model answers the selector."""
 
     @classmethod
@@ -141,7 +146,7 @@ class VersionNotFound(NotFound):
         return cls(f"{wanted}; {_nearest(selector, known, 'versions')}")
 
 
-class TagNotFound(NotFound):
+class TagNotFound(NotFoundError):
     """The model has no such tag."""
 
     @classmethod
@@ -150,7 +155,7 @@ class TagNotFound(NotFound):
         return cls(f"{model} has no tag {tag[:64]!r}; {_nearest(tag, known, 'tags')}")
 
 
-class AlreadyExists(TurnoutError):
+class AlreadyExistsError(TurnoutError):
     """A version is immutable: other content stands under it already."""
 
 
@@ -174,7 +179,7 @@ class VersionOnDemand(NotLoaded):
         version: Which.
     """
 
-    def __init__(self, message: str, model: str = "", version: Version = Version(0)) -> None:
+    def __init__(self, message: str, model: str = "", version: Version = _NO_VERSION) -> None:
         super().__init__(message)
         self.model = model
         self.version = version
@@ -193,19 +198,19 @@ class NotTrusted(NotLoaded):
     """The version has no signature by a key that is trusted, and this server requires one."""
 
 
-class Unavailable(TurnoutError):
+class UnavailableError(TurnoutError):
     """Not now; the same request may well succeed soon."""
 
 
-class VersionLoading(Unavailable):
+class VersionLoading(UnavailableError):
     """The version is on its way into service."""
 
 
-class StoreUnavailable(Unavailable):
+class StoreUnavailable(UnavailableError):
     """The object store or registry that versions live in does not answer, or refuses what it is asked."""
 
 
-class Draining(Unavailable):
+class Draining(UnavailableError):
     """The server or the version takes no new requests."""
 
 
@@ -221,7 +226,7 @@ class MemoryBudgetExceeded(Exhausted):
     """A memory limit was met."""
 
 
-class DeadlineExceeded(TurnoutError):
+class DeadlineExceededError(TurnoutError):
     """The request's deadline passed before its answer was there; it may never have been computed."""
 
 
@@ -229,11 +234,11 @@ class RequestCancelled(TurnoutError):
     """The caller gave the request up."""
 
 
-class Unauthenticated(TurnoutError):
+class UnauthenticatedError(TurnoutError):
     """Nobody knows who asks, or what they show proves nothing."""
 
 
-class PermissionDenied(TurnoutError):
+class PermissionDeniedError(TurnoutError):
     """Whoever asks may not; or the listener that was asked does not do this, and another may."""
 
 

@@ -10,22 +10,22 @@ from pathlib import Path
 from turnout.config import Settings
 from turnout.errors import InvalidModel
 from turnout.registry.gates import Candidate, Gate, Watch
-from turnout.registry.gates.comparison import Comparison
+from turnout.registry.gates.comparison import ParentComparison
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.manifest.digest import Progress
 from turnout.registry.onnx.model import ReadModel
 from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
-from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.registry.signing.signer import Signer
 from turnout.registry.signing.trust import SignatureGate, Trust, keep
 from turnout.registry.storage.files import explain, storage_errors
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.transfer.copying import import_version
-from turnout.releases.adoption import Recorder
+from turnout.releases.adoption import AdoptionStore
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.state.store import StateStore
 
 
@@ -39,14 +39,14 @@ class Publisher:
         self._store = store
 
     def publish(
-        self, request: PublishRequest, how: Publication, progress: Progress | None = None, watch: Watch | None = None
+        self, request: PublishRequest, how: PublishOptions, progress: Progress | None = None, watch: Watch | None = None
     ) -> PublishResult:
         """Publishes a version as `turnout.registry.publishing.publish.publish` does, and raises as it.
 
         Raises:
             ConfigError: The gates' plan, or a trusted key, cannot be read.
         """
-        comparison = Comparison(self._lab(request.model))
+        comparison = ParentComparison(self._sandbox(request.model))
         recorder = self._recorder(how)
         result = publish(
             self._repository,
@@ -76,18 +76,18 @@ class Publisher:
             self._repository,
             request,
             gates=(),
-            comparison=Comparison(self._lab(request.model)),
+            comparison=ParentComparison(self._sandbox(request.model)),
             read=self.reader(request.model),
             dry_run=True,
-            yanked=lambda: self._recorder(Publication("", "")).yanked(request.model),
+            yanked=lambda: self._recorder(PublishOptions("", "")).yanked(request.model),
         )
 
     def reader(self, model: str) -> ReadModel:
         """Returns what reads the ONNX file of a version of `model`: a process of its own."""
-        return self._lab(model).describe
+        return self._sandbox(model).describe
 
-    def take_in(
-        self, source: Repository, published: Published, how: Publication, progress: Progress | None = None
+    def import_version(
+        self, source: Repository, published: Published, how: PublishOptions, progress: Progress | None = None
     ) -> PublishResult:
         """Takes a version in from another repository as `turnout.registry.transfer.copying.import_version` does."""
         model = published.manifest.model
@@ -96,7 +96,7 @@ class Publisher:
             self._repository,
             source,
             published,
-            gates=self._gates(model, Comparison(self._lab(model)), None, source),
+            gates=self._gates(model, ParentComparison(self._sandbox(model)), None, source),
             yanked=lambda: recorder.yanked(model),
             recorded=recorder.record,
             progress=progress,
@@ -104,32 +104,32 @@ class Publisher:
         self._settle(result, recorder, how)
         return result
 
-    def _lab(self, model: str) -> TrialLab:
-        return TrialLab(self._settings.for_model(model), self._processes)
+    def _sandbox(self, model: str) -> ProcessSandbox:
+        return ProcessSandbox(self._settings.for_model(model), self._processes)
 
     def _gates(
-        self, model: str, comparison: Comparison, signer: Signer | None, source: Repository | None = None
+        self, model: str, comparison: ParentComparison, signer: Signer | None, source: Repository | None = None
     ) -> Sequence[Gate]:
         with storage_errors():
-            self._repository.refresh_beside()  # the plan may lie where versions do
-        integrity, *others = standard_gates(read_plan(self._repository.root, model), self._lab(model), comparison)
+            self._repository.refresh_evidence_records()  # the plan may lie where versions do
+        integrity, *others = standard_gates(read_plan(self._repository.root, model), self._sandbox(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
         if trust.policy == "off":
             return (integrity, *others)
         # Before whatever runs the model: nothing of strangers is to be run.
         return (integrity, SignatureGate(trust, source or self._repository, signer), *others)
 
-    def _recorder(self, how: Publication) -> Recorder:
-        return Recorder(self._repository, self._store, how.actor, how.reason)
+    def _recorder(self, how: PublishOptions) -> AdoptionStore:
+        return AdoptionStore(self._repository, self._store, how.actor, how.reason)
 
-    def _sign(self, candidate: Candidate, how: Publication) -> None:
+    def _sign(self, candidate: Candidate, how: PublishOptions) -> None:
         """Puts the signature beside the version, before the version exists: it is never there unsigned."""
         if how.signer is not None:
             manifest = candidate.manifest
             bundle = how.signer.sign(Published(manifest, candidate.digest))
             keep(self._repository, manifest.model, manifest.version, how.signer.key.id, bundle)
 
-    def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
+    def _settle(self, result: PublishResult, recorder: AdoptionStore, how: PublishOptions) -> None:
         recorder.settle(result.created, Published(result.manifest, result.digest))
         if how.signer is not None:
             manifest, key = result.manifest, how.signer.key.id
@@ -154,10 +154,10 @@ def without_zipmap(
         TurnoutError: It took its process down, or was not done in time.
     """
     target = directory / request.source.name
-    lab = TrialLab(settings.for_model(request.model), processes)
+    sandbox = ProcessSandbox(settings.for_model(request.model), processes)
     try:
-        labels = lab.drop_zipmap(request.source, target, request.golden)
+        labels = sandbox.drop_zipmap(request.source, target, request.golden)
     except OSError as error:
         raise InvalidModel(f"the ONNX file {explain(error)}") from error
-    said = request.metadata
-    return replace(request, source=target, metadata=replace(said, labels={**labels, **said.labels}))
+    metadata_given = request.metadata
+    return replace(request, source=target, metadata=replace(metadata_given, labels={**labels, **metadata_given.labels}))

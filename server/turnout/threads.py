@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 
 _IDLE_SECONDS = 10.0
 """After which a thread without a call ends."""
@@ -63,13 +63,13 @@ class Threads(Executor):
         """Queues a call.
 
         Raises:
-            Unavailable: It was shut down.
+            UnavailableError: It was shut down.
             RuntimeError: No thread can be started.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
-                raise Unavailable(f"what runs in the {self._name} threads is closed")
+                raise UnavailableError(f"what runs in the {self._name} threads is closed")
             # A thread that was woken for a call counts as idle until it takes it, and the call as queued.
             if len(self._calls) >= self._idle and self._started < self._count:
                 thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)

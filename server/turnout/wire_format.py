@@ -20,7 +20,7 @@ _KEPT_LENGTHS = 4096
 _SINGLE = [bytes((value,)) for value in range(128)]
 
 
-class Malformed(ValueError):
+class WireFormatError(ValueError):
     """Bytes are not in protobuf's wire format."""
 
 
@@ -51,7 +51,7 @@ def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
         if byte < 128:
             return value, place + 1
         shift += 7
-    raise Malformed
+    raise WireFormatError
 
 
 def tag(number: int, wire_type: int = LENGTH_DELIMITED) -> bytes:

@@ -209,7 +209,7 @@ async def test_answers_that_nobody_takes(server) -> None:
 
 async def test_answers_that_are_taken_byte_by_byte(server) -> None:
     body = message(request("wide", x=np.zeros((4096, 4), np.float32)).SerializeToString())
-    async with harmless(server), dial(server, window=1, give_back=False) as client:
+    async with harmless(server), dial(server, window=1, release_memory=False) as client:
         numbers = [client.open(PREDICT) for _ in range(20)]
         for number in numbers:
             await client.send(number, body, end=True)
@@ -245,14 +245,14 @@ async def test_bodies_that_never_end(server, resident) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [b"", PREFACE[:10], PREFACE, PREFACE + SettingsFrame(0).serialize()],
     ids=["nothing", "half", "hello", "idle"],
 )
-async def test_connections_that_say_no_more(server, said) -> None:
+async def test_connections_that_say_no_more(server, message) -> None:
     count = min(3000, FILES // 6)
     async with harmless(server, 160):
-        opened = await half_open(server.grpc, count, said)
+        opened = await half_open(server.grpc, count, message)
         async with dial(server) as client:
             await client.ping()
         abort(opened)
@@ -369,13 +369,13 @@ async def test_http_bodies_that_never_end(server, resident, path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [b"", b"GET /liv", b"POST /predict/m HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"],
     ids=["nothing", "half a line", "half a body"],
 )
-async def test_http_connections_that_say_no_more(server, said) -> None:
+async def test_http_connections_that_say_no_more(server, message) -> None:
     async with harmless(server, 160), httpx.AsyncClient(base_url=f"http://{server.http}", timeout=PATIENCE) as client:
-        opened = await half_open(server.http, min(3000, FILES // 6), said)
+        opened = await half_open(server.http, min(3000, FILES // 6), message)
         assert (await client.get("/livez")).status_code == 200
         abort(opened)
 

@@ -127,8 +127,8 @@ def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> No
     refused = shell.error("yank", "m@2.0.0", "--reason", "it leaks")
     assert refused.startswith("2.0.0 of m is not yanked: the tag stable names it; move or delete the tag")
     shell.run("tag", "m", "stable", "1.0.0")
-    said = shell.run("yank", "m@2.0.0", "--reason", "it leaks").stdout
-    assert said == (
+    message = shell.run("yank", "m@2.0.0", "--reason", "it leaks").stdout
+    assert message == (
         "m 2.0.0 is yanked; it was released; 1.0.0 is the highest released version now\n"
         "plain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
     )

@@ -59,10 +59,10 @@ def versions(shell: Shell) -> dict[str, tuple[str, bool, list[str]]]:
 def test_a_published_version_is_a_candidate_until_it_is_released(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
     assert versions(shell) == {"1.0.0": ("candidate", False, [])}
-    said = shell.json("release", "m@v1.0.0")
+    message = shell.json("release", "m@v1.0.0")
     whole = [{"version": "1.0.0", "share": 1.0, "role": "baseline", "rollout": None}]
-    assert (said["model"], said["version"], said["changed"]) == ("m", "1.0.0", True)
-    assert said["answers"] == {"plain": whole, "selectors": {"latest": whole, "^1": whole}, "notes": []}
+    assert (message["model"], message["version"], message["changed"]) == ("m", "1.0.0", True)
+    assert message["answers"] == {"plain": whole, "selectors": {"latest": whole, "^1": whole}, "notes": []}
     assert shell.json("release", "m@1.0.0")["changed"] is False
     assert versions(shell) == {"1.0.0": ("released", True, [])}
 
@@ -114,8 +114,8 @@ def test_a_version_is_chosen_refused_tried_and_forced_by_the_command_line(shell:
 def test_a_plan_with_an_unknown_key_is_told_before_anything_is_copied(shell: Shell) -> None:
     shell.publish("m", "1.0.0", 1)
     (shell.folder / "models" / "gates.toml").write_text("[latency]\np50_ratio = 1.2\n")
-    said = shell.error("publish", "m", "1.1.0", "model.onnx")
-    assert said == "gates.toml has an unknown key 'latency.p50_ratio'; nearest: latency.p50_ratio_max"
+    message = shell.error("publish", "m", "1.1.0", "model.onnx")
+    assert message == "gates.toml has an unknown key 'latency.p50_ratio'; nearest: latency.p50_ratio_max"
 
 
 def test_two_versions_are_compared_and_what_cannot_be_is_refused(shell: Shell) -> None:
@@ -174,11 +174,11 @@ def test_what_a_publisher_says_is_shown(shell: Shell) -> None:
         'description = "doubles"\n[batching]\nmax_rows = 8\naxes = { x = 0, y = 0 }\n'
     )
     shell.publish("m", "1.0.0", 2, "--meta", "meta.toml")
-    shown = shell.json("show", "m@1.0.0")
-    assert shown["metadata"] == {"description": "doubles"}
-    assert shown["batching"] == "on, up to 8 rows, along x[0], y[0]"
-    assert shown["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
-    assert [file["path"] for file in shown["files"]] == ["model.onnx"]
+    displayed = shell.json("show", "m@1.0.0")
+    assert displayed["metadata"] == {"description": "doubles"}
+    assert displayed["batching"] == "on, up to 8 rows, along x[0], y[0]"
+    assert displayed["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
+    assert [file["path"] for file in displayed["files"]] == ["model.onnx"]
     text = shell.run("show", "m@1.0.0").stdout
     assert "doubles" in text
     assert "x: float32[batch, 4]" in text

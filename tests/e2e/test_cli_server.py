@@ -120,8 +120,12 @@ def test_models_and_show_tell_what_the_server_holds(server: Server) -> None:
     to = ("--server", server.control)
     found = {model["name"]: model for model in answer("models", *to)["models"]}
     assert found["scale"]["default_version"] == "2.0.0"
-    shown = answer("show", "scale@3.0.0", *to)
-    assert (shown["state"], shown["standing"], shown["providers"]) == ("ready", "candidate", ["CPUExecutionProvider"])
+    displayed = answer("show", "scale@3.0.0", *to)
+    assert (displayed["state"], displayed["standing"], displayed["providers"]) == (
+        "ready",
+        "candidate",
+        ["CPUExecutionProvider"],
+    )
     assert "ready" in turnout("models", *to).stdout
     assert "runs on" in turnout("show", "scale@3.0.0", *to).stdout
 

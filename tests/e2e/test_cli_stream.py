@@ -46,11 +46,11 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
     meta.write_text('description = "by CI"\n[training]\nseed = 7\n')
     with serving_in_thread(tmp_path / "models") as server:
         arguments = ("publish", "m", "1.0.0", source, "--meta", meta, "--server", server.control, "--release", "--json")
-        told = json.loads(turnout(*arguments).stdout)
-        assert (told["created"], told["standing"]) == (True, "released")
-        assert told["gates"][0]["gate"] == "integrity"
+        reported = json.loads(turnout(*arguments).stdout)
+        assert (reported["created"], reported["standing"]) == (True, "released")
+        assert reported["gates"][0]["gate"] == "integrity"
         again = json.loads(turnout(*arguments).stdout)
-        assert (again["created"], again["digest"]) == (False, told["digest"])
+        assert (again["created"], again["digest"]) == (False, reported["digest"])
         turnout("load", "m@1.0.0", "--server", server.control)
         turnout("predict", "m", "--input", "x=random", "--server", server.control)
         turnout("publish", "m", "1.1.0", source, "--server", server.control)
@@ -61,7 +61,7 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
         fetched = json.loads(
             turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", server.control, "--json").stdout
         )
-        assert fetched["digest"] == told["digest"]
+        assert fetched["digest"] == reported["digest"]
         full = turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", server.control, check=False)
         assert full.returncode == 1
         assert "exists" in full.stderr
@@ -73,10 +73,10 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
 
 def test_a_command_whose_connection_is_cut_goes_on_by_itself(tmp_path: Path, source: Path) -> None:
     with serving_in_thread(tmp_path / "models") as server, cutting(server.control, after=2_000_000) as (address, cuts):
-        told = turnout("publish", "m", "1.0.0", source, "--server", address, "--json")
-        assert json.loads(told.stdout)["created"]
+        reported = turnout("publish", "m", "1.0.0", source, "--server", address, "--json")
+        assert json.loads(reported.stdout)["created"]
         assert cuts == [1]
-    assert Repository(tmp_path / "models").scan().published[0].digest == json.loads(told.stdout)["digest"]
+    assert Repository(tmp_path / "models").scan().published[0].digest == json.loads(reported.stdout)["digest"]
 
 
 def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -
     bad.graph.node[0].op_type = "NoSuchOperator"
     source = onnx_models.save(bad, tmp_path / "m.onnx")
     with serving_in_thread(tmp_path / "models") as server:
-        told = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json", check=False)
-    error = json.loads(told.stderr)["error"]
-    assert (told.returncode, error["kind"]) == (3, "GateRefused")
-    assert json.loads(told.stdout)["refused_by"] == "integrity"
+        reported = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json", check=False)
+    error = json.loads(reported.stderr)["error"]
+    assert (reported.returncode, error["kind"]) == (3, "GateRefused")
+    assert json.loads(reported.stdout)["refused_by"] == "integrity"
     assert error["violations"][0]["field"] == "integrity"
 
 
@@ -95,8 +95,8 @@ def test_a_number_that_is_taken_ends_the_command_as_it_does_on_the_disk(tmp_path
     with serving_in_thread(tmp_path / "models") as server:
         for factor, code in ((1, 0), (1, 0), (2, 4)):
             source = onnx_models.save(onnx_models.scaled(factor), tmp_path / "m.onnx")
-            told = turnout("publish", "m", "1.0.0", source, "--server", server.control, check=False)
-            assert told.returncode == code, told.stderr
+            reported = turnout("publish", "m", "1.0.0", source, "--server", server.control, check=False)
+            assert reported.returncode == code, reported.stderr
 
 
 def test_a_server_killed_in_the_middle_of_an_upload_leaves_a_clean_repository(tmp_path: Path, source: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_server_killed_in_the_middle_of_an_upload_leaves_a_clean_repository(tm
     assert Repository(models).scan().published == ()
     with serving(models) as server:
         assert _staged(models) == []
-        told = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json")
-        assert json.loads(told.stdout)["created"]
+        reported = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json")
+        assert json.loads(reported.stdout)["created"]
     assert _staged(models) == []
 
 
@@ -132,9 +132,9 @@ def test_where_no_server_answers_the_command_says_so(tmp_path: Path, source: Pat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", address, check=False)
-    assert told.returncode == 1
-    assert "no server answers" in told.stderr
+        reported = turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", address, check=False)
+    assert reported.returncode == 1
+    assert "no server answers" in reported.stderr
     assert not (tmp_path / "got").exists()
 
 

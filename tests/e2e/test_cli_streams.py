@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's"
 
 
 def run(command: list[str], redirection: str) -> "subprocess.CompletedProcess[str]":
-    words = [*TURNOUT, *command]
+    terms = [*TURNOUT, *command]
     return subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", *words], capture_output=True, text=True, timeout=60
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *terms], capture_output=True, text=True, timeout=60
     )
 
 
@@ -43,8 +43,8 @@ def test_what_people_are_told_decides_no_exit_code(publish_model, models) -> Non
 
 def test_a_reader_that_left_is_no_error(models, publish_model) -> None:
     publish_model("m", "1.0.0", scaled(2))
-    words = [*TURNOUT, "models", "--models", str(models)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    terms = [*TURNOUT, "models", "--models", str(models)]
+    process = subprocess.Popen(terms, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
@@ -60,16 +60,16 @@ def test_closed_streams_are_no_files_of_ours(publish_model, models) -> None:
     program += "said = lambda *_, **__: print(os.open('/etc/hostname', 0), file=open(PATH, 'w'))\n"
     program += "m.application = lambda *_, **__: said\nmain()"
     path = models.parent / "number"
-    words = [TURNOUT[0], "-c", program.replace("PATH", repr(str(path)))]
-    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words], timeout=60).returncode == 0
+    terms = [TURNOUT[0], "-c", program.replace("PATH", repr(str(path)))]
+    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *terms], timeout=60).returncode == 0
     assert int(path.read_text()) > 2
 
 
 @pytest.mark.parametrize("arguments", [["--models"], ["--state"]], ids=" ".join)
 def test_a_path_that_is_no_utf_8_is_refused_in_a_sentence(arguments) -> None:
     value = b"sqlite:///x\xff" if arguments == ["--state"] else b"x\xff"
-    words: list[str | bytes] = [*TURNOUT, "serve", "--print-config", *arguments, value]
-    done = subprocess.run(words, capture_output=True, timeout=60)
+    terms: list[str | bytes] = [*TURNOUT, "serve", "--print-config", *arguments, value]
+    done = subprocess.run(terms, capture_output=True, timeout=60)
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
     assert b"UTF-8" in done.stderr

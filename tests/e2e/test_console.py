@@ -271,8 +271,8 @@ async def test_without_the_token_there_are_no_buttons_and_posts_are_refused(serv
         assert await here.page.locator("form").count() == 0
         for command in ("pause", "promote", "promote-full", "abort"):
             assert await post(here, server, command) == 403
-        told = await latest(server)
-        assert (told.state, list(told.pauses)) == ("soaking", [])
+        reported = await latest(server)
+        assert (reported.state, list(reported.pauses)) == ("soaking", [])
 
 
 async def test_who_is_not_signed_in_sees_where_to_and_posts_are_refused(serve, browser) -> None:
@@ -308,8 +308,8 @@ async def test_another_site_cannot_press_a_button_for_somebody_who_is_signed_in(
             await evil.get_by_role("button", name="Win").click()
         assert (await (await refused.value).request.header_value("cookie")) is None
         assert (await refused.value).status == 403
-        told = await latest(server)
-        assert (told.state, list(told.pauses)) == ("soaking", [])
+        reported = await latest(server)
+        assert (reported.state, list(reported.pauses)) == ("soaking", [])
         await here.page.get_by_role("button", name="Pause").click()  # the session is still there, for its owner
         await expect(here.page.locator("#live [role=status]")).to_contain_text("paused by hand (ann)")
 
@@ -375,8 +375,8 @@ async def test_real_disagreements_are_shown_the_worst_first(publish_model, start
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     calls = [call for n in range(8) for call in numbered(1, start=n, x=np.full((1, 4), n, np.float32))]
     assert (await predict(server, calls)).errors == []
-    told = await settled(server, "1.1.0", len(calls))
-    assert told.outcomes["disagreed"] == 7  # all but the one of zeros
+    reported = await settled(server, "1.1.0", len(calls))
+    assert reported.outcomes["disagreed"] == 7  # all but the one of zeros
     async with tab(browser, server) as here:
         await here.open("/console/models/m/shadow")
         await expect(here.page.locator("main")).to_contain_text("7 disagreed")

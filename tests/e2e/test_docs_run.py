@@ -73,16 +73,16 @@ def test_a_forked_turnout_prints_and_ends_as_one_of_its_own_does(tmp_path: Path)
         turnout publish m 1.0.0 nothing.onnx > out.txt 2> err.txt < /dev/null; echo $?; cat out.txt err.txt
     """
     own, forked = (tmp_path / name for name in ("own", "forked"))
-    said = []
+    message = []
     with forked_turnout(tmp_path / "programs"):
         for directory, programs in ((own, []), (forked, [tmp_path / "programs"])):
             directory.mkdir()
             path = ":".join(map(str, [*programs, Path(sys.executable).parent, os.environ["PATH"]]))
             shell = {"cwd": directory, "env": os.environ | {"PATH": path}, "capture_output": True, "text": True}
             done = subprocess.run(["bash", "-c", commands], timeout=120, **shell)
-            said.append((done.returncode, done.stdout, done.stderr))
-    assert said[0] == said[1]
-    assert said[0][1].count("\n") > 6
+            message.append((done.returncode, done.stdout, done.stderr))
+    assert message[0] == message[1]
+    assert message[0][1].count("\n") > 6
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     environment = {f"TURNOUT_{name}": ports[address] for address, name in SETTINGS.items()}
     environment["CHECKOUT"] = str(DOCS.parent)
     todo = steps(page)
-    used = {word for step in todo if isinstance(step, Command) for word in step.text.split()}
+    used = {term for step in todo if isinstance(step, Command) for term in step.text.split()}
     for name in sorted(used & PACKAGES.keys()):
         if shutil.which(name) is None:
             missing(f"{name} is not installed", PACKAGES[name])

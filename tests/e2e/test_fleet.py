@@ -167,15 +167,15 @@ async def test_the_evidence_of_three_servers_is_that_of_one_with_the_same_traffi
         before = arms(of_one())[ERRORS][0]
         assert arms(servers.rollout("same"))[ERRORS][0] == before
         numbers = range(1, 801)
-        told = [await ask_keyed(address, numbers, every=61) for address in (alone.grpc, servers.address)]
-        assert told[0] == told[1]
-        assert set(told[0]) == {"1.0.0", "1.1.0", "INTERNAL"}
-        met = before + told[0]["1.1.0"] + told[0]["INTERNAL"]
+        reported = [await ask_keyed(address, numbers, every=61) for address in (alone.grpc, servers.address)]
+        assert reported[0] == reported[1]
+        assert set(reported[0]) == {"1.0.0", "1.1.0", "INTERNAL"}
+        met = before + reported[0]["1.1.0"] + reported[0]["INTERNAL"]
         for rollout in (of_one, lambda: servers.rollout("same")):
-            await settled(lambda rollout=rollout: arms(rollout())[ERRORS][0] >= met, lambda: (told, servers.logs()))
+            await settled(lambda rollout=rollout: arms(rollout())[ERRORS][0] >= met, lambda: (reported, servers.logs()))
         one, three = of_one(), servers.rollout("same")
         assert arms(three) == arms(one)
-        assert arms(one)[ERRORS][:2] == (met, told[0]["INTERNAL"])
+        assert arms(one)[ERRORS][:2] == (met, reported[0]["INTERNAL"])
         assert arms(one)[ERRORS][2] > 100
         for groups in ("requests", "bad"):
             apart = [getattr(r.evidence.accumulators[ERRORS].keyed, groups) for r in (one, three)]
@@ -225,7 +225,7 @@ async def test_whichever_state_its_driver_is_killed_in_another_server_goes_on(se
 def check_refusals(load, *more: str) -> None:
     """Nothing was refused but what a server had begun when it was killed, and what the candidate failed."""
     assert set(load.codes) <= {"UNAVAILABLE", *more}, (load.codes, load.refusals)
-    assert not [said for said in load.refusals if "load" in said or "ready" in said], load.refusals
+    assert not [message for message in load.refusals if "load" in message or "ready" in message], load.refusals
 
 
 async def test_a_pause_and_a_rollback_outlive_their_drivers_and_hold_on_the_others_at_once(servers: Fleet) -> None:
@@ -289,8 +289,8 @@ async def test_a_server_that_drives_nothing_may_die(servers: Fleet) -> None:
 async def in_force(servers: Fleet, name: str, model: str) -> tuple[str, int, str]:
     """Returns who is the baseline on a server, how many canaries there are, and where a rollback diverts to."""
     async with grpc.aio.insecure_channel(servers.servers[name].control) as channel:
-        (told,) = (await ControlServiceStub(channel).GetTraffic(traffic_pb2.GetTrafficRequest(model=model))).models
-    return told.policy.baseline, len(told.policy.canaries), told.diverted
+        (reported,) = (await ControlServiceStub(channel).GetTraffic(traffic_pb2.GetTrafficRequest(model=model))).models
+    return reported.policy.baseline, len(reported.policy.canaries), reported.diverted
 
 
 async def seconds_until(what: Callable[[], Awaitable[bool]], since: float, why: Callable[[], object]) -> float:

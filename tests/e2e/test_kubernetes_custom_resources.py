@@ -37,7 +37,7 @@ def node() -> Path:
     return node_packages.environment(*PACKAGES)
 
 
-def complaints(node: Path, documents: list[Document], folder: Path) -> str:
+def validation_errors(node: Path, documents: list[Document], folder: Path) -> str:
     """Returns what TypeScript says of documents as literals of their types; "" if it takes them."""
     lines = []
     for number, document in enumerate(documents):
@@ -64,14 +64,14 @@ def test_the_operators_know_every_field(node: Path, tmp_path: Path) -> None:
     documents = custom_resources()
     kinds = {document["kind"] for document in documents}
     assert kinds == {"AnalysisTemplate", "PodMonitor", "PrometheusRule", "Rollout", "ScaledObject"}
-    assert complaints(node, documents, tmp_path) == ""
+    assert validation_errors(node, documents, tmp_path) == ""
 
 
 def test_a_field_that_an_operator_does_not_know_would_be_found(node: Path, tmp_path: Path) -> None:
     documents = custom_resources()
     for document in documents:
         document["spec"]["nonsense"] = 1
-    found = complaints(node, documents, tmp_path)
+    found = validation_errors(node, documents, tmp_path)
     assert len(re.findall("'\"nonsense\"' does not exist", found)) == len(documents)
 
 

@@ -187,8 +187,10 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
 
         def known() -> set[str]:
             asked = ("servers", "--server", control, "--tls-ca", ca, "--token-file", token, "--json")
-            shown = turnout(*asked, check=False)
-            return {one["name"] for one in json.loads(shown.stdout)["servers"]} if shown.returncode == 0 else set()
+            displayed = turnout(*asked, check=False)
+            return (
+                {one["name"] for one in json.loads(displayed.stdout)["servers"]} if displayed.returncode == 0 else set()
+            )
 
         wait_until(lambda: known() == set(names), pods[0])
         for pod in pods:

@@ -14,7 +14,7 @@ from ports import free_port
 from processes import serving_in_thread
 from prometheus_process import needs_prometheus, prometheus
 from turnout.config import Probe
-from turnout.config import Rollout as RolloutSettings
+from turnout.config import RolloutSettings as RolloutSettings
 from turnout_client import Client, Internal
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
@@ -99,8 +99,8 @@ def test_a_promql_probe_on_the_servers_own_metrics_lets_a_good_candidate_through
 
         def tried(name: str) -> tuple[str, str, str]:
             request = pb.TryProbeRequest(probe=name, model="m", version="1.1.0+cpu")
-            told = control.TryProbe(request, timeout=60)
-            return told.outcome, told.value, told.detail
+            reported = control.TryProbe(request, timeout=60)
+            return reported.outcome, reported.value, reported.detail
 
         assert tried("nothing") == ("inconclusive", "", "there is no data")
         assert tried("divided") == ("inconclusive", "NaN", "it answered NaN")

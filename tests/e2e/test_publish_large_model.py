@@ -62,14 +62,14 @@ def test_a_model_of_2_gib_is_published_in_a_fraction_of_its_memory(tmp_path: Pat
     command = [sys.executable, "-c", PUBLISHER, "1.0.0", str(source), "--models", str(tmp_path / "models")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)
-        told = json.loads(done.stdout)
-        assert told["code"] == 0, told
-        gates = {gate["gate"]: gate for gate in json.loads(told["out"])["gates"]}
+        reported = json.loads(done.stdout)
+        assert reported["code"] == 0, reported
+        gates = {gate["gate"]: gate for gate in json.loads(reported["out"])["gates"]}
         assert gates["load"]["outcome"] == "passed"
-        assert json.loads(told["out"])["size_bytes"] > SIZE
-        assert told["own"] < 512 * MIB
+        assert json.loads(reported["out"])["size_bytes"] > SIZE
+        assert reported["own"] < 512 * MIB
         # ONNX Runtime maps the table; what is touched of it is all that counts.
-        assert told["children"] < 512 * MIB
+        assert reported["children"] < 512 * MIB
     finally:
         shutil.rmtree(tmp_path / "models", ignore_errors=True)
 
@@ -78,7 +78,7 @@ def test_a_terminal_is_shown_how_far_a_large_publish_is(tmp_path: Path) -> None:
     source = embedding(tmp_path, rows=1 << 16)
     command = [sys.executable, "-m", "turnout", "publish", "large", "1.0.0", str(source)]
     terminal, behind = pty.openpty()
-    shown = b""
+    displayed = b""
     process = subprocess.Popen(
         [*command, "--models", str(tmp_path / "models")],
         stdout=subprocess.DEVNULL, stderr=behind, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
@@ -92,12 +92,12 @@ def test_a_terminal_is_shown_how_far_a_large_publish_is(tmp_path: Path) -> None:
                 break
             if not data:
                 break
-            shown += data
+            displayed += data
         assert process.wait(timeout=240) == 0
     finally:
         process.kill()
         process.wait()
         os.close(terminal)
-    assert b"publishing" in shown
-    assert "━".encode() in shown, "a bar"
-    assert b"128.0/128.0 MiB" in shown, "to the last byte"
+    assert b"publishing" in displayed
+    assert "━".encode() in displayed, "a bar"
+    assert b"128.0/128.0 MiB" in displayed, "to the last byte"

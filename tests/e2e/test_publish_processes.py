@@ -12,7 +12,7 @@ import pytest
 from semver import Version
 
 import onnx_models
-from turnout.errors import NotFound
+from turnout.errors import NotFoundError
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 
@@ -81,7 +81,7 @@ def publisher(root: Path, source: Path, place: str) -> Iterator["subprocess.Pope
         process.communicate()
 
 
-def said(process: "subprocess.Popen[str]") -> str:
+def message(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -110,13 +110,13 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("place", ["copy", "gate", "commit"])
 def test_a_publish_that_is_killed_leaves_no_version_and_nothing_that_a_sweep_does_not_take(repository, source, place):
     with publisher(repository.root, source, place) as process:
-        assert said(process) == "stopped"
+        assert message(process) == "stopped"
         assert repository.scan().published == ()
         os.kill(process.pid, signal.SIGKILL)
         process.wait(60)
     listing = repository.scan()
     assert (listing.published, listing.problems) == ((), ())
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         repository.find("m", V1)
     (left,) = staging(repository.root)
     assert publish(repository, PublishRequest("m", V1, source)).created, "the dead publisher's lock is gone with it"
@@ -128,12 +128,12 @@ def test_a_publish_that_is_killed_leaves_no_version_and_nothing_that_a_sweep_doe
 
 def test_a_stopped_publish_is_never_swept_and_ends_well(repository, source):
     with publisher(repository.root, source, "gate") as process:
-        assert said(process) == "stopped"
+        assert message(process) == "stopped"
         os.kill(process.pid, signal.SIGSTOP)
         assert repository.sweep() == ()
         os.kill(process.pid, signal.SIGCONT)
         go_on(process)
-        assert said(process) == "created"
+        assert message(process) == "created"
     repository.verify("m", V1)
     assert staging(repository.root) == []
 
@@ -141,11 +141,11 @@ def test_a_stopped_publish_is_never_swept_and_ends_well(repository, source):
 def test_two_processes_that_publish_other_content_under_one_version_make_exactly_one(repository, tmp_path):
     sources = [onnx_models.save(onnx_models.matmul(800, seed=seed), tmp_path / f"{seed}.onnx") for seed in (0, 1)]
     with publisher(repository.root, sources[0], "gate") as one, publisher(repository.root, sources[1], "gate") as other:
-        assert [said(one), said(other)] == ["stopped", "stopped"]
+        assert [message(one), message(other)] == ["stopped", "stopped"]
         go_on(one)
         go_on(other)
-        outcomes = [said(one), said(other)]
-    assert sorted(outcomes) == ["AlreadyExists", "created"]
+        outcomes = [message(one), message(other)]
+    assert sorted(outcomes) == ["AlreadyExistsError", "created"]
     winner = sources[outcomes.index("created")]
     repository.verify("m", V1)
     assert (repository.directory("m", V1) / "model.onnx").read_bytes() == winner.read_bytes()
@@ -154,22 +154,22 @@ def test_two_processes_that_publish_other_content_under_one_version_make_exactly
 
 def test_two_processes_that_publish_the_same_content_both_succeed(repository, source):
     with publisher(repository.root, source, "gate") as one, publisher(repository.root, source, "gate") as other:
-        assert [said(one), said(other)] == ["stopped", "stopped"]
+        assert [message(one), message(other)] == ["stopped", "stopped"]
         go_on(one)
         go_on(other)
-        assert sorted([said(one), said(other)]) == ["created", "existed"]
+        assert sorted([message(one), message(other)]) == ["created", "existed"]
     repository.verify("m", V1)
 
 
 def test_a_version_appears_whole_to_a_reader_that_never_stops_looking(repository, source):
     with publisher(repository.root, source, "copy") as process:
-        assert said(process) == "stopped"
+        assert message(process) == "stopped"
         go_on(process)
         while not (listing := repository.scan()).published:
             assert listing.problems == ()
             assert process.poll() is None or repository.published()
         repository.verify("m", V1)
-        assert said(process) == "created"
+        assert message(process) == "created"
 
 
 def test_a_repository_without_room_keeps_nothing_of_the_version(repository, source):

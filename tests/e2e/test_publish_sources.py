@@ -34,14 +34,14 @@ import json, sys
 from turnout.errors import TurnoutError
 from turnout.registry.transfer.upload_manifest import Bounds
 from turnout.registry.sources.source import local_source
-words = []
+terms = []
 for url in sys.argv[1:]:
     try:
         with local_source(url, Bounds(1000, 1000)):
-            words.append("")
+            terms.append("")
     except TurnoutError as error:
-        words.append(error.message)
-print(json.dumps(words))
+        terms.append(error.message)
+print(json.dumps(terms))
 """
 
 # MLflow takes four seconds of CPU to import: whoever has done so goes on with what turnout makes of it.
@@ -97,21 +97,21 @@ def test_a_model_in_s3_is_published_with_its_external_data(s3: str, tmp_path: Pa
     objects = ["m/model.onnx", source, "m/deep/weights.data", weights, "alone/model.onnx", source]
     subprocess.run([sys.executable, "-c", PUT, *objects], check=True, timeout=60)
     repository = ("--models", tmp_path / "models")
-    told = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *repository, "--json").stdout)
-    assert told["created"]
+    reported = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *repository, "--json").stdout)
+    assert reported["created"]
     local = turnout("publish", "m", "1.0.0", source, *repository, "--json")
-    assert json.loads(local.stdout)["digest"] == told["digest"]
+    assert json.loads(local.stdout)["digest"] == reported["digest"]
     with serving_in_thread(tmp_path / "served") as server:
         to = ("--server", server.control, "--json")
         remote = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *to).stdout)
-        assert remote["digest"] == told["digest"]
+        assert remote["digest"] == reported["digest"]
     urls = ["s3://models/alone/model.onnx", "s3://models/none.onnx", "s3://none/model.onnx", "s3://models/m/model.onnx"]
     done = subprocess.run([sys.executable, "-c", REFUSED, *urls], capture_output=True, text=True, timeout=100)
-    words = json.loads(done.stdout)
-    assert "external data 'deep/weights.data' is not there" in words[0]
-    assert "the ONNX file is not there" in words[1]
-    assert "the ONNX file" in words[2]
-    assert "is larger than 1000 bytes" in words[3]
+    terms = json.loads(done.stdout)
+    assert "external data 'deep/weights.data' is not there" in terms[0]
+    assert "the ONNX file is not there" in terms[1]
+    assert "the ONNX file" in terms[2]
+    assert "is larger than 1000 bytes" in terms[3]
     assert "the-secret" not in done.stdout
 
 
@@ -132,7 +132,7 @@ def test_a_model_in_mlflow_brings_its_signature_its_tags_and_its_run(
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    *published, (refused, _, words) = json.loads(made.stdout.splitlines()[-1])
+    *published, (refused, _, terms) = json.loads(made.stdout.splitlines()[-1])
     assert [code for code, *_ in published] == [0, 0], published
     by_alias, by_number = (json.loads(out)["digest"] for _, out, _ in published)
     assert by_alias == by_number
@@ -146,6 +146,6 @@ def test_a_model_in_mlflow_brings_its_signature_its_tags_and_its_run(
     assert (training.hyperparameters, training.metrics) == ({"rate": "0.1"}, {"accuracy": 0.9})
     assert training.commit == "0123456789abcdef0123456789abcdef01234567"
     assert refused == 1
-    assert "MLflow has no such model" in words
-    assert str(tmp_path) not in words
+    assert "MLflow has no such model" in terms
+    assert str(tmp_path) not in terms
     assert not [name for name in os.listdir(tmp_path / "tmp") if name.startswith("turnout-source-")]

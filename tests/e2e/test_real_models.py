@@ -12,7 +12,7 @@ from real_models import answer_of, direct_session, random_inputs
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout_client import Client
 from wire import outputs_of, refusal, request, stub_of
@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("real") / "models"
     repository = Repository(models)
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = Declarer(repository, store)
+        declarer = ReleaseStateWriter(repository, store)
         for model, number in WHEELS:
             version = Version.parse(number)
             publish(repository, PublishRequest(model, version, fetch(model, number)))

@@ -14,12 +14,12 @@ from semver import Version
 
 import onnx_models
 from published import RUN_NOTHING
-from turnout.errors import Conflict, Exhausted, Unavailable
+from turnout.errors import Conflict, Exhausted, UnavailableError
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.signing.keys import PrivateKey
 from turnout.registry.storage.repository import Repository
-from turnout.releases.adoption import Recorder
-from turnout.releases.release import Declarer
+from turnout.releases.adoption import AdoptionStore
+from turnout.releases.release import ReleaseStateWriter
 from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
 from turnout.state.store import StateStore
 
@@ -270,10 +270,10 @@ def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str
         onnx_models.save(onnx_models.scaled(number), tmp_path / f"{number}.onnx")
     with StateStore.open(state_url) as store:
         for patch in range(6):
-            recorder = Recorder(repository, store, "ada", "")
+            recorder = AdoptionStore(repository, store, "ada", "")
             wanted = PublishRequest("t", Version(1, 0, patch), tmp_path / "1.onnx")
             publish(repository, wanted, recorded=recorder.record)
-        Declarer(repository, store).set_tag("t", "stable", V1, **WHO)
+        ReleaseStateWriter(repository, store).set_tag("t", "stable", V1, **WHO)
     (found,) = run(CROWD, models, state_url, tmp_path)
 
     outcomes: dict[str, list[str]] = {}
@@ -281,7 +281,7 @@ def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str
         assert "died" not in one, one
         outcomes.setdefault(one["version"], []).append(one["err"] or "published")
     assert len(outcomes) == 10
-    assert all(sorted(pair) == ["AlreadyExists", "published"] for pair in outcomes.values()), outcomes
+    assert all(sorted(pair) == ["AlreadyExistsError", "published"] for pair in outcomes.values()), outcomes
 
     left, right = found["movers"]
     moved = [(a == "moved") + (b == "moved") for a, b in zip(left, right, strict=True)]
@@ -337,7 +337,7 @@ def tags_until_full(store: StateStore) -> int:
     for number in range(10_000):  # what is written ahead has some room of its own
         try:
             store.set_tag("m", f"t{number}", V1, actor="ada", reason="r" * 1024)
-        except Unavailable as error:
+        except UnavailableError as error:
             if error.message != "the state store cannot be used: its disk is full":
                 raise
             return number
@@ -358,23 +358,25 @@ def test_a_full_disk_is_told_and_keeps_nothing_of_the_version(tmp_path: Path) ->
         StateStore.open(state).close()
         command = [sys.executable, "-m", "turnout", "publish", "m", "2.0.0", str(source)]
         command += ["--models", str(repository.root), "--state", state]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert (said.returncode, said.stderr) == (1, "error: the repository has no room left for this version\n")
+        message = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (message.returncode, message.stderr) == (1, "error: the repository has no room left for this version\n")
 
 
 def test_a_full_disk_of_the_state_store_loses_no_change_that_was_answered(tmp_path: Path) -> None:
     source = onnx_models.save(onnx_models.scaled(1), tmp_path / "m.onnx")
     repository = Repository(tmp_path / "models")
     with small_disk(tmp_path / "disk", "2m") as disk, StateStore.open(f"sqlite:///{disk}/state.db") as store:
-        recorder = Recorder(repository, store, "ada", "")
+        recorder = AdoptionStore(repository, store, "ada", "")
         publish(repository, PublishRequest("m", V1, source), recorded=recorder.record)
         fill(disk)
         answered = tags_until_full(store)
-        with pytest.raises(Unavailable, match=r"m 2\.0\.0 is published, but the log does not say so: .* disk is full"):
+        with pytest.raises(
+            UnavailableError, match=r"m 2\.0\.0 is published, but the log does not say so: .* disk is full"
+        ):
             publish(repository, PublishRequest("m", Version(2), source), recorded=recorder.record)
         repository.verify("m", Version(2))
         (disk / "filler").unlink()
-        assert len(store.declared().of("m").tags) == answered
+        assert len(store.release_state().of("m").tags) == answered
         assert store.audit().chain.faults == ()
         assert store.audit().differences == ()
         recorder.settle(created=False)

@@ -18,7 +18,7 @@ from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.releases.adoption import Recorder
+from turnout.releases.adoption import AdoptionStore
 from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
 
@@ -83,7 +83,7 @@ def test_a_publish_that_is_killed_at_any_write_leaves_a_whole_version_or_none_an
                 reader.verify_stored("m", V1)
                 reader.verify("m", V1)
         with closing(at.open(tmp_path / "elsewhere")) as other, StateStore.open(state) as log_of_all:
-            recorder = Recorder(other, log_of_all, "ada", "")
+            recorder = AdoptionStore(other, log_of_all, "ada", "")
             done = publish(other, PublishRequest("m", V1, file), recorded=recorder.record)
             recorder.settle(done.created, Published(done.manifest, done.digest))
             assert done.created is not seen[-1]

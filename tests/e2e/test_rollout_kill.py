@@ -164,14 +164,17 @@ class House:
 
     def kinds(self) -> list[str]:
         attempt = self.record.attempt
-        told = [e for e in self.store.events("m", 1000) if e.kind == EventKind.ROLLOUT]
-        return [e.payload["kind"] for e in reversed(told) if e.payload["attempt"] == attempt]
+        reported = [e for e in self.store.events("m", 1000) if e.kind == EventKind.ROLLOUT]
+        return [e.payload["kind"] for e in reversed(reported) if e.payload["attempt"] == attempt]
 
     def policy(self) -> PolicyState:
         return PolicyState.from_json(self.store.policies()["m"].document)
 
-    def standings(self) -> dict[str, str]:
-        return {str(v): str(standing) for v, standing in self.store.declared().of("m").standings.items()}
+    def release_statuses(self) -> dict[str, str]:
+        return {
+            str(v): str(release_status)
+            for v, release_status in self.store.release_state().of("m").release_statuses.items()
+        }
 
     def check_evidence(self) -> None:
         """The evidence is what the recorded ticks come to, to the very number."""
@@ -301,13 +304,13 @@ async def test_a_rollback_after_promotion_withdraws_the_release_although_its_ser
         load.make.bad = True
         with house.serving("aborting:withdrawing") as server:
             await house.kill_when_held(server, "aborting")
-        assert house.standings() == {"1.0.0": "released", "1.1.0": "released"}
+        assert house.release_statuses() == {"1.0.0": "released", "1.1.0": "released"}
         assert str(house.policy().policy.baseline) == "1.1.0"
         with house.serving() as server:
             await house.check_taken()
             await settled(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
     assert house.rollout.state == "rolled_back"
-    assert house.standings() == {"1.0.0": "released"}
+    assert house.release_statuses() == {"1.0.0": "released"}
     house.check_evidence()
 
 

@@ -71,13 +71,13 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server, models: Path) -> None:
-    told = turnout("traffic", "show", "--server", server.control).stdout
-    assert told.startswith("m  no policy: the highest released version answers\nplain requests: ")
-    told = turnout(
+    reported = turnout("traffic", "show", "--server", server.control).stdout
+    assert reported.startswith("m  no policy: the highest released version answers\nplain requests: ")
+    reported = turnout(
         "traffic", "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=5%", "--shadow", "1.2.0=0.1",
         "--actor", "alice", "--reason", "try it", "--server", server.control,
     ).stdout  # fmt: skip
-    assert told == (
+    assert reported == (
         "m is at epoch 1: baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%\n"
         "plain requests: 1.0.0 (95 %), 1.1.0 (5 %, canary); latest: 1.0.0; ^1: 1.0.0 (95 %), 1.1.0 (5 %, canary)\n"
     )
@@ -125,13 +125,13 @@ def test_explain_tells_the_decision_and_fails_where_nobody_answers(server: Serve
     traffic(server, "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=50%")
     with Client(server.grpc) as client:
         for key in KEYS[:5]:
-            told = traffic(server, "explain", "m", "--selector", "^1", "--key", key)
-            (chance,) = told["chances"]
+            reported = traffic(server, "explain", "m", "--selector", "^1", "--key", key)
+            (chance,) = reported["chances"]
             assert chance["version"] == client.predict("m", X, version="^1", routing_key=key).version
-            assert told["slot"] is not None
-    shown = turnout("traffic", "explain", "m", "--key", "a", "--server", server.control).stdout
-    assert "selector" in shown.splitlines()[0]
-    assert "answer" in shown.splitlines()[-1]
+            assert reported["slot"] is not None
+    displayed = turnout("traffic", "explain", "m", "--key", "a", "--server", server.control).stdout
+    assert "selector" in displayed.splitlines()[0]
+    assert "answer" in displayed.splitlines()[-1]
     failed = turnout("traffic", "explain", "m", "--selector", "9", "--server", server.control, check=False)
     assert failed.returncode == 1
     assert "no released version of m satisfies '9'" in failed.stdout
@@ -153,9 +153,9 @@ def test_the_shadows_report_shows_what_differs(server: Server) -> None:
     assert shadow["agreement"] == 0.0
     assert [(o["name"], o["mismatches"], o["max_abs"]) for o in shadow["outputs"]] == [("y", {"value": 10}, 1.0)]
     assert [(w["output"], w["kind"], w["max_abs"]) for w in shadow["worst"]] == [("y", "value", 1.0)] * 3
-    shown = turnout("shadow", "m", "--server", server.control).stdout
-    assert "1.1.0 as a shadow of 1.0.0  (open)" in shown
-    assert "10 disagreed" in shown
+    displayed = turnout("shadow", "m", "--server", server.control).stdout
+    assert "1.1.0 as a shadow of 1.0.0  (open)" in displayed
+    assert "10 disagreed" in displayed
 
 
 def test_after_kill_9_and_a_restart_each_key_meets_the_same_version(models: Path) -> None:

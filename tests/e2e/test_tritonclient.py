@@ -24,7 +24,7 @@ from tritonclient_env import RULES
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
@@ -85,7 +85,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = root / "models"
     repository = Repository(models)
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = Declarer(repository, store)
+        declarer = ReleaseStateWriter(repository, store)
 
         def put(name: str, version: str, proto: ModelProto, *, release: bool = True) -> None:
             exact = Version.parse(version)

@@ -14,7 +14,7 @@ from onnx_models import scaled
 from otlp_receiver import http_collector
 from processes import Server, serving_in_thread
 from tritonclient_env import RULES, TRITONCLIENT, tritonclient_python
-from turnout.config import Log, Oip, Tracing, Transport
+from turnout.config import Log, Oip, Tracing, TransportSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
 
@@ -56,7 +56,7 @@ def server(module_models: Path, publish_for_module: Publish, request: pytest.Fix
         wait=True,
         oip=Oip(allow_repository_control=True, allow_settings_changes=True, system_shared_memory=True),
         tracing=Tracing(endpoint=collector.endpoint, sample_ratio=1.0),
-        transport=Transport(data=request.param),
+        transport=TransportSettings(data=request.param),
         log=Log(format="json", level="info"),
     ) as running:  # fmt: skip
         yield running

@@ -47,7 +47,7 @@ from semver import Version
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 models, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with StateStore.open(Settings(models=models).state_url) as store:
@@ -55,7 +55,7 @@ with StateStore.open(Settings(models=models).state_url) as store:
         publish(Repository(models), PublishRequest("m", Version.parse(version), folder / f"{version}.onnx"))
         store.release("m", Version.parse(version), actor="ann", reason="")
     store.set_tag("m", "stable", Version(1, 0, 0), actor="ann", reason="")
-    Declarer(Repository(models), store).yank("m", Version(1, 2, 0), actor="ann", reason="leaks")
+    ReleaseStateWriter(Repository(models), store).yank("m", Version(1, 2, 0), actor="ann", reason="leaks")
 """
 
 
@@ -164,7 +164,7 @@ def test_servers_are_upgraded_one_after_the_other_and_no_request_fails(release_b
     with StateStore.open(f"sqlite:///{models}/.turnout/state.db") as store:
         found = store.audit()
         assert (found.chain.faults, found.differences) == ((), ())
-        assert {str(v): str(s) for v, s in store.declared().of("m").standings.items()} == {
+        assert {str(v): str(s) for v, s in store.release_state().of("m").release_statuses.items()} == {
             "1.0.0": "released", "1.1.0": "released", "1.2.0": "yanked",
         }  # fmt: skip
     for port in ports:

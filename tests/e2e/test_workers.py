@@ -30,7 +30,7 @@ from processes import Server, ServerProcess, serving, turnout
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout_client import Client, Unavailable
 from turnout_proto.oip import inference_pb2
@@ -56,7 +56,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         onnx.save(scaled(number), directory / f"{number}.onnx")
         publish(repository, PublishRequest("m", Version(number), directory / f"{number}.onnx"))
     with StateStore.open(Settings(models=models).state_url) as store:
-        Declarer(repository, store).release("m", Version(1), actor="test", reason="")
+        ReleaseStateWriter(repository, store).release("m", Version(1), actor="test", reason="")
     with serving(
         models,
         options=options,
@@ -131,8 +131,8 @@ def answered_by(server: ServerProcess) -> list[int]:
 
 def test_each_worker_is_a_server_among_those_of_the_state_store(two_workers: ServerProcess) -> None:
     def listed() -> list[dict[str, object]]:
-        told = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
-        return [one for one in json.loads(told)["servers"] if one["alive"]]
+        reported = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
+        return [one for one in json.loads(reported)["servers"] if one["alive"]]
 
     until(lambda: len(found := listed()) == 2 and found[0]["models"] == found[1]["models"])
     one, other = listed()
@@ -147,13 +147,13 @@ def test_all_workers_answer_and_one_scrape_has_their_exact_sums(two_workers) -> 
         for _ in range(5):
             assert rest.post("/predict/m", json={"inputs": {"x": X.tolist()}}).status_code == 200
     for _ in range(4):  # whichever worker is asked, on a connection of its own
-        shown = samples(two_workers)
-        requests = {tuple(labels.items()): value for labels, value in shown["turnout_requests_total"] if value}
+        displayed = samples(two_workers)
+        requests = {tuple(labels.items()): value for labels, value in displayed["turnout_requests_total"] if value}
         assert sum(requests.values()) - before == 125
         assert len(requests) == 1
         for stage in ("request", "queue", "compute"):
-            assert shown[f"turnout_{stage}_duration_seconds_count"][0][1] == before + 125
-            buckets = [value for _, value in shown[f"turnout_{stage}_duration_seconds_bucket"]]
+            assert displayed[f"turnout_{stage}_duration_seconds_count"][0][1] == before + 125
+            buckets = [value for _, value in displayed[f"turnout_{stage}_duration_seconds_bucket"]]
             assert buckets == sorted(buckets)
             assert buckets[-1] == before + 125
     until(lambda: len(answered_by(two_workers)) == logged + 125)
@@ -166,7 +166,7 @@ def test_both_formats_are_whole_and_say_the_same(two_workers) -> None:
     openmetrics = httpx.get(f"http://{two_workers.http}/metrics", headers=OPENMETRICS).text
     assert openmetrics.endswith("# EOF\n")
 
-    def told(families):
+    def reported(families):
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in families
@@ -174,7 +174,7 @@ def test_both_formats_are_whole_and_say_the_same(two_workers) -> None:
             if sample.name.startswith("turnout_") and "memory" not in sample.name
         }
 
-    one, other = told(read_text(text)), told(read_openmetrics(openmetrics))
+    one, other = reported(read_text(text)), reported(read_openmetrics(openmetrics))
     assert {key: value for key, value in one.items() if "_tick_" not in key[0]} == {
         key: value for key, value in other.items() if "_tick_" not in key[0]
     }
@@ -208,9 +208,9 @@ def all_up(server: Server) -> bool:
 
 def came_back(server: Server, restarted: float) -> bool:
     """Tells by one scrape whether workers were started again so many times, and all are up."""
-    shown = samples(server)
-    count = sum(value for _, value in shown["turnout_worker_restarts_total"])
-    return count == restarted and [value for _, value in shown["turnout_worker_up"]] == [1.0, 1.0]
+    displayed = samples(server)
+    count = sum(value for _, value in displayed["turnout_worker_restarts_total"])
+    return count == restarted and [value for _, value in displayed["turnout_worker_up"]] == [1.0, 1.0]
 
 
 def all_loaded(server: Server) -> bool:
@@ -277,7 +277,7 @@ def test_what_clients_register_and_set_holds_in_every_worker_and_outlives_one(tw
         asked = [oip(two_workers, "LogSettings", inference_pb2.LogSettingsRequest()) for _ in range(12)]
         return {answer.settings["log_verbose_level"].uint32_param for answer in asked}
 
-    def told() -> tuple[int, int]:
+    def reported() -> tuple[int, int]:
         """Requests that were answered, and rows, by the statistics of all workers."""
         asked = inference_pb2.ModelStatisticsRequest(name="m", version="1.0.0")
         (statistics,) = oip(two_workers, "ModelStatistics", asked).model_stats
@@ -291,9 +291,9 @@ def test_what_clients_register_and_set_holds_in_every_worker_and_outlives_one(tw
     try:
         region = {"name": "r", "key": segment.name, "byte_size": segment.size}
         oip(two_workers, "SystemSharedMemoryRegister", inference_pb2.SystemSharedMemoryRegisterRequest(**region))
-        before = told()
+        before = reported()
         count = answered()
-        assert told() == (before[0] + count, before[1] + count)
+        assert reported() == (before[0] + count, before[1] + count)
         set_verbose(1)
         assert levels() == {1}
         wanted = restarts(two_workers) + 1
@@ -315,9 +315,9 @@ def test_top_adds_the_workers_up(two_workers) -> None:
     def baseline() -> activity_pb2.RoleActivity:
         with grpc.insecure_channel(two_workers.control) as channel:
             stub = control_pb2_grpc.ControlServiceStub(channel)
-            told = stub.GetActivity(activity_pb2.GetActivityRequest(), timeout=60)
-        assert [version.version for version in told.versions] == ["2.0.0", "1.0.0"]
-        return next(role for version in told.versions for role in version.roles if role.role == "baseline")
+            reported = stub.GetActivity(activity_pb2.GetActivityRequest(), timeout=60)
+        assert [version.version for version in reported.versions] == ["2.0.0", "1.0.0"]
+        return next(role for version in reported.versions for role in version.roles if role.role == "baseline")
 
     before = baseline()
     ask(two_workers, connections=10, each=3)

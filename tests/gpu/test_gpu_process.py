@@ -15,9 +15,9 @@ pytestmark = pytest.mark.gpu
 
 
 def test_the_doctor_finds_the_device() -> None:
-    told = json.loads(turnout("doctor", "--json").stdout)
-    by_name = {check["name"]: check for check in told["checks"]}
-    assert told["ok"]
+    reported = json.loads(turnout("doctor", "--json").stdout)
+    by_name = {check["name"]: check for check in reported["checks"]}
+    assert reported["ok"]
     assert by_name["cuda"]["health"] == "ok"
     assert by_name["cuda libraries"]["health"] == "ok"
     assert "NVIDIA" in by_name["cuda:0"]["detail"]

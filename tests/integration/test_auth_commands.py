@@ -35,7 +35,7 @@ def server(folder: Path) -> Iterator[Server]:
         yield process
 
 
-def told(*arguments: Any, code: int = 0, **more: Any) -> Any:
+def reported(*arguments: Any, code: int = 0, **more: Any) -> Any:
     """Returns what a command says in JSON."""
     done = run(*map(str, arguments), "--json", **more)
     assert done.returncode == code, done.stderr
@@ -44,7 +44,7 @@ def told(*arguments: Any, code: int = 0, **more: Any) -> Any:
 
 def test_a_token_is_shown_once_and_listed_without_itself(folder: Path) -> None:
     config = ("--config", folder / "turnout.toml")
-    made = told(
+    made = reported(
         "token", "create", "ci", "--role", "publish", "--role", "read", "--model", "fraud-*", "--expires", "1h", *config
     )
     token = made.pop("token")
@@ -59,21 +59,21 @@ def test_a_token_is_shown_once_and_listed_without_itself(folder: Path) -> None:
     assert "ci" in listed
     assert token not in listed
     assert token.rpartition("_")[2] not in (folder / "models" / ".turnout" / "state.db").read_bytes().decode("latin-1")
-    allowed = told("auth", "explain", "token:ci", "publish", "fraud-x", *config)
+    allowed = reported("auth", "explain", "token:ci", "publish", "fraud-x", *config)
     assert allowed == {"allowed": True, "rule": f"token ci ({made['id']})", "limit": None}
-    assert told("auth", "explain", "token:ci", "operate", "fraud-x", *config, code=1)["allowed"] is False
-    assert [one["state"] for one in told("token", "revoke", "ci", *config)["revoked"]] == ["revoked"]
-    assert told("token", "revoke", "ci", *config)["revoked"] == []
+    assert reported("auth", "explain", "token:ci", "operate", "fraud-x", *config, code=1)["allowed"] is False
+    assert [one["state"] for one in reported("token", "revoke", "ci", *config)["revoked"]] == ["revoked"]
+    assert reported("token", "revoke", "ci", *config)["revoked"] == []
     assert (
-        told("auth", "explain", "token:ci", "publish", "fraud-x", *config, code=1)["rule"]
+        reported("auth", "explain", "token:ci", "publish", "fraud-x", *config, code=1)["rule"]
         == "no active token has that name"
     )
-    assert [one["state"] for one in told("token", "list", "--all", *config)["tokens"] if one["name"] == "ci"] == [
+    assert [one["state"] for one in reported("token", "list", "--all", *config)["tokens"] if one["name"] == "ci"] == [
         "revoked"
     ]
-    kinds = [event["kind"] for event in told("log", *config)["events"]]
+    kinds = [event["kind"] for event in reported("log", *config)["events"]]
     assert kinds[:2] == ["token_revoked", "token_created"]
-    assert told("verify", *config)["log"]["ok"] is True
+    assert reported("verify", *config)["log"]["ok"] is True
 
 
 def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: 
         store._database.writing() as connection,
     ):
         connection.exec_driver_sql("UPDATE tokens SET roles = '[\"admin\"]'")
-    found = told("verify", "--models", tmp_path / "models", code=1)
+    found = reported("verify", "--models", tmp_path / "models", code=1)
     assert "the token" in found["log"]["differences"][0]
 
 
@@ -100,18 +100,19 @@ def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: 
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(folder: Path, arguments: list[str], message: str) -> None:
-    assert message in told(*arguments, "--config", folder / "turnout.toml", code=1)["error"]["message"]
+    assert message in reported(*arguments, "--config", folder / "turnout.toml", code=1)["error"]["message"]
 
 
 def test_explain_goes_by_the_policy_and_names_its_rule(folder: Path) -> None:
     config = ("--config", folder / "turnout.toml")
-    assert told("auth", "explain", "jwt:corp/ann", "read", "fraud-x", *config)["rule"] == "grant 1, line 1"
+    assert reported("auth", "explain", "jwt:corp/ann", "read", "fraud-x", *config)["rule"] == "grant 1, line 1"
     assert (
-        told("auth", "explain", "dns:a", "read", "fraud-x", *config, code=1)["rule"] == "no grant names this identity"
+        reported("auth", "explain", "dns:a", "read", "fraud-x", *config, code=1)["rule"]
+        == "no grant names this identity"
     )
-    assert told("auth", "explain", "dns:a", "read", "fraud-x", "--also", "group:corp/ml", *config)["allowed"]
-    assert told("auth", "explain", "local", "read", "fraud-x", *config, code=1)["rule"] == "auth.loopback is false"
-    assert told("auth", "check", *config) == {"file": str(folder / "policy.toml"), "grants": 1, "limits": 0}
+    assert reported("auth", "explain", "dns:a", "read", "fraud-x", "--also", "group:corp/ml", *config)["allowed"]
+    assert reported("auth", "explain", "local", "read", "fraud-x", *config, code=1)["rule"] == "auth.loopback is false"
+    assert reported("auth", "check", *config) == {"file": str(folder / "policy.toml"), "grants": 1, "limits": 0}
 
 
 @pytest.mark.parametrize(
@@ -170,10 +171,10 @@ def test_secrets_are_shown_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[
         **os.environ, "TURNOUT_CONSOLE__TOKEN": secret, "TURNOUT_ROLLOUT__WEBHOOK_SECRET_FILE": str(file),
         "TURNOUT_TRACING__HEADERS": json.dumps({"authorization": secret}), "TURNOUT_TOKEN": "turnout_secret",
     }  # fmt: skip
-    shown = run("serve", "--print-config", "--models", str(tmp_path), env=environ)
-    assert shown.returncode == 0, shown.stderr
-    assert "secret secret" not in shown.stdout
-    assert "turnout_secret" not in shown.stdout
+    displayed = run("serve", "--print-config", "--models", str(tmp_path), env=environ)
+    assert displayed.returncode == 0, displayed.stderr
+    assert "secret secret" not in displayed.stdout
+    assert "turnout_secret" not in displayed.stdout
     both = {**environ, "TURNOUT_CONSOLE__TOKEN_FILE": str(file)}
     refused = run("doctor", "--models", str(tmp_path), env=both)
     assert secret not in refused.stdout + refused.stderr

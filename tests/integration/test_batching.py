@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from onnx_models import leaky, look_up, matmul, rows_but, scaled, slow, string_identity
 from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
 from turnout.cli.main import application
-from turnout.config import Batching, Runtime
-from turnout.registry.manifest.manifest import Batching as DeclaredBatching
+from turnout.config import BatchingSettings, Runtime
+from turnout.registry.manifest.manifest import BatchingDeclaration as DeclaredBatching
 from turnout.registry.publishing.metadata import VersionMetadata
-from turnout.serving.sessions.fixed_shape_run import KindRun
+from turnout.serving.sessions.fixed_shape_run import PreparedRun
 from turnout.serving.versions.handle import _BOUND_AFTER, _MOST_BOUND
 from wire import outputs_of, refusal, request, stub_of
 
-ALWAYS = Batching(only_where_it_pays=False)
+ALWAYS = BatchingSettings(only_where_it_pays=False)
 ONE_RUNNER = Runtime(runners=1, inline_threshold_us=0)
 
 
@@ -91,18 +91,22 @@ async def test_rows_kept_by_a_mask_are_answered_to_their_own_client(publish_mode
 
 async def test_dropped_stop_words_take_no_other_clients_words(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", drops_stop_words())
-    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER)
-    words = ["the", "Frog", "a", "Points"] * 5
+    server = await start_server(
+        batching=BatchingSettings(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER
+    )
+    terms = ["the", "Frog", "a", "Points"] * 5
     async with stub_of(server) as stub:
-        answers = await asyncio.gather(*(stub.Predict(request("m", x=np.array([w], dtype=object))) for w in words))
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=np.array([w], dtype=object))) for w in terms))
     kept = {"the": "", "a": ""}
-    assert [outputs_of(answer)["y"].tolist() for answer in answers] == [[kept.get(w, w.lower())] for w in words]
+    assert [outputs_of(answer)["y"].tolist() for answer in answers] == [[kept.get(w, w.lower())] for w in terms]
 
 
 async def test_sizes_that_are_not_proved_yet_run_alone_and_share_runs_later(publish_model, start_server) -> None:
     """Below, an If on the length drops a dimension, so that the graph is proved for one length at a time."""
     publish_model("m", "1.0.0", squeezes_single_frames())
-    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER)
+    server = await start_server(
+        batching=BatchingSettings(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER
+    )
     async with stub_of(server) as stub:
         async with asyncio.timeout(30):
             rows = 0
@@ -116,7 +120,9 @@ async def test_sizes_that_are_not_proved_yet_run_alone_and_share_runs_later(publ
 
 async def test_one_bad_request_in_a_batch_fails_alone(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", look_up())
-    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=200), runtime=ONE_RUNNER)
+    server = await start_server(
+        batching=BatchingSettings(only_where_it_pays=False, max_delay_ms=200), runtime=ONE_RUNNER
+    )
     async with stub_of(server) as stub:
         good = [stub.Predict(request("m", index=np.array([i]))) for i in range(5)]
         refused = await refusal(stub.Predict(request("m", index=np.array([5000]))))
@@ -140,7 +146,7 @@ async def test_other_shapes_and_other_shared_values_wait_in_other_lines(publish_
 async def test_a_free_runner_waits_for_company_only_as_long_as_configured(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(
-        batching=Batching(only_where_it_pays=False, max_rows=8, max_delay_ms=2000), runtime=ONE_RUNNER
+        batching=BatchingSettings(only_where_it_pays=False, max_rows=8, max_delay_ms=2000), runtime=ONE_RUNNER
     )
     x = np.zeros((1, 4), np.float32)
     async with stub_of(server) as stub:
@@ -153,7 +159,7 @@ async def test_a_free_runner_waits_for_company_only_as_long_as_configured(publis
 
 async def test_a_request_larger_than_a_batch_runs_by_itself(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(2))
-    server = await start_server(batching=Batching(only_where_it_pays=False, max_rows=4), runtime=ONE_RUNNER)
+    server = await start_server(batching=BatchingSettings(only_where_it_pays=False, max_rows=4), runtime=ONE_RUNNER)
     x = np.ones((9, 4), np.float32)
     async with stub_of(server) as stub:
         answer = await stub.Predict(request("m", x=x))
@@ -167,9 +173,9 @@ async def test_strings_are_batched_too(publish_model, start_server) -> None:
     rank = len(_handle(server).manifest.signature.inputs[0].shape)
     sent = [np.array(f"wörd {i}", dtype=object).reshape((1,) * rank) for i in range(20)]
     async with stub_of(server) as stub:
-        answers = await asyncio.gather(*(stub.Predict(request("m", **{name: words})) for words in sent))
-    for words, answer in zip(sent, answers, strict=True):
-        assert next(iter(outputs_of(answer).values())).ravel().tolist() == words.ravel().tolist()
+        answers = await asyncio.gather(*(stub.Predict(request("m", **{name: terms})) for terms in sent))
+    for terms, answer in zip(sent, answers, strict=True):
+        assert next(iter(outputs_of(answer).values())).ravel().tolist() == terms.ravel().tolist()
 
 
 async def test_quick_models_run_without_a_thread_and_count_all_the_same(publish_model, start_server) -> None:
@@ -200,7 +206,7 @@ async def test_kinds_that_come_often_are_bound_so_many_of_them_and_all_are_answe
                 x = np.full((rows, 4), value, np.float32)
                 np.testing.assert_array_equal(outputs_of(await stub.Predict(request("m", x=x)))["y"], 2 * x)
     assert 0 < handle._bound_kinds == min(len(kinds), _MOST_BOUND)
-    assert sum(isinstance(known.run, KindRun) for known in handle._checked.values()) == handle._bound_kinds
+    assert sum(isinstance(known.run, PreparedRun) for known in handle._checked.values()) == handle._bound_kinds
     await handle.close()
     assert not handle._checked
 
@@ -221,7 +227,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     """
     declared = VersionMetadata(batching=DeclaredBatching(axes={"x": 0, "y": 0}))
     publish_model("m", "1.0.0", rows_but(123), metadata=declared)
-    batching = Batching(only_where_it_pays=False, max_delay_ms=10_000, max_rows=8)
+    batching = BatchingSettings(only_where_it_pays=False, max_delay_ms=10_000, max_rows=8)
     server = await start_server(batching=batching, runtime=ONE_RUNNER)
     catalog = server.services.catalog
 
@@ -243,15 +249,20 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
                     outputs_of(answer)["y"], np.full((int(value != 123), 2), value, np.float32)
                 )
                 assert answer.timing.batch_rows == 0
-        told = "unbatched: demoted at run time: output y had 3 rows of 8"
-        assert (entry().state, entry().batching, entry().reason, entry().max_batch_rows) == ("ready", told, told, 0)
+        reported = "unbatched: demoted at run time: output y had 3 rows of 8"
+        assert (entry().state, entry().batching, entry().reason, entry().max_batch_rows) == (
+            "ready",
+            reported,
+            reported,
+            0,
+        )
         after = (await http.get(f"http://{server.http}/metrics")).text
         assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 1.0' in after
     assert _batches(server) == (16, 16.0)  # each request once, by itself
     show = await asyncio.to_thread(_printed, "show", "m@1.0.0", "--server", str(server.control))
-    assert told in " ".join(show.split())
+    assert reported in " ".join(show.split())
     models = await asyncio.to_thread(_printed, "models", "--server", str(server.control))
-    assert f"m 1.0.0: {told}" in " ".join(models.split())
+    assert f"m 1.0.0: {reported}" in " ".join(models.split())
     # It stays so until it is loaded again.
     await server.services.manager.unload("m", Version(1, 0, 0))
     await server.services.manager.load("m", Version(1, 0, 0))
@@ -263,10 +274,10 @@ async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_id
     server = await start_server(runtime=Runtime(runners=4, inline_threshold_us=0))
     handle = _handle(server)
     batcher, run = handle._batchers[""], handle.loaded.run
-    meeting = threading.Barrier(1)
+    servers_snapshot = threading.Barrier(1)
 
     def run_together(inputs, names):
-        meeting.wait(30)  # breaks unless as many runs have begun as are to go on at the same time
+        servers_snapshot.wait(30)  # breaks unless as many runs have begun as are to go on at the same time
         return run(inputs, names)
 
     batcher._unused = [lambda: contextlib.nullcontext(run_together)] * 4
@@ -275,7 +286,7 @@ async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_id
         async with asyncio.timeout(30):
             while len(batcher._idle) < 1:
                 await asyncio.sleep(0.001)
-        meeting = threading.Barrier(4)
+        servers_snapshot = threading.Barrier(4)
         for _ in range(5):
             rounds = range(5, 9)  # the number of rounds is shared by a run, and so these are four
             x = np.ones((1, 4), np.float32)

@@ -12,7 +12,7 @@ from routing_wire import ask, policy, put
 from turnout.config import Settings
 from turnout.errors import Conflict
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import Change
+from turnout.routing.traffic import ChangeOrigin
 from turnout.state.store import StateStore
 
 pytestmark = pytest.mark.slow
@@ -46,15 +46,15 @@ async def ticks(server, count: int = 5) -> None:
 
 
 async def done(server, models, *arguments: str, local: bool = False) -> str:
-    said = await run(server, models, *arguments, local=local)
-    assert said.code == 0, said.err
-    return said.out
+    message = await run(server, models, *arguments, local=local)
+    assert message.code == 0, message.err
+    return message.out
 
 
 async def refused(server, models, *arguments: str, local: bool = False) -> str:
-    said = await run(server, models, *arguments, local=local)
-    assert said.code == 1, said.out
-    return said.err
+    message = await run(server, models, *arguments, local=local)
+    assert message.code == 1, message.out
+    return message.err
 
 
 # Releases
@@ -78,7 +78,7 @@ async def test_a_release_that_a_rollout_would_undo_is_refused_with_the_ways_out(
 @pytest.mark.parametrize("state", ["validating", "soaking", "watching"])
 async def test_a_release_may_end_the_rollout(server, models, state, local) -> None:
     await begin(server, state)
-    said = await done(server, models, "release", "m@1.2.0", "--supersede", "--reason", "a fix", local=local)
+    message = await done(server, models, "release", "m@1.2.0", "--supersede", "--reason", "a fix", local=local)
     last = (await until(server, in_state(*FINAL)))[-1]
     assert (last.state, last.verdict) == ("superseded", "1.2.0 was released: a fix")
     assert ("superseded", "1.2.0 answers plain requests: 1.2.0 was released: a fix") in [
@@ -88,7 +88,7 @@ async def test_a_release_may_end_the_rollout(server, models, state, local) -> No
     await until_answered(server, {"1.2.0": 100})
     await ticks(server)
     assert await answered(server) == {"1.2.0": 100}
-    await check_printed(server, said)
+    await check_printed(server, message)
     if state == "watching":
         assert set(await answered(server, "1.1 - 1.1")) == {"1.1.0"}, "what was promoted was not found to be bad"
 
@@ -107,12 +107,12 @@ async def test_a_hotfix_is_not_undone_and_undoes_nothing(server, models, state) 
 
 async def test_a_release_that_takes_no_traffic_leaves_the_rollout_alone(server, models) -> None:
     await begin(server, "soaking")
-    said = await done(server, models, "release", "m@1.2.0", "--no-traffic")
-    assert "for ranges; plain requests stay with 1.0.0" in said
-    assert "1.1.0 (25 %, canary of rollout 1); latest: 1.2.0" in said
+    message = await done(server, models, "release", "m@1.2.0", "--no-traffic")
+    assert "for ranges; plain requests stay with 1.0.0" in message
+    assert "1.1.0 (25 %, canary of rollout 1); latest: 1.2.0" in message
     await ticks(server)
     assert (await latest(server)).pauses == []
-    await check_printed(server, said)
+    await check_printed(server, message)
 
 
 async def test_a_release_of_the_candidate_names_promotion(server, models) -> None:
@@ -149,14 +149,14 @@ async def test_a_release_that_an_older_turnout_recorded_ends_the_rollout_with_th
 async def test_what_somebody_sets_stays_set_and_the_rollout_says_who_it_was(server, models, state, change) -> None:
     await done(server, models, "release", "m@1.0.1", "--no-traffic")  # makes a policy, epoch 1
     await begin(server, state)
-    said = await done(server, models, *change, "--actor", "bob", "--reason", "mine")
+    message = await done(server, models, *change, "--actor", "bob", "--reason", "mine")
     mine = server.services.policies.current["m"].state.policy
     after = (await until(server, lambda r: bool(r.pauses) or r.state in FINAL or "revert" in change))[-1]
     await ticks(server)
     assert server.services.policies.current["m"].state.policy == mine
     if after.pauses:
         assert "by bob: mine" in after.pauses[0]
-    await check_printed(server, said)
+    await check_printed(server, message)
 
 
 @pytest.mark.parametrize("state", ["validating", "soaking", "watching"])
@@ -164,11 +164,11 @@ async def test_what_somebody_sets_stays_set_and_the_rollout_says_who_it_was(serv
 @pytest.mark.parametrize("verb", ["yank", "withdraw"])
 async def test_what_a_rollout_needs_is_not_taken_from_under_it(server, models, state, version, verb) -> None:
     await begin(server, state)
-    said = await run(server, models, verb, f"m@{version}", "--reason", "no", local=True)
+    message = await run(server, models, verb, f"m@{version}", "--reason", "no", local=True)
     if verb == "withdraw" and version == "1.1.0" and state != "watching":
-        assert "was not released; nothing changed" in said.out
+        assert "was not released; nothing changed" in message.out
     else:
-        assert said.code == 1, said.out
+        assert message.code == 1, message.out
     await ticks(server, 2)
     assert (await latest(server)).state == state
 
@@ -180,8 +180,8 @@ async def test_tags_and_other_versions_are_no_matter_of_a_rollout(server, models
         ("yank", "m@1.2.0", "--reason", "leaks"),
         ("unyank", "m@1.2.0", "--reason", "no", "--i-know-why"),
     ):
-        said = await done(server, models, *command, local=True)
-        assert "1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1)" in said
+        message = await done(server, models, *command, local=True)
+        assert "1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1)" in message
     await ticks(server)
     now = await latest(server)
     assert (now.state, list(now.pauses)) == ("soaking", [])
@@ -195,8 +195,8 @@ async def test_a_rollback_ends_rollouts_and_canaries_and_the_release_too(server,
     await begin(server, state)
     if state == "soaking":
         await done(server, models, "traffic", "ramp", "m", "1.2.0=5%")
-    said = await done(server, models, "rollback", "m", "--reason", "enough")
-    assert "plain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0" in said
+    message = await done(server, models, "rollback", "m", "--reason", "enough")
+    assert "plain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0" in message
     assert (await latest(server)).state == "rolled_back"
     await ticks(server)
     assert await answered(server) == {"1.0.0": 100}
@@ -217,15 +217,15 @@ async def test_a_finished_rollout_is_gone_back_from_with_latest_and_ranges(serve
     assert (await until(server, in_state(*FINAL)))[-1].state == "succeeded"
     asking.cancel()
     await done(server, models, "traffic", "ramp", "m", "1.2.0=5%")
-    said = await done(server, models, "rollback", "m", "--reason", "bad")
-    assert printed(said) == {"": {"1.0.0": 100}, "latest": {"1.0.0": 100}, "^1": {"1.0.0": 100}}
-    await check_printed(server, said)
+    message = await done(server, models, "rollback", "m", "--reason", "bad")
+    assert printed(message) == {"": {"1.0.0": 100}, "latest": {"1.0.0": 100}, "^1": {"1.0.0": 100}}
+    await check_printed(server, message)
     error = await refused(server, models, "rollback", "m", "--reason", "bad")
     assert "1.1.0 is a candidate" in error
     assert await answered(server) == {"1.0.0": 100}
-    said = await done(server, models, "release", "m@1.1.0")
+    message = await done(server, models, "release", "m@1.1.0")
     assert await answered(server) == {"1.1.0": 100}
-    await check_printed(server, said)
+    await check_printed(server, message)
 
 
 async def _ask_on(server) -> None:
@@ -267,7 +267,7 @@ async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more
         await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
         with pytest.raises(Conflict, match="was written by another server meanwhile"):
             await server.services.traffic.put(
-                "m", Policy(Version(1)), Change("turnout rollout 1", ""), rollout=(1, active.number)
+                "m", Policy(Version(1)), ChangeOrigin("turnout rollout 1", ""), rollout=(1, active.number)
             )
     await settled(lambda: not rollouts.active)
     await until_answered(server, {"1.2.0": 100})

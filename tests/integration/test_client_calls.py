@@ -186,7 +186,7 @@ async def test_each_status_is_a_class_of_its_own(client, server, code):
     server.predict = fail
     with pytest.raises(TurnoutClientError) as caught:
         await client.predict("m", {"x": X}, request_id="r")
-    assert type(caught.value).__name__ == "".join(word.title() for word in code.name.split("_"))
+    assert type(caught.value).__name__ == "".join(term.title() for term in code.name.split("_"))
     assert (caught.value.code, caught.value.message, caught.value.request_id) == (code, "so it is", "r")
     assert (caught.value.violations, caught.value.retry_after) == ((), None)
 

@@ -49,8 +49,8 @@ def serve(publish_model, start_server):
 async def visitor(server: Running, *, origin: str = "own", **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     """Opens a client that says of its posts what a browser would on the console's own page, unless told otherwise."""
     base = f"http://{server.http}"
-    said = {"origin": base if origin == "own" else origin} if origin else {}
-    async with httpx.AsyncClient(base_url=base, headers=said | headers) as client:
+    message = {"origin": base if origin == "own" else origin} if origin else {}
+    async with httpx.AsyncClient(base_url=base, headers=message | headers) as client:
         yield client
 
 

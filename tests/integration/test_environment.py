@@ -10,7 +10,7 @@ from semver import Version
 
 import onnx_models
 from turnout.registry.manifest.digest import manifest_digest
-from turnout.registry.publishing.environment_record import attested_environment
+from turnout.registry.publishing.environment_record import recorded_environment
 from turnout.registry.publishing.metadata import parse_metadata
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
@@ -24,7 +24,7 @@ def test_a_publish_records_its_machine_outside_the_digest(models: Path, tmp_path
     repository = Repository(models)
     source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
     result = publish(repository, PublishRequest("m", V1, source))
-    seen = attested_environment(repository, "m", V1, result.digest)
+    seen = recorded_environment(repository, "m", V1, result.digest)
     assert seen is not None
     assert (seen.environment.onnxruntime, seen.environment.python) == (ort.__version__, platform.python_version())
     assert not seen.imported
@@ -43,9 +43,9 @@ def test_a_record_that_is_none_is_not_believed(models: Path, tmp_path: Path, dat
     body = json.loads(path.read_bytes())
     path.unlink()
     path.write_bytes(data)
-    assert attested_environment(repository, "m", V1, result.digest) is None
+    assert recorded_environment(repository, "m", V1, result.digest) is None
     path.write_bytes(json.dumps(body | {"digest": "sha256:" + "0" * 64}).encode())
-    assert attested_environment(repository, "m", V1, result.digest) is None
+    assert recorded_environment(repository, "m", V1, result.digest) is None
 
 
 async def test_a_difference_is_warned_of_and_the_version_serves(start_server, publish_model, capsys) -> None:

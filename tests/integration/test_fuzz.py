@@ -16,7 +16,7 @@ from certificates import Authority, put
 from conftest import TRANSPORTS
 from fuzzing import REGION, Call, Request, Sender, messages
 from onnx_models import scaled, string_identity
-from turnout.errors import AlreadyExists
+from turnout.errors import AlreadyExistsError
 from turnout_client import Tls
 from wire import X, outputs_of, request, stub_of
 
@@ -49,7 +49,7 @@ async def test_no_message_gets_an_answer_that_nobody_foresaw(publish_model, star
 
     async def send_some() -> None:
         for message in all_messages:
-            with suppress(AlreadyExists):  # some messages unregister it
+            with suppress(AlreadyExistsError):  # some messages unregister it
                 await register(None, "127.0.0.1", REGION, segment.name, 0, 64)
             faults.extend(filter(None, [await sender.send(message)]))
 

@@ -97,20 +97,20 @@ async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(publish
     services = (await start_server()).services
     loop, is_ready = asyncio.get_running_loop(), [False]
     servicer = HealthServicer(services.catalog, services.router, lambda: is_ready[0], frozenset())
-    told: asyncio.Queue[health_pb2.HealthCheckResponse] = asyncio.Queue()
+    reported: asyncio.Queue[health_pb2.HealthCheckResponse] = asyncio.Queue()
 
     def change() -> None:
         is_ready[0] = True
         services.catalog.swap(services.catalog.snapshot)
 
-    watch = asyncio.ensure_future(servicer.Watch(health_pb2.HealthCheckRequest(service=""), told.put))
+    watch = asyncio.ensure_future(servicer.Watch(health_pb2.HealthCheckRequest(service=""), reported.put))
     loop.call_soon(change)  # runs right after the first look
-    assert (await told.get()).status == NOT_SERVING
+    assert (await reported.get()).status == NOT_SERVING
     async with asyncio.timeout(0.5):
-        assert (await told.get()).status == SERVING
+        assert (await reported.get()).status == SERVING
     is_ready[0] = False  # as where the state store is gone: the catalog stays as it is
     async with asyncio.timeout(20):
-        assert (await told.get()).status == NOT_SERVING
+        assert (await reported.get()).status == NOT_SERVING
     watch.cancel()
 
 

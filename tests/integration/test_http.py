@@ -169,12 +169,12 @@ async def test_series_of_an_unloaded_version_go_after_a_grace_of_two_scrapes(pub
         await stub.Predict(request("m", x=X))
     await server.services.manager.unload("m", Version(2))
 
-    async def shown() -> bool:
+    async def displayed() -> bool:
         return any(
             s.name == "turnout_requests_total" and s.labels["version"] == "2.0.0" for s in await _samples(server)
         )
 
-    assert [await shown() for _ in range(3)] == [True, True, False]
+    assert [await displayed() for _ in range(3)] == [True, True, False]
 
 
 @needs_promtool
@@ -188,5 +188,5 @@ async def test_promtool_finds_nothing_to_complain_about(publish_model, start_ser
     done = await asyncio.to_thread(
         subprocess.run, [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True
     )
-    complaints = [line for line in done.stderr.splitlines() if re.match("turnout_", line)]
-    assert complaints == []
+    validation_errors = [line for line in done.stderr.splitlines() if re.match("turnout_", line)]
+    assert validation_errors == []

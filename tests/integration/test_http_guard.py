@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from onnx_models import scaled
-from turnout.config import Address, Web
+from turnout.config import Address, WebSettings
 
 one_server = pytest.mark.asyncio(loop_scope="module")
 """Of tests that change nothing on the server which they share."""
@@ -94,7 +94,7 @@ async def test_on_the_loopback_a_foreign_name_leads_nowhere(server, path) -> Non
 
 async def test_names_are_those_of_the_settings_alone_where_they_are_set(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(2))
-    server = await start_server(web=Web(hosts=("turnout.example",)), http=Address("127.0.0.1", 0))
+    server = await start_server(web=WebSettings(hosts=("turnout.example",)), http=Address("127.0.0.1", 0))
     assert (await answer(server, "/predict/m", JSON | {"host": "turnout.example:443"})).status_code == 200
     assert (await answer(server, "/predict/m", JSON | {"host": "TURNOUT.example."})).status_code == 200
     assert (await answer(server, "/predict/m", JSON | {"host": "turnout.example.evil"})).status_code == 421

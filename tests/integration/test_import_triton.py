@@ -14,7 +14,7 @@ from turnout.config import load_settings
 from turnout.registry.manifest.names import parse_version
 from turnout.registry.storage.golden import read_case
 from turnout.registry.storage.repository import Repository
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 
@@ -56,8 +56,8 @@ def test_every_version_is_published_and_those_that_triton_serves_are_released(tm
     repository = Repository(models)
     assert {(p.manifest.model, str(p.manifest.version)) for p in repository.published()} == set(versions)
     with StateStore.open(load_settings(None, {"models": models}, {}).settings.state_url) as store:
-        standings = store.declared().of("scores").standings
-    assert standings == {parse_version(text): Standing.RELEASED for text in ("1.0.0", "3.0.0")}
+        release_statuses = store.release_state().of("scores").release_statuses
+    assert release_statuses == {parse_version(text): ReleaseStatus.RELEASED for text in ("1.0.0", "3.0.0")}
 
     scores = repository.find("scores", parse_version("3.0.0")).manifest
     assert scores.batching is not None
@@ -131,8 +131,8 @@ def test_one_model_may_be_asked_for_and_one_models_directory_given(tmp_path: Pat
     tree, models = triton_models.three_models(tmp_path / "tree"), tmp_path / "models"
     imported(tree, models, "--model", "plain", "--no-release")
     assert Repository(models).scan().models == ("plain",)
-    shown = json.loads(turnout("show", "plain", "--models", models, "--json").stdout)
-    assert {version["standing"] for version in shown["versions"]} == {"candidate"}
+    displayed = json.loads(turnout("show", "plain", "--models", models, "--json").stdout)
+    assert {version["standing"] for version in displayed["versions"]} == {"candidate"}
     imported(tree / "Scale.x2", models)
     assert Repository(models).scan().models == ("Scale.x2", "plain")
     assert "'nobody' is not in it; there are: Scale.x2, plain, scores" in refusal(tree, "--model", "nobody")
@@ -160,8 +160,8 @@ def test_an_exported_version_is_imported_as_before(tmp_path: Path) -> None:
     source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
     turnout("publish", "m", "1.0.0", source, "--models", tmp_path / "one")
     turnout("export", "m@1.0.0", "--to", tmp_path / "out", "--models", tmp_path / "one")
-    for number, words in enumerate((["import", tmp_path / "out"], ["import", "export", tmp_path / "out"])):
-        turnout(*words, "--models", tmp_path / f"to-{number}")
+    for number, terms in enumerate((["import", tmp_path / "out"], ["import", "export", tmp_path / "out"])):
+        turnout(*terms, "--models", tmp_path / f"to-{number}")
         assert Repository(tmp_path / f"to-{number}").scan().models == ("m",)
 
 

@@ -65,10 +65,10 @@ async def test_a_request_that_crashes_the_model_gets_an_error_and_the_next_an_an
     server = await start_server()
     least = np.array([np.iinfo(dtype).min], dtype)
     async with stub_of(server) as stub:
-        told = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
-        assert told.code is grpc.StatusCode.INTERNAL
-        assert "SIGFPE" in told.message
-        assert "bad-1" in told.message
+        reported = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
+        assert reported.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in reported.message
+        assert "bad-1" in reported.message
         answer = await stub.Predict(request("m", a=np.array([9], dtype), b=np.array([4], dtype)))
     assert outputs_of(answer)["y"].tolist() == [2 if op_type == "Div" else 1]
 
@@ -78,9 +78,9 @@ async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_
     publish_model("m", "1.0.0", onnx_models.recurrent(op_type))
     server = await start_server()
     async with stub_of(server) as stub:
-        told = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
-        assert told.code is grpc.StatusCode.INTERNAL
-        assert "SIGABRT" in told.message
+        reported = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
+        assert reported.code is grpc.StatusCode.INTERNAL
+        assert "SIGABRT" in reported.message
         answer = await stub.Predict(request("m", x=np.ones((3, 1, 2), np.float32)))
     assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
 
@@ -96,11 +96,11 @@ async def test_crashes_again_and_again_fail_no_other_request_of_any_version(publ
         return request("m", a=np.array([number]), b=np.array([2]))
 
     async with clients(server, one, count=8, pause=0.0) as seen, stub_of(server) as stub:
-        told = [
+        reported = [
             await refusal(stub.Predict(request("m", request_id=f"bad-{number}", **POISON), timeout=30))
             for number in range(4)
         ]
-    assert [t.code for t in told] == [grpc.StatusCode.INTERNAL] * 4
+    assert [t.code for t in reported] == [grpc.StatusCode.INTERNAL] * 4
     assert seen.codes == Counter()
     assert seen.answers["1.0.0"] > 30
     found = await scrape(server)
@@ -130,10 +130,10 @@ async def test_a_version_that_only_crashes_is_refused_while_it_backs_off(
     server = await start_server(runtime={"processes": 1})
     async with stub_of(server) as stub:
         assert (await refusal(stub.Predict(request("m", **POISON)))).code is grpc.StatusCode.INTERNAL
-        while (told := await refusal(stub.Predict(request("m", **POISON)))).code is not grpc.StatusCode.UNAVAILABLE:
-            assert told.code is grpc.StatusCode.INTERNAL
-        assert told.retry_after is not None
-        assert 0 < told.retry_after <= 4.0
+        while (reported := await refusal(stub.Predict(request("m", **POISON)))).code is not grpc.StatusCode.UNAVAILABLE:
+            assert reported.code is grpc.StatusCode.INTERNAL
+        assert reported.retry_after is not None
+        assert 0 < reported.retry_after <= 4.0
         async with asyncio.timeout(20):
             while True:
                 try:
@@ -150,8 +150,8 @@ async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model,
     server = await start_server(runtime={"processes": 1, "kill_after_s": 0.2})
     x = np.ones((1, 4), np.float32)
     async with stub_of(server) as stub:
-        told = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=0.5))
-        assert told.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        reported = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=0.5))
+        assert reported.code is grpc.StatusCode.DEADLINE_EXCEEDED
         answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=30)
         assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
         hanging = stub.Predict(request("m", x=x, n=np.array(10**9)))
@@ -169,8 +169,8 @@ async def test_a_run_that_meets_the_memory_limit_is_refused_and_the_next_answere
     publish_model("m", "1.0.0", onnx_models.grows())
     server = await start_server(runtime={"memory_limit_bytes": "256MiB"})
     async with stub_of(server) as stub:
-        told = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
-        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        reported = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
+        assert reported.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         answer = await stub.Predict(request("m", x=X, n=np.array(5)))
     assert outputs_of(answer)["y"].tolist() == X.tolist()
     assert pool_of(server).deaths == 0
@@ -199,9 +199,9 @@ async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on
     crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
     async with clients(server, lambda _: request("m", **crash)) as seen:
         await start(server, "1.1.0", CAREFREE | {"alpha": 0.4})  # each death counts once, and costs a process
-        told = await until(server, in_state(*FINAL))
-    assert told[-1].state == "rolled_back", told[-1]
-    assert "errors" in told[-1].verdict
+        reported = await until(server, in_state(*FINAL))
+    assert reported[-1].state == "rolled_back", reported[-1]
+    assert "errors" in reported[-1].verdict
     assert set(seen.codes) <= {"INTERNAL", "UNAVAILABLE"}
     async with clients(server, lambda _: request("m", **crash)) as after:
         await asyncio.sleep(0.3)
@@ -274,11 +274,11 @@ async def test_where_a_version_runs_and_why_is_told(publish_model, start_server)
     )
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         listed = await catalog_pb2_grpc.CatalogServiceStub(channel).ListModels(catalog_pb2.ListModelsRequest())
-    told = {model.name: model.versions[0].isolation for model in listed.models}
-    assert told["m"].startswith("process (auto: Div (divide) is an integer division by b")
-    assert told["plain"].startswith("thread (auto: ")
-    assert told["chosen"] == "process (the configuration says so)"
-    assert told["trusted"] == "thread (the configuration says so)"
+    reported = {model.name: model.versions[0].isolation for model in listed.models}
+    assert reported["m"].startswith("process (auto: Div (divide) is an integer division by b")
+    assert reported["plain"].startswith("thread (auto: ")
+    assert reported["chosen"] == "process (the configuration says so)"
+    assert reported["trusted"] == "thread (the configuration says so)"
     found = await scrape(server)
     assert found["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] == 0
     assert found["turnout_isolated_processes", "model=m", "version=1.0.0"] >= 1

@@ -18,13 +18,13 @@ from turnout.config import Routing
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc import codec as rpc_codec
 from turnout.rpc.exchange import Endpoint
-from turnout.rpc.guard import Guard
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.parsing import reader as reading
 from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.prediction import FIELDS, PredictExchange
-from turnout.rpc.transport.port import Call, StatusError
+from turnout.rpc.transport.port import RpcCall, StatusError
 from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout.web import predict
 from turnout.web.oip import inference as rest_inference
@@ -242,10 +242,10 @@ async def test_what_is_within_the_limits_is_answered_whether_it_is_small_or_larg
                     ]
                     streamed = oip.ModelStreamInferResponse.FromString(answer).infer_response
                     assert streamed.raw_output_contents[0] == x.tobytes()
-        words = np.array([f"é{n}" for n in range(60_000)], object)
-        v1 = pb.PredictRequest(model="s", inputs=[tensors.encode("x", words)])
+        terms = np.array([f"é{n}" for n in range(60_000)], object)
+        v1 = pb.PredictRequest(model="s", inputs=[tensors.encode("x", terms)])
         got = outputs_of(pb.PredictResponse.FromString(await channel.unary_unary(PAIRS[0])(v1.SerializeToString())))
-        assert list(got["y"]) == list(words)
+        assert list(got["y"]) == list(terms)
     async with httpx.AsyncClient(base_url=f"http://{server.http}", timeout=30) as client:
         x = np.random.default_rng(1).random((30_000, 4), np.float32)
         flat = {"name": "x", "datatype": "FP32", "shape": x.shape, "data": x.ravel().tolist()}
@@ -253,8 +253,8 @@ async def test_what_is_within_the_limits_is_answered_whether_it_is_small_or_larg
         np.testing.assert_array_equal(np.array(answer["outputs"][0]["data"], np.float32), x.ravel())
         answer = (await client.post("/predict/f", content=orjson.dumps({"inputs": {"x": x.tolist()}}))).json()
         np.testing.assert_array_equal(np.array(answer["outputs"]["y"], np.float32), x)
-        answer = (await client.post("/predict/s", content=orjson.dumps({"inputs": {"x": list(words)}}))).json()
-        assert answer["outputs"]["y"] == list(words)
+        answer = (await client.post("/predict/s", content=orjson.dumps({"inputs": {"x": list(terms)}}))).json()
+        assert answer["outputs"]["y"] == list(terms)
 
 
 @one_server
@@ -288,9 +288,9 @@ async def test_an_answer_that_cannot_be_sent_is_one_items_failure(publish_model,
     publish_model("s", "1.0.0", string_identity())
     server = await start_server(limits={"max_message_bytes": 4096})
     items = []
-    for request_id, words in (("large", ["a" * 4030]), ("small", ["a"])):
+    for request_id, terms in (("large", ["a" * 4030]), ("small", ["a"])):
         request = pb.PredictRequest(
-            model="s", request_id=request_id, inputs=[tensors.encode("x", np.array(words, object))]
+            model="s", request_id=request_id, inputs=[tensors.encode("x", np.array(terms, object))]
         )
         items.append(pb.PredictStreamRequest(request=request).SerializeToString())
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
@@ -308,8 +308,8 @@ def large_v1():
 
 
 def large_infer():
-    words = struct.pack("<I", 1).join([b"", *[b"a"] * 30_000])
-    return infer("s", datatype="BYTES", shape=[30_000], raw=[words])
+    terms = struct.pack("<I", 1).join([b"", *[b"a"] * 30_000])
+    return infer("s", datatype="BYTES", shape=[30_000], raw=[terms])
 
 
 def large_json():
@@ -365,7 +365,7 @@ async def test_what_is_large_is_decoded_and_encoded_beside_the_event_loop(
     assert [name.rpartition("-")[0] for name in threads] == ["conversion"] * 2
 
 
-class Expired(Call):
+class Expired(RpcCall):
     """A call whose client waits no longer."""
 
     metadata = ()
@@ -380,7 +380,7 @@ class Expired(Call):
 async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monkeypatch) -> None:
     services, decoded = server.services, []
     monkeypatch.setattr(tensors, "decode", decoded.append)
-    guard = Guard(DEFAULT_LIMITS, 1 << 20, services.conversions, services.metrics.faults, services.log)
+    guard = MethodGuard(DEFAULT_LIMITS, 1 << 20, services.conversions, services.metrics.faults, services.log)
     endpoint = Endpoint.of("s", "Predict", pb.PredictRequest, PreferenceReader(Routing()), guard, Templates(FIELDS))
     with pytest.raises(StatusError) as raised:
         await services.inference.answer(PredictExchange(endpoint, large_v1().SerializeToString(), Expired()))

@@ -10,13 +10,13 @@ from routing_wire import policy, put
 from turnout.config import Loading
 from turnout.errors import ChangeRefused
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import Change
+from turnout.routing.traffic import ChangeOrigin
 from turnout.serving.versions.lifecycle import LifecycleState
 from wire import X, request, stub_of
 
 S = LifecycleState
 LATEST_ONE = {"m": {"load": "latest:1"}}
-NOW = Change("test", "now")
+NOW = ChangeOrigin("test", "now")
 
 
 def _states(server) -> dict[str, str]:

@@ -62,8 +62,10 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
                 await settled(lambda: "m" in server.services.policies.diverted)
                 assert time.monotonic() - decided < 1.5, "while the store waits 10 s for the lock"
                 await _all_from(seen, "1.0.0")
-                shown = await run(server, models, "traffic", "show", "m")
-                assert "1.0.0 answers everything: a rollback is in force" in " ".join(shown.out.split()), shown.out
+                displayed = await run(server, models, "traffic", "show", "m")
+                assert "1.0.0 answers everything: a rollback is in force" in " ".join(displayed.out.split()), (
+                    displayed.out
+                )
                 assert "not on record" in (await run(server, models, "traffic", "explain", "m")).out
                 assert (await latest(server)).state == "soaking", "as it is recorded"
                 seen.stop.set()
@@ -126,11 +128,11 @@ async def test_a_rollback_by_hand_is_in_force_at_once_and_on_record_later(pair, 
         else:
             await put(server, policy("1.0.0", v1_1_0=0.5))
         async with locked(models):
-            said = await asyncio.wait_for(run(server, models, "rollback", "m", "--reason", "I see smoke"), 9)
-            if not rolls and said.code:
-                pytest.fail(said.err)
-            assert said.code == 0, said.err
-            assert "recorded once the state store answers" in " ".join(said.out.split()), said.out
+            message = await asyncio.wait_for(run(server, models, "rollback", "m", "--reason", "I see smoke"), 9)
+            if not rolls and message.code:
+                pytest.fail(message.err)
+            assert message.code == 0, message.err
+            assert "recorded once the state store answers" in " ".join(message.out.split()), message.out
             await _all_from(seen, "1.0.0")
         await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
         applied = server.services.policies.current["m"]
@@ -172,10 +174,12 @@ async def answered_by(server, selector: str) -> str:
     """Returns who answers a selector, or the code of the refusal."""
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         try:
-            said = await PredictionServiceStub(channel).Predict(request("m", selector, index=np.array([1])), timeout=10)
+            message = await PredictionServiceStub(channel).Predict(
+                request("m", selector, index=np.array([1])), timeout=10
+            )
         except grpc.aio.AioRpcError as error:
             return error.code().name
-    return said.route.version
+    return message.route.version
 
 
 AFTER = {"": "1.0.0", "latest": "1.0.0", "^1": "1.0.0", "^1.1": "NOT_FOUND", "1.1.0": "1.1.0"}
@@ -193,13 +197,13 @@ async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(p
         assert await answered_by(server, "") == "1.1.0"
         async with away():
             began = time.monotonic()
-            said = await asyncio.wait_for(run(server, models, "rollback", "m", "--reason", "I see smoke"), 9)
+            message = await asyncio.wait_for(run(server, models, "rollback", "m", "--reason", "I see smoke"), 9)
             assert time.monotonic() - began < 5.0, "one tick"
-            assert said.code == 0, said.err
-            assert "recorded once the state store answers" in " ".join(said.out.split()), said.out
+            assert message.code == 0, message.err
+            assert "recorded once the state store answers" in " ".join(message.out.split()), message.out
             assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
-            shown = " ".join((await run(server, models, "traffic", "show", "m")).out.split())
-            assert "1.0.0 answers everything: a rollback is in force" in shown
+            displayed = " ".join((await run(server, models, "traffic", "show", "m")).out.split())
+            assert "1.0.0 answers everything: a rollback is in force" in displayed
             explained = (await run(server, models, "traffic", "explain", "m")).out
             assert "1.1.0 counts as released no more" in " ".join(explained.split())
             if not state:  # as after a restart: it only knows what is kept
@@ -210,7 +214,7 @@ async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(p
         assert server.services.policies.current.get("m") is None, "no policy came of it"
         assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
         known = server.services.catalog.snapshot.model("m").versions
-        assert {str(v): str(e.standing) for v, e in known.items()} == {"1.0.0": "released", "1.1.0": "candidate"}
+        assert {str(v): str(e.release_status) for v, e in known.items()} == {"1.0.0": "released", "1.1.0": "candidate"}
 
 
 async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_the_store(
@@ -226,7 +230,7 @@ async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_t
         await until(server, in_state("watching"))
         (active,) = server.services.rollouts.active
         catalog = server.services.catalog
-        await settled(lambda: str(catalog.snapshot.model("m").versions[Version(1, 1)].standing) == "released")
+        await settled(lambda: str(catalog.snapshot.model("m").versions[Version(1, 1)].release_status) == "released")
         async with AsyncExitStack() as outage:
             async with server.services.rollouts._lock, control_of(server) as control:  # between two ticks
                 await control.ClearTraffic(traffic_pb2.ClearTrafficRequest(model="m"))
@@ -252,8 +256,8 @@ async def test_an_abort_by_hand_is_in_force_at_once_and_other_commands_are_refus
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await asyncio.wait_for(command(server, pb.ROLLOUT_COMMAND_PROMOTE), 9)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-            said = await asyncio.wait_for(command(server, pb.ROLLOUT_COMMAND_ABORT, reason="enough"), 9)
-            assert said.state == "aborting"
+            message = await asyncio.wait_for(command(server, pb.ROLLOUT_COMMAND_ABORT, reason="enough"), 9)
+            assert message.state == "aborting"
             await _all_from(seen, "1.0.0")
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"

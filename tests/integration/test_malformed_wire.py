@@ -88,5 +88,5 @@ async def test_a_refusal_whose_words_are_cut_at_a_space_is_a_refusal(publish_mod
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(request("m", outputs=[""] * asked, x=X).SerializeToString())
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    words = caught.value.details() or ""
-    assert words[-10:].rstrip() == "outputs.:", "this is about a message that ends so"
+    terms = caught.value.details() or ""
+    assert terms[-10:].rstrip() == "outputs.:", "this is about a message that ends so"

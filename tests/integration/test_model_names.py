@@ -10,7 +10,7 @@ from semver import Version
 
 import onnx_models
 from processes import turnout
-from turnout.errors import AlreadyExists, InvalidRequest, ModelNotFound
+from turnout.errors import AlreadyExistsError, InvalidRequest, ModelNotFound
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout_proto.oip import inference_pb2 as oip
@@ -59,8 +59,8 @@ def test_commands_take_such_names(tmp_path: Path) -> None:
     models = ("--models", tmp_path / "models")
     turnout("publish", "Net.v1", "auto", file, "--release", *models)
     turnout("tag", "Net.v1", "stable", "1.0.0", *models)
-    shown = json.loads(turnout("show", "Net.v1@stable", *models, "--json").stdout)
-    assert shown["model"] == "Net.v1"
+    displayed = json.loads(turnout("show", "Net.v1@stable", *models, "--json").stdout)
+    assert displayed["model"] == "Net.v1"
     turnout("export", "Net.v1@1.0.0", "--to", tmp_path / "out", *models)
     turnout("import", tmp_path / "out", "--models", tmp_path / "other")
     assert Repository(tmp_path / "other").scan().models == ("Net.v1",)
@@ -78,7 +78,7 @@ def test_a_model_is_not_published_beside_one_that_differs_in_case_only(tmp_path:
     repository = Repository(tmp_path / "models")
     source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
     publish(repository, PublishRequest("ResNet", Version(1), source))
-    with pytest.raises(AlreadyExists, match=r"^'resnet' differs from the model ResNet in case only"):
+    with pytest.raises(AlreadyExistsError, match=r"^'resnet' differs from the model ResNet in case only"):
         publish(repository, PublishRequest("resnet", Version(1), source))
     assert repository.scan().models == ("ResNet",)
     (repository.root / "Bert").mkdir()  # what a publish that was refused may leave

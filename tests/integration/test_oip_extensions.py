@@ -16,7 +16,7 @@ from conftest import Publish, StartServer, make_settings
 from onnx_models import scaled, slow
 from otlp_receiver import http_collector
 from turnout.app.server import Running, running
-from turnout.config import Batching, Oip, Runtime, Tracing
+from turnout.config import BatchingSettings, Oip, Runtime, Tracing
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout_proto.oip import inference_pb2 as pb
 from wire import X
@@ -67,7 +67,7 @@ async def test_statistics_are_what_was_asked_of_each_version(
         publish_model("m", version, scaled(factor))
     publish_model("other", "1.0.0", scaled(1))
     server = await start_server(
-        batching=Batching(only_where_it_pays=False), runtime=Runtime(inline_threshold_us=inline, runners=1)
+        batching=BatchingSettings(only_where_it_pays=False), runtime=Runtime(inline_threshold_us=inline, runners=1)
     )
     client = opened(server)
     rows = {1: 3, 4: 2}
@@ -80,20 +80,20 @@ async def test_statistics_are_what_was_asked_of_each_version(
     assert (await client.post("/v2/models/m/versions/1.1.0/infer", json=body(X))).status_code == 200
     assert (await client.post("/v2/models/nobody/infer", json=body(X))).status_code == 404
 
-    (told,) = (await client.get("/v2/models/m/versions/1.0.0/stats")).json()["model_stats"]
-    stats = told["inference_stats"]
-    assert (told["inference_count"], told["execution_count"]) == (11, 5)
+    (reported,) = (await client.get("/v2/models/m/versions/1.0.0/stats")).json()["model_stats"]
+    stats = reported["inference_stats"]
+    assert (reported["inference_count"], reported["execution_count"]) == (11, 5)
     assert {name: stats[name]["count"] for name in stats} == {
         "success": 5, "fail": 1, "queue": 5, "compute_input": 5, "compute_infer": 5, "compute_output": 5,
         "cache_hit": 0, "cache_miss": 0,
     }  # fmt: skip
     assert stats["success"]["ns"] >= stats["queue"]["ns"] + stats["compute_infer"]["ns"] > 0
     assert stats["fail"]["ns"] > 0
-    assert {one["batch_size"]: one["compute_infer"]["count"] for one in told["batch_stats"]} == rows
-    assert sum(one["compute_infer"]["ns"] for one in told["batch_stats"]) == pytest.approx(
+    assert {one["batch_size"]: one["compute_infer"]["count"] for one in reported["batch_stats"]} == rows
+    assert sum(one["compute_infer"]["ns"] for one in reported["batch_stats"]) == pytest.approx(
         stats["compute_infer"]["ns"], abs=5
     )
-    assert told["last_inference"] > 1_700_000_000_000
+    assert reported["last_inference"] > 1_700_000_000_000
 
     listed = (await client.get("/v2/models/m/stats")).json()["model_stats"]
     assert [(one["version"], one["inference_stats"]["success"]["count"]) for one in listed] == [
@@ -116,7 +116,7 @@ async def test_requests_that_share_a_run_are_each_an_answer_of_one_execution(
 ) -> None:
     publish_model("slow", "1.0.0", slow())
     server = await start_server(
-        batching=Batching(only_where_it_pays=False), runtime=Runtime(inline_threshold_us=0, runners=1)
+        batching=BatchingSettings(only_where_it_pays=False), runtime=Runtime(inline_threshold_us=0, runners=1)
     )
     client = opened(server)
     rounds = {"name": "n", "datatype": "INT64", "shape": [], "data": [20_000]}
@@ -124,10 +124,10 @@ async def test_requests_that_share_a_run_are_each_an_answer_of_one_execution(
     document["inputs"].append(rounds)
     answers = await asyncio.gather(*(client.post("/v2/models/slow/infer", json=document) for _ in range(6)))
     assert {answer.status_code for answer in answers} == {200}
-    (told,) = (await client.get("/v2/models/slow/stats")).json()["model_stats"]
-    assert (told["inference_count"], told["inference_stats"]["compute_infer"]["count"]) == (6, 6)
-    runs = {one["batch_size"]: one["compute_infer"]["count"] for one in told["batch_stats"]}
-    assert sum(runs.values()) == told["execution_count"]
+    (reported,) = (await client.get("/v2/models/slow/stats")).json()["model_stats"]
+    assert (reported["inference_count"], reported["inference_stats"]["compute_infer"]["count"]) == (6, 6)
+    runs = {one["batch_size"]: one["compute_infer"]["count"] for one in reported["batch_stats"]}
+    assert sum(runs.values()) == reported["execution_count"]
     assert sum(size * count for size, count in runs.items()) == 6
 
 
@@ -171,9 +171,9 @@ async def test_a_model_may_be_called_as_a_path_is(
     client = opened(await start_server())
     assert (await client.post("/v2/models/stats/infer", json=body(X))).status_code == 200
     assert (await client.get("/v2/models/stats/versions/1.0.0")).json()["name"] == "stats"
-    (told,) = (await client.get("/v2/models/stats")).json()["model_stats"]
-    assert (told["name"], told["inference_count"]) == ("stats", 1)
-    assert (await client.get("/v2/models/stats/stats")).json()["model_stats"] == [told]
+    (reported,) = (await client.get("/v2/models/stats")).json()["model_stats"]
+    assert (reported["name"], reported["inference_count"]) == ("stats", 1)
+    assert (await client.get("/v2/models/stats/stats")).json()["model_stats"] == [reported]
 
 
 async def test_where_nothing_may_be_changed_everything_may_be_asked(

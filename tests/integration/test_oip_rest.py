@@ -249,10 +249,10 @@ async def test_nan_is_a_string_in_json(server) -> None:
 
 @one_server
 async def test_text_comes_back(server) -> None:
-    words = ["frog", "Gleis 9¾", "", "\u0000"]
-    tensor = {"name": "x", "datatype": "BYTES", "shape": [4], "data": words}
+    terms = ["frog", "Gleis 9¾", "", "\u0000"]
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [4], "data": terms}
     answer = await infer(server, "text", {"inputs": [tensor]})
-    assert answer.json()["outputs"][0] == {"name": "y", "datatype": "BYTES", "shape": [4], "data": words}
+    assert answer.json()["outputs"][0] == {"name": "y", "datatype": "BYTES", "shape": [4], "data": terms}
 
 
 @one_server
@@ -383,9 +383,9 @@ async def test_curl_works(server) -> None:
     assert json.loads(done.stdout)["outputs"][0]["data"] == [2, 4, 6, 8]
 
 
-words = st.text(max_size=20) | st.sampled_from(["x", "FP32", "BYTES", "BOOL", "INT8", "BF16", "y"])
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(words, inner, max_size=3))
+terms = st.text(max_size=20) | st.sampled_from(["x", "FP32", "BYTES", "BOOL", "INT8", "BF16", "y"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | terms
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(terms, inner, max_size=3))
 parameters = st.dictionaries(
     st.sampled_from(["timeout", "routing_key", "sequence_id", "binary_data_size", "binary_data", "classification"]),
     scalars,

@@ -150,13 +150,13 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
 
 async def lines(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
     """Returns what the log tells of requests, in order, once it tells so much: a thread writes it."""
-    told: list[str] = []
+    reported: list[str] = []
     async with asyncio.timeout(20):
-        while len(told) < count:
+        while len(reported) < count:
             logged = map(json.loads, capfd.readouterr().err.splitlines())
-            told += [line.get("code", line["event"]) for line in logged if line["event"] in _OF_REQUESTS]
+            reported += [line.get("code", line["event"]) for line in logged if line["event"] in _OF_REQUESTS]
             await asyncio.sleep(0.01)
-    return told
+    return reported
 
 
 def code_of(span: Span) -> str:

@@ -14,12 +14,12 @@ from onnx_models import scaled, slow
 from routing_wire import policy, put
 from turnout.cli.main import application
 from turnout.config import Runtime, Settings
-from turnout.errors import AlreadyExists
+from turnout.errors import AlreadyExistsError
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
-from turnout.releases.adoption import Recorder
+from turnout.releases.adoption import AdoptionStore
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore
 from wire import X, refusal, request, stub_of
@@ -51,18 +51,18 @@ def _adopt(models: Path) -> None:
 
 def test_the_plan_is_shown_and_nothing_done_until_somebody_says_yes(five, models) -> None:
     _adopt(models)
-    shown = _prune(models)
-    assert shown["done"] is False
-    goes = {one["version"]: one["goes"] for one in shown["plan"]}
+    displayed = _prune(models)
+    assert displayed["done"] is False
+    goes = {one["version"]: one["goes"] for one in displayed["plan"]}
     assert goes == {"5.0.0": False, "4.0.0": False, "3.0.0": True, "2.0.0": True, "1.0.0": True}
-    reasons = {one["version"]: one["reasons"] for one in shown["plan"]}
+    reasons = {one["version"]: one["reasons"] for one in displayed["plan"]}
     assert reasons["4.0.0"] == ["a rollback goes back to it"]
-    assert shown["bytes"] == sum(one["bytes"] for one in shown["plan"] if one["goes"]) > 0
+    assert displayed["bytes"] == sum(one["bytes"] for one in displayed["plan"] if one["goes"]) > 0
     assert _on_disk(models) == {f"{major}.0.0" for major in range(1, 6)}
 
     done = _prune(models, "--yes", "--reason", "room")
     assert [one["version"] for one in done["removed"]] == ["3.0.0", "2.0.0", "1.0.0"]
-    assert done["freed_bytes"] == shown["bytes"]
+    assert done["freed_bytes"] == displayed["bytes"]
     assert _on_disk(models) == {"4.0.0", "5.0.0"}
     assert [path.name for path in (models / ".staging").iterdir()] == [".lock"]
 
@@ -82,8 +82,8 @@ def test_a_pruned_number_is_never_used_again_and_the_log_says_who_and_still_veri
         import onnx
 
         onnx.save(scaled(9), offered.source)
-        with pytest.raises(AlreadyExists, match="was yanked; publish under another version"):
-            publish(repository, offered, yanked=lambda: Recorder(repository, store, "", "").yanked("m"))
+        with pytest.raises(AlreadyExistsError, match="was yanked; publish under another version"):
+            publish(repository, offered, yanked=lambda: AdoptionStore(repository, store, "", "").yanked("m"))
     assert CliRunner().invoke(application(), ["verify", "--models", str(models)]).exit_code == 0
     back = ["unyank", "m@1.0.0", "--i-know-why", "--reason", "x", "--models", str(models)]
     assert CliRunner().invoke(application(), back).exit_code == 1
@@ -176,4 +176,4 @@ def test_ticks_of_ended_rollouts_go_after_their_time_and_those_of_running_ones_s
         assert store.rollout_ticks("m", 1) == []
         assert len(store.rollout_ticks("m", 2)) == 500
         assert store.audit().differences == ()
-        assert store.declared().of("m").standing(Version(1)) is Standing.CANDIDATE
+        assert store.release_state().of("m").release_status(Version(1)) is ReleaseStatus.CANDIDATE

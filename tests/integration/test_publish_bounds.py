@@ -20,14 +20,14 @@ from conftest import StartServer
 from registry_wire import registry_of, upload
 from turnout.cancellation import Cancellation
 from turnout.config import Settings
-from turnout.registry.gates import GateRefused, Outcome
-from turnout.registry.gates.comparison import Comparison
+from turnout.registry.gates import GateOutcome, GateRefused
+from turnout.registry.gates.comparison import ParentComparison
 from turnout.registry.gates.plan import GatePlan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.serving.sandbox.processes import Ended, Processes
-from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions.memory import resident_bytes
 from turnout.wire_format import delimited
 from turnout_proto.v1 import registry_pb2 as pb
@@ -62,7 +62,7 @@ class Watched:
 class Found:
     """What a publish came to."""
 
-    load: tuple[Outcome, str]
+    load: tuple[GateOutcome, str]
     watched: Watched
 
 
@@ -76,9 +76,9 @@ def tried(tmp_path: Path, processes: Processes) -> Try:
     def run(proto: onnx.ModelProto, golden: Sequence[Path] = (), **trials: Any) -> Found:
         watched = Watched(processes)
         repository = Repository(tmp_path / "models")
-        lab = TrialLab(Settings(models=repository.root, trials=trials).for_model("m"), watched)
-        comparison = Comparison(lab)
-        gates = standard_gates(GatePlan(), lab, comparison)
+        sandbox = ProcessSandbox(Settings(models=repository.root, trials=trials).for_model("m"), watched)
+        comparison = ParentComparison(sandbox)
+        gates = standard_gates(GatePlan(), sandbox, comparison)
         request = PublishRequest("m", Version(1), onnx_models.save(proto, tmp_path / "m.onnx"), golden=tuple(golden))
         try:
             report = publish(repository, request, gates=gates, comparison=comparison, dry_run=True).report
@@ -131,7 +131,7 @@ SIZED = {
 @pytest.mark.parametrize("kind", SIZED)
 def test_a_model_whose_inputs_become_sizes_is_published_in_little_memory(tried: Try, kind: str) -> None:
     found = tried(SIZED[kind])
-    assert found.load[0] is Outcome.PASSED
+    assert found.load[0] is GateOutcome.PASSED
     assert found.watched.peak < BASE
     assert all(end.code == 0 for end in found.watched.ends)
 
@@ -145,7 +145,7 @@ def test_a_golden_case_that_asks_for_too_much_is_told_which_limit_it_met(tried: 
     pads = np.array([0, 0, 0, 0, 0, 0, 1 << 14, 1 << 14])
     golden = case(tmp_path, x=np.zeros((1, 3, 4, 5), np.float32), n=pads)
     found = tried(SIZED["Pad"], [golden], memory_limit_bytes=64 * _MIB)
-    assert found.load[0] is Outcome.FAILED
+    assert found.load[0] is GateOutcome.FAILED
     assert found.load[1].endswith(
         "but golden/one.npz cannot be run: the model raised: a memory limit of 64 MiB was met"
     )
@@ -157,14 +157,14 @@ def test_a_model_that_asks_for_too_much_by_itself_is_told_which_limit_it_met(tri
     large.graph.node[0].output[0] = "large"
     large.graph.node.append(helper.make_node("Add", ["large", "x"], ["y"]))
     found = tried(large, memory_limit_bytes=64 * _MIB)
-    assert found.load[0] is not Outcome.PASSED
+    assert found.load[0] is not GateOutcome.PASSED
     assert "a memory limit of 64 MiB was met" in found.load[1]
     assert found.watched.peak < BASE + 64 * _MIB
 
 
 def test_inputs_that_are_too_large_to_be_made_up_are_not(tried: Try) -> None:
     found = tried(onnx_models.identity(FLOAT, [1 << 16, 1 << 16]))
-    assert found.load[0] is Outcome.WARNED
+    assert found.load[0] is GateOutcome.WARNED
     assert "no inputs were found that it runs on" in found.load[1]
     assert found.watched.peak < BASE
 
@@ -188,18 +188,18 @@ def dies(above: int) -> onnx.ModelProto:
 
 def test_a_model_that_dies_of_whatever_is_made_up_is_refused_and_told_the_way_out(tried: Try, tmp_path: Path) -> None:
     assert tried(dies(above=-1)).load == (
-        Outcome.FAILED,
+        GateOutcome.FAILED,
         "it cannot be loaded: a run took its process down of SIGFPE, whatever was made up; a golden case would show"
         " what it runs on",
     )
-    assert tried(dies(above=255)).load[0] is Outcome.PASSED
-    shown = case(tmp_path, x=np.array([-5, -7]))
-    assert tried(dies(above=-1), [shown]).load[0] is Outcome.PASSED
+    assert tried(dies(above=255)).load[0] is GateOutcome.PASSED
+    displayed = case(tmp_path, x=np.array([-5, -7]))
+    assert tried(dies(above=-1), [displayed]).load[0] is GateOutcome.PASSED
 
 
 def test_made_up_inputs_that_kill_are_left_out_and_others_tried(tried: Try) -> None:
     found = tried(dies(above=1))  # zeros and ones are survived
-    assert found.load[0] is Outcome.PASSED
+    assert found.load[0] is GateOutcome.PASSED
     assert found.watched.ends[0].code == -signal.SIGFPE
     assert found.watched.ends[-1].code == 0
 
@@ -207,7 +207,7 @@ def test_made_up_inputs_that_kill_are_left_out_and_others_tried(tried: Try) -> N
 def test_a_run_that_does_not_end_is_ended(tried: Try) -> None:
     found = tried(onnx_models.endless(), run_timeout_s=0.2)
     assert found.load == (
-        Outcome.FAILED,
+        GateOutcome.FAILED,
         "it cannot be loaded: a run took longer than 0.2 s, whatever was made up; a golden case would show what it"
         " runs on",
     )
@@ -267,8 +267,8 @@ async def test_a_golden_case_that_is_a_bomb_is_refused_in_words(start_server: St
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await registry.PublishUpload(pb.PublishUploadRequest(upload_id=upload_id))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    said = re.sub(r"in [\d.]+ s", "in no time", refused.value.details() or "")
-    assert said == (
+    message = re.sub(r"in [\d.]+ s", "in no time", refused.value.details() or "")
+    assert message == (
         "gate load failed: loaded in no time on CPUExecutionProvider, but golden/bomb.npz cannot be run: golden case"
         " bomb.npz holds more than 256 MiB: 'inputs/x' alone has 1,073,741,824 elements of float32, shape"
         " [16777216, 64]"

@@ -16,16 +16,16 @@ from turnout.cancellation import Cancellation
 from turnout.config import Settings
 from turnout.errors import InvalidModel, InvalidRequest, ModelFailure, TurnoutError
 from turnout.registry.gates import GateRefused, Skip
-from turnout.registry.gates.comparison import Comparison
+from turnout.registry.gates.comparison import ParentComparison
 from turnout.registry.gates.plan import GatePlan, OnFailure, over
 from turnout.registry.gates.reports import gate_attestations
 from turnout.registry.gates.standard import standard_gates
-from turnout.registry.manifest.manifest import Batching
+from turnout.registry.manifest.manifest import BatchingDeclaration
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
 from turnout.registry.storage.repository import Repository
 from turnout.serving.sandbox.processes import Ended, Processes
-from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 
 pytestmark = pytest.mark.slow
 
@@ -43,9 +43,9 @@ def publish_gated(repository: Repository, tmp_path: Path, processes: Processes) 
 
     def run(version: str, proto: onnx.ModelProto, plan: dict[str, Any] | None = None, **more: Any) -> PublishResult:
         source = onnx_models.save(proto, tmp_path / "source.onnx")
-        lab = TrialLab(Settings(models=repository.root).for_model("m"), processes)
-        comparison = Comparison(lab)
-        gates = standard_gates(over(GatePlan(), plan or {}, "gates.toml"), lab, comparison)
+        sandbox = ProcessSandbox(Settings(models=repository.root).for_model("m"), processes)
+        comparison = ParentComparison(sandbox)
+        gates = standard_gates(over(GatePlan(), plan or {}, "gates.toml"), sandbox, comparison)
         options = {name: more.pop(name) for name in ("skips", "dry_run") if name in more}
         request = PublishRequest("m", None if version == "auto" else Version.parse(version), source, **more)
         return publish(repository, request, gates=gates, comparison=comparison, **options)
@@ -108,9 +108,9 @@ def test_auto_is_the_smallest_legal_version(publish_gated: Publish, repository: 
 def test_too_low_a_number_is_refused_and_the_right_one_named(publish_gated: Publish) -> None:
     publish_gated("1.0.0", onnx_models.matmul(seed=1))
     publish_gated("3.0.0", onnx_models.matmul(16))
-    gate, said = refused(publish_gated, "1.0.1", onnx_models.matmul(seed=2))
+    gate, message = refused(publish_gated, "1.0.1", onnx_models.matmul(seed=2))
     assert gate == "bump"
-    assert said.startswith("1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights are others")
+    assert message.startswith("1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights are others")
     assert refused(publish_gated, "1.1.0", onnx_models.matmul(32))[1].startswith("1.1.0 over 1.0.0 has to be a MAJOR")
     publish_gated("1.1.0", onnx_models.matmul(seed=2))
 
@@ -131,8 +131,8 @@ def test_the_same_weights_under_another_activation_are_a_minor_change(publish_ga
 def test_below_1_0_0_a_minor_version_may_break_and_a_patch_may_add(publish_gated: Publish) -> None:
     publish_gated("0.2.0", onnx_models.matmul(seed=1))
     publish_gated("0.2.1", onnx_models.matmul(seed=2))
-    gate, said = refused(publish_gated, "0.2.2", onnx_models.matmul(32))
-    assert (gate, said.split(":")[0]) == ("bump", "0.2.2 over 0.2.1 has to be a MAJOR version, 0.3.0")
+    gate, message = refused(publish_gated, "0.2.2", onnx_models.matmul(32))
+    assert (gate, message.split(":")[0]) == ("bump", "0.2.2 over 0.2.1 has to be a MAJOR version, 0.3.0")
     assert str(publish_gated("auto", onnx_models.matmul(32)).manifest.version) == "0.3.0"
 
 
@@ -151,8 +151,8 @@ def test_a_model_that_the_runtime_cannot_load_is_refused(publish_gated: Publish)
         [onnx_models.tensor("y", TensorProto.FLOAT, ["batch"])],
         opset={"": 17, "com.example": 1},
     )
-    gate, said = refused(publish_gated, "1.0.0", proto)
-    assert (gate, said) == (
+    gate, message = refused(publish_gated, "1.0.0", proto)
+    assert (gate, message) == (
         "load",
         "it cannot be loaded: ONNX Runtime cannot load it: Load model from ... failed:Fatal error:"
         " com.example:NoSuchOperator(-1) is not a registered function/op",
@@ -173,10 +173,10 @@ def test_rows_that_leak_into_each_other_are_told_of_and_refused_where_batching_i
     result = publish_gated("1.0.0", onnx_models.leaky())
     assert found(result)["batchability"] == "warned"
     assert "leak into each other" in evidence(result, "batchability")
-    declared = VersionMetadata(batching=Batching(axes={"x": 0, "y": 0}))
-    gate, said = refused(publish_gated, "1.0.1", onnx_models.leaky(), metadata=declared)
+    declared = VersionMetadata(batching=BatchingDeclaration(axes={"x": 0, "y": 0}))
+    gate, message = refused(publish_gated, "1.0.1", onnx_models.leaky(), metadata=declared)
     assert gate == "batchability"
-    assert said.startswith("declared as batchable, and unbatched: output y of a batch of two differs")
+    assert message.startswith("declared as batchable, and unbatched: output y of a batch of two differs")
     refuse = {"batchability": {"on_failure": "refuse"}}
     assert refused(publish_gated, "1.0.1", onnx_models.leaky(), refuse, metadata=VersionMetadata(notes="n"))[0] == (
         "batchability"
@@ -189,11 +189,11 @@ def test_golden_outputs_are_held_to_tolerance(publish_gated: Publish, tmp_path: 
     assert evidence(publish_gated("1.0.0", onnx_models.scaled(2), golden=(good,)), "golden") == (
         "1 cases answered as expected"
     )
-    gate, said = refused(publish_gated, "1.1.0", onnx_models.scaled(2.5), golden=(good,))
-    assert (gate, said) == ("golden", "case one: output y is off by 0.5 (allowed 1e-05 + 0.001 * value)")
+    gate, message = refused(publish_gated, "1.1.0", onnx_models.scaled(2.5), golden=(good,))
+    assert (gate, message) == ("golden", "case one: output y is off by 0.5 (allowed 1e-05 + 0.001 * value)")
     wrong = case(tmp_path, "wrong.npz", inputs__x=x.astype(np.float64))
-    gate, said = refused(publish_gated, "1.1.0", onnx_models.scaled(3), golden=(wrong,))
-    assert (gate, said.split("but ")[1]) == (
+    gate, message = refused(publish_gated, "1.1.0", onnx_models.scaled(3), golden=(wrong,))
+    assert (gate, message.split("but ")[1]) == (
         "load",
         "golden/wrong.npz cannot be run: its input x is float64, the model takes float32",
     )
@@ -207,14 +207,14 @@ def test_accuracy_is_held_to_the_plan_and_to_the_parent(publish_gated: Publish, 
     first = publish_gated("1.0.0", onnx_models.softmax(), metadata=metadata, golden=(labelled,))
     assert evidence(first, "golden") == "4 of 4 labelled rows are right (100.0%)"
     biased = onnx_models.softmax(bias=(2.0, 0.0, 0.0, 0.0))
-    gate, said = refused(publish_gated, "1.1.0", biased, metadata=metadata, golden=(labelled,))
-    assert (gate, said.split(" are right")[0]) == ("golden", "1 of 4 labelled rows")
-    assert said.endswith("100.0% of its parent's answers are: worse by more than 1.0%")
+    gate, message = refused(publish_gated, "1.1.0", biased, metadata=metadata, golden=(labelled,))
+    assert (gate, message.split(" are right")[0]) == ("golden", "1 of 4 labelled rows")
+    assert message.endswith("100.0% of its parent's answers are: worse by more than 1.0%")
     lax = {"golden": {"top1_worse_by_max": 1.0}}
     publish_gated("1.1.0", biased, lax, metadata=metadata, golden=(labelled,), dry_run=True)
     strict = lax["golden"] | {"top1_min": 0.98}
-    gate, said = refused(publish_gated, "1.1.0", biased, {"golden": strict}, metadata=metadata, golden=(labelled,))
-    assert said == "1 of 4 labelled rows are right (25.0%), the plan wants 98.0%"
+    gate, message = refused(publish_gated, "1.1.0", biased, {"golden": strict}, metadata=metadata, golden=(labelled,))
+    assert message == "1 of 4 labelled rows are right (25.0%), the plan wants 98.0%"
 
 
 def test_required_metadata_is_required(publish_gated: Publish) -> None:
@@ -232,9 +232,9 @@ def test_a_costly_version_is_told_of_and_refused_where_the_plan_says_so(publish_
     publish_gated("1.0.0", onnx_models.matmul())
     costly = with_useless_branch(onnx_models.matmul(seed=1))
     assert found(publish_gated("1.1.0", costly, dry_run=True))["latency"] == "warned"
-    gate, said = refused(publish_gated, "1.1.0", costly, {"latency": {"on_failure": "refuse"}})
+    gate, message = refused(publish_gated, "1.1.0", costly, {"latency": {"on_failure": "refuse"}})
     assert gate == "latency"
-    assert said.endswith("the plan allows 1.25 x at p50")
+    assert message.endswith("the plan allows 1.25 x at p50")
 
 
 def with_useless_branch(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -274,17 +274,17 @@ def test_a_gate_is_skipped_on_record_and_what_the_gates_found_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("skip", "said"),
+    ("skip", "message"),
     [
         (Skip("bmp", "r"), "skip-gate: there is no gate 'bmp'; the nearest is bump"),
         (Skip("integrity", "r"), "skip-gate: the gate integrity is never skipped"),
         (Skip("bump", " "), "reason: a gate is skipped with a reason, which goes on record"),
     ],
 )
-def test_a_skip_without_a_gate_or_a_reason_is_refused(publish_gated: Publish, skip: Skip, said: str) -> None:
+def test_a_skip_without_a_gate_or_a_reason_is_refused(publish_gated: Publish, skip: Skip, message: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         publish_gated("1.0.0", onnx_models.matmul(), skips=[skip])
-    assert error.value.message == said
+    assert error.value.message == message
 
 
 def test_a_dry_run_runs_every_gate_and_leaves_nothing(publish_gated: Publish, repository: Repository) -> None:
@@ -305,8 +305,8 @@ def test_a_model_that_takes_its_process_down_is_refused_and_the_publisher_lives(
     publish_gated: Publish, tmp_path: Path
 ) -> None:
     killer = case(tmp_path, inputs__x=np.array([[-(2**31)]], np.int32), inputs__d=np.array([-1], np.int32))
-    gate, said = refused(publish_gated, "1.0.0", onnx_models.divides(), golden=(killer,))
-    assert (gate, said) == ("load", "it cannot be loaded: its process died of SIGFPE")
+    gate, message = refused(publish_gated, "1.0.0", onnx_models.divides(), golden=(killer,))
+    assert (gate, message) == ("load", "it cannot be loaded: its process died of SIGFPE")
 
 
 def test_a_gate_that_cannot_have_the_model_run_is_skipped_where_load_is(publish_gated: Publish, tmp_path: Path) -> None:
@@ -330,13 +330,13 @@ def test_a_version_of_other_inputs_is_not_measured_beside_its_parent(publish_gat
 
 
 def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Processes) -> None:
-    lab = TrialLab(Settings(models=tmp_path, trials={"timeout_s": 0.0001}).for_model("m"), processes)
+    sandbox = ProcessSandbox(Settings(models=tmp_path, trials={"timeout_s": 0.0001}).for_model("m"), processes)
     with pytest.raises(TurnoutError, match="its process was ended after"):
-        lab._child(tmp_path, {})
+        sandbox._child(tmp_path, {})
 
 
 @pytest.mark.parametrize(
-    ("left", "kind", "said"),
+    ("left", "kind", "message"),
     [
         ('{"error": {"kind": "InvalidModel", "message": "m", "retry_after": null, "violations": [], "cause": ""}}',
          InvalidModel, "m"),
@@ -350,7 +350,7 @@ def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Proces
     ],
 )  # fmt: skip
 def test_what_a_child_says_of_its_trouble_is_believed_within_bounds(
-    tmp_path: Path, left: str, kind: type[TurnoutError], said: str
+    tmp_path: Path, left: str, kind: type[TurnoutError], message: str
 ) -> None:
     class Broken:
         def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
@@ -359,7 +359,7 @@ def test_what_a_child_says_of_its_trouble_is_believed_within_bounds(
 
         def close(self) -> None: ...
 
-    lab = TrialLab(Settings(models=tmp_path).for_model("m"), Broken())
-    with pytest.raises(TurnoutError, match=said) as caught:
-        lab._child(tmp_path, {})
+    sandbox = ProcessSandbox(Settings(models=tmp_path).for_model("m"), Broken())
+    with pytest.raises(TurnoutError, match=message) as caught:
+        sandbox._child(tmp_path, {})
     assert type(caught.value) is kind

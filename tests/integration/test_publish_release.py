@@ -47,11 +47,11 @@ async def followed(server, models) -> None:
 @pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
 async def test_a_publish_that_releases_tells_who_answers(server, models, file, local) -> None:
     await put(server, policy("1.0.0"))
-    said = await run(server, models, "publish", "m", "1.1.0", file, "--release", local=local)
-    assert said.code == 0, said.err
-    assert "m 1.1.0 is released, and answers plain requests in place of 1.0.0" in said.out
+    message = await run(server, models, "publish", "m", "1.1.0", file, "--release", local=local)
+    assert message.code == 0, message.err
+    assert "m 1.1.0 is released, and answers plain requests in place of 1.0.0" in message.out
     await followed(server, models)
-    assert (await check_printed(server, said.out))[""] == {"1.1.0": 100}
+    assert (await check_printed(server, message.out))[""] == {"1.1.0": 100}
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
@@ -60,16 +60,16 @@ async def test_a_publish_of_what_exists_releases_it_all_the_same(server, models,
     assert (await run(server, models, "publish", "m", "1.1.0", file, local=local)).code == 0
     ranges = await run(server, models, "release", "m@1.1.0", "--no-traffic", local=local)
     assert "plain requests: 1.0.0; latest: 1.1.0" in ranges.out
-    said = await run(server, models, "publish", "m", "1.1.0", file, "--release", "--json", local=local)
-    assert said.code == 0, said.err
-    answers = json.loads(said.out)["answers"]
+    message = await run(server, models, "publish", "m", "1.1.0", file, "--release", "--json", local=local)
+    assert message.code == 0, message.err
+    answers = json.loads(message.out)["answers"]
     assert [part["version"] for part in answers["plain"]] == ["1.1.0"]
     assert set(answers["selectors"]) == {"latest", "^1"}
 
 
 async def test_a_publish_without_a_release_tells_of_none(server, models, file) -> None:
-    said = await run(server, models, "publish", "m", "1.1.0", file, "--json")
-    assert "answers" not in json.loads(said.out)
+    message = await run(server, models, "publish", "m", "1.1.0", file, "--json")
+    assert "answers" not in json.loads(message.out)
 
 
 @pytest.mark.parametrize("canary", [False, True], ids=["no policy", "canary"])
@@ -78,9 +78,9 @@ async def test_a_look_at_the_traffic_tells_who_answers(server, models, publish_m
         publish_model("m", "1.1.0", scaled(2), release=False)
         await server.services.manager.load("m", Version.parse("1.1.0"))
         await put(server, policy("1.0.0", v1_1_0=0.25))
-    said = await run(server, models, "traffic", "show", "m")
-    assert said.code == 0, said.err
-    assert (await check_printed(server, said.out))[""] == ({"1.0.0": 75, "1.1.0": 25} if canary else {"1.0.0": 100})
+    message = await run(server, models, "traffic", "show", "m")
+    assert message.code == 0, message.err
+    assert (await check_printed(server, message.out))[""] == ({"1.0.0": 75, "1.1.0": 25} if canary else {"1.0.0": 100})
 
 
 _COMMANDS = {
@@ -106,8 +106,11 @@ async def test_nobody_goes_by_the_name_of_a_rollout(server, models, command, loc
             "prune": ["m", "--yes"],
         }[command]
     )
-    said = await run(server, models, command, *arguments, "--actor", "turnout rollout 3", local=local)
-    assert (said.code, "names that begin with 'turnout rollout' are those of rollouts" in said.err) == (1, True), said
+    message = await run(server, models, command, *arguments, "--actor", "turnout rollout 3", local=local)
+    assert (message.code, "names that begin with 'turnout rollout' are those of rollouts" in message.err) == (
+        1,
+        True,
+    ), message
 
 
 async def test_a_client_of_the_protocol_does_not_go_by_the_name_of_a_rollout_either(server) -> None:
@@ -122,8 +125,8 @@ async def test_the_default_that_is_shown_is_the_baseline(server, models, publish
     assert (await run(server, models, "release", "m@1.1.0", "--no-traffic", local=True)).code == 0
     await followed(server, models)
     for local in (True, False):
-        said = json.loads((await run(server, models, *command, "--json", local=local)).out)
-        assert said.get("models", [said])[0]["default_version"] == "1.0.0", local
+        message = json.loads((await run(server, models, *command, "--json", local=local)).out)
+        assert message.get("models", [message])[0]["default_version"] == "1.0.0", local
 
 
 async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_model, start_server) -> None:
@@ -133,9 +136,9 @@ async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_mo
     await server.services.manager.refresh()
     await settled(lambda: not server.services.manager._tasks, limit=60)
     await server.services.manager.unload("m", Version(2))
-    said = await run(server, models, "traffic", "show", "m")
-    assert "1.1.0 is not loaded here, so that ^1 gets 1.0.0" in said.out
-    assert "2.0.0 is not loaded here, so that ^2 gets nobody" in said.out
+    message = await run(server, models, "traffic", "show", "m")
+    assert "1.1.0 is not loaded here, so that ^1 gets 1.0.0" in message.out
+    assert "2.0.0 is not loaded here, so that ^2 gets nobody" in message.out
     assert set(await answered(server, "^1")) == {"1.0.0"}
 
 

@@ -27,7 +27,7 @@ def test_a_repository_that_is_copied_is_the_one_that_was_published(published, em
         for version, digest in zip((Version(1), Version(1, 1)), digests, strict=True):
             assert Repository(root / "models").verify("copied", version, expected=digest)
         with StateStore.open(Settings(models=root / "models").state_url) as store:
-            made.append((digests, store.declared().of("copied"), store.audit().differences))
+            made.append((digests, store.release_state().of("copied"), store.audit().differences))
         assert not list((root / "models").rglob("state.db-*"))
     assert made[0] == made[1] == made[2]
     one, two = (contents(tmp_path / str(number) / "models") for number in (0, 1))
@@ -45,5 +45,5 @@ def test_what_somebody_changed_between_two_publishes_stays(published, tmp_path) 
                 store.set_tag("changed", "stable", Version(1), actor="ann", reason="")
         publish("changed", "1.1.0", scaled(8))
     with StateStore.open(Settings(models=models).state_url) as store:
-        assert store.declared().of("changed").tags == {"stable": Version(1)}
-        assert set(store.declared().of("changed").standings) == {Version(1), Version(1, 1)}
+        assert store.release_state().of("changed").tags == {"stable": Version(1)}
+        assert set(store.release_state().of("changed").release_statuses) == {Version(1), Version(1, 1)}

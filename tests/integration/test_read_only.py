@@ -32,7 +32,7 @@ from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.state.database.engine import sqlite_url
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout_client import Client
@@ -76,7 +76,7 @@ async def serve_mount() -> AsyncIterator[Callable[[Path], Awaitable[Running]]]:
 
 def versions(server) -> dict[str, str]:
     models = server.services.catalog.snapshot.models.values()
-    return {f"{e.model}@{e.version}": str(e.standing) for model in models for e in model.versions.values()}
+    return {f"{e.model}@{e.version}": str(e.release_status) for model in models for e in model.versions.values()}
 
 
 async def answer(server, model: str, selector: str = "") -> tuple[str, list[float]]:
@@ -107,8 +107,8 @@ async def test_a_triton_tree_is_served_as_triton_would(tree: Path, start_server)
 
 
 async def test_configurations_of_triton_are_settings_beneath_those_of_the_server(tree: Path, start_server) -> None:
-    told: dict[str, Any] = {"scores": {"limits": {"max_queue_requests": 7}}}
-    server = await start_server(read_only=True, model=told)
+    reported: dict[str, Any] = {"scores": {"limits": {"max_queue_requests": 7}}}
+    server = await start_server(read_only=True, model=reported)
     manager = server.services.manager
     settings = manager._settings.for_model("scores")
     assert settings.limits.max_queue_requests == 7
@@ -221,7 +221,7 @@ async def test_a_version_that_comes_later_is_served_too(models: Path, start_serv
 
     def come(snapshot) -> bool:
         entry = snapshot.model("m").versions.get(V2)
-        return entry is not None and entry.state is LifecycleState.READY and str(entry.standing) == "released"
+        return entry is not None and entry.state is LifecycleState.READY and str(entry.release_status) == "released"
 
     await server.services.catalog.wait_for(come)
     assert (await answer(server, "m"))[0] == "2.0.0"
@@ -245,12 +245,12 @@ async def test_a_file_system_that_hangs_is_waited_for_once(models: Path, tmp_pat
         for _ in range(3):
             await asyncio.wait_for(mount.refresh(), 30)
         assert blocked.is_set()
-        assert store.declared().of("m").standings == {}
+        assert store.release_state().of("m").release_statuses == {}
         goes_on.set()
-        while not store.declared().of("m").standings:
+        while not store.release_state().of("m").release_statuses:
             await asyncio.wait_for(mount.refresh(), 30)
             await asyncio.sleep(0.01)
-        assert store.declared().of("m").standings == {V1: Standing.RELEASED}
+        assert store.release_state().of("m").release_statuses == {V1: ReleaseStatus.RELEASED}
 
 
 def test_nobody_waits_while_a_model_that_is_new_is_read(models: Path, tmp_path: Path) -> None:
@@ -374,8 +374,8 @@ async def test_a_repository_of_turnouts_own_is_served_read_only_too(models: Path
 
 def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path, tmp_path: Path) -> None:
     environment = os.environ | {"TURNOUT_READ_ONLY": "true", "TURNOUT_MODELS": str(tree)}
-    shown = command_line.run("models", "--json", env=environment)
-    assert [model["name"] for model in json.loads(shown.stdout)["models"]] == ["Scale.x2", "plain", "scores"]
+    displayed = command_line.run("models", "--json", env=environment)
+    assert [model["name"] for model in json.loads(displayed.stdout)["models"]] == ["Scale.x2", "plain", "scores"]
     refused = command_line.run("tag", "scores", "stable", "3.0.0", env=environment)
     assert (refused.returncode, refused.stderr) == (
         1,
@@ -384,8 +384,8 @@ def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path,
     )
     state = sqlite_url(tmp_path / "state.db")
     assert command_line.run("tag", "scores", "stable", "3.0.0", "--state", state, env=environment).returncode == 0
-    told = command_line.run("doctor", "--json", env=environment | {"TURNOUT_MODEL__SCALE.X2__LOAD": "all"})
-    checks = {check["name"]: check["detail"] for check in json.loads(told.stdout)["checks"]}
+    reported = command_line.run("doctor", "--json", env=environment | {"TURNOUT_MODEL__SCALE.X2__LOAD": "all"})
+    checks = {check["name"]: check["detail"] for check in json.loads(reported.stdout)["checks"]}
     assert checks["state store"] == "in memory: the repository is read-only, and no state store is named"
     assert "3 models, 4 versions" in checks["repository"]
-    assert "is about no model" not in told.stdout
+    assert "is about no model" not in reported.stdout

@@ -10,8 +10,8 @@ import pytest
 from semver import Version
 
 import onnx_models
-from turnout.errors import AlreadyExists, DigestMismatch, Unavailable
-from turnout.registry.gates import Candidate, GateVerdict, Outcome
+from turnout.errors import AlreadyExistsError, DigestMismatch, UnavailableError
+from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
@@ -39,7 +39,7 @@ class Look:
 
     def run(self, candidate: Candidate) -> GateVerdict:
         self.call(candidate)
-        return GateVerdict(Outcome.PASSED, "looked")
+        return GateVerdict(GateOutcome.PASSED, "looked")
 
 
 def request(source: Path, version: str = "1.0.0", **fields) -> PublishRequest:
@@ -74,7 +74,7 @@ def test_the_same_content_over_changed_bytes_is_no_success(repository, source):
 def test_other_content_under_the_same_version_is_refused_with_both_digests(repository, source, tmp_path):
     first = publish(repository, request(source))
     other = onnx_models.save(onnx_models.matmul(seed=1), tmp_path / "other.onnx")
-    with pytest.raises(AlreadyExists) as refused:
+    with pytest.raises(AlreadyExistsError) as refused:
         publish(repository, request(other))
     assert refused.value.message.startswith(f"m 1.0.0 exists with other content: published {first.digest}, offered sha")
     assert repository.verify("m", V1).digest == first.digest
@@ -83,14 +83,14 @@ def test_other_content_under_the_same_version_is_refused_with_both_digests(repos
 
 def test_other_metadata_is_other_content(repository, source):
     publish(repository, request(source))
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExistsError):
         publish(repository, request(source, metadata=VersionMetadata(notes="better")))
 
 
 @pytest.mark.parametrize(("first", "second"), [("1.0.0", "1.0.0+b"), ("1.0.0+a", "1.0.0+b"), ("1.0.0+a", "1.0.0")])
 def test_a_version_that_differs_in_build_metadata_alone_is_refused(repository, source, first, second):
     publish(repository, request(source, first))
-    with pytest.raises(AlreadyExists) as refused:
+    with pytest.raises(AlreadyExistsError) as refused:
         publish(repository, request(source, second))
     assert f"m {second} differs from the published {first} in build metadata alone" in refused.value.message
     assert not publish(repository, request(source, first)).created
@@ -103,16 +103,16 @@ def test_a_prerelease_is_another_version(repository, source):
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0+other"])
 def test_a_yanked_version_is_never_reusable(repository, source, version):
-    with pytest.raises(AlreadyExists, match="was yanked; publish under another version"):
+    with pytest.raises(AlreadyExistsError, match="was yanked; publish under another version"):
         publish(repository, request(source, version), yanked=lambda: {V1})
     publish(repository, request(source))
-    with pytest.raises(AlreadyExists, match="was yanked"):
+    with pytest.raises(AlreadyExistsError, match="was yanked"):
         publish(repository, request(source), yanked=lambda: {V1})
 
 
 def test_a_yank_while_the_gates_run_counts(repository, source):
     yanked: set[Version] = set()
-    with pytest.raises(AlreadyExists, match="was yanked"):
+    with pytest.raises(AlreadyExistsError, match="was yanked"):
         publish(
             repository,
             request(source),
@@ -138,7 +138,7 @@ def test_a_directory_that_holds_more_than_the_version_is_left_as_it_is(repositor
     home = repository.root / "m" / "1.0.0"
     source = onnx_models.save_external(home)
     (home / "training.log").write_text("precious")
-    with pytest.raises(AlreadyExists, match=r"m 1\.0\.0: something that is no version stands in its place"):
+    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is no version stands in its place"):
         publish(repository, request(source))
     assert sorted(os.listdir(home)) == ["model.onnx", "training.log", "weights.data"]
     assert repository.published() == ()
@@ -153,7 +153,7 @@ def test_a_file_or_link_in_the_versions_place_is_not_overwritten(repository, sou
     else:
         (tmp_path / "elsewhere").mkdir()
         place.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExistsError):
         publish(repository, request(source))
     assert place.is_symlink() if kind == "link" else place.read_text() == "precious"
 
@@ -167,7 +167,7 @@ def test_a_link_in_the_models_place_is_not_published_through(repository, source,
     (tmp_path / "elsewhere").mkdir()
     repository.root.mkdir()
     (repository.root / "m").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(AlreadyExists, match="a link stands where the versions of m go"):
+    with pytest.raises(AlreadyExistsError, match="a link stands where the versions of m go"):
         publish(repository, request(source))
 
 
@@ -176,7 +176,9 @@ def test_a_version_with_an_unreadable_manifest_is_not_overwritten(repository, so
     manifest = repository.directory("m", V1) / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_text("{")
-    with pytest.raises(AlreadyExists, match=r"a version that cannot be read stands there: m 1\.0\.0: manifest\.json"):
+    with pytest.raises(
+        AlreadyExistsError, match=r"a version that cannot be read stands there: m 1\.0\.0: manifest\.json"
+    ):
         publish(repository, request(source))
 
 
@@ -189,7 +191,7 @@ def test_many_threads_that_publish_one_version_make_one(repository, tmp_path):
         try:
             publish(repository, request(source), gates=[Look(lambda candidate: ready.wait(30))])
             outcomes.append("created")
-        except AlreadyExists:
+        except AlreadyExistsError:
             outcomes.append("refused")
 
     threads = [threading.Thread(target=attempt, args=(source,)) for source in sources]
@@ -226,7 +228,7 @@ def test_build_metadata_twins_that_race_make_one(repository, source):
         try:
             publish(repository, request(source, f"1.0.0+b{build}"), gates=[Look(lambda candidate: ready.wait(30))])
             outcomes.append("created")
-        except AlreadyExists:
+        except AlreadyExistsError:
             outcomes.append("refused")
 
     threads = [threading.Thread(target=attempt, args=(index,)) for index in range(4)]
@@ -242,8 +244,8 @@ def test_the_lock_is_waited_for_with_a_bound(tmp_path):
     with (
         staged(tmp_path),
         locked(tmp_path),
-        pytest.raises(Unavailable, match=r"held the repository's lock for 0\.05 s") as refused,
-        locked(tmp_path, patience=0.05),
+        pytest.raises(UnavailableError, match=r"held the repository's lock for 0\.05 s") as refused,
+        locked(tmp_path, timeout=0.05),
     ):
         pass
     assert refused.value.retry_after == 1.0

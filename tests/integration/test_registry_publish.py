@@ -10,8 +10,8 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import ConfigError, InvalidModel, InvalidRequest
-from turnout.registry.gates import Candidate, GateVerdict, Outcome
-from turnout.registry.manifest.manifest import Batching, FileEntry, Tolerance
+from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
+from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
@@ -38,14 +38,14 @@ class Look:
 
     def run(self, candidate: Candidate) -> GateVerdict:
         self.call(candidate)
-        return GateVerdict(Outcome.PASSED, "looked")
+        return GateVerdict(GateOutcome.PASSED, "looked")
 
 
 class Refuse:
     name = "refuse"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        return GateVerdict(Outcome.FAILED, "the numbers are wrong")
+        return GateVerdict(GateOutcome.FAILED, "the numbers are wrong")
 
 
 def request(source: Path, version: str = "1.0.0", **fields) -> PublishRequest:
@@ -83,7 +83,7 @@ def test_the_manifest_holds_what_the_publisher_says(repository, source):
     metadata = VersionMetadata(
         description="d",
         free={"rows": 3},
-        batching=Batching(max_rows=8, axes={"x": 0, "y": 0}),
+        batching=BatchingDeclaration(max_rows=8, axes={"x": 0, "y": 0}),
         tolerances={"y": Tolerance(0.1, 0.2)},
     )
     publish(repository, request(source, metadata=metadata))
@@ -153,12 +153,12 @@ def test_external_data_that_is_no_plain_file_inside_is_refused(repository, tmp_p
             weights.symlink_to(tmp_path / "weights.data")
         elif kind == "pipe":
             os.mkfifo(weights)
-    said = {"missing": "is missing", "pipe": "is a FIFO, expected a regular file"}.get(
+    message = {"missing": "is missing", "pipe": "is a FIFO, expected a regular file"}.get(
         kind, "is a link, or no regular file"
     )
     with pytest.raises(InvalidModel) as refused:
         publish(repository, request(source))
-    assert refused.value.message == f"external data 'deep/weights.data' {said}"
+    assert refused.value.message == f"external data 'deep/weights.data' {message}"
     assert left_in_staging(repository) == []
 
 
@@ -172,23 +172,23 @@ def test_external_data_outside_the_directory_is_refused(repository, tmp_path, lo
 
 def test_a_model_file_that_is_missing_a_directory_or_a_pipe_is_refused(repository, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, said in (
+    for path, message in (
         (tmp_path / "none.onnx", "the ONNX file is missing"),
         (tmp_path, "the ONNX file is a directory, expected a regular file"),
         (tmp_path / "pipe", "the ONNX file is a FIFO, expected a regular file"),
     ):
         with pytest.raises(InvalidModel) as refused:
             publish(repository, request(path))
-        assert refused.value.message == said
+        assert refused.value.message == message
 
 
 def test_metadata_about_inputs_that_do_not_exist_is_refused(repository, source):
     with pytest.raises(InvalidModel, match=r"^batching\.axes\.z: "):
-        publish(repository, request(source, metadata=VersionMetadata(batching=Batching(axes={"z": 0}))))
+        publish(repository, request(source, metadata=VersionMetadata(batching=BatchingDeclaration(axes={"z": 0}))))
 
 
 @pytest.mark.parametrize(
-    ("name", "arrays", "said"),
+    ("name", "arrays", "message"),
     [
         ("a.npz", {"inputs/z": [1.0], "inputs/x": [1.0]}, "golden case a.npz has an input 'z' that the model has not"),
         (
@@ -204,11 +204,11 @@ def test_metadata_about_inputs_that_do_not_exist_is_refused(repository, source):
         ("a b.npz", {"inputs/x": [1.0]}, "golden case 'a b.npz': expected a plain name that ends in .npz"),
     ],
 )
-def test_a_golden_case_that_does_not_fit_the_model_is_refused(repository, source, tmp_path, name, arrays, said):
+def test_a_golden_case_that_does_not_fit_the_model_is_refused(repository, source, tmp_path, name, arrays, message):
     np.savez(tmp_path / name, **arrays)
     with pytest.raises(InvalidModel) as refused:
         publish(repository, request(source, golden=(tmp_path / name,)))
-    assert refused.value.message == said
+    assert refused.value.message == message
 
 
 def test_two_golden_cases_of_one_name_are_refused(repository, source, tmp_path):

@@ -34,14 +34,14 @@ def epoch_of(server) -> int:
 
 async def done(server, models, *arguments: str, local: bool = False) -> str:
     """Runs a command that has to succeed, and holds what it says about answers against the answers."""
-    said = await run(server, models, *arguments, local=local)
-    assert said.code == 0, said.err
+    message = await run(server, models, *arguments, local=local)
+    assert message.code == 0, message.err
     if local:
         revision = revision_of(models)
         await settled(lambda: server.services.manager._inventory.revision >= revision, limit=60)
         await server.services.traffic.refresh()
-    await check_printed(server, said.out)
-    return said.out
+    await check_printed(server, message.out)
+    return message.out
 
 
 def revision_of(models) -> int:
@@ -50,9 +50,9 @@ def revision_of(models) -> int:
 
 
 async def refused(server, models, *arguments: str, local: bool = False) -> str:
-    said = await run(server, models, *arguments, local=local)
-    assert said.code == 1, said.out
-    return said.err
+    message = await run(server, models, *arguments, local=local)
+    assert message.code == 1, message.out
+    return message.err
 
 
 async def plain(server) -> set[str]:
@@ -66,16 +66,16 @@ async def plain(server) -> set[str]:
 async def test_without_a_policy_the_highest_release_answers(server, models, local) -> None:
     await done(server, models, "release", "m@1.1.0", local=local)
     assert await plain(server) == {"1.1.0"}
-    said = await done(server, models, "release", "m@1.0.1", local=local)
-    assert "plain requests stay with 1.1.0" in said
+    message = await done(server, models, "release", "m@1.0.1", local=local)
+    assert "plain requests stay with 1.1.0" in message
     assert epoch_of(server) == 0
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
 async def test_with_a_policy_a_higher_release_is_the_baseline_in_one_epoch(server, models, local) -> None:
     await put(server, policy("1.0.0"))
-    said = await done(server, models, "release", "m@1.1.0", local=local)
-    assert "answers plain requests in place of 1.0.0" in said
+    message = await done(server, models, "release", "m@1.1.0", local=local)
+    assert "answers plain requests in place of 1.0.0" in message
     assert (await plain(server), epoch_of(server)) == ({"1.1.0"}, 2)
     again = await done(server, models, "release", "m@1.1.0", local=local)
     assert "was released before; nothing changed" in again
@@ -86,8 +86,8 @@ async def test_with_a_policy_a_higher_release_is_the_baseline_in_one_epoch(serve
 async def test_a_lower_release_answers_ranges_alone_and_says_so(server, models, local) -> None:
     await done(server, models, "release", "m@2.0.0")
     await put(server, policy("2.0.0"))
-    said = await done(server, models, "release", "m@1.2.0", local=local)
-    assert "for ranges; plain requests stay with 2.0.0" in said
+    message = await done(server, models, "release", "m@1.2.0", local=local)
+    assert "for ranges; plain requests stay with 2.0.0" in message
     assert await plain(server) == {"2.0.0"}
     assert set(await answered(server, "^1")) == {"1.2.0"}
 
@@ -109,8 +109,8 @@ async def test_a_prerelease_answers_only_ranges_that_name_it(server, models, pub
     await server.services.manager.refresh()
     await server.services.manager.load("m", Version.parse("2.1.0-rc.1"))
     await put(server, policy("1.0.0"))
-    said = await done(server, models, "release", "m@2.1.0-rc.1")
-    assert "plain requests stay with 1.0.0" in said
+    message = await done(server, models, "release", "m@2.1.0-rc.1")
+    assert "plain requests stay with 1.0.0" in message
     assert set(await answered(server, "^2.1.0-rc.1")) == {"2.1.0-rc.1"}
 
 
@@ -169,8 +169,8 @@ async def test_what_a_server_has_not_loaded_yet_takes_over_once_it_is_ready(
 async def test_a_publish_that_releases_follows_the_rule(server, models, tmp_path) -> None:
     await put(server, policy("1.0.0"))
     onnx.save(scaled(3), tmp_path / "new.onnx")
-    said = await run(server, models, "publish", "m", "2.3.0", str(tmp_path / "new.onnx"), "--release", local=True)
-    assert said.code == 0, said.err
+    message = await run(server, models, "publish", "m", "2.3.0", str(tmp_path / "new.onnx"), "--release", local=True)
+    assert message.code == 0, message.err
     await settled(lambda: epoch_of(server) == 2)
     await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
     await settled_plain(server, {"2.3.0"})
@@ -189,8 +189,8 @@ async def settled_plain(server, expected: set[str]) -> None:
 @pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
 async def test_a_release_is_taken_back(server, models, local) -> None:
     await done(server, models, "release", "m@1.1.0")
-    said = await done(server, models, "withdraw", "m@1.1.0", "--reason", "too early", local=local)
-    assert "m 1.1.0 is a candidate again" in said
+    message = await done(server, models, "withdraw", "m@1.1.0", "--reason", "too early", local=local)
+    assert "m 1.1.0 is a candidate again" in message
     assert await plain(server) == {"1.0.0"}
     await put(server, policy("1.0.0"))
     assert "`turnout rollback m`" in await refused(server, models, "withdraw", "m@1.0.0", "--reason", "no")
@@ -203,8 +203,8 @@ async def test_rollbacks_go_back_one_by_one_and_never_to_what_was_gone_back_from
     for version in ("1.1.0", "1.2.0"):
         await done(server, models, "release", f"m@{version}")
     await put(server, policy("1.2.0"))
-    said = await done(server, models, "rollback", "m", "--reason", "bad")
-    assert "m went back to 1.1.0; 1.2.0 is released no more" in said
+    message = await done(server, models, "rollback", "m", "--reason", "bad")
+    assert "m went back to 1.1.0; 1.2.0 is released no more" in message
     assert await plain(server) == {"1.1.0"}
     assert set(await answered(server, "latest")) == {"1.1.0"}
     assert set(await answered(server, "^1.1")) == {"1.1.0"}
@@ -233,9 +233,9 @@ async def test_a_rollback_takes_canaries_set_by_hand_along_and_says_the_truth(se
     await done(server, models, "release", "m@1.1.0")
     await put(server, policy("1.0.0"))
     await put(server, policy("1.1.0", v1_2_0=0.05))
-    said = await done(server, models, "rollback", "m", "--reason", "bad")
+    message = await done(server, models, "rollback", "m", "--reason", "bad")
     assert await answered(server) == {"1.0.0": 100}
-    assert "plain requests: 1.0.0;" in said
+    assert "plain requests: 1.0.0;" in message
 
 
 async def test_a_rollback_skips_what_was_yanked(server, models) -> None:

@@ -21,14 +21,14 @@ from semver import Version
 import onnx_models
 from conftest import StartServer
 from remote_stores import CREDENTIALS, EVERY_KIND, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
-from turnout.errors import AlreadyExists, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
+from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
 from turnout.registry.publishing.publish import PublishRequest, PublishResult, publish
 from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.registry.storage import in_use
 from turnout.state.database.engine import sqlite_url
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 V1, V2 = Version(1), Version(2)
@@ -81,11 +81,11 @@ def test_the_same_content_again_changes_nothing_and_other_content_is_refused(
     with closing(store.open(tmp_path / "elsewhere")) as other:
         again = put(other, V1, 2, tmp_path)
         assert (again.created, again.digest) == (False, first.digest)
-        with pytest.raises(AlreadyExists, match=first.digest):
+        with pytest.raises(AlreadyExistsError, match=first.digest):
             put(other, V1, 3, tmp_path)
-        with pytest.raises(AlreadyExists, match="in case only"):
+        with pytest.raises(AlreadyExistsError, match="in case only"):
             publish(other, PublishRequest("M", V1, tmp_path / "2.onnx"))
-        with pytest.raises(AlreadyExists, match="build metadata"):
+        with pytest.raises(AlreadyExistsError, match="build metadata"):
             put(other, Version.parse("1.0.0+b"), 2, tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_of_two_who_publish_one_version_at_once_one_wins_and_the_other_is_told_w
     store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first has looked and is about to write the manifest when the second does all that it has to."""
-    results: dict[str, PublishResult | AlreadyExists] = {}
+    results: dict[str, PublishResult | AlreadyExistsError] = {}
     settled = threading.Event()
     clock = SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=lambda _: settled.wait(60))
     monkeypatch.setattr(oci, "time", clock)  # a tag is left alone until both are written
@@ -102,7 +102,7 @@ def test_of_two_who_publish_one_version_at_once_one_wins_and_the_other_is_told_w
         with closing(at.open(tmp_path / name, oci_settle_s=60)) as opened:
             try:
                 results[name] = put(opened, V1, factor, tmp_path)
-            except AlreadyExists as error:
+            except AlreadyExistsError as error:
                 results[name] = error
 
     with (
@@ -124,7 +124,7 @@ def test_of_two_who_publish_one_version_at_once_one_wins_and_the_other_is_told_w
     with closing(store.open(tmp_path / "reader")) as reader:
         stands = reader.find("m", V1).digest
     (winner,) = (name for name, one in results.items() if isinstance(one, PublishResult))
-    (lost,) = (one for one in results.values() if isinstance(one, AlreadyExists))
+    (lost,) = (one for one in results.values() if isinstance(one, AlreadyExistsError))
     assert winner == ("first" if store.kind == "oci" else "second")  # who writes last, or who writes first
     assert results[winner].digest == stands  # type: ignore[union-attr]
     assert f"was published by somebody else in this moment: it exists with other content, published {stands}" in (
@@ -278,14 +278,14 @@ def test_a_store_that_is_away_and_was_never_listed_is_told_in_words_without_secr
     with StoppingProxy(store.endpoint) as proxy:
         proxy.away = True
         with closing(store.through(proxy).open(tmp_path / "never", timeout_s=1)) as opened:
-            with pytest.raises(OSError, match="does not answer") as told:
+            with pytest.raises(OSError, match="does not answer") as reported:
                 opened.scan()
-            assert told.value.errno == errno.EIO
+            assert reported.value.errno == errno.EIO
             with pytest.raises(StoreUnavailable) as refused:
                 opened.find("m", V1)
             with pytest.raises(TurnoutError) as publishing:
                 put(opened, V1, 2, tmp_path)
-    for text in (str(told.value), refused.value.message, publishing.value.message):
+    for text in (str(reported.value), refused.value.message, publishing.value.message):
         assert not any(secret in text for secret in (*CREDENTIALS.values(), "127.0.0.1"))
 
 
@@ -315,7 +315,7 @@ async def test_a_signature_made_later_lets_a_version_in_at_once(
     from turnout.config import Signing
     from turnout.registry.signing.keys import PrivateKey
     from turnout.registry.signing.signer import KeySigner
-    from turnout.releases.release import Declarer
+    from turnout.releases.release import ReleaseStateWriter
 
     key = PrivateKey.create(tmp_path / "key.pem")
     put(repository, V1, 2, tmp_path)
@@ -325,7 +325,7 @@ async def test_a_signature_made_later_lets_a_version_in_at_once(
     catalog = server.services.catalog
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "failed"), 60)
     with StateStore.open(state) as declared:
-        Declarer(repository, declared).sign("m", V1, KeySigner(key), actor="ada", reason="")
+        ReleaseStateWriter(repository, declared).sign("m", V1, KeySigner(key), actor="ada", reason="")
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
 
 
@@ -336,12 +336,12 @@ async def test_a_read_only_server_needs_no_state_store_and_releases_what_is_ther
     server = await start_server(**store.settings(tmp_path / "served", ""), read_only=True)
     catalog = server.services.catalog
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
-    assert str(catalog.snapshot.models["m"].declarations.standing(V1)) == "released"
+    assert str(catalog.snapshot.models["m"].model_releases.release_status(V1)) == "released"
     put(repository, V2, 3, tmp_path)
     put(repository, Version.parse("3.0.0-rc.1"), 4, tmp_path)
-    released = Standing.RELEASED
+    released = ReleaseStatus.RELEASED
     await asyncio.wait_for(
-        catalog.wait_for(lambda s: s.models["m"].declarations.standings == {V1: released, V2: released}), 60
+        catalog.wait_for(lambda s: s.models["m"].model_releases.release_statuses == {V1: released, V2: released}), 60
     )
     with closing(store.open(tmp_path / "reader", read_only=True)) as reader, pytest.raises(ChangeRefused):
         put(reader, Version(4), 5, tmp_path)
@@ -370,8 +370,8 @@ def test_a_registry_is_told_who_asks_by_what_docker_login_wrote(
         login.write_text(json.dumps({"auths": {"registry.test": {"auth": auth[:-8]}}}))
         with closing(near.open(tmp_path / "wrong")) as wrong, pytest.raises(OSError, match="401") as no:
             wrong.scan()
-    for told in (refused, no):
-        assert not any(secret in str(told.value) for secret in (credential, auth, "secret", "127.0.0.1"))
+    for reported in (refused, no):
+        assert not any(secret in str(reported.value) for secret in (credential, auth, "secret", "127.0.0.1"))
 
 
 def _state(snapshot: Any, version: Version) -> str:

@@ -12,7 +12,7 @@ import pytest
 from semver import Version
 
 from onnx_models import scaled
-from turnout.config import Repository
+from turnout.config import RepositorySettings
 from turnout.errors import NotLoaded
 from turnout.serving.versions.lifecycle import LifecycleState
 from wire import X, outputs_of, request, stub_of
@@ -34,7 +34,7 @@ def serve(publish_model, start_server, state):
     async def start():
         publish_model("m", "1.0.0", scaled(1), release=False)
         publish_model("m", "2.0.0", scaled(2), release=False)
-        running = await start_server(state=state, repository=Repository(poll_interval_s=0.05))
+        running = await start_server(state=state, repository=RepositorySettings(poll_interval_s=0.05))
         for version in (ONE, TWO):
             await asyncio.to_thread(running.services.declarer.release, "m", version, actor="test", reason="")
         await running.services.manager.refresh()
@@ -94,15 +94,15 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models,
     assert await _metric(server, "turnout_repository_available") == 0
     async with httpx.AsyncClient() as client:
         ready = await client.get(f"http://{server.http}/readyz")
-        told = (await client.get(f"http://{server.http}/readyz", headers={"accept": "application/json"})).json()
+        reported = (await client.get(f"http://{server.http}/readyz", headers={"accept": "application/json"})).json()
     assert ready.status_code == 200
     assert ready.text.startswith("ready\n")
     assert "the model repository" in ready.text
-    assert told["ready"] is True
-    assert [part["part"] for part in told["unavailable"]] == ["model repository"]
+    assert reported["ready"] is True
+    assert [part["part"] for part in reported["unavailable"]] == ["model repository"]
     # What is declared meanwhile is followed: the state store is there.
     await asyncio.to_thread(server.services.declarer._store.set_tag, "m", "old", ONE, actor="test", reason="")
-    await _until(lambda: server.services.catalog.snapshot.models["m"].declarations.tags == {"old": ONE})
+    await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.tags == {"old": ONE})
 
     _bring_back(models, how)
     await _until(lambda: server.services.manager.presence.available)
@@ -174,7 +174,7 @@ async def test_a_server_that_starts_without_its_repository_serves_nothing_and_sa
 ) -> None:
     await serve()
     _take_away(models, "an empty directory")
-    late = await start_server(state=state, wait=False, repository=Repository(poll_interval_s=0.05))
+    late = await start_server(state=state, wait=False, repository=RepositorySettings(poll_interval_s=0.05))
     assert late.services.catalog.snapshot.models == {}
     async with httpx.AsyncClient() as client:
         ready = await client.get(f"http://{late.http}/readyz")

@@ -138,17 +138,17 @@ async def test_a_veto_that_says_so_takes_the_candidate_back(pair, start_server) 
 )
 async def test_neither_yes_nor_no_is_asked_again_and_the_step_waits(pair, start_server, soon, says) -> None:
     async with listening(Endpoint(GO, first=deque([says, says]))) as endpoint:
-        patience = 0.5 if says is HANGS else 30
-        server = await start_server(rollout=confirmed_by(endpoint, confirm_timeout_s=patience))
+        timeout = 0.5 if says is HANGS else 30
+        server = await start_server(rollout=confirmed_by(endpoint, confirm_timeout_s=timeout))
         await start(server, "1.1.0", TWO_STEPS)
-        told = await until(server, in_state("soaking"))
+        reported = await until(server, in_state("soaking"))
     asked = asked_about(endpoint)
     assert asked == [("step", 1)] * len(asked)
     assert len(asked) == 3 or (says is HANGS and len(asked) > 3), "half a second may be short for a yes, too"
-    waits = [one for one in told if any(ASKED_AGAIN.search(line) for line in one.lacking)]
+    waits = [one for one in reported if any(ASKED_AGAIN.search(line) for line in one.lacking)]
     assert all((one.weight, one.pauses) == (0, []) for one in waits)
-    said = [e.text for e in told[-1].events if "neither yes nor no" in e.text]
-    assert len(said) == 1, "told once, and not for each try"
+    message = [e.text for e in reported[-1].events if "neither yes nor no" in e.text]
+    assert len(message) == 1, "told once, and not for each try"
 
 
 async def test_nobody_who_listens_and_then_a_yes(pair, start_server, soon) -> None:
@@ -220,9 +220,9 @@ async def test_a_restart_while_it_is_asked_skips_no_step_and_repeats_no_answer(p
         assert asked_about(endpoint) == [("step", 1), ("step", 2)]
         server = await start_server(rollout=confirmed_by(endpoint))
         async with clients(server, ask):
-            told = await until(server, in_state(*FINAL))
-        assert told[-1].state == "succeeded", told[-1]
-        ramps = [e.text for e in told[-1].events if e.kind == "ramping"]
+            reported = await until(server, in_state(*FINAL))
+        assert reported[-1].state == "succeeded", reported[-1]
+        ramps = [e.text for e in reported[-1].events if e.kind == "ramping"]
         assert ramps == ["step 1 of 2: 25.00%", "step 2 of 2: 50.00%"]
     assert asked_about(endpoint) == [("step", 1), ("step", 2), ("step", 2), ("promote", 2)]
 

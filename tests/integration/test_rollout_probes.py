@@ -70,9 +70,9 @@ async def test_a_candidate_that_its_probe_passes_goes_through_and_is_told_of(pai
         )
         async with clients(server, ask):
             await start(server, "1.1.0", ONE_STEP)
-            told = await until(server, in_state("succeeded", "rolled_back"))
-        assert told[-1].state == "succeeded", told[-1]
-        measured = [probed(one) for one in told if one.probes and one.probes[0].outcome]
+            reported = await until(server, in_state("succeeded", "rolled_back"))
+        assert reported[-1].state == "succeeded", reported[-1]
+        measured = [probed(one) for one in reported if one.probes and one.probes[0].outcome]
         assert {(one.name, one.outcome, one.value, one.detail) for one in measured} == {("qa", "passed", "true", "")}
         assert all(one.time.seconds > 0 for one in measured)
     first = endpoint.asked[0]
@@ -141,11 +141,11 @@ async def prober(**configured: object) -> AsyncIterator[Callable[[], Awaitable[P
         threads.shutdown(wait=True)
 
 
-@pytest.mark.parametrize("said", NO_MEASURE)
-async def test_an_answer_that_is_no_measure_is_neither_pass_nor_fail(said) -> None:
-    says, why = NO_MEASURE[said]
-    patience = 0.5 if says is HANGS else 30
-    async with listening(Endpoint(says)) as endpoint, prober(url=endpoint.url, timeout_s=patience) as asked:
+@pytest.mark.parametrize("message", NO_MEASURE)
+async def test_an_answer_that_is_no_measure_is_neither_pass_nor_fail(message) -> None:
+    says, why = NO_MEASURE[message]
+    timeout = 0.5 if says is HANGS else 30
+    async with listening(Endpoint(says)) as endpoint, prober(url=endpoint.url, timeout_s=timeout) as asked:
         found = await asked()
     assert (found.outcome, found.detail) == ("inconclusive", why)
 
@@ -228,12 +228,12 @@ async def test_nobody_who_listens_is_neither_pass_nor_fail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome", "value"),
+    ("message", "outcome", "value"),
     [(0.1, "passed", "0.1"), (0.100001, "failed", "0.100001"), (-1, "failed", "-1"), (0, "passed", "0")],
 )
-async def test_a_number_passes_within_its_limits(said, outcome, value) -> None:
+async def test_a_number_passes_within_its_limits(message, outcome, value) -> None:
     async with (
-        listening(Endpoint(answer(200, {"a": [{"b c": said}]}))) as endpoint,
+        listening(Endpoint(answer(200, {"a": [{"b c": message}]}))) as endpoint,
         prober(url=endpoint.url, json_path='$.a[0]["b c"]', fail_above=0.1, fail_below=0) as asked,
     ):
         found = await asked()
@@ -265,9 +265,9 @@ async def test_a_token_file_is_read_each_time_and_a_bad_one_asks_nobody(tmp_path
 
 
 async def test_what_prometheus_says_of_a_bad_query_is_told_without_the_token() -> None:
-    said = answer(400, {"status": "error", "errorType": "bad_data", "error": f"parse error near {TOKEN}\n\x1b[31m"})
+    message = answer(400, {"status": "error", "errorType": "bad_data", "error": f"parse error near {TOKEN}\n\x1b[31m"})
     async with (
-        listening(Endpoint(said)) as endpoint,
+        listening(Endpoint(message)) as endpoint,
         prober(url=endpoint.url + "/prometheus/", query="up(", fail_above=1, bearer_token=TOKEN) as asked,
     ):
         assert (await asked()).detail == "Prometheus refused: parse error near *** [31m"
@@ -341,13 +341,13 @@ async def test_a_probe_of_no_configuration_is_refused_with_the_nearest(pair, sta
 
 async def test_a_plan_that_its_probe_would_hold_for_ever_is_told_beforehand(pair, start_server) -> None:
     server = await start_server(rollout=TICK, probe=probe("http://127.0.0.1:9", initial_delay_s=60))
-    told = {}
+    reported = {}
     for deadline in (60.0, 60.5):
         plan = json.dumps(ONE_STEP | {"step_deadline_s": deadline})
         async with control_of(server) as control:
             planned = await control.PlanRollout(pb.PlanRolloutRequest(model="m", version="1.1.0", plan_json=plan))
-        told[deadline] = [line for line in planned.missed if "probe" in line]
-    assert told == {
+        reported[deadline] = [line for line in planned.missed if "probe" in line]
+    assert reported == {
         60.0: [
             "probe qa is first asked after 60 s (initial_delay_s), and step 1 waits 60 s at most: "
             "it would stand still there"
@@ -360,9 +360,9 @@ async def test_a_probe_is_tried_by_hand_and_counts_for_no_rollout(pair, start_se
     async with listening(Endpoint(answer(200, 0.5))) as endpoint:
         server = await start_server(rollout=TICK, probe=probe(endpoint.url + "/{candidate}", fail_above=0.1))
         async with control_of(server) as control:
-            told = await control.TryProbe(pb.TryProbeRequest(probe="qa", model="m", version="1.1.0"))
-            assert (told.outcome, told.value, told.detail) == ("failed", "0.5", "0.5 is above 0.1")
-            assert (told.baseline, told.asked.condition) == ("1.0.0", "at most 0.1")
+            reported = await control.TryProbe(pb.TryProbeRequest(probe="qa", model="m", version="1.1.0"))
+            assert (reported.outcome, reported.value, reported.detail) == ("failed", "0.5", "0.5 is above 0.1")
+            assert (reported.baseline, reported.asked.condition) == ("1.0.0", "at most 0.1")
             for bad in (("nobody", "m", "1.1.0"), ("qa", "n", "1.1.0"), ("qa", "m", "9.0.0")):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await control.TryProbe(pb.TryProbeRequest(probe=bad[0], model=bad[1], version=bad[2]))
@@ -404,6 +404,6 @@ async def test_the_secrets_of_a_probe_are_in_nothing_that_is_told(pair, start_se
         assert "not asked yet" in page or "inconclusive" in page
     printed = render_toml(Settings(models=models, probe=configured), {})
     assert endpoint.asked[0].headers["authorization"] == f"Bearer {TOKEN}"
-    for told in (str(last), str(listed), str(tried), scraped, page, printed, "".join(capfd.readouterr())):
-        assert TOKEN not in told
-        assert header not in told
+    for reported in (str(last), str(listed), str(tried), scraped, page, printed, "".join(capfd.readouterr())):
+        assert TOKEN not in reported
+        assert header not in reported

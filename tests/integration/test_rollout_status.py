@@ -95,8 +95,8 @@ async def test_argo_rollouts_and_flagger_follow_a_rollout_to_each_of_its_ends(pu
     going = await get(server, "/v1/rollouts/stopped")
     assert going.json().keys() == KEYS
     assert going.headers["cache-control"] == "no-store"
-    told = {key: going.json()[key] for key in ("phase", "state", "verdict", "final", "step", "steps", "weight")}
-    assert told == {
+    reported = {key: going.json()[key] for key in ("phase", "state", "verdict", "final", "step", "steps", "weight")}
+    assert reported == {
         "phase": "progressing", "state": "soaking", "verdict": "undecided", "final": False, "step": 1, "steps": 2,
         "weight": 0.25,
     }  # fmt: skip
@@ -159,17 +159,17 @@ async def test_a_candidate_is_not_taken_for_the_one_before_it(publish_model, sta
         if version == "1.1.0":
             await command(server, pb.ROLLOUT_COMMAND_ABORT)
             await until(server, in_state("rolled_back"))
-    shown = {
+    displayed = {
         path: (await get(server, f"/v1/rollouts/m{path}")).json() for path in ("", "?attempt=1", "?candidate=1.1.0")
     }
-    assert [shown[path]["attempt"] for path in shown] == [2, 1, 1]
+    assert [displayed[path]["attempt"] for path in displayed] == [2, 1, 1]
     missing = await get(server, "/v1/rollouts/m?candidate=1.3.0")
     assert missing.status_code == 404
     assert missing.json()["error"]["message"] == "m has had no rollout of '1.3.0'"
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "words"),
+    ("path", "status", "terms"),
     [
         ("/v1/rollouts/none", 404, "none"),
         ("/v1/rollouts/m", 404, "m has had no rollout"),
@@ -181,11 +181,11 @@ async def test_a_candidate_is_not_taken_for_the_one_before_it(publish_model, sta
         ("/v1/rollouts/m/checks/fine", 404, "expected one of the checks started, healthy, accepted, rejected"),
     ],
 )
-async def test_what_is_not_there_is_said(publish_model, start_server, path: str, status: int, words: str) -> None:
+async def test_what_is_not_there_is_said(publish_model, start_server, path: str, status: int, terms: str) -> None:
     publish_model("m", "1.0.0", scaled(2))
     answer = await get(await start_server(), path)
     assert answer.status_code == status
-    assert words in answer.json()["error"]["message"]
+    assert terms in answer.json()["error"]["message"]
 
 
 async def test_a_large_body_of_a_webhook_does_no_harm(publish_model, start_server) -> None:
@@ -202,5 +202,5 @@ def test_the_examples_name_checks_and_words_that_there_are() -> None:
     canary = yaml.safe_load((DEPLOY / "flagger" / "canary.yaml").read_text())
     named = {re.search(r"/checks/(\w+)\?", hook["url"])[1] for hook in canary["spec"]["analysis"]["webhooks"]}
     assert named == set(CHECKS)
-    words = set(re.findall(r'result == "(\w+)"', (DEPLOY / "argo-rollouts" / "analysis-templates.yaml").read_text()))
-    assert words == {str(verdict) for verdict in Verdict}
+    terms = set(re.findall(r'result == "(\w+)"', (DEPLOY / "argo-rollouts" / "analysis-templates.yaml").read_text()))
+    assert terms == {str(verdict) for verdict in Verdict}

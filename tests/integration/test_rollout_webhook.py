@@ -16,9 +16,9 @@ from semver import Version
 
 from onnx_models import scaled
 from rollout_wire import LONG, TICK, command, in_state, settled, start, until
-from turnout.config import Rollout as RolloutSettings
+from turnout.config import RolloutSettings as RolloutSettings
 from turnout.rollout.clock import SYSTEM_CLOCK
-from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.plan import Plan
 from turnout.rollout.reporting.webhook import Webhook
 from turnout.telemetry.logging import make_logger
@@ -88,7 +88,7 @@ async def webhook(url: str, secret: str = SECRET, **more: Any) -> AsyncIterator[
     hook = Webhook(settings, make_logger("json", "debug"), SYSTEM_CLOCK)
     task = asyncio.create_task(hook.run())
     try:
-        yield lambda text: hook.tell("m", ROLLOUT, Entry("pause", text, "ann"))
+        yield lambda text: hook.notify("m", ROLLOUT, RolloutHistoryEntry("pause", text, "ann"))
         assert not task.done(), task.exception()
     finally:
         task.cancel()
@@ -108,10 +108,10 @@ async def test_every_event_of_a_rollout_comes_in_order_signed_over_its_very_byte
         await start(server, "1.1.0", LONG, actor="ann", reason="naïve, but signed")
         await until(server, in_state("soaking"))
         await command(server, pb.ROLLOUT_COMMAND_ABORT, actor="bob")
-        told = (await until(server, in_state("rolled_back")))[-1]
-        await settled(lambda: len(receiver.got) >= len(told.events), lambda: receiver.events)
-    assert [e["event"] for e in receiver.events] == [e.kind for e in told.events]
-    assert [e["text"] for e in receiver.events] == [e.text for e in told.events]
+        reported = (await until(server, in_state("rolled_back")))[-1]
+        await settled(lambda: len(receiver.got) >= len(reported.events), lambda: receiver.events)
+    assert [e["event"] for e in receiver.events] == [e.kind for e in reported.events]
+    assert [e["text"] for e in receiver.events] == [e.text for e in reported.events]
     assert [e["epoch"] for e in receiver.events] == sorted(e["epoch"] for e in receiver.events)
     first = receiver.events[0]
     assert first | {"time": ""} == {
@@ -127,8 +127,8 @@ async def test_every_event_of_a_rollout_comes_in_order_signed_over_its_very_byte
 
 async def test_without_a_secret_nothing_is_signed() -> None:
     receiver = Receiver()
-    async with listening(receiver) as url, webhook(url, secret="") as tell:
-        tell("one")
+    async with listening(receiver) as url, webhook(url, secret="") as notify:
+        notify("one")
         await settled(lambda: receiver.got)
     assert "x-turnout-signature" not in receiver.got[0][0]
 
@@ -136,9 +136,9 @@ async def test_without_a_secret_nothing_is_signed() -> None:
 @pytest.mark.parametrize("trouble", [BROKEN, NONSENSE, HANGS_UP], ids=["500", "nonsense", "hangs up"])
 async def test_what_was_not_taken_is_sent_again_and_keeps_its_place(trouble) -> None:
     receiver = Receiver(answers=[trouble, trouble])
-    async with listening(receiver) as url, webhook(url) as tell:
+    async with listening(receiver) as url, webhook(url) as notify:
         for text in ("one", "two"):
-            tell(text)
+            notify(text)
         await settled(lambda: len(receiver.got) == 4)
     assert [e["text"] for e in receiver.events] == ["one", "one", "one", "two"]
     assert receiver.got[0] == receiver.got[1] == receiver.got[2], "the same bytes, and the same signature"
@@ -149,8 +149,8 @@ async def test_a_receiver_that_comes_back_gets_what_it_missed() -> None:
         pass
     port = int(gone.rpartition(":")[2].partition("/")[0])
     receiver = Receiver()
-    async with webhook(gone) as tell:
-        tell("one")
+    async with webhook(gone) as notify:
+        notify("one")
         await asyncio.sleep(0)  # refused by now, or soon
         async with listening(receiver, port):
             await settled(lambda: receiver.got)
@@ -160,9 +160,9 @@ async def test_a_receiver_that_comes_back_gets_what_it_missed() -> None:
 async def test_what_nobody_takes_is_given_up_and_told_without_the_secret(monkeypatch, capfd) -> None:
     monkeypatch.setattr("turnout.rollout.reporting.webhook._FIRST_PAUSE_SECONDS", 0.01)
     receiver = Receiver(answers=[BROKEN] * 5)
-    async with listening(receiver) as url, webhook(url) as tell:
+    async with listening(receiver) as url, webhook(url) as notify:
         for text in ("one", "two"):
-            tell(text)
+            notify(text)
         await settled(lambda: len(receiver.got) == 6)
     assert [e["text"] for e in receiver.events] == ["one"] * 5 + ["two"]
     logged = "".join(capfd.readouterr())
@@ -175,11 +175,11 @@ async def test_what_nobody_takes_is_given_up_and_told_without_the_secret(monkeyp
 async def test_what_is_past_the_bound_is_dropped_and_told(monkeypatch, capfd) -> None:
     monkeypatch.setattr("turnout.rollout.reporting.webhook._WAITING", 3)
     receiver = Receiver(answer=None)
-    async with listening(receiver) as url, webhook(url) as tell:
-        tell("0")
+    async with listening(receiver) as url, webhook(url) as notify:
+        notify("0")
         await settled(lambda: receiver.got)
         for number in range(1, 10):
-            tell(str(number))
+            notify(str(number))
         receiver.answer = OK
         receiver.over.set()
         await settled(lambda: receiver.events[-1]["text"] == "3")
@@ -216,9 +216,9 @@ async def test_a_receiver_that_talks_nonsense_does_not_stop_the_server(pair, sta
 
 async def test_cloud_events_are_what_their_own_sdk_reads() -> None:
     receiver = Receiver(answers=[BROKEN])
-    async with listening(receiver) as url, webhook(url, webhook_format="cloudevents", webhook_source="/eu-1") as tell:
+    async with listening(receiver) as url, webhook(url, webhook_format="cloudevents", webhook_source="/eu-1") as notify:
         for text in ("one", "two"):
-            tell(text)
+            notify(text)
         await settled(lambda: len(receiver.got) == 3)
     events = [from_structured_event(HTTPMessage(headers, body)) for headers, body in receiver.got]
     first, again, second = events
@@ -237,8 +237,8 @@ async def test_cloud_events_are_what_their_own_sdk_reads() -> None:
 
 async def test_plain_events_are_as_they_were() -> None:
     receiver = Receiver()
-    async with listening(receiver) as url, webhook(url) as tell:
-        tell("one")
+    async with listening(receiver) as url, webhook(url) as notify:
+        notify("one")
         await settled(lambda: receiver.got)
     assert "specversion" not in receiver.events[0]
 
@@ -249,9 +249,9 @@ async def test_a_redirect_is_not_followed_and_told(monkeypatch, capfd) -> None:
     async with listening(elsewhere) as there:
         moved = f"HTTP/1.1 307 Moved\r\nLocation: {there}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
         receiver = Receiver(answers=[moved] * 5)
-        async with listening(receiver) as url, webhook(url) as tell:
+        async with listening(receiver) as url, webhook(url) as notify:
             for text in ("one", "two"):
-                tell(text)
+                notify(text)
             await settled(lambda: len(receiver.got) == 6)
     assert elsewhere.got == []
     assert '"reason": "HTTP 307"' in "".join(capfd.readouterr())

@@ -108,17 +108,17 @@ async def test_every_server_is_listed_with_what_it_has(pair, start_server, model
     second = await start_server(rollout=TICK, server_name="bob")
     await put(first, policy("1.0.0", v1_1_0=0.1))
     await settled(lambda: {s.epochs.get("m") for s in first.services.rollouts.servers} == {1})
-    said = await run(first, models, "servers", "m", "--json")
-    listed = json.loads(said.out)
+    message = await run(first, models, "servers", "m", "--json")
+    listed = json.loads(message.out)
     assert listed["answered_by"] == "ada"
     assert [(s["name"], s["alive"]) for s in listed["servers"]] == [("ada", True), ("bob", True)]
     for one in listed["servers"]:
         (model,) = one["models"]
         assert sorted(model.pop("versions")) == ["1.0.0", "1.1.0"]
         assert model == {"model": "m", "epoch": 1, "behind": 0, "diverted": ""}
-    shown = (await run(second, models, "servers")).out
-    assert "ada" in shown
-    assert "bob" in shown
+    displayed = (await run(second, models, "servers")).out
+    assert "ada" in displayed
+    assert "bob" in displayed
     metrics = await scrape(first)
     assert metrics["turnout_servers", "state=alive"] == 2
 
@@ -299,8 +299,8 @@ async def test_a_rollback_that_could_not_be_recorded_yields_to_people_and_not_to
                 await soaking(driver)
                 await settled(lambda: weight_of(cut) == 0.25)
                 proxy.cut()
-                said = await run(cut, apart, "rollback", "m", "--reason", "I see smoke")
-                assert said.code == 0, said.err
+                message = await run(cut, apart, "rollback", "m", "--reason", "I see smoke")
+                assert message.code == 0, message.err
                 assert "m" in cut.services.policies.diverted
                 if somebody:
                     await put(driver, policy("1.0.0", v1_1_0=0.1), actor="bob", reason="mine")

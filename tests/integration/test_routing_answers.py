@@ -68,11 +68,11 @@ async def test_every_answer_names_version_digest_role_and_epoch_and_so_does_its_
             assert expected.items() <= dict(await call.trailing_metadata()).items()
         async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
             call = oip_of(channel)(oip_request(selector))
-            told = await call
-            assert told.model_version == version
-            assert told.parameters["turnout_role"].string_param == role
-            assert told.parameters["turnout_epoch"].uint64_param == 1
-            assert told.parameters["turnout_digest"].string_param == digests[version]
+            reported = await call
+            assert reported.model_version == version
+            assert reported.parameters["turnout_role"].string_param == role
+            assert reported.parameters["turnout_epoch"].uint64_param == 1
+            assert reported.parameters["turnout_digest"].string_param == digests[version]
             assert expected.items() <= dict(await call.trailing_metadata()).items()
 
 
@@ -96,9 +96,9 @@ async def test_a_version_can_be_forced_only_from_configured_networks(start_serve
     open_ = await start_server(routing={"version_override_from": ["127.0.0.0/8", "::1"]})
     force = (("x-turnout-version", "1.1.0"),)
     async with stub_of(closed) as stub:
-        told = await refusal(stub.Predict(request("m", x=X), metadata=force))
-        assert told.code is grpc.StatusCode.PERMISSION_DENIED
-        assert "x-turnout-version" in told.message
+        reported = await refusal(stub.Predict(request("m", x=X), metadata=force))
+        assert reported.code is grpc.StatusCode.PERMISSION_DENIED
+        assert "x-turnout-version" in reported.message
     async with stub_of(open_) as stub:
         answer = read(await stub.Predict(request("m", "2.0.0", x=np.ones_like(X)), metadata=force))
         assert (answer.version, answer.role, answer.factor) == ("1.1.0", "pinned", 2.0)
@@ -117,9 +117,9 @@ async def test_a_version_can_be_forced_only_from_configured_networks(start_serve
 async def test_a_preference_that_is_none_is_refused(start_server, metadata, says: str) -> None:
     server = await start_server()
     async with stub_of(server) as stub:
-        told = await refusal(stub.Predict(request("m", x=X), metadata=metadata))
-    assert told.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert says in told.message
+        reported = await refusal(stub.Predict(request("m", x=X), metadata=metadata))
+    assert reported.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert says in reported.message
     # grpc.aio makes INTERNAL of a refusal that comes while a request is written to the stream.
     async with Http2Client(server.grpc.host, server.grpc.port) as client:
         answer = await client.call("/turnout.v1.PredictionService/PredictStream", message(b""), (*CALL, *metadata))
@@ -151,15 +151,15 @@ async def test_the_explainer_agrees_with_what_happens(start_server) -> None:
         for _ in range(100):
             selector = draw.choice(["", "^1", "1", "2", "1.1.0", "latest", "*", "~1.0", "9", "stable"])
             key = f"user-{draw.randrange(50)}"
-            told = await control.ExplainRoute(pb.ExplainRouteRequest(model="m", selector=selector, routing_key=key))
-            if told.refusal:
+            reported = await control.ExplainRoute(pb.ExplainRouteRequest(model="m", selector=selector, routing_key=key))
+            if reported.refusal:
                 assert selector in ("9", "stable")
-                assert not told.chances
+                assert not reported.chances
                 continue
             (answer,) = await ask(server, [key], selector)
-            (chance,) = told.chances
+            (chance,) = reported.chances
             assert (chance.route.version, chance.route.epoch, chance.chance) == (answer.version, answer.epoch, 1.0)
-            assert told.steps[-1].finding == f"{answer.version} as {answer.role}"
+            assert reported.steps[-1].finding == f"{answer.version} as {answer.role}"
         split = await control.ExplainRoute(pb.ExplainRouteRequest(model="m"))
         assert [(c.route.version, round(c.chance, 3)) for c in split.chances] == [("1.0.0", 0.6), ("1.1.0", 0.4)]
         before = (await scrape(server))["turnout_route_decisions_total", "model=m", "role=canary", "version=1.1.0"]

@@ -25,8 +25,8 @@ def versions(publish_model) -> None:
 
 async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     """The status of a call that has to fail."""
-    told = await refusal(call)
-    return told.code, told.message
+    reported = await refusal(call)
+    return reported.code, reported.message
 
 
 async def test_a_hundred_changes_under_load_fail_no_request_and_every_answer_fits_its_epoch(start_server) -> None:
@@ -178,11 +178,11 @@ async def test_in_a_freeze_only_what_takes_traffic_back_is_taken(start_server) -
 async def test_a_policy_that_cannot_be_is_refused_with_the_reason(start_server, wanted, code: str, says: str) -> None:
     server = await start_server()
     async with control_of(server) as control:
-        told, message = await refused(control.SetTraffic(pb.SetTrafficRequest(model="m", policy=wanted)))
-        assert (told.name, says in message) == (code, True), message
+        reported, message = await refused(control.SetTraffic(pb.SetTrafficRequest(model="m", policy=wanted)))
+        assert (reported.name, says in message) == (code, True), message
         assert (await control.GetTraffic(pb.GetTrafficRequest(model="m"))).models[0].epoch == 0
-        told, _ = await refused(control.SetTraffic(pb.SetTrafficRequest(model="nobody", policy=wanted)))
-        assert told.name in ("NOT_FOUND", "INVALID_ARGUMENT")
+        reported, _ = await refused(control.SetTraffic(pb.SetTrafficRequest(model="nobody", policy=wanted)))
+        assert reported.name in ("NOT_FOUND", "INVALID_ARGUMENT")
 
 
 async def test_force_lets_a_signature_through_and_nothing_else(start_server) -> None:

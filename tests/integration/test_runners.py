@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pytest
 
-from turnout.errors import DeadlineExceeded, ModelFailure, QueueFull
+from turnout.errors import DeadlineExceededError, ModelFailure, QueueFull
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.batcher import Batcher, QueueBounds
@@ -307,13 +307,13 @@ async def test_a_version_whose_run_hangs_takes_no_thread_to_wait_for_its_end() -
 
 
 async def test_outputs_of_a_joined_run_that_do_not_add_up_are_nobodys_and_no_run_is_joined_after() -> None:
-    gate, told = Gate(), []
+    gate, reported = Gate(), []
 
     def run(inputs: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
         x = gate.run(inputs, names)[0]
         return [x[x[:, 0] >= 0]]
 
-    batcher = _batcher(run, BATCHED, runners=1, demoted=told.append)
+    batcher = _batcher(run, BATCHED, runners=1, demoted=reported.append)
     first = _send(batcher, _x(width=1))
     await gate.wait_for(1)
     values = (1.0, -1.0, 2.0, 3.0)
@@ -326,7 +326,7 @@ async def test_outputs_of_a_joined_run_that_do_not_add_up_are_nobodys_and_no_run
     await first
     # The joined run, its requests again, and then those that were in one line with them already.
     assert gate.begun == [(1, 1), (4, 2)] + [(1, 2)] * 8
-    assert told == ["unbatched: demoted at run time: output y had 3 rows of 4"]
+    assert reported == ["unbatched: demoted at run time: output y had 3 rows of 4"]
     await _close(batcher)
 
 
@@ -369,7 +369,7 @@ async def test_who_gave_up_is_not_run_again_with_the_rest_of_a_failed_batch() ->
     late = _send(batcher, _x(), deadline=time.monotonic() + 0.05)
     await gate.wait_for(1)
     leaves.cancel()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceededError):
         await late
     gate.open()
     await asyncio.gather(*stays)
@@ -390,14 +390,14 @@ async def _together(batcher: Batcher, gate: Gate, inputs: Sequence[dict[str, Arr
 
 
 async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_is_the_same_in_each() -> None:
-    gate, told, constant = Gate(), [], [True]
+    gate, reported, constant = Gate(), [], [True]
     plan = BatchPlan(4, {"x": 0}, {})
 
     def run(inputs: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
         rows, width = gate.run(inputs, names)[0].shape
         return [np.array(rows if width == 2 and not constant[0] else 7)]
 
-    batcher = _batcher(run, plan, runners=1, demoted=told.append)
+    batcher = _batcher(run, plan, runners=1, demoted=reported.append)
     assert await _together(batcher, gate, [_x()] * 4) == [7] * 4
     assert gate.begun[-4:] == [(1, 2)] * 4  # what they would share was not known
     assert await _together(batcher, gate, [_x()] * 4) == [7] * 4
@@ -407,17 +407,19 @@ async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_
     constant[0] = False
     assert await _together(batcher, gate, [_x()] * 4) == [1] * 4
     assert gate.begun[-5:] == [(4, 2), *[(1, 2)] * 4]
-    assert told == ["unbatched: demoted at run time: output y, given to all requests of a run, is not always the same"]
+    assert reported == [
+        "unbatched: demoted at run time: output y, given to all requests of a run, is not always the same"
+    ]
     await _close(batcher)
 
 
 async def test_how_many_rows_there_are_is_never_shared() -> None:
-    gate, told = Gate(), []
+    gate, reported = Gate(), []
     batcher = _batcher(
         lambda inputs, names: [np.array(len(gate.run(inputs, names)[0]))], BatchPlan(4, {"x": 0}, {}), runners=1,
-        demoted=told.append,
+        demoted=reported.append,
     )  # fmt: skip
     for _ in range(3):
         assert await _together(batcher, gate, [_x()] * 3) == [1] * 3
-    assert len(told) == 1
+    assert len(reported) == 1
     await _close(batcher)

@@ -19,8 +19,8 @@ from conftest import Publish, StartServer, make_settings
 from onnx_models import scaled, slow, string_identity
 from turnout.app.server import Running, running
 from turnout.config import Oip, Runtime
-from turnout.errors import Exhausted, PermissionDenied
-from turnout.oip.extensions.shared_memory import DIRECTORY, Memory, SharedMemory
+from turnout.errors import Exhausted, PermissionDeniedError
+from turnout.oip.extensions.shared_memory import DIRECTORY, CallerMemory, SharedMemory
 from turnout.oip.parameters import Place
 from turnout.telemetry.logging import make_logger
 from turnout_proto.oip import inference_pb2 as pb
@@ -159,8 +159,8 @@ async def test_raw_and_shared_inputs_go_together_and_a_remembered_request_keeps_
         mixed.raw_input_contents.append(np.int64(1).tobytes())
         assert (await ask("ModelInfer", mixed)).raw_output_contents[0] == (X + 1).tobytes()
         mixed.raw_input_contents.append(b"")
-        code, words = await refused(ask("ModelInfer", mixed))
-        assert (code, "raw_input_contents" in words) == (Code.INVALID_ARGUMENT, True)
+        code, terms = await refused(ask("ModelInfer", mixed))
+        assert (code, "raw_input_contents" in terms) == (Code.INVALID_ARGUMENT, True)
         raw = inferring()
         raw.inputs[0].parameters.clear()
         raw.raw_input_contents.append((3 * X).tobytes())
@@ -185,8 +185,8 @@ async def test_strings_lie_there_behind_their_lengths(
         await ask("ModelInfer", request)
         assert bytes(segment.buf[32 : 32 + len(texts)]) == texts
         segment.buf[:4] = b"\xff\xff\xff\xff"  # a length beyond all
-        code, words = await refused(ask("ModelInfer", request))
-        assert (code, "inputs[0] (shared memory)" in words) == (Code.INVALID_ARGUMENT, True)
+        code, terms = await refused(ask("ModelInfer", request))
+        assert (code, "inputs[0] (shared memory)" in terms) == (Code.INVALID_ARGUMENT, True)
 
 
 def cut(request: Any) -> Any:
@@ -217,11 +217,11 @@ async def test_a_place_that_is_none_is_refused_in_words(
 ) -> None:
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(oip=ON)
-    make, code, words = WRONG[case]
+    make, code, terms = WRONG[case]
     async with asking(server) as ask:
         await register(ask, segment)
-        told = await refused(ask("ModelInfer", make()))
-        assert (told[0], words in told[1]) == (code, True), told
+        reported = await refused(ask("ModelInfer", make()))
+        assert (reported[0], terms in reported[1]) == (code, True), reported
         assert bytes(segment.buf[NBYTES:]) == bytes(3 * NBYTES)
 
 
@@ -234,8 +234,8 @@ async def test_a_client_that_cuts_its_memory_short_gets_an_error_and_the_server_
         await register(ask, segment)
         for size in (NBYTES, 0):  # the output's place goes first, then the input's
             os.truncate(Path(DIRECTORY) / segment.name, size)
-            code, words = await refused(ask("ModelInfer", inferring()))
-            assert (code, "shorter than when it was registered" in words) == (Code.INVALID_ARGUMENT, True)
+            code, terms = await refused(ask("ModelInfer", inferring()))
+            assert (code, "shorter than when it was registered" in terms) == (Code.INVALID_ARGUMENT, True)
         os.truncate(Path(DIRECTORY) / segment.name, 4 * NBYTES)
         await ask("ModelInfer", inferring())
         assert written(segment) == [0.0] * 4
@@ -270,8 +270,8 @@ async def test_what_may_not_be_registered_is_refused(
     async with asking(server) as ask:
         found = {}
         for case, (more, _) in expected.items():
-            found[case], words = await refused(ask("SystemSharedMemoryRegister", registering(segment, **more)))
-            assert DIRECTORY not in words
+            found[case], terms = await refused(ask("SystemSharedMemoryRegister", registering(segment, **more)))
+            assert DIRECTORY not in terms
         assert found == {case: code for case, (_, code) in expected.items()}
         await register(ask, segment)
         assert (await refused(register(ask, segment)))[0] is Code.ALREADY_EXISTS
@@ -287,13 +287,13 @@ async def test_regions_and_their_bytes_are_bounded(start_server: StartServer, se
     )
     async with asking(server) as ask:
         await register(ask, segment, "a", byte_size=60)
-        code, words = await refused(register(ask, segment, "b", byte_size=41))
-        assert (code, "oip.max_shared_memory_bytes" in words) == (Code.RESOURCE_EXHAUSTED, True)
+        code, terms = await refused(register(ask, segment, "b", byte_size=41))
+        assert (code, "oip.max_shared_memory_bytes" in terms) == (Code.RESOURCE_EXHAUSTED, True)
         await register(ask, segment, "b", byte_size=40)
         await ask("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name="a"))
         await register(ask, segment, "a", byte_size=1)
-        code, words = await refused(register(ask, segment, "c", byte_size=1))
-        assert (code, "oip.max_shared_memory_regions" in words) == (Code.RESOURCE_EXHAUSTED, True)
+        code, terms = await refused(register(ask, segment, "c", byte_size=1))
+        assert (code, "oip.max_shared_memory_regions" in terms) == (Code.RESOURCE_EXHAUSTED, True)
 
 
 async def test_the_inputs_of_a_request_are_bounded_together(segment: Segment) -> None:
@@ -309,7 +309,7 @@ async def test_the_inputs_of_a_request_are_bounded_together(segment: Segment) ->
 @pytest.mark.parametrize("host", ["10.0.0.1", "", "::ffff:10.0.0.1", "localhost.example.org"])
 async def test_a_caller_from_elsewhere_registers_nothing(segment: Segment, host: str) -> None:
     memory = SharedMemory(ON, max_input_bytes=64)
-    with pytest.raises(PermissionDenied, match="loopback"):
+    with pytest.raises(PermissionDeniedError, match="loopback"):
         await memory.register(None, host, "r", segment.name, 0, 64)
     assert memory.status(None) == []
 
@@ -423,12 +423,12 @@ async def test_where_it_is_off_everything_says_so(
             ("ModelInfer", inferring(out=None)),
             ("ModelInfer", inferring()),
         ):
-            code, words = await refused(ask(method, message))
-            assert (code, "oip.system_shared_memory" in words) == (Code.UNIMPLEMENTED, True)
+            code, terms = await refused(ask(method, message))
+            assert (code, "oip.system_shared_memory" in terms) == (Code.UNIMPLEMENTED, True)
         metadata = await ask("ServerMetadata", pb.ServerMetadataRequest())
         assert "system_shared_memory" not in metadata.extensions
     with pytest.raises(Exception, match=r"oip\.system_shared_memory"):
-        Memory().find(Place("r", 0, 1), "inputs[0]")
+        CallerMemory().find(Place("r", 0, 1), "inputs[0]")
 
 
 async def test_over_http_it_is_the_same(publish_model: Publish, start_server: StartServer, segment: Segment) -> None:

@@ -22,12 +22,12 @@ from onnx_models import scaled
 from postgres_fixture import PostgresServer
 from rollout_wire import settled
 from routing_wire import policy, put
-from turnout.errors import AlreadyExists, ChangeRefused, ConfigError, NotFound
+from turnout.errors import AlreadyExistsError, ChangeRefused, ConfigError, NotFoundError
 from turnout.state.backup import back_up, restore
 from turnout.state.database import migrations
 from turnout.state.database.engine import Database, Location
 from turnout.state.database.schema import METADATA
-from turnout.state.servers import meeting
+from turnout.state.servers import servers_snapshot
 from turnout.state.store import StateStore
 from wire import X, request, stub_of
 
@@ -163,7 +163,7 @@ def test_a_store_of_any_earlier_release_is_backed_up_as_it_is_and_restored_as_th
     done = restore(tmp_path / "backup.db", f"sqlite:///{tmp_path}/restored.db")
     assert (done.backup.schema, done.differences) == (migrations.HEAD, ())
     with StateStore.open(f"sqlite:///{tmp_path}/restored.db") as store:
-        assert str(store.declared().of("magika").tags["stable"]) == "3.2.0"
+        assert str(store.release_state().of("magika").tags["stable"]) == "3.2.0"
         assert store.audit().chain.faults == ()
 
 
@@ -197,8 +197,8 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(backup_file: Pat
         file.write_bytes(data)
 
     cases = [
-        (tmp_path / "none.db", NotFound, "there is no file"),
-        (tmp_path, NotFound, "there is no file"),
+        (tmp_path / "none.db", NotFoundError, "there is no file"),
+        (tmp_path, NotFoundError, "there is no file"),
         (damaged("text", lambda f: f.write_text("a backup")), ConfigError, "no backup of a state store"),
         (damaged("empty", lambda f: f.write_bytes(b"")), ConfigError, "no backup of a state store"),
         (damaged("half", lambda f: f.write_bytes(f.read_bytes()[:9000])), ConfigError, "half.db is"),
@@ -216,10 +216,10 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(backup_file: Pat
             "is not what was written (event",
         ),
     ]
-    for file, kind, words in cases:
+    for file, kind, terms in cases:
         with pytest.raises(kind) as raised:
             restore(file, target)
-        assert words in raised.value.message, raised.value.message
+        assert terms in raised.value.message, raised.value.message
     assert not (tmp_path / "state.db").exists()
 
 
@@ -228,7 +228,7 @@ def test_nothing_is_overwritten_unless_that_is_said_and_then_it_is_kept(backup_f
     with StateStore.open(url) as store:
         store.release("mine", V1, actor="ann", reason="")
     mine = tables(url)
-    with pytest.raises(AlreadyExists, match="name a new file"):
+    with pytest.raises(AlreadyExistsError, match="name a new file"):
         back_up(url, backup_file)
     with pytest.raises(ChangeRefused, match="--replace keeps it in a file beside it"):
         restore(backup_file, url)
@@ -241,7 +241,7 @@ def test_nothing_is_overwritten_unless_that_is_said_and_then_it_is_kept(backup_f
 
 
 def test_where_there_is_nothing_to_back_up_or_no_room_for_it_that_is_said(backup_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="there is no state store"):
+    with pytest.raises(NotFoundError, match="there is no state store"):
         back_up(f"sqlite:///{tmp_path}/none/state.db", tmp_path / "a.db")
     assert not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
@@ -253,7 +253,7 @@ def test_postgresql_is_never_replaced_and_another_release_s_is_not_read(
     postgres_server: PostgresServer, backup_file: Path, tmp_path: Path
 ) -> None:
     url = postgres_server.new_database()
-    with pytest.raises(NotFound, match="there is no state store in postgresql"):
+    with pytest.raises(NotFoundError, match="there is no state store in postgresql"):
         back_up(url, tmp_path / "a.db")
     with pytest.raises(ChangeRefused, match="make an empty one"):
         restore(backup_file, url, replace=True)
@@ -269,7 +269,7 @@ def test_postgresql_is_never_replaced_and_another_release_s_is_not_read(
 
 def servers_on(url: str) -> list[str]:
     with closing(Database(Location.parse(url))) as database, database.reading() as connection:
-        return [one.name for one in meeting(connection, "").servers]
+        return [one.name for one in servers_snapshot(connection, "").servers]
 
 
 async def test_a_server_is_backed_up_while_it_runs_and_another_goes_on_with_that(

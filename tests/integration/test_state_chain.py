@@ -13,7 +13,7 @@ from turnout.errors import InvalidRequest
 from turnout.state.database import schema
 from turnout.state.database.engine import Database, Location
 from turnout.state.event_log import chain
-from turnout.state.event_log.chain import GENESIS, Fault, Head
+from turnout.state.event_log.chain import GENESIS, ChainBreak, Head
 from turnout.state.rollouts import Note, RolloutWrite
 from turnout.state.store import StateStore
 
@@ -58,7 +58,7 @@ def set_event(number: int, **values: object) -> Callable[[Connection], object]:
     )
 
 
-def faults(store: StateStore, kept: Head | None = None) -> list[Fault]:
+def faults(store: StateStore, kept: Head | None = None) -> list[ChainBreak]:
     return list(store.audit(kept).chain.faults)
 
 
@@ -112,7 +112,7 @@ def test_a_log_that_nobody_touched_is_whole(store: StateStore) -> None:
 def test_an_event_that_was_changed_is_named(store: StateStore, database: Database, values: dict[str, object]) -> None:
     fill(store)
     tamper(database, set_event(3, **values))
-    assert faults(store) == [Fault(3, "was changed: its hash is not that of its content")]
+    assert faults(store) == [ChainBreak(3, "was changed: its hash is not that of its content")]
 
 
 def test_an_event_that_was_changed_with_its_hash_is_named_by_the_next(store: StateStore, database: Database) -> None:
@@ -125,14 +125,14 @@ def test_an_event_that_was_changed_with_its_hash_is_named_by_the_next(store: Sta
 
     tamper(database, forge)
     assert faults(store) == [
-        Fault(4, "does not follow event 3: it names another hash as the one before it"),
+        ChainBreak(4, "does not follow event 3: it names another hash as the one before it"),
     ]
 
 
 def test_events_that_are_missing_are_named(store: StateStore, database: Database) -> None:
     fill(store)
     tamper(database, lambda c: c.execute(delete(schema.events).where(schema.events.c.id.in_([2, 4, 5]))))
-    assert faults(store) == [Fault(2, "is missing"), Fault(4, "to 5 are missing")]
+    assert faults(store) == [ChainBreak(2, "is missing"), ChainBreak(4, "to 5 are missing")]
 
 
 def test_events_that_changed_places_are_named(store: StateStore, database: Database) -> None:
@@ -143,13 +143,16 @@ def test_events_that_changed_places_are_named(store: StateStore, database: Datab
             set_event(before, id=after)(connection)
 
     tamper(database, swap)
-    assert faults(store) == [Fault(2, "is out of order: it was event 5"), Fault(5, "is out of order: it was event 2")]
+    assert faults(store) == [
+        ChainBreak(2, "is out of order: it was event 5"),
+        ChainBreak(5, "is out of order: it was event 2"),
+    ]
 
 
 def test_a_tail_that_was_cut_off_is_seen_by_the_revision(store: StateStore, database: Database) -> None:
     fill(store)
     tamper(database, lambda c: c.execute(delete(schema.events).where(schema.events.c.id > 4)))
-    assert faults(store) == [Fault(5, "to 6 are missing: the store is at revision 6")]
+    assert faults(store) == [ChainBreak(5, "to 6 are missing: the store is at revision 6")]
 
 
 def test_a_tail_that_was_cut_off_with_the_revision_is_seen_by_a_head_that_was_kept(
@@ -164,7 +167,7 @@ def test_a_tail_that_was_cut_off_with_the_revision_is_seen_by_a_head_that_was_ke
 
     tamper(database, cut)
     assert faults(store) == [], "the chain itself cannot tell"
-    assert faults(store, kept) == [Fault(6, "is missing: the log was longer when its head was kept")]
+    assert faults(store, kept) == [ChainBreak(6, "is missing: the log was longer when its head was kept")]
     assert store.audit().differences == ("the tag stable of magika is 1.0.5 in the store, and 1.0.3 by the log",)
 
 
@@ -179,7 +182,7 @@ def test_a_chain_that_was_computed_anew_is_seen_by_a_head_that_was_kept(store: S
 
     tamper(database, forge)
     assert faults(store) == [], "the chain itself cannot tell"
-    assert faults(store, kept) == [Fault(6, "is not the one that was kept: the log was written anew")]
+    assert faults(store, kept) == [ChainBreak(6, "is not the one that was kept: the log was written anew")]
 
 
 @pytest.mark.parametrize("text", ["", "7", "7:abc", "x:" + GENESIS, "-1:" + GENESIS, "9" * 30 + ":" + GENESIS])
@@ -234,7 +237,7 @@ def test_a_publication_is_recorded_once(store: StateStore) -> None:
     (event,) = store.events()
     assert (event.kind, event.payload) == ("published", {"version": "1.0.0", "digest": DIGEST})
     assert store.published() == {("magika", "1.0.0"): DIGEST}
-    assert store.declared().of("magika").digests == {V[0]: DIGEST}
+    assert store.release_state().of("magika").digests == {V[0]: DIGEST}
 
 
 def test_a_publication_in_the_place_of_another_says_so(store: StateStore) -> None:

@@ -13,9 +13,9 @@ from threading import Barrier, Event
 import pytest
 from semver import Version
 
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 from turnout.state.database.engine import Database, Location
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]
@@ -95,9 +95,9 @@ def assert_no_update_was_lost(store: StateStore, changes: int) -> None:
     events = store.events(limit=changes + 1)[::-1]
     assert [event.id for event in events] == list(range(1, changes + 1))
     assert [event.payload["previous"] for event in events] == [None, *(e.payload["version"] for e in events[:-1])]
-    declared = store.declared()
-    assert declared.revision == store.revision() == changes
-    assert str(declared.of("magika").tags["stable"]) == events[-1].payload["version"]
+    release_state = store.release_state()
+    assert release_state.revision == store.revision() == changes
+    assert str(release_state.of("magika").tags["stable"]) == events[-1].payload["version"]
 
 
 def test_threads_that_change_one_tag_lose_no_update(state_url: str) -> None:
@@ -135,9 +135,9 @@ def test_a_reader_sees_a_revision_whole(state_url: str) -> None:
         writing = writer.submit(write)
         seen = 0
         while not writing.done() or seen < 40:
-            declared = store.declared()
-            assert len(declared.of("magika").standings) == declared.revision >= seen
-            seen = declared.revision
+            release_state = store.release_state()
+            assert len(release_state.of("magika").release_statuses) == release_state.revision >= seen
+            seen = release_state.revision
         writing.result()
 
 
@@ -190,8 +190,8 @@ def test_readers_do_not_wait_for_a_writer_and_writers_not_forever(state_url: str
             tagging = thread.submit(slow.set_tag, "magika", "stable", V1, **WHO)
             try:
                 assert begun.wait(10)
-                assert store.declared().revision == 1
-                with pytest.raises(Unavailable, match="lock was held for too long") as caught:
+                assert store.release_state().revision == 1
+                with pytest.raises(UnavailableError, match="lock was held for too long") as caught:
                     hurried.set_tag("magika", "next", V1, **WHO)
                 assert caught.value.retry_after == 1.0
             finally:
@@ -222,7 +222,7 @@ def test_five_processes_that_open_a_new_database_at_once_migrate_it_once(state_u
     with StateStore.open(state_url) as store:
         # A second migration would fail on the first one's tables, or begin the count again.
         assert store.revision() == 5
-        assert len(store.declared().of("magika").standings) == 5
+        assert len(store.release_state().of("magika").release_statuses) == 5
     with closing(Database(Location.parse(state_url))) as database, database.reading() as connection:
         assert len(connection.exec_driver_sql("SELECT * FROM alembic_version").all()) == 1
         assert len(connection.exec_driver_sql("SELECT * FROM revision").all()) == 1
@@ -233,18 +233,18 @@ def test_a_process_killed_in_mid_transaction_leaves_the_earlier_state(state_url:
     with StateStore.open(state_url) as store:
         store.release("magika", V1, **WHO)
         store.set_tag("magika", "stable", V1, **WHO)
-        before = store.declared()
+        before = store.release_state()
         with process(_STOP_BEFORE_COMMIT, state_url) as child:
-            assert store.declared() == before
+            assert store.release_state() == before
             child.send_signal(signal.SIGKILL)
             assert child.wait(10) == -signal.SIGKILL
-        assert store.declared() == before
+        assert store.release_state() == before
         assert len(store.events()) == 2
         # Its lock went with it.
         assert store.set_tag("magika", "stable", Version(3, 0, 0), **WHO) == V1
     with StateStore.open(state_url) as store:
         assert store.revision() == 3
-        assert store.declared().of("magika").standing(V1) is Standing.RELEASED
+        assert store.release_state().of("magika").release_status(V1) is ReleaseStatus.RELEASED
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from semver import Version
 
 from postgres_fixture import PASSWORD, PostgresServer
-from turnout.errors import ConfigError, TurnoutError, Unavailable
+from turnout.errors import ConfigError, TurnoutError, UnavailableError
 from turnout.state.database.engine import Database, Location, sqlite_url
 from turnout.state.store import StateStore
 
@@ -121,14 +121,14 @@ def test_a_file_locked_by_another_program_makes_opening_unavailable(tmp_path: Pa
     file = tmp_path / "state.db"
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(Unavailable, match="lock was held for too long"):
+        with pytest.raises(UnavailableError, match="lock was held for too long"):
             StateStore.open(sqlite_url(file), lock_wait=0.1)
 
 
 _FILL = """
 import resource, sys
 from semver import Version
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 from turnout.state.store import StateStore
 with StateStore.open(sys.argv[1]) as store:
     store.release("magika", Version(1, 0, 0), actor="ada", reason="")
@@ -136,7 +136,7 @@ with StateStore.open(sys.argv[1]) as store:
     try:
         for patch in range(1, 1000):
             store.release("magika", Version(1, 0, patch), actor="ada", reason="r" * 1000)
-    except Unavailable as error:
+    except UnavailableError as error:
         print(error)
     assert store.revision() == patch
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -161,12 +161,12 @@ def test_a_server_that_stops_makes_the_store_unavailable_until_it_is_back(postgr
         store.release("magika", V1, **WHO)
         postgres_server.stop()
         try:
-            for call in (store.revision, store.declared, lambda: store.release("magika", Version(2, 0, 0), **WHO)):
-                with pytest.raises(Unavailable) as caught:
+            for call in (store.revision, store.release_state, lambda: store.release("magika", Version(2, 0, 0), **WHO)):
+                with pytest.raises(UnavailableError) as caught:
                     call()
                 assert str(caught.value) == "the state store cannot be used: it does not answer"
                 assert caught.value.retry_after == 1.0
-            with pytest.raises(Unavailable, match="Connection refused") as caught:
+            with pytest.raises(UnavailableError, match="Connection refused") as caught:
                 StateStore.open(url)
             assert PASSWORD not in str(caught.value)
             assert "127.0.0.1" in str(caught.value)
@@ -187,7 +187,7 @@ def test_a_server_that_stops_in_mid_transaction_leaves_the_earlier_state(postgre
         return datetime.now(UTC)
 
     try:
-        with StateStore.open(url, now=stop) as store, pytest.raises(Unavailable):
+        with StateStore.open(url, now=stop) as store, pytest.raises(UnavailableError):
             store.release("magika", Version(2, 0, 0), **WHO)
     finally:
         postgres_server.start()

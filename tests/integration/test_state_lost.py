@@ -15,9 +15,9 @@ from semver import Version
 
 from onnx_models import scaled
 from routing_wire import control_of, policy
-from turnout.config import Repository, Settings
-from turnout.errors import ConfigError, Unavailable
-from turnout.serving.versions.availability import Part
+from turnout.config import RepositorySettings, Settings
+from turnout.errors import ConfigError, UnavailableError
+from turnout.serving.versions.availability import Dependency
 from turnout.state.store import StateStore
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
@@ -39,7 +39,7 @@ def serve(publish_model, start_server):
     async def start():
         publish_model("m", "1.0.0", scaled(1))
         publish_model("m", "2.0.0", scaled(2), release=False)
-        return await start_server(repository=Repository(poll_interval_s=0.05))
+        return await start_server(repository=RepositorySettings(poll_interval_s=0.05))
 
     return start
 
@@ -51,7 +51,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _reason(server) -> str:
-    return server.services.availability.reasons.get(Part.STATE_STORE, "")
+    return server.services.availability.reasons.get(Dependency.STATE_STORE, "")
 
 
 def _rewrite(database: Path, change: Callable[[bytes], bytes]) -> None:
@@ -104,8 +104,8 @@ async def test_a_store_that_is_lost_is_told_refuses_changes_and_serving_goes_on(
     async with control_of(server) as control, stub_of(server) as stub:
         # At once, whether or not it was noticed before.
         if how != "overwritten":
-            said = await refusal(control.ReleaseVersion(pb.ReleaseVersionRequest(model="m", version="2.0.0")))
-            assert said.code is grpc.StatusCode.UNAVAILABLE, said
+            message = await refusal(control.ReleaseVersion(pb.ReleaseVersionRequest(model="m", version="2.0.0")))
+            assert message.code is grpc.StatusCode.UNAVAILABLE, message
         await _until(lambda: says in _reason(server))
         for change in (
             control.ReleaseVersion(pb.ReleaseVersionRequest(model="m", version="2.0.0")),
@@ -113,10 +113,10 @@ async def test_a_store_that_is_lost_is_told_refuses_changes_and_serving_goes_on(
             control.SetTag(pb.SetTagRequest(model="m", tag="stable", version="1.0.0")),
             control.SetTraffic(traffic_pb2.SetTrafficRequest(model="m", policy=policy("1.0.0"))),
         ):
-            said = await refusal(change)
-            assert said.code is grpc.StatusCode.UNAVAILABLE
-            assert said.message.startswith("the state store cannot be used: ")
-            assert str(database) not in said.message
+            message = await refusal(change)
+            assert message.code is grpc.StatusCode.UNAVAILABLE
+            assert message.message.startswith("the state store cannot be used: ")
+            assert str(database) not in message.message
         assert (await stub.Predict(request("m", x=X))).route.version == "1.0.0"
         assert (await stub.Predict(request("m", "2.0.0", x=X))).route.version == "2.0.0"
     async with httpx.AsyncClient() as client:
@@ -146,7 +146,7 @@ async def test_a_copy_of_the_store_in_its_place_goes_on_and_an_older_one_does_no
     old = shutil.copy(database, database.with_name("old.db"))
     async with control_of(server) as control:
         await control.ReleaseVersion(pb.ReleaseVersionRequest(model="m", version="2.0.0"))
-    await _until(lambda: server.services.catalog.snapshot.models["m"].declarations.standing(TWO) == "released")
+    await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.release_status(TWO) == "released")
     _checkpoint(database)
     same = shutil.copy(database, database.with_name("same.db"))
     await asyncio.to_thread(server.services.declarer._store.revision)
@@ -157,10 +157,10 @@ async def test_a_copy_of_the_store_in_its_place_goes_on_and_an_older_one_does_no
     tag = server.services.declarer._store.set_tag
     await asyncio.to_thread(tag, "m", "stable", ONE, actor="test", reason="")
     with StateStore.open(Settings(models=database.parent.parent).state_url) as store:
-        assert store.declared().of("m").tags == {"stable": ONE}
+        assert store.release_state().of("m").tags == {"stable": ONE}
     Path(old).rename(database)
     await _until(lambda: "was replaced by one that does not go on with the log" in _reason(server))
-    with pytest.raises(Unavailable, match="remove its -wal and -shm files"):
+    with pytest.raises(UnavailableError, match="remove its -wal and -shm files"):
         await asyncio.to_thread(tag, "m", "stable", TWO, actor="test", reason="")
 
 
@@ -180,10 +180,10 @@ async def test_a_start_with_versions_and_a_new_store_says_what_to_do(capsys, ser
         path.unlink()
     capsys.readouterr()
     again = await start_server()
-    said = capsys.readouterr().err
-    assert "the state store is new, and the repository holds 2 versions" in said
-    assert "restore a backup" in said
-    assert "turnout release NAME@VERSION" in said
+    message = capsys.readouterr().err
+    assert "the state store is new, and the repository holds 2 versions" in message
+    assert "restore a backup" in message
+    assert "turnout release NAME@VERSION" in message
     async with httpx.AsyncClient() as client:
         ready = await client.get(f"http://{again.http}/readyz")
     assert "the state store was new when this server started" in ready.text

@@ -11,7 +11,7 @@ from semver import Version
 from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from turnout.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from turnout.errors import Conflict, InvalidRequest, NotFoundError, UnavailableError
 from turnout.state import policies
 from turnout.state.database import schema
 from turnout.state.database.engine import Database, Location
@@ -43,7 +43,7 @@ def database(state_url: str, store: StateStore) -> Iterator[Database]:
 def test_a_new_store_has_no_policy(store: StateStore) -> None:
     assert store.policies() == {}
     assert store.policy_history("magika") == []
-    with pytest.raises(NotFound, match=r"^magika has never had a policy$"):
+    with pytest.raises(NotFoundError, match=r"^magika has never had a policy$"):
         store.policy_at("magika", 1)
 
 
@@ -72,7 +72,7 @@ def test_epochs_count_for_each_model_and_revisions_for_all(store: StateStore) ->
         ("silero", 2),
     ]
     assert [record.revision for record in made] == [1, 2, 3, 4, 5]
-    assert store.revision() == store.declared().revision == 5
+    assert store.revision() == store.release_state().revision == 5
 
 
 def test_a_policy_that_is_cleared_keeps_its_epoch(store: StateStore) -> None:
@@ -103,10 +103,10 @@ def test_an_epoch_gone_by_can_be_read_and_one_that_never_was_cannot(store: State
     assert [store.policy_at("magika", epoch) for epoch in range(1, 8)] == made
     # The largest lies past what either database can compare with.
     for epoch in (0, -1, 8, 1 << 70):
-        with pytest.raises(NotFound, match=rf"no epoch {epoch}: the policy of magika has had epochs 1 to 7$"):
+        with pytest.raises(NotFoundError, match=rf"no epoch {epoch}: the policy of magika has had epochs 1 to 7$"):
             store.policy_at("magika", epoch)
     store.put_policy("silero", THREE, expected_epoch=0, **SET)
-    with pytest.raises(NotFound, match="the policy of silero has had epoch 1 only"):
+    with pytest.raises(NotFoundError, match="the policy of silero has had epoch 1 only"):
         store.policy_at("silero", 2)
 
 
@@ -221,7 +221,7 @@ def test_a_policy_survives_closing_and_opening_again(state_url: str) -> None:
 
 def test_declarations_know_nothing_of_policies(store: StateStore) -> None:
     store.put_policy("magika", THREE, expected_epoch=0, **SET)
-    assert store.declared().models == {}
+    assert store.release_state().models == {}
 
 
 def test_the_database_itself_refuses_to_change_a_policy(store: StateStore, database: Database) -> None:
@@ -289,7 +289,7 @@ def test_a_policy_that_fails_half_way_leaves_nothing(state_url: str, store: Stat
 def test_a_closed_store_has_no_policies_to_tell(state_url: str) -> None:
     store = StateStore.open(state_url)
     store.close()
-    with pytest.raises(Unavailable, match="is closed"):
+    with pytest.raises(UnavailableError, match="is closed"):
         store.policies()
-    with pytest.raises(Unavailable, match="is closed"):
+    with pytest.raises(UnavailableError, match="is closed"):
         store.put_policy("magika", THREE, expected_epoch=0, **SET)

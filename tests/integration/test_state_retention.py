@@ -7,7 +7,7 @@ import pytest
 from semver import Version
 from sqlalchemy.exc import DBAPIError
 
-from turnout.errors import NotFound
+from turnout.errors import NotFoundError
 from turnout.state.event_log.chain import Head
 from turnout.state.rollouts import Note, RolloutWrite
 from turnout.state.store import StateStore
@@ -59,7 +59,7 @@ def test_old_policies_and_ended_rollouts_go_and_the_chain_still_verifies(store: 
     _fill(store)
     kept = store.head()
     early = store.events("m", 1000)[-10]
-    before = store.declared()
+    before = store.release_state()
     cutoff = _later(store)
     assert [store.remove_events("m", cutoff, most=20) for _ in range(3)] == [20, 12, 0]
     audit = store.audit(kept)
@@ -68,13 +68,13 @@ def test_old_policies_and_ended_rollouts_go_and_the_chain_still_verifies(store: 
     assert store.audit(Head(early.id, early.hash)).chain.faults == ()
     assert store.audit(Head(early.id, kept.hash)).chain.faults[0].what.startswith("is not the one that was kept")
     assert len(store.policy_history("m", 1000)) == 100
-    with pytest.raises(NotFound, match="epoch 30 of the policy of m was removed by the retention"):
+    with pytest.raises(NotFoundError, match="epoch 30 of the policy of m was removed by the retention"):
         store.policy_at("m", 30)
     assert store.policy_at("m", 31).document == {"n": 30}
     # Of the ended rollout its end is left, and all of the one that runs.
-    told = [e.payload["state"] for e in store.events("m", 1000) if e.kind == "rollout"]
-    assert sorted(told) == ["done", "pending", "ramping", "soaking"]
-    after = store.declared()
+    reported = [e.payload["state"] for e in store.events("m", 1000) if e.kind == "rollout"]
+    assert sorted(reported) == ["done", "pending", "ramping", "soaking"]
+    after = store.release_state()
     assert after.models == before.models
     last = store.events("m", 1)[0]
     assert (last.kind, last.actor, len(last.payload["ids"])) == ("removed", "retention", 12)

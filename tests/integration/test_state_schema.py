@@ -20,7 +20,7 @@ from turnout.errors import ConfigError
 from turnout.state.database import migrations
 from turnout.state.database.engine import Database, Location
 from turnout.state.database.schema import METADATA
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]
@@ -229,10 +229,10 @@ def test_a_database_of_the_first_schema_keeps_its_data_and_gains_policies(state_
             assert differences(connection) == []
         assert store.revision() == 3
         assert store.policies() == {}
-        declared = store.declared().of("magika")
-        assert declared.standing(Version(3, 2, 0)) is Standing.RELEASED
-        assert declared.standing(Version(3, 1, 0)) is Standing.YANKED
-        assert str(declared.tags["stable"]) == "3.2.0+build.7"
+        release_state = store.release_state().of("magika")
+        assert release_state.release_status(Version(3, 2, 0)) is ReleaseStatus.RELEASED
+        assert release_state.release_status(Version(3, 1, 0)) is ReleaseStatus.YANKED
+        assert str(release_state.tags["stable"]) == "3.2.0+build.7"
         assert [(event.id, event.reason) for event in store.events()] == [(3, "faster"), (2, ""), (1, "")]
         audit = store.audit()
         assert (audit.chain.events, audit.chain.faults) == (3, ())

@@ -9,11 +9,11 @@ from semver import Version
 from sqlalchemy import delete, insert, update
 from sqlalchemy.exc import DBAPIError
 
-from turnout.errors import InvalidRequest, TagNotFound, Unavailable
+from turnout.errors import InvalidRequest, TagNotFound, UnavailableError
 from turnout.state.database import schema
 from turnout.state.database.engine import Database, Location
 from turnout.state.event_log.events import Event
-from turnout.state.release_status import Declarations, Declared, Standing
+from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]
@@ -39,7 +39,7 @@ def database(state_url: str, store: StateStore) -> Iterator[Database]:
 
 def test_a_new_store_declares_nothing(store: StateStore) -> None:
     assert store.revision() == 0
-    assert store.declared() == Declared()
+    assert store.release_state() == ReleaseState()
     assert store.events() == []
 
 
@@ -49,16 +49,16 @@ def test_releases_and_tags_come_back_as_they_were_declared(store: StateStore) ->
     assert store.set_tag("magika", "stable", V3_2, **WHO) is None
     assert store.set_tag("silero", "next", V3_10, **WHO) is None
 
-    declared = store.declared()
-    assert declared == Declared(
+    release_state = store.release_state()
+    assert release_state == ReleaseState(
         4,
         {
-            "magika": Declarations({V1: Standing.RELEASED, V3_2: Standing.RELEASED}, {"stable": V3_2}),
-            "silero": Declarations({}, {"next": V3_10}),
+            "magika": ModelReleaseState({V1: ReleaseStatus.RELEASED, V3_2: ReleaseStatus.RELEASED}, {"stable": V3_2}),
+            "silero": ModelReleaseState({}, {"next": V3_10}),
         },
     )
-    assert str(declared.of("silero").tags["next"]) == "3.10.0-rc.1+build.7"
-    assert declared.of("nobody") == Declarations()
+    assert str(release_state.of("silero").tags["next"]) == "3.10.0-rc.1+build.7"
+    assert release_state.of("nobody") == ModelReleaseState()
 
 
 def test_every_change_makes_the_next_revision(store: StateStore) -> None:
@@ -70,7 +70,7 @@ def test_every_change_makes_the_next_revision(store: StateStore) -> None:
     store.delete_tag("magika", "stable", **WHO)
     seen.append(store.revision())
     assert seen == [0, 1, 2, 3]
-    assert store.declared().revision == 3
+    assert store.release_state().revision == 3
 
 
 def test_what_changes_nothing_makes_no_revision_and_no_event(store: StateStore) -> None:
@@ -89,29 +89,29 @@ def test_what_changes_nothing_makes_no_revision_and_no_event(store: StateStore) 
 def test_a_tag_moves_and_says_where_it_was(store: StateStore) -> None:
     store.set_tag("magika", "stable", V1, **WHO)
     assert store.set_tag("magika", "stable", V3_2, **WHO) == V1
-    assert store.declared().of("magika").tags == {"stable": V3_2}
+    assert store.release_state().of("magika").tags == {"stable": V3_2}
     assert store.delete_tag("magika", "stable", **WHO) == V3_2
-    assert store.declared().of("magika").tags == {}
+    assert store.release_state().of("magika").tags == {}
 
 
 def test_a_tag_moves_between_builds_of_one_version(store: StateStore) -> None:
     store.set_tag("magika", "stable", Version.parse("1.0.0+a"), **WHO)
     store.set_tag("magika", "stable", Version.parse("1.0.0+b"), **WHO)
-    assert str(store.declared().of("magika").tags["stable"]) == "1.0.0+b"
+    assert str(store.release_state().of("magika").tags["stable"]) == "1.0.0+b"
 
 
 def test_build_metadata_makes_no_other_version_to_release(store: StateStore) -> None:
     assert store.release("magika", Version.parse("1.0.0+a"), **WHO) is True
     assert store.release("magika", V1, **WHO) is False
-    assert store.declared().of("magika").standing(Version.parse("1.0.0+a")) is Standing.RELEASED
+    assert store.release_state().of("magika").release_status(Version.parse("1.0.0+a")) is ReleaseStatus.RELEASED
 
 
 def test_tags_of_two_models_do_not_meet(store: StateStore) -> None:
     store.set_tag("magika", "stable", V1, **WHO)
     store.set_tag("silero", "stable", V3_2, **WHO)
     store.delete_tag("magika", "stable", **WHO)
-    assert store.declared().models.keys() == {"silero"}
-    assert store.declared().of("silero").tags == {"stable": V3_2}
+    assert store.release_state().models.keys() == {"silero"}
+    assert store.release_state().of("silero").tags == {"stable": V3_2}
 
 
 def test_an_unknown_tag_is_answered_with_the_nearest(store: StateStore) -> None:
@@ -132,7 +132,7 @@ def test_a_yanked_version_is_neither_released_nor_tagged(store: StateStore, data
     with pytest.raises(InvalidRequest, match="is yanked"):
         store.set_tag("magika", "stable", V3_2, **WHO)
     assert store.revision() == 0
-    assert store.declared().of("magika").standing(V3_2) is Standing.YANKED
+    assert store.release_state().of("magika").release_status(V3_2) is ReleaseStatus.YANKED
 
 
 def test_every_change_is_an_event_that_says_who_when_and_why(state_url: str) -> None:
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_refused_by_name(store: StateStore, field: str, cha
 def test_what_just_fits_is_kept(store: StateStore) -> None:
     version = Version.parse("1.0.0-" + "a" * 249)
     store.set_tag("M." * 64, "t" * 63, version, actor="é" * 128, reason="r" * 1024)
-    assert store.declared().of("M." * 64).tags == {"t" * 63: version}
+    assert store.release_state().of("M." * 64).tags == {"t" * 63: version}
     assert store.events()[0].actor == "é" * 128
 
 
@@ -240,16 +240,16 @@ def test_a_change_by_one_store_is_seen_by_another_at_once(state_url: str, store:
         for number in range(1, 4):
             other.set_tag("magika", f"tag-{number}", V1, **WHO)
             assert store.revision() == number
-            assert f"tag-{number}" in store.declared().of("magika").tags
+            assert f"tag-{number}" in store.release_state().of("magika").tags
 
 
 def test_reopening_keeps_everything(state_url: str) -> None:
     with StateStore.open(state_url) as store:
         store.release("magika", V3_2, **WHO)
         store.set_tag("magika", "stable", V3_2, **WHO)
-        declared, events = store.declared(), store.events()
+        release_state, events = store.release_state(), store.events()
     with StateStore.open(state_url) as store:
-        assert store.declared() == declared
+        assert store.release_state() == release_state
         assert store.events() == events
 
 
@@ -257,5 +257,5 @@ def test_a_closed_store_answers_that_it_is_closed(state_url: str) -> None:
     store = StateStore.open(state_url)
     store.close()
     store.close()
-    with pytest.raises(Unavailable, match="is closed"):
+    with pytest.raises(UnavailableError, match="is closed"):
         store.revision()

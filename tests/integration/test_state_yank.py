@@ -11,8 +11,8 @@ from turnout.errors import ChangeRefused, Conflict, InvalidRequest, TurnoutError
 from turnout.releases.release import holding
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.plan import Plan
-from turnout.state.release_status import Standing
-from turnout.state.releases import Uses
+from turnout.state.release_status import ReleaseStatus
+from turnout.state.releases import VersionUses
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore
 
@@ -36,16 +36,16 @@ def beginning(candidate: Version, previous: Version, model: str = "m") -> Rollou
     return RolloutWrite(1, 0, str(rollout.state), False, rollout.to_json(), "test", 1.0, needs=needs)
 
 
-def allow(_: Uses) -> None:
+def allow(_: VersionUses) -> None:
     """Nothing holds on to it."""
 
 
 def test_a_yank_says_what_the_version_was_and_why_it_went(store: StateStore) -> None:
     store.release("m", V1, **WHO)
-    assert store.yank("m", V1, refuse=allow, **WHO) is Standing.RELEASED
-    assert store.yank("m", V2, refuse=allow, **WHO) is Standing.CANDIDATE
-    known = store.declared().of("m")
-    assert (known.standing(V1), known.standing(V2)) == (Standing.YANKED, Standing.YANKED)
+    assert store.yank("m", V1, refuse=allow, **WHO) is ReleaseStatus.RELEASED
+    assert store.yank("m", V2, refuse=allow, **WHO) is ReleaseStatus.CANDIDATE
+    known = store.release_state().of("m")
+    assert (known.release_status(V1), known.release_status(V2)) == (ReleaseStatus.YANKED, ReleaseStatus.YANKED)
     assert known.reasons == {V1: "it leaks", V2: "it leaks"}
     newest, before, _ = store.events("m")
     assert (before.kind, before.payload) == ("yanked", {"version": "1.0.0", "previous": "released"})
@@ -54,7 +54,7 @@ def test_a_yank_says_what_the_version_was_and_why_it_went(store: StateStore) -> 
 
 def test_a_second_yank_changes_nothing(store: StateStore) -> None:
     store.yank("m", V1, refuse=allow, **WHO)
-    assert store.yank("m", V1, actor="bob", reason="me too", refuse=allow) is Standing.YANKED
+    assert store.yank("m", V1, actor="bob", reason="me too", refuse=allow) is ReleaseStatus.YANKED
     assert len(store.events()) == 1
 
 
@@ -71,8 +71,8 @@ def test_an_unyanked_version_is_a_candidate_whatever_it_was(store: StateStore) -
     store.yank("m", V1, refuse=allow, **WHO)
     assert store.unyank("m", V1, actor="ada", reason="it was the driver") is True
     assert store.unyank("m", V1, actor="ada", reason="again") is False
-    assert store.declared().of("m").standing(V1) is Standing.CANDIDATE
-    assert store.declared().of("m").reasons == {}
+    assert store.release_state().of("m").release_status(V1) is ReleaseStatus.CANDIDATE
+    assert store.release_state().of("m").reasons == {}
     assert store.events()[0].kind == "unyanked"
     assert store.audit().differences == ()
 
@@ -82,9 +82,9 @@ def test_what_holds_on_to_a_version_is_shown_in_the_transaction_that_yanks_it(st
     store.set_tag("m", "old", Version.parse("1.0.0+build"), **WHO)
     store.set_tag("m", "new", V2, **WHO)
     store.put_policy("m", {"baseline": "1.0.0"}, expected_epoch=0, action="set", **WHO)
-    seen: list[Uses] = []
+    seen: list[VersionUses] = []
 
-    def refuse(uses: Uses) -> None:
+    def refuse(uses: VersionUses) -> None:
         seen.append(uses)
         raise ChangeRefused("no")
 
@@ -94,7 +94,7 @@ def test_what_holds_on_to_a_version_is_shown_in_the_transaction_that_yanks_it(st
     assert uses.tags == ("old", "stable")
     assert uses.policy is not None
     assert uses.policy.epoch == 1
-    assert store.declared().of("m").standing(V1) is Standing.CANDIDATE
+    assert store.release_state().of("m").release_status(V1) is ReleaseStatus.CANDIDATE
     assert len(store.events()) == 4
 
 
@@ -119,7 +119,7 @@ def test_of_a_yank_and_a_rollout_of_one_moment_one_is_refused(store: StateStore)
         model, start = f"m{number}", Barrier(2)
 
         def yank(model: str = model, start: Barrier = start) -> str:
-            def refuse(uses: Uses) -> None:
+            def refuse(uses: VersionUses) -> None:
                 if holders := holding(model, V2, uses):
                     raise ChangeRefused("; ".join(holders))
 
@@ -148,7 +148,9 @@ def test_of_a_yank_and_a_rollout_of_one_moment_one_is_refused(store: StateStore)
                 "begun",
             ),
         }
-        assert (store.declared().of(model).standing(V2) is Standing.YANKED) is not bool(store.rollouts(model))
+        assert (store.release_state().of(model).release_status(V2) is ReleaseStatus.YANKED) is not bool(
+            store.rollouts(model)
+        )
     assert store.audit().differences == ()
 
 
@@ -200,5 +202,5 @@ def test_of_several_that_move_a_tag_from_one_place_one_wins(store: StateStore) -
         outcomes = list(threads.map(move, range(6)))
     assert sorted(outcomes) == ["Conflict"] * 5 + ["moved"]
     winner = outcomes.index("moved")
-    assert store.declared().of("m").tags == {"stable": Version(2, 0, winner)}
+    assert store.release_state().of("m").tags == {"stable": Version(2, 0, winner)}
     assert store.audit().chain.faults == ()

@@ -34,12 +34,12 @@ class Row:
 
     Attributes:
         code: The status.
-        said: A part of its message.
+        message: A part of its message.
         fields: What it names as being at fault.
     """
 
     code: grpc.StatusCode
-    said: str
+    message: str
     fields: tuple[str, ...] = ()
 
 
@@ -134,19 +134,19 @@ async def _answers(server: Running) -> dict[str, Refusal]:
 
 async def _settled(stub: PredictionServiceStub, asked: prediction_pb2.PredictRequest) -> Refusal:
     """What it is refused with in the end: a version that is not trusted is looked at again after every change."""
-    while (told := await refusal(stub.Predict(asked))).code is Code.UNAVAILABLE:
-        await asyncio.sleep(told.retry_after or 0)
-    return told
+    while (reported := await refusal(stub.Predict(asked))).code is Code.UNAVAILABLE:
+        await asyncio.sleep(reported.retry_after or 0)
+    return reported
 
 
 async def test_every_row_about_versions_is_answered_as_the_table_says(rows: dict[str, Refusal], models: Path) -> None:
     assert rows.keys() == ROWS.keys()
     for name, row in ROWS.items():
-        told = rows[name]
-        assert told.code is row.code, (name, told)
-        assert row.said in told.message, (name, told)
-        assert told.fields == row.fields, (name, told)
-        assert str(models) not in told.message, (name, told)
+        reported = rows[name]
+        assert reported.code is row.code, (name, reported)
+        assert row.message in reported.message, (name, reported)
+        assert reported.fields == row.fields, (name, reported)
+        assert str(models) not in reported.message, (name, reported)
     assert rows["Exhausted, uploads"].retry_after
 
 
@@ -157,6 +157,6 @@ async def test_a_rollout_of_a_yanked_version_is_a_failed_precondition(publish_mo
     await put(server, policy("1.0.0"))
     await asyncio.to_thread(server.services.declarer.yank, "m", Version(2), actor="ada", reason="it leaks")
     async with control_of(server) as control:
-        told = await refusal(control.StartRollout(rollout_pb2.StartRolloutRequest(model="m", version="2.0.0")))
-    assert told.code is Code.FAILED_PRECONDITION
-    assert "yanked" in told.message
+        reported = await refusal(control.StartRollout(rollout_pb2.StartRolloutRequest(model="m", version="2.0.0")))
+    assert reported.code is Code.FAILED_PRECONDITION
+    assert "yanked" in reported.message

@@ -16,12 +16,12 @@ from semver import Version
 
 from onnx_models import matmul, save, scaled
 from turnout.app.server import Running
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import Change
+from turnout.routing.traffic import ChangeOrigin
 from turnout.serving.sessions import memory
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.telemetry.system_stats import Reading
+from turnout.telemetry.system_stats import CachedReading
 from turnout.threads import Threads
 from wire import X, outputs_of, request, stub_of
 
@@ -93,7 +93,7 @@ async def test_a_cancelled_caller_takes_its_call_back_if_it_has_not_begun(hang: 
     await running
     assert await threads.run(lambda: list(ran)) == []
     threads.shutdown(wait=True)
-    with pytest.raises(Unavailable, match="closed"):
+    with pytest.raises(UnavailableError, match="closed"):
         await threads.run(list)
 
 
@@ -137,7 +137,7 @@ async def test_a_reading_that_hangs_takes_one_thread_and_the_last_value_stands_i
     def read() -> object:
         return answers[0]() if callable(answers[0]) else answers[0]  # type: ignore[operator]
 
-    reading = Reading[object](lambda: threads.run(read), 0)
+    reading = CachedReading[object](lambda: threads.run(read), 0)
     assert await reading.value(BOUND) == 1
     answers[0] = hang
     for _ in range(5):
@@ -184,10 +184,10 @@ async def test_versions_that_hang_keep_no_rollback_from_being_recorded_and_nothi
         runtime={"runners": 1, "inline_threshold_us": 0}, batching={"enabled": False}, drain={"timeout_s": 0.1}
     )
     services = server.services
-    applied = await services.traffic.put("m", Policy(TWO), Change("test", "forward"))
+    applied = await services.traffic.put("m", Policy(TWO), ChangeOrigin("test", "forward"))
     unloads = await _hang_versions(server, hang, count)
     async with asyncio.timeout(BOUND):
-        await services.traffic.put("m", Policy(ONE), Change("test", "back", expected_epoch=applied.epoch))
+        await services.traffic.put("m", Policy(ONE), ChangeOrigin("test", "back", expected_epoch=applied.epoch))
         async with stub_of(server) as stub, httpx.AsyncClient() as http:
             answer = await stub.Predict(request("m", x=X))
             assert outputs_of(answer)["y"].tolist() == X.tolist()
@@ -223,9 +223,9 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
     manager = server.services.manager
     monkeypatch.setattr("turnout.serving.versions.scanning.SCAN_SECONDS", 0.05)
     monkeypatch.setattr(manager._repository, "scan", hang)
-    await other.services.traffic.put("m", Policy(TWO), Change("elsewhere", "forward"))
+    await other.services.traffic.put("m", Policy(TWO), ChangeOrigin("elsewhere", "forward"))
     await hang.entered()  # this server saw that, and looks at the repository since
-    back = await other.services.traffic.put("m", Policy(ONE), Change("elsewhere", "back"))
+    back = await other.services.traffic.put("m", Policy(ONE), ChangeOrigin("elsewhere", "back"))
     async with asyncio.timeout(BOUND):
         while server.services.policies.current["m"].epoch != back.epoch:
             await asyncio.sleep(0.01)

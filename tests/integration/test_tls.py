@@ -80,7 +80,7 @@ def address_of(server: Running, listener: str) -> Address:
     return address
 
 
-async def shown(address: Address, client: Tls | None = None) -> str:
+async def displayed(address: Address, client: Tls | None = None) -> str:
     """Returns the subject of what a listener shows to a new connection."""
 
     def look() -> str:
@@ -114,7 +114,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def until_shown(address: Address, subject: str, client: Tls | None = None) -> None:
     """Waits until new connections are shown the certificate of `subject`."""
     async with asyncio.timeout(BOUND):
-        while await shown(address, client) != subject:
+        while await displayed(address, client) != subject:
             await asyncio.sleep(0.01)
 
 
@@ -130,15 +130,15 @@ async def messages_of(server: Running, listener: str, tls: Tls | None) -> list[s
                 return error.message
         return "answered"
 
-    said = [await asyncio.get_running_loop().run_in_executor(None, blocking)]
+    expected_text = [await asyncio.get_running_loop().run_in_executor(None, blocking)]
     for transport in ("unary", "stream"):
         async with AsyncClient(target, tls=tls, retries=0, transport=transport) as client:
             try:
                 await client.predict("m", {"x": X})
-                said.append("answered")
+                expected_text.append("answered")
             except Unavailable as error:
-                said.append(error.message)
-    return said
+                expected_text.append(error.message)
+    return expected_text
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
@@ -162,7 +162,7 @@ async def test_chains_lead_to_the_authority_on_both_sides(
 
 @pytest.mark.parametrize("listener", LISTENERS)
 @pytest.mark.parametrize(
-    ("client", "said"),
+    ("client", "expected_text"),
     [
         (lambda files: None, "speaks TLS, and this client does not: name its authority"),
         (lambda files: files.client(AUTHORITY.issue(), OTHERS), "was not signed by an authority in "),
@@ -179,12 +179,12 @@ async def test_clients_that_do_not_get_in_are_told_why(
     start_server: StartServer,
     listener: str,
     client: Callable[[Files], Tls | None],
-    said: str,
+    expected_text: str,
 ) -> None:
     server = await start_server(tls=files.asking())
     for message in await messages_of(server, listener, client(files)):
         assert str(address_of(server, listener)) in message
-        assert re.search(said, message), message
+        assert re.search(expected_text, message), message
         assert "\n" not in message
 
 
@@ -210,7 +210,7 @@ async def test_changed_files_are_shown_to_new_connections_and_end_no_old_one(
 ) -> None:
     server = await start_server(tls=files.server(AUTHORITY.issue("before")))
     address, tls = address_of(server, listener), files.client()
-    assert await shown(address) == "CN=before"
+    assert await displayed(address) == "CN=before"
     async with (
         AsyncClient(str(address), tls=tls, retries=0) as client,
         grpc.aio.secure_channel(str(address), tls.credentials()) as channel,
@@ -263,28 +263,28 @@ async def test_files_that_cannot_be_used_leave_the_certificate_before_in_force(
     recorder = server.services.metrics.server.tls
     before = dict(recorder.expires)
     broken(files)
-    await until(lambda: all(recorder.failing.values()))
+    await until(lambda: all(recorder.failed.values()))
     for listener in LISTENERS:
-        assert await shown(address_of(server, listener)) == "CN=before"
+        assert await displayed(address_of(server, listener)) == "CN=before"
     assert recorder.expires == before
     text = b"".join([block async for block in server.services.metrics.scrape(negotiate(""))]).decode()
     assert 'turnout_tls_reload_failing{listener="control"} 1.0\n' in text
     if (files.directory / "server.key").is_dir():
         (files.directory / "server.key").rmdir()
     files.server(AUTHORITY.issue("after", days=60))
-    await until(lambda: not any(recorder.failing.values()))
+    await until(lambda: not any(recorder.failed.values()))
     for listener in LISTENERS:
         await until_shown(address_of(server, listener), "CN=after")
     assert all(recorder.expires[listener] > at for listener, at in before.items())
     logged = capsys.readouterr().err
-    told = [json.loads(line) for line in logged.splitlines() if "files cannot be used" in line]
-    assert sorted(entry["listener"] for entry in told) == sorted(before)  # once each, however often it was tried
-    assert all("tls." in entry["reason"] for entry in told)
+    reported = [json.loads(line) for line in logged.splitlines() if "files cannot be used" in line]
+    assert sorted(entry["listener"] for entry in reported) == sorted(before)  # once each, however often it was tried
+    assert all("tls." in entry["reason"] for entry in reported)
     assert "PRIVATE" not in logged
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected_text"),
     [
         (lambda files, tls: (files.directory / "server.pem").unlink(), "tls.cert: there is no file "),
         (lambda files, tls: tls.update(key=str(files.directory)), "tls.key: .* cannot be read: Is a directory"),
@@ -295,11 +295,11 @@ async def test_files_that_cannot_be_used_leave_the_certificate_before_in_force(
     ],
 )
 async def test_a_server_does_not_start_with_what_it_cannot_use(
-    files: Files, start_server: StartServer, spoil: Callable[[Files, dict[str, Any]], object], said: str
+    files: Files, start_server: StartServer, spoil: Callable[[Files, dict[str, Any]], object], expected_text: str
 ) -> None:
     tls = files.asking()
     spoil(files, tls)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=expected_text):
         await start_server(tls=tls)
 
 
@@ -312,7 +312,7 @@ async def test_a_server_starts_with_an_expired_certificate_and_says_so(
 
 async def test_one_listener_may_speak_plain_text_beside_others(files: Files, start_server: StartServer) -> None:
     server = await start_server(tls={**files.server(AUTHORITY.issue("a server")), "control": {"enabled": False}})
-    assert await shown(server.grpc) == "CN=a server"
+    assert await displayed(server.grpc) == "CN=a server"
     with Client(str(server.control)) as client:
         await asyncio.get_running_loop().run_in_executor(None, client.models)
     assert set(server.services.metrics.server.tls.expires) == {"grpc", "http"}

@@ -64,9 +64,9 @@ def test_every_command_reaches_the_server_with_a_certificate_and_none_without(
     else:
         assert "no model is named 'm'" in json.loads(reached.stderr)["error"]["message"]
     refused = turnout(*command, "--server", server.control, "--json", check=False)
-    told = json.loads(refused.stderr)["error"]
-    assert told["kind"] == "Unavailable"
-    assert f"the server at {server.control} speaks TLS" in told["message"]
+    reported = json.loads(refused.stderr)["error"]
+    assert reported["kind"] == "Unavailable"
+    assert f"the server at {server.control} speaks TLS" in reported["message"]
 
 
 def test_the_environment_says_it_too_and_options_go_before_it(folder: Path, server: Server) -> None:
@@ -93,7 +93,7 @@ def test_beside_the_server_its_configuration_says_whom_to_trust(folder: Path, se
 
 def test_files_that_cannot_be_used_are_named(folder: Path, server: Server, tmp_path: Path) -> None:
     encrypted = put(tmp_path / "client.key", AUTHORITY.issue().encrypted_key)
-    for given, said in [
+    for given, message in [
         (
             ["--tls-ca", str(tmp_path / "none.pem")],
             f"{tmp_path / 'none.pem'} cannot be read: No such file or directory",
@@ -106,5 +106,5 @@ def test_files_that_cannot_be_used_are_named(folder: Path, server: Server, tmp_p
     ]:
         refused = turnout("models", "--server", server.control, *given, check=False)
         assert refused.returncode == 1
-        assert said in refused.stderr, given
+        assert message in refused.stderr, given
         assert refused.stderr.count("\n") == 1

@@ -158,9 +158,9 @@ async def test_where_there_is_no_collector_requests_are_answered_and_spans_are_d
     async with stub_of(server) as stub:
         for _ in range(60):
             await stub.Predict(request("m", x=X))
-    told = await scrape(server)
-    assert told["turnout_trace_spans_total", "outcome=dropped"] >= 60 * 6 - 2 * 64
-    assert told["turnout_trace_spans_total", "outcome=exported"] == 0
+    reported = await scrape(server)
+    assert reported["turnout_trace_spans_total", "outcome=dropped"] >= 60 * 6 - 2 * 64
+    assert reported["turnout_trace_spans_total", "outcome=exported"] == 0
 
 
 async def test_an_export_is_no_larger_than_collectors_take(collector, protocol) -> None:

@@ -111,18 +111,18 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
 
 @pytest.mark.parametrize("method", ["BreakDown", "PromptBreakDown"])
 async def test_an_error_that_nobody_foresaw_is_internal_and_says_no_more(method: str) -> None:
-    said = []
+    message = []
 
     class Log:
         def error(self, event: str, **_: object) -> None:
-            said.append(event)
+            message.append(event)
 
     async with carried(log=Log()) as server, grpc.aio.insecure_channel(server.target) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await unary(channel, method)(b"")
     assert failure.value.code() is grpc.StatusCode.INTERNAL
     assert "ZeroDivision" not in failure.value.details()
-    assert said == ["a method raised what it must not"]
+    assert message == ["a method raised what it must not"]
 
 
 async def test_a_method_that_gives_up_by_itself_ends_its_call(channel: grpc.aio.Channel) -> None:

@@ -205,11 +205,11 @@ async def test_a_client_of_grpc_notices_no_renewal() -> None:
 
 
 async def test_a_listener_that_failed_begins_anew() -> None:
-    said = []
+    message = []
 
     class Log:
         def error(self, event: str, **_: object) -> None:
-            said.append(event)
+            message.append(event)
 
     async with carried(log=Log()) as server:
         current = server.listener._current
@@ -219,7 +219,7 @@ async def test_a_listener_that_failed_begins_anew() -> None:
             while server.listener._current in (None, current):
                 await asyncio.sleep(0.01)
         assert await served(server)
-        assert said == ["the listener failed and begins anew"]
+        assert message == ["the listener failed and begins anew"]
 
 
 async def test_a_stream_that_ends_early_frees_what_it_held() -> None:

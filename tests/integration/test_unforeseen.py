@@ -89,7 +89,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_on_every_method(s
             continue
         if payload.startswith(b"\x0a") and not has_text_first(method):
             continue
-        code, text = await told(call(server, path, method, payload, control=control))
+        code, text = await reported(call(server, path, method, payload, control=control))
         expected = "OK" if name in ("PredictStream", "ModelStreamInfer") else "INVALID_ARGUMENT"
         assert (code, "cannot be parsed" in text) == (expected, True), path
         asked.add(service)
@@ -97,7 +97,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_on_every_method(s
     assert len(asked) >= (5 if payload.startswith(b"\xff") else 3)
 
 
-async def told(calling) -> tuple[str, str]:
+async def reported(calling) -> tuple[str, str]:
     """Returns the code that a call ended with, and its message, or what its first answer holds."""
     try:
         return "OK", (await calling)[0].decode(errors="replace")

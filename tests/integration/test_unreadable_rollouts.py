@@ -84,9 +84,9 @@ async def damage(server, models, mutation) -> str:
 
 
 async def refused(server, models, *arguments: str, local: bool = False) -> str:
-    said = await run(server, models, *arguments, local=local)
-    assert said.code == 1, said.out
-    return said.err
+    message = await run(server, models, *arguments, local=local)
+    assert message.code == 1, message.out
+    return message.err
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -107,9 +107,11 @@ async def test_it_is_told_harms_nothing_and_can_be_ended(server, models, name) -
     ):
         assert WAY_OUT.removesuffix("`") in await refused(server, models, *command), command
     assert "--discard" in await refused(server, models, "yank", "m@1.1.0", "--reason", "bad", local=True)
-    said = await run(server, models, "rollout", "abort", "m", "--discard", "--actor", "ann", "--reason", "a downgrade")
-    assert said.code == 0, said.err
-    await check_printed(server, said.out)
+    message = await run(
+        server, models, "rollout", "abort", "m", "--discard", "--actor", "ann", "--reason", "a downgrade"
+    )
+    assert message.code == 0, message.err
+    await check_printed(server, message.out)
     assert documents(models) == [("failed", text)]
     assert (await latest_told(server)).state == "failed"
     again = await run(server, models, "rollout", "abort", "m", "--discard")
@@ -131,8 +133,8 @@ async def latest_told(server):
 @pytest.mark.parametrize("name", ["a later schema", "half of it", "an unknown key of the plan"])
 async def test_a_rollback_needs_no_plan(server, models, name) -> None:
     text = await damage(server, models, MUTATIONS[name])
-    said = await run(server, models, "rollback", "m", "--reason", "customers complain")
-    assert said.code == 0, said.err
+    message = await run(server, models, "rollback", "m", "--reason", "customers complain")
+    assert message.code == 0, message.err
     assert await answered(server) == {"1.0.0": 100}
     assert documents(models) == [("failed", text)]
     assert not server.services.rollouts.unreadable
@@ -153,6 +155,6 @@ async def test_a_policy_that_cannot_be_read_is_told_and_replaced(server, models)
     await settled(lambda: server.services.traffic._unreadable)
     assert set(await answered(server)) == {"1.0.0", "1.1.0"}
     assert "`turnout traffic set m --baseline VERSION`" in await refused(server, models, "release", "m@1.2.0")
-    said = await run(server, models, "traffic", "set", "m", "--baseline", "1.0.0")
-    assert said.code == 0, said.err
+    message = await run(server, models, "traffic", "set", "m", "--baseline", "1.0.0")
+    assert message.code == 0, message.err
     assert await answered(server) == {"1.0.0": 100}

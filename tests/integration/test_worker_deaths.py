@@ -22,7 +22,7 @@ from turnout.telemetry.logging import make_logger
 from turnout.workers.restarts import Restarts
 from turnout.workers.supervisor import Supervisor, supervise
 
-Told = list[MutableMapping[str, Any]]
+RecordedTick = list[MutableMapping[str, Any]]
 
 JOINS = """
 import asyncio, os, signal, sys
@@ -50,7 +50,7 @@ asyncio.run(main())
 """
 
 
-def supervisor(models: Path, body: str, restarts=Restarts, **settings) -> tuple[Supervisor, Told]:
+def supervisor(models: Path, body: str, restarts=Restarts, **settings) -> tuple[Supervisor, RecordedTick]:
     """Returns a parent of two such workers, and what it logs."""
     program = (sys.executable, "-c", JOINS + body + RUNS)
     chosen: Settings = make_settings(models, workers=2, **settings)
@@ -78,13 +78,13 @@ def early_deaths(monkeypatch) -> int:
 
 
 async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models, early_deaths) -> None:
-    parent, told = supervisor(models, SERVES + "    os._exit(3)\n", at_once)
+    parent, recorded_ticks = supervisor(models, SERVES + "    os._exit(3)\n", at_once)
     assert await bounded(parent.run()) == 1
-    assert [one["event"] for one in told][-2:] == [
+    assert [one["event"] for one in recorded_ticks][-2:] == [
         f"every worker died at once {early_deaths} times in a row: the server gives up",
         "stopped",
     ]
-    deaths = [one for one in told if one["event"] == "a worker ended, and is started again"]
+    deaths = [one for one in recorded_ticks if one["event"] == "a worker ended, and is started again"]
     assert {one["how"] for one in deaths} <= {"with exit code 3", "by SIGTERM"}
     assert all(one["seconds"] <= 0.01 * 2**early_deaths for one in deaths)
 
@@ -115,22 +115,22 @@ async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, 
 
 
 async def test_a_worker_that_ends_before_the_server_was_up_ends_the_server_with_its_code(models) -> None:
-    parent, told = supervisor(models, "    if index == 1: os._exit(7)\n" + SERVES + WAITS)
+    parent, recorded_ticks = supervisor(models, "    if index == 1: os._exit(7)\n" + SERVES + WAITS)
     assert await bounded(parent.run()) == 7
-    assert "worker 1 could not start, and the server stops" in [one["event"] for one in told]
+    assert "worker 1 could not start, and the server stops" in [one["event"] for one in recorded_ticks]
 
 
 async def test_a_worker_that_does_not_drain_in_time_is_killed(models, monkeypatch) -> None:
     monkeypatch.setattr("turnout.workers.supervisor._LAST_SECONDS", 0.2)
     stubborn = "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)\n" + SERVES + WAITS
-    parent, told = supervisor(models, stubborn, drain=Drain(delay_s=0.0, timeout_s=0.1))
+    parent, recorded_ticks = supervisor(models, stubborn, drain=Drain(delay_s=0.0, timeout_s=0.1))
     running = asyncio.create_task(parent.run())
     async with asyncio.timeout(60):
         while not parent.serves:
             await asyncio.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await bounded(running) == 1
-    assert "a worker did not end in time, and is killed" in [one["event"] for one in told]
+    assert "a worker did not end in time, and is killed" in [one["event"] for one in recorded_ticks]
 
 
 async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path) -> None:

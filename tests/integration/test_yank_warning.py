@@ -10,7 +10,7 @@ from onnx_models import scaled
 from routing_wire import control_of, policy, put
 from turnout.config import Settings
 from turnout.registry.storage.repository import Repository
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.state.store import StateStore
 from turnout_proto.v1 import control_pb2 as pb
 from wire import refusal
@@ -34,10 +34,10 @@ async def test_a_yank_of_the_rollback_s_target_names_the_next_and_the_last_one_s
     for version in ("1.0.0", "2.0.0", "3.0.0"):
         await put(server, policy(version))
     async with control_of(server) as control:
-        (said,) = await _yank(control, "2.0.0")
-        assert said.startswith("a rollback of m would have gone back to 2.0.0; now it goes back to 1.0.0")
-        (said,) = await _yank(control, "1.0.0")
-        assert said == ("a rollback of m would have gone back to 1.0.0; now there is no version left to go back to")
+        (message,) = await _yank(control, "2.0.0")
+        assert message.startswith("a rollback of m would have gone back to 2.0.0; now it goes back to 1.0.0")
+        (message,) = await _yank(control, "1.0.0")
+        assert message == ("a rollback of m would have gone back to 1.0.0; now there is no version left to go back to")
 
 
 async def test_a_yank_of_what_no_rollback_goes_back_to_says_nothing(three, publish_model, start_server) -> None:
@@ -50,10 +50,10 @@ async def test_a_yank_of_what_no_rollback_goes_back_to_says_nothing(three, publi
 
 def test_releases_alone_have_a_way_back_too(three, models) -> None:
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = Declarer(Repository(models), store)
-        assert declarer.way_back("m").targets == (Version(2), Version(1))
+        declarer = ReleaseStateWriter(Repository(models), store)
+        assert declarer.rollback_target("m").targets == (Version(2), Version(1))
         declarer.yank("m", Version(2), actor="ada", reason="it leaks")
-        back = declarer.way_back("m")
+        back = declarer.rollback_target("m")
         assert back.targets == (Version(1),)
         assert "now it goes back to 1.0.0" in back.yank_warning("m", Version(2))
         assert back.yank_warning("m", Version(1)) == "", "it was not yanked"
@@ -66,9 +66,9 @@ async def test_whoever_follows_the_advice_of_a_refused_unload_gets_there(three, 
     await put(server, policy("1.0.0", {"3.0.0": 0.5}, v2_0_0=0.25))
     traffic = server.services.traffic
     if frozen:
-        from turnout.routing.traffic import Change
+        from turnout.routing.traffic import ChangeOrigin
 
-        await traffic.freeze("m", True, Change("ada", "for the weekend"))
+        await traffic.freeze("m", True, ChangeOrigin("ada", "for the weekend"))
     async with control_of(server) as control:
         canary = await refusal(control.UnloadVersion(pb.UnloadVersionRequest(model="m", version="2.0.0")))
         assert canary.code is grpc.StatusCode.FAILED_PRECONDITION
@@ -83,10 +83,10 @@ async def test_whoever_follows_the_advice_of_a_refused_unload_gets_there(three, 
 
 
 async def test_whoever_follows_the_advice_about_a_rollout_gets_there(three, start_server) -> None:
-    from turnout.config import Rollout
+    from turnout.config import RolloutSettings
     from turnout.rollout.plan import Plan
 
-    server = await start_server(rollout=Rollout(tick_s=0.05))
+    server = await start_server(rollout=RolloutSettings(tick_s=0.05))
     await put(server, policy("1.0.0"))
     plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
     await server.services.rollouts.start("m", Version(2), plan, "ada", "")
@@ -107,8 +107,8 @@ async def _run(server, message: str, **names: str) -> None:
 
     commands = message.split(", another released version")[0].split("`")[1::2]
     for command in commands:
-        words = [names.get(word, word) for word in command.split()[1:]]
+        terms = [names.get(term, term) for term in command.split()[1:]]
         done = await asyncio.to_thread(
-            CliRunner().invoke, application(), [*words, "--server", str(server.control), "--reason", "as it says"]
+            CliRunner().invoke, application(), [*terms, "--server", str(server.control), "--reason", "as it says"]
         )
         assert done.exit_code == 0, f"{command}: {done.output}"

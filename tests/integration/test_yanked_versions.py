@@ -52,8 +52,8 @@ async def test_pins_to_a_yanked_version_are_refused_with_the_reason(two_versions
 
 
 async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, start_server) -> None:
-    told = io.StringIO()
-    with redirect_stderr(told):
+    reported = io.StringIO()
+    with redirect_stderr(reported):
         server = await start_server(routing=WARN, model={"m": ModelOverrides(load=LoadLatest(1))})
         async with control_of(server) as control, stub_of(server) as stub:
             await control.YankVersion(pb.YankVersionRequest(**YANK | {"reason": "it leaks für immer"}))
@@ -81,7 +81,7 @@ async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, sta
                 return answered.version, answered.warning
 
             assert await asyncio.to_thread(ask) == ("2.0.0", "m 2.0.0 was yanked (it leaks für immer)")
-    lines = [json.loads(line) for line in told.getvalue().splitlines()]
+    lines = [json.loads(line) for line in reported.getvalue().splitlines()]
     warned = [line for line in lines if line["event"] == "answered with a warning"]
     assert {(line["selector"], line["version"]) for line in warned} == {("2.0.0", "2.0.0"), (two_versions, "2.0.0")}
     assert len(warned) < 15, "once a selector and state of the world, not once a request"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.errors import InvalidTensor
-from turnout.registry.compatibility.compat import Bump, refusals, required_bump, signature_changes
+from turnout.registry.compatibility.compat import VersionBump, refusals, required_bump, signature_changes
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.serving.inputs.validation import Validator
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
@@ -58,14 +58,14 @@ def altered_sides(draw: st.DrawFn, side: tuple[TensorSpec, ...], *, output: bool
 
 
 @st.composite
-def neighbours(draw: st.DrawFn) -> tuple[Signature, Signature]:
+def other_servers(draw: st.DrawFn) -> tuple[Signature, Signature]:
     """Draws two signatures that are near enough to each other to be compatible now and then."""
     old = draw(signatures)
     inputs, outputs = draw(altered_sides(old.inputs, output=False)), draw(altered_sides(old.outputs, output=True))
     return old, Signature(inputs, outputs)
 
 
-pairs = neighbours() | st.tuples(signatures, signatures)
+pairs = other_servers() | st.tuples(signatures, signatures)
 
 free = st.none() | st.sampled_from(SYMBOLS)
 
@@ -124,7 +124,7 @@ def with_symbols(signature: Signature, rename: Callable[[str], Dimension]) -> Si
 @given(signatures)
 def test_equal_signatures_have_no_change(signature: Signature) -> None:
     assert signature_changes(signature, signature) == ()
-    assert required_bump(()) is Bump.PATCH
+    assert required_bump(()) is VersionBump.PATCH
     assert refusals(signature, signature) == ()
 
 
@@ -189,7 +189,7 @@ def test_new_inputs_with_defaults_and_new_outputs_are_minor(old: Signature, inpu
     new = Signature((*more_inputs, *old.inputs), (*more_outputs, *old.outputs))
 
     changes = signature_changes(old, new)
-    assert [change.bump for change in changes] == [Bump.MINOR] * (len(inputs) + len(outputs))
+    assert [change.bump for change in changes] == [VersionBump.MINOR] * (len(inputs) + len(outputs))
     assert refusals(old, new) == ()
     # Going back takes away what clients of the newer may have come to use.
     assert len(refusals(new, old)) == len(changes)
@@ -199,9 +199,9 @@ def test_new_inputs_with_defaults_and_new_outputs_are_minor(old: Signature, inpu
 def test_every_refusal_is_a_major_change_in_words(pair) -> None:
     old, new = pair
     changes = signature_changes(old, new)
-    major = [change for change in changes if change.bump is Bump.MAJOR]
+    major = [change for change in changes if change.bump is VersionBump.MAJOR]
     assert refusals(old, new) == tuple(map(str, major))
-    assert bool(major) == (required_bump(changes) is Bump.MAJOR)
+    assert bool(major) == (required_bump(changes) is VersionBump.MAJOR)
     for change in changes:
         side, name = change.subject.split(" ")
         signature_side = (*old.inputs, *new.inputs) if side == "input" else (*old.outputs, *new.outputs)

@@ -37,10 +37,10 @@ class Request:
 REQUESTS = st.lists(st.builds(Request, SLOT, SECONDS, HOW), max_size=60)
 
 ERRORS_OF = {
-    "server": errors.Unavailable("gone"),
+    "server": errors.UnavailableError("gone"),
     "caller": errors.InvalidRequest("nonsense"),
     "cancelled": errors.RequestCancelled("left"),
-    "expired": errors.DeadlineExceeded("late"),
+    "expired": errors.DeadlineExceededError("late"),
     "asked": errors.ModelFailure("raised"),
     "excused": errors.ModelFailure("raised"),
 }

@@ -17,8 +17,8 @@ from turnout.routing.selection.load_selectors import named
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import parse
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.serving.versions.load_policy import Loaded, Wish, moves, tags_in_force, wanted
-from turnout.state.release_status import Declarations, Standing
+from turnout.serving.versions.load_policy import CurrentServing, DesiredServing, moves, tags_in_force, wanted
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 S = LifecycleState
 NUMBERS = [Version.parse(v) for v in ("1.0.0", "1.1.0", "2.0.0-rc.1", "2.0.0", "3.0.0")]
@@ -42,7 +42,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, setting: tuple[Load, tuple[str, ...]]) -> None:
         self.load, self.promised = setting
         self.states: dict[Version, LifecycleState] = {}
-        self.declared = Declarations()
+        self.release_state = ModelReleaseState()
         self.tags: dict[str, Version] = {}
         self.answered: dict[str, Version] = {}
 
@@ -58,16 +58,16 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.states)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        candidates = [v for v in self.states if self.declared.standing(v) is Standing.CANDIDATE]
+        candidates = [v for v in self.states if self.release_state.release_status(v) is ReleaseStatus.CANDIDATE]
         if candidates:
-            self._declare(data.draw(st.sampled_from(sorted(candidates))), Standing.RELEASED)
+            self._declare(data.draw(st.sampled_from(sorted(candidates))), ReleaseStatus.RELEASED)
             self._settle()
 
     @rule(version=st.sampled_from(NUMBERS))
     def publish_and_release(self, version: Version) -> None:
         if version not in self.states:
             self.states[version] = S.NEW
-            self._declare(version, Standing.RELEASED)
+            self._declare(version, ReleaseStatus.RELEASED)
             self._settle()
 
     @rule()
@@ -80,9 +80,9 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def yank(self, data: st.DataObject) -> None:
         version = data.draw(st.sampled_from(sorted(self.states)))
-        if version in self.declared.tags.values():
+        if version in self.release_state.tags.values():
             return  # it is refused
-        self._declare(version, Standing.YANKED)
+        self._declare(version, ReleaseStatus.YANKED)
         # The operator asked for it: what only this version answered has to wait for another.
         self.answered = {selector: v for selector, v in self.answered.items() if v != version}
         self._settle()
@@ -91,9 +91,9 @@ class Life(RuleBasedStateMachine):
     @rule(tag=st.sampled_from(TAGS), data=st.data())
     def tag(self, tag: str, data: st.DataObject) -> None:
         target = data.draw(st.sampled_from(sorted(self.states)))
-        if self.declared.standing(target) is Standing.YANKED:
+        if self.release_state.release_status(target) is ReleaseStatus.YANKED:
             return  # it is refused
-        self.declared = replace(self.declared, tags={**self.declared.tags, tag: target})
+        self.release_state = replace(self.release_state, tags={**self.release_state.tags, tag: target})
         if target not in self._wanted():
             self.answered.pop(tag, None)  # a tag was sent to what the operator does not have loaded
         self._settle()
@@ -127,29 +127,31 @@ class Life(RuleBasedStateMachine):
 
     # The manager, in short.
 
-    def _declare(self, version: Version, standing: Standing) -> None:
-        self.declared = replace(self.declared, standings={**self.declared.standings, version: standing})
+    def _declare(self, version: Version, release_status: ReleaseStatus) -> None:
+        self.release_state = replace(
+            self.release_state, release_statuses={**self.release_state.release_statuses, version: release_status}
+        )
 
-    def _loaded(self) -> Loaded:
-        return Loaded(self.states, self.tags)
+    def _loaded(self) -> CurrentServing:
+        return CurrentServing(self.states, self.tags)
 
     def _wanted(self) -> set[Version]:
-        return wanted(Wish(self.load, {}), list(self.states), self.declared, named, self._loaded())
+        return wanted(DesiredServing(self.load, {}), list(self.states), self.release_state, named, self._loaded())
 
     def _settle(self) -> None:
-        self.tags = tags_in_force(self.declared.tags, self._loaded(), self._wanted())
+        self.tags = tags_in_force(self.release_state.tags, self._loaded(), self._wanted())
         due = moves(self._wanted(), self.states)
         self.states |= dict.fromkeys(due.load, S.LOADING) | dict.fromkeys(due.unload, S.UNLOADED)
 
     def _answer(self, selector: str) -> Version | None:
         ready = [v for v, s in self.states.items() if s is S.READY]
-        standings = {v: self.declared.standing(v) for v in self.states}
-        index = VersionIndex.of("m", standings, tags=self.tags, ready=ready)
+        release_statuses = {v: self.release_state.release_status(v) for v in self.states}
+        index = VersionIndex.of("m", release_statuses, tags=self.tags, ready=ready)
         try:
             found = resolve(parse(selector), index)
         except VersionNotFound:
             return None
-        return found if found in ready and standings[found] is not Standing.YANKED else None
+        return found if found in ready and release_statuses[found] is not ReleaseStatus.YANKED else None
 
 
 TestLife = Life.TestCase
@@ -158,7 +160,7 @@ TestLife.settings = settings(max_examples=50, stateful_step_count=25)
 
 @given(st.permutations(NUMBERS), st.sets(st.sampled_from(NUMBERS), min_size=1))
 def test_the_order_of_publishing_makes_no_difference(order: list[Version], released: set[Version]) -> None:
-    declared = Declarations(dict.fromkeys(released, Standing.RELEASED))
+    declared = ModelReleaseState(dict.fromkeys(released, ReleaseStatus.RELEASED))
     for load, _ in PROMISED:
-        wish = Wish(load, {})
-        assert wanted(wish, order, declared, named) == wanted(wish, NUMBERS, declared, named)
+        desired = DesiredServing(load, {})
+        assert wanted(desired, order, declared, named) == wanted(desired, NUMBERS, declared, named)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from semver import Version
 
-from turnout.registry.compatibility.compat import Bump, Change, required_bump, signature_changes
+from turnout.registry.compatibility.compat import VersionBump, VersionChange, required_bump, signature_changes
 from turnout.registry.compatibility.numbering import above, automatic, bump_between, bumped, nearest_lower, next_version
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 
@@ -12,8 +12,8 @@ numbers = st.integers(0, 4)
 cores = st.builds(Version, numbers, numbers, numbers)
 pre_releases = st.builds(lambda core, n: core.replace(prerelease=f"rc.{n}"), cores, st.integers(1, 3))
 any_version = cores | pre_releases
-bumps = st.sampled_from(Bump)
-changes = st.builds(Change, st.just("x"), bumps, st.just("differs"))
+bumps = st.sampled_from(VersionBump)
+changes = st.builds(VersionChange, st.just("x"), bumps, st.just("differs"))
 sizes = st.none() | st.integers(0, 3) | st.sampled_from(["n", "m"])
 specs = st.builds(
     TensorSpec, st.sampled_from("abc"), st.sampled_from(list(DataType)[:3]), st.lists(sizes, max_size=2).map(tuple)
@@ -25,11 +25,11 @@ signatures = st.builds(Signature, sides, sides)
 @given(signatures)
 def test_no_change_is_a_patch(signature: Signature) -> None:
     assert signature_changes(signature, signature) == ()
-    assert required_bump(()) is Bump.PATCH
+    assert required_bump(()) is VersionBump.PATCH
 
 
 @given(st.lists(changes), st.lists(changes))
-def test_more_reasons_never_lower_the_bump(some: list[Change], more: list[Change]) -> None:
+def test_more_reasons_never_lower_the_bump(some: list[VersionChange], more: list[VersionChange]) -> None:
     assert required_bump([*some, *more]) >= required_bump(some)
     assert required_bump([*some, *more]) is max(required_bump(some), required_bump(more))
 
@@ -37,30 +37,30 @@ def test_more_reasons_never_lower_the_bump(some: list[Change], more: list[Change
 @given(signatures, signatures)
 def test_two_ways_are_a_patch_only_where_signatures_serve_each_other(one: Signature, other: Signature) -> None:
     there, back = required_bump(signature_changes(one, other)), required_bump(signature_changes(other, one))
-    if there is Bump.PATCH:  # nothing added and nothing taken: so nothing is the other way round
-        assert back is Bump.PATCH
+    if there is VersionBump.PATCH:  # nothing added and nothing taken: so nothing is the other way round
+        assert back is VersionBump.PATCH
     gone = {s.name for s in one.outputs} - {s.name for s in other.outputs}
     if gone:
-        assert there is Bump.MAJOR
-        assert back >= Bump.MINOR
+        assert there is VersionBump.MAJOR
+        assert back >= VersionBump.MINOR
 
 
 @given(any_version, bumps)
-def test_the_bumped_version_is_higher_and_allows_the_bump(version: Version, bump: Bump) -> None:
+def test_the_bumped_version_is_higher_and_allows_the_bump(version: Version, bump: VersionBump) -> None:
     right = bumped(version, bump)
     assert right > version
     assert bump_between(version, right) >= bump
 
 
 @given(any_version, bumps, st.sets(any_version))
-def test_what_is_proposed_is_legal_and_free(version: Version, bump: Bump, taken: set[Version]) -> None:
+def test_what_is_proposed_is_legal_and_free(version: Version, bump: VersionBump, taken: set[Version]) -> None:
     right = next_version(version, bump, taken)
     assert right not in taken
     assert bump_between(version, right) >= bump
 
 
 @given(st.sets(any_version), bumps)
-def test_auto_is_above_all_and_legal_over_what_it_is_held_against(taken: set[Version], bump: Bump) -> None:
+def test_auto_is_above_all_and_legal_over_what_it_is_held_against(taken: set[Version], bump: VersionBump) -> None:
     lower = nearest_lower(above(taken), taken)
     chosen = automatic(bump, lower, taken)
     assert all(chosen > version for version in taken)

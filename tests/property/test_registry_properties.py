@@ -15,14 +15,14 @@ from semver import Version
 import onnx_models
 from turnout.errors import InvalidModel, InvalidRequest
 from turnout.registry.manifest.digest import canonical_bytes, manifest_digest, read_canonical
-from turnout.registry.manifest.manifest import Batching, FileEntry, Manifest, Tolerance
+from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Manifest, Tolerance
 from turnout.registry.manifest.names import check_model_name, is_exact_version, parse_version
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.onnx.model import read_model
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-words = text.filter(bool)
+terms = text.filter(bool)
 integers = st.integers(-(2**53) + 1, 2**53 - 1)
 numbers = st.floats(0, 1e300)
 values = st.recursive(
@@ -39,9 +39,9 @@ versions = st.builds(
     st.lists(identifiers, max_size=3),
     st.lists(builds, max_size=2),
 )
-dimensions = st.none() | st.integers(0, 2**53 - 1) | words
+dimensions = st.none() | st.integers(0, 2**53 - 1) | terms
 specs = st.builds(
-    TensorSpec, words, st.sampled_from(DataType), st.lists(dimensions, max_size=4).map(tuple), st.booleans()
+    TensorSpec, terms, st.sampled_from(DataType), st.lists(dimensions, max_size=4).map(tuple), st.booleans()
 )
 sides = st.lists(specs, max_size=3, unique_by=lambda spec: spec.name).map(tuple)
 files = st.lists(
@@ -52,10 +52,10 @@ files = st.lists(
     unique_by=lambda entry: entry.path,
 )
 batchings = st.builds(
-    Batching,
+    BatchingDeclaration,
     st.booleans(),
     st.none() | st.integers(1, 1024),
-    st.none() | st.dictionaries(words, st.integers(0, 8), max_size=3),
+    st.none() | st.dictionaries(terms, st.integers(0, 8), max_size=3),
 )
 
 
@@ -74,7 +74,7 @@ manifests = st.builds(
     opset=st.dictionaries(text, st.integers(1, 2**31 - 1), max_size=3),
     ir_version=st.integers(1, 20),
     batching=st.none() | batchings,
-    tolerances=st.dictionaries(words, st.builds(Tolerance, numbers, numbers), max_size=3),
+    tolerances=st.dictionaries(terms, st.builds(Tolerance, numbers, numbers), max_size=3),
     metadata=st.dictionaries(text, values, max_size=3),
 )
 

@@ -12,13 +12,13 @@ from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.release import release, state_without, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import Outcome, Situation
+from turnout.rollout.changes.situation import ChangeOutcome, Situation
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.default_answers import answers_of
 from turnout.routing.policy import UNITS, Canary, Policy, malformed
 from turnout.routing.rollback import rollback_targets
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 S = RolloutState
 VERSIONS = [Version.parse(text) for text in ("0.9.0", "1.0.0", "1.0.1", "1.1.0", "1.2.0", "2.0.0", "2.1.0-rc.1")]
@@ -37,7 +37,7 @@ class ReleaseRule(RuleBasedStateMachine):
         self.kept: set[Version] = set()
         self.attempts = 0
 
-    def take(self, outcome: Outcome) -> Situation:
+    def take(self, outcome: ChangeOutcome) -> Situation:
         """Records an outcome; returns how it was before."""
         before = self.now
         after = before.after(outcome)
@@ -58,7 +58,7 @@ class ReleaseRule(RuleBasedStateMachine):
             return
         self.take(outcome)
         self.gone_back_from.discard(version)
-        assert self.now.status(version) is Standing.RELEASED
+        assert self.now.status(version) is ReleaseStatus.RELEASED
         higher = version.prerelease is None and (before.answering is None or version > before.answering)
         if traffic and higher:
             assert self.now.answering == version, "that is what a release means"
@@ -80,7 +80,7 @@ class ReleaseRule(RuleBasedStateMachine):
         except ChangeRefused:
             return
         self.take(outcome)
-        assert self.now.status(version) is not Standing.RELEASED
+        assert self.now.status(version) is not ReleaseStatus.RELEASED
 
     @rule(version=versions)
     def yanked(self, version) -> None:
@@ -88,7 +88,7 @@ class ReleaseRule(RuleBasedStateMachine):
         needed = {v for r in self.now.rollouts for v in (r.candidate, r.previous)}
         if version in needed or (policy is not None and version in policy.versions):
             return
-        self.now = replace(self.now, statuses={**self.now.statuses, version: Standing.YANKED})
+        self.now = replace(self.now, statuses={**self.now.statuses, version: ReleaseStatus.YANKED})
         self.note()
 
     def note(self) -> None:
@@ -108,7 +108,7 @@ class ReleaseRule(RuleBasedStateMachine):
         self.take(outcome)
         target = self.now.answering
         assert target is not None
-        assert before.status(target) is Standing.RELEASED
+        assert before.status(target) is ReleaseStatus.RELEASED
         assert [part.version for part in self.now.answers.plain] == [target], "all of the traffic, and no canary"
         assert not self.now.rollouts
         assert outcome.changes
@@ -129,9 +129,9 @@ class ReleaseRule(RuleBasedStateMachine):
 
     @rule(baseline=versions, canary=st.none() | versions, weight=st.sampled_from([500, 2500]))
     def set_by_hand(self, baseline, canary, weight) -> None:
-        if self.now.status(baseline) is not Standing.RELEASED or self.now.rollouts or canary == baseline:
+        if self.now.status(baseline) is not ReleaseStatus.RELEASED or self.now.rollouts or canary == baseline:
             return
-        if canary is not None and self.now.status(canary) is Standing.YANKED:
+        if canary is not None and self.now.status(canary) is ReleaseStatus.YANKED:
             return
         canaries = () if canary is None else (Canary(canary, weight),)
         self.now = replace(self.now, state=self.now.state.with_policy(Policy(baseline, canaries), SALT))
@@ -147,18 +147,18 @@ class ReleaseRule(RuleBasedStateMachine):
     def rollout_begun(self, candidate, state) -> None:
         """As a rollout and its enforcement would have left it in that state."""
         previous = self.now.answering
-        if previous in (None, candidate) or self.now.rollouts or self.now.status(candidate) is Standing.YANKED:
+        if previous in (None, candidate) or self.now.rollouts or self.now.status(candidate) is ReleaseStatus.YANKED:
             return
         self.attempts += 1
         begun = Rollout.start("m", candidate, previous, self.attempts, PLAN, "ann", "")
-        was_released = self.now.status(candidate) is Standing.RELEASED
+        was_released = self.now.status(candidate) is ReleaseStatus.RELEASED
         rollout = replace(begun, state=state, was_released=was_released, released=state is S.WATCHING)
         statuses, policy = self.now.statuses, self.now.state
         if state is S.SOAKING:
             policy = policy.with_policy(Policy(previous, (Canary(candidate, UNITS // 4),)), SALT)
         if state is S.WATCHING:
             policy = policy.with_policy(Policy(candidate, (Canary(previous, 500),)), SALT)
-            statuses = {**statuses, candidate: Standing.RELEASED}
+            statuses = {**statuses, candidate: ReleaseStatus.RELEASED}
             self.gone_back_from.discard(candidate)
         self.now = replace(self.now, rollouts=(rollout,), state=policy, statuses=statuses)
         self.note()
@@ -173,7 +173,7 @@ class ReleaseRule(RuleBasedStateMachine):
                 ended, _ = end_now(rollout, "worse", S.ROLLED_BACK, "back", kind="verdict", actor="")
                 assert ended.state is S.ROLLED_BACK
                 self.gone_back_from.add(rollout.candidate)
-                statuses = {**self.now.statuses, rollout.candidate: Standing.CANDIDATE}
+                statuses = {**self.now.statuses, rollout.candidate: ReleaseStatus.CANDIDATE}
                 back = state.with_policy(Policy(rollout.previous), SALT)
                 self.now = replace(self.now, rollouts=(), state=back, statuses=statuses)
             self.note()
@@ -192,7 +192,7 @@ class ReleaseRule(RuleBasedStateMachine):
         for one in answers_of(self.now.state.policy, self.now.statuses).selectors:
             assert sum(part.weight for part in one.parts) in (0, UNITS)
             for part in one.parts:
-                assert part.canary or self.now.status(part.version) is Standing.RELEASED
+                assert part.canary or self.now.status(part.version) is ReleaseStatus.RELEASED
 
 
 ReleaseRule.TestCase.settings = settings(max_examples=100, stateful_step_count=25)

@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rollout_values import PLAN, V1, V2, V3, S, begun
 from turnout.errors import ChangeRefused
 from turnout.rollout.evidence import Count, Tick
-from turnout.rollout.machine.attempt import STEPPING, Entry, Pause, Rollout
+from turnout.rollout.machine.attempt import STEPPING, Pause, Rollout, RolloutHistoryEntry
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.rollout.machine.machine import Facts, advance
 from turnout.rollout.machine.overrides import abort, pause, promote, resume, set_weight
-from turnout.rollout.plan import Step
+from turnout.rollout.plan import PlanStep
 from turnout.routing.policy import UNITS, Canary, Policy, Shadow, malformed
 
 ANY_ABORT = {S.ABORTING}
@@ -61,7 +61,7 @@ def facts(draw, bad: bool = False) -> Facts:
         refused=draw(st.sampled_from([""] * 19 + ["3.0.0 is not ready"])),
         thresholds=draw(st.sampled_from([None, {"p90": 0.01}, {"p90": 0.02}])),
         samples=7,
-        patience=0.001,
+        timeout=0.001,
     )
 
 
@@ -81,7 +81,7 @@ class RolloutMachine(RuleBasedStateMachine):
     """A rollout under random facts and commands."""
 
     rollout: Rollout
-    told: list[Entry]
+    reported: list[RolloutHistoryEntry]
 
     @initialize(
         gates=st.tuples(st.booleans(), st.booleans(), st.booleans()), shadow=st.booleans(), twin=st.booleans(),
@@ -91,11 +91,11 @@ class RolloutMachine(RuleBasedStateMachine):
     def begin(self, gates, shadow, twin, timed, watch, insufficient) -> None:
         weights = (0.05, 0.25, 0.5)
         plan = replace(
-            PLAN, steps=tuple(Step(w, 10.0, gate) for w, gate in zip(weights, gates, strict=True)), twin=twin,
+            PLAN, steps=tuple(PlanStep(w, 10.0, gate) for w, gate in zip(weights, gates, strict=True)), twin=twin,
             shadow=PLAN.shadow if shadow else None, metrics=("errors", "p90") if timed else ("errors",),
             watch_s=watch, on_insufficient=insufficient, min_requests=5, step_deadline_s=40.0, max_duration_s=900.0,
         )  # fmt: skip
-        self.rollout, self.told = begun(plan), []
+        self.rollout, self.reported = begun(plan), []
 
     def moved_to(self, after: Rollout, entries, *, by_hand: bool) -> None:
         before = self.rollout
@@ -127,7 +127,7 @@ class RolloutMachine(RuleBasedStateMachine):
         # Whoever ends says why.
         assert not (after.state.final or after.state is S.ABORTING) or after.verdict
         self.rollout = after
-        self.told += entries
+        self.reported += entries
 
     def tick(self, seen: Facts) -> None:
         before = self.rollout

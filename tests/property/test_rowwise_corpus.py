@@ -114,8 +114,8 @@ def freed(case: Case, axes: Mapping[str, int], *, constant: bool) -> ModelProto:
 def random_rows(random: np.random.Generator, like: NDArray, rows: int, axis: int) -> NDArray:
     shape = [*like.shape[:axis], rows, *like.shape[axis + 1 :]]
     if like.dtype == object:
-        words = np.array(["the", "", "A", "quick", "Fox"], dtype=object)
-        return np.asarray(random.choice(words, shape), dtype=object)
+        terms = np.array(["the", "", "A", "quick", "Fox"], dtype=object)
+        return np.asarray(random.choice(terms, shape), dtype=object)
     if like.dtype == np.bool_:
         return random.integers(0, 2, shape).astype(np.bool_)
     if like.dtype.kind in "iu":

@@ -9,18 +9,18 @@ from semver import Version
 from turnout.errors import InvalidRequest, InvalidSelector, VersionNotFound
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import ByTag, Default, Exact, InRange, Latest, Selector, parse, tag_name
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 numbers = st.sampled_from([0, 1, 2, 9, 10])
 prereleases = st.sampled_from([None, None, None, "rc.1", "rc.2", "rc.10", "alpha"])
 versions = st.builds(Version, numbers, numbers, numbers, prereleases)
 
 version_like = st.text("0123456789.xvX*^~<>=|- ,+rc", max_size=24)
-words = st.from_regex(r"[a-z][a-z0-9_-]{0,62}", fullmatch=True)
+terms = st.from_regex(r"[a-z][a-z0-9_-]{0,62}", fullmatch=True)
 selectors = st.one_of(
     st.just(""),
     st.just("latest"),
-    words.filter(lambda word: not re.fullmatch(r"v[0-9]+", word)),  # these are versions, well-formed or not
+    terms.filter(lambda term: not re.fullmatch(r"v[0-9]+", term)),  # these are versions, well-formed or not
     versions.map(str),
     versions.map("v{}".format),
     st.builds("{}{}".format, st.sampled_from(["^", "~", "=", "<", "<=", ">", ">=", "^v"]), versions),
@@ -33,11 +33,11 @@ selectors = st.one_of(
 
 @st.composite
 def indexes(draw: st.DrawFn) -> VersionIndex:
-    standings = draw(st.dictionaries(versions, st.sampled_from(Standing), max_size=8))
-    known = sorted(standings)
+    release_statuses = draw(st.dictionaries(versions, st.sampled_from(ReleaseStatus), max_size=8))
+    known = sorted(release_statuses)
     some = st.sets(st.sampled_from(known)) if known else st.just(set())
     tags = draw(st.dictionaries(st.sampled_from(["stable", "champion"]), versions))
-    return VersionIndex.of("m", standings, tags=tags, ready=draw(some), coming=draw(some))
+    return VersionIndex.of("m", release_statuses, tags=tags, ready=draw(some), coming=draw(some))
 
 
 def read(text: str) -> Selector | None:
@@ -70,7 +70,7 @@ def test_a_character_that_no_selector_holds_spoils_it(text: str, at: int, charac
         assert read(text[:at] + character + text[at:]) is None
 
 
-@given(words | version_like)
+@given(terms | version_like)
 def test_a_tag_can_be_named_exactly_where_it_would_be_read_as_one(text: str) -> None:
     try:
         named = tag_name(text)

@@ -81,12 +81,12 @@ def test_a_runbook_says_what_it_means_how_to_confirm_what_to_do_and_how_to_silen
 @pytest.mark.parametrize("runbook", sorted(RUNBOOKS.glob("*.md")), ids=lambda p: p.stem)
 def test_the_commands_and_metrics_that_a_runbook_names_exist(runbook: Path) -> None:
     text = runbook.read_text()
-    for words in re.findall(r"`turnout ([a-z][^`]*)`", text):
+    for terms in re.findall(r"`turnout ([a-z][^`]*)`", text):
         command = turnout()
-        for word in words.split():
+        for term in terms.split():
             if hasattr(command, "commands"):
-                assert word in command.commands, f"turnout {words}"
-                command = command.commands[word]
+                assert term in command.commands, f"turnout {terms}"
+                command = command.commands[term]
     documented = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     for metric in re.findall(r"\b(turnout_[a-z_]+)(?=[{\[`) ])", re.sub(r"\w+:turnout_\w+:\w+", "", text)):
         assert f"`{metric}`" in documented, metric

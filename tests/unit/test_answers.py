@@ -5,16 +5,16 @@ from semver import Version
 
 from turnout.routing.default_answers import answers_of, answers_text, standing_in
 from turnout.routing.policy import Canary, Policy
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
-S = Standing
+S = ReleaseStatus
 
 
 def _v(text: str) -> Version:
     return Version.parse(text)
 
 
-def _statuses(*released: str) -> dict[Version, Standing]:
+def _statuses(*released: str) -> dict[Version, ReleaseStatus]:
     return {_v(text): S.RELEASED for text in released}
 
 

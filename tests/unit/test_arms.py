@@ -192,16 +192,16 @@ class Asked:
     ("error", "blamed"),
     [
         (errors.ModelFailure("raised"), 1),
-        (errors.Unavailable("loading"), 1),
+        (errors.UnavailableError("loading"), 1),
         (errors.Exhausted("queue"), 1),
         (errors.NotLoaded("gone"), 1),
         (errors.DigestMismatch("changed"), 1),
-        (errors.DeadlineExceeded("late"), 1),
+        (errors.DeadlineExceededError("late"), 1),
         (RuntimeError("a mistake of ours"), 1),
-        (errors.NotFound("no such model"), 0),
+        (errors.NotFoundError("no such model"), 0),
         (errors.InvalidRequest("nonsense"), 0),
         (errors.InputsRefused("sizes"), 0),
-        (errors.PermissionDenied("no"), 0),
+        (errors.PermissionDeniedError("no"), 0),
         (errors.Unsupported("no"), 0),
         (errors.RequestCancelled("the caller left"), 0),
         (asyncio.CancelledError(), 0),
@@ -227,8 +227,8 @@ def test_a_request_that_only_the_candidate_refuses_is_its_fault(check, blamed) -
 
 def test_a_caller_less_patient_than_the_baseline_takes_has_itself_to_blame() -> None:
     two = Two()
-    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.04)
-    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.06)
+    two.fail(two.admit(), errors.DeadlineExceededError("late"), took=0.04)
+    two.fail(two.admit(), errors.DeadlineExceededError("late"), took=0.06)
     seen = two.only()
     assert seen["errors"] == Count(2, 1)
     assert seen["p90"] == Count(0, 0), "neither says how long the answer would have taken"
@@ -236,7 +236,7 @@ def test_a_caller_less_patient_than_the_baseline_takes_has_itself_to_blame() -> 
 
 def test_a_request_given_up_after_a_threshold_is_slow() -> None:
     two = Two()
-    for error in (errors.RequestCancelled("left"), asyncio.CancelledError(), errors.DeadlineExceeded("late")):
+    for error in (errors.RequestCancelled("left"), asyncio.CancelledError(), errors.DeadlineExceededError("late")):
         two.fail(two.admit(), error, took=0.15)
     two.fail(two.admit(), errors.RequestCancelled("left"), took=0.05)
     seen = two.only()

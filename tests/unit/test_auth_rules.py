@@ -16,21 +16,21 @@ from turnout.auth.caller import Caller
 from turnout.auth.credentials import tokens
 from turnout.auth.identity import Identity, of_certificate
 from turnout.auth.policy.parser import read_policy
-from turnout.auth.policy.permissions import METHODS, ROUTES, Kind
-from turnout.auth.policy.policy import Limit, Policy, decide
+from turnout.auth.policy.permissions import METHODS, ROUTES, ResourceKind
+from turnout.auth.policy.policy import AccessPolicy, Limit, decide
 from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
-from turnout.auth.roles import SERVER, Pattern, Role, Scope, patterns
+from turnout.auth.roles import SERVER, AccessRole, Pattern, Scope, patterns
 from turnout.config import Settings, check_exposure
 from turnout.errors import ConfigError, InvalidRequest
 from turnout.rpc.authorization import protected
-from turnout.rpc.transport.port import Call, Unary
+from turnout.rpc.transport.port import RpcCall, Unary
 from turnout.web.authorization import protect
 
 GRANT = '[[grant]]\nidentities = ["spiffe://a/*"]\nroles = ["publish"]\nmodels = ["fraud-*"]\n'
 
 
 def scope(role: str, *models: str) -> Scope:
-    return Scope(frozenset({Role(role)}), patterns(models), "here")
+    return Scope(frozenset({AccessRole(role)}), patterns(models), "here")
 
 
 # Patterns and roles.
@@ -62,26 +62,26 @@ def test_a_pattern_matches_what_a_plain_search_says(text: str, name: str) -> Non
 
 
 def test_roles_include_what_they_need_and_nothing_of_each_other() -> None:
-    held = {role: {needed for needed in Role if scope(role, "*").covers(needed, "m")} for role in Role}
+    held = {role: {needed for needed in AccessRole if scope(role, "*").covers(needed, "m")} for role in AccessRole}
     assert held == {
-        Role.PREDICT: {Role.PREDICT},
-        Role.READ: {Role.READ},
-        Role.PUBLISH: {Role.PUBLISH, Role.READ},
-        Role.OPERATE: {Role.OPERATE, Role.READ},
-        Role.ADMIN: set(Role),
+        AccessRole.PREDICT: {AccessRole.PREDICT},
+        AccessRole.READ: {AccessRole.READ},
+        AccessRole.PUBLISH: {AccessRole.PUBLISH, AccessRole.READ},
+        AccessRole.OPERATE: {AccessRole.OPERATE, AccessRole.READ},
+        AccessRole.ADMIN: set(AccessRole),
     }
 
 
 def test_only_a_star_reaches_the_server_itself() -> None:
-    assert decide([scope("admin", "*")], Role.ADMIN, SERVER).allowed
-    assert not decide([scope("admin", "fraud", "a*", "*a")], Role.ADMIN, SERVER).allowed
+    assert decide([scope("admin", "*")], AccessRole.ADMIN, SERVER).allowed
+    assert not decide([scope("admin", "fraud", "a*", "*a")], AccessRole.ADMIN, SERVER).allowed
 
 
 def test_a_refusal_says_what_is_held_and_an_answer_which_rule_gives_it() -> None:
-    assert decide([], Role.READ, "m").rule == "no grant names this identity"
-    assert decide([scope("read", "m")], Role.OPERATE, "m").rule == "it is granted read on it"
-    assert decide([scope("read", "n")], Role.OPERATE, "m").rule == "it is granted nothing on it"
-    assert decide([scope("read", "n"), scope("operate", "m")], Role.READ, "m").rule == "here"
+    assert decide([], AccessRole.READ, "m").rule == "no grant names this identity"
+    assert decide([scope("read", "m")], AccessRole.OPERATE, "m").rule == "it is granted read on it"
+    assert decide([scope("read", "n")], AccessRole.OPERATE, "m").rule == "it is granted nothing on it"
+    assert decide([scope("read", "n"), scope("operate", "m")], AccessRole.READ, "m").rule == "here"
 
 
 # Identities.
@@ -111,7 +111,7 @@ def test_an_actor_fits_the_log_and_two_that_are_long_stay_two() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "said", "expected"),
+    ("reason", "message", "expected"),
     [
         ("good", "ann@pc", "good [as ann@pc]"), ("", "ann", "[as ann]"), ("good", "", "good"),
         ("good", "token:ci", "good"), ("x", "a\nb\x1b[1m", "x [as a b [1m]"), ("x" * 1024, "ann", "x" * 1024),
@@ -119,8 +119,10 @@ def test_an_actor_fits_the_log_and_two_that_are_long_stay_two() -> None:
         ("y" * 2000, "ann", "y" * 2000),
     ],
 )  # fmt: skip
-def test_what_a_caller_said_is_a_remark_for_which_there_may_be_no_room(reason: str, said: str, expected: str) -> None:
-    assert remarks.with_remark(reason, said, "token:ci") == expected
+def test_what_a_caller_said_is_a_remark_for_which_there_may_be_no_room(
+    reason: str, message: str, expected: str
+) -> None:
+    assert remarks.with_remark(reason, message, "token:ci") == expected
 
 
 # The policy file.
@@ -130,7 +132,7 @@ def test_a_policy_is_read_whole() -> None:
     text = GRANT + '[[limit]]\nname = "b"\nidentities = ["*"]\nrequests_per_second = 10\nin_flight = 3\n'
     policy = read_policy(text, "policy.toml")
     assert policy.scopes_of(Identity("spiffe://a/b")) == (
-        Scope(frozenset({Role.PUBLISH}), patterns(["fraud-*"]), "grant 1, line 1"),
+        Scope(frozenset({AccessRole.PUBLISH}), patterns(["fraud-*"]), "grant 1, line 1"),
     )
     assert policy.scopes_of(Identity("spiffe://b/b")) == ()
     assert policy.limit_of(Identity("dns:x")) == Limit("b", patterns(["*"]), 10, 10, 3)
@@ -140,7 +142,7 @@ def test_a_policy_is_read_whole() -> None:
 
 
 def test_nothing_is_granted_by_an_empty_file() -> None:
-    assert read_policy("# nobody\n", "p") == Policy()
+    assert read_policy("# nobody\n", "p") == AccessPolicy()
 
 
 @pytest.mark.parametrize(
@@ -287,14 +289,14 @@ def test_a_token_for_nothing_is_refused(given_roles: list[str], models: list[str
 
 def test_a_need_that_asks_for_a_role_names_it_and_others_do_not() -> None:
     for path, need in {**METHODS, **ROUTES}.items():
-        asks = need.kind not in (Kind.PUBLIC, Kind.KNOWN)
+        asks = need.kind not in (ResourceKind.PUBLIC, ResourceKind.KNOWN)
         assert bool(need.roles) is asks, path
-        assert "{model}" not in path or need.kind in (Kind.MODEL, Kind.SETTING), path
-        assert (need.also is not None) >= (need.kind is Kind.SETTING), path
+        assert "{model}" not in path or need.kind in (ResourceKind.MODEL, ResourceKind.SETTING), path
+        assert (need.also is not None) >= (need.kind is ResourceKind.SETTING), path
 
 
 def test_what_the_table_does_not_name_is_not_served() -> None:
-    async def answer(_: bytes, __: Call) -> bytes:
+    async def answer(_: bytes, __: RpcCall) -> bytes:
         return b""
 
     async def page(_: Request) -> Response:
@@ -310,19 +312,19 @@ def test_what_the_table_does_not_name_is_not_served() -> None:
 
 def test_decisions_are_remembered_within_a_bound_and_forgotten_with_the_policy() -> None:
     caller = Caller(Identity("dns:a"), [scope("read", "m*")], "certificate")
-    assert caller.may(Role.READ, "m1")
+    assert caller.may(AccessRole.READ, "m1")
     for n in range(5000):
-        assert not caller.may(Role.READ, f"x{n}")
+        assert not caller.may(AccessRole.READ, f"x{n}")
     assert len(caller._decisions) <= 1024
     caller.change([], None)
-    assert not caller.may(Role.READ, "m1")
+    assert not caller.may(AccessRole.READ, "m1")
 
 
 def test_a_token_keeps_its_own_scopes_whatever_the_policy_says() -> None:
     caller = Caller(Identity("token:a"), [scope("read", "m")], "token 1", own=True)
     caller.change([scope("admin", "*")], None)
-    assert caller.may(Role.READ, "m")
-    assert not caller.may(Role.ADMIN, "m")
+    assert caller.may(AccessRole.READ, "m")
+    assert not caller.may(AccessRole.ADMIN, "m")
 
 
 # What listens where.
@@ -365,4 +367,4 @@ def test_what_is_open_to_anybody_does_not_start_and_says_what_to_write(
 
 
 def test_roles_and_their_words_are_the_five() -> None:
-    assert [str(role) for role in roles.Role] == ["predict", "read", "publish", "operate", "admin"]
+    assert [str(role) for role in roles.AccessRole] == ["predict", "read", "publish", "operate", "admin"]

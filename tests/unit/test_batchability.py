@@ -12,7 +12,7 @@ from onnx_models import leaky, matmul, model, scaled, tensor
 from rowwise_models import FLOAT, X, drops_stop_words, graph, keeps_by_mask, node, squeezes_single_frames
 from turnout.config import Runtime
 from turnout.errors import ModelFailure
-from turnout.registry.manifest.manifest import MODEL_FILE, Batching, FileEntry, Manifest
+from turnout.registry.manifest.manifest import MODEL_FILE, BatchingDeclaration, FileEntry, Manifest
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.onnx.model import read_model
 from turnout.serving.batching.batch import shape_of
@@ -23,7 +23,9 @@ from turnout.serving.sessions.session import Session
 
 @pytest.fixture
 def proved(tmp_path: Path):
-    def run(proto: onnx.ModelProto, batching: Batching | None = None, max_rows: int = 8, golden=()) -> BatchPlan:
+    def run(
+        proto: onnx.ModelProto, batching: BatchingDeclaration | None = None, max_rows: int = 8, golden=()
+    ) -> BatchPlan:
         path = tmp_path / "m.onnx"
         onnx.save(proto, path)
         signature = read_model(path).signature
@@ -46,8 +48,8 @@ def test_rows_that_leak_into_each_other_are_not(proved) -> None:
 
 
 def test_a_wrong_declaration_is_found_out(proved) -> None:
-    assert proved(leaky(), Batching(axes={"x": 0, "y": 0})).max_rows == 0
-    assert proved(matmul(), Batching(axes={"x": 0, "y": 0}, max_rows=4)).max_rows == 4
+    assert proved(leaky(), BatchingDeclaration(axes={"x": 0, "y": 0})).max_rows == 0
+    assert proved(matmul(), BatchingDeclaration(axes={"x": 0, "y": 0}, max_rows=4)).max_rows == 4
 
 
 def test_a_model_without_a_free_dimension_is_not_batched(proved) -> None:
@@ -57,7 +59,7 @@ def test_a_model_without_a_free_dimension_is_not_batched(proved) -> None:
 
 
 def test_the_publisher_and_the_configuration_can_turn_it_off(proved) -> None:
-    assert "manifest" in proved(scaled(1), Batching(enabled=False)).reason
+    assert "manifest" in proved(scaled(1), BatchingDeclaration(enabled=False)).reason
     assert "configuration" in proved(scaled(1), max_rows=0).reason
 
 
@@ -124,11 +126,11 @@ def test_what_the_graph_does_not_prove_is_batched_only_where_it_is_declared_and_
     assert not undeclared.mixes
     assert "the graph does not prove" in undeclared.reason
     assert "Range" in undeclared.reason
-    declared = proved(_own_operator_that_keeps_rows(), Batching(axes={"x": 0, "y": 0}))
+    declared = proved(_own_operator_that_keeps_rows(), BatchingDeclaration(axes={"x": 0, "y": 0}))
     assert (declared.max_rows, declared.input_axes, declared.output_axes) == (8, {"x": 0}, {"y": 0})
     assert declared.reason.startswith("batched (declared, and runs agree; the graph does not prove it: Range")
     assert (
-        proved(matmul(), Batching(axes={"x": 0, "y": 0})).reason
+        proved(matmul(), BatchingDeclaration(axes={"x": 0, "y": 0})).reason
         == "batched (declared and proved by graph and run: x axis 0)"
     )
 
@@ -137,13 +139,13 @@ def test_what_the_graph_does_not_prove_is_batched_only_where_it_is_declared_and_
 def test_no_declaration_has_rows_mixed_up(proved, make) -> None:
     proto = make()
     names = [value.name for value in [*proto.graph.input, *proto.graph.output]]
-    plan = proved(proto, Batching(axes=dict.fromkeys(names, 0)))
+    plan = proved(proto, BatchingDeclaration(axes=dict.fromkeys(names, 0)))
     assert plan.max_rows == 0
     assert proto.graph.node[-1].op_type in plan.reason or proto.graph.node[0].op_type in plan.reason
 
 
 def test_a_declared_output_axis_is_checked(proved) -> None:
-    assert "grows along axis 0, not 1" in proved(matmul(), Batching(axes={"x": 0, "y": 1})).reason
+    assert "grows along axis 0, not 1" in proved(matmul(), BatchingDeclaration(axes={"x": 0, "y": 1})).reason
 
 
 def test_a_graph_that_is_proved_for_some_sizes_names_them(proved) -> None:
@@ -160,7 +162,7 @@ def test_a_model_that_ran_on_nothing_is_batched_only_where_it_is_declared_and_th
     def refuses(_inputs: object, _names: object) -> list[np.ndarray]:
         raise ModelFailure("not this")
 
-    def plan(proto: onnx.ModelProto, batching: Batching | None) -> BatchPlan:
+    def plan(proto: onnx.ModelProto, batching: BatchingDeclaration | None) -> BatchPlan:
         path = tmp_path / "m.onnx"
         onnx.save(proto, path)
         signature = read_model(path).signature
@@ -168,7 +170,7 @@ def test_a_model_that_ran_on_nothing_is_batched_only_where_it_is_declared_and_th
         manifest = Manifest("m", Version(1), files, signature, {"": 17}, 8, batching)
         return prove(refuses, manifest, 8, (), read_graph(path))
 
-    declared = Batching(axes={"x": 0, "y": 0})
+    declared = BatchingDeclaration(axes={"x": 0, "y": 0})
     assert plan(matmul(), declared).max_rows == 8
     assert "publish a golden case" in plan(matmul(), None).reason
     assert plan(leaky(), declared).max_rows == 0

@@ -9,7 +9,7 @@ from semver import Version
 
 import onnx_models
 from turnout.cancellation import Cancellation, WorkCancelled, checkpoint, current
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.registry.manifest.digest import stream_digest
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
@@ -41,8 +41,8 @@ def test_hashing_ends_when_it_is_cancelled() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     assert source.begun.wait(30)
-    cancellation.cancel(Unavailable("the server stops"))
-    cancellation.cancel(Unavailable("said again"))
+    cancellation.cancel(UnavailableError("the server stops"))
+    cancellation.cancel(UnavailableError("said again"))
     thread.join(30)
     assert not thread.is_alive()
     assert [str(error) for error in raised] == ["the server stops"]
@@ -67,7 +67,7 @@ def test_a_publish_that_is_cancelled_while_it_copies_leaves_nothing(tmp_path: Pa
         publish(
             repository,
             PublishRequest("m", Version(1), source),
-            progress=lambda _: cancellation.cancel(Unavailable("its client left")),
+            progress=lambda _: cancellation.cancel(UnavailableError("its client left")),
         )
     assert [path for path in (repository.root / STAGING).iterdir() if path.is_dir()] == []
     assert repository.published() == ()

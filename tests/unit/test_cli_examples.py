@@ -33,17 +33,17 @@ def test_every_command_has_one_and_no_other_has() -> None:
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
 def test_each_is_one_that_the_command_takes(line) -> None:
-    program, *words = shlex.split(line)
+    program, *terms = shlex.split(line)
     assert program == "turnout"
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    name = " ".join(terms[:2]) if " ".join(terms[:2]) in COMMANDS else terms[0]
     assert line in EXAMPLES[name]
-    given = words[name.count(" ") + 1 :]
+    given = terms[name.count(" ") + 1 :]
     with COMMANDS[name].make_context(name, list(given), resilient_parsing=False) as context:
         assert context.params
 
 
 def test_inputs_of_examples_can_be_read() -> None:
-    given = [word for line in EXAMPLES["predict"] for word in shlex.split(line) if "=" in word]
+    given = [term for line in EXAMPLES["predict"] for term in shlex.split(line) if "=" in term]
     assert given
     for text in given:
         name, value = text.split("=", 1)
@@ -59,6 +59,6 @@ def test_what_meta_takes_is_named() -> None:
 def test_help_shows_it_on_a_line_of_its_own(name, capsys) -> None:
     with pytest.raises(SystemExit):
         ROOT.main([*name.split(), "--help"], prog_name="turnout")
-    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert shown.count("Examples:" if len(EXAMPLES[name]) > 1 else "Example:") == 1
-    assert "".join(EXAMPLES[name][0].split()) in "".join("".join(shown).split())
+    displayed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert displayed.count("Examples:" if len(EXAMPLES[name]) > 1 else "Example:") == 1
+    assert "".join(EXAMPLES[name][0].split()) in "".join("".join(displayed).split())

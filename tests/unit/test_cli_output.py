@@ -6,13 +6,13 @@ import math
 import pytest
 import typer
 
-from turnout.cli.output import Output, ServerRefused, reporting, size_text, table
-from turnout.errors import ConfigError, InvalidTensor, Violation
+from turnout.cli.output import CommandOutput, ServerRefused, reporting, size_text, table
+from turnout.errors import ConfigError, FieldViolation, InvalidTensor
 
 
 def test_json_output_is_json_whatever_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     body = {"a": [math.nan, math.inf, -math.inf, 1.5], "b": [[1, 2], [3, 4]], "c": [{"d": "ü\n"}], "e": {}, "f": []}
-    Output(as_json=True).show(body, "for people")
+    CommandOutput(as_json=True).show(body, "for people")
     printed = capsys.readouterr().out
     assert json.loads(printed) == body | {"a": ["NaN", "Infinity", "-Infinity", 1.5]}
     assert '"b": [[1, 2], [3, 4]]' in printed
@@ -20,19 +20,19 @@ def test_json_output_is_json_whatever_the_numbers(capsys: pytest.CaptureFixture[
 
 
 def test_a_cell_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(as_json=False).show({}, table(("A",), [("[red]x[/red] :smile:",)]), "[bold]plain[/bold]")
+    CommandOutput(as_json=False).show({}, table(("A",), [("[red]x[/red] :smile:",)]), "[bold]plain[/bold]")
     printed = capsys.readouterr().out
     assert "[red]x[/red] :smile:" in printed
     assert "[bold]plain[/bold]" in printed
 
 
 def test_where_no_terminal_is_a_row_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(as_json=False).show({}, table(("A", "B"), [("a" * 150, "b" * 150)]), "c" * 1000)
+    CommandOutput(as_json=False).show({}, table(("A", "B"), [("a" * 150, "b" * 150)]), "c" * 1000)
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_where_no_terminal_is_no_line_ends_with_spaces(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(as_json=False).show({}, table(("A", "B"), [("a", "b" * 9), ("a" * 9, "")]), "c", "d\n\ne")
+    CommandOutput(as_json=False).show({}, table(("A", "B"), [("a", "b" * 9), ("a" * 9, "")]), "c", "d\n\ne")
     printed = capsys.readouterr().out
     assert printed == "A           B\na           bbbbbbbbb\naaaaaaaaa\nc\nd\n\ne\n"
 
@@ -46,7 +46,7 @@ def test_an_error_ends_the_command_with_1_and_one_sentence(capsys: pytest.Captur
 
 def test_several_faults_are_a_sentence_each(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), reporting(as_json=False):
-        raise ConfigError("one; two", violations=[Violation("a", "one"), Violation("b", "two")])
+        raise ConfigError("one; two", violations=[FieldViolation("a", "one"), FieldViolation("b", "two")])
     assert capsys.readouterr().err == "error: one\nerror: two\n"
 
 

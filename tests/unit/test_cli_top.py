@@ -26,22 +26,22 @@ def version(number="1.0.0", *roles, model="m", state=VersionState.VERSION_STATE_
     return pb.VersionActivity(model=model, version=number, state=state, standing=2, roles=roles, **more)
 
 
-def told(seconds, *versions, process="a", **more):
+def reported(seconds, *versions, process="a", **more):
     return pb.GetActivityResponse(
         process=process, seconds=seconds, versions=versions, latency_bounds=LATENCY_BOUNDS, **more
     )
 
 
-def lines(shown, columns=120, rows=None, notice=""):
+def lines(displayed, columns=120, rows=None, notice=""):
     console = Console(width=columns, highlight=False, markup=False)
     with console.capture() as capture:
-        console.print(view(shown, "127.0.0.1:8003", notice, columns, rows))
+        console.print(view(displayed, "127.0.0.1:8003", notice, columns, rows))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def cells(shown, columns=120):
+def cells(displayed, columns=120):
     """The table by version, as columns by heading."""
-    text = lines(shown, columns)
+    text = lines(displayed, columns)
     start = next(i for i, line in enumerate(text) if line.startswith("MODEL"))
     heads = text[start].split()
     rows = [line.split("   ") for line in text[start + 1 :] if line]
@@ -49,19 +49,19 @@ def cells(shown, columns=120):
 
 
 def test_rates_are_what_came_between_two_tellings():
-    shown = picture(
-        told(10.0, version("1.0.0", role(requests=100, failures=10)), unrouted=5),
-        told(12.0, version("1.0.0", role(requests=300, failures=30)), unrouted=9),
+    displayed = picture(
+        reported(10.0, version("1.0.0", role(requests=100, failures=10)), unrouted=5),
+        reported(12.0, version("1.0.0", role(requests=300, failures=30)), unrouted=9),
     )
-    (row,) = shown.rows
+    (row,) = displayed.rows
     assert (row.rate, row.failures, row.failed_share) == (100, 10, 0.1)
-    assert (shown.seconds, shown.rate, shown.failures, shown.unrouted) == (2, 100, 10, 2)
+    assert (displayed.seconds, displayed.rate, displayed.failures, displayed.unrouted) == (2, 100, 10, 2)
 
 
 def test_latencies_are_those_of_the_requests_in_between():
-    shown = picture(
-        told(1.0, version("1.0.0", role(requests=1000, seconds=0.001))),
-        told(
+    displayed = picture(
+        reported(1.0, version("1.0.0", role(requests=1000, seconds=0.001))),
+        reported(
             2.0,
             version(
                 "1.0.0",
@@ -80,17 +80,17 @@ def test_latencies_are_those_of_the_requests_in_between():
             ),
         ),
     )
-    (row,) = shown.rows
+    (row,) = displayed.rows
     assert row.p50 == pytest.approx(0.1, rel=0.5)
     assert row.p99 == pytest.approx(0.1, rel=0.5)
 
 
 def test_roles_are_added_up_and_told_apart():
-    shown = picture(
-        told(1.0, version("1.0.0", role("canary"), role("pinned"))),
-        told(2.0, version("1.0.0", role("canary", 30, weight=0.1), role("pinned", 10), role("shadow", weight=0.5))),
+    displayed = picture(
+        reported(1.0, version("1.0.0", role("canary"), role("pinned"))),
+        reported(2.0, version("1.0.0", role("canary", 30, weight=0.1), role("pinned", 10), role("shadow", weight=0.5))),
     )
-    (row,) = shown.rows
+    (row,) = displayed.rows
     assert row.rate == 40
     assert [(p.role, p.weight, p.rate) for p in row.parts] == [
         ("canary", 0.1, 30),
@@ -100,40 +100,45 @@ def test_roles_are_added_up_and_told_apart():
 
 
 def test_one_telling_knows_no_rates():
-    shown = picture(None, told(5.0, version("1.0.0", role(requests=100))))
-    (row,) = shown.rows
-    assert (row.rate, row.failures, row.p50, row.p99, shown.rate, shown.unrouted) == (None,) * 6
+    displayed = picture(None, reported(5.0, version("1.0.0", role(requests=100))))
+    (row,) = displayed.rows
+    assert (row.rate, row.failures, row.p50, row.p99, displayed.rate, displayed.unrouted) == (None,) * 6
 
 
 def test_a_server_that_was_started_anew_knows_no_rates_at_first():
-    before = told(5.0, version("1.0.0", role(requests=100)))
-    for after in (told(6.0, version("1.0.0", role(requests=150)), process="b"), told(1.0, version("1.0.0", role()))):
+    before = reported(5.0, version("1.0.0", role(requests=100)))
+    for after in (
+        reported(6.0, version("1.0.0", role(requests=150)), process="b"),
+        reported(1.0, version("1.0.0", role())),
+    ):
         assert picture(before, after).rate is None
 
 
 def test_a_version_that_was_loaded_anew_has_counted_from_0():
-    shown = picture(told(1.0, version("1.0.0", role(requests=100))), told(2.0, version("1.0.0", role(requests=7))))
-    assert shown.rate == 7
+    displayed = picture(
+        reported(1.0, version("1.0.0", role(requests=100))), reported(2.0, version("1.0.0", role(requests=7)))
+    )
+    assert displayed.rate == 7
 
 
 def test_a_version_that_came_in_between_is_counted_whole():
-    assert picture(told(1.0), told(3.0, version("1.0.0", role(requests=10)))).rate == 5
+    assert picture(reported(1.0), reported(3.0, version("1.0.0", role(requests=10)))).rate == 5
 
 
 def test_the_busiest_stand_first_and_what_is_not_in_service_last():
     quiet, busy = version("1.0.0", role(requests=1)), version("2.0.0", role(requests=9))
     gone = version("9.0.0", state=VersionState.VERSION_STATE_UNLOADED)
     idle = version("0.1.0")
-    shown = picture(told(1.0), told(2.0, gone, quiet, idle, busy))
-    assert [row.version for row in shown.rows] == ["2.0.0", "1.0.0", "0.1.0", "9.0.0"]
+    displayed = picture(reported(1.0), reported(2.0, gone, quiet, idle, busy))
+    assert [row.version for row in displayed.rows] == ["2.0.0", "1.0.0", "0.1.0", "9.0.0"]
 
 
 def test_every_fact_has_its_column():
-    shown = picture(
-        told(1.0, version("1.2.0", role("canary"))),
-        told(2.0, version("1.2.0", role("canary", 250, 5, weight=0.05), inflight=9, queue_depth=6, queue_fill=0.2)),
+    displayed = picture(
+        reported(1.0, version("1.2.0", role("canary"))),
+        reported(2.0, version("1.2.0", role("canary", 250, 5, weight=0.05), inflight=9, queue_depth=6, queue_fill=0.2)),
     )
-    heads, (row,) = cells(shown)
+    heads, (row,) = cells(displayed)
     assert dict(zip(heads, row, strict=True)) == {
         "MODEL": "m", "VERSION": "1.2.0", "STATE": "ready", "TRAFFIC": "canary 5%", "REQ/S": "250",
         "P50": row[5], "P99": row[6], "FAILED": "2.0%", "QUEUE": "6", "RUNNING": "3",
@@ -143,8 +148,8 @@ def test_every_fact_has_its_column():
 
 
 BUSY = picture(
-    told(1.0),
-    told(
+    reported(1.0),
+    reported(
         2.0,
         *(
             version(f"1.{n}.0-rc.1+build.{n}", role("baseline", n, weight=0.5), model=f"a-model-of-a-long-name-{n}")
@@ -186,8 +191,10 @@ def test_without_a_terminal_everything_is_shown():
 
 
 def test_80_columns_hold_the_traffic_of_names_of_usual_length():
-    shown = picture(told(1.0), told(2.0, version("1.10.0", role(requests=123456, weight=1.0), model="magika")))
-    heads, _ = cells(shown, 80)
+    displayed = picture(
+        reported(1.0), reported(2.0, version("1.10.0", role(requests=123456, weight=1.0), model="magika"))
+    )
+    heads, _ = cells(displayed, 80)
     assert {"MODEL", "VERSION", "STATE", "TRAFFIC", "REQ/S", "P99", "FAILED"} <= set(heads)
 
 
@@ -199,19 +206,19 @@ def test_a_rollout_is_a_line_that_says_where_it_stands():
 
 
 def test_the_head_tells_what_holds_for_the_whole_server():
-    shown = picture(
-        told(60.0, version("1.0.0", role())),
-        told(61.0, version("1.0.0", role(requests=1000, failures=20)), unrouted=4, draining=True),
+    displayed = picture(
+        reported(60.0, version("1.0.0", role())),
+        reported(61.0, version("1.0.0", role(requests=1000, failures=20)), unrouted=4, draining=True),
     )
-    head = " ".join(lines(shown, 200)[:2])
+    head = " ".join(lines(displayed, 200)[:2])
     for fact in ("127.0.0.1:8003, draining", "1 model, 1 of 1 version ready", "up 1m1s", "1,000 requests/s",
                  "2.0% failed", "4/s reached no version"):  # fmt: skip
         assert fact in head
 
 
 def test_few_failures_are_never_none():
-    shown = picture(told(1.0), told(2.0, version("1.0.0", role(requests=100_000, failures=1))))
-    _, (row,) = cells(shown)
+    displayed = picture(reported(1.0), reported(2.0, version("1.0.0", role(requests=100_000, failures=1))))
+    _, (row,) = cells(displayed)
     assert "<0.1%" in row
 
 
@@ -225,19 +232,21 @@ def test_a_server_that_is_gone_is_said_until_it_is_back():
         return capture.get()
 
     assert "asking the server at 127.0.0.1:8003" in text()
-    screen.take(told(1.0, version("1.0.0", role(requests=1))), 100.0)
+    screen.take(reported(1.0, version("1.0.0", role(requests=1))), 100.0)
     screen.lose(103.0)
     assert "no answer from 127.0.0.1:8003 for 3s" in text()
     assert "1.0.0" in text()
-    screen.take(told(5.0, version("1.0.0", role(requests=9))), 105.0)
+    screen.take(reported(5.0, version("1.0.0", role(requests=9))), 105.0)
     assert "no answer" not in text()
     assert "2 requests/s" in text()
 
 
 def test_json_has_the_same_numbers():
-    shown = picture(told(1.0, version("1.0.0", role())), told(3.0, version("1.0.0", role(requests=10, weight=1.0))))
-    told_body = json.loads(json.dumps(body(shown)))
+    displayed = picture(
+        reported(1.0, version("1.0.0", role())), reported(3.0, version("1.0.0", role(requests=10, weight=1.0)))
+    )
+    told_body = json.loads(json.dumps(body(displayed)))
     (row,) = told_body["versions"]
     assert told_body["requests_per_second"] == row["requests_per_second"] == 5
     assert row["roles"] == [{"role": "baseline", "weight": 1.0, "requests_per_second": 5}]
-    assert row["p99_ms"] == shown.rows[0].p99 * 1e3
+    assert row["p99_ms"] == displayed.rows[0].p99 * 1e3

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from turnout_client import DeadlineExceeded, ResourceExhausted, RetryPolicy, TurnoutClientError, Unavailable
-from turnout_client.retry import Attempts
+from turnout_client.retry import RetryAttempts
 
 POLICY = RetryPolicy(retries=3, first_backoff=0.1, max_backoff=0.5)
 
@@ -57,9 +57,9 @@ def test_negative_numbers_are_no_policy():
 @pytest.mark.parametrize("timeout", [0, 0.0, -1.0, math.nan])
 def test_no_time_is_a_deadline_exceeded_before_anything_is_sent(timeout):
     with pytest.raises(DeadlineExceeded):
-        Attempts(POLICY, timeout).remaining()
+        RetryAttempts(POLICY, timeout).remaining()
 
 
 @pytest.mark.parametrize("timeout", [None, math.inf])
 def test_unbounded_time_stays_unbounded(timeout):
-    assert Attempts(POLICY, timeout).remaining() is None
+    assert RetryAttempts(POLICY, timeout).remaining() is None

@@ -40,7 +40,7 @@ def test_files_that_cannot_be_used_are_named_when_the_client_is_made(
     cert, key = AUTHORITY.issue().write(tmp_path, "client")
     other = put(tmp_path / "other.key", AUTHORITY.issue().key)
     encrypted = put(tmp_path / "encrypted.key", AUTHORITY.issue().encrypted_key)
-    for tls, said in [
+    for tls, message in [
         (Tls(ca=tmp_path / "none.pem"), "none.pem cannot be read: No such file or directory"),
         (Tls(ca=tmp_path), "cannot be read: Is a directory"),
         (Tls(ca=key), "holds no PEM certificate, expected the server's authority"),
@@ -48,7 +48,7 @@ def test_files_that_cannot_be_used_are_named_when_the_client_is_made(
         (Tls(cert=cert, key=encrypted), "is encrypted: store the key without a passphrase"),
         (Tls(cert=key, key=key), "do not hold a PEM certificate and its key"),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             kind("127.0.0.1:1", tls=tls)
 
 
@@ -73,9 +73,9 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
 
     def until_it_is_reset(address: tuple[str, int], timeout: float) -> socket.socket:
         connected = connect(address, timeout)
-        told = select.poll()
-        told.register(connected, select.POLLIN)
-        assert told.poll(30_000)
+        reported = select.poll()
+        reported.register(connected, select.POLLIN)
+        assert reported.poll(30_000)
         return connected
 
     def reset_each() -> None:
@@ -86,7 +86,7 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
                     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     monkeypatch.setattr("turnout_client.obstacles.socket.create_connection", until_it_is_reset)
-    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as told:
+    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always")
         resetting = threading.Thread(target=reset_each)
         resetting.start()
@@ -95,4 +95,4 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
         listener.shutdown(socket.SHUT_RDWR)
         resetting.join()
         gc.collect()
-    assert [str(one.message) for one in told] == []
+    assert [str(one.message) for one in reported] == []

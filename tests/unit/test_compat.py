@@ -2,7 +2,7 @@
 
 import pytest
 
-from turnout.registry.compatibility.compat import Bump, Change, refusals, required_bump, signature_changes
+from turnout.registry.compatibility.compat import VersionBump, VersionChange, refusals, required_bump, signature_changes
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 
 F32, F16, I32 = DataType.FLOAT32, DataType.FLOAT16, DataType.INT32
@@ -20,7 +20,7 @@ def gives(*outputs: TensorSpec) -> Signature:
     return Signature((tensor("x", "rows", 4),), outputs)
 
 
-def said(old: Signature, new: Signature) -> list[tuple[str, str]]:
+def message(old: Signature, new: Signature) -> list[tuple[str, str]]:
     return [(str(change.bump), str(change)) for change in signature_changes(old, new)]
 
 
@@ -36,7 +36,7 @@ def test_magika_3_cannot_answer_what_was_meant_for_magika_1() -> None:
         "input bytes dimension 1 is 2048 and was 1536",
         "output target_label dimension 1 is 214 and was 113",
     )
-    assert required_bump(signature_changes(MAGIKA_1, MAGIKA_3_2)) is Bump.MAJOR
+    assert required_bump(signature_changes(MAGIKA_1, MAGIKA_3_2)) is VersionBump.MAJOR
 
 
 def test_magika_3_3_differs_from_3_2_in_names_of_dimensions_only() -> None:
@@ -50,7 +50,7 @@ def test_silero_6_takes_and_gives_what_silero_5_does_and_may_state_its_state_s_s
     stated = Signature(inputs, (tensor("output", None, 1), tensor("stateN", 2, None, 128)))
 
     assert signature_changes(silero, silero) == ()
-    assert said(silero, stated) == [
+    assert message(silero, stated) == [
         ("minor", "output stateN dimension 0 is fixed at 2 and was free"),
         ("minor", "output stateN dimension 2 is fixed at 128 and was free"),
     ]
@@ -79,7 +79,7 @@ def test_silero_6_takes_and_gives_what_silero_5_does_and_may_state_its_state_s_s
     ],
 )
 def test_an_input_narrowed_is_major_and_one_widened_is_minor(old, new, bump, reason) -> None:
-    assert said(takes(old), takes(new)) == [(bump, f"input x {reason}")]
+    assert message(takes(old), takes(new)) == [(bump, f"input x {reason}")]
 
 
 @pytest.mark.parametrize(
@@ -98,37 +98,37 @@ def test_an_input_narrowed_is_major_and_one_widened_is_minor(old, new, bump, rea
     ],
 )
 def test_an_output_changed_is_major_unless_who_read_any_size_still_reads_it(old, new, bump, reason) -> None:
-    assert said(gives(old), gives(new)) == [(bump, f"output y {reason}")]
+    assert message(gives(old), gives(new)) == [(bump, f"output y {reason}")]
 
 
 def test_an_input_gone_is_major_even_where_it_could_be_left_out() -> None:
     kept = tensor("x", None)
     for gone in (tensor("bias"), tensor("bias", default=True)):
-        assert said(takes(kept, gone), takes(kept)) == [("major", "input bias is gone")]
+        assert message(takes(kept, gone), takes(kept)) == [("major", "input bias is gone")]
 
 
 def test_a_new_input_is_major_where_it_is_required_and_minor_where_it_has_a_default() -> None:
     kept = tensor("x", None)
-    assert said(takes(kept), takes(kept, tensor("bias"))) == [
+    assert message(takes(kept), takes(kept, tensor("bias"))) == [
         ("major", "input bias is required and was not there before")
     ]
-    assert said(takes(kept), takes(kept, tensor("bias", default=True))) == [
+    assert message(takes(kept), takes(kept, tensor("bias", default=True))) == [
         ("minor", "input bias is new and may be left out")
     ]
 
 
 def test_an_output_gone_is_major_and_a_new_one_minor() -> None:
     one, two = gives(tensor("y")), gives(tensor("y"), tensor("z"))
-    assert said(two, one) == [("major", "output z is gone")]
-    assert said(one, two) == [("minor", "output z is new")]
+    assert message(two, one) == [("major", "output z is gone")]
+    assert message(one, two) == [("minor", "output z is new")]
 
 
 def test_a_tensor_renamed_is_one_gone_and_one_new() -> None:
-    assert said(takes(tensor("x")), takes(tensor("content"))) == [
+    assert message(takes(tensor("x")), takes(tensor("content"))) == [
         ("major", "input x is gone"),
         ("major", "input content is required and was not there before"),
     ]
-    assert said(gives(tensor("y")), gives(tensor("scores"))) == [
+    assert message(gives(tensor("y")), gives(tensor("scores"))) == [
         ("major", "output y is gone"),
         ("minor", "output scores is new"),
     ]
@@ -137,7 +137,7 @@ def test_a_tensor_renamed_is_one_gone_and_one_new() -> None:
 def test_an_input_turned_into_an_output_of_the_same_name_is_gone() -> None:
     old = Signature((tensor("x"), tensor("state")), (tensor("y"),))
     new = Signature((tensor("x"),), (tensor("y"), tensor("state")))
-    assert said(old, new) == [("major", "input state is gone"), ("minor", "output state is new")]
+    assert message(old, new) == [("major", "input state is gone"), ("minor", "output state is new")]
 
 
 def test_the_order_of_tensors_is_no_change() -> None:
@@ -162,7 +162,7 @@ def test_a_symbol_that_inputs_share_is_no_constraint() -> None:
 def test_an_output_only_grew_with_an_input_if_the_older_version_said_so() -> None:
     old = Signature((tensor("x", "n"),), (tensor("y", "m"),))
     new = Signature((tensor("x", "m"),), (tensor("y", 1),))
-    assert said(old, new) == [("minor", "output y dimension 0 is fixed at 1 and was free")]
+    assert message(old, new) == [("minor", "output y dimension 0 is fixed at 1 and was free")]
 
 
 def test_changes_come_in_the_signatures_order_each_on_its_own() -> None:
@@ -174,7 +174,7 @@ def test_changes_come_in_the_signatures_order_each_on_its_own() -> None:
         (tensor("late", default=True), tensor("a", None), tensor("b", 1, 4, dtype=I32, default=True)),
         (tensor("more"), tensor("z", 3, dtype=I32)),
     )
-    assert said(old, new) == [
+    assert message(old, new) == [
         ("major", "input b takes int32 where float32 was taken"),
         ("major", "input b dimension 0 is fixed at 1 and was free"),
         ("major", "input b dimension 1 is 4 and was 3"),
@@ -190,10 +190,13 @@ def test_changes_come_in_the_signatures_order_each_on_its_own() -> None:
 
 
 def test_the_greatest_change_decides_and_none_is_a_patch() -> None:
-    minor, major = Change("output y", Bump.MINOR, "is new"), Change("input x", Bump.MAJOR, "is gone")
-    assert required_bump(()) is Bump.PATCH
-    assert required_bump([minor]) is Bump.MINOR
-    assert required_bump([minor, major, minor]) is Bump.MAJOR
+    minor, major = (
+        VersionChange("output y", VersionBump.MINOR, "is new"),
+        VersionChange("input x", VersionBump.MAJOR, "is gone"),
+    )
+    assert required_bump(()) is VersionBump.PATCH
+    assert required_bump([minor]) is VersionBump.MINOR
+    assert required_bump([minor, major, minor]) is VersionBump.MAJOR
 
 
 def test_only_major_changes_refuse_a_canary() -> None:
@@ -203,6 +206,6 @@ def test_only_major_changes_refuse_a_canary() -> None:
 
 
 def test_a_bump_is_written_as_a_word_and_compares_as_a_number() -> None:
-    assert [str(bump) for bump in Bump] == ["patch", "minor", "major"]
-    assert f"{Bump.MAJOR} {Bump.MINOR:>6}" == "major  minor"
-    assert Bump.PATCH < Bump.MINOR < Bump.MAJOR
+    assert [str(bump) for bump in VersionBump] == ["patch", "minor", "major"]
+    assert f"{VersionBump.MAJOR} {VersionBump.MINOR:>6}" == "major  minor"
+    assert VersionBump.PATCH < VersionBump.MINOR < VersionBump.MAJOR

@@ -56,15 +56,15 @@ def test_secrets_come_from_the_environment_and_show_nowhere(tmp_path) -> None:
     probe = settings.probe["qa"]
     assert probe.bearer_token.get_secret_value() == "a-token"
     assert probe.headers["x-key"].get_secret_value() == "a-key"
-    shown = render_toml(settings, {}) + repr(settings)
+    displayed = render_toml(settings, {}) + repr(settings)
     for secret in ("a-token", "a-key"):
-        assert secret not in shown
+        assert secret not in displayed
     for secret in ("in-the-url", "a-secret-path"):
         assert secret not in render_toml(settings, {})
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         (PROMETHEUS + "query = 'x'", "expected fail_above or fail_below too, since query makes a number"),
         (PROMETHEUS + "query = 'x{v={canditate}}'\nfail_above = 1", "no {canditate}; did you mean {candidate}?"),
@@ -95,10 +95,10 @@ def test_secrets_come_from_the_environment_and_show_nowhere(tmp_path) -> None:
         ("url = 'http://p/?token=pass-word'\nquery = 'x'\nfail_above = 1", "without a query or placeholders"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_probe_is_said(tmp_path, text, told) -> None:
-    said = complaint(tmp_path, f"[probe.qa]\n{text}")
-    assert told in said
-    assert "pass-word" not in said
+def test_what_is_wrong_with_a_probe_is_said(tmp_path, text, reported) -> None:
+    message = complaint(tmp_path, f"[probe.qa]\n{text}")
+    assert reported in message
+    assert "pass-word" not in message
 
 
 @pytest.mark.parametrize("name", ["Errors", "1st", "a b", "x" * 64, ""])
@@ -107,14 +107,14 @@ def test_a_probes_name_is_one_that_a_label_and_a_variable_can_have(tmp_path, nam
 
 
 def test_a_secret_of_the_wrong_type_is_not_shown_and_a_number_is(tmp_path) -> None:
-    said = complaint(tmp_path, "[probe.qa]\nurl = 'http://qa/'\nbearer_token = 7654\ninterval_s = 'soon'")
-    assert "7654" not in said
-    assert "got 'soon'" in said
+    message = complaint(tmp_path, "[probe.qa]\nurl = 'http://qa/'\nbearer_token = 7654\ninterval_s = 'soon'")
+    assert "7654" not in message
+    assert "got 'soon'" in message
 
 
 def test_an_unknown_variable_of_a_probe_is_told_with_the_nearest(tmp_path) -> None:
-    said = complaint(tmp_path, "[probe.qa]\nurl = 'http://qa/'", TURNOUT_PROBE__QA__TIMEUOT_S="1")
-    assert "TURNOUT_PROBE__QA__TIMEOUT_S" in said
+    message = complaint(tmp_path, "[probe.qa]\nurl = 'http://qa/'", TURNOUT_PROBE__QA__TIMEUOT_S="1")
+    assert "TURNOUT_PROBE__QA__TIMEOUT_S" in message
 
 
 @pytest.mark.parametrize("url", ["qa", "ftp://qa/", "http://a:b@qa/", "http://qa/#x"])

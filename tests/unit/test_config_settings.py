@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from turnout.config import (
     Address,
-    Batching,
+    BatchingSettings,
     LoadAll,
     LoadLatest,
     LoadSelectors,
@@ -72,13 +72,13 @@ def test_a_model_overrides_only_the_keys_it_names() -> None:
         }
     )
     own = settings.for_model("m")
-    assert own.batching == Batching(max_rows=32, max_delay_ms=2.0)
+    assert own.batching == BatchingSettings(max_rows=32, max_delay_ms=2.0)
     assert own.limits == QueueLimits(max_queue_requests=7, max_queue_bytes=1024)
     assert own.load == LoadAll()
 
 
 def test_a_model_without_a_table_gets_what_everybody_gets() -> None:
-    settings = Settings(batching=Batching(max_rows=8))
+    settings = Settings(batching=BatchingSettings(max_rows=8))
     assert settings.for_model("other").batching is not None
     assert settings.for_model("other").batching.max_rows == 8
 

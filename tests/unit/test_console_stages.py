@@ -2,28 +2,28 @@
 
 import pytest
 
-from turnout.rollout.plan import Plan, ShadowStage, Step
+from turnout.rollout.plan import Plan, PlanStep, ShadowStage
 from turnout.web.console.rendering import ticked
 from turnout.web.console.stages import reach, stages
 from turnout_proto.v1 import rollout_pb2 as pb
 
-PLAN = Plan((Step(0.05, 60.0), Step(0.25, 3600.0)), shadow=ShadowStage(0.1, 600.0), watch_s=90.0)
+PLAN = Plan((PlanStep(0.05, 60.0), PlanStep(0.25, 3600.0)), shadow=ShadowStage(0.1, 600.0), watch_s=90.0)
 
 
-def shown(state: str, step: int = 1, been: tuple[str, ...] = ()) -> list[str]:
+def displayed(state: str, step: int = 1, been: tuple[str, ...] = ()) -> list[str]:
     events = [pb.RolloutEvent(kind=kind) for kind in been]
-    return [s.standing for s in stages(PLAN, pb.Rollout(state=state, step=step, steps=2, events=events))]
+    return [s.progress for s in stages(PLAN, pb.Rollout(state=state, step=step, steps=2, events=events))]
 
 
 def test_a_stage_says_what_the_candidate_gets_and_for_how_long() -> None:
-    told = stages(PLAN, pb.Rollout(state="pending", step=1))
-    assert [(s.name, s.note) for s in told] == [
+    reported = stages(PLAN, pb.Rollout(state="pending", step=1))
+    assert [(s.name, s.note) for s in reported] == [
         ("10% shadow", "10m"), ("5%", "1m"), ("25%", "1h"), ("baseline", "1m30s"),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("state", "step", "standing"),
+    ("state", "step", "progress"),
     [
         ("pending", 1, ["ahead", "ahead", "ahead", "ahead"]),
         ("validating", 1, ["ahead", "ahead", "ahead", "ahead"]),
@@ -34,15 +34,15 @@ def test_a_stage_says_what_the_candidate_gets_and_for_how_long() -> None:
         ("succeeded", 2, ["done", "done", "done", "done"]),
     ],
 )
-def test_the_stages_before_the_present_one_are_done(state: str, step: int, standing: list[str]) -> None:
-    assert shown(state, step) == standing
+def test_the_stages_before_the_present_one_are_done(state: str, step: int, progress: list[str]) -> None:
+    assert displayed(state, step) == progress
 
 
 def test_a_rollout_that_was_taken_back_ended_where_it_was() -> None:
-    assert shown("rolled_back", 1, ("validating",)) == ["ahead"] * 4
-    assert shown("rolled_back", 1, ("validating", "shadowing")) == ["ended", "ahead", "ahead", "ahead"]
-    assert shown("aborting", 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "ahead"]
-    assert shown("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
+    assert displayed("rolled_back", 1, ("validating",)) == ["ahead"] * 4
+    assert displayed("rolled_back", 1, ("validating", "shadowing")) == ["ended", "ahead", "ahead", "ahead"]
+    assert displayed("aborting", 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "ahead"]
+    assert displayed("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
 
 
 def test_evidence_is_drawn_on_a_logarithmic_scale_from_a_hundredth_to_the_threshold() -> None:

@@ -8,7 +8,7 @@ from rollout_values import PLAN, V1, V2, V3, S, begun, gone, reached
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.rollout.machine.machine import Facts
-from turnout.rollout.plan import Step
+from turnout.rollout.plan import PlanStep
 from turnout.routing.policy import Canary, Policy, Shadow, malformed
 
 NO_TWIN = replace(PLAN, twin=False)
@@ -19,7 +19,7 @@ def rival(state: S, **changes: object) -> Rollout:
     return replace(reached(state), candidate=V3, attempt=2, **changes)
 
 
-def wish(rollout: Rollout, policy: Policy | None = None) -> Policy:
+def options(rollout: Rollout, policy: Policy | None = None) -> Policy:
     found = desired_policy(rollout, policy)
     assert found is not None
     return found
@@ -47,30 +47,30 @@ def test_each_state_has_a_wish_of_its_own(state, expected) -> None:
     [(0.05, 500), (0.25, 2500), (1 / 3, 3333), (0.4, 3000), (0.5, 2500), (0.9, 500), (0.9999, 0), (1, 0)],
 )
 def test_the_twin_is_the_canarys_share_and_at_most_half_of_what_the_baseline_has_left(weight, twin) -> None:
-    plan = replace(PLAN, steps=(Step(weight, 10.0),))
-    assert wish(reached(S.SOAKING, plan)).twin == twin
+    plan = replace(PLAN, steps=(PlanStep(weight, 10.0),))
+    assert options(reached(S.SOAKING, plan)).twin == twin
 
 
 def test_without_a_twin_in_the_plan_one_that_is_there_stays_as_far_as_it_fits() -> None:
     rollout = reached(S.SOAKING, NO_TWIN)
-    assert wish(rollout).twin == 0
+    assert options(rollout).twin == 0
     beside = Policy(V1, (Canary(V3, 3000),), twin=3000)
-    assert wish(rollout, beside).twin == 2000
-    assert not malformed(wish(rollout, beside))
+    assert options(rollout, beside).twin == 2000
+    assert not malformed(options(rollout, beside))
 
 
 def test_the_version_before_keeps_nothing_where_nobody_watches() -> None:
-    assert wish(reached(S.PROMOTING, replace(PLAN, watch_s=0.0))) == Policy(V2)
+    assert options(reached(S.PROMOTING, replace(PLAN, watch_s=0.0))) == Policy(V2)
 
 
 def test_after_the_watch_the_version_before_keeps_nothing() -> None:
-    assert wish(replace(reached(S.WATCHING), finishing=True)) == Policy(V2)
+    assert options(replace(reached(S.WATCHING), finishing=True)) == Policy(V2)
 
 
 def test_two_that_run_beside_one_another_leave_each_other_where_they_stand() -> None:
-    plan = replace(PLAN, steps=(Step(0.1, 10.0),))
+    plan = replace(PLAN, steps=(PlanStep(0.1, 10.0),))
     one, other = reached(S.SOAKING, plan), replace(reached(S.SOAKING, plan), candidate=V3)
-    policy = wish(other, wish(one))
+    policy = options(other, options(one))
     assert {c.version for c in policy.canaries} == {V2, V3}
     for _ in range(3):
         assert desired_policy(one, policy) == policy
@@ -78,28 +78,28 @@ def test_two_that_run_beside_one_another_leave_each_other_where_they_stand() -> 
 
 
 def test_one_that_is_overtaken_leaves_the_others_holdback_alone() -> None:
-    promoted = wish(reached(S.WATCHING), Policy(V1, (Canary(V2, 5000), Canary(V3, 100)), (), 100))
+    promoted = options(reached(S.WATCHING), Policy(V1, (Canary(V2, 5000), Canary(V3, 100)), (), 100))
     overtaken = gone(rival(S.SOAKING), Facts(1.0, overtaken=V2))[0]
-    assert wish(overtaken, promoted) == Policy(V2, (Canary(V1, 1000),), (), 1000)
+    assert options(overtaken, promoted) == Policy(V2, (Canary(V1, 1000),), (), 1000)
 
 
 def test_a_rollback_takes_nobody_elses_canary_or_shadow_away() -> None:
     there = Policy(V2, (Canary(V1, 1000), Canary(V3, 500)), (Shadow(V3, 100),), 1000)
-    assert wish(gone(reached(S.WATCHING), Facts(1.0, trouble="gone"))[0], there) == Policy(
+    assert options(gone(reached(S.WATCHING), Facts(1.0, trouble="gone"))[0], there) == Policy(
         V1, (Canary(V3, 500),), (Shadow(V3, 100),), 500
     )
 
 
 def test_a_rollback_leaves_a_baseline_that_somebody_else_chose() -> None:
-    assert wish(reached(S.ABORTING), Policy(V3, (Canary(V2, 500), Canary(V1, 700)))).baseline == V3
-    assert wish(reached(S.ABORTING), Policy(V3, (Canary(V2, 500), Canary(V1, 700)))).canaries == (Canary(V1, 700),)
+    assert options(reached(S.ABORTING), Policy(V3, (Canary(V2, 500), Canary(V1, 700)))).baseline == V3
+    assert options(reached(S.ABORTING), Policy(V3, (Canary(V2, 500), Canary(V1, 700)))).canaries == (Canary(V1, 700),)
 
 
 def test_the_version_that_becomes_the_baseline_is_no_shadow_of_itself() -> None:
     there = Policy(V3, (), (Shadow(V1, 100), Shadow(V2, 100)))
     for state in (S.SHADOWING, S.SOAKING, S.WATCHING, S.ABORTING):
-        assert not malformed(wish(reached(state), replace(there, baseline=V1, shadows=there.shadows[1:])))
-        assert not malformed(wish(reached(state), replace(there, baseline=V2, shadows=there.shadows[:1])))
+        assert not malformed(options(reached(state), replace(there, baseline=V1, shadows=there.shadows[1:])))
+        assert not malformed(options(reached(state), replace(there, baseline=V2, shadows=there.shadows[:1])))
 
 
 def test_one_that_waits_wishes_for_nothing() -> None:
@@ -108,4 +108,6 @@ def test_one_that_waits_wishes_for_nothing() -> None:
 
 def test_a_promotion_leaves_the_others_canaries_and_shadows() -> None:
     there = Policy(V1, (Canary(V2, 5000), Canary(V3, 100)), (Shadow(V3, 7),), 100)
-    assert wish(reached(S.PROMOTING), there) == Policy(V2, (Canary(V3, 100), Canary(V1, 1000)), (Shadow(V3, 7),), 1000)
+    assert options(reached(S.PROMOTING), there) == Policy(
+        V2, (Canary(V3, 100), Canary(V1, 1000)), (Shadow(V3, 7),), 1000
+    )

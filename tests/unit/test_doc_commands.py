@@ -37,25 +37,25 @@ def commands(text: str) -> Iterator[str]:
 
 def mistake(command: str) -> str:
     """Returns what of `command` does not exist; "" if all of it does."""
-    words = shlex.split(command.replace("...", " ").split(" #")[0], posix=True)[1:]
+    terms = shlex.split(command.replace("...", " ").split(" #")[0], posix=True)[1:]
     at = turnout()
-    for word in words:
-        if hasattr(at, "commands") and not word.startswith("-"):
+    for term in terms:
+        if hasattr(at, "commands") and not term.startswith("-"):
             known = at.commands
-            if word not in known and words[0] != "import":
-                return f"{command}: there is no command {word}"
-            at = known[word if word in known else "export"]  # `turnout import DIR` is `turnout import export DIR`
-        elif word.startswith("--"):
+            if term not in known and terms[0] != "import":
+                return f"{command}: there is no command {term}"
+            at = known[term if term in known else "export"]  # `turnout import DIR` is `turnout import export DIR`
+        elif term.startswith("--"):
             options = {option for parameter in at.params for option in (*parameter.opts, *parameter.secondary_opts)}
-            if word.partition("=")[0] not in options | {"--help"}:
-                return f"{command}: there is no option {word}"
+            if term.partition("=")[0] not in options | {"--help"}:
+                return f"{command}: there is no option {term}"
     return ""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_options_and_metrics_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
-    assert [said for command in commands(text) if (said := mistake(command))] == []
+    assert [message for command in commands(text) if (message := mistake(command))] == []
     named = set(re.findall(r"`(turnout_[a-z0-9_]+[a-z0-9])(?=[{`(])", text)) - NO_METRICS
     named = {name.removesuffix("_bucket") for name in named}
     assert [name for name in sorted(named) if f"`{name}`" not in METRICS] == []

@@ -37,8 +37,8 @@ def anchors(text: str) -> set[str]:
     text = _FENCE.sub("", text)
     found = set(_ID.findall(text))
     for heading in _HEADING.findall(_ID.sub("", text)):
-        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
-        slug = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+        terms = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        slug = re.sub(r"[^\w\- ]", "", terms.lower()).replace(" ", "-")
         number = next(n for n in range(100) if (f"{slug}-{n}" if n else slug) not in found)
         found.add(f"{slug}-{number}" if number else slug)
     return found
@@ -107,5 +107,5 @@ def test_the_list_of_decisions_marks_what_was_superseded_and_amended() -> None:
     rows = dict(re.findall(r"^\| \[\d+\]\((0[^)]+)\) \| (.+) \|$", (DOCS / "decisions/README.md").read_text(), re.M))
     for page in (DOCS / "decisions").glob("0*.md"):
         mark = re.search(r"^\*(Superseded|Amended) by \[\d+\]\(([^)]+)\)", page.read_text(), re.MULTILINE)
-        said = re.search(r"(superseded|amended) by \[\d+\]\(([^)]+)\)", rows[page.name], re.IGNORECASE)
-        assert (mark and (mark[1].lower(), mark[2])) == (said and (said[1].lower(), said[2])), page.name
+        message = re.search(r"(superseded|amended) by \[\d+\]\(([^)]+)\)", rows[page.name], re.IGNORECASE)
+        assert (mark and (mark[1].lower(), mark[2])) == (message and (message[1].lower(), message[2])), page.name

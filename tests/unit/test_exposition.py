@@ -13,7 +13,7 @@ from turnout.telemetry.exposition import FamilyCollector, in_blocks, negotiate, 
 from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram, geometric_bounds
 from turnout.telemetry.metrics.versions import Metrics
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 TEXT = negotiate("")
 OPENMETRICS = negotiate("application/openmetrics-text")
@@ -58,7 +58,11 @@ async def test_labels_and_help_are_escaped(label: str) -> None:
 
 
 async def test_a_share_is_shown_as_a_number() -> None:
-    series = [({"of": "ratio"}, Ratio(1, 4)), ({"of": "agreement"}, Agreement(1, 2, 0, 0)), ({"of": "float"}, 0.125)]
+    series = [
+        ({"of": "ratio"}, Ratio(1, 4)),
+        ({"of": "agreement"}, ShadowAgreement(1, 2, 0, 0)),
+        ({"of": "float"}, 0.125),
+    ]
     (family,) = read_text(await rendered([Family("t_ratio", "gauge", "Shares.", series)]))
     assert [sample.value for sample in family.samples] == [0.25, 0.5, 0.125]
 

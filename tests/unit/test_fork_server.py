@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from turnout.cancellation import Cancellation, WorkCancelled
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 from turnout.serving.sandbox.fork_server import ForkServer, ask
 from turnout.serving.sandbox.processes import (
     Ended,
@@ -119,7 +119,7 @@ def test_cancelling_kills_the_child_and_says_why(warm: str, tmp_path: Path) -> N
 
     def cancel() -> None:
         wait_until(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
-        cancellation.cancel(Unavailable("the server stops"))
+        cancellation.cancel(UnavailableError("the server stops"))
 
     thread = threading.Thread(target=cancel)
     thread.start()
@@ -169,7 +169,7 @@ def test_a_process_of_several_threads_is_not_forked(tmp_path: Path) -> None:
         assert warm.stdout is not None
         assert warm.stdout.read(1)
         (tmp_path / "job.json").write_text(
-            json.dumps({"question": "race", "subjects": [], "golden": [], "runtime": {}})
+            json.dumps({"question": "compare_latency", "subjects": [], "golden": [], "runtime": {}})
         )
         assert (
             ask(address, tmp_path, 60.0, Cancellation()).code == 1

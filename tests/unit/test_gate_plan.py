@@ -20,7 +20,7 @@ def test_a_model_s_plan_holds_over_the_repository_s_and_both_over_the_defaults(t
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[latancy]\n", "gates.toml has an unknown key 'latancy'; nearest: latency"),
         (
@@ -37,11 +37,11 @@ def test_a_model_s_plan_holds_over_the_repository_s_and_both_over_the_defaults(t
         ("[batchability]\nrequired = 1\n", "batchability.required in gates.toml: expected true or false, got '1'"),
     ],
 )
-def test_what_no_plan_says_is_refused_with_the_nearest(tmp_path: Path, text: str, said: str) -> None:
+def test_what_no_plan_says_is_refused_with_the_nearest(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / PLAN_FILE).write_text(text)
     with pytest.raises(ConfigError) as refused:
         read_plan(tmp_path, "m")
-    assert refused.value.message == said
+    assert refused.value.message == message
 
 
 def test_a_plan_that_is_no_toml_is_refused(tmp_path: Path) -> None:

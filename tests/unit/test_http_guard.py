@@ -4,7 +4,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from turnout.config import is_loopback
-from turnout.web.guard import Guard, host_name
+from turnout.web.guard import BrowserGuard, host_name
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_listener_on_the_loopback_is_known(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
-async def status(guard: Guard, host: str) -> int:
+async def status(guard: BrowserGuard, host: str) -> int:
     seen: list[int] = []
 
     async def send(message: dict) -> None:
@@ -47,7 +47,7 @@ async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
 
 
 async def test_off_the_loopback_any_name_leads_here_until_names_are_set() -> None:
-    assert await status(Guard(_nothing, (), loopback=False), "turnout.models.svc.cluster.local:8000") == 200
-    named = Guard(_nothing, ("turnout.example",), loopback=False)
+    assert await status(BrowserGuard(_nothing, (), loopback=False), "turnout.models.svc.cluster.local:8000") == 200
+    named = BrowserGuard(_nothing, ("turnout.example",), loopback=False)
     assert await status(named, "turnout.models.svc.cluster.local:8000") == 421
     assert await status(named, "10.0.0.7:8000") == 200

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.errors import InvalidTensor, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError, Violation
+from turnout.errors import FieldViolation, InvalidTensor, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.serving.isolation.arena import Arena, ArenaBroken, ArenaFull
 from turnout.serving.isolation.frames import (
     pack_answer,
@@ -130,7 +130,7 @@ def test_where_there_is_no_memfd_a_file_without_a_name_does(monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidTensor("x: expected 3", violations=[Violation("inputs.x", "expected 3")]),
+        InvalidTensor("x: expected 3", violations=[FieldViolation("inputs.x", "expected 3")]),
         MemoryBudgetExceeded("a memory limit was met", retry_after=1.0),
         ModelFailure("the model raised (Fail)"),
     ],

@@ -13,7 +13,7 @@ from onnx_models import identity, matmul, string_identity
 from turnout.config import Runtime
 from turnout.errors import InputsRefused
 from turnout.registry.onnx.model import read_model
-from turnout.serving.sessions.fixed_shape_run import MOST_BYTES, KindRun
+from turnout.serving.sessions.fixed_shape_run import MOST_BYTES, PreparedRun
 from turnout.serving.sessions.providers import CPU
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
@@ -44,8 +44,8 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def bound(session: Session, inputs: Mapping[str, Array], outputs: Sequence[str]) -> KindRun | None:
-    return KindRun.of(session, inputs, outputs, session.run(inputs, outputs))
+def bound(session: Session, inputs: Mapping[str, Array], outputs: Sequence[str]) -> PreparedRun | None:
+    return PreparedRun.of(session, inputs, outputs, session.run(inputs, outputs))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, np.int64, np.uint8, np.bool_])

@@ -82,7 +82,7 @@ def test_every_value_is_in_the_schema_and_has_a_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "terms"),
     [
         ({"replicas": 2}, "set state.secret.name"),
         ({"autoscaling": {"enabled": True}}, "set state.secret.name"),
@@ -103,8 +103,8 @@ def test_every_value_is_in_the_schema_and_has_a_default() -> None:
         ({"autoscaling": {"queueSeconds": "fast"}}, "queueSeconds"),
     ],
 )
-def test_values_that_cannot_work_are_refused_in_words(values: Document, words: str) -> None:
-    with pytest.raises(helm_python.HelmError, match=re.escape(words)):
+def test_values_that_cannot_work_are_refused_in_words(values: Document, terms: str) -> None:
+    with pytest.raises(helm_python.HelmError, match=re.escape(terms)):
         rendered(values)
 
 

@@ -7,8 +7,8 @@ from semver import Version
 from turnout.serving.loading.memory_budget import Occupant, Room, room_for
 
 
-def _one(minor: int, size: int = 10, used_at: float = 0.0, device: str = "cpu", **said: bool) -> Occupant:
-    return Occupant(("m", Version(1, minor)), {device: size}, used_at, **{"evictable": True} | said)
+def _one(minor: int, size: int = 10, used_at: float = 0.0, device: str = "cpu", **message: bool) -> Occupant:
+    return Occupant(("m", Version(1, minor)), {device: size}, used_at, **{"evictable": True} | message)
 
 
 def _keys(*minors: int) -> tuple[tuple[str, Version], ...]:

@@ -160,14 +160,14 @@ def archive_twice(path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_what_cannot_be_read_is_told_in_words_and_costs_little(tmp_path: Path, kind: str) -> None:
-    make, said = HOSTILE[kind]
+    make, message = HOSTILE[kind]
     path = tmp_path / "one.npz"
     make(path)
     tracemalloc.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        if said:
-            with pytest.raises(InvalidModel, match=said) as error:
+        if message:
+            with pytest.raises(InvalidModel, match=message) as error:
                 read_case(path)
             assert error.value.message.startswith("golden case one.npz ")
             assert str(tmp_path) not in error.value.message

@@ -16,10 +16,10 @@ from turnout.oip.json_tensors import from_json, to_json
 from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout.web.oip.requests import (
     open_body,
+    read_binary_outputs,
     read_inputs,
     read_outputs,
     read_parameters,
-    read_wish,
 )
 
 IN_JSON = sorted(name for name in NUMERIC_NAMES.values() if name not in ("FP16", "BF16"))
@@ -62,8 +62,8 @@ def test_numbers_come_in_flat_or_nested_and_go_out_flat(name):
 @given(st.lists(st.floats(width=32), max_size=20))
 def test_every_float_goes_out_and_comes_in_the_same(values):
     array = np.array(values, np.float32)
-    told = written(to_json("y", "FP32", array))
-    np.testing.assert_array_equal(from_json(0, BY_NAME["FP32"], (len(values),), told), array)
+    reported = written(to_json("y", "FP32", array))
+    np.testing.assert_array_equal(from_json(0, BY_NAME["FP32"], (len(values),), reported), array)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=10))
@@ -256,14 +256,14 @@ def test_what_an_output_says_goes_before_what_the_request_says():
             "outputs": [{"name": "a", "parameters": {"binary_data": False}}, {"name": "b"}],
         }
     )
-    wish = read_wish(read_outputs(body), read_parameters(body))
-    assert (wish.wants("a"), wish.wants("b"), wish.wants("c")) == (False, True, True)
+    options = read_binary_outputs(read_outputs(body), read_parameters(body))
+    assert (options.wants("a"), options.wants("b"), options.wants("c")) == (False, True, True)
 
 
 def test_a_wish_for_binary_is_true_or_false():
     body = read({"parameters": {"binary_data_output": 1}})
     with pytest.raises(InvalidRequest, match="binary_data_output"):
-        read_wish((), read_parameters(body))
+        read_binary_outputs((), read_parameters(body))
 
 
 def test_a_request_has_a_bounded_number_of_parameters():

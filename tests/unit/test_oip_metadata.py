@@ -6,11 +6,11 @@ from semver import Version
 from turnout.oip.elements import ELEMENT_TYPES
 from turnout.oip.extensions.repository import STATES
 from turnout.oip.metadata import batches_along_first_axis, model_config, model_metadata
-from turnout.registry.manifest.manifest import Batching, FileEntry, Manifest
+from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Manifest
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.serving.versions.catalog import CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout_proto.oip import model_config_pb2
 
 X = TensorSpec("x", DataType.FLOAT32, ("n", 64))
@@ -27,7 +27,7 @@ def entry(version="1.2.3", inputs=(X,), outputs=(Y,), batching=None, rows=0, sta
         ir_version=10,
         batching=batching,
     )
-    return VersionEntry(manifest, "sha256:" + "1" * 64, Standing.RELEASED, state, max_batch_rows=rows)
+    return VersionEntry(manifest, "sha256:" + "1" * 64, ReleaseStatus.RELEASED, state, max_batch_rows=rows)
 
 
 def snapshot(*entries):
@@ -96,11 +96,11 @@ SPECIMENS = {
     "an input with no other dimension": {"inputs": (TensorSpec("text", DataType.STRING, ("n",)),)},
     "an input that may be left out": {"inputs": (X, TensorSpec("k", DataType.INT64, ("n",), has_default=True))},
     "an output with a fixed first dimension": {"outputs": (Y, TensorSpec("state", DataType.FLOAT32, (2, "n", 128)))},
-    "another declared axis": {"inputs": (Y,), "batching": Batching(axes={"y": 1})},
-    "another declared axis of an output": {"batching": Batching(axes={"x": 0, "y": 1})},
+    "another declared axis": {"inputs": (Y,), "batching": BatchingDeclaration(axes={"y": 1})},
+    "another declared axis of an output": {"batching": BatchingDeclaration(axes={"x": 0, "y": 1})},
     "an input declared the same for all rows": {
         "inputs": (X, TensorSpec("table", DataType.FLOAT32, (None,))),
-        "batching": Batching(axes={"x": 0}),
+        "batching": BatchingDeclaration(axes={"x": 0}),
     },
 }
 
@@ -114,8 +114,8 @@ def test_max_batch_size_is_0_where_clients_could_not_put_rows_first(specimen):
 
 
 def test_declared_first_axes_are_believed():
-    assert batches_along_first_axis(entry(rows=32, batching=Batching(axes={"x": 0})))
-    assert batches_along_first_axis(entry(rows=32, batching=Batching(max_rows=32)))
+    assert batches_along_first_axis(entry(rows=32, batching=BatchingDeclaration(axes={"x": 0})))
+    assert batches_along_first_axis(entry(rows=32, batching=BatchingDeclaration(max_rows=32)))
 
 
 @pytest.mark.parametrize("kind", DataType)

@@ -3,7 +3,7 @@ import pytest
 from turnout.errors import InvalidRequest, Unsupported
 from turnout.oip import parameters as words
 from turnout.oip.exchange import request_of
-from turnout.oip.extensions.shared_memory import Memory
+from turnout.oip.extensions.shared_memory import CallerMemory
 from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, Place, check_id
 from turnout.routing.request_metadata import MAX_KEY_BYTES, NO_PREFERENCES
 from turnout.rpc.oip.parameters import plain, wanted_outputs
@@ -62,7 +62,7 @@ def test_the_earlier_of_deadline_and_timeout_holds(of_call, of_request, left):
         deadline=None if of_call is None else 10.0 + of_call,
         preferences=NO_PREFERENCES,
         limits=DEFAULT_LIMITS,
-        memory=Memory(),
+        memory=CallerMemory(),
     )
 
     assert request.deadline == pytest.approx(10.0 + left)

@@ -37,7 +37,7 @@ def test_kinds_of_lines_are_one_threshold(settings, level) -> None:
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_what_is_shown_sets_the_log_as_it_is(level) -> None:
     state = LogState(level, "console")
-    assert log_settings.changed(INFO, log_settings.shown(state), INFO) == state
+    assert log_settings.changed(INFO, log_settings.as_triton(state), INFO) == state
 
 
 def test_none_and_default_are_what_is_configured() -> None:
@@ -71,9 +71,9 @@ def test_a_rate_is_a_share_and_a_level_is_on_or_off() -> None:
     whole = trace_settings.configured(0.1)
     off = trace_settings.changed(whole, {"trace_level": ["OFF"], "trace_rate": ["4"]}, whole, whole=True)
     assert (off, off.share) == (Sampling(False, 0.25), None)
-    assert trace_settings.shown(off)["trace_rate"] == ["4"]
+    assert trace_settings.as_triton(off)["trace_rate"] == ["4"]
     on = trace_settings.changed(off, {"trace_level": ["TIMESTAMPS"], "trace_rate": ["0"]}, whole, whole=True)
-    assert (on.share, trace_settings.shown(on)["trace_rate"]) == (0.0, ["0"])
+    assert (on.share, trace_settings.as_triton(on)["trace_rate"]) == (0.0, ["0"])
     assert trace_settings.changed(on, {"trace_level": [], "trace_rate": []}, whole, whole=True) == whole
 
 
@@ -86,7 +86,7 @@ def test_what_a_model_does_not_say_it_follows() -> None:
 
 def test_what_is_shown_of_tracing_changes_nothing() -> None:
     whole = trace_settings.configured(0.5)
-    assert trace_settings.changed(whole, trace_settings.shown(whole), whole, whole=True) == whole
+    assert trace_settings.changed(whole, trace_settings.as_triton(whole), whole, whole=True) == whole
     assert not trace_settings.configured(None).on
 
 

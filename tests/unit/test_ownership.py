@@ -77,8 +77,8 @@ def test_what_was_counted_here_is_told_whoever_drives_the_rollout_once_this_serv
     counters = active.counters
     for number in (7, 8, 9):
         active.parts[number, "here"] = part(number)
-        gathered = active.gather("here", 0)
-        after, _ = gone(active.rollout, replace(GOOD, ticks=gathered.ticks, taken=gathered.taken))
+        collected = active.gather("here", 0)
+        after, _ = gone(active.rollout, replace(GOOD, ticks=collected.ticks, taken=collected.taken))
         active.rollout = after
         if number == 7:
             active.recorded(after, 2)

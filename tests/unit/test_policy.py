@@ -10,8 +10,8 @@ from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.routing.policy import (
     UNITS,
     Canary,
-    Fact,
     Policy,
+    PolicyFact,
     PolicyState,
     Shadow,
     eligible,
@@ -21,7 +21,7 @@ from turnout.routing.policy import (
 )
 from turnout.routing.selection.selector import parse
 from turnout.routing.slots import KEY_SALT, SLOTS, Owners, SlotTable, slot_of
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 V = Version.parse
 SALT, OTHER = b"one", b"two"
@@ -42,11 +42,11 @@ def state(**canaries: int) -> PolicyState:
     return PolicyState().with_policy(policy(**canaries), SALT)
 
 
-def facts(**versions: Fact) -> dict[Version, Fact]:
+def facts(**versions: PolicyFact) -> dict[Version, PolicyFact]:
     return {V(name[1:].replace("_", ".")): fact for name, fact in versions.items()}
 
 
-GOOD = Fact(Standing.RELEASED, True, X)
+GOOD = PolicyFact(ReleaseStatus.RELEASED, True, X)
 
 
 def test_what_is_kept_reads_back_as_the_same_state() -> None:
@@ -208,7 +208,7 @@ def test_a_sound_policy_has_no_problem() -> None:
 
 
 def test_a_candidate_may_be_a_canary_or_a_shadow_and_no_baseline() -> None:
-    candidate = Fact(Standing.CANDIDATE, True, X)
+    candidate = PolicyFact(ReleaseStatus.CANDIDATE, True, X)
     known = facts(v3_2_0=GOOD, v3_3_0=candidate, v3_4_0=candidate)
     assert unfit(policy(shadows={"3.4.0": 1}, v3_3_0=1), known, force=False) == []
     assert unfit(policy("3.3.0"), known, force=True) == [
@@ -217,7 +217,11 @@ def test_a_candidate_may_be_a_canary_or_a_shadow_and_no_baseline() -> None:
 
 
 def test_what_is_yanked_or_not_ready_has_no_part() -> None:
-    known = facts(v3_2_0=GOOD, v3_3_0=Fact(Standing.YANKED, True, X), v3_4_0=Fact(Standing.RELEASED, False, X))
+    known = facts(
+        v3_2_0=GOOD,
+        v3_3_0=PolicyFact(ReleaseStatus.YANKED, True, X),
+        v3_4_0=PolicyFact(ReleaseStatus.RELEASED, False, X),
+    )
     assert unfit(policy(v3_3_0=1, v3_4_0=1), known, force=True) == [
         "3.3.0 was yanked",
         "3.4.0 is not ready: load it first",
@@ -225,7 +229,7 @@ def test_what_is_yanked_or_not_ready_has_no_part() -> None:
 
 
 def test_a_signature_that_does_not_fit_the_baselines_clients_is_refused_unless_forced() -> None:
-    known = facts(v3_2_0=GOOD, v3_3_0=Fact(Standing.RELEASED, True, Y))
+    known = facts(v3_2_0=GOOD, v3_3_0=PolicyFact(ReleaseStatus.RELEASED, True, Y))
     for wanted in (policy(v3_3_0=1), policy(shadows={"3.3.0": 1})):
         (reason,) = unfit(wanted, known, force=False)
         assert "3.3.0 does not fit the baseline's clients: input x takes int32 where float32 was taken" in reason

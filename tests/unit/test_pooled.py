@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.routing.shadow.compare import Comparison, MismatchKind, OutputComparison
+from turnout.routing.shadow.compare import AnswerComparison, MismatchKind, OutputComparison
 from turnout.routing.shadow.ledger import Disagreement, Ledger
 from turnout.rpc.control.messages import shadow_message
 from turnout.rpc.control.pooled import pooled_activity, pooled_shadows, pooled_traffic
@@ -20,14 +20,14 @@ distances = st.floats(0, 100)
 
 
 @st.composite
-def comparisons(draw: st.DrawFn) -> Comparison:
+def comparisons(draw: st.DrawFn) -> AnswerComparison:
     kind = draw(st.sampled_from([None, MismatchKind.VALUE, MismatchKind.TOP1]))
     share = draw(st.sampled_from([None, 0.5, 1.0]))
     severity = 0.0 if kind is None else draw(st.floats(1, 3))
     output = OutputComparison(
         "y", kind, "", 4, draw(distances), 0.0, 0.0, 1.0, 0, top1=share, top_k=share, severity=severity
     )
-    return Comparison((output,))
+    return AnswerComparison((output,))
 
 
 class Lane(SimpleNamespace):
@@ -49,10 +49,10 @@ def test_the_report_of_all_is_the_report_of_one_that_compared_everything(parts) 
     (pooled,) = pooled_shadows(first, [report for one in others for report in one], 3)
     whole = shadow_message(Lane([copy for part in parts for copy in part]), 3)
     assert [one.severity for one in pooled.worst] == [one.severity for one in whole.worst]
-    for told, expected in zip(pooled.outputs, whole.outputs, strict=True):
+    for reported, expected in zip(pooled.outputs, whole.outputs, strict=True):
         for field in ("mean_abs", "top1", "top_k"):
-            assert getattr(told, field) == pytest.approx(getattr(expected, field))
-            assert told.HasField(field) == expected.HasField(field) if field != "mean_abs" else True
+            assert getattr(reported, field) == pytest.approx(getattr(expected, field))
+            assert reported.HasField(field) == expected.HasField(field) if field != "mean_abs" else True
     if whole.HasField("agreement"):
         assert pooled.agreement == pytest.approx(whole.agreement)
     for report in (pooled, whole):
@@ -89,11 +89,11 @@ def activity(process: str, requests: int, state: int) -> activity_pb2.GetActivit
 
 
 def test_activity_is_summed_and_a_version_is_as_far_as_the_last_worker_has_it() -> None:
-    told = pooled_activity(
+    reported = pooled_activity(
         activity("a", 10, VersionState.VERSION_STATE_READY), [activity("b", 30, VersionState.VERSION_STATE_LOADING)]
     )
-    (version,) = told.versions
-    assert (told.unrouted, told.seconds, told.process) == (10, 10, "a+b")
+    (version,) = reported.versions
+    assert (reported.unrouted, reported.seconds, reported.process) == (10, 10, "a+b")
     assert (version.state, version.inflight, version.queue_depth) == (VersionState.VERSION_STATE_LOADING, 4, 6)
     assert version.queue_fill == 0.3
     (role,) = version.roles

@@ -27,7 +27,7 @@ def record(several: list[ProbeOutcome], limit: ProbeLimits = NOT_ASKED.limits) -
 
 @given(outcomes, limits)
 def test_it_fails_by_failures_alone_and_only_beyond_the_limit(several, limit) -> None:
-    assert record(several, limit).failing == (several.count(F) > limit.failure_limit)
+    assert record(several, limit).has_failed == (several.count(F) > limit.failure_limit)
 
 
 @given(outcomes, limits)
@@ -45,7 +45,7 @@ def test_a_step_is_passed_only_on_enough_that_passed_the_last_of_which_is_recent
 @given(outcomes, limits)
 def test_one_that_is_inconclusive_neither_passes_nor_fails_anything(several, limit) -> None:
     before, after = record(several, limit), record([*several, N], limit)
-    assert (after.passed, after.failed, after.failing) == (before.passed, before.failed, before.failing)
+    assert (after.passed, after.failed, after.has_failed) == (before.passed, before.failed, before.has_failed)
     assert not (before.lacking and not after.lacking), "it lets no step pass that was not passed before"
 
 

@@ -69,10 +69,12 @@ def vector(*values: str) -> dict:
     }
 
 
-@pytest.mark.parametrize(("said", "number"), [("0.5", 0.5), ("1e-3", 0.001), ("+Inf", math.inf), ("-Inf", -math.inf)])
-def test_one_sample_is_a_number(said, number) -> None:
-    assert number_in(vector(said)) == number
-    assert number_in({"status": "success", "data": {"resultType": "scalar", "result": [1, said]}}) == number
+@pytest.mark.parametrize(
+    ("message", "number"), [("0.5", 0.5), ("1e-3", 0.001), ("+Inf", math.inf), ("-Inf", -math.inf)]
+)
+def test_one_sample_is_a_number(message, number) -> None:
+    assert number_in(vector(message)) == number
+    assert number_in({"status": "success", "data": {"resultType": "scalar", "result": [1, message]}}) == number
 
 
 def test_nan_is_what_prometheus_says_it_is() -> None:

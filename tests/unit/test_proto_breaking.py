@@ -36,7 +36,7 @@ def test_a_new_field_breaks_nobody(breaking, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("repeated string outputs = 6;", "", "outputs"),
         ("repeated string outputs = 6;", "repeated string outputs = 9;", "outputs"),
@@ -45,8 +45,8 @@ def test_a_new_field_breaks_nobody(breaking, tmp_path) -> None:
     ],
     ids=["gone", "another number", "another type", "a method gone"],
 )
-def test_what_breaks_clients_is_named(breaking, tmp_path, before, after, said) -> None:
-    assert said in breaking.broken(PROTOS, changed(tmp_path, before, after))
+def test_what_breaks_clients_is_named(breaking, tmp_path, before, after, message) -> None:
+    assert message in breaking.broken(PROTOS, changed(tmp_path, before, after))
 
 
 def test_a_revision_is_compared_with_and_an_unknown_one_is_refused(breaking, tmp_path) -> None:

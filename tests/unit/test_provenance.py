@@ -10,7 +10,7 @@ from turnout.errors import InvalidRequest
 from turnout.registry.manifest.digest import bytes_digest, canonical_bytes, manifest_digest, read_canonical
 from turnout.registry.manifest.environment import Environment
 from turnout.registry.manifest.manifest import FileEntry, Manifest
-from turnout.registry.manifest.provenance import Named, Provenance, Training
+from turnout.registry.manifest.provenance import PinnedSource, Provenance, Training
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.publishing.metadata import parse_metadata, read_metadata
 
@@ -30,9 +30,9 @@ SAID = {
 }
 READ = Provenance(
     Training(
-        (Named("files", ZEROS),), COMMIT, {"rate": 0.001, "layers": [4, 2], "tied": True}, 0, {"accuracy": 1.0}
+        (PinnedSource("files", ZEROS),), COMMIT, {"rate": 0.001, "layers": [4, 2], "tied": True}, 0, {"accuracy": 1.0}
     ),
-    Named("uv.lock", ZEROS),
+    PinnedSource("uv.lock", ZEROS),
     Environment(">=1.22,<2", "13", ">=9", ">=580", "3.12"),
     ("magika@3.1.0", ZEROS),
 )  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_lock_file_beside_the_metadata_is_digested(tmp_path) -> None:
     (tmp_path / "uv.lock").write_bytes(b"locked")
     meta = tmp_path / "meta.toml"
     meta.write_text('[dependencies]\nlock_file = "uv.lock"\n')
-    assert read_metadata(meta).provenance.lock == Named("uv.lock", bytes_digest(b"locked"))
+    assert read_metadata(meta).provenance.lock == PinnedSource("uv.lock", bytes_digest(b"locked"))
     for text in (
         '[dependencies]\nlock_file = "none.lock"\n',
         f'[dependencies]\nlock_file = "uv.lock"\nlock = {{ name = "x", digest = "{ZEROS}" }}\n',

@@ -11,7 +11,7 @@ from turnout.cli.main import application
 from turnout.config.settings import Settings
 from turnout.rollout.machine.measurements import ProbeOutcome
 from turnout.routing.shadow.compare import MismatchKind
-from turnout.routing.shadow.ledger import Outcome
+from turnout.routing.shadow.ledger import CopyOutcome
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.metrics.rollout import CAUSES, OUTCOMES, VERDICTS
 from turnout.telemetry.metrics.server import LoadOutcome
@@ -63,7 +63,7 @@ def test_every_command_metric_and_setting_is_in_the_reference() -> None:
     [
         ("state", "turnout_version_info", set(LifecycleState)),
         ("reason", "turnout_version_failed", set(LoadOutcome)),
-        ("outcome", "turnout_shadow_requests_total", set(Outcome)),
+        ("outcome", "turnout_shadow_requests_total", set(CopyOutcome)),
         ("kind", "turnout_shadow_mismatch_total", set(MismatchKind)),
         ("verdict", "turnout_rollout_verdicts_total", set(VERDICTS)),
         ("reason_kind", "turnout_rollout_rollbacks_total", set(CAUSES)),
@@ -72,8 +72,8 @@ def test_every_command_metric_and_setting_is_in_the_reference() -> None:
     ],
 )
 def test_the_values_of_labels_are_those_that_the_code_has(label: str, metric: str, values: set[str]) -> None:
-    (told,) = [text for names, of, text in LABELS if f"`{label}`" in names and f"`{metric}`" in of]
-    assert set(re.findall(r"`(\w+)`", told)) == {str(value) for value in values}
+    (reported,) = [text for names, of, text in LABELS if f"`{label}`" in names and f"`{metric}`" in of]
+    assert set(re.findall(r"`(\w+)`", reported)) == {str(value) for value in values}
 
 
 def test_every_label_of_every_metric_is_told() -> None:
@@ -84,5 +84,5 @@ def test_every_label_of_every_metric_is_told() -> None:
         for label in labels.split(", ")
         if label
     }
-    told = {name for names, _, _ in LABELS for name in re.findall(r"`(\w+)`", names)}
-    assert there - told == {"output"}  # a model's own name
+    reported = {name for names, _, _ in LABELS for name in re.findall(r"`(\w+)`", names)}
+    assert there - reported == {"output"}  # a model's own name

@@ -7,7 +7,7 @@ from onnx import ModelProto
 from semver import Version
 
 import onnx_models
-from turnout.registry.gates import Candidate, GateVerdict, Outcome, run_gates
+from turnout.registry.gates import Candidate, GateOutcome, GateVerdict, run_gates
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
@@ -19,7 +19,7 @@ from turnout.registry.storage.files import copy_file
 @dataclass
 class FixedGate:
     name: str
-    outcome: Outcome
+    outcome: GateOutcome
     ran: list[str] = field(default_factory=list)
 
     def run(self, candidate: Candidate) -> GateVerdict:
@@ -46,14 +46,18 @@ def candidate(tmp_path: Path):
 
 
 def test_gates_run_in_order_until_one_fails(candidate):
-    gates = [FixedGate("a", Outcome.PASSED), FixedGate("b", Outcome.SKIPPED), FixedGate("c", Outcome.FAILED)]
-    last = FixedGate("d", Outcome.PASSED)
+    gates = [
+        FixedGate("a", GateOutcome.PASSED),
+        FixedGate("b", GateOutcome.SKIPPED),
+        FixedGate("c", GateOutcome.FAILED),
+    ]
+    last = FixedGate("d", GateOutcome.PASSED)
     report = run_gates([*gates, last], candidate(onnx_models.scalar()))
     assert [(r.gate, r.verdict.outcome) for r in report.results] == [
-        ("a", Outcome.PASSED),
-        ("b", Outcome.SKIPPED),
-        ("c", Outcome.FAILED),
-        ("d", Outcome.SKIPPED),
+        ("a", GateOutcome.PASSED),
+        ("b", GateOutcome.SKIPPED),
+        ("c", GateOutcome.FAILED),
+        ("d", GateOutcome.SKIPPED),
     ]
     assert report.failure == report.results[2]
     assert report.results[3].verdict.evidence == "not run, since c failed"
@@ -78,7 +82,7 @@ def test_no_gates_make_an_empty_report(candidate):
 )
 def test_a_sound_model_passes_with_its_evidence(candidate, proto):
     verdict = IntegrityGate().run(candidate(proto))
-    assert verdict.outcome is Outcome.PASSED
+    assert verdict.outcome is GateOutcome.PASSED
     assert f"ONNX Runtime {ort.__version__} takes its operator sets and IR version 8" in verdict.evidence
     assert verdict.evidence.endswith("its shapes are consistent")
 
@@ -87,7 +91,7 @@ def test_external_data_is_checked_where_it_lies(candidate, tmp_path):
     proto = onnx_models.matmul()
     (tmp_path / "w.data").write_bytes(onnx_models.move_out(proto.graph.initializer[0], "w.data"))
     verdict = IntegrityGate().run(candidate(proto, "w.data"))
-    assert verdict.outcome is Outcome.PASSED
+    assert verdict.outcome is GateOutcome.PASSED
     assert "1 files of weights inside its directory" in verdict.evidence
 
 
@@ -95,14 +99,16 @@ def test_a_tensor_that_reaches_beyond_its_file_fails(candidate, tmp_path):
     proto = onnx_models.matmul()
     (tmp_path / "w.data").write_bytes(onnx_models.move_out(proto.graph.initializer[0], "w.data")[:-1])
     verdict = IntegrityGate().run(candidate(proto, "w.data"))
-    assert verdict == GateVerdict(Outcome.FAILED, "w.data has 16383 bytes, and the model's tensors reach to byte 16384")
+    assert verdict == GateVerdict(
+        GateOutcome.FAILED, "w.data has 16383 bytes, and the model's tensors reach to byte 16384"
+    )
 
 
 def test_a_staged_file_that_the_manifest_does_not_know_fails(candidate):
     staged = candidate(onnx_models.scalar())
     (staged.directory / "more").write_text("")
     verdict = IntegrityGate().run(staged)
-    assert verdict == GateVerdict(Outcome.FAILED, "the staged files are not those of the manifest: more")
+    assert verdict == GateVerdict(GateOutcome.FAILED, "the staged files are not those of the manifest: more")
 
 
 def test_a_staged_link_fails(candidate, tmp_path):
@@ -110,7 +116,7 @@ def test_a_staged_link_fails(candidate, tmp_path):
     (staged.directory / "model.onnx").unlink()
     (staged.directory / "model.onnx").symlink_to(tmp_path / "source.onnx")
     verdict = IntegrityGate().run(staged)
-    assert verdict == GateVerdict(Outcome.FAILED, "the staged files are not those of the manifest: model.onnx")
+    assert verdict == GateVerdict(GateOutcome.FAILED, "the staged files are not those of the manifest: model.onnx")
 
 
 def test_a_malformed_graph_fails_in_a_sentence_without_a_path(candidate):
@@ -118,7 +124,7 @@ def test_a_malformed_graph_fails_in_a_sentence_without_a_path(candidate):
     proto.graph.node[0].input[1] = "nowhere"
     staged = candidate(proto)
     verdict = IntegrityGate().run(staged)
-    assert verdict.outcome is Outcome.FAILED
+    assert verdict.outcome is GateOutcome.FAILED
     assert verdict.evidence.startswith("ONNX's checker refuses the model: ")
     assert "nowhere" in verdict.evidence
     assert "\n" not in verdict.evidence
@@ -132,7 +138,7 @@ def test_contradictory_shapes_are_told_and_refuse_nothing_that_the_runtime_loads
     options.log_severity_level = 4
     ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     verdict = IntegrityGate().run(candidate(proto))
-    assert verdict.outcome is Outcome.PASSED
+    assert verdict.outcome is GateOutcome.PASSED
     assert "shape inference complains, which refuses nothing: " in verdict.evidence
 
 
@@ -140,7 +146,7 @@ def test_a_kind_of_model_that_the_runtime_does_not_take_fails(candidate):
     staged = candidate(onnx_models.scalar())
     future = replace(staged, manifest=replace(staged.manifest, ir_version=99))
     verdict = IntegrityGate().run(future)
-    assert verdict.outcome is Outcome.FAILED
+    assert verdict.outcome is GateOutcome.FAILED
     assert verdict.evidence.startswith(f"ONNX Runtime {ort.__version__} takes ONNX IR versions up to ")
 
 

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from turnout.errors import InvalidModel, InvalidRequest
-from turnout.registry.manifest.manifest import Batching, Tolerance
+from turnout.registry.manifest.manifest import BatchingDeclaration, Tolerance
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.publishing.metadata import MAX_METADATA_BYTES, VersionMetadata, parse_metadata, read_metadata
 
@@ -56,7 +56,7 @@ def test_a_toml_file_is_read_whole(read):
         licence="Apache-2.0",
         notes="Trained on the spring set.",
         free={"dataset": {"name": "files", "rows": 3}},
-        batching=Batching(enabled=True, max_rows=64, axes={"x": 0, "state": 1}),
+        batching=BatchingDeclaration(enabled=True, max_rows=64, axes={"x": 0, "state": 1}),
         tolerances={"y": Tolerance(1e-5, 1e-3), "float16": Tolerance(0.0, 1.0)},
     )
 
@@ -173,7 +173,8 @@ def test_a_file_that_is_not_there_is_named_without_its_directory(tmp_path):
 
 def test_what_fits_the_signature_is_taken():
     metadata = VersionMetadata(
-        batching=Batching(axes={"x": 0, "state": 1, "y": 0}), tolerances={"y": Tolerance(0, 0), "int8": Tolerance(1, 0)}
+        batching=BatchingDeclaration(axes={"x": 0, "state": 1, "y": 0}),
+        tolerances={"y": Tolerance(0, 0), "int8": Tolerance(1, 0)},
     )
     metadata.check_against(SIGNATURE)
 
@@ -181,11 +182,20 @@ def test_what_fits_the_signature_is_taken():
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (VersionMetadata(batching=Batching(axes={"z": 0})), "batching.axes.z: no input or output; there are x, state,"),
-        (VersionMetadata(batching=Batching(axes={"x": 2})), "batching.axes.x: axis 2 is beyond its 2 dimensions"),
-        (VersionMetadata(batching=Batching(axes={"rate": 0})), "batching.axes.rate: axis 0 is beyond its 0 dimensions"),
-        (VersionMetadata(batching=Batching(axes={"x": 1})), "batching.axes.x: axis 1 has the fixed size 4"),
-        (VersionMetadata(batching=Batching(axes={"y": 0})), "batching.axes: names no input"),
+        (
+            VersionMetadata(batching=BatchingDeclaration(axes={"z": 0})),
+            "batching.axes.z: no input or output; there are x, state,",
+        ),
+        (
+            VersionMetadata(batching=BatchingDeclaration(axes={"x": 2})),
+            "batching.axes.x: axis 2 is beyond its 2 dimensions",
+        ),
+        (
+            VersionMetadata(batching=BatchingDeclaration(axes={"rate": 0})),
+            "batching.axes.rate: axis 0 is beyond its 0 dimensions",
+        ),
+        (VersionMetadata(batching=BatchingDeclaration(axes={"x": 1})), "batching.axes.x: axis 1 has the fixed size 4"),
+        (VersionMetadata(batching=BatchingDeclaration(axes={"y": 0})), "batching.axes: names no input"),
         (VersionMetadata(tolerances={"z": Tolerance(0, 0)}), "tolerances.z: no output and no dtype"),
     ],
 )

@@ -11,7 +11,7 @@ import onnx_models
 from turnout.errors import InvalidModel
 from turnout.registry.onnx import functions as onnx_functions
 from turnout.registry.onnx import structure as onnx_structure
-from turnout.registry.onnx.graph import ModelGraph, TensorType, Unread
+from turnout.registry.onnx.graph import ModelGraph, TensorType, UnreadAttribute
 from turnout.registry.onnx.graph_reader import read_graph
 
 
@@ -143,7 +143,7 @@ def test_an_attribute_that_is_stated_twice_is_not_known(graph_of):
     proto = onnx_models.softmax()
     softmax = proto.graph.node[-1]
     softmax.attribute.append(helper.make_attribute("axis", 0))
-    assert graph_of(proto).graph.nodes[-1].attributes["axis"] == Unread("stated twice")
+    assert graph_of(proto).graph.nodes[-1].attributes["axis"] == UnreadAttribute("stated twice")
 
 
 def test_functions_that_would_fill_the_memory_stay_calls(graph_of):

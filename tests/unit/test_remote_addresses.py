@@ -11,7 +11,7 @@ from turnout.errors import ConfigError
 from turnout.registry.manifest.versions import known_version
 from turnout.registry.remote import keys, objects
 from turnout.registry.remote.cache import Cache
-from turnout.registry.remote.keys import BesideKey, ManifestKey, PlanKey, parse_key
+from turnout.registry.remote.keys import EvidenceRecordKey, ManifestKey, PlanKey, parse_key
 from turnout.registry.remote.oci import _document_tag, _parse_version_tag, _version_tag
 
 
@@ -37,9 +37,9 @@ def test_a_url_is_read_and_written_alike(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_such_url_is_refused_and_never_repeated(text: str) -> None:
-    with pytest.raises(ValueError, match="expected") as told:
+    with pytest.raises(ValueError, match="expected") as reported:
         parse_models(text)
-    assert "sEcret" not in str(told.value)
+    assert "sEcret" not in str(reported.value)
 
 
 @pytest.mark.parametrize("text", ["models", "/mnt/models", "c:/models", "./s3/models", "a:b"])
@@ -52,7 +52,7 @@ def test_a_directory_stays_one(text: str) -> None:
     [
         ("m/1.0.0/manifest.json", ManifestKey("m", known_version("1.0.0"))),
         ("M.x/1.0.0-rc.1+b/manifest.json", ManifestKey("M.x", known_version("1.0.0-rc.1+b"))),
-        ("m/.attestations/1.0.0/gates-1.json", BesideKey("m", known_version("1.0.0"), "gates-1.json")),
+        ("m/.attestations/1.0.0/gates-1.json", EvidenceRecordKey("m", known_version("1.0.0"), "gates-1.json")),
         ("gates.toml", PlanKey("")),
         ("m/gates.toml", PlanKey("m")),
     ],

@@ -10,7 +10,7 @@ from turnout.rollout.guards.circuit_breaker import Breaker, Outcomes, SlotRecord
 from turnout.rollout.guards.guards import LIMIT, Guards, broken
 from turnout.rollout.machine.machine import advance
 from turnout.rollout.machine.overrides import abort
-from turnout.rollout.plan import Plan, Step
+from turnout.rollout.plan import Plan, PlanStep
 
 JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]
 BREAKER = Breaker()
@@ -88,9 +88,9 @@ def test_a_plan_that_allows_no_bad_past_allows_none() -> None:
 @pytest.mark.parametrize("state", JUDGED)
 @pytest.mark.parametrize("hindrance", [{}, {"frozen": True}, {"ready": False}, {"other": "epoch 7"}], ids=str)
 def test_it_takes_back_in_every_state_whatever_else_is_so(state, hindrance) -> None:
-    after, told = advance(reached(state), replace(SILENT, slots=[FAILING], **hindrance))
+    after, reported = advance(reached(state), replace(SILENT, slots=[FAILING], **hindrance))
     assert (after.state, after.end, after.cause) == (S.ABORTING, S.ROLLED_BACK, "breaker")
-    assert [entry.kind for entry in told] == ["breaker", "aborting"]
+    assert [entry.kind for entry in reported] == ["breaker", "aborting"]
     assert "slot 7 on a" in after.verdict
     assert after.released
 
@@ -129,7 +129,7 @@ def test_a_guard_wants_more_than_chance_and_a_limit_of_nothing_wants_none() -> N
 
 def test_a_steps_own_limit_goes_before_the_plans_and_the_watch_has_the_plans() -> None:
     plan = Plan(
-        steps=(Step(0.1, 10.0, guards=Guards(p99_ms=50.0)), Step(0.5, 10.0)),
+        steps=(PlanStep(0.1, 10.0, guards=Guards(p99_ms=50.0)), PlanStep(0.5, 10.0)),
         guards=Guards(error_share=0.02, p99_ms=200.0),
     )
     assert plan.guards_of(0) == Guards(0.02, 50.0)

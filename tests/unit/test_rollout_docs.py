@@ -18,7 +18,7 @@ from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.measurements import ProbeOutcome
-from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, ShadowStage, Step
+from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, PlanStep, ShadowStage
 from turnout.web.report.formatting import duration_text, share_text
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,7 +37,7 @@ def written(value: object) -> str:
         return "on" if value.on else "off"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple) and isinstance(value[0], Step):
+    if isinstance(value, tuple) and isinstance(value[0], PlanStep):
         return ", ".join(f"{share_text(step.weight)} {duration_text(step.soak_s)}" for step in value)
     if isinstance(value, tuple):
         return ", ".join(f"`{name}`" for name in value)
@@ -50,7 +50,7 @@ def test_the_table_has_every_field_of_a_plan_with_its_default() -> None:
 
 
 def test_every_field_of_a_stage_and_every_choice_is_named() -> None:
-    for kind in (Step, ShadowStage, Breaker, Guards):
+    for kind in (PlanStep, ShadowStage, Breaker, Guards):
         for field in fields(kind):
             assert f"`{field.name}`" in TEXT + CHECKS
     for choice in (*ON_INSUFFICIENT, *ON_NEWER):
@@ -110,7 +110,7 @@ def test_the_probes_of_the_page_are_a_configuration_and_every_key_of_one_is_name
 def test_the_question_of_the_page_has_the_keys_of_the_one_that_is_asked() -> None:
     rollout = Rollout.start("m", Version(2), Version(1), 1, Plan(), "ann", "")
     (example,) = [body for body in re.findall(r"```json\n(.*?)```", CHECKS, re.DOTALL) if '"confirm"' in body]
-    asked, told = confirm_body(rollout, 1, "now"), json.loads(example)
-    assert set(asked) == set(told)
-    assert set(asked["evidence"]) == set(told["evidence"])
-    assert set(asked["evidence"]["metrics"]["errors"]) == set(told["evidence"]["metrics"]["errors"])
+    asked, reported = confirm_body(rollout, 1, "now"), json.loads(example)
+    assert set(asked) == set(reported)
+    assert set(asked["evidence"]) == set(reported["evidence"])
+    assert set(asked["evidence"]["metrics"]["errors"]) == set(reported["evidence"]["metrics"]["errors"])

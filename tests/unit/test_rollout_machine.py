@@ -14,7 +14,7 @@ from turnout.rollout.machine.attempt import Pause, Rollout
 from turnout.rollout.machine.explain import lacking
 from turnout.rollout.machine.machine import Facts, advance
 from turnout.rollout.machine.overrides import abort, pause, promote, resume, set_weight
-from turnout.rollout.plan import Plan, ShadowStage, Step
+from turnout.rollout.plan import Plan, PlanStep, ShadowStage
 
 OPERATOR = Pause("operator", "wait", "ann")
 JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]
@@ -25,8 +25,8 @@ def kinds(entries) -> list[str]:
 
 
 def test_a_good_candidate_takes_every_step_once_and_in_order() -> None:
-    rollout, told = until(begun(), lambda r: r.state.final)
-    assert kinds(told) == [
+    rollout, reported = until(begun(), lambda r: r.state.final)
+    assert kinds(reported) == [
         "validating", "shadowing", *("ramping", "soaking", "deciding") * 2, "promoting", "watching", "succeeded",
     ]  # fmt: skip
     assert rollout.state is S.SUCCEEDED
@@ -48,35 +48,35 @@ def test_what_has_ended_does_not_move_any_more() -> None:
     ids=str,
 )  # fmt: skip
 def test_a_verdict_beats_whatever_else_is_so_in_every_state(state, hindrance) -> None:
-    rollout, told = advance(reached(state), replace(BAD, **hindrance))
+    rollout, reported = advance(reached(state), replace(BAD, **hindrance))
     assert rollout.state is S.ABORTING
     assert rollout.end is S.ROLLED_BACK
-    assert kinds(told) == ["verdict", "aborting"]
+    assert kinds(reported) == ["verdict", "aborting"]
     assert "60 of" in rollout.verdict
 
 
 @pytest.mark.parametrize("state", JUDGED)
 def test_a_verdict_is_looked_for_while_paused(state) -> None:
     paused = pause(reached(state), OPERATOR)[0]
-    rollout, told = advance(paused, BAD)
+    rollout, reported = advance(paused, BAD)
     assert rollout.state is S.ABORTING
     assert not rollout.pauses
-    assert kinds(told) == ["verdict", "aborting"]
+    assert kinds(reported) == ["verdict", "aborting"]
 
 
 def test_a_verdict_waits_until_the_version_before_has_its_traffic_again() -> None:
-    rollout, told = gone(reached(S.ABORTING), *[replace(GOOD, in_force=False)] * 3)
+    rollout, reported = gone(reached(S.ABORTING), *[replace(GOOD, in_force=False)] * 3)
     assert rollout.state is S.ABORTING
-    assert not told
-    rollout, told = gone(rollout, GOOD)
+    assert not reported
+    rollout, reported = gone(rollout, GOOD)
     assert rollout.state is S.ROLLED_BACK
-    assert "1.0.0 has all of the traffic" in told[0].text
+    assert "1.0.0 has all of the traffic" in reported[0].text
 
 
 def test_a_rollback_that_cannot_be_put_in_force_is_explained_once() -> None:
     facts = replace(SILENT, in_force=False, refused="it is frozen")
-    rollout, told = gone(reached(S.ABORTING), *[facts] * 30)
-    assert kinds(told) == ["pause"]
+    rollout, reported = gone(reached(S.ABORTING), *[facts] * 30)
+    assert kinds(reported) == ["pause"]
     assert "not on record yet: it is frozen" in rollout.pauses[0].reason
     assert gone(rollout, GOOD)[0].state is S.ROLLED_BACK
 
@@ -99,9 +99,9 @@ def test_every_kind_of_pause_counts_as_idle_and_runs_out(kind) -> None:
     after = gone(paused, *[facts] * 10)[0]
     assert after.idle_s == 50
     assert after.step_s == paused.step_s
-    ended, told = until(after, lambda r: r.state is S.ABORTING, facts)
+    ended, reported = until(after, lambda r: r.state is S.ABORTING, facts)
     assert "nothing went on for 305 s" in ended.verdict
-    assert kinds(told) == ["verdict", "aborting"] or kinds(told) == ["pause", "verdict", "aborting"]
+    assert kinds(reported) == ["verdict", "aborting"] or kinds(reported) == ["pause", "verdict", "aborting"]
 
 
 def test_progress_ends_idleness() -> None:
@@ -110,8 +110,8 @@ def test_progress_ends_idleness() -> None:
 
 
 def test_a_pause_by_a_stranger_says_so_once() -> None:
-    rollout, told = gone(reached(S.SOAKING), *[replace(SILENT, other="epoch 7, by bob: mine")] * 3)
-    assert kinds(told) == ["pause"]
+    rollout, reported = gone(reached(S.SOAKING), *[replace(SILENT, other="epoch 7, by bob: mine")] * 3)
+    assert kinds(reported) == ["pause"]
     assert rollout.pauses == (Pause("traffic", "somebody else changed the traffic: epoch 7, by bob: mine"),)
 
 
@@ -126,10 +126,10 @@ def test_a_candidate_that_is_never_ready_fails() -> None:
 
 @pytest.mark.parametrize("state", JUDGED)
 def test_a_candidate_that_cannot_be_served_fails_with_the_reason(state) -> None:
-    rollout, told = gone(reached(state), replace(SILENT, trouble="its bytes changed"), SILENT)
+    rollout, reported = gone(reached(state), replace(SILENT, trouble="its bytes changed"), SILENT)
     assert rollout.state is S.FAILED
     assert "its bytes changed" in rollout.verdict
-    assert kinds(told) == ["verdict", "aborting", "failed"]
+    assert kinds(reported) == ["verdict", "aborting", "failed"]
 
 
 TIMED = replace(PLAN, metrics=("errors", "p90"), shadow=None, threshold_samples=50)
@@ -138,11 +138,11 @@ TIMED = replace(PLAN, metrics=("errors", "p90"), shadow=None, threshold_samples=
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.VALIDATING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
 def test_validating_without_traffic_comes_to_what_the_plan_says(choice, state) -> None:
     plan = replace(TIMED, on_insufficient=choice)
-    rollout, told = until(begun(plan), lambda r: bool(r.pauses) or r.state is state is not S.VALIDATING, SILENT)
+    rollout, reported = until(begun(plan), lambda r: bool(r.pauses) or r.state is state is not S.VALIDATING, SILENT)
     assert rollout.state is state
     assert 30 < rollout.active_s <= 40
     explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
-    assert choice == "promote" or "only 0 of the 50 requests" in explained, told
+    assert choice == "promote" or "only 0 of the 50 requests" in explained, reported
 
 
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
@@ -192,7 +192,7 @@ def test_promotion_takes_requests_and_not_only_time() -> None:
 
 
 def test_a_gate_holds_until_somebody_promotes_and_resume_does_not_open_it() -> None:
-    plan = replace(PLAN, steps=(Step(0.25, 10.0), Step(0.5, 10.0, gate=True)))
+    plan = replace(PLAN, steps=(PlanStep(0.25, 10.0), PlanStep(0.5, 10.0, gate=True)))
     held, _ = until(begun(plan), lambda r: bool(r.pauses))
     assert (held.state, held.step) == (S.DECIDING, 0)
     assert [p.kind for p in held.pauses] == ["gate"]
@@ -200,14 +200,14 @@ def test_a_gate_holds_until_somebody_promotes_and_resume_does_not_open_it() -> N
         resume(held, "ann", "")
     both = pause(held, OPERATOR)[0]
     assert [p.kind for p in resume(both, "ann", "")[0].pauses] == ["gate"]
-    opened, told = promote(held, "ann", "looks fine", full=False)
+    opened, reported = promote(held, "ann", "looks fine", full=False)
     assert (opened.state, opened.step, opened.pauses) == (S.RAMPING, 1, ())
-    assert kinds(told) == ["promote", "ramping"]
+    assert kinds(reported) == ["promote", "ramping"]
     assert until(opened, lambda r: r.state.final)[0].state is S.SUCCEEDED
 
 
 def test_a_gate_before_the_first_step_holds_it_and_is_opened_to_that_step() -> None:
-    plan = replace(PLAN, steps=(Step(0.25, 10.0, gate=True), Step(0.5, 10.0)))
+    plan = replace(PLAN, steps=(PlanStep(0.25, 10.0, gate=True), PlanStep(0.5, 10.0)))
     held, _ = until(begun(plan), lambda r: bool(r.pauses))
     assert held.state is S.SHADOWING
     opened = promote(held, "ann", "", full=False)[0]
@@ -228,9 +228,9 @@ def test_promote_in_the_last_step_promotes(state) -> None:
 @pytest.mark.parametrize("state", [s for s in RUNNING if s not in (S.ABORTING, S.PROMOTING, S.WATCHING)])
 def test_promote_full_passes_all_steps(state) -> None:
     paused = pause(reached(state), OPERATOR)[0]
-    after, told = promote(paused, "ann", "I know it", full=True)
+    after, reported = promote(paused, "ann", "I know it", full=True)
     assert (after.state, after.pauses) == (S.PROMOTING, ())
-    assert told[0].actor == "ann"
+    assert reported[0].actor == "ann"
 
 
 @pytest.mark.parametrize("state", [S.ABORTING, S.PROMOTING, S.WATCHING])
@@ -279,11 +279,11 @@ def test_an_abort_of_what_is_taken_back_keeps_the_first_reason() -> None:
 
 
 def test_an_abort_before_the_first_tick_ends_at_once() -> None:
-    after, told = abort(begun(), "a mistake", kind="abort", actor="ann")
+    after, reported = abort(begun(), "a mistake", kind="abort", actor="ann")
     assert after.state is S.ROLLED_BACK
-    assert kinds(told) == ["abort", "rolled_back"]
-    after, told = abort(begun(), "in its place", S.SUPERSEDED, kind="superseded")
-    assert kinds(told) == ["superseded"]
+    assert kinds(reported) == ["abort", "rolled_back"]
+    after, reported = abort(begun(), "in its place", S.SUPERSEDED, kind="superseded")
+    assert kinds(reported) == ["superseded"]
 
 
 @pytest.mark.parametrize(
@@ -302,10 +302,10 @@ def test_what_has_ended_takes_no_command(act) -> None:
 
 
 def test_one_that_another_overtook_is_superseded() -> None:
-    rollout, told = gone(reached(S.SOAKING), replace(GOOD, overtaken=V3), GOOD)
+    rollout, reported = gone(reached(S.SOAKING), replace(GOOD, overtaken=V3), GOOD)
     assert rollout.state is S.SUPERSEDED
     assert "another rollout made 3.0.0 the baseline" in rollout.verdict
-    assert kinds(told) == ["superseded", "aborting", "superseded"]
+    assert kinds(reported) == ["superseded", "aborting", "superseded"]
 
 
 def test_rivals_share_alpha_and_a_share_never_grows_back() -> None:
@@ -364,7 +364,7 @@ def test_the_version_before_gives_its_share_back_before_success() -> None:
 def test_a_rollout_comes_back_from_its_record_exactly_as_it_was(state) -> None:
     rollout = gone(reached(S.ABORTING), GOOD)[0] if state is S.ROLLED_BACK else reached(state)
     odd = replace(
-        rollout, thresholds={"p90": 0.1 + 0.2}, patience=1 / 3, weight=0.07, idle_s=1e-9,
+        rollout, thresholds={"p90": 0.1 + 0.2}, timeout=1 / 3, weight=0.07, idle_s=1e-9,
         pauses=(OPERATOR, Pause("gate", "é\n")), rivals=3,
     )  # fmt: skip
     for one in (rollout, odd):
@@ -424,22 +424,22 @@ def one_arm(canary: int, baseline: int) -> Facts:
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("facts", "message"),
     [
         (one_arm(100, 0), "the part of 1.0.0 that it is compared with had no request in this step"),
         (one_arm(0, 100), "the canary had no request in this step"),
     ],
 )
-def test_a_step_that_sees_one_arm_alone_holds_and_says_why(facts: Facts, said: str) -> None:
+def test_a_step_that_sees_one_arm_alone_holds_and_says_why(facts: Facts, message: str) -> None:
     plan = replace(PLAN, min_requests=0)
     ramping = reached(S.RAMPING, replace(plan, steps=plan.steps[:1]))
     held = until(ramping, lambda r: bool(r.pauses), facts)[0]
     assert held.state is S.DECIDING
-    assert said in held.pauses[0].reason
+    assert message in held.pauses[0].reason
 
 
 def test_an_arm_that_has_fallen_silent_holds_a_step_and_goes_on_where_it_speaks_again() -> None:
-    plan = replace(PLAN, steps=(Step(0.25, 200.0), Step(0.5, 10.0)), step_deadline_s=1000.0)
+    plan = replace(PLAN, steps=(PlanStep(0.25, 200.0), PlanStep(0.5, 10.0)), step_deadline_s=1000.0)
     soaking = until(begun(plan), lambda r: r.state is S.SOAKING)[0]
     heard = gone(soaking, *[GOOD] * 20)[0]
     silent = until(heard, lambda r: r.state is S.DECIDING, one_arm(100, 0))[0]
@@ -450,7 +450,7 @@ def test_an_arm_that_has_fallen_silent_holds_a_step_and_goes_on_where_it_speaks_
 
 
 def test_traffic_that_is_slow_by_nature_is_not_silent() -> None:
-    plan = replace(PLAN, steps=(Step(0.25, 3000.0),), step_deadline_s=9000.0, max_duration_s=9e4)
+    plan = replace(PLAN, steps=(PlanStep(0.25, 3000.0),), step_deadline_s=9000.0, max_duration_s=9e4)
     soaking = until(begun(plan), lambda r: r.state is S.SOAKING)[0]
     sparse = gone(soaking, *[one_arm(1, 1), *[SILENT] * 19] * 10)[0]
     assert sparse.silent_s > 90
@@ -548,10 +548,10 @@ def test_a_shadow_with_nothing_to_compare_says_so_and_goes_by_the_plan(says, end
     why = "the baseline disagrees with itself in 16 of 16 repeats"
     seen = replace(GOOD, ticks=(), shadow=Count(), incomparable=why)
     shadowing = until(begun(replace(PLAN, on_insufficient=says)), lambda r: r.state is S.SHADOWING)[0]
-    after, told = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
+    after, reported = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
     assert after.state is ends
     if says != "promote":
-        assert why in " ".join([entry.text for entry in told] + [pause.reason for pause in after.pauses])
+        assert why in " ".join([entry.text for entry in reported] + [pause.reason for pause in after.pauses])
 
 
 def test_the_history_is_kept_from_the_first_step_on() -> None:

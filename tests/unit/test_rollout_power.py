@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from turnout.rollout.evidence import GROUPS, Count, Evidence, Tick, errors, latency
-from turnout.rollout.plan import Plan, Step
-from turnout.rollout.power import Detection, Traffic, detections, foreseen_units, keyed_text, missed
+from turnout.rollout.plan import Plan, PlanStep
+from turnout.rollout.power import Detection, TrafficEstimate, detections, expected_units, keyed_text, missed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import evidence_keyed as keyed_simulation
@@ -22,11 +22,11 @@ USUAL = {"p90": 0.10, "p95": 0.05, "p99": 0.01}
 SLOW = {
     name: (1 - NORMAL.cdf(NORMAL.inv_cdf(1 - p) - math.log(1.2) / 0.5), p) for name, p in USUAL.items()
 }  # lognormal latencies of sigma 0.5, each 1.2 times as long
-TRAFFIC = Traffic(50.0, 0.001, SLOW)
-STEP = Step(0.05, 300.0)
+TRAFFIC = TrafficEstimate(50.0, 0.001, SLOW)
+STEP = PlanStep(0.05, 300.0)
 
 
-def found(plan: Plan, step: Step = STEP, traffic: Traffic = TRAFFIC) -> dict[str, Detection]:
+def found(plan: Plan, step: PlanStep = STEP, traffic: TrafficEstimate = TRAFFIC) -> dict[str, Detection]:
     return {one.effect: one for one in detections(plan, step, traffic)}
 
 
@@ -50,44 +50,46 @@ def simulated(plan: Plan, bad: dict[str, float], usual: dict[str, float], seed: 
 @pytest.mark.parametrize(("factor", "twin"), [(5, False), (10, False), (10, True)])
 def test_errors_are_seen_about_when_the_report_says(factor: int, twin: bool) -> None:
     plan = replace(Plan(), twin=twin)
-    told = found(plan)[f"errors x{factor}"]
+    reported = found(plan)[f"errors x{factor}"]
     seen = fmean(simulated(plan, {"errors": factor * 0.001}, {"errors": 0.001}, seed) for seed in range(40))
-    assert told.seconds == pytest.approx(seen, rel=0.35)
-    assert told.requests == pytest.approx(told.seconds * 50 * 0.05)
+    assert reported.seconds == pytest.approx(seen, rel=0.35)
+    assert reported.requests == pytest.approx(reported.seconds * 50 * 0.05)
 
 
 @pytest.mark.parametrize("twin", [True, False])
 def test_slowness_is_seen_about_when_the_report_says(twin: bool) -> None:
     # One metric: where several see the same thing they help one another, which the report leaves out.
     plan = replace(Plan(), twin=twin, metrics=("p90",))
-    told = found(plan)["latency +20 %"]
+    reported = found(plan)["latency +20 %"]
     seen = fmean(simulated(plan, {"p90": SLOW["p90"][0]}, {"p90": USUAL["p90"]}, seed) for seed in range(40))
-    assert told.seconds == pytest.approx(seen, rel=0.35)
+    assert reported.seconds == pytest.approx(seen, rel=0.35)
 
 
 def test_more_traffic_a_larger_share_and_a_larger_effect_are_seen_sooner() -> None:
     plan = Plan()
     base = found(plan)
     assert base["errors x10"].seconds < base["errors x5"].seconds < base["errors x2"].seconds
-    for more in (found(plan, Step(0.25, 300.0)), found(plan, STEP, replace(TRAFFIC, rate=250.0))):
+    for more in (found(plan, PlanStep(0.25, 300.0)), found(plan, STEP, replace(TRAFFIC, rate=250.0))):
         assert all(more[effect].seconds < base[effect].seconds for effect in base)
     weaker = found(replace(plan, alpha=0.001))
     assert all(weaker[effect].seconds > base[effect].seconds for effect in base)
 
 
 def test_no_sooner_than_the_least_bad_events_can_have_happened() -> None:
-    loud = Traffic(50.0, 0.1, {})
+    loud = TrafficEstimate(50.0, 0.1, {})
     assert found(Plan(), STEP, loud)["errors x10"].seconds >= 3 / (50 * 0.05)
 
 
 def test_a_baseline_that_the_metric_does_not_know_and_a_share_of_all_show_nothing() -> None:
     assert found(Plan(), STEP, replace(TRAFFIC, slow={}))["latency +20 %"].seconds == math.inf
-    assert found(replace(Plan(), twin=False), Step(1.0, 300.0))["errors x10"].seconds == math.inf
-    assert found(Plan(), STEP, Traffic(0.0, 0.001, {}))["errors x10"] == Detection("errors x10", math.inf, math.inf)
+    assert found(replace(Plan(), twin=False), PlanStep(1.0, 300.0))["errors x10"].seconds == math.inf
+    assert found(Plan(), STEP, TrafficEstimate(0.0, 0.001, {}))["errors x10"] == Detection(
+        "errors x10", math.inf, math.inf
+    )
 
 
 def test_what_the_whole_plan_misses_is_said_and_nothing_else() -> None:
-    short = replace(Plan(), steps=(Step(0.05, 60.0),), watch_s=0.0)
+    short = replace(Plan(), steps=(PlanStep(0.05, 60.0),), watch_s=0.0)
     effects = [text.split(" would")[0] for text in missed(short, TRAFFIC)]
     assert effects == ["errors x2", "errors x5", "errors x10", "latency +20 %"]
     assert missed(Plan(), replace(TRAFFIC, rate=1e5)) == []
@@ -107,10 +109,10 @@ def groups_of(keys: int, share: float = 1.0, seed: int = 1) -> list[float]:
 @pytest.mark.parametrize("keys", [500, 5000])
 def test_keyed_errors_are_seen_about_when_the_report_says(keys: int) -> None:
     plan = replace(Plan(), metrics=("errors",))
-    told = found(plan, Step(0.25, 900.0), replace(TRAFFIC, keyed=groups_of(keys)))["errors x10"]
+    reported = found(plan, PlanStep(0.25, 900.0), replace(TRAFFIC, keyed=groups_of(keys)))["errors x10"]
     case = keyed_simulation.KeyedCase("", "detect", keys, 0.0, errors(1.0), 0.001, 10.0, tick=10.0)
     seen = float(np.nanmean(keyed_simulation.simulated(case, 100, 1, hours=0.5).minutes))
-    assert told.seconds / 60 == pytest.approx(seen, rel=0.35)
+    assert reported.seconds / 60 == pytest.approx(seen, rel=0.35)
 
 
 def test_units_are_foreseen_about_as_they_come_out() -> None:
@@ -119,11 +121,11 @@ def test_units_are_foreseen_about_as_they_come_out() -> None:
         traffic = replace(TRAFFIC, keyed=groups_of(keys), slow={"p90": (0.1, 0.1)})
         case = keyed_simulation.KeyedCase("", "null", keys, 0.0, latency("p90", 1.0), 0.1)
         seen = float(np.median(keyed_simulation.simulated(case, 40, 1, hours=0.25).units))
-        assert seen / 1.35 <= foreseen_units(Plan(), Step(0.25, 900.0), traffic) <= seen * most
+        assert seen / 1.35 <= expected_units(Plan(), PlanStep(0.25, 900.0), traffic) <= seen * most
 
 
 def test_keyed_traffic_is_never_seen_sooner_and_heavy_keys_are_seen_later() -> None:
-    step, plain = Step(0.25, 900.0), found(Plan(), Step(0.25, 900.0))
+    step, plain = PlanStep(0.25, 900.0), found(Plan(), PlanStep(0.25, 900.0))
     for shares in (groups_of(100), groups_of(1000), [0.5, *groups_of(300, 0.5)[1:]]):
         keyed = found(Plan(), step, replace(TRAFFIC, keyed=shares))
         assert all(keyed[effect].seconds >= plain[effect].seconds for effect in plain)
@@ -133,8 +135,10 @@ def test_keyed_traffic_is_never_seen_sooner_and_heavy_keys_are_seen_later() -> N
 
 
 def test_a_plan_says_from_which_step_on_keyed_traffic_tells_anything() -> None:
-    (said,) = [text for text in missed(Plan(), replace(TRAFFIC, keyed=groups_of(200))) if "effective tenants" in text]
-    assert "at 5.00%, and 10 are needed: no verdict from keyed traffic before step 3" in said
+    (message,) = [
+        text for text in missed(Plan(), replace(TRAFFIC, keyed=groups_of(200))) if "effective tenants" in text
+    ]
+    assert "at 5.00%, and 10 are needed: no verdict from keyed traffic before step 3" in message
     assert "in any step" in keyed_text(Plan(), replace(TRAFFIC, keyed=groups_of(8)))
     assert keyed_text(Plan(), replace(TRAFFIC, keyed=groups_of(5000))) == ""
     assert keyed_text(Plan(), TRAFFIC) == ""

@@ -49,14 +49,14 @@ def answer(
         "soak_seconds": 300.0, "e_value": evidence.combined, "plan_json": json.dumps(known.to_json()),
         "plan_digest": known.digest, "actor": "ann", "reason": "better",
     }  # fmt: skip
-    told = pb.GetRolloutTicksResponse(
+    recorded_ticks = pb.GetRolloutTicksResponse(
         rollout=pb.Rollout(**(fields | rollout)), ticks_json=[json.dumps(one) for one in ticks]
     )
-    told.rollout.started_at.FromDatetime(START)
-    told.rollout.changed_at.FromDatetime(START + timedelta(seconds=90))
+    recorded_ticks.rollout.started_at.FromDatetime(START)
+    recorded_ticks.rollout.changed_at.FromDatetime(START + timedelta(seconds=90))
     for number in range(len(ticks)):
-        told.times.add().FromDatetime(START + timedelta(seconds=5 * number))
-    return told
+        recorded_ticks.times.add().FromDatetime(START + timedelta(seconds=5 * number))
+    return recorded_ticks
 
 
 def test_the_replay_meets_the_evidence_that_the_server_had() -> None:
@@ -86,24 +86,24 @@ def test_a_ratio_is_infinite_where_only_the_candidate_fails_and_absent_where_nob
 
 def test_a_verdict_is_told_with_its_numbers_and_with_what_to_do() -> None:
     ticks = [tick((100, 40), (1900, 0))]
-    said = explain(Replay.of(answer(ticks, state="rolled_back", verdict="1.1.0 is worse than 1.0.0 (errors)")))
-    assert said.verdict == "1.1.0 is worse than 1.0.0 (errors)"
-    assert said.e_value >= said.threshold
-    assert "which reaches the threshold of 100." in said.reading[0]
-    assert "At most 1% of rollouts" in said.reading[1]
-    assert said.reading[2] == "100% of it comes from errors."
-    assert said.findings[0].canary_text == "40 of 100 (40%)"
-    assert said.lacking == ()
-    assert "`turnout rollout retry m`" in said.following[1]
+    message = explain(Replay.of(answer(ticks, state="rolled_back", verdict="1.1.0 is worse than 1.0.0 (errors)")))
+    assert message.verdict == "1.1.0 is worse than 1.0.0 (errors)"
+    assert message.e_value >= message.threshold
+    assert "which reaches the threshold of 100." in message.reading[0]
+    assert "At most 1% of rollouts" in message.reading[1]
+    assert message.reading[2] == "100% of it comes from errors."
+    assert message.findings[0].canary_text == "40 of 100 (40%)"
+    assert message.lacking == ()
+    assert "`turnout rollout retry m`" in message.following[1]
 
 
 def test_what_the_server_finds_lacking_is_told_while_a_step_goes_on() -> None:
-    told = answer([tick((50, 1), (900, 9))], lacking=["the soak has 200 s to go"], pauses=["lunch (bob)"])
-    said = explain(Replay.of(told))
-    assert said.standing == "soaking, step 1 of 4 at 1%; paused: lunch (bob)"
-    assert said.lacking == ("lunch (bob)", "the soak has 200 s to go")
-    assert "`turnout rollout resume m`" in said.following[0]
-    assert "step 2 begins" in said.following[1]
+    recorded_ticks = answer([tick((50, 1), (900, 9))], lacking=["the soak has 200 s to go"], pauses=["lunch (bob)"])
+    message = explain(Replay.of(recorded_ticks))
+    assert message.status_sentence == "soaking, step 1 of 4 at 1%; paused: lunch (bob)"
+    assert message.lacking == ("lunch (bob)", "the soak has 200 s to go")
+    assert "`turnout rollout resume m`" in message.following[0]
+    assert "step 2 begins" in message.following[1]
 
 
 def test_an_alpha_that_is_shared_is_told_as_it_is() -> None:
@@ -128,15 +128,15 @@ def test_what_lets_a_candidate_be_promoted_is_told_by_its_reason() -> None:
 
 
 def test_few_bad_events_count_as_none_and_that_is_said() -> None:
-    said = explain(Replay.of(answer([tick((10, 2), (1000, 0))])))
-    assert said.e_value == 0
-    assert "Fewer than 3 bad events of the candidate count as none: errors." in said.reading
+    message = explain(Replay.of(answer([tick((10, 2), (1000, 0))])))
+    assert message.e_value == 0
+    assert "Fewer than 3 bad events of the candidate count as none: errors." in message.reading
 
 
 def test_copies_are_told_against_the_rate_that_they_may_disagree_at() -> None:
     ticks: list[Mapping[str, Any]] = [{"shadow": [1000, 30]}]
-    said = explain(Replay.of(answer(ticks, {"shadow": {"agreement": 0.99}}, state="shadowing")))
-    copies = said.findings[-1]
+    message = explain(Replay.of(answer(ticks, {"shadow": {"agreement": 0.99}}, state="shadowing")))
+    copies = message.findings[-1]
     assert (copies.name, copies.ratio_text, copies.baseline_text) == ("disagreement", "3x", "")
 
 
@@ -150,11 +150,11 @@ def test_evidence_is_told_in_three_digits(value: float, text: str) -> None:
 
 @pytest.mark.parametrize("bad", ["[]", "{}", '{"seconds": 1}', '{"shadow": 3}', "nonsense"])
 def test_ticks_that_cannot_be_read_are_refused(bad: str) -> None:
-    told = answer([])
-    told.ticks_json.append(bad)
-    told.times.add()
+    recorded_ticks = answer([])
+    recorded_ticks.ticks_json.append(bad)
+    recorded_ticks.times.add()
     with pytest.raises(InvalidRequest):
-        Replay.of(told)
+        Replay.of(recorded_ticks)
 
 
 class Page(HTMLParser):
@@ -196,9 +196,11 @@ def busy() -> pb.GetRolloutTicksResponse:
         ),
         tick((20, 4), (400, 0), weight=0.25, state="soaking", latency={"canary": {"4": 20}, "baseline": {"2": 400}}),
     ]
-    told = answer(ticks, reason=NASTY, actor=NASTY, verdict=NASTY, candidate="1.1.0-rc.1", state="rolled_back")
-    told.rollout.events.add(kind="abort", text=NASTY, actor=NASTY)
-    return told
+    recorded_ticks = answer(
+        ticks, reason=NASTY, actor=NASTY, verdict=NASTY, candidate="1.1.0-rc.1", state="rolled_back"
+    )
+    recorded_ticks.rollout.events.add(kind="abort", text=NASTY, actor=NASTY)
+    return recorded_ticks
 
 
 def test_the_page_needs_no_network_and_lets_nothing_out_of_its_place() -> None:
@@ -220,8 +222,8 @@ def test_the_page_holds_its_data_and_reads_without_scripts() -> None:
     assert data["weights"] == [0.05, 0.25]
     assert data["combined"] == [max(e.combined, 0.01) for e in replay.evidence]
     text = re.sub(r"\s+", " ", page.text)
-    for told in ("5 of 40 (12.5%)", "1 of 800 (0.125%)", "above 3e+04 ms", "Is 1.1.0-rc.1 worse than 1.0.0?"):
-        assert told in text
+    for recorded_ticks in ("5 of 40 (12.5%)", "1 of 800 (0.125%)", "above 3e+04 ms", "Is 1.1.0-rc.1 worse than 1.0.0?"):
+        assert recorded_ticks in text
 
 
 def test_ticks_without_latencies_or_weights_make_a_page_too() -> None:

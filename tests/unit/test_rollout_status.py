@@ -64,16 +64,20 @@ def test_every_state_is_looked_at() -> None:
 @pytest.mark.parametrize("state", [S.SOAKING, S.SUCCEEDED])
 def test_it_is_json_whatever_the_evidence_is(state: S) -> None:
     rollout = reached(state)
-    said = status(rollout, record_of(rollout))
-    assert json.loads(json.dumps(said, allow_nan=False)) == said
-    assert said["steps"] == len(PLAN.steps)
+    message = status(rollout, record_of(rollout))
+    assert json.loads(json.dumps(message, allow_nan=False)) == message
+    assert message["steps"] == len(PLAN.steps)
     assert json_number(math.inf) == pytest.approx(1.797e308, rel=1e-3)
 
 
 def test_one_that_cannot_be_read_has_the_same_keys_and_decides_nothing() -> None:
     rollout = begun()
     unreadable = read_record(record_of(rollout, schema=99))
-    said = status(unreadable, record_of(rollout, schema=99))
-    assert said.keys() == status(rollout, record_of(rollout)).keys()
-    assert (said["phase"], said["verdict"], said["candidate"]) == ("unreadable", "undecided", str(rollout.candidate))
-    assert "cannot be read by this release" in said["message"]
+    message = status(unreadable, record_of(rollout, schema=99))
+    assert message.keys() == status(rollout, record_of(rollout)).keys()
+    assert (message["phase"], message["verdict"], message["candidate"]) == (
+        "unreadable",
+        "undecided",
+        str(rollout.candidate),
+    )
+    assert "cannot be read by this release" in message["message"]

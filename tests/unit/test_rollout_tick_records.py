@@ -8,7 +8,7 @@ import pytest
 from rollout_values import BAD, GOOD, S, begun, gone, reached
 from rollout_wire import replayed
 from turnout.rollout.engine.active_rollout import tick_records
-from turnout.rollout.engine.server_ticks import Gathered
+from turnout.rollout.engine.server_ticks import CollectedTicks
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 
 ENDS = replace(GOOD, in_force=True)
@@ -24,14 +24,14 @@ def ended(state: RolloutState) -> Rollout:
 def test_one_that_has_ended_records_no_tick_while_the_store_keeps_it_waiting(state: RolloutState) -> None:
     rollout = ended(state)
     assert gone(rollout, GOOD) == (rollout, [])
-    assert tick_records(rollout, Gathered(GOOD.ticks, [{}], (), {}), GOOD.shadow) == []
+    assert tick_records(rollout, CollectedTicks(GOOD.ticks, [{}], (), {}), GOOD.shadow) == []
 
 
 @pytest.mark.parametrize("facts", [ENDS, replace(BAD, in_force=True)], ids=["good", "bad"])
 def test_the_evidence_is_what_the_records_come_to_at_each_tick_and_ticks_after_the_end(facts) -> None:
     rollout, records, over = begun(), [], 0
     for _ in range(100):
-        found = tick_records(rollout, Gathered(facts.ticks, [{}] * len(facts.ticks), (), {}), facts.shadow)
+        found = tick_records(rollout, CollectedTicks(facts.ticks, [{}] * len(facts.ticks), (), {}), facts.shadow)
         records += json.loads(json.dumps(found))
         over += rollout.state.final
         rollout, _told = gone(rollout, facts)

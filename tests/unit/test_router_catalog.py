@@ -15,10 +15,10 @@ from turnout.errors import (
 )
 from turnout.routing.active_policies import Policies
 from turnout.routing.router import MAX_ROUTES, PolicyRouter
-from turnout.serving.data_plane.inference import Role, Router
+from turnout.serving.data_plane.inference import Router, ServingRole
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 READY, FAILED = LifecycleState.READY, LifecycleState.FAILED
 
@@ -40,20 +40,20 @@ def answered(router: Router, selector: str) -> str:
 @pytest.mark.parametrize(
     ("selector", "version", "role"),
     [
-        ("", "3.2.0", Role.BASELINE),
-        ("latest", "3.2.0", Role.PINNED),
-        ("^1", "1.10.0", Role.PINNED),
-        ("3", "3.2.0", Role.PINNED),
-        ("3.3.0", "3.3.0", Role.PINNED),
-        ("v1.9.0", "1.9.0", Role.PINNED),
-        ("champion", "3.3.0", Role.PINNED),
-        (digest_of("1.9.0"), "1.9.0", Role.PINNED),
+        ("", "3.2.0", ServingRole.BASELINE),
+        ("latest", "3.2.0", ServingRole.PINNED),
+        ("^1", "1.10.0", ServingRole.PINNED),
+        ("3", "3.2.0", ServingRole.PINNED),
+        ("3.3.0", "3.3.0", ServingRole.PINNED),
+        ("v1.9.0", "1.9.0", ServingRole.PINNED),
+        ("champion", "3.3.0", ServingRole.PINNED),
+        (digest_of("1.9.0"), "1.9.0", ServingRole.PINNED),
     ],
 )
 def test_each_selector_meets_its_version_in_its_role(
-    catalog: Catalog, router: Router, selector: str, version: str, role: Role
+    catalog: Catalog, router: Router, selector: str, version: str, role: ServingRole
 ) -> None:
-    candidate = entry("3.3.0", standing=Standing.CANDIDATE)
+    candidate = entry("3.3.0", release_status=ReleaseStatus.CANDIDATE)
     put(catalog, entry("1.9.0"), entry("1.10.0"), entry("3.2.0"), candidate, tags={"champion": "3.3.0"})
     for _ in range(2):  # worked out, then remembered
         route = router.route("magika", selector, "")
@@ -62,7 +62,7 @@ def test_each_selector_meets_its_version_in_its_role(
 
 
 def test_a_release_a_tag_and_a_load_are_seen_by_the_next_request(catalog: Catalog, router: Router) -> None:
-    candidate = entry("3.3.0", standing=Standing.CANDIDATE)
+    candidate = entry("3.3.0", release_status=ReleaseStatus.CANDIDATE)
     put(catalog, entry("3.2.0"), candidate, tags={"stable": "3.2.0"})
     assert [answered(router, selector) for selector in ("", "^3", "stable")] == ["3.2.0"] * 3
     put(catalog, entry("3.2.0"), entry("3.3.0"), tags={"stable": "3.3.0"})

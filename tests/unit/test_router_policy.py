@@ -13,10 +13,10 @@ from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import Canary, Policy, PolicyState
 from turnout.routing.router import PolicyRouter
 from turnout.routing.slots import Owners
-from turnout.serving.data_plane.inference import Role
+from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 V = Version.parse
 Force = Callable[..., AppliedPolicy]
@@ -54,7 +54,7 @@ def force(policies: Policies) -> Force:
     return put_in_force
 
 
-def answers(router: PolicyRouter, selector: str = "", keys: int = 0, **more: bool) -> Counter[tuple[str, Role]]:
+def answers(router: PolicyRouter, selector: str = "", keys: int = 0, **more: bool) -> Counter[tuple[str, ServingRole]]:
     """Who answers 1,000 requests: unkeyed, or of so many keys."""
     routes = (router.route("magika", selector, f"key-{n % keys}" if keys else "", **more) for n in range(1000))
     return Counter((route.entry.version_text, route.role) for route in routes)
@@ -64,12 +64,16 @@ def test_traffic_is_split_by_weight(catalog: Catalog, router: PolicyRouter, forc
     put(
         catalog,
         entry("3.2.0"),
-        entry("3.3.0", standing=Standing.CANDIDATE),
-        entry("3.4.0", standing=Standing.CANDIDATE),
+        entry("3.3.0", release_status=ReleaseStatus.CANDIDATE),
+        entry("3.4.0", release_status=ReleaseStatus.CANDIDATE),
     )
     force("3.2.0", {"3.3.0": 500, "3.4.0": 1000})
     found = answers(router)
-    assert found == {("3.2.0", Role.BASELINE): 850, ("3.3.0", Role.CANARY): 50, ("3.4.0", Role.CANARY): 100}
+    assert found == {
+        ("3.2.0", ServingRole.BASELINE): 850,
+        ("3.3.0", ServingRole.CANARY): 50,
+        ("3.4.0", ServingRole.CANARY): 100,
+    }
 
 
 def test_a_key_always_meets_the_same_version(catalog: Catalog, router: PolicyRouter, force: Force) -> None:
@@ -92,8 +96,8 @@ def test_the_baseline_answers_although_a_higher_version_is_released(
 ) -> None:
     put(catalog, entry("3.2.0"), entry("3.3.0"), entry("4.0.0"))
     force("3.2.0", {})
-    assert answers(router) == answers(router, "^3") == {("3.2.0", Role.BASELINE): 1000}
-    assert answers(router, "latest") == answers(router, "^4") == {("4.0.0", Role.PINNED): 1000}
+    assert answers(router) == answers(router, "^3") == {("3.2.0", ServingRole.BASELINE): 1000}
+    assert answers(router, "latest") == answers(router, "^4") == {("4.0.0", ServingRole.PINNED): 1000}
     assert router.describe("magika", "").version_text == "3.2.0"
 
 
@@ -102,10 +106,10 @@ def test_a_canary_outside_the_range_leaves_its_share_to_the_baseline(
 ) -> None:
     put(catalog, entry("3.2.0"), entry("3.3.0"), entry("4.0.0"))
     applied = force("3.2.0", {"3.3.0": 1000, "4.0.0": 2000})
-    assert answers(router, "^3") == {("3.2.0", Role.BASELINE): 900, ("3.3.0", Role.CANARY): 100}
+    assert answers(router, "^3") == {("3.2.0", ServingRole.BASELINE): 900, ("3.3.0", ServingRole.CANARY): 100}
     assert sum(applied.tally) == 0  # only requests that every owner might have had are held against the weights
     assert answers(router, ">=3") == {
-        ("3.2.0", Role.BASELINE): 700, ("3.3.0", Role.CANARY): 100, ("4.0.0", Role.CANARY): 200
+        ("3.2.0", ServingRole.BASELINE): 700, ("3.3.0", ServingRole.CANARY): 100, ("4.0.0", ServingRole.CANARY): 200
     }  # fmt: skip
     assert applied.tally == [700, 100, 200]
 
@@ -116,9 +120,9 @@ def test_a_canary_that_is_not_ready_leaves_its_share_to_the_baseline(
 ) -> None:
     put(catalog, entry("3.2.0"), entry("3.3.0", state))
     force("3.2.0", {"3.3.0": 5000})
-    assert answers(router) == answers(router, keys=100) == {("3.2.0", Role.BASELINE): 1000}
+    assert answers(router) == answers(router, keys=100) == {("3.2.0", ServingRole.BASELINE): 1000}
     put(catalog, entry("3.2.0"), entry("3.3.0"))
-    assert answers(router)["3.3.0", Role.CANARY] == 500
+    assert answers(router)["3.3.0", ServingRole.CANARY] == 500
 
 
 def test_a_baseline_that_is_not_ready_is_refused_and_no_canary_steps_in(
@@ -131,15 +135,15 @@ def test_a_baseline_that_is_not_ready_is_refused_and_no_canary_steps_in(
     put(catalog, entry("3.3.0"))
     with pytest.raises(NotLoaded, match=r"3\.2\.0, the baseline"):
         router.route("magika", "", "")
-    assert router.route("magika", "3.3.0").role is Role.PINNED
+    assert router.route("magika", "3.3.0").role is ServingRole.PINNED
 
 
 def test_who_asks_for_the_baseline_meets_no_canary(catalog: Catalog, router: PolicyRouter, force: Force) -> None:
     put(catalog, entry("3.2.0"), entry("3.3.0"))
     applied = force("3.2.0", {"3.3.0": 10_000})
-    assert answers(router, baseline_only=True) == {("3.2.0", Role.BASELINE): 1000}
+    assert answers(router, baseline_only=True) == {("3.2.0", ServingRole.BASELINE): 1000}
     assert sum(applied.tally) == 0
-    assert answers(router) == {("3.3.0", Role.CANARY): 1000}
+    assert answers(router) == {("3.3.0", ServingRole.CANARY): 1000}
 
 
 def test_versions_that_come_and_go_do_not_disturb_the_even_sequence(
@@ -151,7 +155,7 @@ def test_versions_that_come_and_go_do_not_disturb_the_even_sequence(
     for n in range(1000):
         if n % 3 == 0:
             put(catalog, entry("3.2.0"), entry("3.3.0"), entry("1.0.0"))
-        hits += router.route("magika", "").role is Role.CANARY
+        hits += router.route("magika", "").role is ServingRole.CANARY
     assert hits == 100
 
 
@@ -159,5 +163,5 @@ def test_a_change_is_seen_by_the_next_request(catalog: Catalog, router: PolicyRo
     put(catalog, entry("3.2.0"), entry("3.3.0"))
     for epoch, weight in enumerate((0, 10_000, 0, 10_000), start=1):
         force("3.2.0", {"3.3.0": weight}, epoch)
-        assert {answers(router).most_common(1)[0][0][1]} == {Role.CANARY if weight else Role.BASELINE}
+        assert {answers(router).most_common(1)[0][0][1]} == {ServingRole.CANARY if weight else ServingRole.BASELINE}
         assert router.route("magika", "").epoch == epoch

@@ -14,15 +14,15 @@ ALL = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e
 
 TABLE = {
     "InvalidRequest": grpc.StatusCode.INVALID_ARGUMENT,
-    "Malformed": grpc.StatusCode.INVALID_ARGUMENT,
+    "MalformedMessage": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidSelector": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidTensor": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidModel": grpc.StatusCode.INVALID_ARGUMENT,
-    "NotFound": grpc.StatusCode.NOT_FOUND,
+    "NotFoundError": grpc.StatusCode.NOT_FOUND,
     "ModelNotFound": grpc.StatusCode.NOT_FOUND,
     "VersionNotFound": grpc.StatusCode.NOT_FOUND,
     "TagNotFound": grpc.StatusCode.NOT_FOUND,
-    "AlreadyExists": grpc.StatusCode.ALREADY_EXISTS,
+    "AlreadyExistsError": grpc.StatusCode.ALREADY_EXISTS,
     "InputsRefused": grpc.StatusCode.INVALID_ARGUMENT,
     "Conflict": grpc.StatusCode.ABORTED,
     "ChangeRefused": grpc.StatusCode.FAILED_PRECONDITION,
@@ -30,17 +30,17 @@ TABLE = {
     "VersionOnDemand": grpc.StatusCode.FAILED_PRECONDITION,
     "VersionYanked": grpc.StatusCode.FAILED_PRECONDITION,
     "NotTrusted": grpc.StatusCode.FAILED_PRECONDITION,
-    "Unavailable": grpc.StatusCode.UNAVAILABLE,
+    "UnavailableError": grpc.StatusCode.UNAVAILABLE,
     "VersionLoading": grpc.StatusCode.UNAVAILABLE,
     "StoreUnavailable": grpc.StatusCode.UNAVAILABLE,
     "Draining": grpc.StatusCode.UNAVAILABLE,
     "Exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "MemoryBudgetExceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "DeadlineExceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "DeadlineExceededError": grpc.StatusCode.DEADLINE_EXCEEDED,
     "RequestCancelled": grpc.StatusCode.CANCELLED,
-    "Unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
-    "PermissionDenied": grpc.StatusCode.PERMISSION_DENIED,
+    "UnauthenticatedError": grpc.StatusCode.UNAUTHENTICATED,
+    "PermissionDeniedError": grpc.StatusCode.PERMISSION_DENIED,
     "Unsupported": grpc.StatusCode.UNIMPLEMENTED,
     "DigestMismatch": grpc.StatusCode.DATA_LOSS,
     "ModelFailure": grpc.StatusCode.INTERNAL,
@@ -75,10 +75,10 @@ def test_details_name_the_field_and_the_time_to_try_again() -> None:
 
 def test_the_request_is_named_in_the_details() -> None:
     info = RequestInfo()
-    assert to_status(errors.NotFound("nothing"), "r-9").details[0].Unpack(info)
+    assert to_status(errors.NotFoundError("nothing"), "r-9").details[0].Unpack(info)
     assert info.request_id == "r-9"
 
 
 def test_a_message_is_bounded_and_a_failure_names_its_request() -> None:
-    assert len(to_status(errors.NotFound("x" * 10_000)).message) <= 1024
+    assert len(to_status(errors.NotFoundError("x" * 10_000)).message) <= 1024
     assert "r-1" in to_status(errors.ModelFailure("it raised"), "r-1").message

@@ -9,24 +9,24 @@ from turnout.errors import InvalidSelector, VersionNotFound
 from turnout.routing.selection import load_selectors as configured
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import parse
-from turnout.state.release_status import Declarations, Standing
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 
 def versions(text: str) -> list[Version]:
-    return [Version.parse(word) for word in text.split()]
+    return [Version.parse(term) for term in text.split()]
 
 
 def index(
     released: str = "", candidates: str = "", yanked: str = "", ready: str = "", coming: str = "", **tags: str
 ) -> VersionIndex:
-    standings = dict.fromkeys(versions(released), Standing.RELEASED)
-    standings |= dict.fromkeys(versions(candidates), Standing.CANDIDATE)
-    standings |= dict.fromkeys(versions(yanked), Standing.YANKED)
+    release_statuses = dict.fromkeys(versions(released), ReleaseStatus.RELEASED)
+    release_statuses |= dict.fromkeys(versions(candidates), ReleaseStatus.CANDIDATE)
+    release_statuses |= dict.fromkeys(versions(yanked), ReleaseStatus.YANKED)
     return VersionIndex.of(
         "magika",
-        standings,
+        release_statuses,
         tags={tag: Version.parse(version) for tag, version in tags.items()},
-        digests={digest_of(version): version for version in standings},
+        digests={digest_of(version): version for version in release_statuses},
         ready=versions(ready),
         coming=versions(coming),
     )
@@ -190,13 +190,13 @@ def test_a_candidate_that_is_ready_is_no_reason_to_choose_it() -> None:
 )
 def test_what_should_be_loaded_is_found_among_what_exists(text: str, expected: str | None) -> None:
     existing: Sequence[Version] = versions("1.0.0 3.2.0 3.3.0")
-    declarations = Declarations(
-        dict.fromkeys(versions("1.0.0 3.2.0"), Standing.RELEASED), {"champion": Version(3, 3, 0)}
+    model_releases = ModelReleaseState(
+        dict.fromkeys(versions("1.0.0 3.2.0"), ReleaseStatus.RELEASED), {"champion": Version(3, 3, 0)}
     )
-    found = configured.named(text, existing, declarations)
+    found = configured.named(text, existing, model_releases)
     assert (None if found is None else str(found)) == expected
 
 
 def test_a_malformed_wish_is_refused_and_not_taken_for_one_that_names_nothing() -> None:
     with pytest.raises(InvalidSelector):
-        configured.named("1.x.2", [], Declarations())
+        configured.named("1.x.2", [], ModelReleaseState())

@@ -7,7 +7,7 @@ from turnout.registry.manifest.manifest import Tolerance
 from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
 from turnout.rollout.plan import Plan, ShadowStage
 from turnout.routing.shadow.compare import OutputRule, compare
-from turnout.routing.shadow.ledger import Ledger, Outcome
+from turnout.routing.shadow.ledger import CopyOutcome, Ledger
 from turnout.routing.shadow.noise import EARLY_REPEATS, NEEDED_REPEATS, Noise
 from turnout.telemetry.metrics.shadow import ShadowRecorder
 
@@ -76,7 +76,7 @@ def test_where_all_outputs_differ_from_themselves_nothing_is_left_and_that_is_sa
 
 def test_nothing_is_judged_before_the_noise_is_known_but_failures() -> None:
     ledger = Ledger(ShadowRecorder("m", "2.0.0"), 0)
-    ledger.failed(Outcome.CRASHED, 1, 0.0)
+    ledger.failed(CopyOutcome.CRASHED, 1, 0.0)
     assert ledger.judged
     assert ledger.bad(ledger.samples[0], ALLOWED)
     ledger.compare(compare(answer(), answer(y=ONES * 2), RULES), 1, 0.0, 0.0)

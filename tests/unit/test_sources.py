@@ -125,7 +125,7 @@ def test_an_mlflow_model_without_an_onnx_file_of_its_own_is_refused(flavors: dic
 
 def test_what_the_publisher_says_comes_before_what_the_source_knows() -> None:
     known = parse_metadata({"description": "theirs", "training": {"seed": 1}, "metadata": {"a": 1, "b": 1}})
-    said = parse_metadata({"description": "mine", "metadata": {"b": 2}})
-    both = said.over(known)
+    message = parse_metadata({"description": "mine", "metadata": {"b": 2}})
+    both = message.over(known)
     assert (both.description, both.provenance.training.seed, both.free) == ("mine", 1, {"a": 1, "b": 2})
-    assert said.over(VersionMetadata()) is said
+    assert message.over(VersionMetadata()) is message

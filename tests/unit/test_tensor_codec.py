@@ -110,8 +110,8 @@ def test_strings_of_every_kind_arrive_as_str(array):
 
 
 def test_strings_keep_their_order_in_a_matrix():
-    words = np.array([["a", "b"], ["c", "d"], ["e", "f"]], object)
-    assert np.array_equal(decode(encode("x", words.T)), words.T)
+    terms = np.array([["a", "b"], ["c", "d"], ["e", "f"]], object)
+    assert np.array_equal(decode(encode("x", terms.T)), terms.T)
 
 
 def test_text_that_utf8_cannot_hold_is_refused():

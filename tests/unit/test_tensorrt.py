@@ -15,8 +15,8 @@ LIBRARY = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorr
 
 
 def _of(**other: str) -> TensorrtCache:
-    said = {"digest": DIGEST, "gpu": "NVIDIA H200", "capability": "9.0", "runtime": "1.31.1"} | other
-    return TensorrtCache.of(CACHE, **said)
+    message = {"digest": DIGEST, "gpu": "NVIDIA H200", "capability": "9.0", "runtime": "1.31.1"} | other
+    return TensorrtCache.of(CACHE, **message)
 
 
 def test_engines_lie_by_digest_gpu_and_runtime_and_timings_are_shared() -> None:
@@ -61,14 +61,14 @@ def _missing(monkeypatch, *names: str) -> str:
 
 
 def test_what_is_missing_is_named_and_how_to_get_it(monkeypatch) -> None:
-    said = _missing(monkeypatch, "libnvinfer.so.10")
-    assert said.startswith("not found: libnvinfer.so.10;")
-    assert "pip install 'tensorrt-cu13==10.*'" in said
-    assert "LD_LIBRARY_PATH" in said
-    assert "turnout[gpu]" not in said
-    said = _missing(monkeypatch, "libcudart.so.13", "libnvinfer.so.10")
-    assert said.startswith("not found: libcudart.so.13, libnvinfer.so.10;")
-    assert "turnout[gpu]" in said
+    message = _missing(monkeypatch, "libnvinfer.so.10")
+    assert message.startswith("not found: libnvinfer.so.10;")
+    assert "pip install 'tensorrt-cu13==10.*'" in message
+    assert "LD_LIBRARY_PATH" in message
+    assert "turnout[gpu]" not in message
+    message = _missing(monkeypatch, "libcudart.so.13", "libnvinfer.so.10")
+    assert message.startswith("not found: libcudart.so.13, libnvinfer.so.10;")
+    assert "turnout[gpu]" in message
     assert "no NVIDIA device" in _missing(monkeypatch)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority, put
-from turnout.config import Tls
+from turnout.config import TlsSettings
 from turnout.errors import ConfigError
 from turnout.telemetry.metrics.tls import TlsRecorder
 from turnout.tls.certificates import Certificates
@@ -19,16 +19,16 @@ class Log:
     """Keeps what is logged."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[str, str]] = []
+        self.message: list[tuple[str, str]] = []
 
     def info(self, event: str, **about: Any) -> None:
-        self.said.append(("info", event))
+        self.message.append(("info", event))
 
     def warning(self, event: str, **about: Any) -> None:
-        self.said.append(("warning", about["reason"]))
+        self.message.append(("warning", about["reason"]))
 
     def error(self, event: str, **about: Any) -> None:
-        self.said.append(("error", about["reason"]))
+        self.message.append(("error", about["reason"]))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def log() -> Log:
 @pytest.fixture
 def certificates(tmp_path: Path, log: Log) -> Certificates:
     cert, key = AUTHORITY.issue("before").write(tmp_path, "server")
-    tls = Tls(cert=str(cert), key=str(key), http={"enabled": False}, control={"enabled": False})  # type: ignore[arg-type]
+    tls = TlsSettings(cert=str(cert), key=str(key), http={"enabled": False}, control={"enabled": False})  # type: ignore[arg-type]
     loaded = Certificates(tls, TlsRecorder(), log)  # type: ignore[arg-type] # as far as it is used
     loaded.load()
     return loaded
@@ -55,7 +55,7 @@ async def test_what_is_alike_changes_nothing(certificates: Certificates, log: Lo
     before = certificates.of("grpc")
     await certificates.reload()
     assert certificates.of("grpc") is before
-    assert log.said == []
+    assert log.message == []
 
 
 async def test_of_a_pair_one_file_comes_first_and_that_is_no_fault(
@@ -68,27 +68,27 @@ async def test_of_a_pair_one_file_comes_first_and_that_is_no_fault(
     put(tmp_path / "server.key", after.key)
     await certificates.reload(patient=True)
     assert subject(certificates) == "CN=after"
-    assert log.said == [("info", "tls certificate changed")]
+    assert log.message == [("info", "tls certificate changed")]
 
 
 async def test_a_pair_that_stays_apart_is_told_once(certificates: Certificates, log: Log, tmp_path: Path) -> None:
     put(tmp_path / "server.key", AUTHORITY.issue().key)
     for _ in range(3):
         await certificates.reload(patient=True)
-    assert [level for level, _ in log.said] == ["error"]
+    assert [level for level, _ in log.message] == ["error"]
     put(tmp_path / "server.key", b"")
     for _ in range(3):
         await certificates.reload(patient=True)
-    assert [level for level, _ in log.said] == ["error", "error"]
+    assert [level for level, _ in log.message] == ["error", "error"]
     AUTHORITY.issue("after").write(tmp_path, "server")
     await certificates.reload(patient=True)
-    assert log.said[2:] == [("info", "tls certificate changed"), ("info", "tls files can be used again")]
+    assert log.message[2:] == [("info", "tls certificate changed"), ("info", "tls files can be used again")]
 
 
 async def test_who_asks_for_it_is_told_at_once(certificates: Certificates, log: Log, tmp_path: Path) -> None:
     (tmp_path / "server.key").unlink()
     await certificates.reload()
-    assert log.said == [("error", f"tls.key: there is no file {tmp_path / 'server.key'}")]
+    assert log.message == [("error", f"tls.key: there is no file {tmp_path / 'server.key'}")]
 
 
 async def test_what_a_transport_refuses_is_not_in_force(certificates: Certificates, log: Log, tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ async def test_what_a_transport_refuses_is_not_in_force(certificates: Certificat
     AUTHORITY.issue("after").write(tmp_path, "server")
     await certificates.reload()
     assert subject(certificates) == "CN=before"
-    assert log.said == [("error", "not CN=after")]
+    assert log.message == [("error", "not CN=after")]

@@ -67,7 +67,7 @@ DER = SERVER.certificate.public_bytes(Encoding.DER)
 
 
 @pytest.mark.parametrize(
-    ("certificate", "private", "said"),
+    ("certificate", "private", "message"),
     [
         (SERVER.key, SERVER.key, "tls.cert (c.pem) holds no PEM certificate, expected the server's certificate"),
         (SERVER.key, SERVER.key, "; it holds private key"),
@@ -83,23 +83,23 @@ DER = SERVER.certificate.public_bytes(Encoding.DER)
         (AUTHORITY.pem + SERVER.pem, SERVER.key, "has to begin with the server's own certificate; the key belongs to"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_words(certificate: bytes, private: bytes, said: str) -> None:
+def test_what_cannot_be_used_is_refused_in_words(certificate: bytes, private: bytes, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         check_identity(cert(certificate), key(private), None, "none", time.time())
-    assert said in refused.value.message
+    assert message in refused.value.message
     assert "BEGIN" not in refused.value.message
 
 
 @pytest.mark.parametrize(
-    ("private", "said"),
+    ("private", "message"),
     [
         (rsa.generate_private_key(65537, 1024), "is an RSA key of 1024 bits, expected 2048 or more"),
         (ec.generate_private_key(ec.SECP256K1()), "is a key on the curve secp256k1, expected P-256, P-384 or P-521"),
         (dsa.generate_private_key(1024), "is a key of another kind than RSA, ECDSA or Ed25519"),
     ],
 )
-def test_a_key_that_no_client_would_accept_is_refused(private: object, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_key_that_no_client_would_accept_is_refused(private: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check(AUTHORITY.issue(private=private))
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from turnout.config import LISTENERS, Loaded, load_settings, misread_variables
+from turnout.config import LISTENERS, LoadedSettings, load_settings, misread_variables
 from turnout.config.rendering import render_toml
 from turnout.errors import ConfigError
 
 BOTH = 'cert = "c"\nkey = "k"\n'
 
 
-def loaded(tmp_path: Path, text: str, **environ: str) -> Loaded:
+def loaded(tmp_path: Path, text: str, **environ: str) -> LoadedSettings:
     file = tmp_path / "turnout.toml"
     file.write_text(f"[tls]\n{text}")
     return load_settings(file, environ=environ)
@@ -47,7 +47,7 @@ def test_a_listener_can_be_left_out_by_file_or_environment(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('cert = "c"', "expected tls.key too, since tls.cert is set: the file of the certificate's private key"),
         ('key = "k"', "expected tls.cert too, since tls.key is set: the file of the server's certificate"),
@@ -63,10 +63,10 @@ def test_a_listener_can_be_left_out_by_file_or_environment(tmp_path: Path) -> No
         (BOTH + 'certificate = "c"', "unknown key 'tls.certificate'; nearest: tls.client_certificates"),
     ],
 )  # fmt: skip
-def test_half_a_tls_is_refused_in_words(tmp_path: Path, text: str, said: str) -> None:
+def test_half_a_tls_is_refused_in_words(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         loaded(tmp_path, text)
-    assert said in refused.value.message
+    assert message in refused.value.message
     assert "got a table" not in refused.value.message
 
 
@@ -88,7 +88,7 @@ def test_variables_of_clients_are_no_settings(tmp_path: Path) -> None:
 
 def test_variables_of_clients_that_a_server_was_given_are_told_of(tmp_path: Path) -> None:
     given = {"TURNOUT_TLS_CERT": "c", "TURNOUT_TLS_KEY": "k", "TURNOUT_TLS_CA": "ca"}
-    told = list(misread_variables(loaded(tmp_path, "").settings, given))
-    assert [sentence.split()[0] for sentence in told] == ["TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY"]
-    assert "a server reads TURNOUT_TLS__CERT" in told[0]
+    reported = list(misread_variables(loaded(tmp_path, "").settings, given))
+    assert [sentence.split()[0] for sentence in reported] == ["TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY"]
+    assert "a server reads TURNOUT_TLS__CERT" in reported[0]
     assert list(misread_variables(loaded(tmp_path, BOTH).settings, given)) == []

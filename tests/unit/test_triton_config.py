@@ -8,10 +8,10 @@ import pytest
 
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.errors import InvalidModel
-from turnout.registry.manifest.manifest import Batching
+from turnout.registry.manifest.manifest import BatchingDeclaration
 from turnout.registry.manifest.names import version_number
 from turnout.registry.triton.config import MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import Fate, map_config, served_numbers
+from turnout.registry.triton.mapping import FieldOutcome, map_config, served_numbers
 from turnout.registry.triton.samples import write_samples
 from turnout.registry.triton.settings import as_toml
 from turnout.registry.triton.tree import read_tree
@@ -61,11 +61,11 @@ def test_what_is_no_configuration_is_refused_in_words(data: bytes, reason: str) 
     [
         ("", None),
         ("max_batch_size: 0", None),
-        ("max_batch_size: 1", Batching(enabled=False)),
-        ("max_batch_size: 64", Batching(max_rows=64)),
+        ("max_batch_size: 1", BatchingDeclaration(enabled=False)),
+        ("max_batch_size: 64", BatchingDeclaration(max_rows=64)),
     ],
 )
-def test_max_batch_size_is_what_a_version_declares(text: str, batching: Batching | None) -> None:
+def test_max_batch_size_is_what_a_version_declares(text: str, batching: BatchingDeclaration | None) -> None:
     assert mapped(text).batching == batching
 
 
@@ -139,12 +139,12 @@ def test_no_field_goes_unsaid(field: str) -> None:
             getattr(config, field).SetInParent()
         case _:
             setattr(config, field, 2 if field == "max_batch_size" else value.get(field, "onnxruntime_onnx"))
-    told = [row.path for row in map_config("m", config).rows]
+    reported = [row.path for row in map_config("m", config).rows]
     if field == "version_policy":
-        told.append(served_numbers(config, [1])[1].path)
+        reported.append(served_numbers(config, [1])[1].path)
     if field == "model_warmup":  # told of where its samples are made
         return
-    assert any(path.split(".")[0] == field for path in told), told
+    assert any(path.split(".")[0] == field for path in reported), reported
 
 
 def tree(tmp_path: Path, config: str, **files: bytes) -> Path:
@@ -183,7 +183,7 @@ def test_warm_up_requests_become_golden_cases(tmp_path: Path, body: str, batch: 
     with np.load(file) as case:
         assert case["inputs/x"].tolist() == expected.tolist()
         assert case["inputs/x"].shape == expected.shape
-    assert [row.fate for row in rows] == [Fate.TAKEN]
+    assert [row.outcome for row in rows] == [FieldOutcome.TAKEN]
 
 
 def test_random_warm_up_requests_are_the_same_each_time(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_warm_up_request_that_cannot_be_is_left_out_with_the_reason(tmp_path: 
     (model,) = read_tree(tree(tmp_path, sample(body), short=b"abc"))
     files, rows = write_samples(model, tmp_path)
     assert files == ()
-    assert [row.fate for row in rows] == [Fate.LEFT_OUT]
+    assert [row.outcome for row in rows] == [FieldOutcome.LEFT_OUT]
     assert reason in rows[0].note
 
 
@@ -235,7 +235,7 @@ def test_labels_are_read_or_left_out_with_the_reason(tmp_path: Path, data: bytes
     (model,) = read_tree(root)
     (row,) = [row for row in model.rows if row.path == "output.y.label_filename"]
     assert note in row.note
-    assert model.labels == ({"y": ("a", "b")} if row.fate is Fate.TAKEN else {})
+    assert model.labels == ({"y": ("a", "b")} if row.outcome is FieldOutcome.TAKEN else {})
 
 
 @pytest.mark.parametrize("file", ["../m/labels.txt", "/etc/passwd", "a/../labels.txt", "link"])

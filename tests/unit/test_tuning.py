@@ -8,7 +8,7 @@ from turnout.config import Settings, load_settings
 from turnout.config.editing import model_toml, write_model
 from turnout.errors import ConfigError
 from turnout.serving.tuning.candidates import Tuned, batch_sizes, delays, threads_and_runners, untried
-from turnout.serving.tuning.comparison import Findings, Ratio, Result, Window
+from turnout.serving.tuning.comparison import Findings, Improvement, Result, Window
 
 PRESENT = Tuned(threads=1, runners=0, max_rows=32, delay_ms=0.0)
 OTHER = Tuned(threads=2, runners=1, max_rows=32, delay_ms=0.0)
@@ -50,7 +50,7 @@ def test_what_every_machine_has_to_bear_falls_out_of_the_ratio() -> None:
     slow_and_fast = [Window(50.0, (0.02,)), Window(200.0, (0.005,))]
     twice = [Window(100.0, (0.01,)), Window(400.0, (0.0025,))]
     result = Result.compared(OTHER, twice, slow_and_fast)
-    assert result.throughput == result.latency == Ratio(2.0, 2.0, 2.0)
+    assert result.throughput == result.latency == Improvement(2.0, 2.0, 2.0)
 
 
 def test_what_looks_better_is_chosen_only_if_it_is_so_once_more() -> None:

@@ -66,10 +66,10 @@ def test_sizes_that_would_take_too_long_are_left_cold_and_said_so() -> None:
     assert "left cold" in warmth.warning
 
 
-@pytest.mark.parametrize(("runs", "sample", "said"), [(0, X, "turned off"), (2, None, "golden case")])
-def test_what_was_not_warmed_is_said(runs, sample, said) -> None:
+@pytest.mark.parametrize(("runs", "sample", "message"), [(0, X, "turned off"), (2, None, "golden case")])
+def test_what_was_not_warmed_is_said(runs, sample, message) -> None:
     plan = BatchPlan(0, sample=None if sample is None else {"x": sample})
-    assert said in warm_up(Machine(lambda _: 0.1).run, plan, ["y"], runs, True).warning
+    assert message in warm_up(Machine(lambda _: 0.1).run, plan, ["y"], runs, True).warning
 
 
 def test_a_model_that_raises_on_made_up_inputs_is_a_warning_not_a_failure() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue, UInt64Value
 
-from turnout.wire_format import Malformed, delimited, read_varint, varint
+from turnout.wire_format import WireFormatError, delimited, read_varint, varint
 
 
 @pytest.mark.parametrize("value", [1, 127, 128, 300, 2**32 - 1, 2**63, 2**64 - 1])
@@ -25,5 +25,5 @@ def test_a_field_of_bytes_is_written_as_protobuf_does() -> None:
     ("data", "stop"), [(b"", 0), (b"\x80", 1), (b"\x80\x01", 1), (b"\xff" * 10 + b"\x01", 11)]
 )  # fmt: skip
 def test_a_number_that_does_not_end_in_time_is_malformed(data: bytes, stop: int) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(WireFormatError):
         read_varint(data, 0, stop)

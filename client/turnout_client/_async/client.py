@@ -7,14 +7,14 @@ from typing import Self, TypeVar
 import grpc
 from numpy.typing import ArrayLike
 
-from turnout_client._async.connection import Connection, sleep
+from turnout_client._async.connection import AsyncConnection, sleep
 from turnout_client._async.readiness import wait_until_serving
-from turnout_client._async.stream import StreamTransport
-from turnout_client._async.unary import UnaryTransport
+from turnout_client._async.stream import AsyncStreamTransport
+from turnout_client._async.unary import AsyncUnaryTransport
 from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
-from turnout_client.retry import Attempts, RetryPolicy
+from turnout_client.retry import RetryAttempts, RetryPolicy
 from turnout_client.tls import Security, Tls
 from turnout_client.token import Token, bearer_of
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
@@ -79,8 +79,8 @@ class AsyncClient:
         options = channel_options((*security.options, *options), target)
         target = checked_target(target)
         bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
-        self._connection = Connection(target, security, options, metadata, bearer)
-        self._transport = (StreamTransport if transport == "stream" else UnaryTransport)(self._connection)
+        self._connection = AsyncConnection(target, security, options, metadata, bearer)
+        self._transport = (AsyncStreamTransport if transport == "stream" else AsyncUnaryTransport)(self._connection)
 
     async def predict(
         self,
@@ -142,7 +142,7 @@ class AsyncClient:
         """Returns the model `name` with all its versions.
 
         Raises:
-            NotFound: There is none; the message names the nearest.
+            NotFound: It does not exist; the message names the nearest.
             TurnoutClientError: As `predict`.
         """
         stub = self._connection.stubs.catalog
@@ -194,8 +194,8 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    def _attempts(self, timeout: float | None) -> Attempts:
-        return Attempts(self._policy, self._timeout if timeout is None else timeout)
+    def _attempts(self, timeout: float | None) -> RetryAttempts:
+        return RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
 
     async def _fetch(
         self,

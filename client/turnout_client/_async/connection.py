@@ -31,7 +31,7 @@ _in_thread = asyncio.to_thread  # noqa: TID251 - each step of what it is for is 
 
 
 @dataclass(frozen=True, slots=True)
-class Stubs:
+class AsyncStubs:
     """The services that a server offers on its data listener."""
 
     prediction: "PredictionServiceAsyncStub"
@@ -39,7 +39,7 @@ class Stubs:
     health: Any  # grpc_health has no types
 
 
-class Connection:
+class AsyncConnection:
     """One channel and what each call over it needs. It belongs to the event loop of its first use.
 
     Attributes:
@@ -53,7 +53,7 @@ class Connection:
         self._security = security
         self._options = options
         self._channel: grpc.aio.Channel | None = None
-        self._stubs: Stubs | None = None
+        self._stubs: AsyncStubs | None = None
         self._closed = False
 
     @property
@@ -62,7 +62,7 @@ class Connection:
         return self.bearer.with_token(self._metadata)
 
     @property
-    def stubs(self) -> Stubs:
+    def stubs(self) -> AsyncStubs:
         """The services; the first use opens the channel.
 
         Raises:
@@ -76,7 +76,7 @@ class Connection:
             else:
                 channel = grpc.aio.secure_channel(self._target, self._security.credentials, options=self._options)
             self._channel = channel
-            self._stubs = Stubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
+            self._stubs = AsyncStubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
         return self._stubs
 
     async def invoke(

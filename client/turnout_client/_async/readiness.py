@@ -2,22 +2,22 @@
 
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from turnout_client._async.connection import Connection, sleep
+from turnout_client._async.connection import AsyncConnection, sleep
 from turnout_client.errors import DeadlineExceeded, Unavailable
-from turnout_client.retry import Attempts, RetryPolicy
+from turnout_client.retry import RetryAttempts, RetryPolicy
 
 PATIENT = RetryPolicy(retries=2**63, first_backoff=0.05, max_backoff=1.0)
 """A server that is yet to come is waited for as long as the caller says."""
 
 
-async def wait_until_serving(connection: Connection, service: str, timeout: float | None) -> None:
+async def wait_until_serving(connection: AsyncConnection, service: str, timeout: float | None) -> None:
     """Returns once the health service says that `service` is SERVING.
 
     Raises:
         DeadlineExceeded: It did not say so within `timeout` seconds; the message tells what it said last.
         TurnoutClientError: The server has no health service, or refuses this caller.
     """
-    attempts = Attempts(PATIENT, timeout)
+    attempts = RetryAttempts(PATIENT, timeout)
     heard = ""
 
     def serving(status: int) -> bool:

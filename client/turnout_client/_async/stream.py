@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
-from turnout_client._async.connection import Connection
+from turnout_client._async.connection import AsyncConnection
 from turnout_client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -32,12 +32,12 @@ WRITE_FAILED = "Internal error from Core"
 """What grpc.aio says in the place of a status where a write failed (`_AioCall.set_internal_error`)."""
 
 
-class StreamTransport:
+class AsyncStreamTransport:
     """Sends concurrent predictions over one stream, which is opened when there is none that works."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._stream: _Stream | None = None
+        self._stream: _AsyncStream | None = None
 
     async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
         """Returns the answer to `call`, which may take `timeout` seconds.
@@ -48,7 +48,7 @@ class StreamTransport:
         """
         stream = self._stream
         if stream is None or stream.broken:
-            stream = self._stream = _Stream(self._connection)
+            stream = self._stream = _AsyncStream(self._connection)
         return await stream.predict(call, timeout)
 
     async def aclose(self) -> None:
@@ -59,7 +59,7 @@ class StreamTransport:
 
 
 @dataclass(slots=True, eq=False)
-class _Item:
+class _AsyncItem:
     """One request from its `predict` to its answer."""
 
     request_id: str
@@ -87,20 +87,20 @@ class _Status:
         return self.metadata
 
 
-class _Stream:
+class _AsyncStream:
     """One PredictStream with its two tasks: one writes what waits in the outbox, one hands out what is answered.
 
     Attributes:
         broken: It takes no more requests.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: AsyncConnection) -> None:
         self.broken = False
         self._loop = asyncio.get_running_loop()
         self._call = connection.stubs.prediction.PredictStream(metadata=connection.metadata)
         self._ids = StreamIds()
-        self._pending: dict[str, _Item] = {}
-        self._outbox: deque[_Item | str] = deque()  # a string is the id of a request to cancel
+        self._pending: dict[str, _AsyncItem] = {}
+        self._outbox: deque[_AsyncItem | str] = deque()  # a string is the id of a request to cancel
         self._filled = asyncio.Event()
         self._reader = self._loop.create_task(self._read(), name="turnout-client stream reader")
         self._writer = self._loop.create_task(self._write(), name="turnout-client stream writer")
@@ -115,7 +115,7 @@ class _Stream:
         message.traceparent, message.tracestate = caller()
         request_id = message.request.request_id = self._ids.claim(call.request_id, self._pending)
         answer: asyncio.Future[PredictResponse] = self._loop.create_future()
-        item = _Item(request_id, message, answer, None if timeout is None else time.monotonic() + timeout)
+        item = _AsyncItem(request_id, message, answer, None if timeout is None else time.monotonic() + timeout)
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(timeout, self._expire, item)
@@ -137,18 +137,18 @@ class _Stream:
         self._break(Cancelled("the client was closed"))
         await asyncio.gather(self._reader, self._writer, return_exceptions=True)
 
-    def _put(self, entry: _Item | str) -> None:
+    def _put(self, entry: _AsyncItem | str) -> None:
         self._outbox.append(entry)
         self._filled.set()
 
-    def _expire(self, item: _Item) -> None:
+    def _expire(self, item: _AsyncItem) -> None:
         # The server is not told: it got timeout_ms, and its own clock ends the request there.
         if self._drop(item) and not item.answer.done():
             item.answer.set_exception(
                 DeadlineExceeded("no answer came within the time allowed", request_id=item.request_id)
             )
 
-    def _drop(self, item: _Item) -> bool:
+    def _drop(self, item: _AsyncItem) -> bool:
         """Gives up waiting for the item; returns whether it was being waited for."""
         if self._pending.pop(item.request_id, None) is None:
             return False

@@ -1,14 +1,14 @@
 """Predictions as one unary call each."""
 
-from turnout_client._async.connection import Connection
+from turnout_client._async.connection import AsyncConnection
 from turnout_client.wire import PredictCall
 from turnout_proto.v1.prediction_pb2 import PredictRequest, PredictResponse
 
 
-class UnaryTransport:
+class AsyncUnaryTransport:
     """Sends each prediction as a call of its own, which gRPC balances over the servers."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:

@@ -15,7 +15,7 @@ from turnout_client._sync.unary import UnaryTransport
 from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
-from turnout_client.retry import Attempts, RetryPolicy
+from turnout_client.retry import RetryAttempts, RetryPolicy
 from turnout_client.tls import Security, Tls
 from turnout_client.token import Token, bearer_of
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
@@ -143,7 +143,7 @@ class Client:
         """Returns the model `name` with all its versions.
 
         Raises:
-            NotFound: There is none; the message names the nearest.
+            NotFound: It does not exist; the message names the nearest.
             TurnoutClientError: As `predict`.
         """
         stub = self._connection.stubs.catalog
@@ -195,8 +195,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def _attempts(self, timeout: float | None) -> Attempts:
-        return Attempts(self._policy, self._timeout if timeout is None else timeout)
+    def _attempts(self, timeout: float | None) -> RetryAttempts:
+        return RetryAttempts(self._policy, self._timeout if timeout is None else timeout)
 
     def _fetch(
         self,

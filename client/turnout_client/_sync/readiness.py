@@ -5,7 +5,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from turnout_client._sync.connection import Connection, sleep
 from turnout_client.errors import DeadlineExceeded, Unavailable
-from turnout_client.retry import Attempts, RetryPolicy
+from turnout_client.retry import RetryAttempts, RetryPolicy
 
 PATIENT = RetryPolicy(retries=2**63, first_backoff=0.05, max_backoff=1.0)
 """A server that is yet to come is waited for as long as the caller says."""
@@ -18,7 +18,7 @@ def wait_until_serving(connection: Connection, service: str, timeout: float | No
         DeadlineExceeded: It did not say so within `timeout` seconds; the message tells what it said last.
         TurnoutClientError: The server has no health service, or refuses this caller.
     """
-    attempts = Attempts(PATIENT, timeout)
+    attempts = RetryAttempts(PATIENT, timeout)
     heard = ""
 
     def serving(status: int) -> bool:

@@ -16,7 +16,7 @@ from turnout.app.scraping import Scrapes
 from turnout.app.serving import Serving
 from turnout.config import is_loopback
 from turnout.host import lower_priority
-from turnout.oip.description import Description
+from turnout.oip.description import ModelDescription
 from turnout.oip.extensions.repository import ModelRepository
 from turnout.oip.extensions.settings import ServerSettings
 from turnout.oip.extensions.shared_memory import SharedMemory
@@ -26,7 +26,7 @@ from turnout.publishing import Publisher
 from turnout.registry.signing.trust import Trust
 from turnout.registry.transfer.upload_manifest import Bounds
 from turnout.registry.transfer.uploads import Uploads
-from turnout.releases.adoption import Recorder
+from turnout.releases.adoption import AdoptionStore
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.registry.service import RegistryServicer
@@ -41,11 +41,11 @@ from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
 from turnout.web.console.session import Sessions
 from turnout.web.exchange import HttpInference
-from turnout.web.guard import Guard
+from turnout.web.guard import BrowserGuard
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import predict_routes
 from turnout.web.rollouts import rollout_routes
-from turnout.web.server import Web
+from turnout.web.server import WebServices
 from turnout.workers.member import Member
 from turnout.workers.peers import Peers
 
@@ -83,7 +83,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     )
 
     def yanked(model: str) -> list[Version]:
-        return Recorder(base.repository, base.store, "", "").yanked(model)
+        return AdoptionStore(base.repository, base.store, "", "").yanked(model)
 
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
     uploads = Uploads(base.repository, publisher, yanked, bounds, transfers.max_uploads, transfers.keep_s)
@@ -152,7 +152,7 @@ def open_web(
         *oip_routes(runs, services.oip, settings.oip, trailing_metadata, limits),
         *rollout_routes(services.rollout_log),
     ]
-    web = Web(
+    web = WebServices(
         scrapes.scrape if member is None else member.scrape,
         services.ready,
         services.availability,
@@ -161,7 +161,7 @@ def open_web(
         _console(parts, services, recent, sessions) if settings.console.enabled else (),
         protection(settings, base.authority, sessions),
     )
-    guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
+    guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
     return AdmissionGate(guarded, admission, base.log, services.accepting)
 
 
@@ -181,7 +181,7 @@ def _oip(parts: Parts, threshold: Threshold, form: LogForm, stack: AsyncExitStac
     shared_memory = SharedMemory(settings.oip, int(settings.limits.max_message_bytes), peers)
     stack.callback(shared_memory.close)
     return OipServices(
-        Description(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
+        ModelDescription(router, catalog, parts.accepting, shared_memory=shared_memory.enabled),
         Statistics(router, catalog, peers),
         ModelRepository(router, catalog, peers or serving.manager),
         ServerSettings(threshold, form, serving.tracer, catalog, peers, base.log),
@@ -199,7 +199,7 @@ def _registry(parts: Parts, stack: AsyncExitStack) -> RegistryServicer:
         parts.uploads,
         rollouts.declarer,
         rollouts.operations,
-        lambda model: base.store.declared().of(model),
+        lambda model: base.store.release_state().of(model),
         lambda model: Trust.of(base.settings.for_model(model).signing),
         parts.refresh,
         threads,

@@ -16,7 +16,7 @@ from turnout.rollout.clock import Clock
 from turnout.scratch import Scratch
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.memory import pci_addresses
 from turnout.serving.sessions.nvml import Nvml
@@ -81,7 +81,7 @@ async def lay_foundation(
 
     Raises:
         ConfigError: A setting cannot be met here.
-        Unavailable: The state store does not answer.
+        UnavailableError: The state store does not answer.
     """
     models = ModelTable(settings.model)
     settings = settings.model_copy(update={"model": models})
@@ -102,7 +102,7 @@ async def lay_foundation(
     processes = start_processes()
     stack.callback(processes.close)
     settings = with_state(settings, scratch)
-    describe = TrialLab(settings.for_model(""), processes).describe
+    describe = ProcessSandbox(settings.for_model(""), processes).describe
     repository = await starting.run(open_repository, settings, describe, scratch.disk)
     stack.callback(repository.close)
     await starting.run(prepare_repository, repository, settings, log)

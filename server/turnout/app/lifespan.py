@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.admission import Admission
 from turnout.app.listeners import Listeners
 from turnout.config import Retention, Settings
-from turnout.errors import Draining, Unavailable
+from turnout.errors import Draining, UnavailableError
 from turnout.registry.storage.repository import Repository
 from turnout.registry.transfer.uploads import Uploads
 from turnout.releases.pruner import expire
@@ -101,7 +101,7 @@ async def keep_retention(store: StateStore, retention: Retention, log: Filtering
         await asyncio.sleep(_RETENTION_SECONDS)
         try:
             removed = await store.in_thread(expire, store, retention)
-        except Unavailable as error:
+        except UnavailableError as error:
             log.warning("what the retention lets go stays for now", reason=error.message)
         else:
             if removed.ticks or removed.events:

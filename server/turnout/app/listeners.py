@@ -23,8 +23,8 @@ from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener
 from turnout.rpc.transport.h2corn import listen as listen_socket
-from turnout.rpc.transport.other_worker import ElsewhereListener
-from turnout.rpc.transport.port import Listener, Unary
+from turnout.rpc.transport.other_worker import NullListener
+from turnout.rpc.transport.port import CallListener, Unary
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
 
@@ -45,12 +45,12 @@ class Listeners:
         control: The operators' listener.
     """
 
-    grpc: Listener
-    http: Listener
-    control: Listener
+    grpc: CallListener
+    http: CallListener
+    control: CallListener
 
     @property
-    def clients(self) -> tuple[Listener, ...]:
+    def clients(self) -> tuple[CallListener, ...]:
         """Those that clients use, each once."""
         return (self.grpc,) if self.http is self.grpc else (self.grpc, self.http)
 
@@ -86,7 +86,7 @@ def open_listeners(
     data = data_methods(services, settings)
     shared = services.peers is not None  # the addresses are kept by the parent of the workers, who all listen there
     operators = control_methods(services, settings)
-    control: Listener = ElsewhereListener(settings.control)
+    control: CallListener = NullListener(settings.control)
     if services.peers is None or services.peers.has_control:
         identity = certificates.source("control")
         control = listen(operators, settings.control, settings, identity, shared, channelz=True)

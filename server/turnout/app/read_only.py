@@ -134,7 +134,7 @@ class Mount:
 
         Raises:
             OSError: The directory cannot be read.
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
         """
         try:
             published = self._repository.scan().published
@@ -169,8 +169,8 @@ class Mount:
         for model, rows in repository.left_out.items():
             if model not in self._told:
                 self._told.add(model)
-                told = {row.path: row.note for row in rows}
-                self._log.warning("config.pbtxt has what this server has not", model=model, fields=told)
+                notes = {row.path: row.note for row in rows}
+                self._log.warning("config.pbtxt has what this server has not", model=model, fields=notes)
 
 
 def mounted(

@@ -9,17 +9,17 @@ from turnout.app.foundation import Foundation
 from turnout.app.read_only import place_to_write
 from turnout.app.serving import Serving
 from turnout.config import Address
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import Operations
-from turnout.rollout.engine.adapters.rollout_store import Presence, StoredRollouts
-from turnout.rollout.engine.adapters.serving_world import ServingWorld
+from turnout.rollout.engine.adapters.rollout_store import ServerPresence, StoredRollouts
+from turnout.rollout.engine.adapters.serving_world import LocalServing
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles
-from turnout.rollout.engine.writer import Reports
+from turnout.rollout.engine.writer import EventReporter
 from turnout.rollout.false_alarm_meter import FalseAlarmMeters
-from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.preview import Previews
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.webhook import Webhook
@@ -48,13 +48,13 @@ class Rollouts:
     engine: RolloutEngine
     releases: Releases
     operations: Operations
-    declarer: Declarer
+    declarer: ReleaseStateWriter
     log: RolloutLog
     analyses: Analyses
     previews: Previews
     meters: FalseAlarmMeters
     webhook: Webhook
-    presence: Presence
+    presence: ServerPresence
 
     def introduce(self, name: str, grpc: Address, control: Address, member: Member | None) -> None:
         """Says what this server is called among those that share its state store, and where it listens."""
@@ -79,32 +79,32 @@ async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStac
     webhook = Webhook(settings.rollout, log, clock)
     replays = Replays()
     stack.push_async_callback(replays.close)
-    world = ServingWorld(base.catalog, serving.policies, serving.traffic, serving.shadows, replays, serving.manager)
+    local = LocalServing(base.catalog, serving.policies, serving.traffic, serving.shadows, replays, serving.manager)
     journal = DiversionFiles(place_to_write(settings, base.scratch), settings.state_url, log)
-    presence = Presence("")  # named once it listens
+    presence = ServerPresence("")  # named once it listens
     analyses = await base.starting.run(Analyses, settings.probe, settings.rollout, clock, metrics, log)
     stack.push_async_callback(analyses.close)
-    stored, reports = StoredRollouts(store, presence), Reports(_reporter(metrics, webhook), log)
-    engine = RolloutEngine(world, stored, journal, clock, settings.rollout.tick_s, analyses, reports)
+    stored, reports = StoredRollouts(store, presence), EventReporter(_reporter(metrics, webhook), log)
+    engine = RolloutEngine(local, stored, journal, clock, settings.rollout.tick_s, analyses, reports)
     stack.push_async_callback(engine.close)
     operations = Operations(base.repository, store)
     meters = FalseAlarmMeters(
-        lambda model: settings.for_model(model).false_alarm_meter, base.catalog, serving.policies, world, log
+        lambda model: settings.for_model(model).false_alarm_meter, base.catalog, serving.policies, local, log
     )
     return Rollouts(
-        engine, Releases(engine, operations, world, log), operations, Declarer(base.repository, store),
-        RolloutLog(store, base.catalog), analyses, Previews(base.catalog, world), meters, webhook, presence,
+        engine, Releases(engine, operations, local, log), operations, ReleaseStateWriter(base.repository, store),
+        RolloutLog(store, base.catalog), analyses, Previews(base.catalog, local), meters, webhook, presence,
     )  # fmt: skip
 
 
-def _reporter(metrics: RolloutRecorder, webhook: Webhook) -> Callable[[str, Rollout, Entry], None]:
+def _reporter(metrics: RolloutRecorder, webhook: Webhook) -> Callable[[str, Rollout, RolloutHistoryEntry], None]:
     """Returns what counts and tells each thing that happens to a rollout."""
 
-    def report(model: str, rollout: Rollout, entry: Entry) -> None:
+    def report(model: str, rollout: Rollout, entry: RolloutHistoryEntry) -> None:
         if rollout.state.final and entry.kind == str(rollout.state):
             metrics.verdicts[model, entry.kind] += 1
             if str(rollout.state) == "rolled_back":
                 metrics.rollbacks[model, rollout.cause or "other"] += 1
-        webhook.tell(model, rollout, entry)
+        webhook.notify(model, rollout, entry)
 
     return report

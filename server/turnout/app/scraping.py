@@ -11,8 +11,8 @@ from turnout.rollout.reporting.metrics import record_rollouts
 from turnout.routing.traffic_shares import record_epochs, record_weights
 from turnout.serving.sessions.memory import device_memory
 from turnout.telemetry.metrics.gpu import Gpu
-from turnout.telemetry.metrics.server import Memory
-from turnout.telemetry.system_stats import Reading
+from turnout.telemetry.metrics.server import DeviceMemory
+from turnout.telemetry.system_stats import CachedReading
 from turnout.threads import Threads
 from turnout.workers.snapshot import encode
 
@@ -30,11 +30,13 @@ class Scrapes:
         self._metrics, self._catalog = base.metrics, base.catalog
         self._serving, self._rollouts = serving, rollouts
         manager = serving.manager
-        self._memory: Reading[Mapping[str, Memory]] = Reading(
+        self._memory: CachedReading[Mapping[str, DeviceMemory]] = CachedReading(
             lambda: threads.run(device_memory, manager.devices, manager.child_bytes), {}
         )
-        self._gpus: Reading[Sequence[Gpu]] = Reading(lambda: threads.run(base.gpus, manager.devices), ())
-        self._cache: Reading[CacheUse | None] = Reading(lambda: threads.run(base.repository.cache_use), None)
+        self._gpus: CachedReading[Sequence[Gpu]] = CachedReading(lambda: threads.run(base.gpus, manager.devices), ())
+        self._cache: CachedReading[CacheUse | None] = CachedReading(
+            lambda: threads.run(base.repository.cache_use), None
+        )
 
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
         """Returns /metrics in parts, in the format that `content_type` names."""

@@ -82,7 +82,7 @@ async def running(
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
-        Unavailable: The state store does not answer.
+        UnavailableError: The state store does not answer.
     """
     threshold, form = threshold or Threshold(settings.log.level), form or LogForm(settings.log.format)
     readiness_off, without_delay = asyncio.Event(), asyncio.Event()
@@ -90,11 +90,11 @@ async def running(
         base = await lay_foundation(settings, log, clock, stack)
         policies = Policies()
 
-        def held(model: str) -> Mapping[Version, Hold]:
+        def pinned_versions(model: str) -> Mapping[Version, Hold]:
             # A rollout's part of a policy is its own to let go.
-            return {**policies.held(model), **rollouts.engine.holds(model)}
+            return {**policies.pinned_versions(model), **rollouts.engine.holds(model)}
 
-        serving = await open_serving(base, policies, held, stack)
+        serving = await open_serving(base, policies, pinned_versions, stack)
         rollouts = await open_rollouts(base, serving, stack)
         following = Following(base, serving, rollouts)
         uploads = open_uploads(base, stack)
@@ -129,7 +129,7 @@ async def running(
         rollouts.introduce(name, listeners.grpc.address, listeners.control.address, member)
         if peers is not None and member is not None:
             await member.listening()
-            side_tasks.start("readiness", peers.tell_ready())
+            side_tasks.start("readiness", peers.report_ready())
         fold = functools.partial(fold_histories, base.catalog)
         beside = (fold, rollouts.previews.tick, rollouts.meters.tick, rollouts.releases.record_diversions)
         side_tasks.start("rollouts", rollouts.engine.run(*beside))

@@ -22,7 +22,7 @@ from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.serving.versions.manager import Manager
 from turnout.serving.versions.pin import Hold
-from turnout.state.release_status import Declared
+from turnout.state.release_status import ReleaseState
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.tracing.setup import tracing
 from turnout.telemetry.tracing.tracer import Tracer
@@ -73,8 +73,8 @@ async def open_serving(
     """
     settings, catalog, metrics, log, authority = base.settings, base.catalog, base.metrics, base.log, base.authority
 
-    async def declared() -> Declared:
-        return await base.store.in_thread(base.store.declared)
+    async def release_state() -> ReleaseState:
+        return await base.store.in_thread(base.store.release_state)
 
     def fallbacks(model: str) -> Fallbacks:
         return policies.fallbacks.get(model, Fallbacks())
@@ -87,12 +87,12 @@ async def open_serving(
     availability = Availability(metrics.server, log)
     if base.new_store:
         availability.note(
-            NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
+            NEW_STORE, lambda: not any(m.model_releases.release_statuses for m in catalog.snapshot.models.values())
         )
     if authority is not None:
-        availability.note(POLICY_FAILING, lambda: authority.policy_failing)
+        availability.note(POLICY_FAILING, lambda: authority.policy_failed)
     manager = Manager(
-        base.repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log,
+        base.repository, release_state, settings, named, held, fallbacks, catalog, availability, metrics, log,
         base.processes,
     )  # fmt: skip
     inference = DataPlane(

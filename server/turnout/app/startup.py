@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
-from turnout.errors import ConfigError, Unavailable
+from turnout.errors import ConfigError, UnavailableError
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import Problem
 from turnout.registry.storage.repository import Repository
-from turnout.registry.storage.staging import SWEEP_PATIENCE
+from turnout.registry.storage.staging import SWEEP_TIMEOUT
 from turnout.releases.adoption import adopt
 from turnout.state.store import StateStore
 
@@ -107,18 +107,18 @@ def prepare_log(repository: Repository, store: StateStore, settings: Settings, l
     """Records versions whose publishers died before they could, and checks the keys that are trusted.
 
     Raises:
-        ConfigError: A key is none.
+        ConfigError: A key is not valid.
     """
     for name in ("", *settings.model):
         Trust.of(settings.for_model(name).signing)
     if settings.read_only:
         return
     try:
-        for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
+        for one in adopt(repository, store, actor="server", timeout=SWEEP_TIMEOUT):
             log.warning(
                 "recorded a version that its publisher did not",
                 model=one.manifest.model,
                 version=str(one.manifest.version),
             )
-    except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
+    except (OSError, UnavailableError) as error:  # a repository that may only be read, or is busy: the next start will
         log.warning("versions that no event tells of are not recorded", reason=str(error))

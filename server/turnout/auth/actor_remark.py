@@ -2,19 +2,19 @@
 
 _MOST_REASON_BYTES = 1024
 """What the log has room for."""
-_MOST_SAID = 96
+_MAX_ACTOR = 96
 
 
-def with_remark(reason: str, said: str, actor: str) -> str:
+def with_remark(reason: str, claimed_actor: str, actor: str) -> str:
     """Returns a reason that tells too who the caller said to be, as far as there is room: `canary is fine [as ann@pc]`.
 
     Args:
         reason: As it was given.
-        said: Who the caller said to be; "" for nobody.
+        claimed_actor: Who the caller said to be; "" for nobody.
         actor: Who it was proved to be.
     """
-    plain = " ".join("".join(c if c.isprintable() else " " for c in said[:_MOST_SAID]).split())
-    if not plain or said == actor:
+    plain = " ".join("".join(c if c.isprintable() else " " for c in claimed_actor[:_MAX_ACTOR]).split())
+    if not plain or claimed_actor == actor:
         return reason
     room = _MOST_REASON_BYTES - len(reason.encode("utf-8", "replace")) - len(" [as ]")
     kept = plain.encode("utf-8", "ignore")[: max(room, 0)].decode("utf-8", "ignore")

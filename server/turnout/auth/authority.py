@@ -24,17 +24,17 @@ from turnout.auth.credentials.certificates import identity_of_certificate
 from turnout.auth.credentials.jwt import JwtVerifier, UnknownKey, credential_of
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
 from turnout.auth.open_streams import ENDED, OpenStreams
-from turnout.auth.policy.permissions import Kind, Need
-from turnout.auth.policy.policy import Policy
+from turnout.auth.policy.permissions import Need, ResourceKind
+from turnout.auth.policy.policy import AccessPolicy
 from turnout.auth.policy.policy_file import load_policy
 from turnout.auth.policy.quotas import Quota, QuotaExceeded, Quotas
 from turnout.auth.refusals import Refusals
-from turnout.auth.roles import SERVER, Role
+from turnout.auth.roles import SERVER, AccessRole
 from turnout.config import Auth, is_loopback
 from turnout.config.files import stamp_of
-from turnout.errors import ConfigError, PermissionDenied, TurnoutError, Unauthenticated
+from turnout.errors import ConfigError, PermissionDeniedError, TurnoutError, UnauthenticatedError
 from turnout.state.tokens import TokenRecord
-from turnout.telemetry.metrics.auth import AuthRecorder, Refusal
+from turnout.telemetry.metrics.auth import AuthRecorder, RefusalReason
 from turnout.threads import Threads
 
 _MOST_CALLERS = 10_000
@@ -71,7 +71,7 @@ class Authority:
     def __init__(
         self,
         settings: Auth,
-        policy: Policy,
+        policy: AccessPolicy,
         recorder: AuthRecorder,
         log: FilteringBoundLogger,
         share: int = 1,
@@ -111,7 +111,7 @@ class Authority:
         self._anonymous = self._made(ANONYMOUS, "none")
         self._local = self._made(LOCAL, "loopback")
         recorder.enabled = True
-        recorder.keys_failing = dict.fromkeys(settings.jwt, False)
+        recorder.keys_failed = dict.fromkeys(settings.jwt, False)
         self._show_limits()
 
     # Who calls.
@@ -132,16 +132,16 @@ class Authority:
         """Returns who makes a call: `anonymous` if it shows nothing.
 
         Raises:
-            Unauthenticated: What it shows proves nothing.
+            UnauthenticatedError: What it shows proves nothing.
         """
         caller = self.known(call)
         if caller is not None:
             return caller
         try:
             return await self._looked_into(call)
-        except Unauthenticated as error:
-            self._refusals.tell(Refusal.BAD_CREDENTIAL, reason=error.message, peer=call.host)
-            raise Unauthenticated(error.message) from None
+        except UnauthenticatedError as error:
+            self._refusals.record(RefusalReason.BAD_CREDENTIAL, reason=error.message, peer=call.host)
+            raise UnauthenticatedError(error.message) from None
 
     async def _looked_into(self, call: Credentials) -> Caller:
         authorization = call.authorization
@@ -149,10 +149,10 @@ class Authority:
             pem = call.certificate
             identity, expires = identity_of_certificate(pem)
             if expires <= self._clock():
-                raise Unauthenticated("the client's certificate has expired")
+                raise UnauthenticatedError("the client's certificate has expired")
             return self._remember(pem, self._made(identity, "certificate", expires))
         if authorization[: len(_BEARER)].lower() != _BEARER:
-            raise Unauthenticated("expected authorization: Bearer TOKEN")
+            raise UnauthenticatedError("expected authorization: Bearer TOKEN")
         text = authorization[len(_BEARER) :].strip()
         if text.startswith(tokens.PREFIX) or not self._settings.jwt:
             return self._remember(_key(authorization), self.of_token(text))
@@ -162,7 +162,7 @@ class Authority:
         """Returns whom a JWT names. Half a millisecond of arithmetic, which anybody can ask for: in a thread.
 
         Raises:
-            Unauthenticated: It proves nothing.
+            UnauthenticatedError: It proves nothing.
         """
         while True:
             changes = self._key_changes
@@ -178,14 +178,14 @@ class Authority:
         """Returns whom a token of this server's names; it is not remembered.
 
         Raises:
-            Unauthenticated: It proves nothing.
+            UnauthenticatedError: It proves nothing.
         """
         token_id = tokens.id_of(text)
         if token_id is None:
-            raise Unauthenticated("the token is not one of this server's")
+            raise UnauthenticatedError("the token is not one of this server's")
         record = self._tokens.get(token_id)
         if not tokens.proves(text, record) or record is None:
-            raise Unauthenticated("the token is unknown, or was revoked")
+            raise UnauthenticatedError("the token is unknown, or was revoked")
         return self._of_record(record)
 
     def of_token_id(self, token_id: str) -> Caller | None:
@@ -193,7 +193,7 @@ class Authority:
         record = self._tokens.get(token_id)
         try:
             return None if record is None else self._of_record(record)
-        except Unauthenticated:
+        except UnauthenticatedError:
             return None
 
     def of_console(self) -> Caller:
@@ -203,7 +203,7 @@ class Authority:
     def _of_record(self, record: TokenRecord) -> Caller:
         expires = inf if record.expires is None else record.expires.timestamp()
         if expires <= self._clock():
-            raise Unauthenticated("the token has expired")
+            raise UnauthenticatedError("the token has expired")
         scopes = (tokens.scope_of(record),)
         identity = tokens.identity_of(record)
         caller = Caller(identity, scopes, f"token {record.id}", expires, self._quota(identity), own=True)
@@ -225,7 +225,7 @@ class Authority:
 
     # What they may do.
 
-    def check(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str = "") -> None:
+    def check(self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str = "") -> None:
         """Passes if somebody may do what one of `roles` names with a model.
 
         Args:
@@ -235,8 +235,8 @@ class Authority:
             what: They call, for the log.
 
         Raises:
-            Unauthenticated: Nobody knows who it is, or their time is up.
-            PermissionDenied: They may not. That says nothing of whether there is such a model.
+            UnauthenticatedError: Nobody knows who it is, or their time is up.
+            PermissionDeniedError: They may not. That says nothing of whether there is such a model.
         """
         if caller is not None and not caller.ended:
             for role in roles:
@@ -249,7 +249,7 @@ class Authority:
         if caller is None or caller.ended or (caller.identity.anonymous and not caller.scopes):
             raise self.refusal(caller, (), SERVER, what)
 
-    def check_any(self, caller: Caller | None, roles: Sequence[Role], what: str = "") -> None:
+    def check_any(self, caller: Caller | None, roles: Sequence[AccessRole], what: str = "") -> None:
         """Passes if somebody may do what one of `roles` names with some model. Raises as `check`."""
         self.check_known(caller, what)
         assert caller is not None, "it was checked"
@@ -263,11 +263,11 @@ class Authority:
 
         Raises as `check`.
         """
-        if need.kind is Kind.SERVER:
+        if need.kind is ResourceKind.SERVER:
             self.check(caller, need.roles, SERVER, what)
-        elif need.kind is Kind.LISTED:
+        elif need.kind is ResourceKind.LISTED:
             self.check_any(caller, need.roles, what)
-        elif need.kind is not Kind.HEALTH:
+        elif need.kind is not ResourceKind.HEALTH:
             self.check_known(caller, what)
 
     def check_setting(self, caller: Caller | None, need: Need, model: str, what: str, *, changes: bool) -> None:
@@ -275,22 +275,24 @@ class Authority:
         assert need.also is not None, "a setting's need has both roles"
         self.check(caller, (need.also[1],) if changes else need.roles, model or SERVER, what)
 
-    def refusal(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str) -> TurnoutError:
+    def refusal(self, caller: Caller | None, roles: Sequence[AccessRole], model: str, what: str) -> TurnoutError:
         """Counts and logs a refused call, and returns what its caller is told."""
         if caller is None or (caller.identity.anonymous and not caller.ended):
-            self._refusals.tell(Refusal.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
-            return Unauthenticated(NO_CREDENTIAL)
+            self._refusals.record(RefusalReason.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
+            return UnauthenticatedError(NO_CREDENTIAL)
         if caller.ended:
-            self._refusals.tell(Refusal.BAD_CREDENTIAL, call=what, identity=caller.identity.actor, reason=caller.ended)
-            return Unauthenticated(ENDED)
+            self._refusals.record(
+                RefusalReason.BAD_CREDENTIAL, call=what, identity=caller.identity.actor, reason=caller.ended
+            )
+            return UnauthenticatedError(ENDED)
         needed = " or ".join(roles) or "anything"
         identity = caller.identity.actor
-        self._refusals.tell(
-            Refusal.DENIED, call=what, identity=identity, credential=caller.credential, needs=needed,
+        self._refusals.record(
+            RefusalReason.DENIED, call=what, identity=identity, credential=caller.credential, needs=needed,
             model=model[:_SHOWN],
         )  # fmt: skip
         on = f"the model {model[:_SHOWN]!r}" if model else "this server"
-        return PermissionDenied(f"{identity} lacks the role {needed} on {on}")
+        return PermissionDeniedError(f"{identity} lacks the role {needed} on {on}")
 
     def enter(self, caller: Caller) -> Quota | None:
         """Counts a request that begins; what is returned is to be left at its end.
@@ -317,7 +319,7 @@ class Authority:
         gone = {f"token {token_id}" for token_id in before if before[token_id] != self._tokens.get(token_id)}
         self._revoke(gone)
 
-    def put_policy(self, policy: Policy) -> None:
+    def put_policy(self, policy: AccessPolicy) -> None:
         """Puts another policy into force, for everybody who is remembered too."""
         self._policy = policy
         for caller in self._all:
@@ -354,20 +356,20 @@ class Authority:
                 self._log.error(
                     "the policy file cannot be used; the policy before stays in force", reason=error.message
                 )
-            self._recorder.policy_failing = True
+            self._recorder.policy_failed = True
             return
-        if self._recorder.policy_failing:
+        if self._recorder.policy_failed:
             self._log.info("the policy file can be used again")
-        self._recorder.policy_failing, self._reason = False, ""
+        self._recorder.policy_failed, self._reason = False, ""
         if policy != self._policy:
             self.put_policy(policy)
             self._recorder.reloads += 1
             self._log.info("policy changed", grants=len(policy.grants), limits=len(policy.limits))
 
     @property
-    def policy_failing(self) -> bool:
+    def policy_failed(self) -> bool:
         """Whether the policy file cannot be used, and the policy before is in force."""
-        return self._recorder.policy_failing
+        return self._recorder.policy_failed
 
     def close(self) -> None:
         """Ends its threads and what it fetches."""
@@ -398,8 +400,8 @@ class Authority:
 
     def _show_limits(self) -> None:
         limited = self._recorder.limited
-        shown = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
-        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(shown)}
+        displayed = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
+        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(displayed)}
 
     async def _fetch_for(self, issuer: str) -> None:
         """Has an issuer's keys fetched, unless that was done a moment ago, and waits for it."""
@@ -425,13 +427,13 @@ class Authority:
             self._key_changes += bool(gone)
             self._revoke({credential_of(issuer, kid) for kid in gone})
         except ConfigError as error:
-            if not keys.failing:
+            if not keys.failed:
                 self._log.error("keys cannot be fetched; those before stay in force", reason=error.message)
-            keys.failing = error.message
+            keys.failed = error.message
         else:
-            if self._recorder.keys_failing[issuer]:
+            if self._recorder.keys_failed[issuer]:
                 self._log.info("keys can be fetched again", issuer=issuer)
-        self._recorder.keys_failing[issuer] = bool(keys.failing)
+        self._recorder.keys_failed[issuer] = bool(keys.failed)
 
 
 def _key(authorization: str) -> bytes:

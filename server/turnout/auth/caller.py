@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from turnout.auth.identity import Identity
-from turnout.auth.policy.policy import Decision, decide
+from turnout.auth.policy.policy import AccessDecision, decide
 from turnout.auth.policy.quotas import Quota
-from turnout.auth.roles import SERVER, Role, Scope
+from turnout.auth.roles import SERVER, AccessRole, Scope
 
 _MOST_DECISIONS = 1024
 """Kept of a caller; names of models come from clients."""
@@ -47,7 +47,7 @@ class Caller:
         self.quota = quota
         self._decisions: dict[tuple[str, str], bool] = {}
 
-    def may(self, role: Role, model: str) -> bool:
+    def may(self, role: AccessRole, model: str) -> bool:
         """Tells whether they may do what `role` names with a model; a decision that was made is remembered."""
         known = self._decisions.get((role, model))
         if known is None:
@@ -57,17 +57,17 @@ class Caller:
             self._decisions[role, model] = known
         return known
 
-    def explain(self, role: Role, model: str) -> Decision:
+    def explain(self, role: AccessRole, model: str) -> AccessDecision:
         """Returns the same, and why."""
         return decide(self.scopes, role, model)
 
     def sees(self, model: str) -> bool:
         """Tells whether a model is shown to them in lists."""
-        return self.may(Role.READ, model)
+        return self.may(AccessRole.READ, model)
 
     def knows(self, model: str) -> bool:
         """Tells whether they may be told a model's name: they may run it, too."""
-        return self.may(Role.READ, model) or self.may(Role.PREDICT, model)
+        return self.may(AccessRole.READ, model) or self.may(AccessRole.PREDICT, model)
 
     @property
     def seen(self) -> Callable[[str], bool] | None:

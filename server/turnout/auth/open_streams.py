@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from turnout.auth.caller import Caller
 from turnout.auth.refusals import Refusals
-from turnout.errors import Unauthenticated
-from turnout.telemetry.metrics.auth import Refusal
+from turnout.errors import UnauthenticatedError
+from turnout.telemetry.metrics.auth import RefusalReason
 
 ENDED = "the token or certificate that this was begun with has expired or was revoked"
 
@@ -25,7 +25,7 @@ class OpenStreams:
         """Has the task that runs cancelled when the caller's time is up.
 
         Raises:
-            Unauthenticated: It was.
+            UnauthenticatedError: It was.
         """
         task = asyncio.current_task()
         assert task is not None, "a stream is served by a task"
@@ -36,7 +36,7 @@ class OpenStreams:
             if task not in self._cut:
                 raise
             task.uncancel()
-            raise Unauthenticated(ENDED) from None
+            raise UnauthenticatedError(ENDED) from None
         finally:
             self._callers.pop(task, None)
             self._cut.discard(task)
@@ -48,5 +48,5 @@ class OpenStreams:
                 caller.ended = "expired"
             if caller.ended and task not in self._cut:
                 self._cut.add(task)
-                self._refusals.tell(Refusal.ENDED, identity=caller.identity.actor, reason=caller.ended)
+                self._refusals.record(RefusalReason.ENDED, identity=caller.identity.actor, reason=caller.ended)
                 task.cancel()

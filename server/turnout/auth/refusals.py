@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.telemetry.metrics.auth import AuthRecorder, Refusal
+from turnout.telemetry.metrics.auth import AuthRecorder, RefusalReason
 
 _LINES_PER_SECOND = 5.0
 _LINES_AT_ONCE = 50.0
@@ -23,12 +23,12 @@ class Refusals:
         self._lines = _LINES_AT_ONCE
         self._at = clock()
 
-    def tell(self, refusal: Refusal, **told: str) -> None:
+    def record(self, refusal: RefusalReason, **details: str) -> None:
         """Counts a refused call, and logs it unless there were too many: then a later line says how many were left out.
 
         Args:
             refusal: Why.
-            told: What else is known, no secret of it; what is empty is left out.
+            details: What else is known, no secret of it; what is empty is left out.
         """
         recorder, now = self._recorder, self._clock()
         recorder.refused[str(refusal)] += 1
@@ -40,4 +40,6 @@ class Refusals:
         self._lines -= 1.0
         left_out, recorder.unlogged = recorder.unlogged, 0
         more = {"left_out": left_out} if left_out else {}
-        self._log.warning("refused", why=str(refusal), **{key: value for key, value in told.items() if value}, **more)
+        self._log.warning(
+            "refused", why=str(refusal), **{key: value for key, value in details.items() if value}, **more
+        )

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 
-class Role(StrEnum):
+class AccessRole(StrEnum):
     """What somebody may do with a model; also the name of what a call asks for."""
 
     PREDICT = "predict"
@@ -22,12 +22,12 @@ class Role(StrEnum):
     """All of that, and look into the server itself."""
 
 
-IMPLIED: dict[Role, frozenset[Role]] = {
-    Role.PREDICT: frozenset({Role.PREDICT}),
-    Role.READ: frozenset({Role.READ}),
-    Role.PUBLISH: frozenset({Role.PUBLISH, Role.READ}),
-    Role.OPERATE: frozenset({Role.OPERATE, Role.READ}),
-    Role.ADMIN: frozenset(Role),
+IMPLIED: dict[AccessRole, frozenset[AccessRole]] = {
+    AccessRole.PREDICT: frozenset({AccessRole.PREDICT}),
+    AccessRole.READ: frozenset({AccessRole.READ}),
+    AccessRole.PUBLISH: frozenset({AccessRole.PUBLISH, AccessRole.READ}),
+    AccessRole.OPERATE: frozenset({AccessRole.OPERATE, AccessRole.READ}),
+    AccessRole.ADMIN: frozenset(AccessRole),
 }
 """What a role includes."""
 
@@ -73,11 +73,11 @@ class Scope:
         rule: Where it stands, for people: `grant 2, line 9`, `token ci (1f2e3d4c)`.
     """
 
-    roles: frozenset[Role]
+    roles: frozenset[AccessRole]
     models: tuple[Pattern, ...]
     rule: str
 
-    def covers(self, role: Role, model: str) -> bool:
+    def covers(self, role: AccessRole, model: str) -> bool:
         """Tells whether it lets somebody do what `role` names with a model."""
         return any(role in IMPLIED[given] for given in self.roles) and any(p.matches(model) for p in self.models)
 

@@ -4,20 +4,20 @@ from typing import Any
 
 from semver import Version
 
-from turnout.routing.default_answers import Answers, Part, SelectorAnswer, answers_text
+from turnout.routing.default_answers import RoutingTable, SelectorAnswer, SelectorPart, answers_text
 from turnout.routing.policy import UNITS
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
 
-def read_answers(message: pb.Answers) -> Answers:
+def read_answers(message: pb.Answers) -> RoutingTable:
     """Reads what a server told."""
-    return Answers(
+    return RoutingTable(
         tuple(
             SelectorAnswer(
                 one.selector,
                 tuple(
-                    Part(
+                    SelectorPart(
                         Version.parse(part.version),
                         round(part.share * UNITS),
                         part.role == prediction_pb2.ROLE_CANARY,
@@ -32,7 +32,7 @@ def read_answers(message: pb.Answers) -> Answers:
     )
 
 
-def answers_body(answers: Answers) -> dict[str, Any]:
+def answers_body(answers: RoutingTable) -> dict[str, Any]:
     """Returns who answers what as JSON values."""
     return {
         "plain": _parts(answers.plain),
@@ -41,12 +41,12 @@ def answers_body(answers: Answers) -> dict[str, Any]:
     }
 
 
-def answers_line(answers: Answers) -> str:
+def answers_line(answers: RoutingTable) -> str:
     """Returns who answers what, on one line; "" where an older server said nothing about it."""
     return answers_text(answers) if answers.selectors else ""
 
 
-def _parts(parts: tuple[Part, ...]) -> list[dict[str, Any]]:
+def _parts(parts: tuple[SelectorPart, ...]) -> list[dict[str, Any]]:
     return [
         {
             "version": str(part.version),

@@ -12,11 +12,11 @@ import grpc
 
 from turnout.address import Address
 from turnout.cli.answers_view import read_answers
-from turnout.cli.options import CallOptions, ServerTarget, Target
+from turnout.cli.options import CallOptions, ServerTarget, TargetOptions
 from turnout.cli.output import ServerRefused
 from turnout.cli.token_interceptor import TokenInterceptor
-from turnout.errors import ConfigError, Violation
-from turnout.routing.default_answers import Answers
+from turnout.errors import ConfigError, FieldViolation
+from turnout.routing.default_answers import RoutingTable
 from turnout_client import Client, Tls, TurnoutClientError, Unavailable
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
@@ -45,9 +45,9 @@ def _given_tls(given: CallOptions) -> Tls | None:
         ConfigError: One of certificate and key is missing.
     """
     named = {"ca": given.tls_ca, "cert": given.tls_cert, "key": given.tls_key, "server_name": given.tls_server_name}
-    said = {name: value for name, value in named.items() if value}
+    message = {name: value for name, value in named.items() if value}
     try:
-        return Tls(**said) if said else None
+        return Tls(**message) if message else None
     except ValueError:
         missing = "--tls-key" if given.tls_cert else "--tls-cert"
         raise ConfigError(f"a client's certificate takes --tls-cert and --tls-key: {missing} is missing") from None
@@ -90,7 +90,7 @@ class Server:
     call: CallOptions = CallOptions()  # noqa: RUF009 - a frozen value
 
     @classmethod
-    def named(cls, target: ServerTarget | Target) -> "Server":
+    def named(cls, target: ServerTarget | TargetOptions) -> "Server":
         """Returns the server that a command names, or where it names none, the one that the configuration describes.
 
         Raises:
@@ -145,7 +145,7 @@ class Server:
         """Takes a version out of service and returns it once that is done.
 
         Raises:
-            ServerRefused: There is none, or no server answers.
+            ServerRefused: It does not exist, or no server answers.
         """
         with self.control() as control:
             request = UnloadVersionRequest(model=model, version=version)
@@ -160,29 +160,29 @@ class Server:
         *,
         no_traffic: bool = False,
         supersede: bool = False,
-    ) -> tuple[bool, str, Answers]:
+    ) -> tuple[bool, str, RoutingTable]:
         """Releases a version; returns whether that changed anything, what was done, and who answers what then.
 
         Raises:
-            ServerRefused: There is none, something is in the way, or no server answers.
+            ServerRefused: It does not exist, something is in the way, or no server answers.
         """
         with self.control() as control:
             request = ReleaseVersionRequest(
                 model=model, version=version, actor=actor, reason=reason, no_traffic=no_traffic, supersede=supersede
             )
-            told = control.ReleaseVersion(request, timeout=_RELEASE_SECONDS)
-        return told.changed, told.sentence, read_answers(told.answers)
+            response = control.ReleaseVersion(request, timeout=_RELEASE_SECONDS)
+        return response.changed, response.sentence, read_answers(response.answers)
 
-    def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, Answers]:
+    def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, RoutingTable]:
         """Takes a release back; returns as `release` does.
 
         Raises:
-            ServerRefused: There is none, something needs it, or no server answers.
+            ServerRefused: It does not exist, something needs it, or no server answers.
         """
         with self.control() as control:
             request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)
-            told = control.WithdrawVersion(request, timeout=_RELEASE_SECONDS)
-        return told.changed, told.sentence, read_answers(told.answers)
+            response = control.WithdrawVersion(request, timeout=_RELEASE_SECONDS)
+        return response.changed, response.sentence, read_answers(response.answers)
 
     @contextmanager
     def control(self) -> Iterator[ControlServiceStub]:
@@ -253,7 +253,7 @@ class Server:
                 message = (
                     f"no server answers at {self.address}; start one with `turnout serve`, or name it with --server"
                 )
-            violations = [Violation(v.field, v.description) for v in error.violations]
+            violations = [FieldViolation(v.field, v.description) for v in error.violations]
             raise ServerRefused(type(error).__name__, message, violations=violations) from error
 
     def _listens(self) -> bool:

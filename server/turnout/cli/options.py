@@ -129,7 +129,7 @@ class DiskTarget(OptionGroup):
     as_json: JsonOption = False
 
 
-class Target(DiskTarget):
+class TargetOptions(DiskTarget):
     """A running server where one is named, else the disk."""
 
     server: Annotated[

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from turnout.errors import TurnoutError, Violation
+from turnout.errors import ConfigError, FieldViolation, TurnoutError
 
 _PIPE_WIDTH = 400
 """Columns that a table may take where no terminal says otherwise: `grep` and `awk` want a row on one line."""
@@ -28,7 +28,7 @@ class ServerRefused(TurnoutError):
         kind: Name of the error in the client's tree, such as `NotFound`.
     """
 
-    def __init__(self, kind: str, message: str, *, violations: Sequence[Violation] = ()) -> None:
+    def __init__(self, kind: str, message: str, *, violations: Sequence[FieldViolation] = ()) -> None:
         super().__init__(message, violations=violations)
         self.kind = kind
 
@@ -50,7 +50,7 @@ class Bar:
         self.advance(done)
 
 
-class Output:
+class CommandOutput:
     """Where one command prints to.
 
     Attributes:
@@ -121,7 +121,7 @@ class Output:
         """Prints `error` on standard error."""
         if self.as_json:
             violations = [{"field": v.field, "description": v.description} for v in error.violations]
-            kind = error.kind if isinstance(error, ServerRefused) else type(error).__name__
+            kind = error.kind if isinstance(error, ServerRefused) else _kind(error)
             body = {"error": {"kind": kind, "message": error.message, "violations": violations}}
             typer.echo(json.dumps(body, indent=2, ensure_ascii=False), err=True)
             return
@@ -130,10 +130,16 @@ class Output:
             self._err.print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
 
 
+def _kind(error: TurnoutError) -> str:
+    # Scripts compare it: the name of the client's error of the same status.
+    name = type(error).__name__
+    return name if isinstance(error, ConfigError) else name.removesuffix("Error")
+
+
 @contextmanager
-def reporting(*, as_json: bool) -> Iterator[Output]:
+def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
     """Gives a command its output; a TurnoutError that leaves the block is printed and ends the process with 1."""
-    output = Output(as_json=as_json)
+    output = CommandOutput(as_json=as_json)
     try:
         yield output
     except TurnoutError as error:

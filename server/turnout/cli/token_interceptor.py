@@ -30,21 +30,21 @@ class TokenInterceptor(
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Makes a call with the token."""
-        return continuation(self._shown(client_call_details), request)
+        return continuation(self._authorized(client_call_details), request)
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Makes a call with the token."""
-        return continuation(self._shown(client_call_details), request)
+        return continuation(self._authorized(client_call_details), request)
 
     def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """Makes a call with the token."""
-        return continuation(self._shown(client_call_details), request_iterator)
+        return continuation(self._authorized(client_call_details), request_iterator)
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """Makes a call with the token."""
-        return continuation(self._shown(client_call_details), request_iterator)
+        return continuation(self._authorized(client_call_details), request_iterator)
 
-    def _shown(self, details: Any) -> _CallDetails:
+    def _authorized(self, details: Any) -> _CallDetails:
         return _CallDetails(
             details.method,
             details.timeout,

@@ -22,7 +22,7 @@ from turnout.registry.storage.repository import Repository
 from turnout.rollout.machine.actors import check_person
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import Selector
-from turnout.state.release_status import Declared
+from turnout.state.release_status import ReleaseState
 
 if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a server need none of it
     from turnout.state.store import StateStore
@@ -79,7 +79,7 @@ class Workspace:
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
     def store(self) -> "StateStore":
-        """Opens the state store, and makes it where there is none; says so where there are versions already.
+        """Opens the state store, and makes it if there is none; says so where there are versions already.
 
         Raises:
             ConfigError: It cannot be used, or the repository is read-only and none is named.
@@ -114,7 +114,7 @@ class Workspace:
         """Checks that there is a repository.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: It does not exist.
         """
         root = self.repository.root
         if not self.repository.remote and not root.is_dir():
@@ -138,12 +138,12 @@ class Workspace:
             typer.echo(f"warning: the model repository {place} {listing.away}", err=True)
         return listing
 
-    def declared(self) -> Declared:
+    def release_state(self) -> ReleaseState:
         """Returns all declarations; a store that is not there yet holds none, and is not made by looking."""
         if not self.has_store():
-            return Declared()
+            return ReleaseState()
         with self.store() as store:
-            return store.declared()
+            return store.release_state()
 
     def baselines(self) -> dict[str, Version]:
         """Returns the baselines of the policies in force, by model."""
@@ -179,7 +179,7 @@ class ModelVersions:
         name: The model's name.
         published: By version, the highest precedence first.
         index: For selectors.
-        baseline: Of the policy in force; None where there is none, or nobody asked.
+        baseline: Of the policy in force; None if there is none, or nobody asked.
     """
 
     name: str
@@ -188,21 +188,21 @@ class ModelVersions:
     baseline: Version | None = None
 
     @classmethod
-    def of(cls, name: str, listing: Listing, declared: Declared, baseline: Version | None = None) -> Self:
+    def of(cls, name: str, listing: Listing, release_state: ReleaseState, baseline: Version | None = None) -> Self:
         """Gathers what is known of the model `name`.
 
         Raises:
             InvalidRequest: That is no model name.
-            ModelNotFound: There is none; the error names the nearest.
+            ModelNotFound: It does not exist; the error names the nearest.
         """
         published = {p.manifest.version: p for p in reversed(listing.versions(check_model_name(name)))}
         if not published:
             raise ModelNotFound.named(name, listing.models)
-        declarations = declared.of(name)
+        model_releases = release_state.of(name)
         index = VersionIndex.of(
             name,
-            {version: declarations.standing(version) for version in published},
-            tags=declarations.tags,
+            {version: model_releases.release_status(version) for version in published},
+            tags=model_releases.tags,
             digests={p.digest: version for version, p in published.items()},
         )
         return cls(name, published, index, baseline)

@@ -6,17 +6,17 @@
 from turnout.address import Address, is_loopback
 from turnout.config.auth import Auth, JwtIssuer
 from turnout.config.exposure import check_exposure, open_to_anybody
-from turnout.config.loading import Loading, Trials
+from turnout.config.loading import Loading, SandboxSettings
 from turnout.config.repository_url import RepositoryUrl
-from turnout.config.rollouts import Probe, Rollout
+from turnout.config.rollouts import Probe, RolloutSettings
 from turnout.config.sections import (
-    Batching,
+    BatchingSettings,
     Drain,
     Limits,
     Log,
     Oip,
     QueueLimits,
-    Repository,
+    RepositorySettings,
     Retention,
     Routing,
     Runtime,
@@ -24,19 +24,19 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
-    Transport,
+    TransportSettings,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
-from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
-from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
+from turnout.config.sources import LoadedSettings, SettingsSource, load_settings, misread_variables
+from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, TlsSettings
 from turnout.config.values import Load, LoadAll, LoadLatest, LoadOnDemand, LoadSelectors, Provider
-from turnout.config.web import Console, Web
+from turnout.config.web import Console, WebSettings
 
 __all__ = [
     "LISTENERS",
     "Address",
     "Auth",
-    "Batching",
+    "BatchingSettings",
     "ClientCertificates",
     "Console",
     "Drain",
@@ -49,7 +49,7 @@ __all__ = [
     "LoadLatest",
     "LoadOnDemand",
     "LoadSelectors",
-    "Loaded",
+    "LoadedSettings",
     "Loading",
     "Log",
     "ModelOverrides",
@@ -59,22 +59,22 @@ __all__ = [
     "Probe",
     "Provider",
     "QueueLimits",
-    "Repository",
+    "RepositorySettings",
     "RepositoryUrl",
     "Retention",
-    "Rollout",
+    "RolloutSettings",
     "Routing",
     "Runtime",
+    "SandboxSettings",
     "Settings",
     "SettingsSource",
     "ShadowLane",
     "Signing",
-    "Tls",
+    "TlsSettings",
     "Tracing",
     "Transfers",
-    "Transport",
-    "Trials",
-    "Web",
+    "TransportSettings",
+    "WebSettings",
     "check_exposure",
     "in_force",
     "is_loopback",

@@ -34,7 +34,7 @@ class Loading(Section):
     environment: Literal["warn", "refuse", "ignore"] = "warn"
 
 
-class Trials(Section):
+class SandboxSettings(Section):
     """Trial runs of versions, each in a process of its own: by gates before a publish, and before a load.
 
     Attributes:

@@ -24,7 +24,7 @@ def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
 
     Args:
         settings: The settings.
-        origins: As in `turnout.config.sources.Loaded`.
+        origins: As in `turnout.config.sources.LoadedSettings`.
     """
     return "".join(f"{line}\n" for line in _table(as_data(settings), "", origins))
 

@@ -62,7 +62,7 @@ def _table(value: Any) -> Any:
 ProbeName = Annotated[str, AfterValidator(_probe_name)]
 
 
-class Rollout(Section):
+class RolloutSettings(Section):
     """How rollouts are driven.
 
     Attributes:

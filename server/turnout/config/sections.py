@@ -102,7 +102,7 @@ class Limits(QueueLimits):
     max_connection_age_s: Annotated[Duration, Field(le=2_592_000)] = 0.0
 
 
-class Transport(Section):
+class TransportSettings(Section):
     """What carries requests.
 
     Attributes:
@@ -115,7 +115,7 @@ class Transport(Section):
     gzip: bool = False
 
 
-class Batching(Section):
+class BatchingSettings(Section):
     """How requests are put together.
 
     Attributes:
@@ -197,7 +197,7 @@ class Drain(Section):
     timeout_s: Annotated[Duration, Field(le=86_400)] = 30.0
 
 
-class Repository(Section):
+class RepositorySettings(Section):
     """How the server follows the model repository and the state store.
 
     Attributes:

@@ -12,17 +12,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from turnout.address import Address
 from turnout.config.auth import Auth
-from turnout.config.loading import Loading, Trials
+from turnout.config.loading import Loading, SandboxSettings
 from turnout.config.repository_url import ModelsField, RepositoryUrl
-from turnout.config.rollouts import Probes, Rollout
+from turnout.config.rollouts import Probes, RolloutSettings
 from turnout.config.sections import (
-    Batching,
+    BatchingSettings,
     Drain,
     Limits,
     Log,
     Oip,
     QueueLimits,
-    Repository,
+    RepositorySettings,
     Retention,
     Routing,
     Runtime,
@@ -31,9 +31,9 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
-    Transport,
+    TransportSettings,
 )
-from turnout.config.tls import Tls
+from turnout.config.tls import TlsSettings
 from turnout.config.values import (
     AddressField,
     Count,
@@ -43,7 +43,7 @@ from turnout.config.values import (
     LoadAll,
     LoadField,
 )
-from turnout.config.web import Console, Web
+from turnout.config.web import Console, WebSettings
 
 MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """Names that `[model.<name>]` takes: `turnout.registry.manifest.names.MODEL_NAME`, which lies above this module."""
@@ -66,12 +66,12 @@ class ModelOverrides(Section):
     load: LoadField = LoadAll()
     slo_ms: Durations = ()
     false_alarm_meter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    batching: Batching = Batching()
+    batching: BatchingSettings = BatchingSettings()
     runtime: Runtime = Runtime()
     limits: QueueLimits = QueueLimits()
     shadow: ShadowLane = ShadowLane()
     signing: Signing = Signing()
-    trials: Trials = Trials()
+    trials: SandboxSettings = SandboxSettings()
 
 
 class ModelTable(Mapping[str, ModelOverrides]):
@@ -118,12 +118,12 @@ class ModelSettings:
     load: Load
     slo_ms: tuple[float, ...]
     false_alarm_meter: float
-    batching: Batching
+    batching: BatchingSettings
     runtime: Runtime
     limits: QueueLimits
     shadow: ShadowLane
     signing: Signing
-    trials: Trials
+    trials: SandboxSettings
     workers: int
 
 
@@ -170,23 +170,23 @@ class Settings(BaseSettings):
     insecure: bool = False
     server_name: Annotated[str, Field(max_length=200, pattern=r"^[\w.:@-]*$")] = ""
     workers: Annotated[Count, Field(le=256)] = 1
-    tls: Tls = Tls()
+    tls: TlsSettings = TlsSettings()
     auth: Auth = Auth()
     limits: Limits = Limits()
-    batching: Batching = Batching()
+    batching: BatchingSettings = BatchingSettings()
     runtime: Runtime = Runtime()
-    transport: Transport = Transport()
+    transport: TransportSettings = TransportSettings()
     drain: Drain = Drain()
-    repository: Repository = Repository()
+    repository: RepositorySettings = RepositorySettings()
     retention: Retention = Retention()
     transfers: Transfers = Transfers()
     loading: Loading = Loading()
-    trials: Trials = Trials()
+    trials: SandboxSettings = SandboxSettings()
     routing: Routing = Routing()
     signing: Signing = Signing()
     shadow: ShadowLane = ShadowLane()
-    rollout: Rollout = Rollout()
-    web: Web = Web()
+    rollout: RolloutSettings = RolloutSettings()
+    web: WebSettings = WebSettings()
     console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
@@ -249,9 +249,9 @@ def _over_found(
     models = dict(configured)
     for name, tables in found.items():
         key = next((key for key in configured if key.lower() == name.lower()), name)
-        said = configured[key].model_dump(exclude_unset=True) if key in configured else {}
-        merged = {table: {**values, **said.get(table, {})} for table, values in tables.items()}
-        models[key] = ModelOverrides(**{**said, **merged})
+        metadata_given = configured[key].model_dump(exclude_unset=True) if key in configured else {}
+        merged = {table: {**values, **metadata_given.get(table, {})} for table, values in tables.items()}
+        models[key] = ModelOverrides(**{**metadata_given, **merged})
     return models
 
 

@@ -14,8 +14,8 @@ from pydantic_settings.sources.utils import parse_env_vars
 
 from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS
-from turnout.config.validation_errors import complaints, unknown_variable
-from turnout.errors import ConfigError, Violation
+from turnout.config.validation_errors import unknown_variable, validation_errors
+from turnout.errors import ConfigError, FieldViolation
 
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
@@ -40,7 +40,7 @@ _SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedSettings:
     """Settings and where they came from.
 
     Attributes:
@@ -68,7 +68,7 @@ class SettingsSource:
     flags: Mapping[str, Any]
     as_json: bool
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedSettings:
         """Returns the settings and their origins; raises as `load_settings`."""
         loaded = load_settings(self.config, self.flags)
         if not self.as_json:
@@ -85,7 +85,7 @@ def load_settings(
     config: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
-) -> Loaded:
+) -> LoadedSettings:
     """Reads the settings of a server.
 
     Args:
@@ -114,9 +114,9 @@ def load_settings(
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        violations = [Violation(key, text) for key, text in complaints(error, origins)]
+        violations = [FieldViolation(key, text) for key, text in validation_errors(error, origins)]
         raise ConfigError("; ".join(v.description for v in violations), violations=violations) from None
-    return Loaded(settings, file, origins)
+    return LoadedSettings(settings, file, origins)
 
 
 def _file(config: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -34,7 +34,7 @@ class ListenerTls(Section):
     client_certificates: ClientCertificates = "none"
 
 
-class Tls(ListenerTls):
+class TlsSettings(ListenerTls):
     """Encryption of the listeners. A listener speaks TLS if a certificate is set for it, and nothing but TLS then.
 
     The files are read again when they change: new connections get the new certificate, those that exist go on.

@@ -30,12 +30,12 @@ _BY_NAME: Mapping[str, type[BaseModel]] = {"model": ModelOverrides, "probe": Pro
 """Tables of tables: `[model.NAME]`."""
 
 
-def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def validation_errors(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yields each key at fault with a sentence about it.
 
     Args:
         error: What pydantic found.
-        origins: As in `turnout.config.sources.Loaded`.
+        origins: As in `turnout.config.sources.LoadedSettings`.
     """
     for one in error.errors(include_url=False):
         path = [str(part) for part in one["loc"] if isinstance(part, str) and part != "[key]"]
@@ -55,11 +55,11 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         else:
             # What keys of a table are together is said of the table, which is shown nowhere.
             together = one["type"] == "value_error" and isinstance(one["input"], Mapping)
-            got = "" if together else f", got {_shown(path, one['input'])}"
+            got = "" if together else f", got {_preview(path, one['input'])}"
             yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}{got}"
 
 
-def _shown(path: Sequence[str], value: Any) -> str:
+def _preview(path: Sequence[str], value: Any) -> str:
     """Returns a refused value as text: cut, without passwords, and not at all where a secret belongs."""
     if isinstance(value, Mapping):
         return "a table"

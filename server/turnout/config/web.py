@@ -6,7 +6,7 @@ from turnout.config.sections import Section
 from turnout.config.values import FilePath, HostNames, Token
 
 
-class Web(Section):
+class WebSettings(Section):
     """What browsers may do on the HTTP listener.
 
     Attributes:

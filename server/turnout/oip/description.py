@@ -23,7 +23,7 @@ looks for it, reads the versions in statistics as integers, fails on some and ta
 _SHARED_MEMORY = "system_shared_memory"
 
 
-class Description:
+class ModelDescription:
     """Answers what clients ask before they send requests.
 
     Attributes:

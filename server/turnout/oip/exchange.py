@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from turnout.oip.extensions.classification import classify
-from turnout.oip.extensions.shared_memory import Memory, Window
+from turnout.oip.extensions.shared_memory import CallerMemory, TensorWindow
 from turnout.oip.metadata import batches_along_first_axis
 from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
 from turnout.oip.tensors import encode_raw
@@ -17,7 +17,7 @@ LOGGED_ID = 128
 """Characters of a request's id that logs show."""
 
 
-class Wanted(NamedTuple):
+class RequestedOutputs(NamedTuple):
     """What becomes of the outputs of a request.
 
     Attributes:
@@ -26,13 +26,13 @@ class Wanted(NamedTuple):
     """
 
     classes: Mapping[str, int]
-    windows: Mapping[str, Window]
+    windows: Mapping[str, TensorWindow]
 
 
-NOTHING_SPECIAL = Wanted({}, {})
+NOTHING_SPECIAL = RequestedOutputs({}, {})
 
 
-class Output(NamedTuple):
+class InferenceOutput(NamedTuple):
     """One output as the protocol has it.
 
     Attributes:
@@ -61,8 +61,8 @@ def request_of(
     deadline: float | None,
     preferences: Preferences,
     limits: InputLimits,
-    memory: Memory,
-) -> tuple[InferenceRequest, Wanted]:
+    memory: CallerMemory,
+) -> tuple[InferenceRequest, RequestedOutputs]:
     """Returns a request, and what becomes of its outputs.
 
     Args:
@@ -81,7 +81,7 @@ def request_of(
 
     Raises:
         InvalidRequest: A parameter or the id is not what the protocol says it is, or an output has no place.
-        NotFound: The caller has no region of shared memory by the name that an output goes to.
+        NotFoundError: The caller has no region of shared memory by the name that an output goes to.
         Unsupported: The request belongs to a sequence, or needs shared memory, which is off.
     """
     check_id(request_id)
@@ -91,7 +91,7 @@ def request_of(
     windows = {name: memory.find(place, f"outputs.{name[:64]}") for name, place in places.items()} if places else {}
     timeout, routing_key = read_options(parameters)
     request = assembled(model, selector, inputs, names, logged_id, routing_key, timeout, arrived, deadline, preferences)
-    return request, Wanted(classes, windows) if classes or windows else NOTHING_SPECIAL
+    return request, RequestedOutputs(classes, windows) if classes or windows else NOTHING_SPECIAL
 
 
 def assembled(
@@ -161,7 +161,7 @@ def answered(
     ]
 
 
-def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, Window]) -> Iterator[Output]:
+def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, TensorWindow]) -> Iterator[InferenceOutput]:
     """Yields outputs as they travel, once those that have a window were written there. Blocking.
 
     Raises:
@@ -173,9 +173,9 @@ def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, Window]) 
         window = windows.get(name)
         if window is not None:
             window.write(raw)
-        yield Output(name, datatype, array.shape, raw, window is not None)
+        yield InferenceOutput(name, datatype, array.shape, raw, window is not None)
 
 
-def told(route: Route) -> Mapping[str, str | int]:
+def answer_parameters(route: Route) -> Mapping[str, str | int]:
     """Returns the parameters of every answer, which say how its version came to answer."""
     return {"turnout_role": str(route.role), "turnout_epoch": route.epoch, "turnout_digest": route.entry.digest}

@@ -177,7 +177,7 @@ def _ragged(field: str) -> InvalidTensor:
     return InvalidTensor.at(field, "expected JSON lists of one length at each depth")
 
 
-def _shown(element: Any) -> str:
+def _preview(element: Any) -> str:
     """Returns a value as people wrote it, in a few characters."""
     if isinstance(element, list | dict):
         return "a list" if isinstance(element, list) else "an object"
@@ -207,7 +207,7 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
                 piece = [_NOT_FINITE.get(e, e) if isinstance(e, str) else e for e in piece]
             for place, element in enumerate(piece):
                 if type(element) not in types:
-                    wrong = f"expected {name} elements, got {_shown(element)}"
+                    wrong = f"expected {name} elements, got {_preview(element)}"
                     raise InvalidTensor.at(field.format(start + place), wrong)
         checked += piece
     return checked

@@ -65,7 +65,7 @@ def read_outputs(
         classified; and where in shared memory each is to be written that does not travel in the answer.
 
     Raises:
-        InvalidRequest: `classification` is not a count, or a place is none, or an output has both.
+        InvalidRequest: `classification` is not a count, or a place is not valid, or an output has both.
     """
     if not outputs:
         return (), _NO_CLASSES, _NO_PLACES
@@ -127,7 +127,7 @@ def read_options(parameters: Parameters) -> tuple[float | None, str]:
 
     Returns:
         Seconds after which nobody waits for the answer, None where the request does not say; and the routing key, ""
-        where there is none.
+        if there is none.
 
     Raises:
         InvalidRequest: A parameter that is known has a value of another type or out of range.
@@ -158,7 +158,7 @@ def whole(value: Value, field_path: str) -> int:
     """Returns a parameter that is a whole number.
 
     Raises:
-        InvalidRequest: It is none, or none that 64 bits can hold.
+        InvalidRequest: It is not valid, or none that 64 bits can hold.
     """
     if type(value) is not int or not -(2**63) <= value < 2**64:
         raise InvalidRequest.at(field_path, "expected a whole number of at most 64 bits")

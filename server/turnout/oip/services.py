@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from turnout.oip.description import Description
+from turnout.oip.description import ModelDescription
 from turnout.oip.extensions.repository import ModelRepository
 from turnout.oip.extensions.settings import ServerSettings
 from turnout.oip.extensions.shared_memory import SharedMemory
@@ -21,7 +21,7 @@ class OipServices:
         memory: Regions that tensors may lie in.
     """
 
-    description: Description
+    description: ModelDescription
     statistics: Statistics
     repository: ModelRepository
     settings: ServerSettings

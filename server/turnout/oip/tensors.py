@@ -23,7 +23,7 @@ def element_type(index: int, datatype: str) -> ElementType:
     """Returns the type that goes by the name `datatype`.
 
     Raises:
-        InvalidTensor: There is none.
+        InvalidTensor: It does not exist.
     """
     kind = BY_NAME.get(datatype)
     if kind is None:

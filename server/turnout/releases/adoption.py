@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from semver import Version
 
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.registry.storage.staging import LOCK_PATIENCE, STAGING, locked
-from turnout.state.release_status import Standing
+from turnout.registry.storage.staging import LOCK_TIMEOUT, STAGING, locked
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 FOUND = "found in the repository; its publisher left no event"
@@ -22,7 +22,7 @@ def unrecorded(repository: Repository, store: StateStore) -> list[Published]:
 
     Raises:
         OSError: The repository cannot be read.
-        Unavailable: The state store does not answer.
+        UnavailableError: The state store does not answer.
     """
     return _unrecorded(repository.published(), store)
 
@@ -32,7 +32,7 @@ def adopt(
     store: StateStore,
     *,
     actor: str,
-    patience: float = LOCK_PATIENCE,
+    timeout: float = LOCK_TIMEOUT,
     surely: Published | None = None,
 ) -> list[Published]:
     """Records the publication of every version that no event tells of.
@@ -44,7 +44,7 @@ def adopt(
         repository: The versions on disk.
         store: Keeps the log.
         actor: Who looked.
-        patience: Seconds to wait for the lock.
+        timeout: Seconds to wait for the lock.
         surely: A version that is recorded however new it is.
 
     Returns:
@@ -52,12 +52,12 @@ def adopt(
 
     Raises:
         OSError: The repository cannot be read or written to.
-        Unavailable: The lock was not to be had, or the state store does not answer.
+        UnavailableError: The lock was not to be had, or the state store does not answer.
     """
     if not unrecorded(repository, store):
         return []
     (repository.root / STAGING).mkdir(parents=True, exist_ok=True)
-    with locked(repository.root, patience):
+    with locked(repository.root, timeout):
         found = [one for one in unrecorded(repository, store) if one == surely or not repository.being_published(one)]
         for one in found:
             manifest = one.manifest
@@ -66,7 +66,7 @@ def adopt(
 
 
 @dataclass(frozen=True, slots=True)
-class Recorder:
+class AdoptionStore:
     """What a publisher needs of the state store.
 
     Attributes:
@@ -83,14 +83,16 @@ class Recorder:
 
     def yanked(self, model: str) -> list[Version]:
         """Returns the versions of a model whose numbers are never used again."""
-        standings = self.store.declared().of(model).standings
-        return [version for version, standing in standings.items() if standing is Standing.YANKED]
+        release_statuses = self.store.release_state().of(model).release_statuses
+        return [
+            version for version, release_status in release_statuses.items() if release_status is ReleaseStatus.YANKED
+        ]
 
     def record(self, published: Published) -> None:
         """Records a version that has just come to exist.
 
         Raises:
-            Unavailable: The state store does not answer. The version exists.
+            UnavailableError: The state store does not answer. The version exists.
         """
         manifest = published.manifest
         try:
@@ -98,7 +100,7 @@ class Recorder:
                 manifest.model, manifest.version, published.digest, actor=self.actor, reason=self.reason, found=False
             )
         except TurnoutError as error:
-            raise Unavailable(
+            raise UnavailableError(
                 f"{manifest.model} {manifest.version} is published, but the log does not say so: {error.message}; "
                 "`turnout verify` records it"
             ) from error

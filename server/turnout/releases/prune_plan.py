@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from semver import Version
 
 from turnout.routing.rollback import default_version
-from turnout.state.release_status import Declarations, Standing
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PruningDecision:
     """What becomes of one version.
 
     Attributes:
@@ -58,30 +58,32 @@ class Decision:
 
 def prune_plan(
     versions: Mapping[Version, VersionFacts],
-    declarations: Declarations,
+    model_releases: ModelReleaseState,
     targets: Collection[Version],
     keep: Keep,
     now: datetime,
-) -> tuple[Decision, ...]:
+) -> tuple[PruningDecision, ...]:
     """Decides on each version of a model, the highest first.
 
     Args:
         versions: That are on disk.
-        declarations: Release status and tags.
+        model_releases: Release status and tags.
         targets: What a rollback can go back to, the nearest first; only the nearest one stays for it.
         keep: What stays in any case.
         now: UTC.
     """
-    present = {v: declarations.standing(v) for v in versions}
+    present = {v: model_releases.release_status(v) for v in versions}
     default = default_version(present)
-    releases = sorted((v for v, s in present.items() if s is Standing.RELEASED), reverse=True)
+    releases = sorted((v for v, s in present.items() if s is ReleaseStatus.RELEASED), reverse=True)
     newest = set(releases[: keep.released])
     nearest = next(iter(targets), None)
     found = []
     for version in sorted(versions, reverse=True):
         facts, status = versions[version], present[version]
-        if version in declarations.pruned:
-            found.append(Decision(version, True, ("pruned before, and its files are still here",), facts.size_bytes))
+        if version in model_releases.pruned:
+            found.append(
+                PruningDecision(version, True, ("pruned before, and its files are still here",), facts.size_bytes)
+            )
             continue
         reasons = list(facts.holders)
         reasons += ["`latest` gets it"] * (version == default)
@@ -93,5 +95,5 @@ def prune_plan(
         elif now - facts.published < keep.newer_than:
             reasons.append(f"it was published less than {keep.newer_than.days} days ago")
         what = status.value if facts.published is None else f"{status.value}, published {facts.published:%Y-%m-%d}"
-        found.append(Decision(version, not reasons, tuple(reasons) or (what,), facts.size_bytes))
+        found.append(PruningDecision(version, not reasons, tuple(reasons) or (what,), facts.size_bytes))
     return tuple(found)

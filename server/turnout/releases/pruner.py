@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 from semver import Version
 
 from turnout.config import LoadSelectors, Retention, Settings
-from turnout.errors import ChangeRefused, TurnoutError, Unavailable
+from turnout.errors import ChangeRefused, TurnoutError, UnavailableError
 from turnout.registry.storage.in_use import remove
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.releases.prune_plan import Decision, Keep, VersionFacts, prune_plan
-from turnout.releases.release import Declarer, holders
+from turnout.releases.prune_plan import Keep, PruningDecision, VersionFacts, prune_plan
+from turnout.releases.release import ReleaseStateWriter, holders
 from turnout.routing.selection.load_selectors import named
-from turnout.state.releases import Uses
+from turnout.state.releases import VersionUses
 from turnout.state.store import StateStore
 
 
@@ -41,19 +41,19 @@ class Pruner:
         self._store = store
         self._settings = settings
 
-    def plan(self, model: str, keep: Keep, now: datetime) -> tuple[Decision, ...]:
+    def plan(self, model: str, keep: Keep, now: datetime) -> tuple[PruningDecision, ...]:
         """Decides on each version of a model; changes nothing.
 
         Raises:
             OSError: The repository cannot be read.
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
         """
         published = {p.manifest.version: p for p in self._repository.scan().versions(model)}
-        declarations, times = self._store.declared().of(model), self._store.publish_times()
+        model_releases, times = self._store.release_state().of(model), self._store.publish_times()
         pinned: set[Version | None] = set()
         load = self._settings.for_model(model).load
         if isinstance(load, LoadSelectors):
-            pinned = {named(selector, list(published), declarations) for selector in load.selectors}
+            pinned = {named(selector, list(published), model_releases) for selector in load.selectors}
         facts = {
             version: VersionFacts(
                 found.manifest.size,
@@ -63,11 +63,11 @@ class Pruner:
             )
             for version, found in published.items()
         }
-        targets = Declarer(self._repository, self._store).way_back(model).targets
-        return prune_plan(facts, declarations, targets, keep, now)
+        targets = ReleaseStateWriter(self._repository, self._store).rollback_target(model).targets
+        return prune_plan(facts, model_releases, targets, keep, now)
 
     def prune(
-        self, model: str, decisions: Sequence[Decision], keep: Keep, patience: float, *, actor: str, reason: str
+        self, model: str, decisions: Sequence[PruningDecision], keep: Keep, timeout: float, *, actor: str, reason: str
     ) -> list[Removal]:
         """Removes the versions that a plan lets go, each if it still may.
 
@@ -75,7 +75,7 @@ class Pruner:
             model: Their model.
             decisions: The plan.
             keep: What it was made with.
-            patience: Seconds to wait for servers to unload one.
+            timeout: Seconds to wait for servers to unload one.
             actor: Who asks.
             reason: Why.
         """
@@ -89,13 +89,13 @@ class Pruner:
                 done[decision.version] = Removal(model, decision.version, 0, error.message)
         for decision in going:
             if decision.version not in done:
-                done[decision.version] = self._remove(model, decision, patience)
+                done[decision.version] = self._remove(model, decision, timeout)
         return [done[decision.version] for decision in going]
 
     def _record(self, model: str, published: Published, keep: Keep, actor: str, reason: str) -> None:
         version = published.manifest.version
 
-        def refuse(uses: Uses) -> None:
+        def refuse(uses: VersionUses) -> None:
             if held := holders(model, version, uses):
                 raise ChangeRefused(f"by now {held[0].sentence}")
             # What is committed by now: a yank or a rollback may have made another version matter since the plan.
@@ -107,10 +107,10 @@ class Pruner:
             model, version, published.digest, published.manifest.size, actor=actor, reason=reason, refuse=refuse
         )
 
-    def _remove(self, model: str, decision: Decision, patience: float) -> Removal:
+    def _remove(self, model: str, decision: PruningDecision, timeout: float) -> Removal:
         try:
-            remove(self._repository, model, decision.version, patience)
-        except Unavailable as error:
+            remove(self._repository, model, decision.version, timeout)
+        except UnavailableError as error:
             return Removal(model, decision.version, 0, error.message)
         except OSError as error:
             return Removal(model, decision.version, 0, f"its files cannot be removed ({error.strerror})")
@@ -142,7 +142,7 @@ def expire(store: StateStore, retention: Retention) -> Expired:
     """Removes what the retention lets go of the state store, in short transactions.
 
     Raises:
-        Unavailable: The state store does not answer.
+        UnavailableError: The state store does not answer.
     """
     store.expire_servers(_GONE_SECONDS)
     return Expired(expire_ticks(store, retention.ticks_days), expire_events(store, retention.events_days))
@@ -152,7 +152,7 @@ def expire_events(store: StateStore, days: int) -> int:
     """Removes what the log tells of policies and ended rollouts from more than `days` ago; returns how many events.
 
     Raises:
-        Unavailable: The state store does not answer.
+        UnavailableError: The state store does not answer.
     """
     before, removed = store.now() - timedelta(days=days), 0
     for model in store.logged_models() if days else ():
@@ -165,7 +165,7 @@ def expire_ticks(store: StateStore, days: int) -> int:
     """Removes ticks of ended rollouts that are older than `days`, in short transactions; returns how many.
 
     Raises:
-        Unavailable: The state store does not answer.
+        UnavailableError: The state store does not answer.
     """
     before, removed = store.now() - timedelta(days=days), 0
     while days:

@@ -19,8 +19,8 @@ from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.selection.selector import tag_name
 from turnout.serving.versions.pin import Hold
 from turnout.state.event_log.events import EventKind
-from turnout.state.release_status import Standing
-from turnout.state.releases import Uses
+from turnout.state.release_status import ReleaseStatus
+from turnout.state.releases import VersionUses
 from turnout.state.store import StateStore
 
 P = ParamSpec("P")
@@ -42,7 +42,7 @@ class SignedVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class WayBack:
+class RollbackTarget:
     """Where a model's traffic can be rolled back to.
 
     Attributes:
@@ -52,7 +52,7 @@ class WayBack:
     """
 
     history: tuple[Version, ...]
-    statuses: Mapping[Version, Standing]
+    statuses: Mapping[Version, ReleaseStatus]
     present: tuple[Version, ...]
 
     @property
@@ -62,9 +62,9 @@ class WayBack:
 
     def yank_warning(self, model: str, version: Version) -> str:
         """Says what a yank of `version`, which was made, means for a rollback; "" where it means nothing."""
-        if self.statuses.get(version) is not Standing.YANKED:
+        if self.statuses.get(version) is not ReleaseStatus.YANKED:
             return ""
-        before = rollback_targets(self.history, {**self.statuses, version: Standing.RELEASED}, self.present)
+        before = rollback_targets(self.history, {**self.statuses, version: ReleaseStatus.RELEASED}, self.present)
         if not before or before[0] != version:
             return ""
         left = self.targets
@@ -73,10 +73,10 @@ class WayBack:
         return f"a rollback of {model} would have gone back to {version}; {to}{more}"
 
 
-class Declarer:
+class ReleaseStateWriter:
     """Records declarations in the state store. Blocking; safe to use from several threads.
 
-    Every method raises Unavailable while the state store does not answer.
+    Every method raises UnavailableError while the state store does not answer.
     """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
@@ -117,7 +117,7 @@ class Declarer:
         changed = self._store.record_signed(model, exact, published.digest, key, actor=actor, reason=reason)
         return SignedVersion(published, key, changed)
 
-    def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
+    def yank(self, model: str, version: Version, *, actor: str, reason: str) -> ReleaseStatus:
         """Withdraws a version: ranges and the empty selector skip it, pins are refused or warned of.
 
         Returns:
@@ -131,13 +131,13 @@ class Declarer:
         found = self._repository.find(model, version)
         exact = found.manifest.version
 
-        def refuse(uses: Uses) -> None:
+        def refuse(uses: VersionUses) -> None:
             if holders := holding(model, exact, uses):
                 raise ChangeRefused(f"{exact} of {model} is not yanked: {'; '.join(holders)}")
 
         return self._store.yank(model, exact, actor=actor, reason=reason, refuse=refuse)
 
-    def way_back(self, model: str) -> WayBack:
+    def rollback_target(self, model: str) -> RollbackTarget:
         """Returns what the model's traffic can be rolled back to, whatever was yanked.
 
         Raises:
@@ -151,11 +151,11 @@ class Declarer:
                     policy = PolicyState.from_json(document).policy if document else None
                     entries.append(HistoryEntry.of_policy(event.id, policy))
             else:
-                status = _STATUS.get(event.kind, Standing.CANDIDATE)
+                status = _STATUS.get(event.kind, ReleaseStatus.CANDIDATE)
                 version = Version.parse(event.payload["version"])
                 entries.append(HistoryEntry.of_status(event.id, version, status))
         present = [p.manifest.version for p in self._repository.scan().versions(model)]
-        return WayBack(answered(entries), self._store.declared().of(model).standings, tuple(present))
+        return RollbackTarget(answered(entries), self._store.release_state().of(model).release_statuses, tuple(present))
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Takes a withdrawal back: the version is a candidate again.
@@ -209,15 +209,18 @@ class Declarer:
         return self._store.delete_tag(model, tag, actor=actor, reason=reason, expect=expect)
 
 
-_STATUS: Mapping[str, Standing] = {EventKind.RELEASED: Standing.RELEASED, EventKind.YANKED: Standing.YANKED}
+_STATUS: Mapping[str, ReleaseStatus] = {
+    EventKind.RELEASED: ReleaseStatus.RELEASED,
+    EventKind.YANKED: ReleaseStatus.YANKED,
+}
 
 
-def holding(model: str, version: Version, uses: Uses) -> list[str]:
+def holding(model: str, version: Version, uses: VersionUses) -> list[str]:
     """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
     return [hold.sentence for hold in holders(model, version, uses)]
 
 
-def holders(model: str, version: Version, uses: Uses) -> list[Hold]:
+def holders(model: str, version: Version, uses: VersionUses) -> list[Hold]:
     """Returns what holds on to a version."""
     holds: list[Hold] = []
     for rollout in uses.rollouts:

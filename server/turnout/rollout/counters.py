@@ -14,8 +14,8 @@ from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 from turnout.rollout.guards.moved_slots import MovedSlots
 from turnout.rollout.guards.slot_history import NO_RECORDS, SlotRecords
 from turnout.routing.slots import Owners
-from turnout.serving.counting.arm_counts import ArmMeter, Arms, Baseline, Rules, TickCounts, attach, detach
-from turnout.serving.counting.keyed_outcomes import SLOTS, SlotHistory, Window
+from turnout.serving.counting.arm_counts import ArmMeter, Arms, BaselineReplayer, Rules, TickCounts, attach, detach
+from turnout.serving.counting.keyed_outcomes import SLOTS, KeyedWindow, SlotHistory
 
 _ASKED_SECONDS = 10.0
 """How long the baseline may take to say whether it answers what the candidate failed."""
@@ -29,7 +29,7 @@ Place = tuple[Arms, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class ClosedTick:
     """A tick that is closed.
 
     Attributes:
@@ -93,7 +93,7 @@ class Counters:
         self._rest_meets_candidate = False
         self._places: tuple[tuple[Place, ArmMeter], ...] = ()
         self._open: list[_Open] = []
-        self._window: Window | None = None
+        self._window: KeyedWindow | None = None
         self._restored = SlotRecords.unpacked(history) if history else NO_RECORDS
         self._records = self._restored
         self._shares: tuple[Shares, Shares] = ({}, {})
@@ -106,7 +106,7 @@ class Counters:
         self,
         canary: Place,
         baseline: Place,
-        asked: Baseline | None = None,
+        asked: BaselineReplayer | None = None,
         rest: Place | None = None,
         *,
         rest_meets_candidate: bool = False,
@@ -151,7 +151,7 @@ class Counters:
         salt = slots.owners.salt if slots.owners is not None else history.salt
         rules = self._canary.rules
         least = min(thresholds.values(), default=math.inf)
-        present = history.window() if history.salt == salt else Window()
+        present = history.window() if history.salt == salt else KeyedWindow()
         if not began:
             self._window = present
         key = (slots.owners, slots.canary, slots.baseline, self._window, tuple(sorted(thresholds.items())))
@@ -204,14 +204,14 @@ class Counters:
         self._open.append(_Open(self._names, *counts, self._shares, seconds, now))
         self._names = tuple(sorted(thresholds, key=lambda name: thresholds[name]))
 
-    def closed(self, now: float) -> list[Counted]:
+    def closed(self, now: float) -> list[ClosedTick]:
         """Returns the ticks whose requests have ended or are past the largest threshold, the oldest first."""
-        done: list[Counted] = []
+        done: list[ClosedTick] = []
         while self._open and _over(self._open[0], now):
             done.append(self._close(self._open.pop(0)))
         return done
 
-    def _close(self, tick: _Open) -> Counted:
+    def _close(self, tick: _Open) -> ClosedTick:
         canary, baseline, rest = tick.canary.close(), tick.baseline.close(), tick.rest.close()
         self._keyed.append((len(canary.admitted), len(baseline.admitted)))
         self._moved.take(canary)
@@ -234,7 +234,7 @@ class Counters:
         )
         largest = max(tick.canary.largest_batch, tick.baseline.largest_batch)
         closed = Tick(tick.seconds, (stratum,), largest)
-        return Counted(closed, dict(tick.canary.latency), dict(tick.baseline.latency))
+        return ClosedTick(closed, dict(tick.canary.latency), dict(tick.baseline.latency))
 
 
 def _over(tick: _Open, now: float) -> bool:

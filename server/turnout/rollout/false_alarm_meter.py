@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.counters import Counters, SlotsInForce
-from turnout.rollout.engine.adapters.serving_world import ServingWorld
+from turnout.rollout.engine.adapters.serving_world import LocalServing
 from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
 from turnout.rollout.thresholds import latency_of
@@ -29,7 +29,7 @@ _PLAN = Plan()
 
 
 @dataclass(slots=True, eq=False)
-class _Attempt:
+class _MeterAttempt:
     version: str
     evidence: Evidence
     counters: Counters
@@ -42,7 +42,7 @@ class _Attempt:
 class _Tally:
     alarms: int = 0
     attempts: int = 0
-    attempt: _Attempt | None = None
+    attempt: _MeterAttempt | None = None
     looked: float = 0.0
 
 
@@ -54,7 +54,7 @@ class FalseAlarmMeters:
         share_of: Callable[[str], float],
         catalog: Catalog,
         policies: Policies,
-        world: ServingWorld,
+        serving: LocalServing,
         log: FilteringBoundLogger,
     ) -> None:
         """Counts nothing before the first `tick`.
@@ -63,13 +63,13 @@ class FalseAlarmMeters:
             share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
             catalog: What is served.
             policies: Told which lanes there are.
-            world: Tells who the baseline is.
+            serving: Tells who the baseline is.
             log: Where false alarms are told.
         """
         self._share_of = share_of
         self._catalog = catalog
         self._policies = policies
-        self._world = world
+        self._serving = serving
         self._log = log
         self._tallies: dict[str, _Tally] = {}
 
@@ -98,8 +98,8 @@ class FalseAlarmMeters:
 
     def _look(self, model: str, tally: _Tally, now: float) -> None:
         seconds, tally.looked = now - tally.looked, now
-        version = self._world.baseline(model)
-        entry = self._world.entry(model, version) if version is not None else None
+        version = self._serving.baseline(model)
+        entry = self._serving.entry(model, version) if version is not None else None
         attempt = tally.attempt
         if attempt is not None and (entry is None or entry.handle is None or attempt.version != entry.version_text):
             attempt.counters.detach()
@@ -128,15 +128,15 @@ class FalseAlarmMeters:
             attempt.counters.detach()
             tally.attempt = None
 
-    def _begun(self, entry: VersionEntry) -> _Attempt | None:
+    def _begun(self, entry: VersionEntry) -> _MeterAttempt | None:
         """Returns a new attempt; None while too little of the baseline's latency is known."""
-        thresholds, _, patience = latency_of(_PLAN, entry)
+        thresholds, _, timeout = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None
         stalled = thresholds.get(STALLED, math.inf)
-        rules = Rules(tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, stalled)
+        rules = Rules(tuple(sorted(thresholds.values())), timeout, _PLAN.warm_requests, stalled)
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
-        return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
+        return _MeterAttempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
 
 
 def _sampled(model: str, tally: _Tally) -> MeterSample:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
-from turnout.errors import InvalidRequest, Violation
+from turnout.errors import FieldViolation, InvalidRequest
 from turnout.rollout.evidence import (
     DISAGREEMENT,
     ERRORS,
@@ -50,7 +50,7 @@ ON_NEWER = ("refuse", "queue", "replace", "beside")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlanStep:
     """One step.
 
     Attributes:
@@ -91,7 +91,7 @@ class Plan:
 
     Attributes:
         steps: In order; promotion follows the last.
-        shadow: The stage before them; None for none.
+        shadow: The stage before them; None if unset.
         metrics: What is looked at, of `errors`, `invalid` (NaN or infinity in an output), `p99`, `p95`, `p90`,
             `stalled` (slower than ten times the baseline's p99) and `slo`. A rollout begins with `invalid` and
             `stalled` among them, named or not.
@@ -100,7 +100,7 @@ class Plan:
         min_requests: Of the canary, in each step.
         exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
             shown; 0: the last step's soak suffices.
-        slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
+        slo_ms: Latency objective of the metric `slo`, milliseconds; None if unset.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
         validating_s: How long the candidate may take to be ready, and the baseline to show its latency.
@@ -120,7 +120,12 @@ class Plan:
             baseline's is waited for, and promotion takes the candidate's own record.
     """
 
-    steps: tuple[Step, ...] = (Step(0.01, 300.0), Step(0.05, 600.0), Step(0.25, 900.0), Step(0.5, 1800.0))
+    steps: tuple[PlanStep, ...] = (
+        PlanStep(0.01, 300.0),
+        PlanStep(0.05, 600.0),
+        PlanStep(0.25, 900.0),
+        PlanStep(0.5, 1800.0),
+    )
     shadow: ShadowStage | None = None
     metrics: tuple[str, ...] = (ERRORS, INVALID, "p99", "p95", "p90", STALLED)
     alpha: float = 0.01
@@ -187,7 +192,7 @@ class Plan:
         yield from (("probes", name) for name in self.probes)
         yield from ((f"steps[{n}].probes", name) for n, step in enumerate(self.steps) for name in step.probes)
 
-    def deadline(self, step: Step) -> float:
+    def deadline(self, step: PlanStep) -> float:
         """Returns how long a step may take, active seconds."""
         return self.step_deadline_s or 4 * step.soak_s + 60.0
 
@@ -221,11 +226,11 @@ class Plan:
         Raises:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
-        problems: list[Violation] = []
+        problems: list[FieldViolation] = []
         body = {key: value for key, value in body.items() if key not in RETIRED}
         top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
         there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
-        unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
+        unknown = [FieldViolation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
         given = _read(cls, top, "", problems)
         if not problems:
             plan = cls(**given)
@@ -234,13 +239,13 @@ class Plan:
             raise InvalidRequest("; ".join(f"{v.field}: {v.description}" for v in problems), violations=problems)
         return plan
 
-    def _problems(self) -> list[Violation]:
+    def _problems(self) -> list[FieldViolation]:
         """Returns what is wrong with the values."""
-        found: list[Violation] = []
+        found: list[FieldViolation] = []
 
         def check(field: str, fine: bool, expected: str) -> None:
             if not fine:
-                found.append(Violation(field, f"expected {expected}"))
+                found.append(FieldViolation(field, f"expected {expected}"))
 
         weights = [step.weight for step in self.steps]
         check("steps", 1 <= len(self.steps) <= _MAX_STEPS, f"1 to {_MAX_STEPS} steps")
@@ -302,26 +307,28 @@ class Plan:
 _TABLES: Mapping[object, type] = {ShadowStage | None: ShadowStage, Guards | None: Guards, Breaker: Breaker}
 
 
-def _read(kind: type, body: object, where: str, problems: list[Violation]) -> dict[str, Any]:
+def _read(kind: type, body: object, where: str, problems: list[FieldViolation]) -> dict[str, Any]:
     """Returns what `body` gives the fields of `kind`, each of its own type; notes what it cannot read."""
     if not isinstance(body, Mapping):
-        problems.append(Violation(where or "plan", f"expected a table of {', '.join(f.name for f in fields(kind))}"))
+        problems.append(
+            FieldViolation(where or "plan", f"expected a table of {', '.join(f.name for f in fields(kind))}")
+        )
         return {}
     known = {f.name: f for f in fields(kind)}
     found: dict[str, Any] = {}
     for key, value in body.items():
         name = f"{where}.{key}" if where else str(key)
         if key not in known:
-            problems.append(Violation(name, f"unknown; there are {', '.join(sorted(known))}"))
+            problems.append(FieldViolation(name, f"unknown; there are {', '.join(sorted(known))}"))
         else:
             found[key] = _value(known[key].type, value, name, problems)
     for name, spec in known.items():
         if spec.default is MISSING and name not in found:
-            problems.append(Violation(f"{where}.{name}", "missing"))
+            problems.append(FieldViolation(f"{where}.{name}", "missing"))
     return found
 
 
-def _value(kind: object, value: object, name: str, problems: list[Violation]) -> Any:
+def _value(kind: object, value: object, name: str, problems: list[FieldViolation]) -> Any:
     """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
     # A whole number of 400 digits is none: it is no float.
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -329,8 +336,8 @@ def _value(kind: object, value: object, name: str, problems: list[Violation]) ->
         return None
     if (table := _TABLES.get(kind)) is not None:
         return _made(table, value, name, problems)
-    if kind == tuple[Step, ...] and isinstance(value, list | tuple):
-        return tuple(_made(Step, one, f"{name}[{index}]", problems) for index, one in enumerate(value))
+    if kind == tuple[PlanStep, ...] and isinstance(value, list | tuple):
+        return tuple(_made(PlanStep, one, f"{name}[{index}]", problems) for index, one in enumerate(value))
     if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
         return tuple(value)
     if kind in (float, float | None) and isinstance(value, int | float) and number:
@@ -344,12 +351,12 @@ def _value(kind: object, value: object, name: str, problems: list[Violation]) ->
         tuple[str, ...]: "a list of words",
     }
     steps = "a list of tables of weight, soak_s and gate"
-    wanted = steps if kind == tuple[Step, ...] else expected.get(kind, "a number")
-    problems.append(Violation(name, f"expected {wanted}, got {value!r:.64}"))
+    wanted = steps if kind == tuple[PlanStep, ...] else expected.get(kind, "a number")
+    problems.append(FieldViolation(name, f"expected {wanted}, got {value!r:.64}"))
     return value
 
 
-def _made(kind: type[M], body: object, name: str, problems: list[Violation]) -> M | None:
+def _made(kind: type[M], body: object, name: str, problems: list[FieldViolation]) -> M | None:
     before = len(problems)
     given = _read(kind, body, name, problems)
     return kind(**given) if len(problems) == before else None

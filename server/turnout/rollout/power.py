@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from turnout.rollout.evidence import ERRORS, GAMMA_0, GROUPS, LEAST_UNITS, Metric
 from turnout.rollout.evidence.dispersion import LEAST_SPREAD
-from turnout.rollout.plan import Plan, Step
+from turnout.rollout.plan import Plan, PlanStep
 
 ERROR_FACTORS = (2.0, 5.0, 10.0)
 SLOWDOWN = 1.2
@@ -34,7 +34,7 @@ _LONGEST = 90 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class TrafficEstimate:
     """What a model's traffic is like.
 
     Attributes:
@@ -67,7 +67,7 @@ class Detection:
     requests: float
 
 
-def detections(plan: Plan, step: Step, traffic: Traffic) -> list[Detection]:
+def detections(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> list[Detection]:
     """Returns what one step can see."""
     found: list[Detection] = []
     for factor in ERROR_FACTORS:
@@ -77,7 +77,7 @@ def detections(plan: Plan, step: Step, traffic: Traffic) -> list[Detection]:
     return found
 
 
-def foreseen_units(plan: Plan, step: Step, traffic: Traffic) -> float:
+def expected_units(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> float:
     """Returns how many effective units the keyed traffic of a step is worth by the end of its soak; 0 without keys.
 
     By the metric that has most bad events to tell of: that is the one in which heavy keys count least.
@@ -88,11 +88,11 @@ def foreseen_units(plan: Plan, step: Step, traffic: Traffic) -> float:
     return min(_units(traffic.keyed, share, events)[0] for share in (canary, baseline))
 
 
-def keyed_text(plan: Plan, traffic: Traffic) -> str:
+def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
     """Returns from which step on keyed traffic can tell anything, in a sentence; "" where every step can."""
     if sum(traffic.keyed) <= 0:
         return ""
-    units = [foreseen_units(plan, step, traffic) for step in plan.steps]
+    units = [expected_units(plan, step, traffic) for step in plan.steps]
     enough = [number for number, found in enumerate(units) if found >= LEAST_UNITS]
     if enough and enough[0] == 0:
         return ""
@@ -106,28 +106,28 @@ def keyed_text(plan: Plan, traffic: Traffic) -> str:
     )
 
 
-def missed(plan: Plan, traffic: Traffic) -> list[str]:
+def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
     """Returns what the whole plan would miss, in sentences."""
     if traffic.rate <= 0:
         return ["there is no traffic now: nothing would be seen at all"]
     # While watching, the version before keeps the holdback, and that much of the candidate is compared with it.
-    stages = (*plan.steps, Step(plan.holdback, plan.watch_s)) if plan.watch_s else plan.steps
-    gathered: dict[str, float] = {}
+    stages = (*plan.steps, PlanStep(plan.holdback, plan.watch_s)) if plan.watch_s else plan.steps
+    collected: dict[str, float] = {}
     for stage in stages:
         for one in detections(plan, stage, traffic):
-            gathered[one.effect] = gathered.get(one.effect, 0.0) + stage.soak_s / one.seconds
+            collected[one.effect] = collected.get(one.effect, 0.0) + stage.soak_s / one.seconds
     keyed = keyed_text(plan, traffic)
     return [
         *([keyed] if keyed else []),
         *(
             f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that it takes"
-            for effect, share in gathered.items()
+            for effect, share in collected.items()
             if share < 1.0
         ),
     ]
 
 
-def _shares(plan: Plan, step: Step) -> tuple[float, float]:
+def _shares(plan: Plan, step: PlanStep) -> tuple[float, float]:
     """Returns the shares of the canary and of what it is compared with."""
     left = 1.0 - step.weight
     return step.weight, min(step.weight, left / 2) if plan.twin else left
@@ -155,7 +155,7 @@ def _units(keyed: Sequence[float], share: float, events: float) -> tuple[float, 
 
 
 def _detection(
-    effect: str, plan: Plan, step: Step, traffic: Traffic, rates: Mapping[str, tuple[float, float]]
+    effect: str, plan: Plan, step: PlanStep, traffic: TrafficEstimate, rates: Mapping[str, tuple[float, float]]
 ) -> Detection:
     specs = [metric for metric in plan.evidence_metrics if metric.name in rates]
     times = [_seconds(metric, plan, step, traffic, *rates[metric.name]) for metric in specs]
@@ -163,7 +163,7 @@ def _detection(
     return Detection(effect, seconds, seconds * canary if canary > 0 else math.inf)
 
 
-def _seconds(metric: Metric, plan: Plan, step: Step, traffic: Traffic, bad: float, usual: float) -> float:
+def _seconds(metric: Metric, plan: Plan, step: PlanStep, traffic: TrafficEstimate, bad: float, usual: float) -> float:
     """Returns the seconds until one metric alone reaches the threshold, by expectation."""
     shares, unkeyed = _shares(plan, step), 1.0 - sum(traffic.keyed)
     canary, baseline = (traffic.rate * share for share in shares)
@@ -176,21 +176,21 @@ def _seconds(metric: Metric, plan: Plan, step: Step, traffic: Traffic, bad: floa
         drift = max(steady)
         return max(climb / drift, soonest) if drift > 0 else math.inf
 
-    def gathered(seconds: float) -> float:
+    def collected(seconds: float) -> float:
         keyed = _keyed_drifts(metric, shares, traffic, seconds, bad, usual)
         return seconds * max(one + other for one, other in zip(steady, keyed, strict=True))
 
-    if gathered(_LONGEST) < climb:
+    if collected(_LONGEST) < climb:
         return math.inf
     low, high = 0.0, _LONGEST
     while high - low > 1e-3 * high + 1e-3:
         middle = (low + high) / 2
-        low, high = (low, middle) if gathered(middle) >= climb else (middle, high)
+        low, high = (low, middle) if collected(middle) >= climb else (middle, high)
     return max(high, soonest)
 
 
 def _keyed_drifts(
-    metric: Metric, shares: tuple[float, float], traffic: Traffic, seconds: float, bad: float, usual: float
+    metric: Metric, shares: tuple[float, float], traffic: TrafficEstimate, seconds: float, bad: float, usual: float
 ) -> Sequence[float]:
     """Returns what keyed traffic adds to each log M in a second, on average over the time."""
     events = traffic.rate * seconds

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from semver import Version
 
-from turnout.rollout.engine.adapters.serving_world import ServingWorld
+from turnout.rollout.engine.adapters.serving_world import LocalServing
 from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
-from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, Traffic, detections, missed
+from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, TrafficEstimate, detections, missed
 from turnout.rollout.thresholds import threshold
 from turnout.serving.counting.arm_counts import SERVER_FAULTS
-from turnout.serving.data_plane.inference import Role
+from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 
 _WINDOW_SECONDS = 60.0
@@ -25,7 +25,7 @@ class Preview:
     """What a rollout would do.
 
     Attributes:
-        previous: The version that it would be compared with; None where there is none.
+        previous: The version that it would be compared with; None if there is none.
         refusals: Why it would be refused now, in sentences.
         traffic: What it would be judged by.
         power: By step, what it can see.
@@ -34,7 +34,7 @@ class Preview:
 
     previous: Version | None
     refusals: list[str]
-    traffic: Traffic
+    traffic: TrafficEstimate
     power: list[list[Detection]]
     missed: list[str]
 
@@ -42,9 +42,9 @@ class Preview:
 class Previews:
     """Knows how much traffic each model has. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, world: ServingWorld) -> None:
+    def __init__(self, catalog: Catalog, serving: LocalServing) -> None:
         self._catalog = catalog
-        self._world = world
+        self._serving = serving
         self._seen: dict[str, deque[tuple[float, int]]] = {}
 
     def tick(self, now: float) -> None:
@@ -60,23 +60,23 @@ class Previews:
                 seen.popleft()
 
     def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
-        """Returns what a rollout would do. Raises as `ServingWorld.refusals`."""
-        refusals = self._world.refusals(model, candidate)
+        """Returns what a rollout would do. Raises as `LocalServing.refusals`."""
+        refusals = self._serving.refusals(model, candidate)
         traffic = self._traffic(model, plan)
         power = [detections(plan, step, traffic) for step in plan.steps]
-        return Preview(self._world.baseline(model), refusals, traffic, power, missed(plan, traffic))
+        return Preview(self._serving.baseline(model), refusals, traffic, power, missed(plan, traffic))
 
-    def _traffic(self, model: str, plan: Plan) -> Traffic:
+    def _traffic(self, model: str, plan: Plan) -> TrafficEstimate:
         seen = self._seen.get(model, deque())
         requests, rate = 0, 0.0
         if len(seen) >= 2 and seen[-1][0] > seen[0][0]:
             requests = max(seen[-1][1] - seen[0][1], 0)
             rate = requests / (seen[-1][0] - seen[0][0])
-        version = self._world.baseline(model)
-        entry = self._world.entry(model, version) if version is not None else None
+        version = self._serving.baseline(model)
+        entry = self._serving.entry(model, version) if version is not None else None
         if entry is None or entry.handle is None:
-            return Traffic(rate, LEAST_ERROR_RATE, {})
-        recorder = entry.handle.recorder.role(str(Role.BASELINE))
+            return TrafficEstimate(rate, LEAST_ERROR_RATE, {})
+        recorder = entry.handle.recorder.role(str(ServingRole.BASELINE))
         total = sum(recorder.codes.values())
         failed = sum(count for code, count in recorder.codes.items() if code in SERVER_FAULTS)
         recent = np.fromiter(recorder.recent, np.float64, len(recorder.recent))
@@ -91,11 +91,11 @@ class Previews:
         if requests:
             keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS)
             shares = (keyed / max(requests, int(keyed.sum()))).tolist()
-        return Traffic(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow, shares)
+        return TrafficEstimate(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow, shares)
 
 
 def _unpinned(entry: VersionEntry) -> int:
     if entry.handle is None:
         return 0
     roles = entry.handle.recorder.roles
-    return sum(roles[role].decisions for role in (str(Role.BASELINE), str(Role.CANARY)) if role in roles)
+    return sum(roles[role].decisions for role in (str(ServingRole.BASELINE), str(ServingRole.CANARY)) if role in roles)

@@ -11,7 +11,7 @@ from turnout.rollout.guards.guards import LIMIT
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.plan import Plan
 from turnout.serving.counting.arm_counts import Rules
-from turnout.serving.data_plane.inference import Role
+from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import VersionEntry
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
@@ -28,7 +28,7 @@ def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, flo
     handle = entry.handle if entry is not None else None
     if handle is None:
         return None, 0, 0.0
-    recent = handle.recorder.role(str(Role.BASELINE)).recent
+    recent = handle.recorder.role(str(ServingRole.BASELINE)).recent
     if len(recent) < max(plan.threshold_samples, 2):
         return None, len(recent), 0.0
     seen = np.fromiter(recent, np.float64, len(recent))
@@ -61,4 +61,4 @@ def rules_of(rollout: Rollout) -> Rules:
     """Returns what counts as bad in a rollout now."""
     plan = rollout.plan
     thresholds = tuple(sorted(thresholds_of(rollout).values()))
-    return Rules(thresholds, rollout.patience, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))
+    return Rules(thresholds, rollout.timeout, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))

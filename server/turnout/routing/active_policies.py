@@ -79,9 +79,9 @@ class Policies:
             self.withdrawn = {name: gone for name, gone in self.withdrawn.items() if name != model}
             self.current = dict(self.current)
 
-    def held(self, model: str) -> Mapping[Version, Hold]:
+    def pinned_versions(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions that the model's policy needs in memory, and as what it does."""
         applied = self.current.get(model)
-        held = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
+        pinned_versions = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
         diverted = self.diverted.get(model)
-        return held if diverted is None else {**held, diverted: diversion_hold(model)}
+        return pinned_versions if diverted is None else {**pinned_versions, diverted: diversion_hold(model)}

@@ -14,13 +14,13 @@ from turnout.routing.policy import UNITS, Policy
 from turnout.routing.rollback import default_version
 from turnout.routing.selection.ranges import Range
 from turnout.routing.selection.selector import LATEST
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 _RANGES_IN_TEXT = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SelectorPart:
     """One version's part in the answers to a selector.
 
     Attributes:
@@ -45,11 +45,11 @@ class SelectorAnswer:
     """
 
     selector: str
-    parts: tuple[Part, ...]
+    parts: tuple[SelectorPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class RoutingTable:
     """Who answers what.
 
     Attributes:
@@ -61,22 +61,22 @@ class Answers:
     notes: tuple[str, ...] = ()
 
     @property
-    def plain(self) -> tuple[Part, ...]:
+    def plain(self) -> tuple[SelectorPart, ...]:
         """Who answers plain requests."""
         return next((one.parts for one in self.selectors if not one.selector), ())
 
 
 def answers_of(
-    policy: Policy | None, statuses: Mapping[Version, Standing], rollouts: Mapping[Version, int] | None = None
-) -> Answers:
+    policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Mapping[Version, int] | None = None
+) -> RoutingTable:
     """Returns who answers what.
 
     Args:
-        policy: In force; None for none.
+        policy: In force; None if unset.
         statuses: Release statuses of the versions that exist; one that is not named is a candidate.
         rollouts: By version, the attempt that runs and sends it its share.
     """
-    released = sorted((v for v, s in statuses.items() if s is Standing.RELEASED), key=precedence, reverse=True)
+    released = sorted((v for v, s in statuses.items() if s is ReleaseStatus.RELEASED), key=precedence, reverse=True)
     default = default_version(statuses)
     by = rollouts or {}
     plain = _whole(default) if policy is None else _split(policy, None, by)
@@ -89,10 +89,10 @@ def answers_of(
         else:
             parts = _whole(next((v for v in released if wanted.satisfied_by(v)), None))
         found.append(SelectorAnswer(text, parts))
-    return Answers(tuple(found))
+    return RoutingTable(tuple(found))
 
 
-def standing_in(declared: Answers, here: Answers, states: Mapping[Version, str]) -> tuple[str, ...]:
+def standing_in(declared: RoutingTable, here: RoutingTable, states: Mapping[Version, str]) -> tuple[str, ...]:
     """Returns what a server answers otherwise than was declared, since it has not loaded a version: a sentence each.
 
     Args:
@@ -118,15 +118,17 @@ def _enumerated(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
-def answers_text(answers: Answers) -> str:
+def answers_text(answers: RoutingTable) -> str:
     """Returns who answers what, on one line."""
-    shown = [f"{'plain requests' if not s.selector else s.selector}: {parts_text(s.parts)}" for s in answers.selectors]
+    displayed = [
+        f"{'plain requests' if not s.selector else s.selector}: {parts_text(s.parts)}" for s in answers.selectors
+    ]
     most = 2 + _RANGES_IN_TEXT
-    more = f"; and {len(shown) - most} more ranges" if len(shown) > most else ""
-    return "; ".join(shown[:most]) + more + "".join(f"; {note}" for note in answers.notes)
+    more = f"; and {len(displayed) - most} more ranges" if len(displayed) > most else ""
+    return "; ".join(displayed[:most]) + more + "".join(f"; {note}" for note in answers.notes)
 
 
-def parts_text(parts: Iterable[Part]) -> str:
+def parts_text(parts: Iterable[SelectorPart]) -> str:
     """Returns who answers a selector: `1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3)`."""
     several = tuple(parts)
     if len(several) == 1 and not several[0].canary:
@@ -134,21 +136,21 @@ def parts_text(parts: Iterable[Part]) -> str:
     return ", ".join(f"{p.version} ({p.weight * 100 / UNITS:g} %{_role(p)})" for p in several) or "nobody"
 
 
-def _role(part: Part) -> str:
+def _role(part: SelectorPart) -> str:
     if not part.canary:
         return ""
     return f", canary of rollout {part.rollout}" if part.rollout else ", canary"
 
 
-def _whole(version: Version | None) -> tuple[Part, ...]:
-    return () if version is None else (Part(version),)
+def _whole(version: Version | None) -> tuple[SelectorPart, ...]:
+    return () if version is None else (SelectorPart(version),)
 
 
-def _split(policy: Policy, wanted: Range | None, rollouts: Mapping[Version, int]) -> tuple[Part, ...]:
+def _split(policy: Policy, wanted: Range | None, rollouts: Mapping[Version, int]) -> tuple[SelectorPart, ...]:
     met = [c for c in policy.canaries if c.weight and (wanted is None or wanted.satisfied_by(c.version))]
     left = UNITS - sum(c.weight for c in met)
-    baseline = (Part(policy.baseline, left),) if left else ()
-    return (*baseline, *(Part(c.version, c.weight, True, rollouts.get(c.version, 0)) for c in met))
+    baseline = (SelectorPart(policy.baseline, left),) if left else ()
+    return (*baseline, *(SelectorPart(c.version, c.weight, True, rollouts.get(c.version, 0)) for c in met))
 
 
 def _carets(versions: Iterable[Version]) -> Iterator[str]:

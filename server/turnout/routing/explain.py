@@ -16,7 +16,7 @@ from turnout.serving.versions.lifecycle import LifecycleState
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExplanationStep:
     """One step of a decision: what was looked at, and what was found."""
 
     subject: str
@@ -24,7 +24,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class RouteExplanation:
     """How a request would be routed.
 
     Attributes:
@@ -34,7 +34,7 @@ class Explanation:
         slot: Of the routing key; None where no slot decides.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[ExplanationStep, ...]
     chances: Mapping[Route, float]
     refusal: TurnoutError | None
     slot: int | None
@@ -48,7 +48,7 @@ class Explainer:
         self._catalog = catalog
         self._policies = policies
 
-    def explain(self, model: str, selector: str, routing_key: str, *, baseline_only: bool) -> Explanation:
+    def explain(self, model: str, selector: str, routing_key: str, *, baseline_only: bool) -> RouteExplanation:
         """Returns how such a request would be routed.
 
         Raises:
@@ -58,35 +58,41 @@ class Explainer:
         known = self._catalog.snapshot.model(model)
         parsed = parse(selector)
         applied = self._policies.current.get(model)
-        steps = [Step("selector", _meaning(parsed))]
+        steps = [ExplanationStep("selector", _meaning(parsed))]
         canaries = None
         if applied is None or applied.state.policy is None:
-            steps.append(Step("policy", "there is none: released versions are chosen among by precedence alone"))
+            steps.append(
+                ExplanationStep("policy", "there is none: released versions are chosen among by precedence alone")
+            )
         else:
             canaries = eligible(parsed, applied.state.policy)
             steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
         if (to := self._policies.diverted.get(model)) is not None:
-            said = f"in force and not on record yet: {to} answers what is left to the policy"
+            message = f"in force and not on record yet: {to} answers what is left to the policy"
             gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
-            steps.append(Step("rollback", f"{said}{f'; {gone} counts as released no more' if gone else ''}"))
+            steps.append(
+                ExplanationStep("rollback", f"{message}{f'; {gone} counts as released no more' if gone else ''}")
+            )
             canaries = None
         slot = None
         if applied is not None and applied.state.policy is not None and canaries:
             for version in sorted(canaries):
                 steps.append(_readiness(known, applied, version))
             if baseline_only:
-                steps.append(Step("role", "the caller asks for the baseline only: no canary answers"))
+                steps.append(ExplanationStep("role", "the caller asks for the baseline only: no canary answers"))
             elif routing_key:
                 slot = applied.owners.slot(routing_key)
                 steps += _slot_steps(applied, slot)
             else:
-                steps.append(Step("key", "there is none: the next of an even sequence, by weight"))
+                steps.append(ExplanationStep("key", "there is none: the next of an even sequence, by weight"))
         try:
-            way = self._router.way(model, selector)
+            target = self._router.target(model, selector)
         except TurnoutError as error:
-            return Explanation((*steps, Step("answer", error.message)), {}, error, slot)
-        chances = way.chances(routing_key, baseline_only=baseline_only) if isinstance(way, Split) else {way: 1.0}
-        return Explanation((*steps, *_answers(chances)), chances, None, slot)
+            return RouteExplanation((*steps, ExplanationStep("answer", error.message)), {}, error, slot)
+        chances = (
+            target.chances(routing_key, baseline_only=baseline_only) if isinstance(target, Split) else {target: 1.0}
+        )
+        return RouteExplanation((*steps, *_answers(chances)), chances, None, slot)
 
 
 def _meaning(selector: Selector) -> str:
@@ -107,39 +113,43 @@ def _meaning(selector: Selector) -> str:
 
 def _policy_steps(
     applied: AppliedPolicy, policy: Policy, selector: Selector, canaries: frozenset[object] | None
-) -> Iterator[Step]:
+) -> Iterator[ExplanationStep]:
     shares = "".join(f", canary {c.version} at {c.weight / UNITS:.2%}" for c in policy.canaries)
     shadows = "".join(f", shadow {s.version} at {s.rate / UNITS:.2%}" for s in policy.shadows)
-    yield Step("policy", f"epoch {applied.epoch}: baseline {policy.baseline}{shares}{shadows}")
+    yield ExplanationStep("policy", f"epoch {applied.epoch}: baseline {policy.baseline}{shares}{shadows}")
     if isinstance(selector, InRange):
         if canaries is None:
-            yield Step("range", f"the baseline {policy.baseline} is not in it: the highest released version that is")
+            yield ExplanationStep(
+                "range", f"the baseline {policy.baseline} is not in it: the highest released version that is"
+            )
         else:
-            yield Step("range", f"the baseline {policy.baseline} is in it: the policy decides")
+            yield ExplanationStep("range", f"the baseline {policy.baseline} is in it: the policy decides")
             for canary in policy.canaries:
                 if canary.version not in canaries:
-                    yield Step("range", f"the canary {canary.version} is not in it: its share goes to the baseline")
+                    yield ExplanationStep(
+                        "range", f"the canary {canary.version} is not in it: its share goes to the baseline"
+                    )
     elif canaries is None:
-        yield Step("policy", "the selector names one version: the policy has no say")
+        yield ExplanationStep("policy", "the selector names one version: the policy has no say")
 
 
-def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> Step:
+def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> ExplanationStep:
     entry = next((e for v, e in known.versions.items() if str(v) == str(version)), None)
     slots = applied.state.table.slots_of(str(version))
     if entry is None or entry.state is not LifecycleState.READY:
         state = "not in the repository" if entry is None else str(entry.state)
-        return Step("readiness", f"the canary {version} is {state}: its share goes to the baseline")
-    return Step("readiness", f"the canary {version} is Ready and owns {slots} of {SLOTS} slots")
+        return ExplanationStep("readiness", f"the canary {version} is {state}: its share goes to the baseline")
+    return ExplanationStep("readiness", f"the canary {version} is Ready and owns {slots} of {SLOTS} slots")
 
 
-def _slot_steps(applied: AppliedPolicy, slot: int) -> Iterator[Step]:
-    yield Step("slot", f"the key's hash under the policy's salt is slot {slot}")
+def _slot_steps(applied: AppliedPolicy, slot: int) -> Iterator[ExplanationStep]:
+    yield ExplanationStep("slot", f"the key's hash under the policy's salt is slot {slot}")
     owner = applied.owners.names[applied.owners.by_slot[slot]]
     whose = {"": "nobody: the baseline's", TWIN: "the baseline's twin, a queue of its own"}
-    yield Step("owner", f"slot {slot} is owned by {whose.get(owner, f'the canary {owner}')}")
+    yield ExplanationStep("owner", f"slot {slot} is owned by {whose.get(owner, f'the canary {owner}')}")
 
 
-def _answers(chances: Mapping[Route, float]) -> Iterator[Step]:
+def _answers(chances: Mapping[Route, float]) -> Iterator[ExplanationStep]:
     for route, chance in sorted(chances.items(), key=lambda item: -item[1]):
         likely = "" if chance == 1 else f", {chance:.2%} of requests"
-        yield Step("answer", f"{route.entry.version_text} as {route.role}{likely}")
+        yield ExplanationStep("answer", f"{route.entry.version_text} as {route.role}{likely}")

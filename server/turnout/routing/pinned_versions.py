@@ -23,19 +23,19 @@ def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Ho
     policy = state.policy
     if policy is None:
         return {}
-    held: dict[Version, Hold] = {}
+    pinned_versions: dict[Version, Hold] = {}
     parts = (("a shadow", policy.shadows), ("a canary", policy.canaries))
     for what, versions in parts:
         for part in versions:
             advice = f"take it out of the policy first: `{_without(model, policy, part.version)}`"
-            held[part.version] = Hold(f"it is {what} in the policy in force (epoch {epoch})", advice)
+            pinned_versions[part.version] = Hold(f"it is {what} in the policy in force (epoch {epoch})", advice)
     thaw = f"`turnout traffic freeze {model} --off`, then " if state.frozen else ""
     advice = (
         f"take it out of the policy first: {thaw}`turnout traffic set {model} --baseline OTHER`, another released "
         f"version, or `turnout traffic clear {model}`"
     )
-    held[policy.baseline] = Hold(f"it is the baseline in the policy in force (epoch {epoch})", advice)
-    return held
+    pinned_versions[policy.baseline] = Hold(f"it is the baseline in the policy in force (epoch {epoch})", advice)
+    return pinned_versions
 
 
 def rollout_holds(model: str, attempt: int, candidate: Version, previous: Version) -> dict[Version, Hold]:

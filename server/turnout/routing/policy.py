@@ -15,7 +15,7 @@ from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.signature import Signature
 from turnout.routing.selection.selector import Default, InRange, Selector
 from turnout.routing.slots import SLOTS, SlotTable
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 UNITS = 10_000
 """Weights and rates are whole numbers of these: a step is 0.01 %."""
@@ -210,16 +210,16 @@ def readable(document: Mapping[str, Any]) -> PolicyState | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class PolicyFact:
     """What is known about a version when a policy is decided on.
 
     Attributes:
-        standing: What it was declared fit for.
+        release_status: What it was declared fit for.
         ready: It can answer now.
         signature: What it takes and gives.
     """
 
-    standing: Standing
+    release_status: ReleaseStatus
     ready: bool
     signature: Signature
 
@@ -265,7 +265,7 @@ def malformed(policy: Policy) -> list[tuple[str, str]]:
     return problems
 
 
-def unfit(policy: Policy, facts: Mapping[Version, Fact], *, force: bool) -> list[str]:
+def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -> list[str]:
     """Returns why `policy` cannot be in force now, in sentences.
 
     Args:
@@ -275,10 +275,10 @@ def unfit(policy: Policy, facts: Mapping[Version, Fact], *, force: bool) -> list
     """
     baseline = facts[policy.baseline]
     problems: list[str] = []
-    if baseline.standing is Standing.CANDIDATE:
+    if baseline.release_status is ReleaseStatus.CANDIDATE:
         problems.append(f"{policy.baseline} is a candidate: release it before it becomes the baseline")
     for version in sorted(policy.versions):
-        if facts[version].standing is Standing.YANKED:
+        if facts[version].release_status is ReleaseStatus.YANKED:
             problems.append(f"{version} was yanked")
         if not facts[version].ready:
             problems.append(f"{version} is not ready: load it first")

@@ -11,8 +11,8 @@ from ipaddress import ip_address
 from urllib.parse import unquote
 
 from turnout.config import Routing
-from turnout.errors import InvalidRequest, PermissionDenied
-from turnout.serving.data_plane.inference import Role
+from turnout.errors import InvalidRequest, PermissionDeniedError
+from turnout.serving.data_plane.inference import ServingRole
 
 ROLE = "x-turnout-role"
 VERSION = "x-turnout-version"
@@ -66,7 +66,7 @@ class PreferenceReader:
 
         Raises:
             InvalidRequest: A value is not what is expected.
-            PermissionDenied: The caller may not force a version.
+            PermissionDeniedError: The caller may not force a version.
         """
         known = self.keys
         if not (found := [(key, value) for key, value in metadata if key in known]):
@@ -82,12 +82,12 @@ class PreferenceReader:
                     raise InvalidRequest.at(f"metadata {key}", f"expected at most {MAX_KEY_BYTES} bytes")
                 routing_key = text
             elif key == ROLE:
-                if text != Role.BASELINE:
-                    raise InvalidRequest.at(f"metadata {key}", f"expected {Role.BASELINE!s}, got {text[:64]!r}")
+                if text != ServingRole.BASELINE:
+                    raise InvalidRequest.at(f"metadata {key}", f"expected {ServingRole.BASELINE!s}, got {text[:64]!r}")
                 baseline_only = True
             else:
                 if not self._may_override(caller()):
-                    raise PermissionDenied(
+                    raise PermissionDeniedError(
                         f"metadata {key}: this caller may not force a version (routing.version_override_from)"
                     )
                 selector = text

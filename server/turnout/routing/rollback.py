@@ -11,7 +11,7 @@ from semver import Version
 
 from turnout.registry.manifest.versions import precedence
 from turnout.routing.policy import Policy
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class HistoryEntry:
     is_policy: bool
     baseline: Version | None = None
     version: Version | None = None
-    status: Standing = Standing.CANDIDATE
+    status: ReleaseStatus = ReleaseStatus.CANDIDATE
 
     @classmethod
     def of_policy(cls, revision: int, policy: Policy | None) -> "HistoryEntry":
@@ -38,7 +38,7 @@ class HistoryEntry:
         return cls(revision, True, baseline=None if policy is None else policy.baseline)
 
     @classmethod
-    def of_status(cls, revision: int, version: Version, status: Standing) -> "HistoryEntry":
+    def of_status(cls, revision: int, version: Version, status: ReleaseStatus) -> "HistoryEntry":
         """Returns that of a release status that changed."""
         return cls(revision, False, version=version, status=status)
 
@@ -49,7 +49,7 @@ def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:
     The policy's baseline did where there was a policy, and else the highest released version that is no prerelease.
     """
     found: list[Version] = []
-    statuses: dict[Version, Standing] = {}
+    statuses: dict[Version, ReleaseStatus] = {}
     baseline: Version | None = None
     for change in sorted(changes, key=lambda one: one.revision):
         if change.is_policy:
@@ -62,14 +62,14 @@ def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:
     return tuple(found)
 
 
-def default_version(statuses: Mapping[Version, Standing]) -> Version | None:
+def default_version(statuses: Mapping[Version, ReleaseStatus]) -> Version | None:
     """Returns the version that plain requests and `latest` get without a policy; None where nothing is released."""
-    fit = (v for v, status in statuses.items() if status is Standing.RELEASED and v.prerelease is None)
+    fit = (v for v, status in statuses.items() if status is ReleaseStatus.RELEASED and v.prerelease is None)
     return max(fit, key=precedence, default=None)
 
 
 def rollback_targets(
-    history: Sequence[Version], statuses: Mapping[Version, Standing], present: Collection[Version]
+    history: Sequence[Version], statuses: Mapping[Version, ReleaseStatus], present: Collection[Version]
 ) -> tuple[Version, ...]:
     """Returns the versions that a rollback can go back to, the nearest first.
 
@@ -79,9 +79,9 @@ def rollback_targets(
             a version that was yanked is no place to go back to either.
         present: Versions that exist.
     """
-    way: list[Version] = []
+    target: list[Version] = []
     for version in history:
-        if version in way:
-            del way[way.index(version) :]
-        way.append(version)
-    return tuple(v for v in reversed(way[:-1]) if v in present and statuses.get(v) is Standing.RELEASED)
+        if version in target:
+            del target[target.index(version) :]
+        target.append(version)
+    return tuple(v for v in reversed(target[:-1]) if v in present and statuses.get(v) is ReleaseStatus.RELEASED)

@@ -19,13 +19,13 @@ from turnout.routing.policy import TWIN, Policy, eligible
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import ByDigest, ByTag, Exact, InRange, Selector, parse
 from turnout.routing.slots import KEY_SALT, Owners
-from turnout.routing.split import Split, Turn
+from turnout.routing.split import Cursor, Split
 from turnout.serving.counting.keyed_outcomes import SlotFinder
-from turnout.serving.data_plane.inference import Role, Route
+from turnout.serving.data_plane.inference import Route, ServingRole
 from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import load_failure
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 MAX_ROUTES = 4096
 """Routes that are remembered. Selectors come from clients, so that their number needs a bound."""
@@ -36,7 +36,7 @@ _READY = (LifecycleState.READY,)
 _FINDER = SlotFinder(KEY_SALT)
 """Of models that have no policy."""
 
-Way = Route | Split
+RouteTarget = Route | Split
 """Where requests for one selector go: all to one version, or to one of several."""
 
 
@@ -60,7 +60,7 @@ class _Resolutions:
     policies: Mapping[str, AppliedPolicy]
     diverted: Mapping[str, Version] = field(default_factory=dict)
     withdrawn: Mapping[str, frozenset[Version]] = field(default_factory=dict)
-    ways: dict[tuple[str, str], Way] = field(default_factory=dict)
+    ways: dict[tuple[str, str], RouteTarget] = field(default_factory=dict)
     named: dict[tuple[str, str, bool], Version | VersionNotFound] = field(default_factory=dict)
     indexes: dict[str, tuple[ModelEntry, frozenset[Version], VersionIndex]] = field(default_factory=dict)
 
@@ -76,7 +76,7 @@ class _Resolutions:
             policies.current,
             diverted,
             withdrawn,
-            {key: way for key, way in self.ways.items() if key[0] in same},
+            {key: target for key, target in self.ways.items() if key[0] in same},
             {key: version for key, version in self.named.items() if key[0] in same},
             {name: index for name, index in self.indexes.items() if name in snapshot.models},
         )
@@ -160,7 +160,7 @@ class PolicyRouter:
         self._catalog = catalog
         self._policies = policies
         self._resolutions = _Resolutions(catalog.snapshot, policies.current, policies.diverted, policies.withdrawn)
-        self._turns: dict[tuple[str, str], Turn] = {}
+        self._cursors: dict[tuple[str, str], Cursor] = {}
 
     def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
         """Returns the route of a request, which counts as one of the requests that traffic is split by.
@@ -182,19 +182,19 @@ class PolicyRouter:
         resolutions = self._resolutions
         if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
             resolutions = self._current()
-        way = resolutions.ways.get((model, selector))
-        if way is None:
-            way = self._find(resolutions, model, selector)
-        if way.__class__ is Route:
-            return way
-        assert isinstance(way, Split)
-        return way.choose(routing_key, baseline_only=baseline_only)
+        target = resolutions.ways.get((model, selector))
+        if target is None:
+            target = self._find(resolutions, model, selector)
+        if target.__class__ is Route:
+            return target
+        assert isinstance(target, Split)
+        return target.choose(routing_key, baseline_only=baseline_only)
 
-    def way(self, model: str, selector: str) -> Way:
+    def target(self, model: str, selector: str) -> RouteTarget:
         """Returns where requests for a selector go, without sending one. Raises as `route`."""
         resolutions = self._current()
-        way = resolutions.ways.get((model, selector))
-        return self._find(resolutions, model, selector) if way is None else way
+        target = resolutions.ways.get((model, selector))
+        return self._find(resolutions, model, selector) if target is None else target
 
     def describe(self, model: str, selector: str) -> VersionEntry:
         """Returns the version that the selector names, whatever its state; a range names its highest, ready or not.
@@ -213,7 +213,7 @@ class PolicyRouter:
             resolutions = self._resolutions = resolutions.follow(snapshot, self._policies)
         return resolutions
 
-    def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
+    def _find(self, resolutions: _Resolutions, model: str, selector: str) -> RouteTarget:
         parsed = parse(selector)
         try:
             entry = resolutions.entry(model, parsed, prefer_ready=True)
@@ -222,7 +222,7 @@ class PolicyRouter:
                 return stand_in
             raise
         warning = ""
-        if entry.standing is Standing.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
+        if entry.release_status is ReleaseStatus.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
             warning = _yanked(entry, resolutions.snapshot.model(model))
             if not self._serve_yanked:
                 raise VersionYanked(f"{warning}; pins to it are refused")
@@ -236,23 +236,23 @@ class PolicyRouter:
         known, applied = resolutions.snapshot.model(model), resolutions.policies.get(model)
         policy = resolutions.policy(known)
         epoch, finder = (0, _FINDER) if applied is None else (applied.epoch, applied.owners.finder)
-        way: Way
+        target: RouteTarget
         if policy is None or (canaries := eligible(parsed, policy)) is None:
-            way = _unsplit(entry, selector, epoch, warning, finder)
+            target = _unsplit(entry, selector, epoch, warning, finder)
         elif applied is None or resolutions.is_diverted(known):
-            way = Route.to(entry, Role.BASELINE, epoch, slots=finder)
+            target = Route.to(entry, ServingRole.BASELINE, epoch, slots=finder)
         else:
-            baseline = Route.to(entry, Role.BASELINE, epoch, applied.observer, slots=finder)
+            baseline = Route.to(entry, ServingRole.BASELINE, epoch, applied.observer, slots=finder)
             able = {str(v): e for v in canaries if (e := known.versions.get(v)) and e.state is LifecycleState.READY}
-            way = self._split(applied, baseline, able, (model, selector))
-        if isinstance(way, Route) and way.role is Role.BASELINE and model in self._policies.meters:
-            way = self._metered(self._policies.meters[model], way, (model, selector))
-        resolutions.ways[model, selector] = way
-        return way
+            target = self._split(applied, baseline, able, (model, selector))
+        if isinstance(target, Route) and target.role is ServingRole.BASELINE and model in self._policies.meters:
+            target = self._metered(self._policies.meters[model], target, (model, selector))
+        resolutions.ways[model, selector] = target
+        return target
 
     def _split(
         self, applied: AppliedPolicy, baseline: Route, able: Mapping[str, VersionEntry], key: tuple[str, str]
-    ) -> Way:
+    ) -> RouteTarget:
         """Returns the way of a selector that the policy decides on.
 
         Args:
@@ -265,36 +265,38 @@ class PolicyRouter:
         routes = [baseline]
         for name in names[1:]:
             if name in able:
-                routes.append(Route.to(able[name], Role.CANARY, applied.epoch, slots=finder))
+                routes.append(Route.to(able[name], ServingRole.CANARY, applied.epoch, slots=finder))
             elif name == TWIN:
                 observer = applied.observer
-                routes.append(Route.to(baseline.entry, Role.BASELINE, applied.epoch, observer, TWIN, slots=finder))
+                routes.append(
+                    Route.to(baseline.entry, ServingRole.BASELINE, applied.epoch, observer, TWIN, slots=finder)
+                )
             else:
                 routes.append(baseline)
         if all(route is baseline for route in routes):
             return baseline
-        turn = self._turn(key)
-        return Split(applied.owners, routes, applied.tally if len(able) >= len({*names} - {"", TWIN}) else None, turn)
+        cursor = self._cursor(key)
+        return Split(applied.owners, routes, applied.tally if len(able) >= len({*names} - {"", TWIN}) else None, cursor)
 
-    def _metered(self, owners: Owners, baseline: Route, key: tuple[str, str]) -> Way:
+    def _metered(self, owners: Owners, baseline: Route, key: tuple[str, str]) -> RouteTarget:
         """Returns the way of a selector that only the baseline answers, some of it through lanes apart."""
         lanes = [
-            Route.to(baseline.entry, Role.BASELINE, baseline.epoch, baseline.observer, name, slots=owners.finder)
+            Route.to(baseline.entry, ServingRole.BASELINE, baseline.epoch, baseline.observer, name, slots=owners.finder)
             for name in owners.names[1:]
         ]
-        return Split(owners, [baseline, *lanes], None, self._turn(key))
+        return Split(owners, [baseline, *lanes], None, self._cursor(key))
 
-    def _turn(self, key: tuple[str, str]) -> Turn:
-        if len(self._turns) >= MAX_ROUTES:
-            self._turns.clear()
-        return self._turns.setdefault(key, Turn())
+    def _cursor(self, key: tuple[str, str]) -> Cursor:
+        if len(self._cursors) >= MAX_ROUTES:
+            self._cursors.clear()
+        return self._cursors.setdefault(key, Cursor())
 
 
 def _unsplit(entry: VersionEntry, selector: str, epoch: int, warning: str, finder: SlotFinder) -> Route:
     """Returns the route to a version that the selector names, or that answers for want of a policy."""
     if selector:
-        return Route.to(entry, Role.PINNED, epoch, warning=warning)
-    return Route.to(entry, Role.BASELINE, epoch, warning=warning, slots=finder)
+        return Route.to(entry, ServingRole.PINNED, epoch, warning=warning)
+    return Route.to(entry, ServingRole.BASELINE, epoch, warning=warning, slots=finder)
 
 
 def _damage(damaged: Damaged | None, selector: Selector) -> str:
@@ -305,9 +307,9 @@ def _damage(damaged: Damaged | None, selector: Selector) -> str:
         case Exact(version=version):
             named: Version | None = version
         case ByTag(name=name):
-            named = damaged.declarations.tags.get(name)
+            named = damaged.model_releases.tags.get(name)
         case ByDigest(digest=digest):
-            named = next((v for v, known in damaged.declarations.digests.items() if known == digest), None)
+            named = next((v for v, known in damaged.model_releases.digests.items() if known == digest), None)
         case _:
             named = None
     return next((reason for version, reason in damaged.reasons.items() if version == named), "")
@@ -331,20 +333,20 @@ def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Rout
         return None
     if isinstance(selector, InRange) and not selector.range.satisfied_by(entry.version):
         return None
-    return Route.to(entry, Role.BASELINE, applied.epoch)
+    return Route.to(entry, ServingRole.BASELINE, applied.epoch)
 
 
 def _yanked(entry: VersionEntry, known: ModelEntry) -> str:
-    reason = known.declarations.reasons.get(entry.version)
+    reason = known.model_releases.reasons.get(entry.version)
     return f"{entry.model} {entry.version} was yanked{f' ({reason})' if reason else ''}"
 
 
 def _index(entry: ModelEntry, withdrawn: Collection[Version]) -> VersionIndex:
-    versions, stated = entry.versions, entry.declarations.digests
+    versions, stated = entry.versions, entry.model_releases.digests
     return VersionIndex.of(
         entry.name,
-        {v: Standing.CANDIDATE if v in withdrawn else known.standing for v, known in versions.items()},
-        tags=entry.declarations.tags,
+        {v: ReleaseStatus.CANDIDATE if v in withdrawn else known.release_status for v, known in versions.items()},
+        tags=entry.model_releases.tags,
         # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
         digests={stated.get(version, known.digest): version for version, known in versions.items()},
         ready=_in_state(entry, _READY),

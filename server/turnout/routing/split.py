@@ -8,7 +8,7 @@ from turnout.serving.data_plane.inference import Route
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
+class Cursor:
     """How many requests without a key a selector has had; it outlives the splits made while versions come and go."""
 
     count: int = 0
@@ -22,13 +22,13 @@ class Split:
         owners: Who owns which slot.
         routes: By owner's number; the baseline's route stands also for each owner that cannot answer this selector.
         tally: Counts choices by owner's number where each owner could have been chosen; None where one could not.
-        turn: Of the selector.
+        cursor: Of the selector.
     """
 
     owners: Owners
     routes: Sequence[Route]
     tally: list[int] | None
-    turn: Turn = field(default_factory=Turn)
+    cursor: Cursor = field(default_factory=Cursor)
 
     def choose(self, routing_key: str, *, baseline_only: bool) -> Route:
         """Returns the route of the next request."""
@@ -38,8 +38,8 @@ class Split:
         if routing_key:
             number = owners.by_slot[owners.slot(routing_key)]
         else:
-            self.turn.count += 1
-            number = owners.by_position[position(self.turn.count)]
+            self.cursor.count += 1
+            number = owners.by_position[position(self.cursor.count)]
         if self.tally is not None:
             self.tally[number] += 1
         return self.routes[number]

@@ -13,12 +13,12 @@ import numpy as np
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import ChangeRefused, Conflict, InvalidRequest, VersionNotFound, Violation
+from turnout.errors import ChangeRefused, Conflict, FieldViolation, InvalidRequest, VersionNotFound
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import (
     Canary,
-    Fact,
     Policy,
+    PolicyFact,
     PolicyState,
     malformed,
     readable,
@@ -34,7 +34,7 @@ from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.state.model_changes import StatusChange
 from turnout.state.policies import PolicyRecord
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 _ATTEMPTS = 5
@@ -52,7 +52,7 @@ Decide = Callable[[PolicyState], PolicyState]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangeOrigin:
     """Who changes traffic, why, and on what ground.
 
     Attributes:
@@ -70,7 +70,7 @@ class Change:
 class Traffic:
     """The policies of one server. Used on the event loop only.
 
-    Every method raises Unavailable while the state store does not answer.
+    Every method raises UnavailableError while the state store does not answer.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Traffic:
         """Puts in force what the state store holds.
 
         Raises:
-            Unavailable: The state store does not answer; what was in force stays so.
+            UnavailableError: The state store does not answer; what was in force stays so.
         """
         async with self._changing:
             self._take_in(await self._store.in_thread(self._store.policies))
@@ -110,9 +110,9 @@ class Traffic:
         self,
         model: str,
         policy: Policy,
-        change: Change,
+        change: ChangeOrigin,
         *,
-        statuses: Mapping[Version, Standing] | None = None,
+        statuses: Mapping[Version, ReleaseStatus] | None = None,
         rollout: tuple[int, int] | None = None,
     ) -> AppliedPolicy:
         """Puts `policy` in place of the one in force.
@@ -142,7 +142,7 @@ class Traffic:
         traffic = self._keyed_traffic(model, exact)
         return await self._change(model, change, "set", lambda state: state.with_policy(exact, order, traffic), beside)
 
-    async def redraw_twin(self, model: str, change: Change) -> AppliedPolicy:
+    async def redraw_twin(self, model: str, change: ChangeOrigin) -> AppliedPolicy:
         """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
 
         Which they are follows from the traffic alone, and no request meets another version. Raises as `put`.
@@ -154,7 +154,7 @@ class Traffic:
 
         return await self._change(model, change, "redraw", decide)
 
-    async def ramp(self, model: str, canary: Canary, change: Change) -> AppliedPolicy:
+    async def ramp(self, model: str, canary: Canary, change: ChangeOrigin) -> AppliedPolicy:
         """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
         exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
         order = secrets.token_bytes(ORDER_BYTES)
@@ -166,20 +166,20 @@ class Traffic:
 
         return await self._change(model, change, "ramp", decide)
 
-    async def clear(self, model: str, change: Change) -> AppliedPolicy:
+    async def clear(self, model: str, change: ChangeOrigin) -> AppliedPolicy:
         """Ends the policy. Raises as `put`."""
         return await self._change(model, change, "clear", PolicyState.cleared)
 
-    async def freeze(self, model: str, frozen: bool, change: Change) -> AppliedPolicy:
+    async def freeze(self, model: str, frozen: bool, change: ChangeOrigin) -> AppliedPolicy:
         """Has changes refused from now on, or taken again. Raises as `put`."""
         action = "freeze" if frozen else "unfreeze"
         return await self._change(model, change, action, lambda state: state.with_frozen(frozen))
 
-    async def revert(self, model: str, epoch: int, change: Change) -> AppliedPolicy:
+    async def revert(self, model: str, epoch: int, change: ChangeOrigin) -> AppliedPolicy:
         """Puts an earlier epoch's policy, and its very keys, in force again.
 
         Raises:
-            NotFound: There was no such epoch.
+            NotFoundError: There was no such epoch.
         """
         self._catalog.snapshot.model(model)
         record = await self._store.in_thread(self._store.policy_at, model, epoch)
@@ -197,7 +197,7 @@ class Traffic:
         return [(record, PolicyState.from_json(record.document)) for record in records]
 
     async def _change(
-        self, model: str, change: Change, action: str, decide: Decide, beside: "_Beside | None" = None
+        self, model: str, change: ChangeOrigin, action: str, decide: Decide, beside: "_Beside | None" = None
     ) -> AppliedPolicy:
         self._catalog.snapshot.model(model)
         for attempt in range(_ATTEMPTS):
@@ -211,7 +211,7 @@ class Traffic:
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(
-        self, model: str, change: Change, action: str, decide: Decide, beside: "_Beside"
+        self, model: str, change: ChangeOrigin, action: str, decide: Decide, beside: "_Beside"
     ) -> AppliedPolicy:
         applied = self._policies.current.get(model)
         # One that cannot be read is not in force here; yet what is put in its place has to follow it.
@@ -244,8 +244,8 @@ class Traffic:
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
             # For what happens before the next look; that one knows which way back is left.
-            way_back = Fallbacks(needed=(before.policy.baseline,), nearest=before.policy.baseline)
-            self._policies.fallbacks = {**self._policies.fallbacks, model: way_back}
+            rollback_target = Fallbacks(needed=(before.policy.baseline,), nearest=before.policy.baseline)
+            self._policies.fallbacks = {**self._policies.fallbacks, model: rollback_target}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -257,8 +257,8 @@ class Traffic:
         model: str,
         before: PolicyState,
         after: PolicyState,
-        change: Change,
-        statuses: Mapping[Version, Standing],
+        change: ChangeOrigin,
+        statuses: Mapping[Version, ReleaseStatus],
     ) -> None:
         """Refuses a change that may not be taken."""
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
@@ -273,14 +273,16 @@ class Traffic:
         if problems := malformed(policy):
             raise InvalidRequest(
                 "; ".join(f"{field}: {what}" for field, what in problems),
-                violations=[Violation(f"policy.{field}", what) for field, what in problems],
+                violations=[FieldViolation(f"policy.{field}", what) for field, what in problems],
             )
         known = self._catalog.snapshot.model(model)
         for version in policy.versions:
             _find(known, version)  # a policy of an earlier epoch may name what is gone
         facts = {
-            version: Fact(
-                statuses.get(version, entry.standing), entry.state is LifecycleState.READY, entry.manifest.signature
+            version: PolicyFact(
+                statuses.get(version, entry.release_status),
+                entry.state is LifecycleState.READY,
+                entry.manifest.signature,
             )
             for version, entry in known.versions.items()
         }
@@ -379,7 +381,7 @@ class Traffic:
         entries = self._catalog.snapshot.models.get(model)
         if policy is None or entries is None:
             return None
-        ready = {v: e.standing for v, e in entries.versions.items() if e.state is LifecycleState.READY}
+        ready = {v: e.release_status for v, e in entries.versions.items() if e.state is LifecycleState.READY}
         if policy.baseline in ready:
             return None
         before = known.state.policy.baseline if known is not None and known.state.policy is not None else None
@@ -391,7 +393,7 @@ class Traffic:
 class _Beside:
     """What is recorded and checked in one transaction with a policy; as of `Traffic.put`."""
 
-    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     rollout: tuple[int, int] | None = None
 
 
@@ -399,7 +401,7 @@ def _find(known: ModelEntry, wanted: Version) -> Version:
     """Returns the published version that `wanted` names, with its own build metadata.
 
     Raises:
-        VersionNotFound: There is none.
+        VersionNotFound: It does not exist.
     """
     for version in known.versions:
         if version == wanted and wanted.build in (None, version.build):

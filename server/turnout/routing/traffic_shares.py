@@ -9,7 +9,7 @@ from turnout.errors import TurnoutError
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, UNITS, Policy
 from turnout.routing.slots import SLOTS
-from turnout.serving.data_plane.inference import Role, Router
+from turnout.serving.data_plane.inference import Router, ServingRole
 from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.metrics.server import ServerRecorder
@@ -31,7 +31,7 @@ class Share:
     """
 
     version: str
-    role: Role
+    role: ServingRole
     desired: float
     applied: float
     decisions: int = 0
@@ -60,20 +60,20 @@ def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy, diverted: 
     left = 1.0 - sum(in_force.values()) if baseline in ready else 0.0
     total = sum(applied.tally)
     desired = (UNITS - sum(c.weight for c in policy.canaries)) / UNITS
-    found = [_share(baseline, Role.BASELINE, desired, left, decisions[""] + decisions.get(TWIN, 0), total)]
+    found = [_share(baseline, ServingRole.BASELINE, desired, left, decisions[""] + decisions.get(TWIN, 0), total)]
     for canary in policy.canaries:
         name = str(canary.version)
         weight = canary.weight / UNITS
-        found.append(_share(name, Role.CANARY, weight, in_force[name], decisions.get(name, 0), total))
+        found.append(_share(name, ServingRole.CANARY, weight, in_force[name], decisions.get(name, 0), total))
     for shadow in policy.shadows:
         name, rate = str(shadow.version), shadow.rate / UNITS
-        found.append(Share(name, Role.SHADOW, rate, rate if name in ready and baseline in ready else 0.0))
+        found.append(Share(name, ServingRole.SHADOW, rate, rate if name in ready and baseline in ready else 0.0))
     if diverted is None or str(diverted) not in ready:
         return found
     found = [replace(share, applied=0.0) for share in found]
     if baseline == str(diverted):
         return [replace(found[0], applied=1.0), *found[1:]]
-    return [*found, Share(str(diverted), Role.BASELINE, 0.0, 1.0)]
+    return [*found, Share(str(diverted), ServingRole.BASELINE, 0.0, 1.0)]
 
 
 def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None:
@@ -100,7 +100,7 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
                 }
                 recorder.traffic_share = {str(s.role): Ratio(s.decisions, s.total) for s in own if s.total}
                 for share in own:
-                    if share.role is not Role.SHADOW:
+                    if share.role is not ServingRole.SHADOW:
                         recorder.role(str(share.role))  # shown at zero from now on, so that its first request counts
 
 
@@ -110,7 +110,7 @@ def record_epochs(catalog: Catalog, policies: Policies, recorder: ServerRecorder
     recorder.epochs = {name: applied[name].epoch if name in applied else 0 for name in catalog.snapshot.models}
 
 
-def _share(version: str, role: Role, desired: float, applied: float, decisions: int, total: int) -> Share:
+def _share(version: str, role: ServingRole, desired: float, applied: float, decisions: int, total: int) -> Share:
     expected = applied * total
     spread = (expected * (1.0 - applied)) ** 0.5
     deviation = (decisions - expected) / spread if spread else 0.0
@@ -125,6 +125,6 @@ def _without_policy(model: ModelEntry, router: Router) -> dict[str, list[Share]]
     except TurnoutError:  # nothing is released, or nothing that is answers now
         pass
     return {
-        version: [Share(version, Role.BASELINE, float(version == desired), float(version == applied))]
+        version: [Share(version, ServingRole.BASELINE, float(version == desired), float(version == applied))]
         for version in {desired, applied} - {""}
     }

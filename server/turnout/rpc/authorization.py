@@ -15,12 +15,12 @@ from google.protobuf.message import Message
 from turnout.auth.actor_remark import with_remark
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
-from turnout.auth.policy.permissions import METHODS, Kind, Need, need_of
+from turnout.auth.policy.permissions import METHODS, Need, ResourceKind, need_of
 from turnout.auth.policy.quotas import Quota
-from turnout.auth.roles import SERVER, Role
-from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
+from turnout.auth.roles import SERVER, AccessRole
+from turnout.errors import MODEL_SEEN, TurnoutError, UnauthenticatedError
 from turnout.rpc.errors import to_status
-from turnout.rpc.transport.port import RESPONSES, Call, Method, Methods, Response, StatusError, Stream, Unary
+from turnout.rpc.transport.port import RESPONSES, Method, Methods, Response, RpcCall, StatusError, Stream, Unary
 
 _HEALTH_MODEL = "model:"
 
@@ -45,7 +45,7 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
 
 
 def _protected(path: str, need: Need, method: Method, authority: Authority) -> Method:
-    if need.kind is Kind.PUBLIC:
+    if need.kind is ResourceKind.PUBLIC:
         return method
     entrance = _Entrance(path, need, authority)
     if isinstance(method, Unary):
@@ -66,12 +66,12 @@ class _Entrance:
     need: Need
     authority: Authority
 
-    async def identify(self, call: Call) -> Caller | None:
-        """Returns who calls; None where nobody knows, and that is allowed. Raises Unauthenticated."""
+    async def identify(self, call: RpcCall) -> Caller | None:
+        """Returns who calls; None where nobody knows, and that is allowed. Raises UnauthenticatedError."""
         try:
             return await self.authority.identify(call)
-        except Unauthenticated:
-            if self.need.kind is not Kind.HEALTH:
+        except UnauthenticatedError:
+            if self.need.kind is not ResourceKind.HEALTH:
                 raise
             return None  # the server's own health is for everybody, whatever they show
 
@@ -79,7 +79,7 @@ class _Entrance:
         """Passes if somebody may call the method at all. Raises as `Authority.check`."""
         self.authority.check_need(caller, self.need, self.path)
 
-    def enter(self, call: Call, caller: Caller | None) -> Quota | None:
+    def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
         """Notes who calls, checks that they may, and counts the call. Raises as `check` and `Authority.enter`.
 
         Returns:
@@ -92,14 +92,14 @@ class _Entrance:
         return self.authority.enter(caller)
 
 
-_Answer = Callable[[bytes, Call], Response | Awaitable[Response]]
+_Answer = Callable[[bytes, RpcCall], Response | Awaitable[Response]]
 
 
 def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
     """Returns what answers calls of those who may; a caller that is known costs no step of the event loop."""
     known = entrance.authority.known
 
-    def answer(message: bytes, call: Call) -> Response | Awaitable[Response]:
+    def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
         try:
             if (caller := known(call)) is None:
                 return identified(message, call)
@@ -110,7 +110,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
             return entered(message, call, caller, quota)
         raise StatusError(status)
 
-    async def identified(message: bytes, call: Call) -> Response:
+    async def identified(message: bytes, call: RpcCall) -> Response:
         try:
             caller = await entrance.identify(call)
             quota = entrance.enter(call, caller)
@@ -123,7 +123,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
         raise StatusError(status)
 
     def entered(
-        message: bytes, call: Call, caller: Caller | None, quota: Quota | None
+        message: bytes, call: RpcCall, caller: Caller | None, quota: Quota | None
     ) -> Response | Awaitable[Response]:
         # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
         MODEL_SEEN.set(None if caller is None else caller.seen)
@@ -151,7 +151,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
 def _streaming(
     behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
 ) -> Callable[[Stream], Awaitable[None]]:
-    counted = entrance.need.kind is not Kind.INFERENCE  # there each message counts
+    counted = entrance.need.kind is not ResourceKind.INFERENCE  # there each message counts
 
     async def serve(stream: Stream) -> None:
         try:
@@ -204,17 +204,17 @@ class MessageCheck:
         recorded = "" if "actor" in fields else "change" if "change" in fields else None
         return cls(path, need_of(METHODS, path), authority, model_of_upload, recorded)
 
-    def request(self, call: Call, request: Any) -> None:
+    def request(self, call: RpcCall, request: Any) -> None:
         """Passes if the caller may do that with the model that the request names.
 
         Raises:
             Unauthenticated, PermissionDenied: As `Authority.check`.
         """
         need, caller, authority = self.need, call.caller, self.authority
-        if need.kind is Kind.MODEL:
+        if need.kind is ResourceKind.MODEL:
             model = getattr(request, need.field).partition("@")[0]
             authority.check(caller, need.roles, model, self.path)
-        elif need.kind is Kind.UPLOAD:
+        elif need.kind is ResourceKind.UPLOAD:
             found = self.model_of_upload(getattr(request, need.field))
             if found is None:
                 authority.check_any(caller, need.roles, self.path)  # it is told that there is no such upload
@@ -222,31 +222,31 @@ class MessageCheck:
                 authority.check(caller, need.roles, found, self.path)
                 if need.also is not None and getattr(request, need.also[0]):
                     authority.check(caller, (need.also[1],), found, self.path)
-        elif need.kind is Kind.LISTED:
+        elif need.kind is ResourceKind.LISTED:
             if model := getattr(request, need.field, ""):
                 authority.check(caller, need.roles, model, self.path)
-        elif need.kind is Kind.SETTING and need.also is not None:
+        elif need.kind is ResourceKind.SETTING and need.also is not None:
             model, changes = getattr(request, need.field, ""), bool(getattr(request, need.also[0]))
             authority.check_setting(caller, need, model, self.path, changes=changes)
-        elif need.kind is Kind.HEALTH and request.service.startswith(_HEALTH_MODEL):
+        elif need.kind is ResourceKind.HEALTH and request.service.startswith(_HEALTH_MODEL):
             model = request.service[len(_HEALTH_MODEL) :].partition("@")[0]
             authority.check(caller, need.roles, model, self.path)
         if self.recorded is not None and caller is not None:
             _record(getattr(request, self.recorded) if self.recorded else request, caller)
 
-    def response(self, call: Call, response: Message) -> None:
+    def response(self, call: RpcCall, response: Message) -> None:
         """Takes out of an answer what tells of models that the caller may not see."""
         caller = call.caller
-        if not self.need.told or caller is None or caller.may(Role.READ, SERVER):
+        if not self.need.paths or caller is None or caller.may(AccessRole.READ, SERVER):
             return
-        for path in self.need.told:
+        for path in self.need.paths:
             _leave_out(response, path.split("."), caller)
 
 
 def _record(message: Any, caller: Caller) -> None:
-    actor, said = caller.identity.actor, message.actor
+    actor, claimed_actor = caller.identity.actor, message.actor
     message.actor = actor
-    message.reason = with_remark(message.reason, said, actor)
+    message.reason = with_remark(message.reason, claimed_actor, actor)
 
 
 def _leave_out(message: Any, path: Sequence[str], caller: Caller) -> None:

@@ -5,7 +5,7 @@ from turnout.registry.manifest.signature import DataType, Dimension, TensorSpec
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout_proto.v1 import catalog_pb2 as pb
 from turnout_proto.v1 import prediction_pb2
 
@@ -18,10 +18,10 @@ STATES = {
     LifecycleState.UNLOADED: pb.VERSION_STATE_UNLOADED,
     LifecycleState.FAILED: pb.VERSION_STATE_FAILED,
 }
-STANDINGS = {
-    Standing.CANDIDATE: pb.STANDING_CANDIDATE,
-    Standing.RELEASED: pb.STANDING_RELEASED,
-    Standing.YANKED: pb.STANDING_YANKED,
+RELEASE_STATUSES = {
+    ReleaseStatus.CANDIDATE: pb.STANDING_CANDIDATE,
+    ReleaseStatus.RELEASED: pb.STANDING_RELEASED,
+    ReleaseStatus.YANKED: pb.STANDING_YANKED,
 }
 _DATA_TYPES = {
     DataType.BOOL: prediction_pb2.DATA_TYPE_BOOL,
@@ -73,11 +73,11 @@ class CatalogServicer:
 
 def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
     """Returns `entry` as a message; `model` gives its tags."""
-    tags = sorted(tag for tag, version in model.declarations.tags.items() if version == entry.version)
+    tags = sorted(tag for tag, version in model.model_releases.tags.items() if version == entry.version)
     return pb.ModelVersion(
         version=entry.version_text,
         digest=entry.digest,
-        standing=STANDINGS[entry.standing],
+        standing=RELEASE_STATUSES[entry.release_status],
         state=STATES[entry.state],
         reason=entry.reason,
         tags=tags,

@@ -9,7 +9,7 @@ import numpy as np
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.routing.request_metadata import Preferences
 from turnout.rpc.transport.port import FixedMetadata
-from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Role, Route
+from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult, Route, ServingRole
 from turnout.serving.inputs.limits import InputLimits
 from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import VARINT, Lengths, delimited, length_delimited, tag, varint
@@ -26,10 +26,10 @@ _SHORT_NAME = 16
 """Characters that are within every setting of the limit; names are mostly so."""
 
 ROLES = {
-    Role.PINNED: pb.ROLE_PINNED,
-    Role.BASELINE: pb.ROLE_BASELINE,
-    Role.CANARY: pb.ROLE_CANARY,
-    Role.SHADOW: pb.ROLE_SHADOW,
+    ServingRole.PINNED: pb.ROLE_PINNED,
+    ServingRole.BASELINE: pb.ROLE_BASELINE,
+    ServingRole.CANARY: pb.ROLE_CANARY,
+    ServingRole.SHADOW: pb.ROLE_SHADOW,
 }
 
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]

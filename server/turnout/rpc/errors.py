@@ -14,17 +14,17 @@ from turnout import errors
 
 CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.Conflict: grpc.StatusCode.ABORTED,
     errors.ChangeRefused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotLoaded: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestCancelled: grpc.StatusCode.CANCELLED,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.DigestMismatch: grpc.StatusCode.DATA_LOSS,
     errors.ModelFailure: grpc.StatusCode.INTERNAL,
@@ -66,9 +66,9 @@ def to_status(error: errors.TurnoutError, request_id: str = "", details: Iterabl
     message = error.message
     if request_id and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
         message = f"{message} (request {request_id})"
-    told: list[Message] = []
+    status_details: list[Message] = []
     if error.violations:
-        told.append(
+        status_details.append(
             BadRequest(
                 field_violations=[
                     BadRequest.FieldViolation(field=v.field[:256], description=v.description[:_MAX_MESSAGE])
@@ -79,10 +79,10 @@ def to_status(error: errors.TurnoutError, request_id: str = "", details: Iterabl
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMilliseconds(max(int(error.retry_after * 1000), 1))
-        told.append(RetryInfo(retry_delay=delay))
+        status_details.append(RetryInfo(retry_delay=delay))
     if request_id:
-        told.append(RequestInfo(request_id=request_id[:128]))
-    packed = [_packed(detail) for detail in (*told, *details)]
+        status_details.append(RequestInfo(request_id=request_id[:128]))
+    packed = [_packed(detail) for detail in (*status_details, *details)]
     return Status(code=code.value[0], message=message[:_MAX_MESSAGE], details=packed)
 
 

@@ -13,10 +13,10 @@ from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
-from turnout.rpc.guard import Guard
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageReader, MessageT
 from turnout.rpc.parsing.templates import Templates
-from turnout.rpc.transport.port import JOINED_BYTES, Call, Parts, Response, StatusError, Stream
+from turnout.rpc.transport.port import JOINED_BYTES, Parts, Response, RpcCall, StatusError, Stream
 from turnout.serving.data_plane.inference import InferenceRequest
 from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
@@ -69,7 +69,7 @@ class Endpoint(Generic[MessageT]):
         method: str,
         message: type[MessageT],
         preferences: PreferenceReader,
-        guard: Guard,
+        guard: MethodGuard,
         templates: Templates,
         **more: Any,
     ) -> Self:
@@ -128,7 +128,7 @@ class GrpcExchange(Generic[MessageT]):
 class UnaryExchange(GrpcExchange[MessageT]):
     """One unary call."""
 
-    def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: Call) -> None:
+    def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: RpcCall) -> None:
         self.endpoint = endpoint
         self.data = data
         self.call = call

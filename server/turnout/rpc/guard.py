@@ -15,16 +15,16 @@ from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
 from turnout.auth.authority import Authority
-from turnout.errors import Exhausted, InvalidRequest, Malformed, ModelFailure, TurnoutError
+from turnout.errors import Exhausted, InvalidRequest, MalformedMessage, ModelFailure, TurnoutError
 from turnout.rpc.authorization import MessageCheck, ModelOfUpload
 from turnout.rpc.errors import to_status
 from turnout.rpc.parsing.reader import MessageReader, MessageT
 from turnout.rpc.transport.port import (
     RESPONSES,
-    Call,
     Method,
     Methods,
     Response,
+    RpcCall,
     StatusError,
     Stream,
     Streaming,
@@ -38,7 +38,7 @@ _UNEXPECTED = "the call failed inside the server, whose log tells why"
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class MethodGuard:
     """Wraps methods.
 
     Attributes:
@@ -64,7 +64,11 @@ class Guard:
         return MessageReader(message, self.limits, self.thread)
 
     def unary(
-        self, service: str, behaviour: Callable[[bytes, Call], Response | Awaitable[Response]], *, prompt: bool = False
+        self,
+        service: str,
+        behaviour: Callable[[bytes, RpcCall], Response | Awaitable[Response]],
+        *,
+        prompt: bool = False,
     ) -> Unary:
         """Returns the method of a service whose behaviour parses, serialises and bounds by itself.
 
@@ -74,7 +78,7 @@ class Guard:
             prompt: As `Unary.prompt`.
         """
 
-        def answer(message: bytes, call: Call) -> Response | Awaitable[Response]:
+        def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
             try:
                 done = behaviour(message, call)
             except Exception as error:  # noqa: BLE001 - the client would get its words
@@ -179,11 +183,11 @@ class Guard:
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
-        async def parsed(data: bytes, call: Call, *, first: bool = True) -> Message:
+        async def parsed(data: bytes, call: RpcCall, *, first: bool = True) -> Message:
             try:
                 request = await reader.read(data)
             except InvalidRequest as error:
-                if isinstance(error, Malformed):
+                if isinstance(error, MalformedMessage):
                     self.faults.malformed[service] += 1
                 self.log.warning("refused a message", service=service, method=method.name, error=error.message)
                 raise
@@ -191,14 +195,14 @@ class Guard:
                 check.request(call, request)
             return request
 
-        def ready(answer: Message, call: Call) -> bytes:
+        def ready(answer: Message, call: RpcCall) -> bytes:
             if check is not None:
                 check.response(call, answer)
             return self.sized(answer.SerializeToString())
 
         if not method.client_streaming and not method.server_streaming:
 
-            async def answer(data: bytes, call: Call) -> bytes:
+            async def answer(data: bytes, call: RpcCall) -> bytes:
                 request = await parsed(data, call)
                 return ready(await (behaviour(request, call) if takes_call else behaviour(request)), call)
 

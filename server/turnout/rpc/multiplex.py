@@ -16,7 +16,7 @@ from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.port import Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
-from turnout.serving.data_plane.inference import Exchange
+from turnout.serving.data_plane.inference import InferenceExchange
 
 _SHOWN_KEY = 128
 """Characters of a key that a refusal repeats."""
@@ -43,7 +43,7 @@ def in_order(task: Task, put: Callable[[Task], None]) -> None:
     put(task)
 
 
-class Item(Exchange[bytes], Protocol):
+class Item(InferenceExchange[bytes], Protocol):
     """One item of a stream; `turnout.rpc.exchange.ItemExchange` is what they have in common."""
 
     @property

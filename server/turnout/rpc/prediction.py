@@ -9,12 +9,12 @@ from turnout.routing.request_metadata import PreferenceReader, Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import to_status
 from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, Opened, UnaryExchange
-from turnout.rpc.guard import Guard
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, as_ready
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageT
 from turnout.rpc.parsing.templates import Fields, Found, Outline, Templates
 from turnout.rpc.send_clock import SendClock
-from turnout.rpc.transport.port import Call, Methods, Response, Stream
+from turnout.rpc.transport.port import Methods, Response, RpcCall, Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
@@ -220,11 +220,11 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""
-        shown = self.key[: codec.MAX_REQUEST_ID]
-        return pb.PredictStreamResponse(request_id=shown, error=to_status(error, shown)).SerializeToString()
+        displayed = self.key[: codec.MAX_REQUEST_ID]
+        return pb.PredictStreamResponse(request_id=displayed, error=to_status(error, displayed)).SerializeToString()
 
 
-def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_items: int, guard: Guard) -> Methods:
+def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_items: int, guard: MethodGuard) -> Methods:
     """Returns the service's methods, by path.
 
     Args:
@@ -239,7 +239,7 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
         _SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard, Templates(ITEM_FIELDS)
     )
 
-    def predict(data: bytes, call: Call) -> Response | Awaitable[Response]:
+    def predict(data: bytes, call: RpcCall) -> Response | Awaitable[Response]:
         done = plane.begin(PredictExchange(predicting, data, call))
         return done.finish() if isinstance(done, Pending) else done
 

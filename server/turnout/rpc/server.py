@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.auth.authority import Authority
 from turnout.config import Address, Oip, Settings
 from turnout.oip.services import OipServices
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
@@ -26,7 +26,7 @@ from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.control.following import followed
 from turnout.rpc.control.service import ControlServicer
-from turnout.rpc.guard import Guard
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_methods
@@ -38,7 +38,7 @@ from turnout.rpc.standard_services.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.standard_services.reflection import V1 as REFLECTION_V1
 from turnout.rpc.standard_services.reflection import ReflectionServicer
 from turnout.rpc.transport.grpcio import GrpcioListener
-from turnout.rpc.transport.port import Listener, Method, Methods
+from turnout.rpc.transport.port import CallListener, Method, Methods
 from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.data_plane import DataPlane
 from turnout.serving.data_plane.inference import Router
@@ -99,7 +99,7 @@ class Services:
     catalog: Catalog
     router: Router
     manager: Manager
-    declarer: Declarer
+    declarer: ReleaseStateWriter
     traffic: Traffic
     explainer: Explainer
     policies: Policies
@@ -194,7 +194,7 @@ def listen(
     shared: bool,
     *,
     channelz: bool = False,
-) -> Listener:
+) -> CallListener:
     """Returns a listener on an address, bound; it takes no connection before it is started.
 
     Args:
@@ -213,9 +213,9 @@ def listen(
     )
 
 
-def _guard(services: Services, settings: Settings) -> Guard:
+def _guard(services: Services, settings: Settings) -> MethodGuard:
     limits = settings.limits
-    return Guard(
+    return MethodGuard(
         InputLimits.of(limits),
         int(limits.max_message_bytes),
         services.conversions,
@@ -230,7 +230,7 @@ _EVERYTHING = {"allow_repository_control": True, "allow_settings_changes": True}
 """Of `[oip]`, for operators."""
 
 
-def _data_methods(guard: Guard, services: Services, settings: Settings, allowed: Oip) -> Mapping[str, Method]:
+def _data_methods(guard: MethodGuard, services: Services, settings: Settings, allowed: Oip) -> Mapping[str, Method]:
     preferences = PreferenceReader(settings.routing)
     max_items = settings.limits.max_stream_items
     return {
@@ -249,7 +249,7 @@ def _data_methods(guard: Guard, services: Services, settings: Settings, allowed:
 
 
 def _server_methods(
-    guard: Guard, services: Services, described: Mapping[str, ServiceDescriptor]
+    guard: MethodGuard, services: Services, described: Mapping[str, ServiceDescriptor]
 ) -> Mapping[str, Method]:
     """Returns what tells of the server itself: its health, and its services."""
     health = HealthServicer(services.catalog, services.router, services.ready, frozenset(described) - {CHANNELZ})

@@ -36,7 +36,7 @@ class Audit:
 
 
 @dataclass(slots=True)
-class _Replay:
+class _LogReplay:
     standings: dict[tuple[str, str], str] = field(default_factory=dict)
     tags: dict[tuple[str, str], str] = field(default_factory=dict)
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Replay:
 
 def read(connection: Connection, kept: Head | None) -> Audit:
     """Reads the log and the tables, in a transaction that sees one moment."""
-    replay = _Replay()
+    replay = _LogReplay()
     report = chain.check(connection, kept, replay.visit)
     standings, tags, epochs = schema.standings, schema.tags, schema.policies
     tables: list[tuple[Mapping[tuple[str, str], str], Mapping[tuple[str, str], str], Callable[[str, str], str]]] = [
@@ -108,9 +108,9 @@ def read(connection: Connection, kept: Head | None) -> Audit:
     found = list(replay.unread)
     for by_log, by_table, name in tables:
         for key in sorted(by_log.keys() | by_table.keys()):
-            said, stands = by_log.get(key), by_table.get(key)
-            if said != stands:
-                found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(said)} by the log")
+            logged, stands = by_log.get(key), by_table.get(key)
+            if logged != stands:
+                found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(logged)} by the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
 
@@ -127,14 +127,14 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
     stands = {(row.model, str(row.attempt)): row.state for row in rows}
     found = []
     for key in sorted(by_log.keys() | stands.keys()):
-        said, is_in = by_log.get(key), stands.get(key)
+        logged, is_in = by_log.get(key), stands.get(key)
         name = f"attempt {key[1]} of a rollout of {key[0]}"
         if is_in is None:
             found.append(f"{name} is nothing in the store, and the log tells of it")
         elif key not in by_log:
             found.append(f"{name} is {_short(is_in)} in the store, and nothing by the log")
-        elif said is not None and said != is_in:
-            found.append(f"{name} is {_short(is_in)} in the store, and {_short(said)} by the log")
+        elif logged is not None and logged != is_in:
+            found.append(f"{name} is {_short(is_in)} in the store, and {_short(logged)} by the log")
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, inspect, select
 
-from turnout.errors import AlreadyExists, ChangeRefused, ConfigError, NotFound
+from turnout.errors import AlreadyExistsError, ChangeRefused, ConfigError, NotFoundError
 from turnout.registry.storage.files import sync_directory
 from turnout.state import audit, servers
 from turnout.state.database import schema
@@ -53,7 +53,7 @@ class Restored:
     """What a restore did.
 
     Attributes:
-        before: Where the state from before is now; None where there was none.
+        before: Where the state from before is now; None if there was none.
         differences: What tables of the backup say and its log does not, in sentences.
     """
 
@@ -71,9 +71,9 @@ def back_up(state_url: str, file: Path) -> Backup:
 
     Raises:
         AlreadyExists: `file` exists.
-        NotFound: There is no store.
+        NotFoundError: There is no store.
         ConfigError: The store or the file cannot be used, or a PostgreSQL store has another release's schema.
-        Unavailable: The database does not answer.
+        UnavailableError: The database does not answer.
     """
     location = Location.parse(state_url)
     with _new_file(file) as part:
@@ -88,11 +88,11 @@ def look(file: Path) -> Backup:
     """Returns what a backup holds, once SQLite has read all of it.
 
     Raises:
-        NotFound: There is no such file.
+        NotFoundError: There is no such file.
         ConfigError: It is no backup, or it is damaged.
     """
     if not file.is_file():
-        raise NotFound(f"there is no file {file}")
+        raise NotFoundError(f"there is no file {file}")
     try:
         # `immutable`: a backup is one file, and reading it must leave no other beside it.
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)) as connection:
@@ -117,11 +117,11 @@ def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds:
         alive_seconds: A server that has reported itself within so many seconds counts as running.
 
     Raises:
-        NotFound: There is no such file.
+        NotFoundError: There is no such file.
         ConfigError: It is no backup, is damaged or of a later release, or its log is not what was written; or the store
             cannot be used.
         ChangeRefused: The store holds something and is not to be replaced, or a server runs on it.
-        Unavailable: The database does not answer.
+        UnavailableError: The database does not answer.
     """
     look(file)
     location = Location.parse(state_url)
@@ -198,7 +198,7 @@ def _copy_out(location: Location, part: Path) -> None:
     with closing(Database(location)) as source, source.reading(starting=True) as reads:
         found = installed(reads)
         if found is None:
-            raise NotFound(f"there is no state store in {location.name}")
+            raise NotFoundError(f"there is no state store in {location.name}")
         if found != HEAD:
             raise ConfigError(
                 f"{location.name} has schema {found!r}, and this release reads {HEAD!r} only: back it up with the "
@@ -224,11 +224,11 @@ def _copy_sqlite(source: Path, target: Path) -> None:
     """Copies a database by SQLite's own backup, which sees it as of one moment and holds up nobody that writes.
 
     Raises:
-        NotFound: There is no such file.
+        NotFoundError: There is no such file.
         ConfigError: It cannot be read, or the copy cannot be written.
     """
     if not source.is_file():
-        raise NotFound(f"there is no state store at {source}")
+        raise NotFoundError(f"there is no state store at {source}")
     try:
         with (
             closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as reads,
@@ -249,7 +249,7 @@ def _leave_wal(file: Path) -> None:
 def _running(connection: Connection, alive_seconds: float) -> list[str]:
     if not inspect(connection).has_table(schema.servers.name):
         return []
-    met = servers.meeting(connection, "")
+    met = servers.servers_snapshot(connection, "")
     return [one.name for one in met.servers if met.now - one.seen < timedelta(seconds=alive_seconds)]
 
 
@@ -262,7 +262,7 @@ def _name_of_old(target: Path) -> Path:
 def _new_file(file: Path) -> Iterator[Path]:
     """Gives a file to write, private to its owner, that becomes `file` at the end and is gone after an error."""
     if file.exists():
-        raise AlreadyExists(f"{file} exists: name a new file")
+        raise AlreadyExistsError(f"{file} exists: name a new file")
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     except OSError as error:
@@ -274,7 +274,7 @@ def _new_file(file: Path) -> Iterator[Path]:
         os.link(part, file)  # and no rename, which would take the place of a file that came meanwhile
         sync_directory(file.parent)
     except FileExistsError:
-        raise AlreadyExists(f"{file} exists: name a new file") from None
+        raise AlreadyExistsError(f"{file} exists: name a new file") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
     finally:

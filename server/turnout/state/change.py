@@ -16,13 +16,13 @@ from turnout.state.database import schema
 from turnout.state.database.notifications import notify
 from turnout.state.event_log import events
 from turnout.state.event_log.events import Event, EventKind
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 _REASON_QUOTED = 200  # characters of another's reason in a message, which is to stay one line
 
 
 @dataclass(slots=True)
-class Change:
+class StateChange:
     """A change under way, in its transaction.
 
     Attributes:
@@ -40,16 +40,16 @@ class Change:
     reason: str
     now: Callable[[], datetime]
 
-    def standing(self, version: Version) -> Standing:
+    def standing(self, version: Version) -> ReleaseStatus:
         """Returns how `version` stands."""
         query = select(schema.standings.c.standing).where(
             schema.standings.c.model == self.model, schema.standings.c.version == version_key(version)
         )
-        return Standing(self.connection.execute(query).scalar_one_or_none() or Standing.CANDIDATE)
+        return ReleaseStatus(self.connection.execute(query).scalar_one_or_none() or ReleaseStatus.CANDIDATE)
 
     def refuse_yanked(self, version: Version) -> None:
         """Refuses a change about a yanked version."""
-        if self.standing(version) is Standing.YANKED:
+        if self.standing(version) is ReleaseStatus.YANKED:
             raise InvalidRequest.at("version", f"{version} of {self.model} is yanked, and is never used again")
 
     def tags(self) -> dict[str, str]:

@@ -9,15 +9,15 @@ from turnout.errors import Conflict
 from turnout.state import rollouts, servers, tokens
 from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind
-from turnout.state.releases import Declaring
+from turnout.state.releases import ReleaseStore
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
-from turnout.state.servers import CountRecord, Meeting, ServerReport
+from turnout.state.servers import CountRecord, ServerReport, ServersSnapshot
 from turnout.state.tokens import TokenRecord
 
 _MOST_RUNNING = 10_000
 
 
-class Sharing(Declaring):
+class Sharing(ReleaseStore):
     """What servers tell one another by the store; but for tokens no part of the log, and no change of the revision."""
 
     def listen(self, heard: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ class Sharing(Declaring):
         with self._database.writing() as connection:
             servers.leave(connection, name, instance)
 
-    def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], Meeting]:
+    def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], ServersSnapshot]:
         """Returns the rollouts that have not ended, who is alive, and what nobody has taken yet of what they counted.
 
         All of it as of one moment.
@@ -48,7 +48,7 @@ class Sharing(Declaring):
         """
         with self._database.reading() as connection:
             records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)
-            return records, servers.meeting(connection, driver)
+            return records, servers.servers_snapshot(connection, driver)
 
     def rollouts_in(self, state: str) -> list[RolloutRecord]:
         """Returns the rollouts that are in a state, the newest first."""
@@ -98,7 +98,7 @@ class Sharing(Declaring):
         """Revokes the token of an id, or all of a name; returns those that were not revoked yet.
 
         Raises:
-            NotFound: There is none.
+            NotFoundError: It does not exist.
             InvalidRequest: An argument is too long.
         """
         with self._change_of_any("", actor, reason) as change:

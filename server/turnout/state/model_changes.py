@@ -1,6 +1,6 @@
 """A change of a model that is decided and recorded in one transaction: its policy, release statuses and rollouts.
 
-look (`ModelView`) -> decide, outside of this package -> `ModelChange` -> record
+look (`StoredModel`) -> decide, outside of this package -> `ModelChange` -> record
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,22 @@ from sqlalchemy import Connection, Insert, delete, insert, select
 from sqlalchemy.sql import ColumnElement
 
 from turnout.state import policies, rollouts
-from turnout.state.change import Change, check_text, version_key
+from turnout.state.change import StateChange, check_text, version_key
 from turnout.state.database import schema
 from turnout.state.event_log import events
 from turnout.state.event_log.events import EventKind
 from turnout.state.policies import PolicyRecord
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 
 _MOST = 10_000
 """Epochs, events and rollouts of one model that are looked at."""
 
-_STATUS_KINDS: Mapping[str, Standing] = {
-    EventKind.RELEASED: Standing.RELEASED,
-    EventKind.WITHDRAWN: Standing.CANDIDATE,
-    EventKind.YANKED: Standing.YANKED,
-    EventKind.UNYANKED: Standing.CANDIDATE,
+_STATUS_KINDS: Mapping[str, ReleaseStatus] = {
+    EventKind.RELEASED: ReleaseStatus.RELEASED,
+    EventKind.WITHDRAWN: ReleaseStatus.CANDIDATE,
+    EventKind.YANKED: ReleaseStatus.YANKED,
+    EventKind.UNYANKED: ReleaseStatus.CANDIDATE,
 }
 
 
@@ -43,7 +43,7 @@ class StatusChange:
 
     revision: int
     version: Version
-    status: Standing
+    status: ReleaseStatus
 
 
 def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
@@ -63,18 +63,20 @@ def status_changes(connection: Connection, model: str | None, since: int = 0) ->
     return found
 
 
-class ModelView:
+class StoredModel:
     """One model as the store has it, in a transaction; nobody else changes it until that ends."""
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: StateChange) -> None:
         self._change = change
         self.model = change.model
 
-    def statuses(self) -> dict[Version, Standing]:
+    def statuses(self) -> dict[Version, ReleaseStatus]:
         """Returns the release statuses; a version that is not in it is a candidate."""
         table = schema.standings.c
         query = select(table.version, table.standing).where(table.model == self.model)
-        return {Version.parse(row.version): Standing(row.standing) for row in self._change.connection.execute(query)}
+        return {
+            Version.parse(row.version): ReleaseStatus(row.standing) for row in self._change.connection.execute(query)
+        }
 
     def policy(self) -> PolicyRecord | None:
         """Returns the policy's latest epoch; None where there never was one."""
@@ -106,11 +108,11 @@ class ModelChange:
 
     policy: Mapping[str, Any] | None = None
     action: str = ""
-    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     rollouts: Sequence[RolloutWrite] = ()
 
 
-def record(change: Change, wanted: ModelChange, now: datetime) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
+def record(change: StateChange, wanted: ModelChange, now: datetime) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
     """Records a change. Raises as `StateStore.decide`."""
     written = [rollouts.write(change.connection, change.model, one, now, change.record) for one in wanted.rollouts]
     policy = None
@@ -123,7 +125,7 @@ def record(change: Change, wanted: ModelChange, now: datetime) -> tuple[PolicyRe
     return policy, written
 
 
-def put_policy(change: Change, epoch: int, action: str, kept: Mapping[str, Any]) -> PolicyRecord:
+def put_policy(change: StateChange, epoch: int, action: str, kept: Mapping[str, Any]) -> PolicyRecord:
     """Writes the next epoch of a policy, whose document is as `policies.as_kept` returns it."""
     payload = {"epoch": epoch, "action": action, "document": kept}
     event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
@@ -132,7 +134,7 @@ def put_policy(change: Change, epoch: int, action: str, kept: Mapping[str, Any])
     return made
 
 
-def set_statuses(change: Change, statuses: Mapping[Version, Standing]) -> None:
+def set_statuses(change: StateChange, statuses: Mapping[Version, ReleaseStatus]) -> None:
     """Releases versions, or makes released ones candidates again.
 
     Raises:
@@ -140,17 +142,17 @@ def set_statuses(change: Change, statuses: Mapping[Version, Standing]) -> None:
     """
     for version, status in statuses.items():
         before = change.standing(version)
-        if before is status or (status is Standing.CANDIDATE and before is Standing.YANKED):
+        if before is status or (status is ReleaseStatus.CANDIDATE and before is ReleaseStatus.YANKED):
             continue
         change.refuse_yanked(version)
         change.connection.execute(delete(schema.standings).where(*is_version(change.model, version)))
-        if status is Standing.RELEASED:
+        if status is ReleaseStatus.RELEASED:
             change.connection.execute(stand(change.model, version, status))
-        kind = EventKind.RELEASED if status is Standing.RELEASED else EventKind.WITHDRAWN
+        kind = EventKind.RELEASED if status is ReleaseStatus.RELEASED else EventKind.WITHDRAWN
         change.record(kind, str(version), {"version": str(version)})
 
 
-def stand(model: str, version: Version, standing: Standing) -> Insert:
+def stand(model: str, version: Version, standing: ReleaseStatus) -> Insert:
     """Returns the statement that notes how a version stands."""
     return insert(schema.standings).values(model=model, version=version_key(version), standing=standing.value)
 

@@ -116,7 +116,7 @@ def latest(connection: Connection, model: str, limit: int) -> list[PolicyRecord]
 
 
 def last_epoch(connection: Connection, model: str) -> int:
-    """Reads the number of a model's latest epoch, 0 where there is none."""
+    """Reads the number of a model's latest epoch, 0 if there is none."""
     query = select(func.max(schema.policies.c.epoch)).where(schema.policies.c.model == model)
     return int(connection.execute(query).scalar_one() or 0)
 

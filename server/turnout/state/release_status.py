@@ -7,7 +7,7 @@ from enum import StrEnum
 from semver import Version
 
 
-class Standing(StrEnum):
+class ReleaseStatus(StrEnum):
     """What a version was declared fit for."""
 
     CANDIDATE = "candidate"
@@ -19,30 +19,30 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Declarations:
+class ModelReleaseState:
     """All that was declared about one model's versions after their publication.
 
     Attributes:
-        standings: By version; a version not named is a candidate.
+        release_statuses: By version; a version not named is a candidate.
         tags: Movable names.
         reasons: Why versions were yanked, where that is known.
         digests: What versions had when they were published, where that was recorded.
         pruned: Versions whose files were removed; they are yanked too.
     """
 
-    standings: Mapping[Version, Standing] = field(default_factory=dict)
+    release_statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     tags: Mapping[str, Version] = field(default_factory=dict)
     reasons: Mapping[Version, str] = field(default_factory=dict)
     digests: Mapping[Version, str] = field(default_factory=dict)
     pruned: frozenset[Version] = frozenset()
 
-    def standing(self, version: Version) -> Standing:
+    def release_status(self, version: Version) -> ReleaseStatus:
         """Returns the standing of `version`."""
-        return self.standings.get(version, Standing.CANDIDATE)
+        return self.release_statuses.get(version, ReleaseStatus.CANDIDATE)
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class ReleaseState:
     """The declarations about all models, as of one revision of the state store.
 
     Attributes:
@@ -51,8 +51,8 @@ class Declared:
     """
 
     revision: int = 0
-    models: Mapping[str, Declarations] = field(default_factory=dict)
+    models: Mapping[str, ModelReleaseState] = field(default_factory=dict)
 
-    def of(self, model: str) -> Declarations:
-        """Returns the declarations about `model`, empty ones where there are none."""
-        return self.models.get(model) or Declarations()
+    def of(self, model: str) -> ModelReleaseState:
+        """Returns the declarations about `model`, empty ones if there are none."""
+        return self.models.get(model) or ModelReleaseState()

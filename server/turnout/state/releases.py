@@ -13,13 +13,13 @@ from sqlalchemy.sql import ColumnElement
 from turnout.errors import Conflict, InvalidRequest, TagNotFound
 from turnout.state import model_changes as decision
 from turnout.state import policies, rollouts
-from turnout.state.change import Change, check_model, check_text
+from turnout.state.change import StateChange, check_model, check_text
 from turnout.state.database import schema
 from turnout.state.database.engine import Database
 from turnout.state.event_log import events
 from turnout.state.event_log.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.rollouts import RolloutRecord
 
 _ROLLOUTS = 1000
@@ -37,7 +37,7 @@ _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
 
 @dataclass(frozen=True, slots=True)
-class Uses:
+class VersionUses:
     """What holds on to a version, read in the transaction that is to withdraw it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Uses:
     tags: tuple[str, ...]
 
 
-class Declaring:
+class ReleaseStore:
     """Declares things about versions. The base of the store, which documents how its methods may be called."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
@@ -130,9 +130,9 @@ class Declaring:
         """
         check_text("version", str(version), schema.VERSION_LENGTH)
         with self._change(model, actor, reason) as change:
-            if change.standing(version) is Standing.RELEASED:
+            if change.standing(version) is ReleaseStatus.RELEASED:
                 return False
-            decision.set_statuses(change, {version: Standing.RELEASED})
+            decision.set_statuses(change, {version: ReleaseStatus.RELEASED})
         return True
 
     def withdraw(
@@ -163,14 +163,14 @@ class Declaring:
         with self._change(model, actor, reason) as change:
             if rollout is not None:
                 change.refuse_moved_rollout(*rollout)
-            if change.standing(version) is not Standing.RELEASED:
+            if change.standing(version) is not ReleaseStatus.RELEASED:
                 return False
-            decision.set_statuses(change, {version: Standing.CANDIDATE})
+            decision.set_statuses(change, {version: ReleaseStatus.CANDIDATE})
         return True
 
     def yank(
-        self, model: str, version: Version, *, actor: str, reason: str, refuse: Callable[[Uses], None]
-    ) -> Standing:
+        self, model: str, version: Version, *, actor: str, reason: str, refuse: Callable[[VersionUses], None]
+    ) -> ReleaseStatus:
         """Withdraws a version.
 
         Args:
@@ -190,11 +190,11 @@ class Declaring:
         check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
             before = change.standing(version)
-            if before is Standing.YANKED:
+            if before is ReleaseStatus.YANKED:
                 return before
             refuse(_uses(change, version))
             change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
-            change.connection.execute(decision.stand(model, version, Standing.YANKED))
+            change.connection.execute(decision.stand(model, version, ReleaseStatus.YANKED))
             change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
         return before
 
@@ -207,7 +207,7 @@ class Declaring:
         *,
         actor: str,
         reason: str,
-        refuse: Callable[[Uses], None],
+        refuse: Callable[[VersionUses], None],
     ) -> bool:
         """Records that a version's files go: servers unload it, and its number is never used again.
 
@@ -233,9 +233,9 @@ class Declaring:
                 return False
             refuse(_uses(change, version))
             before = change.standing(version)
-            if before is not Standing.YANKED:
+            if before is not ReleaseStatus.YANKED:
                 change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
-                change.connection.execute(decision.stand(model, version, Standing.YANKED))
+                change.connection.execute(decision.stand(model, version, ReleaseStatus.YANKED))
                 payload = {"version": str(version), "previous": str(before)}
                 event = change.record(EventKind.YANKED, str(version), payload)
                 change = replace(change, revision=event.id)
@@ -261,7 +261,7 @@ class Declaring:
         check_text("version", str(version), schema.VERSION_LENGTH)
         check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
-            if change.standing(version) is not Standing.YANKED:
+            if change.standing(version) is not ReleaseStatus.YANKED:
                 return False
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
@@ -344,21 +344,21 @@ class Declaring:
             return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
 
     @contextmanager
-    def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:
+    def _change(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
         """A transaction that may record a change of `model`; no other one changes anything until it ends."""
         check_model(model)
         with self._change_of_any(model, actor, reason) as change:
             yield change
 
     @contextmanager
-    def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[Change]:
+    def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
         """The same; the change may be about no model, "", too."""
         check_text("actor", actor, schema.ACTOR_LENGTH)
         check_text("reason", reason, schema.REASON_LENGTH)
         with self._database.writing() as connection:
             # SQLite knows no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked all.
             number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
-            yield Change(connection, int(number), model, actor, reason, self._now)
+            yield StateChange(connection, int(number), model, actor, reason, self._now)
 
 
 def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) -> Mapping[tuple[str, Version], str]:
@@ -375,20 +375,20 @@ def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) 
     return reasons
 
 
-def _uses(change: Change, version: Version) -> Uses:
+def _uses(change: StateChange, version: Version) -> VersionUses:
     return uses(change.connection, change.model, version)
 
 
-def uses(connection: Connection, model: str, version: Version) -> Uses:
+def uses(connection: Connection, model: str, version: Version) -> VersionUses:
     """Reads what holds on to a version."""
     in_force = policies.latest(connection, model, limit=1)
     running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
     query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)
     tags = sorted(row.tag for row in connection.execute(query) if Version.parse(row.version) == version)
-    return Uses(in_force[0] if in_force else None, tuple(running), tuple(tags))
+    return VersionUses(in_force[0] if in_force else None, tuple(running), tuple(tags))
 
 
-def _refuse_unexpected(change: Change, tag: str, is_at: str | None, expect: str | None) -> None:
+def _refuse_unexpected(change: StateChange, tag: str, is_at: str | None, expect: str | None) -> None:
     if expect is None or expect == (is_at or ""):
         return
     wanted = expect or "new"

@@ -94,7 +94,7 @@ def write(
     model: str,
     wanted: RolloutWrite,
     now: datetime,
-    tell: Callable[[EventKind, str, Mapping[str, Any]], object],
+    record: Callable[[EventKind, str, Mapping[str, Any]], object],
 ) -> RolloutRecord:
     """Writes a rollout, its ticks and its events, if it is still the one that was read.
 
@@ -137,7 +137,7 @@ def write(
             "attempt": wanted.attempt, "kind": note.kind, "text": note.text, "actor": note.actor,
             "state": wanted.state,
         }  # fmt: skip
-        tell(EventKind.ROLLOUT, f"attempt {wanted.attempt}: {note.kind}", payload)
+        record(EventKind.ROLLOUT, f"attempt {wanted.attempt}: {note.kind}", payload)
     return _record(connection.execute(select(schema.rollouts).where(key)).one())
 
 

@@ -91,7 +91,7 @@ class CountRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class ServersSnapshot:
     """What servers said, as of one moment.
 
     Attributes:
@@ -139,7 +139,7 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
     return now
 
 
-def meeting(connection: Connection, driver: str | None) -> Meeting:
+def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnapshot:
     """Reads what servers said.
 
     Args:
@@ -155,7 +155,7 @@ def meeting(connection: Connection, driver: str | None) -> Meeting:
     ]  # fmt: skip
     rows = connection.execute(_COUNTS if driver is None else _COUNTS_OF_DRIVER, {"driver": driver})
     found = [CountRecord(row.model, row.attempt, row.tick, row.server, row.document) for row in rows]
-    return Meeting(clock(connection), servers, found)
+    return ServersSnapshot(clock(connection), servers, found)
 
 
 def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, int] | None) -> None:

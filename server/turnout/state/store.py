@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from semver import Version
 from sqlalchemy import Connection, select
 
-from turnout.errors import ChangeRefused, NotFound
+from turnout.errors import ChangeRefused, NotFoundError
 from turnout.registry.manifest.versions import known_version
 from turnout.state import audit, policies, rollouts
 from turnout.state import model_changes as decision
@@ -23,10 +23,10 @@ from turnout.state.database.engine import LOCK_WAIT, Database, Location
 from turnout.state.event_log import chain, events, retention
 from turnout.state.event_log.chain import Head
 from turnout.state.event_log.events import Event, EventKind
-from turnout.state.model_changes import ModelChange, ModelView, StatusChange, status_changes
+from turnout.state.model_changes import ModelChange, StatusChange, StoredModel, status_changes
 from turnout.state.policies import PolicyRecord
-from turnout.state.release_status import Declarations, Declared, Standing
-from turnout.state.releases import Uses, uses, yank_reasons
+from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
+from turnout.state.releases import VersionUses, uses, yank_reasons
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 from turnout.threads import Threads
 
@@ -61,7 +61,7 @@ class StateStore(Sharing):
         Raises:
             ConfigError: The URL is not one of those, the driver is not installed, the database cannot be used as it is
                 set up, or its schema is of a later release.
-            Unavailable: The database does not answer, or is locked.
+            UnavailableError: The database does not answer, or is locked.
         """
         database = Database(Location.parse(url), lock_wait=lock_wait)
         try:
@@ -93,7 +93,7 @@ class StateStore(Sharing):
         self.close()
 
     def close(self) -> None:
-        """Waits for the calls that are running, then closes; later calls raise Unavailable."""
+        """Waits for the calls that are running, then closes; later calls raise UnavailableError."""
         self._database.close()
         self._threads.shutdown(cancel_futures=False)  # what still waits there is told that the store is closed
 
@@ -110,34 +110,34 @@ class StateStore(Sharing):
         """Looks whether the database can be read and written, and whether what it holds is whole.
 
         Raises:
-            Unavailable: It cannot, or is not; the message says why and what to do.
+            UnavailableError: It cannot, or is not; the message says why and what to do.
         """
         self._database.check()
 
-    def declared(self) -> Declared:
+    def release_state(self) -> ReleaseState:
         """Returns everything declared, as of one revision."""
-        standings: dict[str, dict[Version, Standing]] = {}
+        standings: dict[str, dict[Version, ReleaseStatus]] = {}
         tags: dict[str, dict[str, Version]] = {}
         reasons: dict[str, dict[Version, str]] = {}
         digests: dict[str, dict[Version, str]] = {}
         with self._database.reading() as connection:
             number = _revision(connection)
             for row in connection.execute(select(schema.standings)):
-                standings.setdefault(row.model, {})[known_version(row.version)] = Standing(row.standing)
+                standings.setdefault(row.model, {})[known_version(row.version)] = ReleaseStatus(row.standing)
             for row in connection.execute(select(schema.tags)):
                 tags.setdefault(row.model, {})[row.tag] = known_version(row.version)
             yanked = [
-                (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is Standing.YANKED
+                (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is ReleaseStatus.YANKED
             ]
             for (model, version), reason in yank_reasons(connection, yanked).items():
                 reasons.setdefault(model, {})[version] = reason
             pruned = audit.pruned(connection)
             for (model, text), digest in audit.published(connection).items():
                 digests.setdefault(model, {})[known_version(text)] = digest
-        return Declared(
+        return ReleaseState(
             number,
             {
-                model: Declarations(
+                model: ModelReleaseState(
                     standings.get(model, {}),
                     tags.get(model, {}),
                     reasons.get(model, {}),
@@ -172,7 +172,7 @@ class StateStore(Sharing):
         """Returns one epoch of a model's policy.
 
         Raises:
-            NotFound: There was no such epoch; names those there were.
+            NotFoundError: There was no such epoch; names those there were.
             InvalidRequest: `model` can be no model's name.
         """
         check_model(model)
@@ -180,12 +180,12 @@ class StateStore(Sharing):
             last = policies.last_epoch(connection, model)
             if 1 <= epoch <= last:
                 if (found := policies.at(connection, model, epoch)) is None:
-                    raise NotFound(f"epoch {epoch} of the policy of {model} was removed by the retention")
+                    raise NotFoundError(f"epoch {epoch} of the policy of {model} was removed by the retention")
                 return found
         if last == 0:
-            raise NotFound(f"{model} has never had a policy")
+            raise NotFoundError(f"{model} has never had a policy")
         were = "epoch 1 only" if last == 1 else f"epochs 1 to {last}"
-        raise NotFound(f"there is no epoch {epoch}: the policy of {model} has had {were}")
+        raise NotFoundError(f"there is no epoch {epoch}: the policy of {model} has had {were}")
 
     def put_policy(
         self,
@@ -197,7 +197,7 @@ class StateStore(Sharing):
         actor: str,
         reason: str,
         needs: Iterable[Version] = (),
-        statuses: Mapping[Version, Standing] | None = None,
+        statuses: Mapping[Version, ReleaseStatus] | None = None,
         rollout: tuple[int, int] | None = None,
     ) -> PolicyRecord:
         """Puts the next epoch of a model's policy in force, if the one before is still the one that was looked at.
@@ -206,7 +206,7 @@ class StateStore(Sharing):
             model: Its model.
             document: The policy as a JSON object, at most 256 KiB in canonical form; empty: none from now on. That it
                 means something is for the caller to know.
-            expected_epoch: The epoch that it is to follow, 0 where there is none.
+            expected_epoch: The epoch that it is to follow, 0 if there is none.
             action: What is done, in a word of 1 to 32 bytes.
             actor: Who asks, at most 256 bytes.
             reason: Why, at most 1,024 bytes.
@@ -236,7 +236,7 @@ class StateStore(Sharing):
         return record
 
     def decide(
-        self, model: str, make: Callable[[ModelView], ModelChange], *, actor: str, reason: str
+        self, model: str, make: Callable[[StoredModel], ModelChange], *, actor: str, reason: str
     ) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
         """Has a change of a model decided, and records all of it, in one transaction.
 
@@ -248,13 +248,13 @@ class StateStore(Sharing):
             reason: Why, at most 1,024 bytes.
 
         Returns:
-            The policy that was put in force, None where there was none to put; and the rollouts that were written.
+            The policy that was put in force, None if there was none to put; and the rollouts that were written.
 
         Raises:
             InvalidRequest: A version that is to be released is yanked, or an argument is too long.
         """
         with self._change(model, actor, reason) as change:
-            return decision.record(change, make(ModelView(change)), self._now())
+            return decision.record(change, make(StoredModel(change)), self._now())
 
     def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
         """Writes a rollout, what its ticks counted and what is to be told, in one transaction.
@@ -266,7 +266,7 @@ class StateStore(Sharing):
         """
         with self._change(model, actor, reason) as change:
             for version in wanted.needs:
-                if change.standing(version) is Standing.YANKED:
+                if change.standing(version) is ReleaseStatus.YANKED:
                     raise ChangeRefused(f"{version} of {model} was yanked")
             return rollouts.write(change.connection, model, wanted, self._now(), change.record)
 
@@ -349,7 +349,7 @@ class StateStore(Sharing):
         with self._database.reading() as connection:
             return audit.publish_times(connection)
 
-    def uses(self, model: str, version: Version) -> Uses:
+    def uses(self, model: str, version: Version) -> VersionUses:
         """Returns what holds on to a version."""
         with self._database.reading() as connection:
             return uses(connection, model, version)

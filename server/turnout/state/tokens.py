@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from turnout.errors import Conflict, NotFound
-from turnout.state.change import Change
+from turnout.errors import Conflict, NotFoundError
+from turnout.state.change import StateChange
 from turnout.state.database import schema
 from turnout.state.event_log.events import EventKind, time_text
 
@@ -48,7 +48,7 @@ class TokenRecord:
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
 
-def create(change: Change, token: TokenRecord) -> None:
+def create(change: StateChange, token: TokenRecord) -> None:
     """Writes a token that is new.
 
     Raises:
@@ -72,15 +72,15 @@ def create(change: Change, token: TokenRecord) -> None:
     change.record(EventKind.TOKEN_CREATED, token.id, described(token))
 
 
-def revoke(change: Change, name_or_id: str, now: datetime) -> list[TokenRecord]:
+def revoke(change: StateChange, name_or_id: str, now: datetime) -> list[TokenRecord]:
     """Revokes the token of an id, or all of a name; returns those that were not revoked yet.
 
     Raises:
-        NotFound: There is none.
+        NotFoundError: It does not exist.
     """
     found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]
     if not found:
-        raise NotFound(f"no token has the name or id {name_or_id[:64]!r}")
+        raise NotFoundError(f"no token has the name or id {name_or_id[:64]!r}")
     revoked = [token for token in found if token.revoked is None]
     for token in revoked:
         row = schema.tokens.c.id == token.id

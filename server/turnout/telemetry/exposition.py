@@ -19,7 +19,7 @@ from prometheus_client.samples import Exemplar, Sample
 
 from turnout.telemetry.families import Family, Labels
 from turnout.telemetry.histogram import Histogram
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 _SAMPLES_PER_PIECE = 32
 """About 0.3 ms of one core, with making them."""
@@ -103,7 +103,7 @@ class FamilyCollector:
             name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
             last = name.rpartition("_")[2]
             metric = Metric(name, family.help, family.kind, last if last in _UNITS else "")
-            metric.samples = cast(list[Sample], _Samples(family))
+            metric.samples = cast(list[Sample], _FamilySamples(family))
             yield metric
 
 
@@ -117,7 +117,7 @@ class _Only:
         return self._metrics
 
 
-class _Samples:
+class _FamilySamples:
     """The samples of a family."""
 
     def __init__(self, family: Family) -> None:
@@ -129,7 +129,7 @@ class _Samples:
             if isinstance(value, Histogram):
                 yield from _histogram_samples(name, labels, value)
             else:
-                yield Sample(name, dict(labels), value.value if isinstance(value, Ratio | Agreement) else value)
+                yield Sample(name, dict(labels), value.value if isinstance(value, Ratio | ShadowAgreement) else value)
 
 
 def _histogram_samples(name: str, labels: Labels, histogram: Histogram) -> Iterator[Sample]:

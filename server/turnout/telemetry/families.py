@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from turnout.telemetry.histogram import Histogram
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 Labels = Mapping[str, str]
 
-Value = float | Histogram | Ratio | Agreement
+Value = float | Histogram | Ratio | ShadowAgreement
 """Of a series."""
 
 

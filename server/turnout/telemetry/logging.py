@@ -117,7 +117,7 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
     if isinstance(level, Threshold):
         processors.insert(0, level)
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        _Lines(LineWriter(sys.stderr)),
+        _LineLogger(LineWriter(sys.stderr)),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger("debug" if isinstance(level, Threshold) else level),
         cache_logger_on_first_use=True,
@@ -186,7 +186,7 @@ def _bounded_line(line: str) -> str:
     return json.dumps(shortened)
 
 
-class _Lines:
+class _LineLogger:
     """A logger that takes rendered lines, and writes them at no more than a line's length."""
 
     def __init__(self, writer: LineWriter) -> None:

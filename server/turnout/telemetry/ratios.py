@@ -19,7 +19,7 @@ class Ratio(NamedTuple):
         return self.part / self.whole if self.whole else 0.0
 
 
-class Agreement(NamedTuple):
+class ShadowAgreement(NamedTuple):
     """How often a shadow agrees with the baseline, with what the baseline does to itself taken off.
 
     Attributes:

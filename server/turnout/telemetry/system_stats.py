@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Reading(Generic[T]):
+class CachedReading(Generic[T]):
     """A value that is read elsewhere; where that takes too long, the last one stands in. Used on the event loop only.
 
     A read that hangs is waited for by the scrapes that follow, so that it takes one thread and no more.

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import LISTENERS, ListenerName, ListenerTls, Tls
+from turnout.config import LISTENERS, ListenerName, ListenerTls, TlsSettings
 from turnout.config.files import Stamp, read_setting_file, stamp_of
 from turnout.errors import ConfigError
 from turnout.telemetry.metrics.tls import TlsRecorder
@@ -26,7 +26,7 @@ class Certificates:
     A file that cannot be used changes nothing: what was in force stays so, the log says why, and a metric says that.
     """
 
-    def __init__(self, tls: Tls, recorder: TlsRecorder, log: FilteringBoundLogger) -> None:
+    def __init__(self, tls: TlsSettings, recorder: TlsRecorder, log: FilteringBoundLogger) -> None:
         """Prepares; nothing is read.
 
         Args:
@@ -117,25 +117,25 @@ class Certificates:
         self._in_force[listener] = identity
         self._recorder.expires[listener] = identity.expires
         self._recorder.reloads.setdefault(listener, 0)
-        self._recorder.failing.setdefault(listener, False)
+        self._recorder.failed.setdefault(listener, False)
         for warning in identity.warnings:
             self._log.warning("tls certificate", listener=listener, reason=warning)
 
     def _doubt(self, listener: ListenerName, reason: str, patient: bool) -> None:
         """Says that the files cannot be used, once for each reason."""
         seen, self._doubts[listener] = self._doubts.get(listener), reason
-        told = self._recorder.failing[listener]
-        if (told and seen == reason) or (not told and seen != reason and patient):
+        was_logged = self._recorder.failed[listener]
+        if (was_logged and seen == reason) or (not was_logged and seen != reason and patient):
             return
-        self._recorder.failing[listener] = True
+        self._recorder.failed[listener] = True
         self._log.error(
             "tls files cannot be used; the certificate before stays in force", listener=listener, reason=reason
         )
 
     def _trust(self, listener: ListenerName) -> None:
         self._doubts.pop(listener, None)
-        if self._recorder.failing[listener]:
-            self._recorder.failing[listener] = False
+        if self._recorder.failed[listener]:
+            self._recorder.failed[listener] = False
             self._log.info("tls files can be used again", listener=listener)
 
     def _look(self) -> Mapping[str, Stamp | None]:
@@ -143,7 +143,7 @@ class Certificates:
         return {path: stamp_of(path) for tls in map(self._tls.of, LISTENERS) if tls is not None for path in _paths(tls)}
 
 
-def read_identity(tls: Tls, listener: ListenerName) -> ServerIdentity | None:
+def read_identity(tls: TlsSettings, listener: ListenerName) -> ServerIdentity | None:
     """Returns what the files of `listener` hold; None for plain text.
 
     Raises:

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
-from turnout.auth.policy.permissions import PUBLIC, ROUTES, Kind, Need, need_of
-from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
+from turnout.auth.policy.permissions import PUBLIC, ROUTES, Need, ResourceKind, need_of
+from turnout.errors import MODEL_SEEN, TurnoutError, UnauthenticatedError
 
 _KEY = "turnout.caller"
 
@@ -41,11 +41,11 @@ class HttpCredentials:
         """Reads those of a request.
 
         Raises:
-            Unauthenticated: It shows several at once.
+            UnauthenticatedError: It shows several at once.
         """
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) > 1:
-            raise Unauthenticated("expected one Authorization header")
+            raise UnauthenticatedError("expected one Authorization header")
         chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
         client = scope.get("client")
         authorization = given[0].decode("latin-1") if given else ""
@@ -109,7 +109,7 @@ class _Protected:
         try:
             caller = await self._caller(scope)
             scope[_KEY] = caller
-            if self._need.kind is Kind.PUBLIC or caller is None:
+            if self._need.kind is ResourceKind.PUBLIC or caller is None:
                 return await self._application(scope, receive, send)
             self._check(caller, scope)
             quota = authority.enter(caller)
@@ -123,8 +123,8 @@ class _Protected:
                 quota.leave()
 
     async def _caller(self, scope: Scope) -> Caller | None:
-        """Returns who calls. Raises Unauthenticated if what they show proves nothing, but where nothing is needed."""
-        public = self._need.kind is Kind.PUBLIC
+        """Returns who calls. Raises UnauthenticatedError if a credential is needed and proves nothing."""
+        public = self._need.kind is ResourceKind.PUBLIC
         if public and self._session is None:
             return None
         try:
@@ -134,17 +134,17 @@ class _Protected:
                 if found is not None:
                     return found
             return self._authority.known(credentials) or await self._authority.identify(credentials)
-        except Unauthenticated:
+        except UnauthenticatedError:
             if public:
                 return None
             raise
 
     def _check(self, caller: Caller, scope: Scope) -> None:
         need, authority = self._need, self._authority
-        if need.kind is Kind.MODEL:
+        if need.kind is ResourceKind.MODEL:
             model = scope["path_params"]["model"].partition("@")[0]  # as loads and unloads name versions
             authority.check(caller, need.roles, model, self._path)
-        elif need.kind is Kind.SETTING:
+        elif need.kind is ResourceKind.SETTING:
             model, changes = scope["path_params"].get("model", ""), scope["method"] not in ("GET", "HEAD")
             authority.check_setting(caller, need, model, self._path, changes=changes)
         else:

@@ -17,7 +17,7 @@ _WINDOWS: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """A body as it came.
 
     Attributes:
@@ -59,7 +59,7 @@ class BodyReceiver:
     max_bytes: int
     budget: ReceiveBudget
 
-    async def receive(self, request: Request) -> Body:
+    async def receive(self, request: Request) -> RequestBody:
         """Returns the body of a request, which has not been read.
 
         Raises:
@@ -82,12 +82,12 @@ class BodyReceiver:
                 if size > max_bytes:
                     raise _too_large(max_bytes)
                 if size > SMALL_BYTES:
-                    self.budget.take(size - held)
+                    self.budget.reserve(size - held)
                     held = size
                 parts.append(part)
         finally:
-            self.budget.give(held)
-        return Body(parts, size, encoding, max_bytes)
+            self.budget.release(held)
+        return RequestBody(parts, size, encoding, max_bytes)
 
 
 def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:

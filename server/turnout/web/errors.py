@@ -9,16 +9,16 @@ from turnout import errors
 
 STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
-    errors.NotFound: HTTPStatus.NOT_FOUND,
-    errors.AlreadyExists: HTTPStatus.CONFLICT,
+    errors.NotFoundError: HTTPStatus.NOT_FOUND,
+    errors.AlreadyExistsError: HTTPStatus.CONFLICT,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.ChangeRefused: HTTPStatus.CONFLICT,
     errors.NotLoaded: HTTPStatus.CONFLICT,
-    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Exhausted: HTTPStatus.TOO_MANY_REQUESTS,
-    errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
-    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
-    errors.PermissionDenied: HTTPStatus.FORBIDDEN,
+    errors.DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    errors.PermissionDeniedError: HTTPStatus.FORBIDDEN,
     errors.Unsupported: HTTPStatus.NOT_IMPLEMENTED,
 }
 """By error class; a class not named here has its nearest base's status, and any other error is a 500."""
@@ -45,6 +45,6 @@ def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResp
 def headers_of(error: errors.TurnoutError) -> dict[str, str]:
     """Returns the headers that tell a client what to do about `error`."""
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    if isinstance(error, errors.Unauthenticated):
+    if isinstance(error, errors.UnauthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="turnout"'
     return headers

@@ -13,12 +13,12 @@ from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.serving.data_plane.data_plane import DataPlane
-from turnout.serving.data_plane.inference import Exchange
+from turnout.serving.data_plane.inference import InferenceExchange
 from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.authorization import caller_of
-from turnout.web.body import Body, BodyReceiver
+from turnout.web.body import BodyReceiver, RequestBody
 from turnout.web.errors import status_of
 
 _OK = (200, False)
@@ -55,7 +55,7 @@ class HttpExchange:
         self.selector: str = request.path_params.get("selector", "")
         self.request_id = request_id
         self.costly = False
-        self.body = Body((), 0, "identity", 0)
+        self.body = RequestBody((), 0, "identity", 0)
         self.preferences: Preferences = NO_PREFERENCES
         self.limits = limits
         self._request = request
@@ -103,7 +103,7 @@ class HttpExchange:
         return status, status >= 500
 
 
-class Received(Exchange[Response], Protocol):
+class HttpRequest(InferenceExchange[Response], Protocol):
     """A request over HTTP, as a protocol has it; `HttpExchange` is what they have in common."""
 
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
@@ -127,7 +127,7 @@ class HttpInference:
     bodies: BodyReceiver
     new_request_id: Callable[[], str]
 
-    def route(self, path: str, exchange: Callable[[Request, Operation, str], Received]) -> Route:
+    def route(self, path: str, exchange: Callable[[Request, Operation, str], HttpRequest]) -> Route:
         """Returns a route.
 
         Args:
@@ -142,7 +142,7 @@ class HttpInference:
 
         return Route(path, infer, methods=["POST"])
 
-    async def _answer(self, exchange: Received) -> Response:
+    async def _answer(self, exchange: HttpRequest) -> Response:
         try:
             await exchange.receive(self.preferences, self.bodies)
         except ClientDisconnect:

@@ -19,7 +19,7 @@ _FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 `application/x-www-form-urlencoded`, is what `curl -d` says of its JSON."""
 
 
-class Guard:
+class BrowserGuard:
     """An ASGI application in front of another: refuses what a browser was made to send."""
 
     def __init__(self, application: ASGIApp, hosts: Collection[str], *, loopback: bool) -> None:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from turnout.errors import InvalidRequest, NotFound, TurnoutError
+from turnout.errors import InvalidRequest, NotFoundError, TurnoutError
 from turnout.rollout.machine.status import Verdict, status
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.web.errors import error_response
@@ -45,7 +45,7 @@ class RolloutEndpoints:
         name = request.path_params["check"]
         try:
             if name not in CHECKS:
-                raise NotFound(f"expected one of the checks {', '.join(CHECKS)}, got {name[:64]!r}")
+                raise NotFoundError(f"expected one of the checks {', '.join(CHECKS)}, got {name[:64]!r}")
             found = await self._status(request)
         except TurnoutError as error:
             return error_response(error)
@@ -64,7 +64,7 @@ class RolloutEndpoints:
         for record, rollout in await self._log.history(model, _SEARCHED):
             if (found := status(rollout, record))["candidate"] == candidate:
                 return found
-        raise NotFound(f"{model} has had no rollout of {candidate[:64]!r}")
+        raise NotFoundError(f"{model} has had no rollout of {candidate[:64]!r}")
 
 
 _FRESH = {"Cache-Control": "no-store"}

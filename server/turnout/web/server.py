@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from turnout.errors import ModelFailure, Unavailable
+from turnout.errors import ModelFailure, UnavailableError
 from turnout.serving.versions.availability import Availability
 from turnout.telemetry.exposition import negotiate
 from turnout.telemetry.metrics.faults import FaultRecorder
@@ -19,7 +19,7 @@ _HTTP = "http"
 
 
 @dataclass(frozen=True, slots=True)
-class Web:
+class WebServices:
     """What the HTTP listener serves.
 
     Attributes:
@@ -62,7 +62,7 @@ class Web:
         content_type = negotiate(",".join(request.headers.getlist("accept")))
         try:
             blocks = await self.scrape(content_type)
-        except Unavailable as error:  # the parent of several workers does not answer
+        except UnavailableError as error:  # the parent of several workers does not answer
             return error_response(error)
         return StreamingResponse(blocks, media_type=content_type, headers={"Vary": "Accept"})
 
@@ -80,10 +80,10 @@ class Web:
         ready, unavailable = self.ready(), self.availability.reasons
         status = 200 if ready else 503
         if "application/json" in request.headers.get("accept", ""):
-            told = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
+            parts = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
             body = {
                 "ready": ready,
-                "unavailable": told,
+                "unavailable": parts,
                 "unserved": list(self.availability.unserved),
                 "notes": list(self.availability.notes),
             }

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import TurnoutError, UnavailableError
 
 _HEAD = struct.Struct(">IBI")
 _REQUEST, _REPLY, _FAILURE = 1, 2, 3
@@ -58,11 +58,11 @@ class Link:
             bound: Seconds to wait for the reply.
 
         Raises:
-            Unavailable: The other end is gone, or does not answer in time.
+            UnavailableError: The other end is gone, or does not answer in time.
             TurnoutError: What the other end refused it with.
         """
         if self.closed.done():
-            raise Unavailable("the other process is gone")
+            raise UnavailableError("the other process is gone")
         self._number = self._number % 0xFFFFFFFF + 1
         number = self._number
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class Link:
             async with asyncio.timeout(bound):
                 return await future
         except TimeoutError:
-            raise Unavailable(f"no answer within {bound:g} s") from None
+            raise UnavailableError(f"no answer within {bound:g} s") from None
         finally:
             self._waiting.pop(number, None)
 
@@ -125,7 +125,7 @@ class Link:
             self.closed.set_result(None)
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(Unavailable("the other process is gone"))
+                future.set_exception(UnavailableError("the other process is gone"))
 
 
 class Refused(TurnoutError):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass
 
 from turnout.config import Settings, SettingsSource
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.telemetry.exposition import in_blocks
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
@@ -95,13 +95,13 @@ class Member:
             descriptor: Of its end.
 
         Raises:
-            Unavailable: The parent does not answer.
+            UnavailableError: The parent does not answer.
         """
         member = cls()
         get_running_loop().add_signal_handler(signal.SIGHUP, member.hung_up.set)
         member._link = await Link.over(socket.socket(fileno=descriptor), member._answer)
-        told = await member._link.ask("hello", bound=_HELLO_SECONDS)
-        member.start = pickle.loads(told)  # noqa: S301 - from the parent, over a socket that nobody else has
+        reported = await member._link.ask("hello", bound=_HELLO_SECONDS)
+        member.start = pickle.loads(reported)  # noqa: S301 - from the parent, over a socket that nobody else has
         return member
 
     def on_parents_end(self, call: Callable[[], None]) -> None:
@@ -131,11 +131,11 @@ class Member:
         """Returns the metrics of all workers in a format.
 
         Raises:
-            Unavailable: The parent does not answer.
+            UnavailableError: The parent does not answer.
         """
         return in_blocks(await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS))
 
-    async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | Unavailable]:
+    async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | UnavailableError]:
         """Returns what each other worker that runs answers, by its number.
 
         Args:
@@ -144,7 +144,7 @@ class Member:
             bound: Seconds that each may take.
 
         Raises:
-            Unavailable: The parent does not answer.
+            UnavailableError: The parent does not answer.
         """
         request = struct.pack(">d16s", bound, topic.encode()) + body
         return dict(unpack_answers(await self._link.ask("gather", request, bound=bound + _TELL_SECONDS)))
@@ -162,7 +162,7 @@ class Member:
         elif (answer := self._answers.get(topic)) is not None:
             return await answer(body)
         else:
-            raise Unavailable(f"this worker does not answer {topic!r} yet")
+            raise UnavailableError(f"this worker does not answer {topic!r} yet")
         return b""
 
 
@@ -181,12 +181,12 @@ def pack_answers(answers: Mapping[int, bytes | TurnoutError]) -> bytes:
     return b"".join(parts)
 
 
-def unpack_answers(packed: bytes) -> Iterator[tuple[int, bytes | Unavailable]]:
+def unpack_answers(packed: bytes) -> Iterator[tuple[int, bytes | UnavailableError]]:
     """Yields what each worker answered, by its number; why it did not, in an error."""
     at = 0
     while at < len(packed):
         index, answered, length = _PART.unpack_from(packed, at)
         at += _PART.size
         data = packed[at : at + length]
-        yield index, data if answered else Unavailable(data.decode(errors="replace"))
+        yield index, data if answered else UnavailableError(data.decode(errors="replace"))
         at += length

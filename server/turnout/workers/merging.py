@@ -11,7 +11,7 @@ from typing import Literal
 from turnout.telemetry.families import Family, Labels, Value
 from turnout.telemetry.histogram import Exemplar, Histogram
 from turnout.telemetry.metrics.workers import WORKER
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 from turnout.workers.rules import STATES, Rule, rule_of
 
 _SCRAPES_KEPT = 2
@@ -136,8 +136,8 @@ def combined(rule: Rule, values: Sequence[Value]) -> Value:
         return _histogram([value for value in values if isinstance(value, Histogram)])
     if isinstance(first, Ratio):
         return Ratio(*map(sum, zip(*(v for v in values if isinstance(v, Ratio)), strict=True)))
-    if isinstance(first, Agreement):
-        return Agreement(*map(sum, zip(*(v for v in values if isinstance(v, Agreement)), strict=True)))
+    if isinstance(first, ShadowAgreement):
+        return ShadowAgreement(*map(sum, zip(*(v for v in values if isinstance(v, ShadowAgreement)), strict=True)))
     numbers = [value for value in values if isinstance(value, int | float)]
     match rule:
         case Rule.MOST:
@@ -199,7 +199,7 @@ def _subjects(labels: Labels) -> Iterator[tuple[str, Literal[""] | str]]:
 def _count(value: Value) -> float:
     if isinstance(value, Histogram):
         return float(sum(value.counts))
-    return value.value if isinstance(value, Ratio | Agreement) else float(value)
+    return value.value if isinstance(value, Ratio | ShadowAgreement) else float(value)
 
 
 def _fell(before: Value, after: Value) -> bool:

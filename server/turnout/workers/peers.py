@@ -8,7 +8,7 @@ from contextlib import suppress
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import NotLoaded, TurnoutError, Unavailable
+from turnout.errors import NotLoaded, TurnoutError, UnavailableError
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.manager import Manager
 from turnout.workers.member import Member
@@ -83,29 +83,29 @@ class Peers:
         """Has the other workers follow the state store now, and waits for that a moment."""
         try:
             answers = await self._member.gather("refresh", bound=_FOLLOW_SECONDS)
-        except Unavailable:
+        except UnavailableError:
             return  # the parent is busy or gone; they look for themselves
         for worker, answer in answers.items():
-            if isinstance(answer, Unavailable):
+            if isinstance(answer, UnavailableError):
                 self._log.warning("another worker follows a change later", worker=worker, reason=answer.message)
 
     async def ask(self, topic: str, body: bytes = b"") -> Mapping[int, bytes]:
         """Returns what each other worker tells, by its number; without those that do not answer."""
         try:
             answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
-        except Unavailable:
+        except UnavailableError:
             return {}
         return {worker: answer for worker, answer in answers.items() if isinstance(answer, bytes)}
 
-    async def tell(self, topic: str, body: bytes) -> None:
+    async def broadcast(self, topic: str, body: bytes) -> None:
         """Has every other worker take note of something.
 
         Raises:
-            Unavailable: One of them did not; others may have.
+            UnavailableError: One of them did not; others may have.
         """
         answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
         if refusals := [f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError)]:
-            raise Unavailable(f"not every worker could follow: {'; '.join(refusals)}", retry_after=1.0)
+            raise UnavailableError(f"not every worker could follow: {'; '.join(refusals)}", retry_after=1.0)
 
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Says what this worker tells the others."""
@@ -121,7 +121,7 @@ class Peers:
             loaded.cancel()
             urged.cancel()
 
-    async def tell_ready(self) -> None:
+    async def report_ready(self) -> None:
         """Tells the parent when all that should be loaded is; then goes on until it is cancelled."""
         await self._catalog.wait_for(lambda snapshot: snapshot.complete)
         with suppress(TurnoutError):  # the parent is gone: this worker is about to end

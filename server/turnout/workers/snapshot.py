@@ -12,7 +12,7 @@ import orjson
 
 from turnout.telemetry.families import Family, Labels, Value
 from turnout.telemetry.histogram import Exemplar, Histogram
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 _SERIES_PER_SLICE = 100
 """About 0.4 ms of one core, histograms of 30 buckets; fewer labels cost less."""
@@ -36,7 +36,7 @@ def decode(snapshot: bytes) -> list[Family]:
     """Returns the families of a snapshot, their series in lists.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not valid.
     """
     families: dict[str, Family] = {}
     for line in snapshot.split(b"\n") if snapshot else ():
@@ -51,7 +51,7 @@ def _packed(value: Value) -> Any:
     if isinstance(value, Histogram):
         examples = {str(bucket): list(example) for bucket, example in (value.exemplars or {}).items()}
         return {"counts": value.counts, "total": value.total, "examples": examples}
-    if isinstance(value, Ratio | Agreement):
+    if isinstance(value, Ratio | ShadowAgreement):
         return [type(value).__name__, *value]
     return value if math.isfinite(value) else str(value)  # JSON has no infinity
 
@@ -63,5 +63,5 @@ def _unpacked(packed: Any, bounds: Any) -> Value:
         histogram.exemplars = {int(bucket): Exemplar(*one) for bucket, one in packed["examples"].items()} or None
         return histogram
     if isinstance(packed, list):
-        return Ratio(*packed[1:]) if packed[0] == Ratio.__name__ else Agreement(*packed[1:])
+        return Ratio(*packed[1:]) if packed[0] == Ratio.__name__ else ShadowAgreement(*packed[1:])
     return float(packed) if isinstance(packed, str) else packed

@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings, SettingsSource, in_force
-from turnout.errors import ConfigError, TurnoutError, Unavailable
+from turnout.errors import ConfigError, TurnoutError, UnavailableError
 from turnout.telemetry.exposition import FamilyCollector, render
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families
@@ -239,7 +239,7 @@ class Supervisor:
             worker.link, worker.joined, worker.listening, worker.ready_since = None, False, False, None
         async with self._counting:
             self._totals.died(str(worker.index))
-        await self._tell_readiness()
+        await self._send_readiness()
         return served, code
 
     async def _answer(self, worker: Worker, topic: str, body: bytes) -> bytes:
@@ -249,11 +249,11 @@ class Supervisor:
                 return pickle.dumps(self._start(worker))
             case "listening":
                 worker.listening = True
-                await self._tell_readiness()
-                self._tell_addresses()
+                await self._send_readiness()
+                self._send_addresses()
             case "ready":
                 worker.ready_since = asyncio.get_running_loop().time()
-                await self._tell_readiness()
+                await self._send_readiness()
             case "leave":
                 async with self._counting:
                     self._totals.update(str(worker.index), decode(body))
@@ -262,7 +262,7 @@ class Supervisor:
             case "gather":
                 return await self._gather(worker, body)
             case _:
-                raise Unavailable(f"the parent does not answer {topic!r}")
+                raise UnavailableError(f"the parent does not answer {topic!r}")
         return b""
 
     def _start(self, worker: Worker) -> Start:
@@ -272,7 +272,7 @@ class Supervisor:
         own = share_of(self._settings, worker.index)
         return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, asked)
 
-    def _tell_addresses(self) -> None:
+    def _send_addresses(self) -> None:
         if not self._told and all(worker.listening for worker in self._workers):
             self._told = True
             at = self._settings
@@ -280,22 +280,22 @@ class Supervisor:
                 "listening", grpc=str(at.grpc), http=str(at.http), control=str(at.control), workers=at.workers
             )
 
-    async def _tell_readiness(self) -> None:
+    async def _send_readiness(self) -> None:
         """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
         telling = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
             # At the start everybody is waited for; later one that is not there takes no connections.
             ready = all(other.ready_since is not None for other in others) and (self._told or self._all_listen())
-            telling.append(self._tell(worker, "others", b"1" if ready else b"0"))
+            telling.append(self._send(worker, "others", b"1" if ready else b"0"))
             if not others:
-                telling.append(self._tell(worker, "listen"))
+                telling.append(self._send(worker, "listen"))
         await asyncio.gather(*telling)
 
     def _all_listen(self) -> bool:
         return all(worker.listening for worker in self._workers)
 
-    async def _tell(self, worker: Worker, topic: str, body: bytes = b"") -> None:
+    async def _send(self, worker: Worker, topic: str, body: bytes = b"") -> None:
         if worker.link is not None:
             with contextlib.suppress(TurnoutError):  # gone, or so busy that a scrape will show it
                 await worker.link.ask(topic, body, bound=_TELL_SECONDS)
@@ -314,10 +314,10 @@ class Supervisor:
             if worker.link is None:
                 return False
             try:
-                told = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
+                reported = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
             except TurnoutError:
                 return False
-            self._totals.update(str(worker.index), told)
+            self._totals.update(str(worker.index), reported)
             return worker.ready_since is not None
 
         return all(await asyncio.gather(*map(snapshot, self._workers)))
@@ -341,7 +341,7 @@ class Supervisor:
                 return error
 
         answers = await asyncio.gather(*map(answer, others))
-        return pack_answers({worker.index: told for worker, told in zip(others, answers, strict=True)})
+        return pack_answers({worker.index: reported for worker, reported in zip(others, answers, strict=True)})
 
 
 async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:

@@ -3,14 +3,14 @@
 from cryptography import x509
 
 from turnout.auth.identity import Identity, of_certificate
-from turnout.errors import Unauthenticated
+from turnout.errors import UnauthenticatedError
 
 
 def identity_of_certificate(pem: str) -> tuple[Identity, float]:
     """Returns whom a certificate names, and when it ends, in seconds since 1970.
 
     Raises:
-        Unauthenticated: It names nobody.
+        UnauthenticatedError: It names nobody.
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
@@ -20,5 +20,5 @@ def identity_of_certificate(pem: str) -> tuple[Identity, float]:
     except (ValueError, x509.ExtensionNotFound):
         found = None
     if found is None:
-        raise Unauthenticated("the client's certificate names nobody: it has no SPIFFE URI and no DNS name")
+        raise UnauthenticatedError("the client's certificate names nobody: it has no SPIFFE URI and no DNS name")
     return found, certificate.not_valid_after_utc.timestamp()

@@ -8,14 +8,14 @@ import jwt
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.identity import Identity
 from turnout.config import JwtIssuer
-from turnout.errors import Unauthenticated
+from turnout.errors import UnauthenticatedError
 
 _MOST_CHARACTERS = 16 << 10
 _MOST_NAME = 512
 _MOST_GROUPS = 200
 
 
-class UnknownKey(Unauthenticated):
+class UnknownKey(UnauthenticatedError):
     """No key that is known has the id that the token names; one that is fetched now might."""
 
     def __init__(self, issuer: str) -> None:
@@ -40,30 +40,30 @@ class JwtVerifier:
 
         Raises:
             UnknownKey: Its key may be one that is not known yet.
-            Unauthenticated: It proves nothing.
+            UnauthenticatedError: It proves nothing.
         """
         if len(token) > _MOST_CHARACTERS:
-            raise Unauthenticated("the JWT is too long")
+            raise UnauthenticatedError("the JWT is too long")
         try:
             header = jwt.get_unverified_header(token)
             claimed = jwt.decode(token, options={"verify_signature": False})
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise Unauthenticated("the credential is no token of this server, and no JWT") from None
+            raise UnauthenticatedError("the credential is no token of this server, and no JWT") from None
         issuer = claimed.get("iss")
         name = self._names.get(issuer) if isinstance(issuer, str) else None
         if name is None:
-            raise Unauthenticated("the JWT is of an issuer that is not believed here")
+            raise UnauthenticatedError("the JWT is of an issuer that is not believed here")
         settings, algorithm, kid = self._issuers[name], header.get("alg"), header.get("kid", "")
         if algorithm not in settings.algorithms:
-            raise Unauthenticated("the JWT is signed by an algorithm that is not taken")
+            raise UnauthenticatedError("the JWT is signed by an algorithm that is not taken")
         if "crit" in header or not isinstance(kid, str):
-            raise Unauthenticated("the JWT asks for something that is not known here")
+            raise UnauthenticatedError("the JWT asks for something that is not known here")
         found = self.keys[name].find(kid)
         if found is None:
             raise UnknownKey(name)
         kid, key = found
         if key.algorithm and key.algorithm != algorithm:
-            raise Unauthenticated("the JWT is signed by another algorithm than its key is for")
+            raise UnauthenticatedError("the JWT is signed by another algorithm than its key is for")
         return (*self._verified(token, name, settings, key.key), credential_of(name, kid))
 
     def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
@@ -78,21 +78,21 @@ class JwtVerifier:
                 options={"require": ["exp", "iss", "aud"]},
             )
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("the JWT has expired") from None
+            raise UnauthenticatedError("the JWT has expired") from None
         except jwt.ImmatureSignatureError:
-            raise Unauthenticated("the JWT is not valid yet") from None
+            raise UnauthenticatedError("the JWT is not valid yet") from None
         except jwt.InvalidAudienceError:
-            raise Unauthenticated("the JWT is for another audience") from None
+            raise UnauthenticatedError("the JWT is for another audience") from None
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise Unauthenticated("the JWT is not signed by a key of its issuer, or lacks a claim") from None
+            raise UnauthenticatedError("the JWT is not signed by a key of its issuer, or lacks a claim") from None
         subject = claims.get(settings.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
-            raise Unauthenticated(f"the JWT names nobody in {settings.subject_claim}")
+            raise UnauthenticatedError(f"the JWT names nobody in {settings.subject_claim}")
         groups = claims.get(settings.groups_claim, ()) if settings.groups_claim else ()
         groups = [groups] if isinstance(groups, str) else groups
         named = [one for one in groups if isinstance(one, str) and one] if isinstance(groups, list | tuple) else []
         if len(named) > _MOST_GROUPS:
-            raise Unauthenticated(f"the JWT names more than {_MOST_GROUPS} groups")
+            raise UnauthenticatedError(f"the JWT names more than {_MOST_GROUPS} groups")
         identity = Identity(f"jwt:{name}/{subject}", tuple(f"group:{name}/{group}" for group in named))
         return identity, float(claims["exp"]) + settings.leeway_s
 

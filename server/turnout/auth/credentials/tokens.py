@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from turnout.auth.identity import Identity
-from turnout.auth.roles import Role, Scope, patterns
+from turnout.auth.roles import AccessRole, Scope, patterns
 from turnout.errors import InvalidRequest
 from turnout.state.tokens import TokenRecord
 
@@ -29,7 +29,7 @@ def identity_of(record: TokenRecord) -> Identity:
 
 def scope_of(record: TokenRecord) -> Scope:
     """Returns what a token lets its bearer do; roles of a later release let nobody do anything here."""
-    known = frozenset(Role(role) for role in record.roles if role in set(Role))
+    known = frozenset(AccessRole(role) for role in record.roles if role in set(AccessRole))
     return Scope(known, patterns(record.models), f"token {record.name} ({record.id})")
 
 
@@ -62,7 +62,7 @@ def check_name(name: str) -> str:
     """Returns the name of a token that is to be made.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is not valid.
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest.at("name", f"expected 1 to 63 of letters, digits, . _ @ and -, got {name[:64]!r}")
@@ -75,12 +75,12 @@ def check_scope(roles: Sequence[str], models: Sequence[str]) -> tuple[tuple[str,
     Raises:
         InvalidRequest: There is no such role, or that is no pattern of a model's name.
     """
-    known = {str(role) for role in Role}
+    known = {str(role) for role in AccessRole}
     for role in roles:
         if role not in known:
-            raise InvalidRequest.at("role", f"expected one of {', '.join(Role)}, got {role[:32]!r}")
+            raise InvalidRequest.at("role", f"expected one of {', '.join(AccessRole)}, got {role[:32]!r}")
     if not roles:
-        raise InvalidRequest.at("role", f"expected at least one of {', '.join(Role)}")
+        raise InvalidRequest.at("role", f"expected at least one of {', '.join(AccessRole)}")
     if not 1 <= len(models) <= _MOST_MODELS:
         raise InvalidRequest.at("model", f"expected 1 to {_MOST_MODELS} patterns")
     for model in models:
@@ -88,4 +88,4 @@ def check_scope(roles: Sequence[str], models: Sequence[str]) -> tuple[tuple[str,
             raise InvalidRequest.at(
                 "model", f"expected a name, in which * stands for any characters, got {model[:64]!r}"
             )
-    return tuple(str(role) for role in Role if role in roles), tuple(dict.fromkeys(models))
+    return tuple(str(role) for role in AccessRole if role in roles), tuple(dict.fromkeys(models))

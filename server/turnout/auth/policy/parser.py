@@ -21,8 +21,8 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from turnout.auth.identity import KINDS
-from turnout.auth.policy.policy import Grant, Limit, Policy
-from turnout.auth.roles import Role, Scope, patterns
+from turnout.auth.policy.policy import AccessPolicy, Grant, Limit
+from turnout.auth.roles import AccessRole, Scope, patterns
 from turnout.errors import ConfigError
 
 _TABLES = ("grant", "limit")
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MOST_RATE = 1_000_000
 
 
-def read_policy(text: str, file: str, share: int = 1) -> Policy:
+def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
     """Returns the policy in a file.
 
     Args:
@@ -48,13 +48,13 @@ def read_policy(text: str, file: str, share: int = 1) -> Policy:
         share: Processes that divide each rate and quota between them.
 
     Raises:
-        ConfigError: It is none; the message names the line and the key.
+        ConfigError: It is not valid; the message names the line and the key.
     """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is no valid TOML: {error}") from None
-    lines = _Lines.of(text)
+    lines = _LineNumbers.of(text)
     for key in document:
         if key not in _TABLES:
             at = lines.top.get(key) or lines.tables.get((key, 1), 0)
@@ -63,7 +63,7 @@ def read_policy(text: str, file: str, share: int = 1) -> Policy:
     limits = [_Table(file, lines, "limit", n, one) for n, one in enumerate(_listed(document, "limit", file), 1)]
     if len(limits) > _MOST_LIMITS:
         raise ConfigError(f"{file}: expected at most {_MOST_LIMITS} tables [[limit]], got {len(limits)}")
-    read = Policy(tuple(map(_grant, grants)), tuple(_limit(one, share) for one in limits))
+    read = AccessPolicy(tuple(map(_grant, grants)), tuple(_limit(one, share) for one in limits))
     seen: set[str] = set()
     for table, limit in zip(limits, read.limits, strict=True):
         if limit.name in seen:
@@ -73,7 +73,7 @@ def read_policy(text: str, file: str, share: int = 1) -> Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lines:
+class _LineNumbers:
     """Where things stand: keys by table, its number and theirs; tables by name and number; keys at the top."""
 
     keys: Mapping[tuple[str, int, str], int]
@@ -81,7 +81,7 @@ class _Lines:
     top: Mapping[str, int]
 
     @classmethod
-    def of(cls, text: str) -> "_Lines":
+    def of(cls, text: str) -> "_LineNumbers":
         keys: dict[tuple[str, int, str], int] = {}
         tables: dict[tuple[str, int], int] = {}
         top: dict[str, int] = {}
@@ -106,7 +106,7 @@ class _Lines:
 @dataclass(frozen=True, slots=True)
 class _Table:
     file: str
-    lines: _Lines
+    lines: _LineNumbers
     name: str
     number: int
     values: Mapping[str, Any]
@@ -159,9 +159,9 @@ def _grant(table: _Table) -> Grant:
     for one in identities:
         if one.startswith("token:"):
             table.fail("identities", f"{one!r}: a token brings its own roles (turnout token create)")
-    roles = table.texts("roles", f"some of {', '.join(Role)}", lambda one: one in set(Role))
+    roles = table.texts("roles", f"some of {', '.join(AccessRole)}", lambda one: one in set(AccessRole))
     models = table.texts("models", "names of models, in which * stands for any characters", _is_model_pattern)
-    scope = Scope(frozenset(map(Role, roles)), patterns(models), f"grant {table.number}, line {table.line}")
+    scope = Scope(frozenset(map(AccessRole, roles)), patterns(models), f"grant {table.number}, line {table.line}")
     return Grant(patterns(identities), scope)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from turnout.auth.roles import Role
+from turnout.auth.roles import AccessRole
 
 
-class Kind(Enum):
+class ResourceKind(Enum):
     """Of what a need is."""
 
     PUBLIC = auto()
@@ -40,43 +40,43 @@ class Need:
         roles: Any of them will do.
         field: Of the request, or of the path: what names the model, or the upload.
         also: A field of the request, and the role that is needed besides, or, of a setting, instead, where it is set.
-        told: Where the answer names models: paths from the answer to a field, through lists whose items are left out
+        paths: Where the answer names models: paths from the answer to a field, through lists whose items are left out
             where the model may not be seen.
     """
 
-    kind: Kind
-    roles: tuple[Role, ...] = ()
+    kind: ResourceKind
+    roles: tuple[AccessRole, ...] = ()
     field: str = "model"
-    also: tuple[str, Role] | None = None
-    told: tuple[str, ...] = ()
+    also: tuple[str, AccessRole] | None = None
+    paths: tuple[str, ...] = ()
 
 
-PUBLIC = Need(Kind.PUBLIC)
-KNOWN = Need(Kind.KNOWN)
-INFERENCE = Need(Kind.INFERENCE, (Role.PREDICT,))
+PUBLIC = Need(ResourceKind.PUBLIC)
+KNOWN = Need(ResourceKind.KNOWN)
+INFERENCE = Need(ResourceKind.INFERENCE, (AccessRole.PREDICT,))
 
 
-def _on(*roles: Role, field: str = "model") -> Need:
-    return Need(Kind.MODEL, roles, field)
+def _on(*roles: AccessRole, field: str = "model") -> Need:
+    return Need(ResourceKind.MODEL, roles, field)
 
 
-def _listed(*told: str) -> Need:
-    return Need(Kind.LISTED, (Role.READ,), told=told)
+def _listed(*paths: str) -> Need:
+    return Need(ResourceKind.LISTED, (AccessRole.READ,), paths=paths)
 
 
-def _upload(also: tuple[str, Role] | None = None) -> Need:
-    return Need(Kind.UPLOAD, (Role.PUBLISH,), "upload_id", also)
+def _upload(also: tuple[str, AccessRole] | None = None) -> Need:
+    return Need(ResourceKind.UPLOAD, (AccessRole.PUBLISH,), "upload_id", also)
 
 
-def _setting(change: Role, field: str = "model") -> Need:
-    return Need(Kind.SETTING, (Role.READ,), field, ("settings", change))
+def _setting(change: AccessRole, field: str = "model") -> Need:
+    return Need(ResourceKind.SETTING, (AccessRole.READ,), field, ("settings", change))
 
 
-_LOG, _TRACE = _setting(Role.ADMIN), _setting(Role.OPERATE, "model_name")
-_SHARED_MEMORY = Need(Kind.LISTED, (Role.PREDICT,))  # a caller's own regions, whatever the models
+_LOG, _TRACE = _setting(AccessRole.ADMIN), _setting(AccessRole.OPERATE, "model_name")
+_SHARED_MEMORY = Need(ResourceKind.LISTED, (AccessRole.PREDICT,))  # a caller's own regions, whatever the models
 
-_READ, _OPERATE = _on(Role.READ), _on(Role.OPERATE)
-_ADMIN = Need(Kind.SERVER, (Role.ADMIN,))
+_READ, _OPERATE = _on(AccessRole.READ), _on(AccessRole.OPERATE)
+_ADMIN = Need(ResourceKind.SERVER, (AccessRole.ADMIN,))
 
 _SERVICES: Mapping[str, Mapping[str, Need]] = {
     "turnout.v1.PredictionService": {"Predict": INFERENCE, "PredictStream": INFERENCE},
@@ -116,38 +116,40 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "RollBack": _OPERATE,
     },
     "turnout.v1.RegistryService": {
-        "BeginUpload": _on(Role.PUBLISH),
+        "BeginUpload": _on(AccessRole.PUBLISH),
         "UploadFiles": _upload(),
         "DescribeUpload": _upload(),
-        "PublishUpload": _upload(("release", Role.OPERATE)),  # what is released answers requests
+        "PublishUpload": _upload(("release", AccessRole.OPERATE)),  # what is released answers requests
         "AbandonUpload": _upload(),
-        "SignVersion": _on(Role.PUBLISH),
+        "SignVersion": _on(AccessRole.PUBLISH),
         "DescribeVersion": _READ,
         "FetchVersion": _READ,
     },
     "inference.GRPCInferenceService": {
         "ServerLive": PUBLIC,
         "ServerReady": PUBLIC,
-        "ModelReady": _on(Role.PREDICT, Role.READ, field="name"),
+        "ModelReady": _on(AccessRole.PREDICT, AccessRole.READ, field="name"),
         "ServerMetadata": KNOWN,
-        "ModelMetadata": _on(Role.PREDICT, Role.READ, field="name"),
+        "ModelMetadata": _on(AccessRole.PREDICT, AccessRole.READ, field="name"),
         "ModelInfer": INFERENCE,
         "ModelStreamInfer": INFERENCE,
-        "ModelConfig": _on(Role.PREDICT, Role.READ, field="name"),
+        "ModelConfig": _on(AccessRole.PREDICT, AccessRole.READ, field="name"),
         "RepositoryIndex": _listed("models.name"),
-        "RepositoryModelLoad": _on(Role.OPERATE, field="model_name"),
-        "RepositoryModelUnload": _on(Role.OPERATE, field="model_name"),
+        "RepositoryModelLoad": _on(AccessRole.OPERATE, field="model_name"),
+        "RepositoryModelUnload": _on(AccessRole.OPERATE, field="model_name"),
         "SystemSharedMemoryStatus": _SHARED_MEMORY,
         "SystemSharedMemoryRegister": _SHARED_MEMORY,
         "SystemSharedMemoryUnregister": _SHARED_MEMORY,
         "CudaSharedMemoryStatus": KNOWN,  # there is never any
         "CudaSharedMemoryRegister": KNOWN,
         "CudaSharedMemoryUnregister": KNOWN,
-        "ModelStatistics": Need(Kind.LISTED, (Role.READ,), "name", told=("model_stats.name",)),
+        "ModelStatistics": Need(ResourceKind.LISTED, (AccessRole.READ,), "name", paths=("model_stats.name",)),
         "TraceSetting": _TRACE,
         "LogSettings": _LOG,
     },
-    "grpc.health.v1.Health": dict.fromkeys(("Check", "Watch"), Need(Kind.HEALTH, (Role.PREDICT, Role.READ), "service")),
+    "grpc.health.v1.Health": dict.fromkeys(
+        ("Check", "Watch"), Need(ResourceKind.HEALTH, (AccessRole.PREDICT, AccessRole.READ), "service")
+    ),
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": KNOWN},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": KNOWN},
     "grpc.channelz.v1.Channelz": dict.fromkeys(
@@ -169,22 +171,22 @@ METHODS: Mapping[str, Need] = {
 }
 """By path of a gRPC method."""
 
-_MODEL_OF_OIP = _on(Role.PREDICT, Role.READ)
+_MODEL_OF_OIP = _on(AccessRole.PREDICT, AccessRole.READ)
 _CONSOLE_PAGE = "/console/models/{model}"
 
 ROUTES: Mapping[str, Need] = {
     "/livez": PUBLIC,
     "/readyz": PUBLIC,
-    "/metrics": Need(Kind.SERVER, (Role.READ,)),
-    "/predict/{model}": _on(Role.PREDICT),
-    "/predict/{model}/{selector}": _on(Role.PREDICT),
+    "/metrics": Need(ResourceKind.SERVER, (AccessRole.READ,)),
+    "/predict/{model}": _on(AccessRole.PREDICT),
+    "/predict/{model}/{selector}": _on(AccessRole.PREDICT),
     "/v1/rollouts/{model}": _READ,
     "/v1/rollouts/{model}/checks/{check}": _READ,
     "/v2": KNOWN,
     "/v2/health/live": PUBLIC,
     "/v2/health/ready": PUBLIC,
     **{
-        f"/v2/models/{{model}}{version}{path}": _on(Role.PREDICT) if path == "/infer" else _MODEL_OF_OIP
+        f"/v2/models/{{model}}{version}{path}": _on(AccessRole.PREDICT) if path == "/infer" else _MODEL_OF_OIP
         for version in ("", "/versions/{selector}")
         for path in ("", "/ready", "/config", "/infer")
     },
@@ -212,7 +214,7 @@ ROUTES: Mapping[str, Need] = {
     "/v2/{rest:path}": KNOWN,
     "/": PUBLIC,
     "/console/": PUBLIC,
-    "/console": Need(Kind.LISTED, (Role.READ,)),
+    "/console": Need(ResourceKind.LISTED, (AccessRole.READ,)),
     "/console/sign-in": PUBLIC,
     "/console/sign-out": PUBLIC,
     "/console/static/{name:path}": PUBLIC,

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnout.auth.identity import CONSOLE, LOCAL, Identity
-from turnout.auth.roles import EVERYTHING, Pattern, Role, Scope
+from turnout.auth.roles import EVERYTHING, AccessRole, Pattern, Scope
 
 _BUILT_IN = {
-    LOCAL.name: Scope(frozenset({Role.ADMIN}), EVERYTHING, "auth.loopback"),
-    CONSOLE.name: Scope(frozenset({Role.OPERATE}), EVERYTHING, "console.token"),
+    LOCAL.name: Scope(frozenset({AccessRole.ADMIN}), EVERYTHING, "auth.loopback"),
+    CONSOLE.name: Scope(frozenset({AccessRole.OPERATE}), EVERYTHING, "console.token"),
 }
 """What those have who are let in by a setting."""
 
@@ -46,7 +46,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class AccessDecision:
     """Whether something may be done.
 
     Attributes:
@@ -59,7 +59,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class AccessPolicy:
     """What the policy file says.
 
     Attributes:
@@ -81,13 +81,13 @@ class Policy:
         return next((one for one in self.limits if any(map(identity.goes_by, one.identities))), None)
 
 
-def decide(scopes: Sequence[Scope], role: Role, model: str) -> Decision:
+def decide(scopes: Sequence[Scope], role: AccessRole, model: str) -> AccessDecision:
     """Tells whether these scopes let somebody do what `role` names with a model, by its name alone."""
     for scope in scopes:
         if scope.covers(role, model):
-            return Decision(True, scope.rule)
+            return AccessDecision(True, scope.rule)
     if not scopes:
-        return Decision(False, "no grant names this identity")
+        return AccessDecision(False, "no grant names this identity")
     held = sorted({str(given) for scope in scopes for given in scope.roles if scope.covers(given, model)})
     what = f"{', '.join(held)} on it" if held else "nothing on it"
-    return Decision(False, f"it is granted {what}")
+    return AccessDecision(False, f"it is granted {what}")

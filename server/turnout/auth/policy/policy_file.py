@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from turnout.auth.policy.parser import read_policy
-from turnout.auth.policy.policy import Policy
+from turnout.auth.policy.policy import AccessPolicy
 from turnout.config.files import read_setting_file
 from turnout.errors import ConfigError
 
 _MOST_MIB = 4
 
 
-def load_policy(path: str, share: int = 1) -> Policy:
+def load_policy(path: str, share: int = 1) -> AccessPolicy:
     """Returns the policy in a file; "" for one that grants nothing. Blocking.
 
     Args:
@@ -21,7 +21,7 @@ def load_policy(path: str, share: int = 1) -> Policy:
         ConfigError: It cannot be read, or is no policy.
     """
     if not path:
-        return Policy()
+        return AccessPolicy()
     data = read_setting_file("auth.policy", path, _MOST_MIB)
     try:
         text = data.decode()

@@ -10,7 +10,7 @@ from turnout.cli.output import facts, reporting
 
 if TYPE_CHECKING:
     from turnout.auth.identity import Identity
-    from turnout.auth.policy.policy import Decision, Policy
+    from turnout.auth.policy.policy import AccessDecision, AccessPolicy
     from turnout.auth.roles import Scope
     from turnout.cli.workspace import Workspace
 
@@ -35,12 +35,12 @@ def explain(
 ) -> None:
     """Say whether somebody may do something with a model, and by which rule. Exits with 1 if they may not."""
     from turnout.auth.policy.policy_file import load_policy
-    from turnout.auth.roles import Role
+    from turnout.auth.roles import AccessRole
     from turnout.cli.workspace import Workspace
     from turnout.errors import InvalidRequest
 
     with reporting(as_json=target.as_json) as out:
-        known = {str(role): role for role in Role}
+        known = {str(role): role for role in AccessRole}
         if action not in known:
             raise InvalidRequest.at("action", f"expected one of {', '.join(known)}, got {action[:32]!r}")
         workspace = Workspace.open(target)
@@ -48,11 +48,11 @@ def explain(
         policy = load_policy(auth.policy)
         decision = _decide(workspace, policy, identity, also or (), known[action], model)
         limit = policy.limit_of(_identity(identity, also or ()))
-        said = "allowed" if decision.allowed else "denied"
+        outcome = "allowed" if decision.allowed else "denied"
         if not auth.enabled:
             out.note("auth.enabled is false: servers take everybody at their word, and this says what would hold")
         body = {"allowed": decision.allowed, "rule": decision.rule, "limit": None if limit is None else limit.name}
-        pairs = [(said, decision.rule), *([("limit", limit.name)] if limit is not None else [])]
+        pairs = [(outcome, decision.rule), *([("limit", limit.name)] if limit is not None else [])]
         out.show(body, facts(pairs))
         if not decision.allowed:
             raise typer.Exit(1)
@@ -81,23 +81,23 @@ def _identity(name: str, also: Sequence[str]) -> "Identity":
 
 
 def _decide(
-    workspace: "Workspace", policy: "Policy", name: str, also: Sequence[str], action: str, model: str
-) -> "Decision":
+    workspace: "Workspace", policy: "AccessPolicy", name: str, also: Sequence[str], action: str, model: str
+) -> "AccessDecision":
     from turnout.auth.identity import KINDS
-    from turnout.auth.policy.policy import Decision, decide
-    from turnout.auth.roles import Role
+    from turnout.auth.policy.policy import AccessDecision, decide
+    from turnout.auth.roles import AccessRole
     from turnout.errors import InvalidRequest
 
     if not any(name.startswith(kind) for kind in KINDS if kind not in ("*", "group:")):
         raise InvalidRequest.at("identity", f"expected one that begins with {', '.join(KINDS)}, got {name[:64]!r}")
-    role = Role(action)
+    role = AccessRole(action)
     if name.startswith("token:"):
         scopes = _scopes_of_tokens(workspace, name.removeprefix("token:"))
         if not scopes:
-            return Decision(False, "no active token has that name")
+            return AccessDecision(False, "no active token has that name")
         return decide(scopes, role, model)
     if name == "local" and not workspace.settings.auth.loopback:
-        return Decision(False, "auth.loopback is false")
+        return AccessDecision(False, "auth.loopback is false")
     return decide(policy.scopes_of(_identity(name, also)), role, model)
 
 

@@ -77,14 +77,14 @@ def list_(
         if workspace.has_store():
             with workspace.store() as store:
                 found, now = store.tokens(), store.now()
-        shown = [one for one in found if every or one.state(now) == "active"]
+        displayed = [one for one in found if every or one.state(now) == "active"]
         columns = ("NAME", "ID", "ROLES", "MODELS", "EXPIRES", "STATE", "CREATED BY")
         rows = [
             (one.name, one.id, ", ".join(one.roles), ", ".join(one.models), _when(one.expires), one.state(now),
              one.actor)
-            for one in shown
+            for one in displayed
         ]  # fmt: skip
-        out.show({"tokens": [_body(one, now) for one in shown]}, table(columns, rows) if rows else "no tokens")
+        out.show({"tokens": [_body(one, now) for one in displayed]}, table(columns, rows) if rows else "no tokens")
 
 
 @application.command()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, ReleaseOption, Target, server_option
-from turnout.cli.output import Output, reporting
+from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, server_option
+from turnout.cli.output import CommandOutput, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
 
 if TYPE_CHECKING:
     from turnout.cli.workspace import Workspace
     from turnout.registry.publishing.publish import PublishRequest
-    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.publishing.publish_options import PublishOptions
 
 REFUSED, TAKEN = 3, 4
 """Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
@@ -26,7 +26,7 @@ _META = """What you say of it, in TOML or JSON. Texts: description, licence, not
 training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
 
 
-class _Target(Target):
+class _PublishTarget(TargetOptions):
     server: Annotated[
         str | None,
         server_option("Publish by stream to the server with this control listener. (default: to the disk)"),
@@ -77,7 +77,7 @@ def publish(
         bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
     ] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: _Target = _Target(),
+    target: _PublishTarget = _PublishTarget(),
 ) -> None:
     """Check an ONNX model and put it into the repository as an immutable version.
 
@@ -86,15 +86,15 @@ def publish(
 
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
-    from turnout.cli.publish.publish_view import Refusal, Released, gate_text, result_body, result_shown
+    from turnout.cli.publish.publish_view import PublishRefusal, Released, gate_text, result_body, result_view
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import AlreadyExists, InvalidRequest
+    from turnout.errors import AlreadyExistsError, InvalidRequest
     from turnout.publishing import Publisher
     from turnout.registry.gates import GateRefused, Skip
     from turnout.registry.manifest.names import check_model_name
     from turnout.registry.publishing.metadata import VersionMetadata, read_metadata
     from turnout.registry.publishing.publish import PublishRequest, source_size
-    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.sources.source import local_source
     from turnout.registry.transfer.upload_manifest import Bounds, announced_version
     from turnout.rollout.changes.operations import Operations
@@ -106,17 +106,17 @@ def publish(
         if dry_run and release:
             raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")
         exact = announced_version(version)
-        said = VersionMetadata() if meta is None else read_metadata(meta)
+        metadata_given = VersionMetadata() if meta is None else read_metadata(meta)
         who = actor_or_login(change.actor)
         key = None if sign_key is None else key_signer(sign_key, passphrase_file, certificate)
         skips = [Skip(gate, change.reason, who) for gate in dict.fromkeys(skip_gate or ())]
-        how = Publication(who, change.reason, key, skips, dry_run)
+        how = PublishOptions(who, change.reason, key, skips, dry_run)
         workspace = Workspace.open(target)
         transfers = workspace.settings.transfers
         bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
         source = stack.enter_context(local_source(file, bounds))
         request = PublishRequest(
-            name, exact, source.path, metadata=said.over(source.metadata), golden=tuple(golden or ())
+            name, exact, source.path, metadata=metadata_given.over(source.metadata), golden=tuple(golden or ())
         )
         if drop_zipmap:
             request = _without_zipmap(workspace, request, stack)
@@ -137,16 +137,16 @@ def publish(
                         name, result.manifest.version, actor=who, reason=change.reason
                     )
                     released = Released(done.sentence, done.answers)
-                standing = store.declared().of(name).standing(result.manifest.version)
+                release_status = store.release_state().of(name).release_status(result.manifest.version)
         except GateRefused as error:
-            refusal = Refusal.of(error)
-            out.show(refusal.to_json(), *refusal.shown())
+            refusal = PublishRefusal.of(error)
+            out.show(refusal.to_json(), *refusal.view())
             out.error(error)
             raise typer.Exit(REFUSED) from None
-        except AlreadyExists as error:
+        except AlreadyExistsError as error:
             out.error(error)
             raise typer.Exit(TAKEN) from None
-        out.show(result_body(result, standing, released), *result_shown(result, standing, released))
+        out.show(result_body(result, release_status, released), *result_view(result, release_status, released))
 
 
 def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: ExitStack) -> "PublishRequest":
@@ -161,24 +161,26 @@ def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: Ex
         processes.close()
 
 
-def _publish_to(out: Output, target: Target, request: "PublishRequest", how: "Publication", *, release: bool) -> None:
+def _publish_to(
+    out: CommandOutput, target: TargetOptions, request: "PublishRequest", how: "PublishOptions", *, release: bool
+) -> None:
     from turnout.cli.connection import Server
     from turnout.cli.output import ServerRefused
-    from turnout.cli.publish.publish_view import Refusal, result_body, result_shown
-    from turnout.cli.publish.upload import RefusedByGates, Wish, publish_to
+    from turnout.cli.publish.publish_view import PublishRefusal, result_body, result_view
+    from turnout.cli.publish.upload import RefusedByGates, UploadOptions, publish_to
 
     size = request.source.stat().st_size if request.source.is_file() else 0
     try:
         with out.progress("uploading", size) as advance:
-            wish = Wish(how, release, _GATES_SECONDS)
-            result, standing, released = publish_to(Server.named(target), request, wish, advance)
+            options = UploadOptions(how, release, _GATES_SECONDS)
+            result, release_status, released = publish_to(Server.named(target), request, options, advance)
     except RefusedByGates as error:
-        told = error.version
-        refusal = Refusal(request.model, told.version, told.parent or None, told.digest, error.report)
-        out.show(refusal.to_json(), *refusal.shown())
+        details = error.version
+        refusal = PublishRefusal(request.model, details.version, details.parent or None, details.digest, error.report)
+        out.show(refusal.to_json(), *refusal.view())
         out.error(error)
         raise typer.Exit(REFUSED) from None
     except ServerRefused as error:
         out.error(error)
         raise typer.Exit(TAKEN if error.kind == "AlreadyExists" else 1) from None
-    out.show(result_body(result, standing, released), *result_shown(result, standing, released))
+    out.show(result_body(result, release_status, released), *result_view(result, release_status, released))

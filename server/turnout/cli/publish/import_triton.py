@@ -10,7 +10,7 @@ import typer
 
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ChangeOptions, DiskTarget
-from turnout.cli.output import Output, reporting, table
+from turnout.cli.output import CommandOutput, reporting, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from turnout.cli.workspace import Workspace
-    from turnout.registry.triton.mapping import Row
+    from turnout.registry.triton.mapping import MappedField
     from turnout.registry.triton.tree import TritonModel
     from turnout.state.store import StateStore
 
@@ -34,14 +34,14 @@ class _Version:
         number: Its number in Triton.
         outcome: `published`, `was there`, `would be published` or `refused`.
         digest: Its digest; "" where it was refused.
-        standing: Its release status; "" where it does not exist.
+        release_status: Its release status; "" where it does not exist.
         reason: Why it was refused.
     """
 
     number: int
     outcome: str
     digest: str = ""
-    standing: str = ""
+    release_status: str = ""
     reason: str = ""
 
 
@@ -50,7 +50,7 @@ class _Imported:
     """What became of one model."""
 
     model: "TritonModel"
-    rows: "Sequence[Row]"
+    rows: "Sequence[MappedField]"
     versions: list[_Version] = field(default_factory=list)
 
     @property
@@ -125,18 +125,18 @@ def import_triton(
         text = settings_toml(imported)
         if settings_file is not None and text:
             _write_new(settings_file, text)
-        out.show(_body(imported, text), *_shown(imported, text, settings_file))
+        out.show(_body(imported, text), *_view(imported, text, settings_file))
         if not all(one.whole for one in imported):
             raise typer.Exit(NOT_ALL)
 
 
 def _import(
-    out: Output, workspace: "Workspace", store: "StateStore", model: "TritonModel", how: _How, scratch: Path
+    out: CommandOutput, workspace: "Workspace", store: "StateStore", model: "TritonModel", how: _How, scratch: Path
 ) -> _Imported:
     from turnout.errors import TurnoutError
     from turnout.publishing import Publisher
     from turnout.registry.publishing.publish import PublishRequest, source_size
-    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.triton.samples import write_samples
     from turnout.registry.triton.tree import version_of
     from turnout.rollout.changes.operations import Operations
@@ -155,10 +155,10 @@ def _import(
         for number, source in model.sources.items():
             version = version_of(number)
             request = PublishRequest(model.name, version, source, model.metadata, golden)
-            publication = Publication(how.actor, how.reason, dry_run=how.dry_run)
+            publish_options = PublishOptions(how.actor, how.reason, dry_run=how.dry_run)
             try:
                 with out.progress(f"importing {model.name} {version}", source_size(request)) as advance:
-                    result = publisher.publish(request, publication, advance)
+                    result = publisher.publish(request, publish_options, advance)
                 if how.release and number in model.served:
                     operations.release_published(model.name, version, actor=how.actor, reason=how.reason)
             except TurnoutError as error:
@@ -167,8 +167,8 @@ def _import(
             outcome = "published" if result.created else "was there"
             if how.dry_run and result.report.results:
                 outcome = "would be published"
-            standing = "" if how.dry_run else str(store.declared().of(model.name).standing(version))
-            imported.versions.append(_Version(number, outcome, result.digest, standing))
+            release_status = "" if how.dry_run else str(store.release_state().of(model.name).release_status(version))
+            imported.versions.append(_Version(number, outcome, result.digest, release_status))
     finally:
         processes.close()
     return imported
@@ -204,12 +204,12 @@ def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
                         "version": f"{version.number}.0.0",
                         "outcome": version.outcome,
                         "digest": version.digest or None,
-                        "standing": version.standing or None,
+                        "standing": version.release_status or None,
                         "reason": version.reason or None,
                     }
                     for version in [*one.versions, *_faulty(one.model)]
                 ],
-                "fields": [{"field": row.path, "fate": str(row.fate), "note": row.note} for row in one.rows],
+                "fields": [{"field": row.path, "fate": str(row.outcome), "note": row.note} for row in one.rows],
             }
             for one in imported
         ],
@@ -221,19 +221,22 @@ def _faulty(model: "TritonModel") -> "list[_Version]":
     return [] if model.fault else [_Version(n, "refused", reason=why) for n, why in model.faults.items()]
 
 
-def _shown(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "list[RenderableType]":
+def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "list[RenderableType]":
     versions = [
-        (one.model.name, str(v.number), f"{v.number}.0.0", v.outcome, v.standing, v.reason or v.digest[:19])
+        (one.model.name, str(v.number), f"{v.number}.0.0", v.outcome, v.release_status, v.reason or v.digest[:19])
         for one in imported
         for v in [*one.versions, *_faulty(one.model)]
     ]
     versions += [(one.model.name, "", "", "refused", "", one.model.fault) for one in imported if one.model.fault]
-    rows = [(one.model.name, row.path, str(row.fate), row.note) for one in imported for row in one.rows]
-    shown: list[RenderableType] = [table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "STANDING", ""), versions)]
+    rows = [(one.model.name, row.path, str(row.outcome), row.note) for one in imported for row in one.rows]
+    displayed: list[RenderableType] = [table(("MODEL", "TRITON'S", "VERSION", "OUTCOME", "STANDING", ""), versions)]
     if rows:
-        shown += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
+        displayed += ["", table(("MODEL", "FIELD OF CONFIG.PBTXT", "IS", ""), rows)]
     if text and written is None:
-        shown += ["", "Settings that go with it, for turnout.toml (or --settings FILE):", "", text.rstrip("\n")]
+        displayed += ["", "Settings that go with it, for turnout.toml (or --settings FILE):", "", text.rstrip("\n")]
     elif text:
-        shown += ["", f"Settings that go with it are in {written}; serve with --config, or add them to turnout.toml"]
-    return shown
+        displayed += [
+            "",
+            f"Settings that go with it are in {written}; serve with --config, or add them to turnout.toml",
+        ]
+    return displayed

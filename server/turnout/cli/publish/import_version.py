@@ -25,11 +25,11 @@ def import_version(
     Every file of it is checked, and the gates run. Name the digest you expect: an export that somebody made anew is
     another version, and says so nowhere else.
     """
-    from turnout.cli.publish.publish_view import Released, result_body, result_shown
+    from turnout.cli.publish.publish_view import Released, result_body, result_view
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import DigestMismatch, InvalidRequest
     from turnout.publishing import Publisher
-    from turnout.registry.publishing.publish_options import Publication
+    from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.storage.repository import Repository
     from turnout.registry.transfer.copying import only_version
     from turnout.rollout.changes.operations import Operations
@@ -51,12 +51,12 @@ def import_version(
             stack.callback(processes.close)
             publisher = Publisher(workspace.settings, workspace.repository, store, processes)
             with out.progress("importing", published.manifest.size) as advance:
-                result = publisher.take_in(source, published, Publication(who, change.reason), advance)
+                result = publisher.import_version(source, published, PublishOptions(who, change.reason), advance)
             released = None
             if release:
                 done = Operations(workspace.repository, store).release_published(
                     name, exact, actor=who, reason=change.reason
                 )
                 released = Released(done.sentence, done.answers)
-            standing = store.declared().of(name).standing(exact)
-        out.show(result_body(result, standing, released), *result_shown(result, standing, released))
+            release_status = store.release_state().of(name).release_status(exact)
+        out.show(result_body(result, release_status, released), *result_view(result, release_status, released))

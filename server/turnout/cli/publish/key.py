@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from turnout.cli.options import JsonOption
-from turnout.cli.output import Output, facts, reporting
+from turnout.cli.output import CommandOutput, facts, reporting
 from turnout.cli.publish.signers import PassphraseOption, passphrase
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def show(
             _show(out, file, public)
 
 
-def _show(out: Output, file: Path, public: "PublicKey") -> None:
+def _show(out: CommandOutput, file: Path, public: "PublicKey") -> None:
     body: dict[str, Any] = {"file": str(file), "key_id": public.id, "public_key": str(public), "pem": public.pem}
     setting = f'trusted_keys = ["{public}"]'
     out.show(body, facts([("key", public.id), ("public key", str(public)), ("to trust it", f"[signing] {setting}")]))

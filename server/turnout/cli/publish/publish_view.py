@@ -11,8 +11,8 @@ from turnout.cli.publish.gates_view import gates_table
 from turnout.registry.gates import GateRefused, GateReport, GateResult
 from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
-from turnout.routing.default_answers import Answers
-from turnout.state.release_status import Standing
+from turnout.routing.default_answers import RoutingTable
+from turnout.state.release_status import ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,12 @@ class Released:
     """
 
     sentence: str
-    answers: Answers
+    answers: RoutingTable
 
 
-def result_body(result: PublishResult, standing: Standing, released: Released | None = None) -> dict[str, Any]:
+def result_body(
+    result: PublishResult, release_status: ReleaseStatus, released: Released | None = None
+) -> dict[str, Any]:
     """Returns the JSON form of a publish that went through, and of the release that went with it."""
     body = {
         "ok": True,
@@ -38,7 +40,7 @@ def result_body(result: PublishResult, standing: Standing, released: Released | 
         "digest": result.digest,
         "created": result.created,
         "dry_run": result.dry_run,
-        "standing": standing,
+        "standing": release_status,
         "size_bytes": result.manifest.size,
         "gates": report_json(result.report)["gates"],
     }
@@ -46,7 +48,7 @@ def result_body(result: PublishResult, standing: Standing, released: Released | 
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PublishRefusal:
     """A publish that a gate refused.
 
     Attributes:
@@ -84,12 +86,14 @@ class Refusal:
             "gates": report_json(self.report)["gates"],
         }
 
-    def shown(self) -> list[RenderableType]:
+    def view(self) -> list[RenderableType]:
         """Returns what people are shown of it."""
         return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
 
 
-def result_shown(result: PublishResult, standing: Standing, released: Released | None = None) -> list[RenderableType]:
+def result_view(
+    result: PublishResult, release_status: ReleaseStatus, released: Released | None = None
+) -> list[RenderableType]:
     """Returns what people are shown of a publish that went through, and of the release that went with it."""
     manifest = result.manifest
     done = "would be published" if result.dry_run else "published"
@@ -97,7 +101,7 @@ def result_shown(result: PublishResult, standing: Standing, released: Released |
         done = "was published before, the same in every byte"
     pairs: list[tuple[str, RenderableType]] = [("digest", result.digest)]
     if not result.dry_run:
-        pairs.append(("standing", standing))
+        pairs.append(("standing", release_status))
     if result.parent is not None:
         pairs.append(("follows", str(result.parent)))
     pairs += [
@@ -107,12 +111,12 @@ def result_shown(result: PublishResult, standing: Standing, released: Released |
     ]
     if result.report.results:
         pairs.append(("gates", gates_table(result.report)))
-    if standing == "candidate" and not result.dry_run:
+    if release_status == "candidate" and not result.dry_run:
         pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
-    shown: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
+    view: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
     if released is not None:
-        shown += [line for line in (released.sentence, answers_line(released.answers)) if line]
-    return shown
+        view += [line for line in (released.sentence, answers_line(released.answers)) if line]
+    return view
 
 
 def gate_text(gate: GateResult) -> str:

@@ -49,7 +49,7 @@ def sign(
     """
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import InvalidRequest
-    from turnout.releases.release import Declarer
+    from turnout.releases.release import ReleaseStateWriter
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
@@ -65,7 +65,9 @@ def sign(
         workspace.require_repository()
         who = actor_or_login(change.actor)
         with workspace.store() as store:
-            signed = Declarer(workspace.repository, store).sign(name, exact, signer, actor=who, reason=change.reason)
+            signed = ReleaseStateWriter(workspace.repository, store).sign(
+                name, exact, signer, actor=who, reason=change.reason
+            )
         manifest = signed.published.manifest
         body = {
             "model": name,

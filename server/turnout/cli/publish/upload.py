@@ -12,18 +12,18 @@ from turnout.cli.answers_view import read_answers
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
 from turnout.cli.publish.publish_view import Released
-from turnout.errors import DigestMismatch, InvalidModel, Violation
-from turnout.registry.gates import GateReport, GateResult, GateVerdict, Outcome
+from turnout.errors import DigestMismatch, FieldViolation, InvalidModel
+from turnout.registry.gates import GateOutcome, GateReport, GateResult, GateVerdict
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.manifest.names import parse_version
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
-from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.registry.signing.signer import Signer
 from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import Published
 from turnout.registry.transfer.collect import Collected, collect
 from turnout.registry.transfer.upload_manifest import written_version
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
@@ -38,7 +38,7 @@ _AGAIN = ("Unavailable", "Aborted")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class UploadOptions:
     """What is to become of the version.
 
     Attributes:
@@ -47,7 +47,7 @@ class Wish:
         timeout: Seconds that its gates may take.
     """
 
-    how: Publication
+    how: PublishOptions
     release: bool
     timeout: float
 
@@ -63,15 +63,15 @@ class RefusedByGates(ServerRefused):
     def __init__(self, message: str, version: pb.GatesRefused) -> None:
         report = _report(version.gates)
         failure = report.failure
-        violations = [] if failure is None else [Violation(failure.gate, failure.verdict.evidence)]
+        violations = [] if failure is None else [FieldViolation(failure.gate, failure.verdict.evidence)]
         super().__init__("GateRefused", message, violations=violations)
         self.version = version
         self.report = report
 
 
 def publish_to(
-    server: Server, request: PublishRequest, wish: Wish, advance: Callable[[int], None]
-) -> tuple[PublishResult, Standing, Released | None]:
+    server: Server, request: PublishRequest, options: UploadOptions, advance: Callable[[int], None]
+) -> tuple[PublishResult, ReleaseStatus, Released | None]:
     """Publishes a version on a server, and tells of its release where one was wanted.
 
     Raises:
@@ -80,30 +80,30 @@ def publish_to(
         RefusedByGates: One of its gates failed.
     """
     collected = collect(request)
-    shown = 0
+    reported = 0
     failures, best = 0, -1
     while True:
         try:
             begun = _begin(server, collected)
             if not begun.upload_id:
-                return _existing(server, begun.published, collected, wish)
+                return _existing(server, begun.published, collected, options)
             received = sum(begun.received)
             if received > best:
                 failures, best = 0, received
-            advance(max(received - shown, 0))
-            shown = max(shown, received)
+            advance(max(received - reported, 0))
+            reported = max(reported, received)
             sent = [received]
 
-            def told(size: int, sent: list[int] = sent) -> None:
-                nonlocal shown
+            def on_progress(size: int, sent: list[int] = sent) -> None:
+                nonlocal reported
                 sent[0] += size
-                advance(max(sent[0] - shown, 0))
-                shown = max(shown, sent[0])
+                advance(max(sent[0] - reported, 0))
+                reported = max(reported, sent[0])
 
             with server.registry() as registry:
-                _send(registry, begun, collected, told)
-                told_of = _publish(registry, begun.upload_id, collected, wish)
-            released = Released(told_of.sentence, read_answers(told_of.answers)) if wish.release else None
+                _send(registry, begun, collected, on_progress)
+                told_of = _publish(registry, begun.upload_id, collected, options)
+            released = Released(told_of.sentence, read_answers(told_of.answers)) if options.release else None
             return (*_read(told_of.published), released)
         except ServerRefused as error:
             failures += 1
@@ -113,26 +113,29 @@ def publish_to(
 
 
 def _begin(server: Server, collected: Collected) -> pb.BeginUploadResponse:
-    said = collected.announcement
+    manifest = collected.upload_manifest
     request = pb.BeginUploadRequest(
-        model=said.model,
-        version=written_version(said.version),
-        files=[pb.AnnouncedFile(path=file.path, size=file.size, digest=file.digest) for file in said.files],
-        metadata_json=json.dumps(said.metadata.to_meta()),
+        model=manifest.model,
+        version=written_version(manifest.version),
+        files=[pb.AnnouncedFile(path=file.path, size=file.size, digest=file.digest) for file in manifest.files],
+        metadata_json=json.dumps(manifest.metadata.to_meta()),
     )
     with server.registry() as registry:
         return registry.BeginUpload(request, timeout=_CALL_SECONDS)
 
 
 def _send(
-    registry: RegistryServiceStub, begun: pb.BeginUploadResponse, collected: Collected, told: Callable[[int], None]
+    registry: RegistryServiceStub,
+    begun: pb.BeginUploadResponse,
+    collected: Collected,
+    on_progress: Callable[[int], None],
 ) -> None:
     # gRPC runs the iterator in a thread of its own, and would make "Unknown" of what it raises.
     trouble: list[InvalidModel] = []
 
     def pieces() -> Iterator[pb.UploadFilesRequest]:
         try:
-            yield from _pieces(begun, collected, told)
+            yield from _pieces(begun, collected, on_progress)
         except InvalidModel as error:
             trouble.append(error)
 
@@ -142,10 +145,10 @@ def _send(
 
 
 def _pieces(
-    begun: pb.BeginUploadResponse, collected: Collected, told: Callable[[int], None]
+    begun: pb.BeginUploadResponse, collected: Collected, on_progress: Callable[[int], None]
 ) -> Iterator[pb.UploadFilesRequest]:
     yield pb.UploadFilesRequest(upload_id=begun.upload_id)
-    for index, (source, entry) in enumerate(zip(collected.sources, collected.announcement.files, strict=True)):
+    for index, (source, entry) in enumerate(zip(collected.sources, collected.upload_manifest.files, strict=True)):
         offset = begun.received[index]
         if offset == entry.size:
             continue
@@ -155,33 +158,33 @@ def _pieces(
                 while data := file.read(min(CHUNK, entry.size - offset)):
                     yield pb.UploadFilesRequest(chunk=pb.FileChunk(file=index, offset=offset, data=data))
                     offset += len(data)
-                    told(len(data))
+                    on_progress(len(data))
         except OSError as error:
             raise InvalidModel(f"{source.path} {explain(error)}") from error
 
 
 def _publish(
-    registry: RegistryServiceStub, upload_id: str, collected: Collected, wish: Wish
+    registry: RegistryServiceStub, upload_id: str, collected: Collected, options: UploadOptions
 ) -> pb.PublishUploadResponse:
-    how = wish.how
+    how = options.how
     request = pb.PublishUploadRequest(
         upload_id=upload_id,
-        release=wish.release,
+        release=options.release,
         actor=how.actor,
         reason=how.reason,
         skip_gates=[skip.gate for skip in how.skips],
         dry_run=how.dry_run,
     )
     if how.signer is not None:
-        version = collected.announcement.version
+        version = collected.upload_manifest.version
         if version is None:
             describe = pb.DescribeUploadRequest(upload_id=upload_id)
-            described = registry.DescribeUpload(describe, timeout=wish.timeout).version
+            described = registry.DescribeUpload(describe, timeout=options.timeout).version
             version = _read(described)[0].manifest.version
         # Of what the server says, the number alone counts: everything else that is signed was read here.
         request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
     try:
-        return registry.PublishUpload(request, timeout=wish.timeout)
+        return registry.PublishUpload(request, timeout=options.timeout)
     except grpc.RpcError as error:
         refused = _refusal(error)
         if refused is not None:
@@ -203,13 +206,13 @@ def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
 
 
 def _existing(
-    server: Server, published: pb.PublishedVersion, collected: Collected, wish: Wish
-) -> tuple[PublishResult, Standing, Released | None]:
+    server: Server, published: pb.PublishedVersion, collected: Collected, options: UploadOptions
+) -> tuple[PublishResult, ReleaseStatus, Released | None]:
     """Does to a version that was there before what a publish does to one that was not."""
-    result, standing = _read(published)
-    how, manifest = wish.how, result.manifest
+    result, release_status = _read(published)
+    how, manifest = options.how, result.manifest
     if how.dry_run:
-        return replace(result, dry_run=True), standing, None
+        return replace(result, dry_run=True), release_status, None
     if how.signer is not None:
         own = collected.published(manifest.version)  # never sign what only the server says
         if own.digest != result.digest:
@@ -224,25 +227,25 @@ def _existing(
             reason=how.reason,
         )
         with server.registry() as registry:
-            registry.SignVersion(request, timeout=wish.timeout)
-    if not wish.release:
-        return result, standing, None
+            registry.SignVersion(request, timeout=options.timeout)
+    if not options.release:
+        return result, release_status, None
     _, sentence, answers = server.release(manifest.model, str(manifest.version), how.actor, how.reason)
-    return result, Standing.RELEASED, Released(sentence, answers)
+    return result, ReleaseStatus.RELEASED, Released(sentence, answers)
 
 
-def _read(published: pb.PublishedVersion) -> tuple[PublishResult, Standing]:
+def _read(published: pb.PublishedVersion) -> tuple[PublishResult, ReleaseStatus]:
     if bytes_digest(published.manifest) != published.digest:
         raise DigestMismatch("the server's manifest and its digest do not belong together")
     try:
         manifest = read_canonical(published.manifest)
         report = _report(published.gates)
-        standing = Standing(published.standing)
+        release_status = ReleaseStatus(published.standing)
         parent = parse_version(published.parent) if published.parent else None
     except ValueError as error:
         raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error
     result = PublishResult(manifest, published.digest, published.created, report, parent, published.dry_run)
-    return result, standing
+    return result, release_status
 
 
 def _report(gates: Iterable[pb.GateResult]) -> GateReport:
@@ -252,5 +255,5 @@ def _report(gates: Iterable[pb.GateResult]) -> GateReport:
         ValueError: A gate ended in a way that is not known here.
     """
     return GateReport(
-        tuple(GateResult(g.gate, GateVerdict(Outcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)
+        tuple(GateResult(g.gate, GateVerdict(GateOutcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)
     )

@@ -7,12 +7,12 @@ from typing import Any, Self
 from rich.text import Text
 
 from turnout.cli.workspace import Workspace
-from turnout.errors import ConfigError, Unavailable
+from turnout.errors import ConfigError, UnavailableError
 from turnout.registry.storage.listing import Listing, Published
 from turnout.releases.adoption import adopt, unrecorded
 from turnout.state.audit import Audit
 from turnout.state.event_log.chain import Head
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.store import StateStore
 
 
@@ -50,14 +50,14 @@ class LogAudit:
             if not before.chain.faults:  # a broken chain is evidence; nothing is added to it
                 recorded, left = _record(workspace, store, actor)
             audit = store.audit(kept) if recorded else before
-            declared = store.declared()
+            release_state = store.release_state()
         there = {(p.manifest.model, str(p.manifest.version)) for p in listing.published}
         there |= {(problem.model, problem.version) for problem in listing.problems}
         yanked = {
             (model, str(version))
-            for model, declarations in declared.models.items()
-            for version, standing in declarations.standings.items()
-            if standing is Standing.YANKED
+            for model, model_releases in release_state.models.items()
+            for version, release_status in model_releases.release_statuses.items()
+            if release_status is ReleaseStatus.YANKED
         }
         gone = sorted(
             f"{model} {version}"
@@ -110,7 +110,7 @@ class LogAudit:
 def _record(workspace: Workspace, store: StateStore, actor: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         return tuple(_name(found) for found in adopt(workspace.repository, store, actor=actor)), ()
-    except (OSError, Unavailable):  # a repository or store that may only be read
+    except (OSError, UnavailableError):  # a repository or store that may only be read
         return (), tuple(_name(found) for found in unrecorded(workspace.repository, store))
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from turnout.cli.output import size_text
-from turnout.cli.registry.description import Content, Description
+from turnout.cli.registry.description import Content, VersionDescription
 from turnout.registry.gates.reports import GateAttestation
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.publishing.environment_record import SeenEnvironment
-from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.evidence_records import EvidenceRecords
 
 _STATED = ("description", "authors", "licence", "notes")
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
@@ -38,9 +38,9 @@ def seen_line(seen: SeenEnvironment) -> str:
     return f"{what}, turnout {seen.turnout}, {seen.platform}{carried}; {seen.time}"
 
 
-def shown_reports(attested: Attested) -> list[GateAttestation]:
+def latest_reports(evidence_records: EvidenceRecords) -> list[GateAttestation]:
     """Returns the reports of gates that say how a version stands: the newest made here, the newest from elsewhere."""
-    newest = {report.imported: report for report in attested.reports}  # the oldest come first
+    newest = {report.imported: report for report in evidence_records.reports}  # the oldest come first
     return [newest[imported] for imported in (False, True) if imported in newest]
 
 
@@ -51,7 +51,7 @@ def report_line(report: GateAttestation) -> str:
     return f"{against}, turnout {report.turnout}{carried}; {report.time}"
 
 
-def markdown(version: Description) -> str:
+def markdown(version: VersionDescription) -> str:
     """Returns the card as a Markdown file. What people wrote is escaped, so that it cannot look like more than text."""
     content = version.content
     assert content is not None, "a card is made of what the disk or a server's registry tells"
@@ -59,8 +59,8 @@ def markdown(version: Description) -> str:
     lines = [f"# {version.model} {version.version}", ""]
     if description := stated.get("description"):
         lines += [_text(description), ""]
-    standing = f"{version.standing}{', tagged ' + ', '.join(version.tags) if version.tags else ''}"
-    facts = [("digest", f"`{version.digest}`"), ("standing", standing), ("size", size_text(version.size_bytes))]
+    release_status = f"{version.release_status}{', tagged ' + ', '.join(version.tags) if version.tags else ''}"
+    facts = [("digest", f"`{version.digest}`"), ("standing", release_status), ("size", size_text(version.size_bytes))]
     if authors := stated.get("authors"):
         facts.append(("authors", _text(", ".join(map(str, authors)))))
     if licence := stated.get("licence"):
@@ -84,7 +84,7 @@ def markdown(version: Description) -> str:
     lines += ["## Provenance", ""]
     lines += _provenance(content)
     lines += ["## Gates", ""]
-    lines += _gates(content.attested)
+    lines += _gates(content.evidence_records)
     if free := {name: value for name, value in stated.items() if name not in _STATED}:
         lines += [
             "## More",
@@ -99,16 +99,16 @@ def markdown(version: Description) -> str:
 
 def _provenance(content: Content) -> list[str]:
     rows = [(name, _text(value)) for name, value in provenance_lines(content.provenance)]
-    if content.attested.seen is not None:
-        rows.append(("published with", _text(seen_line(content.attested.seen))))
-    signed = [f"{key} ({worth})" for key, worth in content.attested.signatures.items()]
+    if content.evidence_records.seen is not None:
+        rows.append(("published with", _text(seen_line(content.evidence_records.seen))))
+    signed = [f"{key} ({worth})" for key, worth in content.evidence_records.signatures.items()]
     rows.append(("signed by", _text(", ".join(signed) or "nobody")))
     return _table(("", ""), rows)
 
 
-def _gates(attested: Attested) -> list[str]:
+def _gates(evidence_records: EvidenceRecords) -> list[str]:
     lines: list[str] = []
-    for report in shown_reports(attested):
+    for report in latest_reports(evidence_records):
         rows = [(_text(r.gate), str(r.verdict.outcome), _text(r.verdict.evidence)) for r in report.report.results]
         lines += [f"{_text(report_line(report))}", "", *_table(("gate", "outcome", "evidence"), rows)]
     return lines or ["No report is kept.", ""]

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
-from turnout.registry.manifest.manifest import Batching, FileEntry, Manifest
+from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Manifest
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.manifest.signature import DataType, TensorSpec
-from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.storage.listing import Published
-from turnout.state.release_status import Declarations
+from turnout.state.release_status import ModelReleaseState
 
 if TYPE_CHECKING:  # importing the client imports gRPC
     from turnout_client.model import ModelInfo, TensorInfo, VersionInfo
@@ -27,7 +27,7 @@ class Content:
         tolerances: Absolute and relative, by output or dtype.
         yanked: Why it was yanked; "" where it was not.
         provenance: Where it comes from.
-        attested: What was found out about it: signatures, the machine that published it, reports of gates.
+        evidence_records: What was found out about it: signatures, the machine that published it, reports of gates.
     """
 
     files: tuple[FileEntry, ...]
@@ -36,10 +36,10 @@ class Content:
     tolerances: dict[str, tuple[float, float]]
     yanked: str = ""
     provenance: Provenance = field(default_factory=Provenance)
-    attested: Attested = field(default_factory=Attested)
+    evidence_records: EvidenceRecords = field(default_factory=EvidenceRecords)
 
     @classmethod
-    def of(cls, manifest: Manifest, attested: Attested, yanked: str) -> Self:
+    def of(cls, manifest: Manifest, evidence_records: EvidenceRecords, yanked: str) -> Self:
         """Gathers what is known of a version."""
         return cls(
             manifest.files,
@@ -48,7 +48,7 @@ class Content:
             {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
             yanked,
             manifest.provenance,
-            attested,
+            evidence_records,
         )
 
 
@@ -74,13 +74,13 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class VersionDescription:
     """One version.
 
     Attributes:
         version: Exact.
         digest: Pins its content.
-        standing: What it was declared fit for.
+        release_status: What it was declared fit for.
         tags: That name it, sorted.
         default: The empty selector answers with it.
         inputs, outputs: Its signature.
@@ -93,7 +93,7 @@ class Description:
     model: str
     version: str
     digest: str
-    standing: str
+    release_status: str
     tags: tuple[str, ...]
     default: bool
     inputs: tuple[TensorSpec, ...]
@@ -107,19 +107,21 @@ class Description:
     def from_disk(
         cls,
         published: Published,
-        declarations: Declarations,
+        model_releases: ModelReleaseState,
         default: Version | None,
-        attested: Attested | None = None,
+        evidence_records: EvidenceRecords | None = None,
     ) -> Self:
         """Describes a published version."""
         manifest = published.manifest
-        content = Content.of(manifest, attested or Attested(), declarations.reasons.get(manifest.version, ""))
+        content = Content.of(
+            manifest, evidence_records or EvidenceRecords(), model_releases.reasons.get(manifest.version, "")
+        )
         return cls(
             model=manifest.model,
             version=str(manifest.version),
             digest=published.digest,
-            standing=declarations.standing(manifest.version),
-            tags=tuple(sorted(tag for tag, version in declarations.tags.items() if version == manifest.version)),
+            release_status=model_releases.release_status(manifest.version),
+            tags=tuple(sorted(tag for tag, version in model_releases.tags.items() if version == manifest.version)),
             default=manifest.version == default,
             inputs=manifest.signature.inputs,
             outputs=manifest.signature.outputs,
@@ -135,7 +137,7 @@ class Description:
             model=model.name,
             version=version.version,
             digest=version.digest,
-            standing=version.standing,
+            release_status=version.standing,
             tags=version.tags,
             default=version.version == model.default_version,
             inputs=tuple(map(spec_of, version.inputs)),
@@ -158,7 +160,7 @@ class Description:
             "model": self.model,
             "version": self.version,
             "digest": self.digest,
-            "standing": self.standing,
+            "standing": self.release_status,
             "tags": list(self.tags),
             "default": self.default,
             "inputs": [spec.to_json() for spec in self.inputs],
@@ -169,12 +171,12 @@ class Description:
         if self.content is not None:
             body["files"] = [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.content.files]
             body["metadata"] = self.content.metadata
-            attested = self.content.attested
-            body["signatures"] = dict(attested.signatures)
+            evidence_records = self.content.evidence_records
+            body["signatures"] = dict(evidence_records.signatures)
             body["yanked"] = self.content.yanked or None
             body["provenance"] = self.content.provenance.to_json()
-            body["published_on"] = None if attested.seen is None else attested.seen.to_json()
-            body["gate_reports"] = [report.to_json() for report in attested.reports]
+            body["published_on"] = None if evidence_records.seen is None else evidence_records.seen.to_json()
+            body["gate_reports"] = [report.to_json() for report in evidence_records.reports]
             body["opset"] = self.content.opset
             tolerances = self.content.tolerances
             body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}
@@ -193,7 +195,7 @@ def spec_of(tensor: "TensorInfo") -> TensorSpec:
     return TensorSpec(tensor.name, DataType(tensor.dtype), tensor.shape, tensor.has_default)
 
 
-def _declared_batching(batching: Batching | None) -> str:
+def _declared_batching(batching: BatchingDeclaration | None) -> str:
     if batching is None:
         return "left to the server, which proves at load that batching changes no answer"
     if not batching.enabled:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from turnout.cli.workspace import Workspace
-    from turnout.registry.compatibility.agreement import Agreement
-    from turnout.registry.compatibility.sandbox import Subject
+    from turnout.registry.compatibility.agreement import AnswerAgreement
+    from turnout.registry.compatibility.sandbox import SandboxVersion
     from turnout.registry.diff.version_diff import VersionDiff
 
 _TOP_CHANGED = 10
@@ -32,7 +32,7 @@ def diff(
     from turnout.cli.workspace import Workspace
     from turnout.registry.diff.version_diff import diff_body, diff_versions
     from turnout.serving.sandbox.fork_server import start_processes
-    from turnout.serving.sandbox.sandbox import TrialLab
+    from turnout.serving.sandbox.sandbox import ProcessSandbox
 
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
@@ -40,29 +40,29 @@ def diff(
         before, after = (_chosen(workspace, text) for text in (old, new))
         processes = start_processes()
         stack.callback(processes.close)
-        lab = TrialLab(workspace.settings.for_model(after.manifest.model), processes)
-        found = diff_versions(before, after, lab)
-        out.show(diff_body(found), *_shown(found))
+        sandbox = ProcessSandbox(workspace.settings.for_model(after.manifest.model), processes)
+        found = diff_versions(before, after, sandbox)
+        out.show(diff_body(found), *_view(found))
 
 
-def _chosen(workspace: "Workspace", text: str) -> "Subject":
+def _chosen(workspace: "Workspace", text: str) -> "SandboxVersion":
     from turnout.cli.workspace import ModelVersions, split_reference
     from turnout.errors import InvalidRequest
-    from turnout.registry.compatibility.sandbox import Subject
+    from turnout.registry.compatibility.sandbox import SandboxVersion
     from turnout.routing.selection.selector import parse
 
     name, selector = split_reference(text)
     if selector is None:
         raise InvalidRequest.at("version", f"expected NAME@VERSION, such as {name}@3.2.0, got {text[:128]!r}")
-    known = ModelVersions.of(name, workspace.scan(), workspace.declared())
+    known = ModelVersions.of(name, workspace.scan(), workspace.release_state())
     published = known.resolve(parse(selector))
     # What is compared has to be what was published.
     version = published.manifest.version
     workspace.repository.verify(name, version, expected=published.digest)
-    return Subject(workspace.repository.fetch(name, version), published.manifest)
+    return SandboxVersion(workspace.repository.fetch(name, version), published.manifest)
 
 
-def _shown(found: "VersionDiff") -> "list[RenderableType]":
+def _view(found: "VersionDiff") -> "list[RenderableType]":
     changes = [(str(c.bump).upper(), c.subject, c.reason) for c in found.difference.changes]
     weights = found.weights
     pairs: list[tuple[str, RenderableType]] = [
@@ -85,8 +85,10 @@ def _shown(found: "VersionDiff") -> "list[RenderableType]":
         rows = [(one.name, _value(one.old), _value(one.new)) for one in found.stated]
         pairs.append(("stated", table(("", str(found.old.version), str(found.new.version)), rows)))
     pairs += [("golden cases", _agreement(found.golden)), ("synthetic", _agreement(found.synthetic))]
-    if race := found.race:
-        times = [_times(name, *values) for name, values in (("p50", race.p50), ("p99", race.p99))]
+    if latency_comparison := found.latency_comparison:
+        times = [
+            _times(name, *values) for name, values in (("p50", latency_comparison.p50), ("p99", latency_comparison.p99))
+        ]
         pairs.append(("latency", table(("", str(found.old.version), str(found.new.version), "ratio"), times)))
     if found.peak_bytes is not None:
         pairs.append(("memory", f"{size_text(found.peak_bytes[0])} and {size_text(found.peak_bytes[1])} at the peak"))
@@ -100,12 +102,12 @@ def _times(name: str, new: float, old: float) -> tuple[str, ...]:
     return name, f"{old * 1e3:.2f} ms", f"{new * 1e3:.2f} ms", f"{new / max(old, 1e-9):.2f} x"
 
 
-def _agreement(agreement: "Agreement | None") -> str:
+def _agreement(agreement: "AnswerAgreement | None") -> str:
     if agreement is None or not agreement.examples:
         return "none that both take"
-    said = "all within tolerance" if agreement.within else "not within tolerance"
+    outcome = "all within tolerance" if agreement.within else "not within tolerance"
     furthest = f", at most {agreement.largest:.3g} apart ({agreement.furthest})" if agreement.furthest else ""
-    return f"{agreement.examples} answered by both, {said}{furthest}"
+    return f"{agreement.examples} answered by both, {outcome}{furthest}"
 
 
 def _value(value: object) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import ServerTarget, VersionArgument
-from turnout.cli.output import Output, facts, reporting, size_text
+from turnout.cli.output import CommandOutput, facts, reporting, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from turnout.cli.connection import Server
     from turnout.registry.storage.listing import Published
-    from turnout.registry.transfer.receive import Received
+    from turnout.registry.transfer.receive import ReceivedVersion
 
 
 def fetch(
@@ -63,8 +63,8 @@ def fetch(
 
 
 def _fetch(
-    out: Output, server: "Server", name: str, version: "Version", to: Path
-) -> "tuple[Received, Sequence[bytes]]":
+    out: CommandOutput, server: "Server", name: str, version: "Version", to: Path
+) -> "tuple[ReceivedVersion, Sequence[bytes]]":
     from turnout.errors import DigestMismatch
     from turnout.registry.transfer.receive import receiving
     from turnout_proto.v1 import registry_pb2 as pb

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
-from turnout.cli.registry.description import Content, Description
+from turnout.cli.registry.description import Content, VersionDescription
 from turnout.cli.registry.survey import Details, Survey
 from turnout.errors import DigestMismatch
 from turnout.registry.gates.reports import GateAttestation
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.publishing.environment_record import SeenEnvironment
-from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout_proto.v1 import registry_pb2 as pb
 
 _TIMEOUT = 10.0
@@ -26,7 +26,9 @@ def survey_server(server: Server) -> Survey:
     """Asks a running server for everything."""
     with server.client(_TIMEOUT) as client:
         models = client.models()
-    return Survey(tuple(Description.from_server(model, version) for model in models for version in model.versions))
+    return Survey(
+        tuple(VersionDescription.from_server(model, version) for model in models for version in model.versions)
+    )
 
 
 def details_from_server(server: Server, name: str, selector: str | None) -> Details:
@@ -39,7 +41,7 @@ def details_from_server(server: Server, name: str, selector: str | None) -> Deta
     with server.client(_TIMEOUT) as client:
         model = client.get_model(name)
         wanted = model.default_version if selector is None else client.get_version(name, selector).version
-    described = {version.version: Description.from_server(model, version) for version in model.versions}
+    described = {version.version: VersionDescription.from_server(model, version) for version in model.versions}
     chosen = described.get(wanted)
     if chosen is None:
         return Details(tuple(described.values()), None, None)
@@ -48,28 +50,28 @@ def details_from_server(server: Server, name: str, selector: str | None) -> Deta
     return Details(tuple(described.values()), _closely(server, chosen, lenient), None)
 
 
-def _closely(server: Server, version: Description, lenient: Collection[str]) -> Description:
+def _closely(server: Server, version: VersionDescription, lenient: Collection[str]) -> VersionDescription:
     """Adds what the server's registry tells; nothing where it ends with an error of a kind that is put up with."""
     request = pb.DescribeVersionRequest(model=version.model, version=version.version)
     try:
         with server.registry() as registry:
-            told = registry.DescribeVersion(request, timeout=_TIMEOUT)
+            response = registry.DescribeVersion(request, timeout=_TIMEOUT)
     except ServerRefused as error:
         if error.kind in lenient:
             return version
         raise
-    return replace(version, content=_content(told))
+    return replace(version, content=_content(response))
 
 
-def _content(told: pb.DescribeVersionResponse) -> Content:
-    if bytes_digest(told.manifest) != told.digest:
+def _content(response: pb.DescribeVersionResponse) -> Content:
+    if bytes_digest(response.manifest) != response.digest:
         raise DigestMismatch("the server's manifest and its digest do not belong together")
     try:
-        attested = Attested(
-            {one.key: one.worth for one in told.signatures},
-            SeenEnvironment.from_json(json.loads(told.environment_json)) if told.environment_json else None,
-            tuple(GateAttestation.from_json(json.loads(text)) for text in told.gate_reports_json),
+        evidence_records = EvidenceRecords(
+            {one.key: one.worth for one in response.signatures},
+            SeenEnvironment.from_json(json.loads(response.environment_json)) if response.environment_json else None,
+            tuple(GateAttestation.from_json(json.loads(text)) for text in response.gate_reports_json),
         )
-        return Content.of(read_canonical(told.manifest), attested, told.yank_reason)
+        return Content.of(read_canonical(response.manifest), evidence_records, response.yank_reason)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error

@@ -1,13 +1,13 @@
 """`turnout models`."""
 
-from turnout.cli.options import Target
+from turnout.cli.options import TargetOptions
 from turnout.cli.output import reporting
 
 _EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
 
 
 def models(
-    target: Target = Target(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """List all models and their versions."""
     from turnout.cli.registry.survey import survey_disk

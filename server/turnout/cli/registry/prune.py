@@ -9,14 +9,14 @@ from turnout.cli.options import ActorOption, DiskTarget
 from turnout.cli.output import reporting, size_text, table
 
 if TYPE_CHECKING:
-    from turnout.releases.prune_plan import Decision
+    from turnout.releases.prune_plan import PruningDecision
     from turnout.releases.pruner import Removal
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
     model: str
-    decision: "Decision"
+    decision: "PruningDecision"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -117,19 +117,19 @@ def prune(
         ]  # fmt: skip
         view = table(("VERSION", "", "SIZE", "WHY"), rows, right=("SIZE",))
         if yes:
-            told = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
-            told.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
-            told += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
-            told += [f"{size_text(freed_unused)} of files of no version removed"] * bool(freed_unused)
-            told += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
+            lines = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
+            lines.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
+            lines += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
+            lines += [f"{size_text(freed_unused)} of files of no version removed"] * bool(freed_unused)
+            lines += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
         elif going:
             plural = "s" * (len(going) != 1)
-            told = [f"{len(going)} version{plural} would go, {size_text(size)}: say --yes to remove"]
+            lines = [f"{len(going)} version{plural} would go, {size_text(size)}: say --yes to remove"]
         else:
-            told = ["nothing would go"]
+            lines = ["nothing would go"]
         if not yes and unused.digests:
             plural = "s" * (len(unused.digests) != 1)
-            told.append(f"{len(unused.digests)} file{plural} of no version, {size_text(unused.size_bytes)}")
-        out.show(body, view, *told)
+            lines.append(f"{len(unused.digests)} file{plural} of no version, {size_text(unused.size_bytes)}")
+        out.show(body, view, *lines)
         if refused:
             raise typer.Exit(1)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import Target
-from turnout.cli.output import Output, reporting
+from turnout.cli.options import TargetOptions
+from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
     from turnout.cli.registry.survey import Details
@@ -18,7 +18,7 @@ def show(
     markdown: Annotated[
         bool, typer.Option("--markdown", metavar="", help="Print the version's card as a Markdown file.")
     ] = False,
-    target: Target = Target(),
+    target: TargetOptions = TargetOptions(),
 ) -> None:
     """Describe a model, or print the card of the version that a selector names.
 
@@ -51,19 +51,19 @@ def show(
             _show_version(out, found)
 
 
-def _show_version(out: Output, found: "Details") -> None:
+def _show_version(out: CommandOutput, found: "Details") -> None:
     from turnout.cli.registry.tables import details
 
     assert found.chosen is not None, "a selector names a version, or is refused"
     out.show(found.chosen.to_json(), details(found.chosen))
 
 
-def _show_model(out: Output, found: "Details") -> None:
+def _show_model(out: CommandOutput, found: "Details") -> None:
     from turnout.cli.registry.survey import model_json
     from turnout.cli.registry.tables import details, events_table, versions_table
 
     body: dict[str, Any] = model_json(found.versions)
-    shown: list[Any] = [versions_table(found.versions)]
+    displayed: list[Any] = [versions_table(found.versions)]
     if found.events is not None:
         body["events"] = [
             {
@@ -76,7 +76,7 @@ def _show_model(out: Output, found: "Details") -> None:
             for event in found.events
         ]
     if found.events:
-        shown += ["", events_table(found.events)]
+        displayed += ["", events_table(found.events)]
     if found.chosen is not None:
-        shown += ["", details(found.chosen)]
-    out.show(body, *shown)
+        displayed += ["", details(found.chosen)]
+    out.show(body, *displayed)

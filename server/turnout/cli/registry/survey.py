@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from turnout.cli.registry.description import Description
+from turnout.cli.registry.description import VersionDescription
 from turnout.cli.workspace import ModelVersions, Workspace
-from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Problem
 from turnout.routing.selection.selector import parse
@@ -25,12 +25,12 @@ class Survey:
         problems: What stands in the repository where versions could and is none.
     """
 
-    versions: tuple[Description, ...]
+    versions: tuple[VersionDescription, ...]
     problems: tuple[Problem, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as JSON values."""
-        models: dict[str, list[Description]] = {}
+        models: dict[str, list[VersionDescription]] = {}
         for version in self.versions:
             models.setdefault(version.model, []).append(version)
         return {
@@ -52,12 +52,12 @@ class Details:
         events: The latest declarations, newest first; None where a server was asked, which does not tell.
     """
 
-    versions: tuple[Description, ...]
-    chosen: Description | None
+    versions: tuple[VersionDescription, ...]
+    chosen: VersionDescription | None
     events: "tuple[Event, ...] | None"
 
 
-def model_json(versions: "list[Description] | tuple[Description, ...]") -> dict[str, Any]:
+def model_json(versions: "list[VersionDescription] | tuple[VersionDescription, ...]") -> dict[str, Any]:
     """Returns the versions of one model as JSON values."""
     default = next((version.version for version in versions if version.default), None)
     return {
@@ -69,11 +69,11 @@ def model_json(versions: "list[Description] | tuple[Description, ...]") -> dict[
 
 def survey_disk(workspace: Workspace) -> Survey:
     """Reads the repository and the state store."""
-    listing, declared = workspace.scan(), workspace.declared()
+    listing, release_state = workspace.scan(), workspace.release_state()
     baselines = workspace.baselines()
-    known = [ModelVersions.of(name, listing, declared, baselines.get(name)) for name in listing.models]
+    known = [ModelVersions.of(name, listing, release_state, baselines.get(name)) for name in listing.models]
     versions = tuple(
-        Description.from_disk(published, declared.of(model.name), model.default)
+        VersionDescription.from_disk(published, release_state.of(model.name), model.default)
         for model in known
         for published in model.published.values()
     )
@@ -87,18 +87,18 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
         ModelNotFound, VersionNotFound: There is no such model, or the selector names none of its versions.
         InvalidSelector: The selector does not parse.
     """
-    declared = workspace.declared()
-    model = ModelVersions.of(name, workspace.scan(), declared, workspace.baselines().get(name))
+    release_state = workspace.release_state()
+    model = ModelVersions.of(name, workspace.scan(), release_state, workspace.baselines().get(name))
     trust = Trust.of(workspace.settings.for_model(name).signing)
     described = {
-        version: Description.from_disk(
-            published, declared.of(name), model.default, Attested.of(workspace.repository, published, trust)
+        version: VersionDescription.from_disk(
+            published, release_state.of(name), model.default, EvidenceRecords.of(workspace.repository, published, trust)
         )
         for version, published in model.published.items()
     }
     chosen = model.default if selector is None else model.resolve(parse(selector)).manifest.version
     events: tuple[Event, ...] = ()
-    if declared.revision:
+    if release_state.revision:
         with workspace.store() as store:
             events = tuple(store.events(name, limit=_EVENTS))
     return Details(tuple(described.values()), None if chosen is None else described[chosen], events)

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from turnout.cli.output import facts, size_text, table
 from turnout.cli.publish.gates_view import gates_table
-from turnout.cli.registry.card import provenance_lines, report_line, seen_line, shown_reports
-from turnout.cli.registry.description import Description
+from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
+from turnout.cli.registry.description import VersionDescription
 
 if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
     from turnout.state.event_log.events import Event
@@ -21,7 +21,7 @@ _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bo
 _DIGEST_SHOWN = len("sha256:") + 12
 
 
-def versions_table(versions: Sequence[Description]) -> Table:
+def versions_table(versions: Sequence[VersionDescription]) -> Table:
     """Returns a row for each version; the state too, where a server told it."""
     live = any(version.live for version in versions)
     columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
@@ -31,7 +31,7 @@ def versions_table(versions: Sequence[Description]) -> Table:
             version.model,
             version.version,
             "default" if version.default else "",
-            _styled(version.standing),
+            _styled(version.release_status),
             ", ".join(version.tags),
             size_text(version.size_bytes),
             version.digest[:_DIGEST_SHOWN],
@@ -42,12 +42,12 @@ def versions_table(versions: Sequence[Description]) -> Table:
     return table(columns, rows, right=["SIZE"])
 
 
-def details(version: Description) -> Table:
+def details(version: VersionDescription) -> Table:
     """Returns everything about one version."""
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
-        ("standing", Text.assemble(_styled(version.standing), _because(version))),
+        ("standing", Text.assemble(_styled(version.release_status), _because(version))),
         ("tags", ", ".join(version.tags) or "none"),
     ]
     if live := version.live:
@@ -64,7 +64,7 @@ def details(version: Description) -> Table:
         rows = version.live.max_batch_rows if version.live else 0
         pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
     if content := version.content:
-        signed = [f"{key} ({worth})" for key, worth in content.attested.signatures.items()]
+        signed = [f"{key} ({worth})" for key, worth in content.evidence_records.signatures.items()]
         pairs.append(("signed by", ", ".join(signed) or "nobody"))
         files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
         pairs.append(("files", table(("", "", ""), files)))
@@ -73,16 +73,16 @@ def details(version: Description) -> Table:
             pairs.append(("tolerance", f"{name}: {atol:g} + {rtol:g} x expected"))
         pairs += [(name, _free(value)) for name, value in content.metadata.items()]
         pairs += provenance_lines(content.provenance)
-        if content.attested.seen is not None:
-            pairs.append(("published with", seen_line(content.attested.seen)))
-        for report in shown_reports(content.attested):
+        if content.evidence_records.seen is not None:
+            pairs.append(("published with", seen_line(content.evidence_records.seen)))
+        for report in latest_reports(content.evidence_records):
             pairs += [("gates ran", report_line(report)), ("gates", gates_table(report.report))]
     else:
         pairs.append(("size", size_text(version.size_bytes)))
     return facts(pairs)
 
 
-def _because(version: Description) -> str:
+def _because(version: VersionDescription) -> str:
     return f": {version.content.yanked}" if version.content and version.content.yanked else ""
 
 

@@ -158,7 +158,7 @@ def _chosen(
     """Returns the versions to read, of what was asked for.
 
     Raises:
-        TurnoutError: There is none, nor a damaged one.
+        TurnoutError: It does not exist, nor a damaged one.
     """
     from turnout.cli.workspace import ModelVersions
     from turnout.routing.selection.selector import parse
@@ -166,7 +166,7 @@ def _chosen(
     if name is None:
         return list(listing.published)
     try:
-        known = ModelVersions.of(name, listing, workspace.declared())
+        known = ModelVersions.of(name, listing, workspace.release_state())
         return list(known.published.values()) if selector is None else [known.resolve(parse(selector))]
     except TurnoutError:
         if damaged:
@@ -181,7 +181,7 @@ def _verify(
     trusted: "Signing | None",
     advance: "Progress",
 ) -> Verified:
-    from turnout.registry.signing.trust import Trust, Worth
+    from turnout.registry.signing.trust import SignatureStatus, Trust
 
     manifest = published.manifest
     fault = ""
@@ -194,7 +194,9 @@ def _verify(
     signed = trust.signed(workspace.repository, published)
     signatures = {one.key: str(one.worth) for one in signed}
     doubt = trust.fault(published, signed)
-    wrong = [f"the signature of {one.key} {one.worth} ({one.why})" for one in signed if one.worth is Worth.WRONG]
+    wrong = [
+        f"the signature of {one.key} {one.worth} ({one.why})" for one in signed if one.worth is SignatureStatus.WRONG
+    ]
     return Verified(
         model=manifest.model,
         version=str(manifest.version),

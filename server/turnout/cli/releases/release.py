@@ -11,7 +11,7 @@ from turnout.cli.options import (
     ChangeOptions,
     DiskTarget,
     RequiredReasonOption,
-    Target,
+    TargetOptions,
     VersionArgument,
     server_option,
 )
@@ -19,10 +19,10 @@ from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
     from turnout.rollout.changes.operations import Operations
-    from turnout.routing.default_answers import Answers
+    from turnout.routing.default_answers import RoutingTable
 
 
-class _Target(Target):
+class _Target(TargetOptions):
     server: Annotated[
         str | None, server_option("Through the server with this control listener. (default: in the state store)")
     ] = None
@@ -104,13 +104,13 @@ def _operations(target: DiskTarget) -> "Iterator[Operations]":
         yield Operations(workspace.repository, store)
 
 
-def _body(name: str, version: str, changed: bool, answers: "Answers") -> dict[str, Any]:
+def _body(name: str, version: str, changed: bool, answers: "RoutingTable") -> dict[str, Any]:
     from turnout.cli.answers_view import answers_body
 
     return {"model": name, "version": version, "changed": changed, "answers": answers_body(answers)}
 
 
-def _lines(sentence: str, answers: "Answers") -> list[str]:
+def _lines(sentence: str, answers: "RoutingTable") -> list[str]:
     from turnout.cli.answers_view import answers_line
 
     return [line for line in (sentence, answers_line(answers)) if line]

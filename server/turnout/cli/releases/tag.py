@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument
-from turnout.cli.output import Output, reporting
+from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
     from semver import Version
@@ -39,7 +39,7 @@ def tag(
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.registry.manifest.names import check_model_name, parse_version
-    from turnout.releases.release import Declarer
+    from turnout.releases.release import ReleaseStateWriter
     from turnout.rollout.changes.operations import Operations
 
     if (delete or history) and version is not None:
@@ -59,7 +59,10 @@ def tag(
             _show_history(out, workspace, name, tag)
             return
         with workspace.store() as store:
-            declarer, operations = Declarer(workspace.repository, store), Operations(workspace.repository, store)
+            declarer, operations = (
+                ReleaseStateWriter(workspace.repository, store),
+                Operations(workspace.repository, store),
+            )
             if exact is None:
                 before: Version | None = declarer.delete_tag(
                     name, tag, actor=who, reason=change.reason, expect=expected
@@ -74,7 +77,7 @@ def tag(
         out.show(body | {"answers": answers_body(answers)}, sentence, answers_line(answers))
 
 
-def _show_history(out: Output, workspace: "Workspace", name: str, tag: str) -> None:
+def _show_history(out: CommandOutput, workspace: "Workspace", name: str, tag: str) -> None:
     from turnout.cli.registry.tables import events_table
     from turnout.cli.releases.log import event_json
 

@@ -25,22 +25,22 @@ def yank(
     """
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
-    from turnout.releases.release import Declarer
+    from turnout.releases.release import ReleaseStateWriter
     from turnout.rollout.changes.operations import Operations
-    from turnout.state.release_status import Standing
+    from turnout.state.release_status import ReleaseStatus
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         workspace = Workspace.open(target)
         workspace.require_repository()
         with workspace.store() as store:
-            declarer = Declarer(workspace.repository, store)
+            declarer = ReleaseStateWriter(workspace.repository, store)
             before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
-            warning = declarer.way_back(name).yank_warning(name, exact)
-            default = ModelVersions.of(name, workspace.scan(), store.declared()).default
-        changed = before is not Standing.YANKED
-        said = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
+            warning = declarer.rollback_target(name).yank_warning(name, exact)
+            default = ModelVersions.of(name, workspace.scan(), store.release_state()).default
+        changed = before is not ReleaseStatus.YANKED
+        outcome = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
         left = f"{default} is the highest released version now" if default else "no released version is left"
         body = {
             "model": name,
@@ -52,7 +52,7 @@ def yank(
             "answers": answers_body(answers),
         }
         warnings = [f"warning: {warning}"] if warning else []
-        out.show(body, f"{name} {exact} {said}; {left}", *warnings, answers_line(answers))
+        out.show(body, f"{name} {exact} {outcome}; {left}", *warnings, answers_line(answers))
 
 
 def unyank(
@@ -69,7 +69,7 @@ def unyank(
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused
-    from turnout.releases.release import Declarer
+    from turnout.releases.release import ReleaseStateWriter
     from turnout.rollout.changes.operations import Operations
 
     with reporting(as_json=target.as_json) as out:
@@ -78,12 +78,12 @@ def unyank(
         workspace.require_repository()
         with workspace.store() as store:
             if not i_know_why:
-                why = store.declared().of(name).reasons.get(exact)
+                why = store.release_state().of(name).reasons.get(exact)
                 was = f" ({why})" if why else ""
                 raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, say --i-know-why")
-            declarer = Declarer(workspace.repository, store)
+            declarer = ReleaseStateWriter(workspace.repository, store)
             changed = declarer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
-        said = "is a candidate again" if changed else "was not yanked; nothing changed"
+        outcome = "is a candidate again" if changed else "was not yanked; nothing changed"
         body = {"model": name, "version": str(exact), "changed": changed, "answers": answers_body(answers)}
-        out.show(body, f"{name} {exact} {said}", answers_line(answers))
+        out.show(body, f"{name} {exact} {outcome}", answers_line(answers))

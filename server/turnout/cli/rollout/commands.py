@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget
-from turnout.cli.output import Output, reporting, table
+from turnout.cli.output import CommandOutput, reporting, table
 from turnout.cli.rollout.controls import COMMANDS
 from turnout.cli.rollout.options import PlanOptions
 from turnout.cli.rollout.probe import probe
@@ -47,9 +47,9 @@ def plan(
         plan_json = _plan_json(out, plan)
         request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
         with named_fields(), Server.named(target).control() as control:
-            told = control.PlanRollout(request, timeout=_TIMEOUT)
-        out.show(forecast_body(told, name, to), *forecast_lines(told, name, to))
-    if told.refusals:
+            response = control.PlanRollout(request, timeout=_TIMEOUT)
+        out.show(forecast_body(response, name, to), *forecast_lines(response, name, to))
+    if response.refusals:
         raise typer.Exit(1)
 
 
@@ -92,8 +92,8 @@ def start(
         request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=asked)
         named = Server.named(target)
         with named_fields(), named.control() as control:
-            told = control.StartRollout(request, timeout=_TIMEOUT)
-        rollout, answers = told.rollout, read_answers(told.answers)
+            response = control.StartRollout(request, timeout=_TIMEOUT)
+        rollout, answers = response.rollout, read_answers(response.answers)
         if not wait:
             body = rollout_body(rollout) | {"answers": answers_body(answers)}
             lines = [line for line in (sentence(rollout), answers_line(answers)) if line]
@@ -144,8 +144,8 @@ def history(
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         known = control.ListRollouts(pb.ListRolloutsRequest(model=name, limit=limit), timeout=_TIMEOUT).rollouts
         columns = ("ATTEMPT", "BEGUN (UTC)", "TOOK", "CANDIDATE", "OVER", "STATE", "VERDICT", "BY", "WHY")
-        shown = table(columns, history_rows(known), right=("ATTEMPT",)) if known else f"{name} has had no rollout"
-        out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, shown)
+        displayed = table(columns, history_rows(known), right=("ATTEMPT",)) if known else f"{name} has had no rollout"
+        out.show({"model": name, "rollouts": [rollout_body(r) for r in known]}, displayed)
 
 
 @application.command()
@@ -162,8 +162,8 @@ def explain(
 
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
         replay = read_replay(control, name, attempt)
-        said = explained(replay)
-        out.show(explanation_body(said, replay), *explanation_lines(said, replay.rollout))
+        explanation = explained(replay)
+        out.show(explanation_body(explanation, replay), *explanation_lines(explanation, replay.rollout))
 
 
 @application.command()
@@ -212,7 +212,12 @@ def report(
             html.write_bytes(page)
         except OSError as error:
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
-        body = {"model": name, "attempt": replay.rollout.attempt, "ticks": len(replay.told), "file": str(html)}
+        body = {
+            "model": name,
+            "attempt": replay.rollout.attempt,
+            "ticks": len(replay.recorded_ticks),
+            "file": str(html),
+        }
         out.show(
             body | {"bytes": len(page)}, f"{html}: attempt {replay.rollout.attempt} of {name}, {len(page):,} bytes"
         )
@@ -222,7 +227,7 @@ for _command in (*COMMANDS, probe):
     application.command(name=_command.__name__.replace("_", "-"))(_command)
 
 
-def _plan_json(out: Output, options: PlanOptions) -> str:
+def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
     """Returns the plan as JSON; tells of fields that mean nothing any more."""
     from turnout.cli.rollout.plan_file import retired_fields
 
@@ -232,7 +237,7 @@ def _plan_json(out: Output, options: PlanOptions) -> str:
     return plan_json
 
 
-def _watch_to_the_end(out: Output, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
+def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
     """Shows a rollout until it ends, and ends this process with what became of it."""
     from turnout.cli.rollout.follow import TimedOut
     from turnout.cli.rollout.live import exit_code, watch

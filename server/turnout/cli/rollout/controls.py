@@ -116,7 +116,7 @@ def _command(
             discard=discard,
         )
         with Server.named(target).control() as control:
-            told = control.CommandRollout(request, timeout=_TIMEOUT)
-        answers = read_answers(told.answers)
-        body = rollout_body(told.rollout) | {"answers": answers_body(answers)}
-        out.show(body, *(line for line in (sentence(told.rollout), answers_line(answers)) if line))
+            response = control.CommandRollout(request, timeout=_TIMEOUT)
+        answers = read_answers(response.answers)
+        body = rollout_body(response.rollout) | {"answers": answers_body(answers)}
+        out.show(body, *(line for line in (sentence(response.rollout), answers_line(answers)) if line))

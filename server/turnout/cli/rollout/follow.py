@@ -23,14 +23,14 @@ class TimedOut(Exception):
 
 
 def follow(
-    server: Server, model: str, tell: Callable[[str], None], *, attempt: int = 0, timeout: float | None = None
+    server: Server, model: str, notify: Callable[[str], None], *, attempt: int = 0, timeout: float | None = None
 ) -> Iterator[pb.Rollout]:
     """Yields a rollout each time that it changes; the last one is in a final state.
 
     Args:
         server: That drives it.
         model: Its model.
-        tell: Told in a sentence when the server is gone, and when it is back.
+        notify: Told in a sentence when the server is gone, and when it is back.
         attempt: Which; 0 for the latest, and those that come after it.
         timeout: Seconds; None for as long as it takes.
 
@@ -42,9 +42,9 @@ def follow(
     seen, gone, pause, early = False, False, _FIRST_PAUSE, 0
     while True:
         try:
-            for rollout in _told(server, model, attempt, end):
+            for rollout in _rollouts(server, model, attempt, end):
                 if gone:
-                    tell(f"the server at {server.address} is back")
+                    notify(f"the server at {server.address} is back")
                 seen, gone, pause = True, False, _FIRST_PAUSE
                 if rollout.state == "unreadable":
                     raise ServerRefused("Unimplemented", rollout.verdict)
@@ -64,12 +64,12 @@ def follow(
         # A server that stops ends the stream, with an error or in peace.
         if not gone:
             gone = True
-            tell(f"the server at {server.address} does not answer; the rollout stands where it stood; trying again")
+            notify(f"the server at {server.address} does not answer; the rollout stands where it stood; trying again")
         time.sleep(pause if end is None else min(pause, _left(end)))
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-def _told(server: Server, model: str, attempt: int, end: float | None) -> Iterator[pb.Rollout]:
+def _rollouts(server: Server, model: str, attempt: int, end: float | None) -> Iterator[pb.Rollout]:
     """Yields what one connection tells."""
     with server.control() as control:
         request = pb.WatchRolloutRequest(model=model, attempt=attempt)

@@ -10,15 +10,15 @@ from rich.text import Text
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import configured_body, configured_table
 from turnout.web.report.formatting import duration_text, share_text
-from turnout.web.report.replay import read_told_plan
+from turnout.web.report.replay import read_plan_json
 from turnout_proto.v1 import rollout_pb2 as pb
 
 
-def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> Iterator[RenderableType]:
+def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -> Iterator[RenderableType]:
     """Returns what a rollout would do, for people."""
-    plan = read_told_plan(told.plan_json)
-    yield Text(f"{model}: {version} over {told.previous or 'nothing'}", "bold")
-    yield from (Text.assemble(("refused: ", "bold red"), why) for why in told.refusals)
+    plan = read_plan_json(response.plan_json)
+    yield Text(f"{model}: {version} over {response.previous or 'nothing'}", "bold")
+    yield from (Text.assemble(("refused: ", "bold red"), why) for why in response.refusals)
     yield ""
     yield Text("What would happen", "bold")
     rows: list[tuple[str, ...]] = []
@@ -33,7 +33,7 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
         rows.append((f"step {number}", share_text(step.weight), duration_text(step.soak_s), gate, what))
     if plan.watch_s:
         share = share_text(round(1 - plan.holdback, 4))
-        kept = f"{told.previous} keeps {share_text(plan.holdback)} to compare with"
+        kept = f"{response.previous} keeps {share_text(plan.holdback)} to compare with"
         rows.append(("watch", share, duration_text(plan.watch_s), "", kept))
     yield table(("STAGE", "WEIGHT", "AT LEAST", "GATE", "GOES ON AFTER"), rows)
     yield ""
@@ -48,11 +48,11 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
     columns = ("METRIC", "WEIGHT", "NOT WORSE UP TO", "SHARPEST AT", "FIT BELOW")
     yield table(columns, metrics, right=("WEIGHT", "NOT WORSE UP TO", "FIT BELOW"))
     yield ""
-    if told.probes:
+    if response.probes:
         yield Text("What is asked outside", "bold")
-        yield configured_table(told.probes)
+        yield configured_table(response.probes)
         yield ""
-    if told.confirms:
+    if response.confirms:
         yield "Each step, and promotion, waits for the word of the confirm webhook."
         yield ""
     yield facts(
@@ -62,33 +62,33 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
             ("too little to see", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
             ("another one runs", f"{plan.on_newer} (on_newer)"),
             ("ends by itself", f"after {duration_text(plan.max_duration_s)} of active time"),
-            ("plan", told.plan_digest),
+            ("plan", response.plan_digest),
         )
     )
     yield ""
     yield Text(
-        f"What it would see, at {told.requests_per_second:,.3g} requests a second of which the baseline fails "
-        f"{told.error_rate:.3%}",
+        f"What it would see, at {response.requests_per_second:,.3g} requests a second of which the baseline fails "
+        f"{response.error_rate:.3%}",
         "bold",
     )
-    effects = [d.effect for d in told.power[0].detections] if told.power else []
-    yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, told.power))
-    if told.power:
+    effects = [d.effect for d in response.power[0].detections] if response.power else []
+    yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, response.power))
+    if response.power:
         yield Text("The time that it takes to see each, by expectation; in green where the step is long enough.", "dim")
-    yield from (Text(what, "yellow") for what in told.missed)
+    yield from (Text(what, "yellow") for what in response.missed)
 
 
-def forecast_body(told: pb.PlanRolloutResponse, model: str, version: str) -> dict[str, Any]:
+def forecast_body(response: pb.PlanRolloutResponse, model: str, version: str) -> dict[str, Any]:
     """Returns what a rollout would do, as JSON values."""
     return {
         "model": model,
         "version": version,
-        "previous": told.previous or None,
-        "refusals": list(told.refusals),
-        "plan": json.loads(told.plan_json),
-        "plan_digest": told.plan_digest,
-        "requests_per_second": told.requests_per_second,
-        "error_rate": told.error_rate,
+        "previous": response.previous or None,
+        "refusals": list(response.refusals),
+        "plan": json.loads(response.plan_json),
+        "plan_digest": response.plan_digest,
+        "requests_per_second": response.requests_per_second,
+        "error_rate": response.error_rate,
         "power": [
             {
                 "step": p.step,
@@ -99,11 +99,11 @@ def forecast_body(told: pb.PlanRolloutResponse, model: str, version: str) -> dic
                     for d, soak in _paired(p)
                 ],
             }
-            for p in told.power
+            for p in response.power
         ],
-        "missed": list(told.missed),
-        "probes": [configured_body(probe) for probe in told.probes],
-        "confirms": told.confirms,
+        "missed": list(response.missed),
+        "probes": [configured_body(probe) for probe in response.probes],
+        "confirms": response.confirms,
     }
 
 

@@ -11,14 +11,14 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from turnout.cli.connection import Server
-from turnout.cli.output import Output, table
+from turnout.cli.output import CommandOutput, table
 from turnout.cli.rollout.follow import FINAL, follow
 from turnout.cli.rollout.probe_view import measured_table
 from turnout.cli.rollout.view import bar, event_body, event_line, events_table, state_text
 from turnout.rollout.plan import Plan
 from turnout.web.report.explain import evidence_text
 from turnout.web.report.formatting import duration_text, share_text
-from turnout.web.report.replay import read_told_plan
+from turnout.web.report.replay import read_plan_json
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _BAR = 22
@@ -31,7 +31,9 @@ _PROMOTED = ("promoting", "watching", "succeeded")
 _TIMED = ("shadowing", "soaking", "watching")
 
 
-def watch(out: Output, server: Server, model: str, *, attempt: int = 0, timeout: float | None = None) -> pb.Rollout:
+def watch(
+    out: CommandOutput, server: Server, model: str, *, attempt: int = 0, timeout: float | None = None
+) -> pb.Rollout:
     """Shows a rollout until it ends, and returns it then. Raises as `follow`, and KeyboardInterrupt."""
     if out.console.is_terminal and not out.as_json:
         return _on_terminal(out, server, model, attempt, timeout)
@@ -61,7 +63,7 @@ class View:
         if self.rollout is None:
             return Text("asking the server", "dim")
         r = self.rollout
-        plan = read_told_plan(r.plan_json)
+        plan = read_plan_json(r.plan_json)
         lines: list[RenderableType] = [_header(r), _steps(r, plan), self._time(r), "", _metrics(r, self._columns)]
         if r.probes:
             lines += ["", measured_table(r.probes)]
@@ -158,27 +160,27 @@ def _short(count: int) -> str:
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
 
 
-def _on_terminal(out: Output, server: Server, model: str, attempt: int, timeout: float | None) -> pb.Rollout:
+def _on_terminal(out: CommandOutput, server: Server, model: str, attempt: int, timeout: float | None) -> pb.Rollout:
     view = View(out.console.width, out.console.height)
 
-    def tell(sentence: str) -> None:
+    def notify(sentence: str) -> None:
         view.notice = sentence
 
     last = pb.Rollout()
     with Live(get_renderable=view, console=out.console, refresh_per_second=_REFRESHES_A_SECOND):
-        for last in follow(server, model, tell, attempt=attempt, timeout=timeout):
+        for last in follow(server, model, notify, attempt=attempt, timeout=timeout):
             view.take(last)
     return last
 
 
-def _in_lines(out: Output, server: Server, model: str, attempt: int, timeout: float | None) -> pb.Rollout:
-    def tell(sentence: str) -> None:
+def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, timeout: float | None) -> pb.Rollout:
+    def notify(sentence: str) -> None:
         if out.as_json:
             typer.echo(json.dumps({"notice": sentence}))
         out.note(sentence)
 
-    last, seen = pb.Rollout(), _Seen()
-    for last in follow(server, model, tell, attempt=attempt, timeout=timeout):
+    last, seen = pb.Rollout(), _SeenEvents()
+    for last in follow(server, model, notify, attempt=attempt, timeout=timeout):
         for event in seen.fresh(last):
             body = {"model": last.model, "candidate": last.candidate, "attempt": last.attempt, **event_body(event)}
             body["now"] = {
@@ -189,7 +191,7 @@ def _in_lines(out: Output, server: Server, model: str, attempt: int, timeout: fl
     return last
 
 
-class _Seen:
+class _SeenEvents:
     """The events that were told already."""
 
     def __init__(self) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from turnout.cli.durations import read_duration
 from turnout.cli.output import ServerRefused
 from turnout.cli.shares import read_share
-from turnout.errors import ConfigError, InvalidRequest, Violation
+from turnout.errors import ConfigError, FieldViolation, InvalidRequest
 from turnout.registry.storage.files import explain, read_small
 from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
-from turnout.rollout.plan import RETIRED, ShadowStage, Step
+from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
 
 _MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "
@@ -26,7 +26,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """Reads a plan file.
 
     Raises:
-        ConfigError: There is none, or it is no TOML.
+        ConfigError: It does not exist, or it is no TOML.
         InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
     """
     try:
@@ -41,7 +41,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the plan {path} is no TOML: {error}") from None
     steps = body.get("steps")
     for number, step in enumerate(steps if isinstance(steps, list) else ()):
-        _check_keys(f"steps[{number}]", step, Step)
+        _check_keys(f"steps[{number}]", step, PlanStep)
         _check_keys(f"steps[{number}].guards", step.get("guards") if isinstance(step, Mapping) else None, Guards)
     for place, kind in (("shadow", ShadowStage), ("guards", Guards), ("breaker", Breaker)):
         _check_keys(place, body.get(place), kind)
@@ -101,12 +101,12 @@ def named_fields() -> Iterator[None]:
     except ServerRefused as error:
         if not error.violations:
             raise
-        violations = [Violation(v.field, f"{v.field}: {_nearest(v)}") for v in error.violations]
+        violations = [FieldViolation(v.field, f"{v.field}: {_nearest(v)}") for v in error.violations]
         message = "; ".join(v.description for v in violations)
         raise ServerRefused(error.kind, message, violations=violations) from None
 
 
-def _check_keys(place: str, table: object, kind: type[Step | ShadowStage | Guards | Breaker]) -> None:
+def _check_keys(place: str, table: object, kind: type[PlanStep | ShadowStage | Guards | Breaker]) -> None:
     known = [field.name for field in fields(kind)]
     for key in table if isinstance(table, Mapping) else ():
         if key not in known:
@@ -117,7 +117,7 @@ def _check_keys(place: str, table: object, kind: type[Step | ShadowStage | Guard
             )
 
 
-def _nearest(violation: Violation) -> str:
+def _nearest(violation: FieldViolation) -> str:
     """Returns what is wrong with one field, with a guess at what was meant where there is no such field."""
     _, unknown, known = violation.description.rpartition(_UNKNOWN)
     near = get_close_matches(violation.field, known.split(", "), n=1, cutoff=0.6) if unknown else ()

@@ -39,17 +39,17 @@ def probe(
         with Server.named(target).control() as control:
             if probe is None or model is None:
                 known = control.ListProbes(pb.ListProbesRequest(), timeout=_TIMEOUT).probes
-                shown = configured_table(known) if known else "the server's configuration has no probe"
-                out.show({"probes": [configured_body(one) for one in known]}, shown)
+                displayed = configured_table(known) if known else "the server's configuration has no probe"
+                out.show({"probes": [configured_body(one) for one in known]}, displayed)
                 return
             name, version = exact_reference(model)
             request = pb.TryProbeRequest(probe=probe, model=name, version=str(version))
-            told = control.TryProbe(request, timeout=_TIMEOUT)
+            response = control.TryProbe(request, timeout=_TIMEOUT)
         body = {
-            "probe": probe, "model": name, "version": str(version), "baseline": told.baseline or None,
-            "outcome": told.outcome, "value": told.value or None, "detail": told.detail or None,
-            "seconds": told.seconds, "asked": configured_body(told.asked),
+            "probe": probe, "model": name, "version": str(version), "baseline": response.baseline or None,
+            "outcome": response.outcome, "value": response.value or None, "detail": response.detail or None,
+            "seconds": response.seconds, "asked": configured_body(response.asked),
         }  # fmt: skip
-        out.show(body, *tried_lines(probe, told))
-    if told.outcome != "passed":
-        raise typer.Exit(1 if told.outcome == "failed" else 3)
+        out.show(body, *tried_lines(probe, response))
+    if response.outcome != "passed":
+        raise typer.Exit(1 if response.outcome == "failed" else 3)

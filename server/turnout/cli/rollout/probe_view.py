@@ -61,14 +61,14 @@ def configured_body(probe: pb.Probe) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tried_lines(name: str, told: pb.TryProbeResponse) -> Iterator[RenderableType]:
+def tried_lines(name: str, response: pb.TryProbeResponse) -> Iterator[RenderableType]:
     """Returns what a probe measured when it was tried, for people."""
-    what = f": {told.detail}" if told.detail else ""
-    value = f" {told.value}" if told.value else ""
-    style = _STYLES.get(told.outcome, "")
-    yield Text.assemble((name, "bold"), " ", (told.outcome, style), f"{value}{what}")
-    baseline = told.baseline or "nothing"
-    yield f"passes: {told.asked.condition}; the baseline is {baseline}; it took {duration_text(told.seconds)}"
+    what = f": {response.detail}" if response.detail else ""
+    value = f" {response.value}" if response.value else ""
+    style = _STYLES.get(response.outcome, "")
+    yield Text.assemble((name, "bold"), " ", (response.outcome, style), f"{value}{what}")
+    baseline = response.baseline or "nothing"
+    yield f"passes: {response.asked.condition}; the baseline is {baseline}; it took {duration_text(response.seconds)}"
 
 
 def _age(probe: pb.RolloutProbe) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import measured_body, measured_table
-from turnout.web.report.explain import Explanation, Finding, evidence_text, standing
+from turnout.web.report.explain import Finding, RolloutExplanation, evidence_text, status_sentence
 from turnout.web.report.formatting import duration_text, share_text
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -33,7 +33,7 @@ def sentence(rollout: pb.Rollout) -> str:
         return rollout.verdict
     verdict = f": {rollout.verdict}" if rollout.verdict else ""
     which = f"{rollout.model} {rollout.candidate} over {rollout.previous}"
-    return f"{which}, attempt {rollout.attempt}, epoch {rollout.epoch}: {standing(rollout)}{verdict}"
+    return f"{which}, attempt {rollout.attempt}, epoch {rollout.epoch}: {status_sentence(rollout)}{verdict}"
 
 
 def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
@@ -108,23 +108,23 @@ def plan_steps(rollout: pb.Rollout) -> str:
 
 def events_table(events: Sequence[pb.RolloutEvent]) -> RenderableType:
     """Returns a row for each event."""
-    rows = [(f"{e.time.ToDatetime():%H:%M:%S}", Text(e.kind, STYLES.get(e.kind, "")), _said(e)) for e in events]
+    rows = [(f"{e.time.ToDatetime():%H:%M:%S}", Text(e.kind, STYLES.get(e.kind, "")), _text(e)) for e in events]
     return table(("", "", ""), rows)
 
 
 def event_line(rollout: pb.Rollout, event: pb.RolloutEvent) -> str:
     """Returns an event on one line, for logs."""
     return (
-        f"{event.time.ToDatetime():%Y-%m-%dT%H:%M:%SZ} {rollout.model} {rollout.candidate} {event.kind}: {_said(event)}"
+        f"{event.time.ToDatetime():%Y-%m-%dT%H:%M:%SZ} {rollout.model} {rollout.candidate} {event.kind}: {_text(event)}"
     )
 
 
-def explanation_lines(said: Explanation, rollout: pb.Rollout) -> Iterator[RenderableType]:
+def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> Iterator[RenderableType]:
     """Returns an explanation, for people."""
-    yield Text(said.title, "bold")
-    yield Text(_capital(said.standing) + ".", STYLES.get(rollout.state, ""))
-    if said.verdict:
-        yield Text.assemble(("Verdict: ", "bold"), said.verdict + ".")
+    yield Text(explanation.title, "bold")
+    yield Text(_capital(explanation.status_sentence) + ".", STYLES.get(rollout.state, ""))
+    if explanation.verdict:
+        yield Text.assemble(("Verdict: ", "bold"), explanation.verdict + ".")
     yield ""
     yield Text(f"Is {rollout.candidate} worse than {rollout.previous}?", "bold")
     columns = ("METRIC", rollout.candidate, rollout.previous, "RATIO", "ALLOWED", "EVIDENCE", "WEIGHT")
@@ -133,22 +133,26 @@ def explanation_lines(said: Explanation, rollout: pb.Rollout) -> Iterator[Render
             f.name, f.canary_text, f.baseline_text, f.ratio_text, f"{f.allowed:g}x", evidence_text(f.e_value),
             f"{f.weight:.2g}",
         )
-        for f in said.findings
+        for f in explanation.findings
     ]  # fmt: skip
-    combined = Text(f"{evidence_text(said.e_value)} of {evidence_text(said.threshold)}", "bold")
+    combined = Text(f"{evidence_text(explanation.e_value)} of {evidence_text(explanation.threshold)}", "bold")
     yield table(columns, [*rows, (Text("combined", "bold"), "", "", "", "", combined, "")], right=columns[3:])
-    yield from (Text(line) for line in said.reading)
+    yield from (Text(line) for line in explanation.reading)
     yield ""
-    yield Text(f"Is it fit to be promoted? (each metric needs evidence of {evidence_text(said.fit_threshold)})", "bold")
-    proofs = [(f.name, f.meaning, f"{f.fit_below:g}x", evidence_text(f.fit_value), _proof(f)) for f in said.findings]
+    yield Text(
+        f"Is it fit to be promoted? (each metric needs evidence of {evidence_text(explanation.fit_threshold)})", "bold"
+    )
+    proofs = [
+        (f.name, f.meaning, f"{f.fit_below:g}x", evidence_text(f.fit_value), _proof(f)) for f in explanation.findings
+    ]
     yield table(("METRIC", "BAD MEANS", "BELOW", "EVIDENCE", ""), proofs, right=("BELOW", "EVIDENCE"))
-    if said.lacking:
+    if explanation.lacking:
         yield ""
         yield Text("Lacking", "bold")
-        yield from (Text(f"- {line}") for line in said.lacking)
+        yield from (Text(f"- {line}") for line in explanation.lacking)
     yield ""
     yield Text("What happens next", "bold")
-    yield from (Text(line) for line in said.following)
+    yield from (Text(line) for line in explanation.following)
 
 
 def rollout_body(rollout: pb.Rollout) -> dict[str, Any]:
@@ -197,16 +201,16 @@ def event_body(event: pb.RolloutEvent) -> dict[str, Any]:
     return {"time": event.time.ToJsonString(), "kind": event.kind, "text": event.text, "actor": event.actor}
 
 
-def explanation_body(said: Explanation, replay: Replay) -> dict[str, Any]:
+def explanation_body(explanation: RolloutExplanation, replay: Replay) -> dict[str, Any]:
     """Returns an explanation as JSON values."""
     return {
         "rollout": rollout_body(replay.rollout),
-        "standing": said.standing,
-        "verdict": said.verdict or None,
-        "e_value": said.e_value,
-        "threshold": said.threshold,
-        "peak": said.peak,
-        "fit_threshold": said.fit_threshold,
+        "standing": explanation.status_sentence,
+        "verdict": explanation.verdict or None,
+        "e_value": explanation.e_value,
+        "threshold": explanation.threshold,
+        "peak": explanation.peak,
+        "fit_threshold": explanation.fit_threshold,
         "metrics": [
             {
                 "name": f.name, "meaning": f.meaning, "canary_bad": f.canary_bad, "canary_requests": f.canary_requests,
@@ -214,11 +218,11 @@ def explanation_body(said: Explanation, replay: Replay) -> dict[str, Any]:
                 "allowed": f.allowed, "e_value": f.e_value, "weight": f.weight, "fit_value": f.fit_value,
                 "fit_below": f.fit_below, "fit": f.fit, "proof": f.proof,
             }
-            for f in said.findings
+            for f in explanation.findings
         ],
-        "reading": list(said.reading),
-        "lacking": list(said.lacking),
-        "following": list(said.following),
+        "reading": list(explanation.reading),
+        "lacking": list(explanation.lacking),
+        "following": list(explanation.following),
     }  # fmt: skip
 
 
@@ -239,7 +243,7 @@ def _proof(finding: Finding) -> Text:
     return Text(finding.proof, "green" if finding.fit else "yellow")
 
 
-def _said(event: pb.RolloutEvent) -> str:
+def _text(event: pb.RolloutEvent) -> str:
     return event.text + (f" ({event.actor})" if event.actor else "")
 
 

@@ -19,7 +19,7 @@ from turnout.cli.serve import cuda as machine
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
-    Loaded,
+    LoadedSettings,
     Provider,
     Runtime,
     Settings,
@@ -89,7 +89,7 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
     yield _auth(settings)
 
 
-def _sources(loaded: Loaded) -> str:
+def _sources(loaded: LoadedSettings) -> str:
     """Returns the file, flags and variables that anything came from."""
     file = str(loaded.file) if loaded.file else "no file"
     others = sorted(set(loaded.origins.values()) - {str(loaded.file)})
@@ -193,16 +193,18 @@ def _state(settings: Settings) -> Check:
         return Check("state store", Health.OK, "in memory: the repository is read-only, and no state store is named")
     if not settings.state_url:
         return Check("state store", Health.BROKEN, NO_STATE.format(settings.models))
-    shown = redacted(settings.state_url)
+    displayed = redacted(settings.state_url)
     try:
         location = Location.parse(settings.state_url)
         file = location.url.database if location.url.drivername == "sqlite" else None
         if file and not Path(file).exists():
-            return Check("state store", Health.OK, f"{shown} will be made when something is first declared or served")
+            return Check(
+                "state store", Health.OK, f"{displayed} will be made when something is first declared or served"
+            )
         Database(location).close()
     except TurnoutError as error:
         return Check("state store", Health.BROKEN, error.message)
-    return Check("state store", Health.OK, f"{shown} answers")
+    return Check("state store", Health.OK, f"{displayed} answers")
 
 
 def _tls(settings: Settings) -> Iterator[Check]:

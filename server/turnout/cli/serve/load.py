@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from turnout.cli.options import ServerTarget, TimeoutOption, VersionArgument
-from turnout.cli.output import Output, reporting
+from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
     from turnout_client import VersionInfo
@@ -21,7 +21,7 @@ def load(
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        _tell(out, name, Server.named(target).load(name, str(exact), timeout))
+        _print(out, name, Server.named(target).load(name, str(exact), timeout))
 
 
 def unload(
@@ -35,10 +35,10 @@ def unload(
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        _tell(out, name, Server.named(target).unload(name, str(exact), timeout))
+        _print(out, name, Server.named(target).unload(name, str(exact), timeout))
 
 
-def _tell(out: Output, name: str, version: "VersionInfo") -> None:
+def _print(out: CommandOutput, name: str, version: "VersionInfo") -> None:
     providers = f" on {', '.join(version.providers)}" if version.providers else ""
     took = f" in {version.load_seconds:.2f} s" if version.load_seconds else ""
     reason = f": {version.reason}" if version.reason else ""

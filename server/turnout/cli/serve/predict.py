@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.options import ServerTarget
-from turnout.cli.output import Output, facts, reporting, table
+from turnout.cli.output import CommandOutput, facts, reporting, table
 
 if TYPE_CHECKING:
     from turnout_client import Prediction
@@ -54,10 +54,10 @@ def predict(
             prediction = client.predict(
                 name, arrays, version=selector or "", outputs=tuple(outputs or ()), routing_key=key
             )
-        _tell(out, prediction)
+        _print(out, prediction)
 
 
-def _tell(out: Output, prediction: "Prediction") -> None:
+def _print(out: CommandOutput, prediction: "Prediction") -> None:
     from turnout.cli.serve.inputs import dtype_name, json_elements, summary
 
     timing = prediction.timing

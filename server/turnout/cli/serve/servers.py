@@ -23,18 +23,18 @@ def servers(
     from turnout_proto.v1 import servers_pb2
 
     with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
-        told = control.ListServers(servers_pb2.ListServersRequest(), timeout=30.0)
+        response = control.ListServers(servers_pb2.ListServersRequest(), timeout=30.0)
         rows = []
-        for one in told.servers:
+        for one in response.servers:
             alive = (
                 Text("alive") if one.alive else Text(f"silent {one.silent.ToTimedelta().total_seconds():.0f} s", "red")
             )
-            label = Text(one.name, "bold" if one.name == told.answered_by else "")
+            label = Text(one.name, "bold" if one.name == response.answered_by else "")
             models = [model for model in one.models if name in ("", model.model)]
             for number, model in enumerate(models or [servers_pb2.ServerModel()]):
                 head = (label, alive, one.release) if number == 0 else ("", "", "")
                 rows.append((*head, model.model, ", ".join(model.versions), _epoch_text(model)))
-        body = {"answered_by": told.answered_by, "servers": [_body(one, name) for one in told.servers]}
+        body = {"answered_by": response.answered_by, "servers": [_body(one, name) for one in response.servers]}
         out.show(body, table(("SERVER", "STATE", "RELEASE", "MODEL", "READY", "EPOCH"), rows))
 
 

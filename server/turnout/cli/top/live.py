@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from turnout.cli.connection import Server
-from turnout.cli.output import Output, ServerRefused
+from turnout.cli.output import CommandOutput, ServerRefused
 from turnout.cli.rollout.follow import AGAIN
 from turnout.cli.rollout.view import rollout_body
 from turnout.cli.top.rates import Picture, body, picture
@@ -18,7 +18,7 @@ from turnout.cli.top.view import view, waiting
 from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import activity_pb2 as pb
 
-_PATIENCE = 5.0
+_TIMEOUT_FACTOR = 5.0
 """Seconds that one telling may take."""
 
 
@@ -37,10 +37,10 @@ class Screen:
         self._before: pb.GetActivityResponse | None = None
         self._taken = 0.0
 
-    def take(self, told: pb.GetActivityResponse, now: float) -> None:
+    def take(self, activity: pb.GetActivityResponse, now: float) -> None:
         """Shows a telling from now on, `time.monotonic()`."""
-        self.picture = picture(self._before, told)
-        self._before, self._taken, self.notice = told, now, ""
+        self.picture = picture(self._before, activity)
+        self._before, self._taken, self.notice = activity, now, ""
 
     def lose(self, now: float) -> None:
         """Says that the server does not answer, and how old the picture is."""
@@ -63,7 +63,7 @@ class Screen:
         }
 
 
-def tellings(server: Server, interval: float) -> Iterator[pb.GetActivityResponse | None]:
+def activities(server: Server, interval: float) -> Iterator[pb.GetActivityResponse | None]:
     """Yields what the server tells every `interval` seconds; None each time that it does not answer.
 
     Raises:
@@ -74,7 +74,7 @@ def tellings(server: Server, interval: float) -> Iterator[pb.GetActivityResponse
         try:
             with server.control() as control:
                 while True:
-                    yield control.GetActivity(pb.GetActivityRequest(), timeout=_PATIENCE)
+                    yield control.GetActivity(pb.GetActivityRequest(), timeout=_TIMEOUT_FACTOR)
                     seen = True
                     time.sleep(interval)
         except ServerRefused as error:
@@ -84,7 +84,7 @@ def tellings(server: Server, interval: float) -> Iterator[pb.GetActivityResponse
         time.sleep(interval)
 
 
-def one_picture(out: Output, server: Server, interval: float) -> None:
+def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
     """Prints one picture, of one interval.
 
     Raises:
@@ -93,16 +93,16 @@ def one_picture(out: Output, server: Server, interval: float) -> None:
     screen = Screen(str(server.address))
     with server.control() as control:
         for pause in (interval, 0.0):
-            screen.take(control.GetActivity(pb.GetActivityRequest(), timeout=_PATIENCE), time.monotonic())
+            screen.take(control.GetActivity(pb.GetActivityRequest(), timeout=_TIMEOUT_FACTOR), time.monotonic())
             time.sleep(pause)
     out.show(screen.body(), screen.render(out.console.width, None))
 
 
-def watch(out: Output, server: Server, interval: float) -> None:
+def watch(out: CommandOutput, server: Server, interval: float) -> None:
     """Shows pictures until it is interrupted: in place on a terminal, one below the other elsewhere.
 
     Raises:
-        ServerRefused: As `tellings`.
+        ServerRefused: As `activities`.
         KeyboardInterrupt: By Ctrl-C.
     """
     screen = Screen(str(server.address))
@@ -128,9 +128,9 @@ def watch(out: Output, server: Server, interval: float) -> None:
 
 def _pictures(screen: Screen, server: Server, interval: float) -> Iterator[None]:
     """Keeps `screen` true; yields each time that it changed."""
-    for told in tellings(server, interval):
-        if told is not None:
-            screen.take(told, time.monotonic())
+    for activity in activities(server, interval):
+        if activity is not None:
+            screen.take(activity, time.monotonic())
         else:
             screen.lose(time.monotonic())
         yield

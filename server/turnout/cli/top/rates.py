@@ -12,7 +12,7 @@ SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrafficPart:
     """What a version has to do with its model's traffic in one role.
 
     Attributes:
@@ -27,12 +27,12 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ActivityRow:
     """What a version did between two tellings. Rates and latencies are None where they are not known.
 
     Attributes:
         state: Where it is in its life.
-        standing: What it was declared fit for.
+        release_status: What it was declared fit for.
         parts: Its roles.
         rate: Requests a second, of all roles.
         failures: Requests a second that did not end with OK.
@@ -45,8 +45,8 @@ class Row:
     model: str
     version: str
     state: str
-    standing: str
-    parts: Sequence[Part]
+    release_status: str
+    parts: Sequence[TrafficPart]
     rate: float | None
     failures: float | None
     p50: float | None
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def failed_share(self) -> float | None:
-        """Share of the requests that did not end with OK; None where there were none."""
+        """Share of the requests that did not end with OK; None if there were none."""
         return self.failures / self.rate if self.rate and self.failures is not None else None
 
 
@@ -74,7 +74,7 @@ class Picture:
         draining: It takes no new requests.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[ActivityRow]
     rollouts: Sequence[Rollout]
     seconds: float
     up: float
@@ -114,7 +114,9 @@ def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse
     )
 
 
-def _row(before: pb.VersionActivity | None, after: pb.VersionActivity, bounds: Sequence[float], seconds: float) -> Row:
+def _row(
+    before: pb.VersionActivity | None, after: pb.VersionActivity, bounds: Sequence[float], seconds: float
+) -> ActivityRow:
     counts = {role.role: role for role in before.roles} if before is not None else {}
     added = [_added(counts.get(role.role), role) for role in after.roles]
     latency = [sum(column) for column in zip(*(a.latency for a in added if a.latency), strict=True)]
@@ -124,13 +126,13 @@ def _row(before: pb.VersionActivity | None, after: pb.VersionActivity, bounds: S
     def rate(number: int) -> float | None:
         return number / seconds if counted else None
 
-    return Row(
+    return ActivityRow(
         after.model,
         after.version,
         state,
         Standing.Name(after.standing).removeprefix("STANDING_").lower(),
         [
-            Part(role.role, role.weight, None if role.role == SHADOW else rate(new.requests))
+            TrafficPart(role.role, role.weight, None if role.role == SHADOW else rate(new.requests))
             for role, new in zip(after.roles, added, strict=True)
         ],
         rate(sum(a.requests for a in added)),
@@ -144,44 +146,44 @@ def _row(before: pb.VersionActivity | None, after: pb.VersionActivity, bounds: S
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _PictureCounts:
     requests: int
     failures: int
     latency: Sequence[int]
 
 
-def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _Counts:
+def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _PictureCounts:
     """Returns what came in. A version that was loaded anew has counted from 0: all that it tells is new."""
     if before is None or before.requests > after.requests:
-        return _Counts(after.requests, after.failures, list(after.latency))
+        return _PictureCounts(after.requests, after.failures, list(after.latency))
     earlier = list(before.latency) or [0] * len(after.latency)
-    return _Counts(
+    return _PictureCounts(
         after.requests - before.requests,
         after.failures - before.failures,
         [b - a for a, b in zip(earlier, after.latency, strict=True)],
     )
 
 
-def body(shown: Picture) -> Mapping[str, object]:
+def body(current: Picture) -> Mapping[str, object]:
     """Returns a picture as JSON values, but for its rollouts; times in milliseconds where their names say so."""
     return {
-        "seconds": shown.seconds,
-        "up_seconds": shown.up,
-        "draining": shown.draining,
-        "requests_per_second": shown.rate,
-        "failures_per_second": shown.failures,
-        "unrouted_per_second": shown.unrouted,
-        "versions": list(_bodies(shown.rows)),
+        "seconds": current.seconds,
+        "up_seconds": current.up,
+        "draining": current.draining,
+        "requests_per_second": current.rate,
+        "failures_per_second": current.failures,
+        "unrouted_per_second": current.unrouted,
+        "versions": list(_bodies(current.rows)),
     }
 
 
-def _bodies(rows: Sequence[Row]) -> Iterator[Mapping[str, object]]:
+def _bodies(rows: Sequence[ActivityRow]) -> Iterator[Mapping[str, object]]:
     for row in rows:
         yield {
             "model": row.model,
             "version": row.version,
             "state": row.state,
-            "standing": row.standing,
+            "standing": row.release_status,
             "roles": [{"role": p.role, "weight": p.weight, "requests_per_second": p.rate} for p in row.parts],
             "requests_per_second": row.rate,
             "failures_per_second": row.failures,

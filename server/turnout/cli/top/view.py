@@ -9,7 +9,7 @@ from rich.text import Text
 
 from turnout.cli.output import table
 from turnout.cli.rollout.view import state_text
-from turnout.cli.top.rates import SHADOW, Picture, Row
+from turnout.cli.top.rates import SHADOW, ActivityRow, Picture
 from turnout.web.report.explain import evidence_text
 from turnout.web.report.formatting import duration_text, share_text
 from turnout_proto.v1.rollout_pb2 import Rollout
@@ -43,29 +43,29 @@ class _Column:
     """
 
     head: str
-    cell: Callable[[Row], Text]
+    cell: Callable[[ActivityRow], Text]
     keep: int
     right: bool = False
 
 
-def view(shown: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
+def view(current: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
     """Returns the picture.
 
     Args:
-        shown: What the server did.
+        current: What the server did.
         server: Its address.
         notice: What is wrong with the connection; "" where nothing is.
         columns: Of the terminal.
         rows: Of the terminal; None for as many as it takes.
     """
-    lines: list[RenderableType] = [*_head(shown, server, columns), ""]
-    rollouts = list(shown.rollouts)
+    lines: list[RenderableType] = [*_head(current, server, columns), ""]
+    rollouts = list(current.rollouts)
     free = None
     if rows is not None:
         left = rows - len(lines) - _HEADINGS - (1 if notice else 0)
         rollouts = rollouts[: max(min(_MOST_ROLLOUTS, rows // 3, left - _LEAST_VERSIONS - 1), 0)]
         free = left - (len(rollouts) + 1 if rollouts else 0)
-    some, hidden = _cut(shown.rows, free)
+    some, hidden = _cut(current.rows, free)
     lines.append(_versions(some, columns))
     if hidden:
         lines.append(Text(f"and {hidden} more versions", "dim"))
@@ -81,18 +81,18 @@ def waiting(server: str, notice: str = "") -> RenderableType:
     return Text(notice, "bold magenta") if notice else Text(f"asking the server at {server}", "dim")
 
 
-def _head(shown: Picture, server: str, columns: int) -> Sequence[Text]:
-    models = len({row.model for row in shown.rows})
-    ready = sum(row.state == "ready" for row in shown.rows)
-    name = Text.assemble(("turnout", "bold"), f" {server}", (", draining", "bold yellow") if shown.draining else "")
-    facts = [f"{_number(models, 'model')}, {ready} of {_number(len(shown.rows), 'version')} ready"]
-    facts.append(f"up {duration_text(float(round(shown.up)))}")
-    traffic = Text.assemble((f"{_rate(shown.rate)} requests/s", "bold"))
-    if shown.rate:
-        share = (shown.failures or 0.0) / shown.rate
+def _head(current: Picture, server: str, columns: int) -> Sequence[Text]:
+    models = len({row.model for row in current.rows})
+    ready = sum(row.state == "ready" for row in current.rows)
+    name = Text.assemble(("turnout", "bold"), f" {server}", (", draining", "bold yellow") if current.draining else "")
+    facts = [f"{_number(models, 'model')}, {ready} of {_number(len(current.rows), 'version')} ready"]
+    facts.append(f"up {duration_text(float(round(current.up)))}")
+    traffic = Text.assemble((f"{_rate(current.rate)} requests/s", "bold"))
+    if current.rate:
+        share = (current.failures or 0.0) / current.rate
         traffic.append(f", {_percent(share)} failed", "red" if share else "")
-    if shown.unrouted:
-        traffic.append(f", {_rate(shown.unrouted)}/s reached no version", "yellow")
+    if current.unrouted:
+        traffic.append(f", {_rate(current.unrouted)}/s reached no version", "yellow")
     first = Text("   ").join([name, Text("   ".join(facts))])
     whole = Text("   ").join([first, traffic])
     lines = [whole] if cell_len(whole.plain) <= columns and columns >= _NARROW else [first, traffic]
@@ -118,7 +118,7 @@ def _line(text: Text) -> Text:
     return text
 
 
-def _versions(rows: Sequence[Row], columns: int) -> RenderableType:
+def _versions(rows: Sequence[ActivityRow], columns: int) -> RenderableType:
     """Returns the table, without the columns that there is no room for."""
     chosen = list(_COLUMNS)
     cells = {column.head: [column.cell(row) for row in rows] for column in chosen}
@@ -150,26 +150,26 @@ def _shorten(cells: Sequence[Text], most: int) -> None:
         text.truncate(most, overflow="ellipsis")
 
 
-def _cut(rows: Sequence[Row], free: int | None) -> tuple[Sequence[Row], int]:
+def _cut(rows: Sequence[ActivityRow], free: int | None) -> tuple[Sequence[ActivityRow], int]:
     """Returns the rows that there is room for, and how many others there are, which takes a line to say."""
     if free is None or len(rows) <= free:
         return rows, 0
     return rows[: max(free - 1, 1)], len(rows) - max(free - 1, 1)
 
 
-def _traffic(row: Row) -> Text:
+def _traffic(row: ActivityRow) -> Text:
     """Returns the roles of a version: those that the policy gives it with their weight, then `pinned` where it is."""
     parts = [f"{part.role} {share_text(round(part.weight, 4))}" for part in row.parts if part.weight]
     parts += [part.role for part in row.parts if not part.weight and part.rate]
     return Text(", ".join(parts), "cyan" if any(part.role in ("canary", SHADOW) for part in row.parts) else "")
 
 
-def _failed(row: Row) -> Text:
+def _failed(row: ActivityRow) -> Text:
     share = row.failed_share
     return Text(_NOT_KNOWN if share is None else _percent(share), "bold red" if share else "")
 
 
-def _queue(row: Row) -> Text:
+def _queue(row: ActivityRow) -> Text:
     style = "bold red" if row.queue_fill >= _FULL else "yellow" if row.queue_fill >= _CROWDED else ""
     return Text(f"{row.queue_depth:,}", style)
 
@@ -202,7 +202,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _percent(share: float) -> str:
-    """Returns a share of failures; 0 only where there was none."""
+    """Returns a share of failures; 0 only if there was none."""
     if share == 0:
         return "0%"
     return f"{share:.1%}" if share >= 0.001 else "<0.1%"

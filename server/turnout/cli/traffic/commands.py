@@ -176,8 +176,8 @@ def history(
         request = pb.ListTrafficHistoryRequest(model=name, limit=limit)
         epochs = control.ListTrafficHistory(request, timeout=_TIMEOUT).epochs
         columns = ("EPOCH", "WHEN (UTC)", "ACTION", "POLICY", "BY", "WHY")
-        shown = table(columns, history_rows(epochs), right=("EPOCH",)) if epochs else f"{name} never had a policy"
-        out.show({"model": name, "epochs": [state_body(state) for state in epochs]}, shown)
+        displayed = table(columns, history_rows(epochs), right=("EPOCH",)) if epochs else f"{name} never had a policy"
+        out.show({"model": name, "epochs": [state_body(state) for state in epochs]}, displayed)
 
 
 @application.command()

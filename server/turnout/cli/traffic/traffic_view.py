@@ -53,10 +53,10 @@ def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
 
 def _diverted_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     if state.diverted:
-        said = (
+        message = (
             f"{state.diverted} answers everything: a rollback is in force, and the state store has not recorded it yet"
         )
-        yield Text(said, style="bold yellow")
+        yield Text(message, style="bold yellow")
 
 
 def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:

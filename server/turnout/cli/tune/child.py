@@ -19,7 +19,7 @@ from turnout.routing.selection.selector import parse
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sessions import providers
 from turnout.serving.tuning.comparison import Findings
-from turnout.serving.tuning.trial import Subject, Trial
+from turnout.serving.tuning.trial import TuningSubject, TuningTrial
 from turnout.telemetry.logging import make_logger
 
 
@@ -47,13 +47,13 @@ async def _tune(job: dict[str, Any], tell: Any) -> tuple[Findings, str]:
     config, inputs = (Path(job[key]) if job[key] else None for key in ("config", "inputs"))
     workspace = Workspace.open(DiskTarget(models=job["models"], state=job["state"], config=config))
     name, selector = job["model"], parse(job["version"])
-    published = ModelVersions.of(name, workspace.scan(), workspace.declared()).resolve(selector)
+    published = ModelVersions.of(name, workspace.scan(), workspace.release_state()).resolve(selector)
     workspace.repository.fetch(name, published.manifest.version)
     settings = workspace.settings.for_model(name)
-    subject = Subject(workspace.repository, published, settings, inputs, job["in_flight"], job["seconds"])
+    subject = TuningSubject(workspace.repository, published, settings, inputs, job["in_flight"], job["seconds"])
     processes = start_processes()
     try:
-        return await Trial(subject, processes, make_logger("json", "error"), lambda what: tell(say=what)).run()
+        return await TuningTrial(subject, processes, make_logger("json", "error"), lambda what: tell(say=what)).run()
     finally:
         processes.close()
 

@@ -11,7 +11,7 @@ import typer
 
 from turnout.cli.cleanup import unwinding
 from turnout.cli.options import DiskTarget
-from turnout.cli.output import Output, reporting
+from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
     from turnout.serving.tuning.comparison import Findings
@@ -45,7 +45,7 @@ def tune(
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
     Each setting is run in turn with the present ones. Nothing is changed without --write.
     """
-    from turnout.cli.tune.view import shown
+    from turnout.cli.tune.view import displayed
     from turnout.cli.workspace import split_reference
     from turnout.config.editing import model_toml, write_model
     from turnout.config.sources import load_settings
@@ -76,7 +76,7 @@ def tune(
             "model": name, "inputs": source, "in_flight": in_flight, "toml": tomls,
             "written": str(file) if written else None,
         }  # fmt: skip
-        out.show(body, *shown(findings, source, in_flight, tomls, None if write else str(file or "")))
+        out.show(body, *displayed(findings, source, in_flight, tomls, None if write else str(file or "")))
         if write is not None:
             _tell_written(out, name, write, file, changes[write] if written else {})
             settings = load_settings(target.config, named).settings.for_model(name)
@@ -84,7 +84,9 @@ def tune(
                 out.note("warning: the environment (TURNOUT_...) sets some of it otherwise, and goes before the file")
 
 
-def _tell_written(out: Output, name: str, end: str, file: Path | None, changes: dict[str, dict[str, Any]]) -> None:
+def _tell_written(
+    out: CommandOutput, name: str, end: str, file: Path | None, changes: dict[str, dict[str, Any]]
+) -> None:
     if not changes:
         out.note(f"{file} is left as it is: the present settings are the best for {end}")
         return
@@ -92,7 +94,7 @@ def _tell_written(out: Output, name: str, end: str, file: Path | None, changes: 
     out.note(f"wrote to {file} for {name}: {keys}; a running server takes it up with SIGHUP and the next load")
 
 
-def _tried(out: Output, job: dict[str, Any], seconds: float) -> "tuple[Findings, str]":
+def _tried(out: CommandOutput, job: dict[str, Any], seconds: float) -> "tuple[Findings, str]":
     """Has a process try settings out, and says meanwhile what it does.
 
     Raises:
@@ -136,14 +138,14 @@ def _tried(out: Output, job: dict[str, Any], seconds: float) -> "tuple[Findings,
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
             for line in answers:
-                told = json.loads(line)
-                if "say" in told:
-                    out.note(told["say"])
-                elif "error" in told:
-                    kind: type[TurnoutError] = getattr(errors, told["kind"], TurnoutError)
-                    raise kind(told["error"])
+                reported = json.loads(line)
+                if "say" in reported:
+                    out.note(reported["say"])
+                elif "error" in reported:
+                    kind: type[TurnoutError] = getattr(errors, reported["kind"], TurnoutError)
+                    raise kind(reported["error"])
                 else:
-                    return TypeAdapter(Findings).validate_python(told["found"]), told["source"]
+                    return TypeAdapter(Findings).validate_python(reported["found"]), reported["source"]
         finally:
             timer.cancel()
             timer.join()

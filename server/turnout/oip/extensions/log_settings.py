@@ -32,7 +32,7 @@ class LogState:
     form: str
 
 
-def shown(state: LogState) -> Mapping[str, bool | int | str]:
+def as_triton(state: LogState) -> Mapping[str, bool | int | str]:
     """Returns the settings by Triton's names."""
     written = _LEVELS.index(state.level)
     return {
@@ -57,7 +57,7 @@ def changed(state: LogState, settings: Mapping[str, Value], configured: LogState
         InvalidRequest: A setting is none of Triton's, or its value none that it takes, or they contradict each other.
         Unsupported: A setting that cannot be changed here should be.
     """
-    known, defaults = shown(state), shown(configured)
+    known, defaults = as_triton(state), as_triton(configured)
     wanted = dict(known)
     for name, value in settings.items():
         if name not in known:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from semver import Version
 
-from turnout.errors import PermissionDenied, Unsupported
+from turnout.errors import PermissionDeniedError, Unsupported
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
@@ -93,9 +93,9 @@ class ModelRepository:
 
 
 def check_control(*, allowed: bool) -> None:
-    """Passes if a listener loads and unloads. Raises PermissionDenied."""
+    """Passes if a listener loads and unloads. Raises PermissionDeniedError."""
     if not allowed:
-        raise PermissionDenied(
+        raise PermissionDeniedError(
             "this listener loads and unloads nothing: ask the control listener, or set oip.allow_repository_control"
         )
 

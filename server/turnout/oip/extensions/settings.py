@@ -6,7 +6,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import ChangeRefused, PermissionDenied
+from turnout.errors import ChangeRefused, PermissionDeniedError
 from turnout.oip.extensions import log_settings, trace_settings
 from turnout.oip.extensions.log_settings import LogState
 from turnout.oip.extensions.trace_settings import FOLLOWS, Sampling
@@ -50,11 +50,11 @@ class ServerSettings:
         self._sampling = self._configured = trace_settings.configured(None if tracer is None else tracer.sample_ratio)
         self._models: dict[str, Sampling] = {}
         if peers is not None:
-            peers.answers(_TOPIC, self._told)
+            peers.answers(_TOPIC, self._on_message)
 
     def log(self) -> Mapping[str, bool | int | str]:
         """Returns how the log is set, by Triton's names."""
-        return log_settings.shown(LogState(self._threshold.level, self._form.name))
+        return log_settings.as_triton(LogState(self._threshold.level, self._form.name))
 
     async def change_log(self, settings: Mapping[str, log_settings.Value], actor: str) -> None:
         """Sets the log otherwise. A reload of the server's own settings sets its level to what they say.
@@ -65,13 +65,13 @@ class ServerSettings:
 
         Raises:
             InvalidRequest, Unsupported: As `log_settings.changed`.
-            Unavailable: Another worker could not follow.
+            UnavailableError: Another worker could not follow.
         """
         configured = LogState(self._threshold.configured, self._configured_form)
         after = log_settings.changed(LogState(self._threshold.level, self._form.name), settings, configured)
         self._set_log(after.level, after.form)
         self._log.info("log settings changed", threshold=after.level, format=after.form, actor=actor)
-        await self._tell("log", after.level, after.form)
+        await self._broadcast("log", after.level, after.form)
 
     def trace(self, model: str = "") -> Mapping[str, Sequence[str]]:
         """Returns how tracing is set, by Triton's names: of a model, or of all.
@@ -79,7 +79,7 @@ class ServerSettings:
         Raises:
             ModelNotFound: There is no such model.
         """
-        return trace_settings.shown(self._of(model).within(self._sampling))
+        return trace_settings.as_triton(self._of(model).within(self._sampling))
 
     async def change_trace(self, model: str, settings: Mapping[str, Sequence[str]], actor: str) -> None:
         """Sets tracing otherwise: of a model, or, where that is "", of all that have no settings of their own.
@@ -93,25 +93,25 @@ class ServerSettings:
             ModelNotFound: There is no such model.
             InvalidRequest, Unsupported: As `trace_settings.changed`.
             ChangeRefused: Tracing is off.
-            Unavailable: Another worker could not follow.
+            UnavailableError: Another worker could not follow.
         """
         beneath = self._sampling if model else self._configured
         after = trace_settings.changed(self._of(model), settings, beneath, whole=not model)
         if self._tracer is None:
             raise ChangeRefused("tracing is off: name a collector in tracing.endpoint and start the server anew")
         self._set_trace(model, after.on, after.ratio)
-        told = trace_settings.shown(after.within(self._sampling))
+        reply = trace_settings.as_triton(after.within(self._sampling))
         self._log.info(
-            "trace settings changed", model=model, traced=told["trace_level"], rate=told["trace_rate"], actor=actor
+            "trace settings changed", model=model, traced=reply["trace_level"], rate=reply["trace_rate"], actor=actor
         )
-        await self._tell("trace", model, after.on, after.ratio)
+        await self._broadcast("trace", model, after.on, after.ratio)
 
     async def catch_up(self) -> None:
         """Takes over what other workers have: this one was started after them."""
         if self._peers is None:
             return
-        for told in (await self._peers.ask(_TOPIC, b'["list"]')).values():
-            for kind, *values in json.loads(told):
+        for reply in (await self._peers.ask(_TOPIC, b'["list"]')).values():
+            for kind, *values in json.loads(reply):
                 self._set(kind, values)
 
     def _of(self, model: str) -> Sampling:
@@ -141,11 +141,11 @@ class ServerSettings:
         else:
             self._set_trace(*values)
 
-    async def _tell(self, kind: str, *values: str | float | None) -> None:
+    async def _broadcast(self, kind: str, *values: str | float | None) -> None:
         if self._peers is not None:
-            await self._peers.tell(_TOPIC, json.dumps([kind, *values]).encode())
+            await self._peers.broadcast(_TOPIC, json.dumps([kind, *values]).encode())
 
-    async def _told(self, body: bytes) -> bytes:
+    async def _on_message(self, body: bytes) -> bytes:
         kind, *values = json.loads(body)
         if kind != "list":
             self._set(kind, values)
@@ -156,8 +156,8 @@ class ServerSettings:
 
 
 def check_changes(*, allowed: bool) -> None:
-    """Passes if a listener lets its clients change settings. Raises PermissionDenied."""
+    """Passes if a listener lets its clients change settings. Raises PermissionDeniedError."""
     if not allowed:
-        raise PermissionDenied(
+        raise PermissionDeniedError(
             "settings are not changed on this listener: ask the control listener, or set oip.allow_settings_changes"
         )

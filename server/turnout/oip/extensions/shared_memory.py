@@ -5,8 +5,8 @@ Nothing is mapped: a client may cut a segment short at any time, and a mapping o
 anything is checked, so that what the client writes there later changes nothing.
 
 A region belongs to the caller who registered it, and nobody else sees it. Whoever found it keeps its file open: one
-that is unregistered while a request is under way is closed when that ends. Used on the event loop, but for `Window`
-and `Memory`, which the conversion thread uses, too.
+that is unregistered while a request is under way is closed when that ends. Used on the event loop, but for
+`TensorWindow` and `CallerMemory`, which the conversion thread uses, too.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from turnout.auth.caller import Caller
 from turnout.config import Oip, is_loopback
 from turnout.errors import (
-    AlreadyExists,
+    AlreadyExistsError,
     Exhausted,
     InvalidRequest,
     InvalidTensor,
-    NotFound,
-    PermissionDenied,
+    NotFoundError,
+    PermissionDeniedError,
     TurnoutError,
     Unsupported,
 )
@@ -69,7 +69,7 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TensorWindow:
     """A part of a region, for one tensor.
 
     Attributes:
@@ -129,7 +129,7 @@ class Window:
         )
 
 
-class Memory:
+class CallerMemory:
     """What one request finds in shared memory: the regions of its caller; none where it is off."""
 
     def __init__(self, regions: Mapping[str, Region] | None = None, most_bytes: int = 0) -> None:
@@ -146,7 +146,7 @@ class Memory:
         """Returns a copy of an input.
 
         Raises:
-            InvalidRequest: The inputs are too large together. Else as `find` and `Window.read`.
+            InvalidRequest: The inputs are too large together. Else as `find` and `TensorWindow.read`.
         """
         window = self.find(place, field)
         self._left -= place.size
@@ -159,11 +159,11 @@ class Memory:
         """Passes if there is shared memory at all; `field` is what the error names. Raises Unsupported."""
         self._known(field)
 
-    def find(self, place: Place, field: str) -> Window:
+    def find(self, place: Place, field: str) -> TensorWindow:
         """Returns where a tensor lies; `field` is what errors name.
 
         Raises:
-            NotFound: The caller has no such region.
+            NotFoundError: The caller has no such region.
             InvalidRequest: The tensor is not within it.
             Unsupported: Shared memory is off.
         """
@@ -171,7 +171,7 @@ class Memory:
         if region is None:
             raise _unknown(place.region)
         check_within(place, region.size, field)
-        return Window(region, place.offset, place.size, field)
+        return TensorWindow(region, place.offset, place.size, field)
 
     def _known(self, field: str) -> Mapping[str, Region]:
         if self._regions is None:
@@ -197,21 +197,21 @@ class SharedMemory:
         self._owners: dict[str, dict[str, Region]] = {}
         self._peers = peers
         if peers is not None:
-            peers.answers(_TOPIC, self._told)
+            peers.answers(_TOPIC, self._on_message)
 
     def mentioned_in(self, data: bytes) -> bool:
         """Tells whether a request may have a tensor in shared memory that somebody has registered."""
         return bool(self._owners) and (MARK in data or _ESCAPE in data)
 
-    def of(self, caller: Caller | None) -> Memory:
+    def of(self, caller: Caller | None) -> CallerMemory:
         """Returns what a caller has registered."""
-        return Memory(self._owners.get(_owner(caller), {}), self._most_inputs) if self.enabled else Memory()
+        return CallerMemory(self._owners.get(_owner(caller), {}), self._most_inputs) if self.enabled else CallerMemory()
 
     def status(self, caller: Caller | None, name: str = "") -> Sequence[Region]:
         """Returns a caller's region of that name, or all of them.
 
         Raises:
-            NotFound: There is none of that name.
+            NotFoundError: It does not exist of that name.
             Unsupported: It is off.
         """
         self._check_on()
@@ -234,22 +234,22 @@ class SharedMemory:
             size: Bytes of the region.
 
         Raises:
-            InvalidRequest: A name or the extent is none.
-            NotFound: There is no such segment, or not one that this server's user owns: which, is not told.
-            AlreadyExists: The caller has a region of that name.
+            InvalidRequest: A name or the extent is not valid.
+            NotFoundError: There is no such segment, or not one that this server's user owns: which, is not told.
+            AlreadyExistsError: The caller has a region of that name.
             Exhausted: The caller, or all together, have as many as they may.
-            PermissionDenied: The caller is not on this machine.
+            PermissionDeniedError: The caller is not on this machine.
             Unsupported: It is off.
-            Unavailable: Another worker could not follow; then no worker has the region.
+            UnavailableError: Another worker could not follow; then no worker has the region.
         """
         self._check_on()
         if not is_loopback(host):
-            raise PermissionDenied("shared memory is for callers on this machine, who come over loopback")
+            raise PermissionDeniedError("shared memory is for callers on this machine, who come over loopback")
         owner = _owner(caller)
         self._put(owner, name, key, offset, size)
         if self._peers is not None:
             try:
-                await self._peers.tell(_TOPIC, json.dumps(["put", owner, name, key, offset, size]).encode())
+                await self._peers.broadcast(_TOPIC, json.dumps(["put", owner, name, key, offset, size]).encode())
             except TurnoutError:
                 await self.unregister(caller, name)
                 raise
@@ -270,8 +270,8 @@ class SharedMemory:
         """Takes over what other workers have: this one was started after them."""
         if self._peers is None or not self.enabled:
             return
-        for told in (await self._peers.ask(_TOPIC, b'["list"]')).values():
-            for one in json.loads(told):
+        for reply in (await self._peers.ask(_TOPIC, b'["list"]')).values():
+            for one in json.loads(reply):
                 try:
                     self._put(*one)
                 except TurnoutError:
@@ -281,7 +281,7 @@ class SharedMemory:
         """Lets go of all regions."""
         self._owners.clear()
 
-    async def _told(self, body: bytes) -> bytes:
+    async def _on_message(self, body: bytes) -> bytes:
         action, *rest = json.loads(body)
         if action == "put":
             self._put(*rest)
@@ -303,7 +303,7 @@ class SharedMemory:
         check_extent(offset, size)
         mine = self._owners.get(owner, {})
         if name in mine:
-            raise AlreadyExists(f"a region is named {name[:64]!r} already: unregister it first")
+            raise AlreadyExistsError(f"a region is named {name[:64]!r} already: unregister it first")
         if len(mine) >= self._most or sum(map(len, self._owners.values())) >= _MOST_REGIONS:
             raise Exhausted(f"no more regions can be registered; {self._most} may (oip.max_shared_memory_regions)")
         if (held := sum(one.size for one in mine.values())) + size > self._most_bytes:
@@ -341,7 +341,7 @@ def _opened(name: str, offset: int, size: int) -> int:
     except OSError:
         if file is not None:
             os.close(file)
-        raise NotFound("there is no shared memory of that key that belongs to this server's user") from None
+        raise NotFoundError("there is no shared memory of that key that belongs to this server's user") from None
     except TurnoutError:
         assert file is not None, "it was looked at"
         os.close(file)
@@ -353,8 +353,8 @@ def _owner(caller: Caller | None) -> str:
     return "" if caller is None else caller.identity.name
 
 
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"no region of shared memory is named {name[:64]!r}")
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"no region of shared memory is named {name[:64]!r}")
 
 
 def no_cuda() -> Unsupported:
@@ -362,6 +362,6 @@ def no_cuda() -> Unsupported:
     return Unsupported("CUDA shared memory is not supported: tensors travel in the request, or in system shared memory")
 
 
-def no_cuda_region(name: str) -> NotFound:
+def no_cuda_region(name: str) -> NotFoundError:
     """Makes the error for a region of CUDA memory that is asked for: none is ever registered."""
-    return NotFound(f"no region of CUDA shared memory is named {name[:64]!r}")
+    return NotFoundError(f"no region of CUDA shared memory is named {name[:64]!r}")

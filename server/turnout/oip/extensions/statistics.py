@@ -27,7 +27,7 @@ class Statistics:
         self._catalog = catalog
         self._peers = peers
         if peers is not None:
-            peers.answers(_TOPIC, self._told)
+            peers.answers(_TOPIC, self._answer_peer)
 
     async def of(self, model: str = "", selector: str = "") -> ModelStatisticsResponse:
         """Returns the statistics of one version, of all of a model that are loaded, or of all models.
@@ -44,10 +44,10 @@ class Statistics:
         own = self._own(request)
         if self._peers is None:
             return own
-        told = await self._peers.ask(_TOPIC, request.SerializeToString())
-        return pooled_statistics([own, *(ModelStatisticsResponse.FromString(one) for one in told.values())])
+        replies = await self._peers.ask(_TOPIC, request.SerializeToString())
+        return pooled_statistics([own, *(ModelStatisticsResponse.FromString(one) for one in replies.values())])
 
-    async def _told(self, body: bytes) -> bytes:
+    async def _answer_peer(self, body: bytes) -> bytes:
         return self._own(ModelStatisticsRequest.FromString(body)).SerializeToString()
 
     def _own(self, request: ModelStatisticsRequest) -> ModelStatisticsResponse:

@@ -50,7 +50,7 @@ def configured(ratio: float | None) -> Sampling:
     return Sampling(False, 1 / _USUAL_RATE) if ratio is None else Sampling(True, ratio)
 
 
-def shown(sampling: Sampling) -> Mapping[str, Sequence[str]]:
+def as_triton(sampling: Sampling) -> Mapping[str, Sequence[str]]:
     """Returns the settings by Triton's names; nothing of it follows anything."""
     rate = max(round(1 / sampling.ratio), 1) if sampling.ratio else 0
     return {
@@ -76,7 +76,7 @@ def changed(before: Sampling, settings: Mapping[str, Sequence[str]], beneath: Sa
         InvalidRequest: A setting is none of Triton's, or its value none that it takes.
         Unsupported: A setting that cannot be changed here should be.
     """
-    fixed = shown(before.within(beneath))
+    fixed = as_triton(before.within(beneath))
     after = before
     for name, values in settings.items():
         if name not in fixed:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.registry.compatibility.sandbox import Answer
+from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.manifest.manifest import Manifest, Tolerance
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 
@@ -30,7 +30,7 @@ absolute bound alone would let saturated scores agree whatever the weights are."
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class AnswerAgreement:
     """What two versions answered to the same examples.
 
     Attributes:
@@ -80,7 +80,7 @@ def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.nanmax(apart, initial=0.0)) if apart.size else 0.0
 
 
-def agree(manifest: Manifest, first: Iterable[Answer], second: Iterable[Answer]) -> Agreement:
+def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[ExampleResult]) -> AnswerAgreement:
     """Compares what two versions of one signature answered.
 
     Args:
@@ -109,10 +109,10 @@ def agree(manifest: Manifest, first: Iterable[Answer], second: Iterable[Answer])
                 furthest, largest = f"output {spec.name} of {expected.example}", apart
             within = within and not differs(other, one, tolerance_of(manifest, spec))
             close = close and _close(other, one)
-    return Agreement(examples, golden, within, close, furthest, largest)
+    return AnswerAgreement(examples, golden, within, close, furthest, largest)
 
 
-def _shared(signature: Signature, first: Answer, second: Answer) -> Iterable[TensorSpec]:
+def _shared(signature: Signature, first: ExampleResult, second: ExampleResult) -> Iterable[TensorSpec]:
     return [spec for spec in signature.outputs if spec.name in first.outputs and spec.name in second.outputs]
 
 

@@ -43,7 +43,7 @@ from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.manifest.signature import Dimension, Signature, TensorSpec
 
 
-class Bump(IntEnum):
+class VersionBump(IntEnum):
     """The part of a semantic version that a change obliges its publisher to raise; the greater part is the greater."""
 
     PATCH = 0
@@ -59,7 +59,7 @@ class Bump(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class VersionChange:
     """One difference between two versions, and what it means for clients of the older.
 
     Attributes:
@@ -69,14 +69,14 @@ class Change:
     """
 
     subject: str
-    bump: Bump
+    bump: VersionBump
     reason: str
 
     def __str__(self) -> str:
         return f"{self.subject} {self.reason}"
 
 
-def signature_changes(old: Signature, new: Signature) -> tuple[Change, ...]:
+def signature_changes(old: Signature, new: Signature) -> tuple[VersionChange, ...]:
     """Returns how `new` differs from `old` for clients of `old`; empty where they cannot tell the two apart.
 
     Inputs come before outputs; on each side those of `old` in its order, then the new ones in theirs. A tensor that
@@ -85,36 +85,36 @@ def signature_changes(old: Signature, new: Signature) -> tuple[Change, ...]:
     return (*_input_changes(old, new), *_output_changes(old, new))
 
 
-def declared_changes(old: Manifest, new: Manifest) -> tuple[Change, ...]:
+def declared_changes(old: Manifest, new: Manifest) -> tuple[VersionChange, ...]:
     """Returns what changed in what publishers declare of labels and preprocessing; outputs that went are left out,
     since the signature tells of them.
     """
-    changes: list[Change] = []
+    changes: list[VersionChange] = []
     for spec in old.signature.outputs:
         if new.signature.output(spec.name) is None:
             continue
         subject, was, now = f"labels of {spec.name}", old.labels.get(spec.name), new.labels.get(spec.name)
         if was is not None and now is None:
-            changes.append(Change(subject, Bump.MAJOR, "are declared no more"))
+            changes.append(VersionChange(subject, VersionBump.MAJOR, "are declared no more"))
         elif was is None and now is not None:
-            changes.append(Change(subject, Bump.PATCH, "are declared for the first time"))
+            changes.append(VersionChange(subject, VersionBump.PATCH, "are declared for the first time"))
         elif was is not None and now is not None and was != now:
-            changes.append(Change(subject, Bump.MAJOR, _label_reason(was, now)))
+            changes.append(VersionChange(subject, VersionBump.MAJOR, _label_reason(was, now)))
     if old.preprocessing != new.preprocessing:
         if not old.preprocessing:
-            changes.append(Change("preprocessing", Bump.PATCH, "is declared for the first time"))
+            changes.append(VersionChange("preprocessing", VersionBump.PATCH, "is declared for the first time"))
         elif not new.preprocessing:
-            changes.append(Change("preprocessing", Bump.MAJOR, "is declared no more"))
+            changes.append(VersionChange("preprocessing", VersionBump.MAJOR, "is declared no more"))
         else:
             keys = sorted(old.preprocessing.keys() | new.preprocessing.keys())
             other = [key for key in keys if old.preprocessing.get(key) != new.preprocessing.get(key)]
-            changes.append(Change("preprocessing", Bump.MAJOR, f"changed: {', '.join(other)}"))
+            changes.append(VersionChange("preprocessing", VersionBump.MAJOR, f"changed: {', '.join(other)}"))
     return tuple(changes)
 
 
-def required_bump(changes: Sequence[Change]) -> Bump:
-    """Returns the smallest bump that all of `changes` allow; PATCH where there are none."""
-    return max((change.bump for change in changes), default=Bump.PATCH)
+def required_bump(changes: Sequence[VersionChange]) -> VersionBump:
+    """Returns the smallest bump that all of `changes` allow; PATCH if there are none."""
+    return max((change.bump for change in changes), default=VersionBump.PATCH)
 
 
 def refusals(baseline: Signature, canary: Signature) -> tuple[str, ...]:
@@ -123,59 +123,63 @@ def refusals(baseline: Signature, canary: Signature) -> tuple[str, ...]:
     Empty means that every request valid for `baseline` is valid for `canary`, and that all that it may ask for comes
     back under the same name, in the same dtype and rank, and in every size that was fixed.
     """
-    return tuple(str(change) for change in signature_changes(baseline, canary) if change.bump is Bump.MAJOR)
+    return tuple(str(change) for change in signature_changes(baseline, canary) if change.bump is VersionBump.MAJOR)
 
 
-def _input_changes(old: Signature, new: Signature) -> Iterator[Change]:
+def _input_changes(old: Signature, new: Signature) -> Iterator[VersionChange]:
     for before in old.inputs:
         subject = f"input {before.name}"
         after = new.input(before.name)
         if after is None:
-            yield Change(subject, Bump.MAJOR, "is gone")
+            yield VersionChange(subject, VersionBump.MAJOR, "is gone")
             continue
         if after.dtype != before.dtype:
-            yield Change(subject, Bump.MAJOR, f"takes {after.dtype} where {before.dtype} was taken")
+            yield VersionChange(subject, VersionBump.MAJOR, f"takes {after.dtype} where {before.dtype} was taken")
         if rank := _rank_change(subject, before, after):
             yield rank
         else:
             for axis, (was, now) in enumerate(zip(before.shape, after.shape, strict=True)):
                 if reason := _size_reason(axis, was, now):
-                    yield Change(subject, Bump.MAJOR if isinstance(now, int) else Bump.MINOR, reason)
+                    yield VersionChange(
+                        subject, VersionBump.MAJOR if isinstance(now, int) else VersionBump.MINOR, reason
+                    )
         if before.has_default and not after.has_default:
-            yield Change(subject, Bump.MAJOR, "is required and could be left out before")
+            yield VersionChange(subject, VersionBump.MAJOR, "is required and could be left out before")
         elif after.has_default and not before.has_default:
-            yield Change(subject, Bump.MINOR, "may be left out and was required before")
+            yield VersionChange(subject, VersionBump.MINOR, "may be left out and was required before")
     for after in new.inputs:
         if old.input(after.name) is None:
             subject = f"input {after.name}"
             if after.has_default:
-                yield Change(subject, Bump.MINOR, "is new and may be left out")
+                yield VersionChange(subject, VersionBump.MINOR, "is new and may be left out")
             else:
-                yield Change(subject, Bump.MAJOR, "is required and was not there before")
+                yield VersionChange(subject, VersionBump.MAJOR, "is required and was not there before")
 
 
-def _output_changes(old: Signature, new: Signature) -> Iterator[Change]:
+def _output_changes(old: Signature, new: Signature) -> Iterator[VersionChange]:
     symbols = {size for spec in old.inputs for size in spec.shape if isinstance(size, str)}
     for before in old.outputs:
         subject = f"output {before.name}"
         after = new.output(before.name)
         if after is None:
-            yield Change(subject, Bump.MAJOR, "is gone")
+            yield VersionChange(subject, VersionBump.MAJOR, "is gone")
             continue
         if after.dtype != before.dtype:
-            yield Change(subject, Bump.MAJOR, f"gives {after.dtype} where {before.dtype} was given")
+            yield VersionChange(subject, VersionBump.MAJOR, f"gives {after.dtype} where {before.dtype} was given")
         if rank := _rank_change(subject, before, after):
             yield rank
             continue
         for axis, (was, now) in enumerate(zip(before.shape, after.shape, strict=True)):
             if isinstance(was, str) and was in symbols and isinstance(now, int):
-                yield Change(subject, Bump.MAJOR, f"dimension {axis} is fixed at {now} and grew with an input")
+                yield VersionChange(
+                    subject, VersionBump.MAJOR, f"dimension {axis} is fixed at {now} and grew with an input"
+                )
             elif reason := _size_reason(axis, was, now):
                 # Who reads any size reads this one; shape inference that got better says no less than before.
-                yield Change(subject, Bump.MAJOR if isinstance(was, int) else Bump.MINOR, reason)
+                yield VersionChange(subject, VersionBump.MAJOR if isinstance(was, int) else VersionBump.MINOR, reason)
     for after in new.outputs:
         if old.output(after.name) is None:
-            yield Change(f"output {after.name}", Bump.MINOR, "is new")
+            yield VersionChange(f"output {after.name}", VersionBump.MINOR, "is new")
 
 
 def _label_reason(was: Sequence[str], now: Sequence[str]) -> str:
@@ -187,9 +191,9 @@ def _label_reason(was: Sequence[str], now: Sequence[str]) -> str:
     return "changed: " + ", ".join(parts)
 
 
-def _rank_change(subject: str, before: TensorSpec, after: TensorSpec) -> Change | None:
+def _rank_change(subject: str, before: TensorSpec, after: TensorSpec) -> VersionChange | None:
     was, now = len(before.shape), len(after.shape)
-    return None if was == now else Change(subject, Bump.MAJOR, f"has rank {now} and had rank {was}")
+    return None if was == now else VersionChange(subject, VersionBump.MAJOR, f"has rank {now} and had rank {was}")
 
 
 def _size_reason(axis: int, was: Dimension, now: Dimension) -> str | None:

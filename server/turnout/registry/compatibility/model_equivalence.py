@@ -11,14 +11,14 @@ the same way. Where that cannot be had, for the size of the model, answers that 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from turnout.registry.compatibility.agreement import Agreement
-from turnout.registry.compatibility.compat import Bump, Change
+from turnout.registry.compatibility.agreement import AnswerAgreement
+from turnout.registry.compatibility.compat import VersionBump, VersionChange
 
 ENOUGH_EXAMPLES = 8
 """Examples on which answers have to be close where weights cannot be compared."""
 
 
-class Kinship(Enum):
+class WeightsEquivalence(Enum):
     """How the weights of two versions compare."""
 
     SAME_FILES = auto()
@@ -32,22 +32,22 @@ class Kinship(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class ModelEquivalence:
     """What is known about two versions of one signature.
 
     Attributes:
-        kinship: Of their weights.
+        weights_equivalence: Of their weights.
         same_operators: Operators and attributes are the same, as multisets.
         tensors: Weights of the newer version.
         changed: Of these, how many the older has not, as stored.
         agreement: Of their answers; None where nothing was run.
     """
 
-    kinship: Kinship
+    weights_equivalence: WeightsEquivalence
     same_operators: bool = False
     tensors: int = 0
     changed: int = 0
-    agreement: Agreement | None = None
+    agreement: AnswerAgreement | None = None
 
     @property
     def ran(self) -> bool:
@@ -55,46 +55,56 @@ class Likeness:
         return self.agreement is not None and self.agreement.examples > 0
 
 
-def likeness_changes(likeness: Likeness) -> tuple[Change, ...]:
+def equivalence_changes(equivalence: ModelEquivalence) -> tuple[VersionChange, ...]:
     """Returns what the difference between two versions of one signature means; empty for the same files."""
-    match likeness.kinship:
-        case Kinship.SAME_FILES:
+    match equivalence.weights_equivalence:
+        case WeightsEquivalence.SAME_FILES:
             return ()
-        case Kinship.OTHERS:
-            count = f"{likeness.changed} of {likeness.tensors} tensors" if likeness.changed else "tensors"
-            return (Change("weights", Bump.MINOR, f"are others ({count} changed)"),)
-        case Kinship.UNKNOWN:
-            return (_by_answers(likeness),)
-        case Kinship.SAME_AS_STORED:
-            return (_same_weights(likeness, "are the same tensors"),)
-        case Kinship.SAME_OPTIMISED:
-            return (_same_weights(likeness, "are the same once both files are optimised alike"),)
+        case WeightsEquivalence.OTHERS:
+            count = f"{equivalence.changed} of {equivalence.tensors} tensors" if equivalence.changed else "tensors"
+            return (VersionChange("weights", VersionBump.MINOR, f"are others ({count} changed)"),)
+        case WeightsEquivalence.UNKNOWN:
+            return (_by_answers(equivalence),)
+        case WeightsEquivalence.SAME_AS_STORED:
+            return (_same_weights(equivalence, "are the same tensors"),)
+        case WeightsEquivalence.SAME_OPTIMISED:
+            return (_same_weights(equivalence, "are the same once both files are optimised alike"),)
 
 
-def _same_weights(likeness: Likeness, said: str) -> Change:
-    agreement = likeness.agreement
-    if agreement is None or not likeness.ran:
-        if likeness.same_operators:
-            return Change("weights", Bump.PATCH, f"{said}, and so are the operators; nothing was run")
-        return Change("operators", Bump.MINOR, "are others, and nothing was run that would show the same answers")
+def _same_weights(equivalence: ModelEquivalence, message: str) -> VersionChange:
+    agreement = equivalence.agreement
+    if agreement is None or not equivalence.ran:
+        if equivalence.same_operators:
+            return VersionChange("weights", VersionBump.PATCH, f"{message}, and so are the operators; nothing was run")
+        return VersionChange(
+            "operators", VersionBump.MINOR, "are others, and nothing was run that would show the same answers"
+        )
     if agreement.within:
-        return Change("weights", Bump.PATCH, f"{said}, and {_told(agreement)} are answered within tolerance")
-    return Change("answers", Bump.MINOR, f"differ, though the weights are the same: {_furthest(agreement)}")
+        return VersionChange(
+            "weights", VersionBump.PATCH, f"{message}, and {_explain(agreement)} are answered within tolerance"
+        )
+    return VersionChange(
+        "answers", VersionBump.MINOR, f"differ, though the weights are the same: {_furthest(agreement)}"
+    )
 
 
-def _by_answers(likeness: Likeness) -> Change:
-    agreement = likeness.agreement
+def _by_answers(equivalence: ModelEquivalence) -> VersionChange:
+    agreement = equivalence.agreement
     if agreement is not None and agreement.close and agreement.within and agreement.examples >= ENOUGH_EXAMPLES:
-        return Change("weights", Bump.PATCH, f"are stored otherwise, and {_told(agreement)} are answered closely")
-    return Change("weights", Bump.MINOR, "are others as stored, and nothing shows that they answer the same")
+        return VersionChange(
+            "weights", VersionBump.PATCH, f"are stored otherwise, and {_explain(agreement)} are answered closely"
+        )
+    return VersionChange(
+        "weights", VersionBump.MINOR, "are others as stored, and nothing shows that they answer the same"
+    )
 
 
-def _told(agreement: Agreement) -> str:
+def _explain(agreement: AnswerAgreement) -> str:
     synthetic = agreement.examples - agreement.golden
     parts = [f"{agreement.golden} golden cases"] if agreement.golden else []
     parts += [f"{synthetic} synthetic inputs"] if synthetic else []
     return " and ".join(parts)
 
 
-def _furthest(agreement: Agreement) -> str:
+def _furthest(agreement: AnswerAgreement) -> str:
     return f"{agreement.furthest} by {agreement.largest:.3g}" if agreement.furthest else "they cannot be compared"

@@ -13,45 +13,45 @@ from collections.abc import Collection
 
 from semver import Version
 
-from turnout.registry.compatibility.compat import Bump
+from turnout.registry.compatibility.compat import VersionBump
 
 FIRST = Version(1)
 """What the first version of a model is called where nobody says."""
 
 
 def nearest_lower(version: Version, published: Collection[Version]) -> Version | None:
-    """Returns the version that `version` is held against, or None where there is none."""
+    """Returns the version that `version` is held against, or None if there is none."""
     core = _core(version)
     lower = [other for other in published if other < version and not (other.prerelease and _core(other) == core)]
     return max(lower, default=None)
 
 
-def bump_between(lower: Version, higher: Version) -> Bump:
+def bump_between(lower: Version, higher: Version) -> VersionBump:
     """Returns what going from `lower` to `higher` allows clients to meet.
 
     `higher` is of a higher core, or of the same one and a pre-release of it is not `lower`.
     """
     if lower.major != higher.major:
-        return Bump.MAJOR
+        return VersionBump.MAJOR
     if lower.major == 0:
         if lower.minor != higher.minor or lower.minor == 0:
-            return Bump.MAJOR
-        return Bump.MINOR
-    return Bump.MINOR if lower.minor != higher.minor else Bump.PATCH
+            return VersionBump.MAJOR
+        return VersionBump.MINOR
+    return VersionBump.MINOR if lower.minor != higher.minor else VersionBump.PATCH
 
 
-def bumped(lower: Version, bump: Bump) -> Version:
+def bumped(lower: Version, bump: VersionBump) -> Version:
     """Returns the lowest release above `lower` that allows `bump`; of a pre-release, above its core."""
     core = _core(lower)
     if core.major == 0:
         # 0.0.z allows anything at every step, 0.y.z breaking changes in the minor.
-        return core.bump_minor() if bump is Bump.MAJOR and core.minor else core.bump_patch()
-    if bump is Bump.MAJOR:
+        return core.bump_minor() if bump is VersionBump.MAJOR and core.minor else core.bump_patch()
+    if bump is VersionBump.MAJOR:
         return core.bump_major()
-    return core.bump_minor() if bump is Bump.MINOR else core.bump_patch()
+    return core.bump_minor() if bump is VersionBump.MINOR else core.bump_patch()
 
 
-def next_version(lower: Version, bump: Bump, taken: Collection[Version]) -> Version:
+def next_version(lower: Version, bump: VersionBump, taken: Collection[Version]) -> Version:
     """Returns the version that a change of `bump` over `lower` should go by: the lowest that is legal and free."""
     version = bumped(lower, bump)
     while version in taken:
@@ -59,12 +59,12 @@ def next_version(lower: Version, bump: Bump, taken: Collection[Version]) -> Vers
     return version
 
 
-def automatic(bump: Bump, held_against: Version | None, taken: Collection[Version]) -> Version:
+def automatic(bump: VersionBump, held_against: Version | None, taken: Collection[Version]) -> Version:
     """Returns the version that follows all that are `taken`, yanked ones too.
 
     Args:
         bump: What the change over `held_against` obliges to.
-        held_against: The nearest lower version, that is, of `above(taken)`; None where there is none.
+        held_against: The nearest lower version, that is, of `above(taken)`; None if there is none.
         taken: Every version number of the model that was ever used.
     """
     highest = max(taken, default=None)

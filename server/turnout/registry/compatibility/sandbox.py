@@ -1,7 +1,7 @@
 """What gates may have run for them: a lab that runs models, away from this process, and says what it saw.
 
 The registry runs nothing itself. Who puts a publish together (the command line, a server) hands in a lab, such as
-`turnout.serving.sandbox.sandbox.TrialLab`.
+`turnout.serving.sandbox.sandbox.ProcessSandbox`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from turnout.registry.onnx.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class SandboxVersion:
     """A version that can be run, published or staged.
 
     Attributes:
@@ -29,7 +29,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ExampleResult:
     """What a version answered to one example.
 
     Attributes:
@@ -46,7 +46,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class SandboxReport:
     """What running a version by itself showed, in a process of its own.
 
     Attributes:
@@ -76,11 +76,11 @@ class Examination:
     repeatable: bool | None
     wander: float
     strays: bool
-    answers: tuple[Answer, ...]
+    answers: tuple[ExampleResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
+class LatencyComparison:
     """Two versions run in turns, in one process, on the same input.
 
     Attributes:
@@ -96,28 +96,30 @@ class Race:
     example: str
 
 
-class Lab(Protocol):
+class Sandbox(Protocol):
     """Runs versions. Blocks; whatever goes wrong in a model stays in the process it ran in."""
 
-    def examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
+    def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
         """Loads a version, warms it, and has it answer.
 
         Args:
-            subject: The version.
+            sandbox_version: The version.
             golden: Golden cases besides synthetic inputs; those that do not fit its signature get a fault.
 
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.
         """
 
-    def race(self, candidate: Subject, parent: Subject, golden: Sequence[Path]) -> Race:
+    def compare_latency(
+        self, candidate: SandboxVersion, parent: SandboxVersion, golden: Sequence[Path]
+    ) -> LatencyComparison:
         """Runs two versions in turns, on the first golden case that both take, else on a synthetic input.
 
         Raises:
             TurnoutError: One cannot be loaded, or nothing was found that both take.
         """
 
-    def optimised_weights(self, first: Subject, second: Subject) -> tuple[Weights, Weights] | None:
+    def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
         """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None where it cannot
         be had for their size.
 

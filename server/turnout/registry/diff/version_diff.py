@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from turnout.errors import TurnoutError
-from turnout.registry.compatibility.agreement import Agreement, agree
-from turnout.registry.compatibility.sandbox import Answer, Lab, Race, Subject
+from turnout.registry.compatibility.agreement import AnswerAgreement, agree
+from turnout.registry.compatibility.sandbox import ExampleResult, LatencyComparison, Sandbox, SandboxVersion
 from turnout.registry.diff.weight_changes import WeightsDiff, compare_weights
-from turnout.registry.gates.comparison import Comparison, Difference, golden_files
+from turnout.registry.gates.comparison import ParentComparison, VersionDifference, golden_files
 from turnout.registry.manifest.manifest import Manifest
 
 _STATED = ("batching", "tolerances", "scores", "labels", "preprocessing")
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class ManifestDifference:
     """Something that two manifests state differently.
 
     Attributes:
@@ -40,56 +40,58 @@ class VersionDiff:
         stated: What the manifests state differently, signature and files left out.
         golden: Answers to the golden cases that both take; None where nothing could be run.
         synthetic: Answers to synthetic inputs that both take.
-        race: Both measured side by side; None where that could not be.
+        latency_comparison: Both measured side by side; None where that could not be.
         peak_bytes: Most memory that each took, older first; None where one could not be run.
         trouble: Why something could not be run; "" where all could.
     """
 
     old: Manifest
     new: Manifest
-    difference: Difference
+    difference: VersionDifference
     weights: WeightsDiff
-    stated: tuple[Stated, ...]
-    golden: Agreement | None = None
-    synthetic: Agreement | None = None
-    race: Race | None = None
+    stated: tuple[ManifestDifference, ...]
+    golden: AnswerAgreement | None = None
+    synthetic: AnswerAgreement | None = None
+    latency_comparison: LatencyComparison | None = None
     peak_bytes: tuple[int, int] | None = None
     trouble: str = ""
 
 
-def diff_versions(old: Subject, new: Subject, lab: Lab) -> VersionDiff:
+def diff_versions(old: SandboxVersion, new: SandboxVersion, sandbox: Sandbox) -> VersionDiff:
     """Compares two versions; each is run in a process of its own.
 
     Raises:
         OSError: A file of one cannot be read.
     """
     files = compare_weights(old.directory, new.directory)
-    difference = Comparison(lab).difference(new, old)
-    told = VersionDiff(old.manifest, new.manifest, difference, files, stated_changes(old.manifest, new.manifest))
+    difference = ParentComparison(sandbox).difference(new, old)
+    diff = VersionDiff(old.manifest, new.manifest, difference, files, manifest_differences(old.manifest, new.manifest))
     golden = golden_files(new, old)
     trouble: list[str] = []
     more: dict[str, Any] = {}
     try:
-        before, after = lab.examine(old, golden), lab.examine(new, golden)
+        before, after = sandbox.examine(old, golden), sandbox.examine(new, golden)
         more["golden"] = agree(old.manifest, _of(before.answers, golden=True), _of(after.answers, golden=True))
         more["synthetic"] = agree(old.manifest, _of(before.answers, golden=False), _of(after.answers, golden=False))
         more["peak_bytes"] = before.peak_bytes, after.peak_bytes
     except TurnoutError as error:
         trouble.append(f"answers: {error.message}")
     try:
-        more["race"] = lab.race(new, old, golden)
+        more["latency_comparison"] = sandbox.compare_latency(new, old, golden)
     except TurnoutError as error:
         trouble.append(f"latency: {error.message}")
-    values = {name: getattr(told, name) for name in VersionDiff.__slots__}
+    values = {name: getattr(diff, name) for name in VersionDiff.__slots__}
     return VersionDiff(**(values | more | {"trouble": "; ".join(trouble)}))
 
 
-def stated_changes(old: Manifest, new: Manifest) -> tuple[Stated, ...]:
+def manifest_differences(old: Manifest, new: Manifest) -> tuple[ManifestDifference, ...]:
     """Returns what two manifests state differently besides signature and files."""
     before, after = _statements(old), _statements(new)
     names = [*before, *(name for name in after if name not in before)]
     return tuple(
-        Stated(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+        ManifestDifference(name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
     )
 
 
@@ -101,14 +103,14 @@ def _statements(manifest: Manifest) -> Mapping[str, Any]:
     return stated | {f"metadata.{name}": value for name, value in manifest.metadata.items()}
 
 
-def _of(answers: tuple[Answer, ...], *, golden: bool) -> list[Answer]:
+def _of(answers: tuple[ExampleResult, ...], *, golden: bool) -> list[ExampleResult]:
     """Returns the answers of one kind, less those that neither version may be asked for."""
     return [answer for answer in answers if answer.golden is golden]
 
 
 def diff_body(diff: VersionDiff) -> dict[str, Any]:
     """Returns the JSON form."""
-    race = diff.race
+    latency_comparison = diff.latency_comparison
     return {
         "model": diff.old.model,
         "old": str(diff.old.version),
@@ -132,14 +134,14 @@ def diff_body(diff: VersionDiff) -> dict[str, Any]:
         "golden": None if diff.golden is None else asdict(diff.golden),
         "synthetic": None if diff.synthetic is None else asdict(diff.synthetic),
         "latency": None
-        if race is None
+        if latency_comparison is None
         else {
-            "rounds": race.rounds,
-            "example": race.example,
-            "old_p50_ms": race.p50[1] * 1e3,
-            "new_p50_ms": race.p50[0] * 1e3,
-            "old_p99_ms": race.p99[1] * 1e3,
-            "new_p99_ms": race.p99[0] * 1e3,
+            "rounds": latency_comparison.rounds,
+            "example": latency_comparison.example,
+            "old_p50_ms": latency_comparison.p50[1] * 1e3,
+            "new_p50_ms": latency_comparison.p50[0] * 1e3,
+            "old_p99_ms": latency_comparison.p99[1] * 1e3,
+            "new_p99_ms": latency_comparison.p99[0] * 1e3,
         },
         "peak_bytes": None if diff.peak_bytes is None else {"old": diff.peak_bytes[0], "new": diff.peak_bytes[1]},
         "trouble": diff.trouble,

@@ -1,16 +1,16 @@
 """The gates `latency` and `memory`: a version costs no more than its parent, measured side by side on one machine."""
 
 from turnout.errors import TurnoutError
-from turnout.registry.gates.comparison import golden_files, parent_examined, subject_of
-from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
-from turnout.registry.gates.plan import Latency, Memory
+from turnout.registry.gates.comparison import as_sandbox_version, golden_files, parent_examined
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
 from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import LabGate, attempted
 
 _MIB = 1 << 20
 
 
-class LatencyGate(LabGate[Latency]):
+class LatencyGate(LabGate[LatencyOptions]):
     """Passes a candidate that answers about as fast as its parent."""
 
     name = "latency"
@@ -18,7 +18,7 @@ class LatencyGate(LabGate[Latency]):
     def run(self, candidate: Candidate) -> GateVerdict:
         """Runs both in turns, so that whatever else the machine does slows both."""
         plan, parent = self.plan, candidate.parent
-        seen = attempted(self.lab, candidate)
+        seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         alone = seen.run_seconds * 1e3
@@ -29,14 +29,14 @@ class LatencyGate(LabGate[Latency]):
                 {"run_ms": alone},
             )
         if parent is None:
-            return GateVerdict(Outcome.SKIPPED, "no lower version is published to measure it against")
+            return GateVerdict(GateOutcome.SKIPPED, "no lower version is published to measure it against")
         try:
-            new, old = subject_of(candidate), subject_of(parent)
-            race = self.lab.race(new, old, golden_files(new, old))
+            new, old = as_sandbox_version(candidate), as_sandbox_version(parent)
+            comparison = self.sandbox.compare_latency(new, old, golden_files(new, old))
         except TurnoutError as error:
             version = parent.manifest.version
-            return GateVerdict(Outcome.SKIPPED, f"cannot be measured beside {version}: {error.message}")
-        (p50, parent_p50), (p99, parent_p99) = race.p50, race.p99
+            return GateVerdict(GateOutcome.SKIPPED, f"cannot be measured beside {version}: {error.message}")
+        (p50, parent_p50), (p99, parent_p99) = comparison.p50, comparison.p99
         ratios = p50 / max(parent_p50, 1e-9), p99 / max(parent_p99, 1e-9)
         numbers = {
             "p50_ms": p50 * 1e3,
@@ -45,20 +45,21 @@ class LatencyGate(LabGate[Latency]):
             "p99_ms": p99 * 1e3,
             "parent_p99_ms": parent_p99 * 1e3,
             "p99_ratio": ratios[1],
-            "rounds": float(race.rounds),
+            "rounds": float(comparison.rounds),
         }
-        said = (
+        message = (
             f"p50 {p50 * 1e3:.2f} ms beside {parent_p50 * 1e3:.2f} ms of {parent.manifest.version} ({ratios[0]:.2f} x),"
-            f" p99 {p99 * 1e3:.2f} beside {parent_p99 * 1e3:.2f} ms ({ratios[1]:.2f} x), in {race.rounds} rounds on"
-            f" {race.example}"
+            f" p99 {p99 * 1e3:.2f} beside {parent_p99 * 1e3:.2f} ms ({ratios[1]:.2f} x), in {comparison.rounds} rounds"
+            f" on"
+            f" {comparison.example}"
         )
         for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
             if ratio > bound:
-                return ruled(plan.on_failure, f"{said}; the plan allows {bound:g} x at {name}", numbers)
-        return GateVerdict(Outcome.PASSED, said, numbers)
+                return ruled(plan.on_failure, f"{message}; the plan allows {bound:g} x at {name}", numbers)
+        return GateVerdict(GateOutcome.PASSED, message, numbers)
 
 
-class MemoryGate(LabGate[Memory]):
+class MemoryGate(LabGate[MemoryOptions]):
     """Passes a candidate that takes about as much memory as its parent."""
 
     name = "memory"
@@ -66,24 +67,24 @@ class MemoryGate(LabGate[Memory]):
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares the most memory that each took in a process of its own."""
         plan, parent = self.plan, candidate.parent
-        seen = attempted(self.lab, candidate)
+        seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         own = seen.peak_bytes / _MIB
         numbers = {"peak_mib": own}
-        said = f"{own:.1f} MiB at its peak"
+        message = f"{own:.1f} MiB at its peak"
         if plan.mib_max and own > plan.mib_max:
-            return ruled(plan.on_failure, f"{said}, the plan allows {plan.mib_max:g} MiB", numbers)
+            return ruled(plan.on_failure, f"{message}, the plan allows {plan.mib_max:g} MiB", numbers)
         if parent is None:
-            return GateVerdict(Outcome.PASSED, f"{said}; no lower version to compare it with", numbers)
+            return GateVerdict(GateOutcome.PASSED, f"{message}; no lower version to compare it with", numbers)
         try:
-            theirs = parent_examined(self.lab, candidate, parent).peak_bytes / _MIB
+            theirs = parent_examined(self.sandbox, candidate, parent).peak_bytes / _MIB
         except TurnoutError as error:
-            said += f"; {parent.manifest.version} cannot be loaded beside it: {error.message}"
-            return GateVerdict(Outcome.PASSED, said, numbers)
+            message += f"; {parent.manifest.version} cannot be loaded beside it: {error.message}"
+            return GateVerdict(GateOutcome.PASSED, message, numbers)
         ratio = own / max(theirs, 1e-9)
         numbers |= {"parent_peak_mib": theirs, "ratio": ratio}
-        said += f", {theirs:.1f} MiB of {parent.manifest.version} ({ratio:.2f} x)"
+        message += f", {theirs:.1f} MiB of {parent.manifest.version} ({ratio:.2f} x)"
         if ratio > plan.ratio_max and own - theirs > plan.slack_mib:
-            return ruled(plan.on_failure, f"{said}; the plan allows {plan.ratio_max:g} x", numbers)
-        return GateVerdict(Outcome.PASSED, said, numbers)
+            return ruled(plan.on_failure, f"{message}; the plan allows {plan.ratio_max:g} x", numbers)
+        return GateVerdict(GateOutcome.PASSED, message, numbers)

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turnout.errors import TurnoutError
-from turnout.registry.compatibility.agreement import Agreement, agree
-from turnout.registry.compatibility.compat import Bump, Change, declared_changes, required_bump, signature_changes
-from turnout.registry.compatibility.model_equivalence import Kinship, Likeness, likeness_changes
-from turnout.registry.compatibility.sandbox import Examination, Lab, Subject
+from turnout.registry.compatibility.agreement import AnswerAgreement, agree
+from turnout.registry.compatibility.compat import (
+    VersionBump,
+    VersionChange,
+    declared_changes,
+    required_bump,
+    signature_changes,
+)
+from turnout.registry.compatibility.model_equivalence import ModelEquivalence, WeightsEquivalence, equivalence_changes
+from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport, SandboxVersion
 from turnout.registry.gates import Candidate, Parent
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.weights import Weights, read_weights
@@ -20,7 +26,7 @@ from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class VersionDifference:
     """What a version changes.
 
     Attributes:
@@ -29,33 +35,35 @@ class Difference:
             both.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[VersionChange, ...]
     complete: bool = True
 
     @property
-    def bump(self) -> Bump:
+    def bump(self) -> VersionBump:
         """The smallest bump that all changes allow."""
         return required_bump(self.changes)
 
     @property
-    def reasons(self) -> tuple[Change, ...]:
+    def reasons(self) -> tuple[VersionChange, ...]:
         """The changes that make the bump what it is."""
         return tuple(change for change in self.changes if change.bump is self.bump)
 
 
-class Comparison:
+class ParentComparison:
     """Compares a candidate with its parent, and remembers what it found."""
 
-    def __init__(self, lab: Lab | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None = None) -> None:
         """Prepares.
 
         Args:
-            lab: Runs models; without it, weights are compared as stored, and answers are not.
+            sandbox: Runs models; without it, weights are compared as stored, and answers are not.
         """
-        self._lab = lab
-        self._known: dict[tuple[Path, Path], Difference] = {}
+        self._sandbox = sandbox
+        self._known: dict[tuple[Path, Path], VersionDifference] = {}
 
-    def difference(self, new: Subject, old: Subject, allowed: Bump = Bump.PATCH) -> Difference:
+    def difference(
+        self, new: SandboxVersion, old: SandboxVersion, allowed: VersionBump = VersionBump.PATCH
+    ) -> VersionDifference:
         """Returns what `new` changes for clients of `old`.
 
         Args:
@@ -68,76 +76,78 @@ class Comparison:
         """
         before, after = old.manifest, new.manifest
         changes = (*signature_changes(before.signature, after.signature), *declared_changes(before, after))
-        if required_bump(changes) > Bump.PATCH:
-            return Difference(changes)
+        if required_bump(changes) > VersionBump.PATCH:
+            return VersionDifference(changes)
         pair = new.directory, old.directory
         if pair in self._known:
             return self._known[pair]
-        if allowed > Bump.PATCH:
-            return Difference(changes, complete=_model_files(before) == _model_files(after))
-        self._known[pair] = Difference((*changes, *likeness_changes(self._likeness(new, old))))
+        if allowed > VersionBump.PATCH:
+            return VersionDifference(changes, complete=_model_files(before) == _model_files(after))
+        self._known[pair] = VersionDifference((*changes, *equivalence_changes(self._equivalence(new, old))))
         return self._known[pair]
 
-    def _likeness(self, new: Subject, old: Subject) -> Likeness:
+    def _equivalence(self, new: SandboxVersion, old: SandboxVersion) -> ModelEquivalence:
         if _model_files(old.manifest) == _model_files(new.manifest):
-            return Likeness(Kinship.SAME_FILES)
+            return ModelEquivalence(WeightsEquivalence.SAME_FILES)
         before, after = read_weights(old.directory), read_weights(new.directory)
         changed = (after.contents - before.contents).total()
         same = before.contents == after.contents
-        kinship = Kinship.SAME_AS_STORED if same else self._optimised_kinship(new, old)
-        agreement = None if kinship is Kinship.OTHERS else self._agreement(new, old)
-        return Likeness(kinship, before.operators == after.operators, len(after.tensors), changed, agreement)
+        weights_equivalence = WeightsEquivalence.SAME_AS_STORED if same else self._optimised_equivalence(new, old)
+        agreement = None if weights_equivalence is WeightsEquivalence.OTHERS else self._agreement(new, old)
+        return ModelEquivalence(
+            weights_equivalence, before.operators == after.operators, len(after.tensors), changed, agreement
+        )
 
-    def _optimised_kinship(self, new: Subject, old: Subject) -> Kinship:
-        if self._lab is None:
-            return Kinship.OTHERS
+    def _optimised_equivalence(self, new: SandboxVersion, old: SandboxVersion) -> WeightsEquivalence:
+        if self._sandbox is None:
+            return WeightsEquivalence.OTHERS
         try:
-            pair = self._lab.optimised_weights(old, new)
+            pair = self._sandbox.optimised_weights(old, new)
         except TurnoutError:
-            return Kinship.UNKNOWN
+            return WeightsEquivalence.UNKNOWN
         if pair is None:
-            return Kinship.UNKNOWN
-        return Kinship.SAME_OPTIMISED if _same(*pair) else Kinship.OTHERS
+            return WeightsEquivalence.UNKNOWN
+        return WeightsEquivalence.SAME_OPTIMISED if _same(*pair) else WeightsEquivalence.OTHERS
 
-    def _agreement(self, new: Subject, old: Subject) -> Agreement | None:
-        if self._lab is None:
+    def _agreement(self, new: SandboxVersion, old: SandboxVersion) -> AnswerAgreement | None:
+        if self._sandbox is None:
             return None
         try:
             golden = golden_files(new, old)
-            after, before = self._lab.examine(new, golden), self._lab.examine(old, golden)
+            after, before = self._sandbox.examine(new, golden), self._sandbox.examine(old, golden)
         except TurnoutError:
             return None
         return agree(old.manifest, before.answers, after.answers)
 
 
-def subject_of(version: Candidate | Parent) -> Subject:
+def as_sandbox_version(version: Candidate | Parent) -> SandboxVersion:
     """Returns what a lab runs."""
-    return Subject(version.directory, version.manifest)
+    return SandboxVersion(version.directory, version.manifest)
 
 
-def lower_subject(candidate: Candidate) -> Subject | None:
+def parent_of(candidate: Candidate) -> SandboxVersion | None:
     """Returns the parent of `candidate`, or None."""
-    return None if candidate.parent is None else subject_of(candidate.parent)
+    return None if candidate.parent is None else as_sandbox_version(candidate.parent)
 
 
-def examined(lab: Lab, candidate: Candidate) -> Examination:
-    """Has `lab` examine a candidate, on its own golden cases and its parent's; asked again, the lab remembers.
-
-    Raises:
-        TurnoutError: It cannot be loaded.
-    """
-    new = subject_of(candidate)
-    return lab.examine(new, golden_files(new, lower_subject(candidate)))
-
-
-def parent_examined(lab: Lab, candidate: Candidate, parent: Parent) -> Examination:
-    """Has `lab` examine the parent of `candidate` on the same golden cases.
+def examined(sandbox: Sandbox, candidate: Candidate) -> SandboxReport:
+    """Has `sandbox` examine a candidate, on its own golden cases and its parent's; asked again, the lab remembers.
 
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    old = subject_of(parent)
-    return lab.examine(old, golden_files(subject_of(candidate), old))
+    new = as_sandbox_version(candidate)
+    return sandbox.examine(new, golden_files(new, parent_of(candidate)))
+
+
+def parent_examined(sandbox: Sandbox, candidate: Candidate, parent: Parent) -> SandboxReport:
+    """Has `sandbox` examine the parent of `candidate` on the same golden cases.
+
+    Raises:
+        TurnoutError: It cannot be loaded.
+    """
+    old = as_sandbox_version(parent)
+    return sandbox.examine(old, golden_files(as_sandbox_version(candidate), old))
 
 
 def golden_paths(candidate: Candidate) -> list[str]:
@@ -145,7 +155,7 @@ def golden_paths(candidate: Candidate) -> list[str]:
     return _golden_names(candidate.manifest)
 
 
-def golden_files(new: Subject, old: Subject | None) -> list[Path]:
+def golden_files(new: SandboxVersion, old: SandboxVersion | None) -> list[Path]:
     """Returns the golden cases of a version, then those of the older one that it has not itself."""
     own = [new.directory / path for path in _golden_names(new.manifest)]
     if old is None:

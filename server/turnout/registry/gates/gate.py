@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from semver import Version
 
 from turnout.cancellation import checkpoint
-from turnout.errors import InvalidModel, InvalidRequest, Violation
+from turnout.errors import FieldViolation, InvalidModel, InvalidRequest
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.listing import Published
 
@@ -26,7 +26,7 @@ NEVER_SKIPPED = ("integrity", "signature")
 """Gates without which what is served could be anything."""
 
 
-class Outcome(StrEnum):
+class GateOutcome(StrEnum):
     """How a gate ended."""
 
     PASSED = "passed"
@@ -85,7 +85,7 @@ class GateVerdict:
         numbers: What was measured, by name; units stand in the names.
     """
 
-    outcome: Outcome
+    outcome: GateOutcome
     evidence: str
     numbers: Mapping[str, float] = field(default_factory=dict)
 
@@ -137,7 +137,7 @@ class GateReport:
     @property
     def failure(self) -> GateResult | None:
         """The gate that failed, or None."""
-        return next((r for r in self.results if r.verdict.outcome is Outcome.FAILED), None)
+        return next((r for r in self.results if r.verdict.outcome is GateOutcome.FAILED), None)
 
 
 class GateRefused(InvalidModel):
@@ -152,7 +152,7 @@ class GateRefused(InvalidModel):
         failure = report.failure
         assert failure is not None, "it is raised where a gate failed"
         evidence = failure.verdict.evidence
-        super().__init__(f"gate {failure.gate} failed: {evidence}", violations=[Violation(failure.gate, evidence)])
+        super().__init__(f"gate {failure.gate} failed: {evidence}", violations=[FieldViolation(failure.gate, evidence)])
         self.candidate = candidate
         self.report = report
 
@@ -178,13 +178,13 @@ def run_gates(
     for gate in gates:
         checkpoint()
         if failed is not None:
-            verdict = GateVerdict(Outcome.SKIPPED, f"not run, since {failed} failed")
+            verdict = GateVerdict(GateOutcome.SKIPPED, f"not run, since {failed} failed")
         elif skip := unwanted.get(gate.name):
             by = f" by {skip.actor}" if skip.actor else ""
-            verdict = GateVerdict(Outcome.SKIPPED, f"skipped on request{by}: {skip.reason}")
+            verdict = GateVerdict(GateOutcome.SKIPPED, f"skipped on request{by}: {skip.reason}")
         else:
             verdict = gate.run(candidate)
-            failed = gate.name if verdict.outcome is Outcome.FAILED else None
+            failed = gate.name if verdict.outcome is GateOutcome.FAILED else None
         results.append(GateResult(gate.name, verdict))
         if watch is not None:
             watch(results[-1])

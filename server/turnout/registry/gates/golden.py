@@ -7,10 +7,10 @@ import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
-from turnout.registry.compatibility.sandbox import Answer
+from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.gates.comparison import golden_paths, parent_examined
-from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
-from turnout.registry.gates.plan import Golden
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.plan import GoldenOptions
 from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import LabGate, attempted
 from turnout.registry.manifest.manifest import Manifest
@@ -35,7 +35,7 @@ class Accuracy:
         return self.right / self.rows if self.rows else 1.0
 
 
-class GoldenGate(LabGate[Golden]):
+class GoldenGate(LabGate[GoldenOptions]):
     """Passes a candidate whose answers to its golden cases are those expected, within tolerance, and whose first
     choices are right as often as the plan wants.
     """
@@ -50,8 +50,8 @@ class GoldenGate(LabGate[Golden]):
         named = {path: case_names(candidate.directory / path) for path in paths}
         expecting = [path for path, names in named.items() if names["outputs"] or names["labels"]]
         if not expecting:
-            return GateVerdict(Outcome.SKIPPED, "no golden case says what is expected")
-        seen = attempted(self.lab, candidate)
+            return GateVerdict(GateOutcome.SKIPPED, "no golden case says what is expected")
+        seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         answers = {answer.example: answer for answer in seen.answers}
@@ -67,7 +67,7 @@ class GoldenGate(LabGate[Golden]):
             return ruled(plan.on_failure, f"{faults[0]}{more}", numbers)
         accuracy = _accuracy(candidate.manifest, labelled, answers)
         if not accuracy.rows:
-            return GateVerdict(Outcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
+            return GateVerdict(GateOutcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
         return self._judged(candidate, labelled, accuracy, numbers)
 
     def _judged(
@@ -75,18 +75,18 @@ class GoldenGate(LabGate[Golden]):
     ) -> GateVerdict:
         plan = self.plan
         numbers |= {"rows": float(accuracy.rows), "top1": accuracy.ratio}
-        said = f"{accuracy.right} of {accuracy.rows} labelled rows are right ({accuracy.ratio:.1%})"
+        message = f"{accuracy.right} of {accuracy.rows} labelled rows are right ({accuracy.ratio:.1%})"
         if accuracy.ratio < plan.top1_min:
-            return ruled(plan.on_failure, f"{said}, the plan wants {plan.top1_min:.1%}", numbers)
+            return ruled(plan.on_failure, f"{message}, the plan wants {plan.top1_min:.1%}", numbers)
         theirs = self._parent_accuracy(candidate, cases)
         if theirs is None:
-            return GateVerdict(Outcome.PASSED, said, numbers)
+            return GateVerdict(GateOutcome.PASSED, message, numbers)
         numbers["parent_top1"] = theirs.ratio
-        said += f", {theirs.ratio:.1%} of its parent's answers are"
+        message += f", {theirs.ratio:.1%} of its parent's answers are"
         # A row's worth of rounding must not decide.
         if theirs.ratio - accuracy.ratio > plan.top1_worse_by_max + 1e-9:
-            return ruled(plan.on_failure, f"{said}: worse by more than {plan.top1_worse_by_max:.1%}", numbers)
-        return GateVerdict(Outcome.PASSED, said, numbers)
+            return ruled(plan.on_failure, f"{message}: worse by more than {plan.top1_worse_by_max:.1%}", numbers)
+        return GateVerdict(GateOutcome.PASSED, message, numbers)
 
     def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:
         """Returns how the parent does on the candidate's cases; None where it cannot be asked, or means other classes
@@ -105,7 +105,7 @@ class GoldenGate(LabGate[Golden]):
             ):
                 return None
         try:
-            answers = {answer.example: answer for answer in parent_examined(self.lab, candidate, parent).answers}
+            answers = {answer.example: answer for answer in parent_examined(self.sandbox, candidate, parent).answers}
         except TurnoutError:
             return None
         if any(answers[path].fault for path in cases):
@@ -113,7 +113,7 @@ class GoldenGate(LabGate[Golden]):
         return _accuracy(candidate.manifest, cases, answers)
 
 
-def _faults(manifest: Manifest, case: GoldenCase, answer: Answer) -> Sequence[str]:
+def _faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -> Sequence[str]:
     """Says what of an answer is not as expected."""
     if answer.fault:
         return [f"case {case.name} cannot be run: {answer.fault}"]
@@ -138,7 +138,7 @@ def _faults(manifest: Manifest, case: GoldenCase, answer: Answer) -> Sequence[st
     return faults
 
 
-def _accuracy(manifest: Manifest, cases: dict[str, GoldenCase], answers: dict[str, Answer]) -> Accuracy:
+def _accuracy(manifest: Manifest, cases: dict[str, GoldenCase], answers: dict[str, ExampleResult]) -> Accuracy:
     right = rows = 0
     for path, case in cases.items():
         for name, labels in case.labels.items():

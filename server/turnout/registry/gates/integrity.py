@@ -6,7 +6,7 @@ import onnx
 from onnx.checker import ValidationError, check_model
 from onnx.shape_inference import InferenceError
 
-from turnout.registry.gates import Candidate, GateVerdict, Outcome
+from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.runtime import refusal, runtime_name
 from turnout.registry.storage.files import walk
@@ -30,11 +30,11 @@ class IntegrityGate:
             or refusal(candidate.manifest.ir_version, candidate.manifest.opset)
         )
         if fault:
-            return GateVerdict(Outcome.FAILED, fault)
+            return GateVerdict(GateOutcome.FAILED, fault)
         external = candidate.facts.external
         weights = f", {len(external)} files of weights inside its directory" if external else ""
         return GateVerdict(
-            Outcome.PASSED,
+            GateOutcome.PASSED,
             f"well-formed by onnx {onnx.__version__}{weights}; {runtime_name()} takes its operator sets and IR version"
             f" {candidate.manifest.ir_version}; {_shape_note(candidate.directory)}",
         )

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from turnout.registry.gates.comparison import golden_paths
-from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
-from turnout.registry.gates.plan import Metadata
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.plan import MetadataOptions
 from turnout.registry.gates.ruling import ruled
 
 
@@ -13,18 +13,18 @@ class MetadataGate:
 
     name = "metadata"
 
-    def __init__(self, plan: Metadata) -> None:
+    def __init__(self, plan: MetadataOptions) -> None:
         self._plan = plan
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what the manifest states."""
         if not self._plan.required:
-            return GateVerdict(Outcome.SKIPPED, "the plan requires none")
+            return GateVerdict(GateOutcome.SKIPPED, "the plan requires none")
         stated = _stated(candidate)
         missing = [name for name in self._plan.required if not stated.get(name)]
         if missing:
             return ruled(self._plan.on_failure, f"not stated: {', '.join(missing)}")
-        return GateVerdict(Outcome.PASSED, f"stated: {', '.join(self._plan.required)}")
+        return GateVerdict(GateOutcome.PASSED, f"stated: {', '.join(self._plan.required)}")
 
 
 def _stated(candidate: Candidate) -> Mapping[str, object]:

@@ -39,7 +39,7 @@ class OnFailure(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
+class MetadataOptions:
     """Of the gate `metadata`.
 
     Attributes:
@@ -52,14 +52,14 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Bump:
+class BumpOptions:
     """Of the gate `bump`."""
 
     on_failure: OnFailure = OnFailure.REFUSE
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadOptions:
     """Of the gate `load`.
 
     Attributes:
@@ -71,14 +71,14 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Determinism:
+class DeterminismOptions:
     """Of the gate `determinism`: it warns by default, since a model may be meant to draw random numbers."""
 
     on_failure: OnFailure = OnFailure.WARN
 
 
 @dataclass(frozen=True, slots=True)
-class Batchability:
+class BatchabilityOptions:
     """Of the gate `batchability`: it warns by default, since a server serves such a version unbatched, and refuses a
     version whose publisher declares that it can be batched all the same.
 
@@ -91,7 +91,7 @@ class Batchability:
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenOptions:
     """Of the gate `golden`.
 
     Attributes:
@@ -107,7 +107,7 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class LatencyOptions:
     """Of the gate `latency`: both versions run in turns, in one process.
 
     Attributes:
@@ -123,7 +123,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryOptions:
     """Of the gate `memory`: the most that loading and running took, each version in a process of its own.
 
     Attributes:
@@ -142,21 +142,21 @@ class Memory:
 class GatePlan:
     """What is asked of every gate that a plan has a say in; the gates say what the sections mean."""
 
-    metadata: Metadata = field(default_factory=Metadata)
-    bump: Bump = field(default_factory=Bump)
-    load: Load = field(default_factory=Load)
-    determinism: Determinism = field(default_factory=Determinism)
-    batchability: Batchability = field(default_factory=Batchability)
-    golden: Golden = field(default_factory=Golden)
-    latency: Latency = field(default_factory=Latency)
-    memory: Memory = field(default_factory=Memory)
+    metadata: MetadataOptions = field(default_factory=MetadataOptions)
+    bump: BumpOptions = field(default_factory=BumpOptions)
+    load: LoadOptions = field(default_factory=LoadOptions)
+    determinism: DeterminismOptions = field(default_factory=DeterminismOptions)
+    batchability: BatchabilityOptions = field(default_factory=BatchabilityOptions)
+    golden: GoldenOptions = field(default_factory=GoldenOptions)
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
 
 
 def read_plan(root: Path, model: str) -> GatePlan:
     """Reads the plan that holds for `model` in the repository at `root`.
 
     Raises:
-        ConfigError: A plan cannot be read, has an unknown key, or a value that is none for its key.
+        ConfigError: A plan cannot be read, has an unknown key, or a value that is not valid for its key.
     """
     plan = GatePlan()
     for path, name in ((root / PLAN_FILE, PLAN_FILE), (root / model / PLAN_FILE, f"{model}/{PLAN_FILE}")):
@@ -180,7 +180,7 @@ def over(plan: GatePlan, body: Mapping[str, Any], name: str) -> GatePlan:
     """Returns `plan` with what the TOML document `body` says; `name` is the document's, for errors.
 
     Raises:
-        ConfigError: A key is unknown, or a value is none for its key.
+        ConfigError: A key is unknown, or a value is not valid for its key.
     """
     sections = [section.name for section in fields(GatePlan)]
     for key, table in body.items():

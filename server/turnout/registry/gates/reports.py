@@ -16,7 +16,7 @@ from typing import Any, Self
 from semver import Version
 
 from turnout import __version__
-from turnout.registry.gates import Candidate, GateReport, GateResult, GateVerdict, Outcome, Skip
+from turnout.registry.gates import Candidate, GateOutcome, GateReport, GateResult, GateVerdict, Skip
 from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 
@@ -153,4 +153,4 @@ def report_json(report: GateReport) -> dict[str, Any]:
 
 def _result(body: Mapping[str, Any]) -> GateResult:
     numbers = {str(name): float(value) for name, value in body["numbers"].items()}
-    return GateResult(str(body["gate"]), GateVerdict(Outcome(body["outcome"]), str(body["evidence"]), numbers))
+    return GateResult(str(body["gate"]), GateVerdict(GateOutcome(body["outcome"]), str(body["evidence"]), numbers))

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from turnout.registry.gates.gate import GateVerdict, Outcome
+from turnout.registry.gates.gate import GateOutcome, GateVerdict
 from turnout.registry.gates.plan import OnFailure
 
 
 def ruled(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
     """Returns the verdict on what is not as it should be: it refuses, or is told."""
-    outcome = Outcome.FAILED if on_failure is OnFailure.REFUSE else Outcome.WARNED
+    outcome = GateOutcome.FAILED if on_failure is OnFailure.REFUSE else GateOutcome.WARNED
     return GateVerdict(outcome, evidence, numbers or {})

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from turnout.errors import TurnoutError
-from turnout.registry.compatibility.sandbox import Examination, Lab
+from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
-from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
-from turnout.registry.gates.plan import Batchability, Determinism, Load, OnFailure
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, LoadOptions, OnFailure
 from turnout.registry.gates.ruling import ruled
 
 _MIB = 1 << 20
@@ -23,15 +23,15 @@ class LabGate(Generic[P]):
     """A gate that looks at what running the candidate shows.
 
     Attributes:
-        lab: Runs it, and its parent.
+        sandbox: Runs it, and its parent.
         plan: What is asked of it.
     """
 
-    lab: Lab
+    sandbox: Sandbox
     plan: P
 
 
-class LoadGate(LabGate[Load]):
+class LoadGate(LabGate[LoadOptions]):
     """Passes a candidate that ONNX Runtime loads on the provider that it will be served on, and that can be warmed."""
 
     name = "load"
@@ -39,9 +39,9 @@ class LoadGate(LabGate[Load]):
     def run(self, candidate: Candidate) -> GateVerdict:
         """Loads the candidate in a process of its own and runs it once."""
         try:
-            seen = examined(self.lab, candidate)
+            seen = examined(self.sandbox, candidate)
         except TurnoutError as error:
-            return GateVerdict(Outcome.FAILED, f"it cannot be loaded: {error.message}")
+            return GateVerdict(GateOutcome.FAILED, f"it cannot be loaded: {error.message}")
         numbers = {
             "load_seconds": seen.load_seconds,
             "run_seconds": seen.run_seconds,
@@ -56,64 +56,64 @@ class LoadGate(LabGate[Load]):
             fault = f"{faults[0].example} cannot be run: {faults[0].fault}"
             return ruled(self.plan.on_failure, f"{where}, but {fault}", numbers)
         if seen.warning:
-            return GateVerdict(Outcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
-        return GateVerdict(Outcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
+            return GateVerdict(GateOutcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
+        return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
 
 
-class DeterminismGate(LabGate[Determinism]):
+class DeterminismGate(LabGate[DeterminismOptions]):
     """Passes a candidate that answers the same twice."""
 
     name = "determinism"
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares two answers to one input."""
-        seen = attempted(self.lab, candidate)
+        seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         if seen.repeatable is None:
-            return GateVerdict(Outcome.SKIPPED, "no input was found that it runs on")
+            return GateVerdict(GateOutcome.SKIPPED, "no input was found that it runs on")
         if seen.repeatable:
-            return GateVerdict(Outcome.PASSED, "one input answered twice, the same bit by bit")
+            return GateVerdict(GateOutcome.PASSED, "one input answered twice, the same bit by bit")
         numbers = {"largest_difference": seen.wander}
-        said = f"one input answered twice differs by up to {seen.wander:.3g}"
+        message = f"one input answered twice differs by up to {seen.wander:.3g}"
         if not seen.strays:
-            return GateVerdict(Outcome.PASSED, f"{said}, within tolerance", numbers)
-        return ruled(self.plan.on_failure, f"{said}, beyond tolerance", numbers)
+            return GateVerdict(GateOutcome.PASSED, f"{message}, within tolerance", numbers)
+        return ruled(self.plan.on_failure, f"{message}, beyond tolerance", numbers)
 
 
-class BatchabilityGate(LabGate[Batchability]):
+class BatchabilityGate(LabGate[BatchabilityOptions]):
     """Passes a candidate whose requests can be put together without one changing the answer to another."""
 
     name = "batchability"
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what two rows by themselves and the two as one batch were answered."""
-        seen = attempted(self.lab, candidate)
+        seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         if seen.batched:
-            return GateVerdict(Outcome.PASSED, seen.batching)
+            return GateVerdict(GateOutcome.PASSED, seen.batching)
         declared = candidate.manifest.batching
         if seen.mixes:
             claimed = declared is not None and declared.enabled and declared.axes is not None
             action = OnFailure.REFUSE if claimed else self.plan.on_failure
-            said = "declared as batchable, and " if claimed else "rows of a batch leak into each other: "
-            return ruled(action, f"{said}{seen.batching}")
+            message = "declared as batchable, and " if claimed else "rows of a batch leak into each other: "
+            return ruled(action, f"{message}{seen.batching}")
         if self.plan.required:
             return ruled(OnFailure.REFUSE, f"the plan requires a version that can be batched: {seen.batching}")
         if _parent_batches(candidate) and declared is None:
-            return GateVerdict(Outcome.WARNED, f"its parent declares batching: {seen.batching}")
-        return GateVerdict(Outcome.SKIPPED, seen.batching)
+            return GateVerdict(GateOutcome.WARNED, f"its parent declares batching: {seen.batching}")
+        return GateVerdict(GateOutcome.SKIPPED, seen.batching)
 
 
-def attempted(lab: Lab, candidate: Candidate) -> Examination | GateVerdict:
+def attempted(sandbox: Sandbox, candidate: Candidate) -> SandboxReport | GateVerdict:
     """Returns what running the candidate showed, or the verdict of a gate that needs it and cannot have it: only where
     `load`, which refuses such a candidate, does not run.
     """
     try:
-        return examined(lab, candidate)
+        return examined(sandbox, candidate)
     except TurnoutError as error:
-        return GateVerdict(Outcome.SKIPPED, f"it cannot be loaded: {error.message}")
+        return GateVerdict(GateOutcome.SKIPPED, f"it cannot be loaded: {error.message}")
 
 
 def _parent_batches(candidate: Candidate) -> bool:

@@ -13,7 +13,7 @@ from turnout.registry.storage.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
+class VersionHistory:
     """The versions of one model.
 
     Attributes:
@@ -34,8 +34,8 @@ class Lineage:
             OSError: The repository cannot be read.
         """
         found = {p.manifest.version: p for p in repository.scan().versions(model)}
-        standing = {version: published for version, published in found.items() if version not in yanked}
-        return cls(repository, standing, frozenset([*found, *yanked]))
+        release_status = {version: published for version, published in found.items() if version not in yanked}
+        return cls(repository, release_status, frozenset([*found, *yanked]))
 
     def parent(self, version: Version) -> Parent | None:
         """Returns what `version` is held against."""

@@ -61,7 +61,7 @@ def check_range(text: str) -> str:
     """Returns `text`, a range.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not valid.
     """
     if len(text) > _MAX_RANGE or not all(_COMPARISON.fullmatch(part) for part in text.split(",")):
         raise ValueError(f"expected a range such as >=1.22,<2 or a version such as 1.31, got {text[:64]!r}")
@@ -72,7 +72,7 @@ def holds(text: str, version: str) -> bool:
     """Says whether a version is in a range. What follows a version's numbers, as in 1.22.0.dev3, is not looked at.
 
     Raises:
-        ValueError: The range is none.
+        ValueError: The range is not valid.
     """
     found = _NUMBER.match(version)
     if found is None:

@@ -50,7 +50,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Batching:
+class BatchingDeclaration:
     """How requests may be put together, as the publisher declares it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Manifest:
     signature: Signature
     opset: Mapping[str, int]
     ir_version: int
-    batching: Batching | None = None
+    batching: BatchingDeclaration | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     scores: Mapping[str, bool] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -182,7 +182,7 @@ class Manifest:
                 signature=Signature.from_json(body["signature"]),
                 opset=dict(body["opset"]),
                 ir_version=int(body["ir_version"]),
-                batching=None if batching is None else Batching(**batching),
+                batching=None if batching is None else BatchingDeclaration(**batching),
                 tolerances={name: Tolerance(**t) for name, t in body.get("tolerances", {}).items()},
                 scores={str(name): bool(is_so) for name, is_so in body.get("scores", {}).items()},
                 labels={str(name): tuple(map(str, labels)) for name, labels in body.get("labels", {}).items()},

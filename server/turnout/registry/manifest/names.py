@@ -21,7 +21,7 @@ def check_model_name(text: str) -> str:
     """Returns `text`, a model's name.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is not valid.
     """
     if fault := model_name_fault(text):
         raise InvalidRequest.at("model", f"{text[:64]!r} {fault}")
@@ -66,7 +66,7 @@ def parse_version(text: str) -> Version:
 
 
 def version_number(name: str) -> int | None:
-    """Returns the number that a directory of that name has as a version of Triton's; None where it is none."""
+    """Returns the number that a directory of that name has as a version of Triton's; None if it is not one."""
     # Triton passes over numbers that begin with 0, too.
     if not (name.isascii() and name.isdigit()) or name.startswith("0") or len(name) > 20:
         return None

@@ -21,7 +21,7 @@ MAX_ITEMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class PinnedSource:
     """Something that lies elsewhere, pinned by its digest.
 
     Attributes:
@@ -55,7 +55,7 @@ class Training:
         metrics: By name, as the training measured them.
     """
 
-    datasets: tuple[Named, ...] = ()
+    datasets: tuple[PinnedSource, ...] = ()
     commit: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
@@ -81,8 +81,8 @@ class Training:
             "hyperparameters": dict(self.hyperparameters),
             "metrics": dict(self.metrics),
         }
-        said = {name: value for name, value in body.items() if value}
-        return said if self.seed is None else said | {"seed": self.seed}
+        entries = {name: value for name, value in body.items() if value}
+        return entries if self.seed is None else entries | {"seed": self.seed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Provenance:
     """
 
     training: Training = field(default_factory=Training)
-    lock: Named | None = None
+    lock: PinnedSource | None = None
     environment: Environment = field(default_factory=Environment)
     parents: tuple[str, ...] = ()
 
@@ -132,13 +132,13 @@ class Provenance:
         lock = body.get("dependencies", {}).get("lock")
         return cls(
             Training(
-                tuple(Named(one["name"], one["digest"]) for one in training.get("datasets", ())),
+                tuple(PinnedSource(one["name"], one["digest"]) for one in training.get("datasets", ())),
                 training.get("commit", ""),
                 dict(training.get("hyperparameters", {})),
                 training.get("seed"),
                 dict(training.get("metrics", {})),
             ),
-            None if lock is None else Named(lock["name"], lock["digest"]),
+            None if lock is None else PinnedSource(lock["name"], lock["digest"]),
             Environment.from_json(body.get("environment", {})),
             tuple(body.get("parents", ())),
         )

@@ -81,10 +81,10 @@ def _entries(directory: Path) -> tuple[list[str], list[str]]:
     files: list[str] = []
     below: list[str] = []
     with os.scandir(directory) as entries:
-        for entry in sorted(_shown(entries), key=lambda e: e.name):
+        for entry in sorted(_visible(entries), key=lambda e: e.name):
             (below if entry.is_dir() else files).append(entry.name)
     return files, below
 
 
-def _shown(entries: "Iterator[os.DirEntry[str]]") -> "Iterator[os.DirEntry[str]]":
+def _visible(entries: "Iterator[os.DirEntry[str]]") -> "Iterator[os.DirEntry[str]]":
     return (entry for entry in entries if not entry.name.startswith("."))

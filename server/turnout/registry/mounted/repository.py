@@ -22,7 +22,7 @@ from turnout.registry.storage.files import explain, open_inside, walk
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.repository import Repository, manifest_fault, read_manifest
 from turnout.registry.triton.config import CONFIG_FILE
-from turnout.registry.triton.mapping import Fate, Row
+from turnout.registry.triton.mapping import FieldOutcome, MappedField
 from turnout.registry.triton.tree import TritonModel, version_of
 
 _Key = tuple[str, Version]
@@ -126,12 +126,14 @@ class MountedRepository(Repository):
         return {name: model.mapped.settings for name, model in self._models.items() if model.mapped.settings}
 
     @property
-    def left_out(self) -> Mapping[str, Sequence[Row]]:
+    def left_out(self) -> Mapping[str, Sequence[MappedField]]:
         """Fields of configurations that have no counterpart, by model, as of the last scan."""
         rows = {
             name: [
-                *(row for row in model.rows if row.fate is Fate.LEFT_OUT),
-                *[Row("model_warmup", Fate.LEFT_OUT, "an import makes golden cases of it")][: len(model.warm_up)],
+                *(row for row in model.rows if row.outcome is FieldOutcome.LEFT_OUT),
+                *[MappedField("model_warmup", FieldOutcome.LEFT_OUT, "an import makes golden cases of it")][
+                    : len(model.warm_up)
+                ],
             ]
             for name, model in self._models.items()
         }
@@ -183,8 +185,8 @@ class MountedRepository(Repository):
         try:
             published = read_manifest(directory)
         except (ValueError, OSError) as error:
-            shown = "." if directory == self.root else str(directory.relative_to(self.root))
-            problems.append(_unserved(shown, MANIFEST_FILE, f"{shown}: {manifest_fault(error)}"))
+            displayed = "." if directory == self.root else str(directory.relative_to(self.root))
+            problems.append(_unserved(displayed, MANIFEST_FILE, f"{displayed}: {manifest_fault(error)}"))
             return None
         return _Place(directory, published, triton=False, stamp=())
 

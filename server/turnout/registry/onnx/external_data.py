@@ -47,17 +47,17 @@ def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
 
 def _external_file(tensor: TensorProto) -> ExternalFile:
     what = f"tensor {text_of(tensor.name, 'the name of a tensor')!r}"
-    said: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for entry in tensor.external_data:
         key = text_of(entry.key, f"a key of the external data of {what}")
-        if key in said:
+        if key in entries:
             # Which of the two counts depends on who reads it, so a check could pass on one and a load use the other.
             raise InvalidModel(f"{what} states the {key} of its external data twice")
-        said[key] = text_of(entry.value, f"the {key} of the external data of {what}")
-    if not said.get("location"):
+        entries[key] = text_of(entry.value, f"the {key} of the external data of {what}")
+    if not entries.get("location"):
         raise InvalidModel(f"{what} does not say where its external data lies")
-    offset, length = (_size(said.get(key, "0"), key, what) for key in ("offset", "length"))
-    return ExternalFile(_inside(said["location"], what), offset + length)
+    offset, length = (_size(entries.get(key, "0"), key, what) for key in ("offset", "length"))
+    return ExternalFile(_inside(entries["location"], what), offset + length)
 
 
 def _inside(location: str, what: str) -> str:
@@ -133,7 +133,7 @@ def text_of(value: object, what: str) -> str:
     """Returns `value`, a string of a protobuf message.
 
     Raises:
-        InvalidModel: It is none; `what` says which it is.
+        InvalidModel: It is not valid; `what` says which it is.
     """
     # Protobuf hands out bytes for a proto2 string that is no UTF-8.
     if not isinstance(value, str):

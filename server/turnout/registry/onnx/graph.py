@@ -31,7 +31,7 @@ class TensorType:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tensor:
+class GraphTensor:
     """A tensor that the file holds: an initialiser, or an attribute of a node.
 
     Attributes:
@@ -47,13 +47,13 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class UnreadAttribute:
     """The value of an attribute of a kind that no standard operator decides a shape by: a sparse tensor, a type."""
 
     kind: str
 
 
-Attribute = int | float | str | Tensor | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Unread
+Attribute = int | float | str | GraphTensor | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | UnreadAttribute
 """The value of an attribute that is no graph."""
 
 
@@ -101,7 +101,7 @@ class Graph:
     nodes: tuple[Node, ...]
     inputs: Mapping[str, TensorType]
     outputs: tuple[str, ...]
-    initializers: Mapping[str, Tensor]
+    initializers: Mapping[str, GraphTensor]
     types: Mapping[str, TensorType] = field(default_factory=dict)
 
     def all_nodes(self) -> Iterator[Node]:

@@ -24,7 +24,7 @@ from onnx import (
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.functions import inlined
-from turnout.registry.onnx.graph import Attribute, Graph, ModelGraph, Node, Tensor, TensorType, Unread
+from turnout.registry.onnx.graph import Attribute, Graph, GraphTensor, ModelGraph, Node, TensorType, UnreadAttribute
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -122,7 +122,7 @@ def _graph(graph: GraphProto) -> Graph:
         tuple(value.name for value in graph.output),
         {tensor.name: _tensor(tensor) for tensor in graph.initializer}
         | {
-            sparse.values.name: Tensor(_element(sparse.values.data_type), tuple(sparse.dims))
+            sparse.values.name: GraphTensor(_element(sparse.values.data_type), tuple(sparse.dims))
             for sparse in graph.sparse_initializer
         },
         {name: found for name, found in types.items() if found != TensorType()},
@@ -135,7 +135,7 @@ def _node(node: NodeProto) -> Node:
     names = [attribute.name for attribute in node.attribute]
     for attribute in node.attribute:
         if names.count(attribute.name) > 1:
-            attributes[attribute.name] = Unread("stated twice")
+            attributes[attribute.name] = UnreadAttribute("stated twice")
         elif attribute.type == AttributeProto.GRAPH:
             subgraphs[attribute.name] = (_graph(attribute.g),)
         elif attribute.type == AttributeProto.GRAPHS:
@@ -155,7 +155,7 @@ def _node(node: NodeProto) -> Node:
 
 def _attribute(attribute: AttributeProto) -> Attribute:
     if attribute.ref_attr_name:
-        return Unread("reference")
+        return UnreadAttribute("reference")
     match attribute.type:
         case AttributeProto.INT:
             return int(attribute.i)
@@ -173,12 +173,12 @@ def _attribute(attribute: AttributeProto) -> Attribute:
             return _tensor(attribute.t)
         case kind:
             known = kind in AttributeProto.AttributeType.values()
-            return Unread(AttributeProto.AttributeType.Name(kind).lower() if known else str(kind))
+            return UnreadAttribute(AttributeProto.AttributeType.Name(kind).lower() if known else str(kind))
 
 
-def _tensor(tensor: TensorProto) -> Tensor:
+def _tensor(tensor: TensorProto) -> GraphTensor:
     shape = tuple(tensor.dims)
-    return Tensor(_element(tensor.data_type), shape, _values(tensor, shape))
+    return GraphTensor(_element(tensor.data_type), shape, _values(tensor, shape))
 
 
 def _values(tensor: TensorProto, shape: tuple[int, ...]) -> NDArray[Any] | None:

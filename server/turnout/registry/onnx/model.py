@@ -145,8 +145,8 @@ def _tensor_spec(side: str, value: ValueInfoProto, *, has_default: bool) -> Tens
     what = f"{side} {name!r}"
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        said = "no type" if kind is None else f"type {kind.removesuffix('_type').replace('_', ' ')}"
-        raise InvalidModel(f"{what} has {said}; Turnout carries dense tensors only")
+        message = "no type" if kind is None else f"type {kind.removesuffix('_type').replace('_', ' ')}"
+        raise InvalidModel(f"{what} has {message}; Turnout carries dense tensors only")
     tensor = value.type.tensor_type
     dtype = _DTYPES.get(tensor.elem_type)
     if dtype is None:

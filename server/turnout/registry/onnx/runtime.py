@@ -37,7 +37,7 @@ def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
     try:
         ort.InferenceSession(_empty_model(ir_version, opset), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's errors share no other base
-        return f"{runtime_name()} {_in_words(str(error), ir_version, opset)}"
+        return f"{runtime_name()} {_description(str(error), ir_version, opset)}"
     return None
 
 
@@ -49,12 +49,12 @@ def _empty_model(ir_version: int, opset: Mapping[str, int]) -> bytes:
     return data
 
 
-def _in_words(error: str, ir_version: int, opset: Mapping[str, int]) -> str:
+def _description(error: str, ir_version: int, opset: Mapping[str, int]) -> str:
     if limit := _IR_LIMIT.search(error):
         return f"takes ONNX IR versions up to {limit[1]}, the model has {ir_version}"
     if limit := _OPSET_LIMIT.search(error):
         domain = limit[1]
-        said = opset.get("" if domain == "ai.onnx" else domain)
-        return f"takes operator set {domain} up to version {limit[2]}, the model imports {said}"
+        entries = opset.get("" if domain == "ai.onnx" else domain)
+        return f"takes operator set {domain} up to version {limit[2]}, the model imports {entries}"
     claims = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opset.items())
     return f"takes no model of ONNX IR version {ir_version} with operator sets {claims}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from turnout.errors import InvalidModel
-from turnout.wire_format import Malformed, delimited, read_varint
+from turnout.wire_format import WireFormatError, delimited, read_varint
 
 SMALL_TENSOR: Final = 64 * 1024
 """Bytes of a message from which on it is gone into; a smaller one is copied whole, whatever it holds."""
@@ -40,13 +40,13 @@ def without_weights(data: bytes | mmap.mmap) -> bytes:
     """
     try:
         return _stripped(data, 0, len(data), "model", 0)
-    except Malformed:
+    except WireFormatError:
         raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from None
 
 
 def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, depth: int) -> bytes:
     if depth > _MOST_DEPTH:
-        raise Malformed
+        raise WireFormatError
     inner = _MESSAGES[message]
     kept = bytearray()
     copied = at = start  # what lies between the two is still to be copied
@@ -64,7 +64,7 @@ def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, dept
                 size, at = read_varint(data, at, stop)
                 body, at = at, at + size
                 if at > stop:
-                    raise Malformed
+                    raise WireFormatError
                 if size > SMALL_TENSOR and (key >> 3) in inner:
                     within = _stripped(data, body, at, inner[key >> 3], depth + 1)
                     kept += data[copied:field_start] + delimited(key >> 3, within)
@@ -73,7 +73,7 @@ def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, dept
                     kept += data[copied:field_start]
                     copied = at
             case _:
-                raise Malformed
+                raise WireFormatError
     if at > stop:
-        raise Malformed
+        raise WireFormatError
     return bytes(kept + data[copied:stop])

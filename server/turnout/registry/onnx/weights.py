@@ -130,16 +130,16 @@ def _weight(tensor: TensorProto, directory: Path) -> Weight:
 
 
 def _hash_outside(tensor: TensorProto, directory: Path, hashed: "hashlib._Hash") -> int:
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    offset = int(said.get("offset", "0"))
-    with open_inside(directory, str(PurePosixPath(said["location"]))) as file:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    offset = int(entries.get("offset", "0"))
+    with open_inside(directory, str(PurePosixPath(entries["location"]))) as file:
         file.seek(0, 2)
-        left = size = int(said["length"]) if "length" in said else file.tell() - offset
+        left = size = int(entries["length"]) if "length" in entries else file.tell() - offset
         file.seek(offset)
         while left > 0:
             block = file.read(min(left, BLOCK))
             if not block:
-                raise ValueError(f"{said['location']} ends before a tensor does")
+                raise ValueError(f"{entries['location']} ends before a tensor does")
             hashed.update(block)
             left -= len(block)
     return size

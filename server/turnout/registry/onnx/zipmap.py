@@ -48,7 +48,7 @@ def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
         What became of each such output. Its name, and all others, stay.
 
     Raises:
-        InvalidModel: There is none, or the model is not as skl2onnx writes it; says what is otherwise.
+        InvalidModel: It does not exist, or the model is not as skl2onnx writes it; says what is otherwise.
     """
     graph = model.graph
     if external_files(model):
@@ -77,10 +77,10 @@ def _zipmaps(graph: GraphProto) -> list[NodeProto]:
 
 
 def _classes(node: NodeProto, output: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
-    said = {attribute.name: attribute for attribute in node.attribute if attribute.name in _LABELS}
-    if len(said) != 1:
+    entries = {attribute.name: attribute for attribute in node.attribute if attribute.name in _LABELS}
+    if len(entries) != 1:
         raise InvalidModel(f"the ZipMap of output {output!r} has no classes, or two lists of them")
-    ((name, attribute),) = said.items()
+    ((name, attribute),) = entries.items()
     keys: tuple[str | int, ...] = tuple(attribute.ints)
     if name == "classlabels_strings":
         try:

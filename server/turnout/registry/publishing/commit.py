@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from semver import Version
 
-from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.errors import AlreadyExistsError, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.gates import Candidate
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.listing import Published
@@ -31,17 +31,17 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
     """Checks that a version number may be used, or was used for the very same version.
 
     Raises:
-        AlreadyExists: It was yanked, or a version that differs in build metadata alone exists, or a model whose name
-            differs in case alone.
+        AlreadyExistsError: It was yanked, or a version that differs in build metadata alone exists, or a model
+            whose name differs in case alone.
     """
     repository.check_case(model)
     taken = repository.numbers(model)
     # Versions compare by precedence, which build metadata has no part in.
     if version in list(yanked):
-        raise AlreadyExists(f"{model} {version} was yanked; publish under another version")
+        raise AlreadyExistsError(f"{model} {version} was yanked; publish under another version")
     for other in taken:
         if other == version and str(other) != str(version):
-            raise AlreadyExists(
+            raise AlreadyExistsError(
                 f"{model} {version} differs from the published {other} in build metadata alone: both have the same"
                 " precedence, so that no range could choose between them"
             )
@@ -51,7 +51,7 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
     """Says whether the very same version exists already, every byte of it; False where its place is free.
 
     Raises:
-        AlreadyExists: Other content stands there.
+        AlreadyExistsError: Other content stands there.
         DigestMismatch: The same version exists, and its bytes changed.
     """
     try:
@@ -59,9 +59,9 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
     except (ModelNotFound, VersionNotFound):
         return False
     except DigestMismatch as error:
-        raise AlreadyExists(f"a version that cannot be read stands there: {error.message}") from error
+        raise AlreadyExistsError(f"a version that cannot be read stands there: {error.message}") from error
     if found.digest != digest:
-        raise AlreadyExists(
+        raise AlreadyExistsError(
             f"{manifest.model} {manifest.version} exists with other content: published {found.digest}, offered {digest}"
         )
     repository.verify_stored(manifest.model, manifest.version, expected=digest)
@@ -77,9 +77,9 @@ def commit(repository: Repository, candidate: Candidate, yanked: Yanked, recorde
         True if it was made to exist, False if the very same version existed already.
 
     Raises:
-        AlreadyExists: The number is taken.
+        AlreadyExistsError: The number is taken.
         DigestMismatch: The same version exists, and its bytes changed.
-        Unavailable: The repository's lock could not be had.
+        UnavailableError: The repository's lock could not be had.
         OSError: The repository could not be written to.
     """
     manifest = candidate.manifest

@@ -74,7 +74,7 @@ class SeenEnvironment:
         }
 
 
-def attested_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
+def recorded_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
     """Returns what was recorded of the version with that digest; None where nothing readable was."""
     try:
         found = attestations.read(repository, model, exact, "")

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from turnout.registry.gates.reports import GateAttestation, gate_attestations
-from turnout.registry.publishing.environment_record import SeenEnvironment, attested_environment
+from turnout.registry.publishing.environment_record import SeenEnvironment, recorded_environment
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Attested:
+class EvidenceRecords:
     """What was found out about a version.
 
     Attributes:
@@ -31,6 +31,6 @@ class Attested:
         model, version = published.manifest.model, published.manifest.version
         return cls(
             {one.key: str(one.worth) for one in trust.signed(repository, published)},
-            attested_environment(repository, model, version, published.digest),
+            recorded_environment(repository, model, version, published.digest),
             gate_attestations(repository, model, version, published.digest),
         )

@@ -35,7 +35,7 @@ from typing import Any
 
 from turnout.errors import InvalidModel, InvalidRequest
 from turnout.registry.manifest.digest import stream_digest
-from turnout.registry.manifest.manifest import Batching, Manifest, Tolerance
+from turnout.registry.manifest.manifest import BatchingDeclaration, Manifest, Tolerance
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.manifest.signature import DataType, Signature
 from turnout.registry.publishing.provenance_tables import PROVENANCE, parse_provenance
@@ -81,7 +81,7 @@ class VersionMetadata:
     licence: str = ""
     notes: str = ""
     free: Mapping[str, Any] = field(default_factory=dict)
-    batching: Batching | None = None
+    batching: BatchingDeclaration | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     scores: Mapping[str, bool] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -112,8 +112,8 @@ class VersionMetadata:
         if body:
             meta["metadata"] = body
         if batching := self.batching:
-            said = {"enabled": batching.enabled, "max_rows": batching.max_rows, "axes": batching.axes}
-            meta["batching"] = {name: value for name, value in said.items() if value is not None}
+            metadata_given = {"enabled": batching.enabled, "max_rows": batching.max_rows, "axes": batching.axes}
+            meta["batching"] = {name: value for name, value in metadata_given.items() if value is not None}
         if self.tolerances:
             meta["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
         if self.scores:
@@ -141,8 +141,8 @@ class VersionMetadata:
         """Returns this with what it leaves unsaid taken from `base`, name by name."""
         if base == VersionMetadata():
             return self
-        said = self.to_meta()
-        merged = base.to_meta() | said
+        metadata_given = self.to_meta()
+        merged = base.to_meta() | metadata_given
         if free := dict(base.free) | dict(self.free):
             merged["metadata"] = free
         return parse_metadata(merged)
@@ -222,16 +222,16 @@ def parse_metadata(body: object) -> VersionMetadata:
 
 def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """Puts a lock file's name and digest in place of its path, which is relative to `directory`."""
-    said = dict(table)
+    metadata_given = dict(table)
     where = "dependencies.lock_file"
-    path = directory / read_text(said.pop("lock_file"), where)
-    if "lock" in said:
+    path = directory / read_text(metadata_given.pop("lock_file"), where)
+    if "lock" in metadata_given:
         raise InvalidRequest.at(where, "expected either this or dependencies.lock")
     try:
         with open_outside(path) as file:
             if path.stat().st_size > MAX_LOCK_BYTES:
                 raise InvalidRequest.at(where, f"{path.name} is larger than {MAX_LOCK_BYTES} bytes")
-            return said | {"lock": {"name": path.name, "digest": stream_digest(file)}}
+            return metadata_given | {"lock": {"name": path.name, "digest": stream_digest(file)}}
     except OSError as error:
         raise InvalidRequest.at(where, f"{path.name} {explain(error)}") from error
 
@@ -248,7 +248,7 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _batching(table: Mapping[str, Any]) -> Batching:
+def _batching(table: Mapping[str, Any]) -> BatchingDeclaration:
     check_keys(table, ("enabled", "max_rows", "axes"), "batching.")
     enabled = read_flag(table.get("enabled", True), "batching.enabled")
     max_rows, axes = table.get("max_rows"), table.get("axes")
@@ -257,7 +257,7 @@ def _batching(table: Mapping[str, Any]) -> Batching:
     if axes is not None:
         axes = {name: read_integer(v, f"batching.axes.{name}") for name, v in read_table(axes, "batching.axes").items()}
     try:
-        return Batching(enabled, max_rows, axes)
+        return BatchingDeclaration(enabled, max_rows, axes)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
 
@@ -293,7 +293,7 @@ def _tolerance(table: Mapping[str, Any], where: str) -> Tolerance:
     return Tolerance(**bounds)
 
 
-def _check_batching(batching: Batching | None, signature: Signature) -> None:
+def _check_batching(batching: BatchingDeclaration | None, signature: Signature) -> None:
     if batching is None or batching.axes is None:
         return
     for name, axis in batching.axes.items():

@@ -25,7 +25,7 @@ from typing import Any
 
 from turnout.errors import InvalidRequest
 from turnout.registry.manifest.environment import NAMES, Environment, check_range
-from turnout.registry.manifest.provenance import Named, Provenance, Training
+from turnout.registry.manifest.provenance import PinnedSource, Provenance, Training
 from turnout.registry.publishing.tables import (
     check_json,
     check_keys,
@@ -87,24 +87,24 @@ def _training(table: Mapping[str, Any]) -> Training:
         raise InvalidRequest.at("training", str(error)) from error
 
 
-def _named(value: object, where: str) -> Named:
+def _named(value: object, where: str) -> PinnedSource:
     table = read_table(value, where)
     check_keys(table, _NAMED, f"{where}.")
     for name in _NAMED:
         if name not in table:
             raise InvalidRequest.at(f"{where}.{name}", "is missing")
     try:
-        return Named(*(read_text(table[name], f"{where}.{name}") for name in _NAMED))
+        return PinnedSource(*(read_text(table[name], f"{where}.{name}") for name in _NAMED))
     except ValueError as error:
         raise InvalidRequest.at(where, str(error)) from error
 
 
 def _environment(table: Mapping[str, Any]) -> Environment:
     check_keys(table, NAMES, "environment.")
-    said = {}
+    entries = {}
     for name, value in table.items():
         try:
-            said[name] = check_range(read_text(value, f"environment.{name}"))
+            entries[name] = check_range(read_text(value, f"environment.{name}"))
         except ValueError as error:
             raise InvalidRequest.at(f"environment.{name}", str(error)) from error
-    return Environment(**said)
+    return Environment(**entries)

@@ -20,7 +20,7 @@ from semver import Version
 
 from turnout.cancellation import checkpoint
 from turnout.errors import InvalidModel
-from turnout.registry.compatibility.compat import Bump
+from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import above, automatic
 from turnout.registry.gates import (
     Candidate,
@@ -33,10 +33,10 @@ from turnout.registry.gates import (
     run_gates,
 )
 from turnout.registry.gates.bump import BumpGate
-from turnout.registry.gates.comparison import Comparison, subject_of
+from turnout.registry.gates.comparison import ParentComparison, as_sandbox_version
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.gates.reports import attest_gates
-from turnout.registry.gates.version_history import Lineage
+from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import Progress, canonical_bytes, manifest_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.manifest.names import check_model_name
@@ -70,7 +70,7 @@ class PublishRequest:
     Attributes:
         model: The model's name.
         version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
-            where there is none.
+            if there is none.
         source: The ONNX file; may be a link. External data is taken from its directory, as
             `turnout.registry.onnx.model_files` says.
         metadata: What the publisher says about it.
@@ -111,7 +111,7 @@ def publish(
     *,
     gates: Sequence[Gate] = DEFAULT_GATES,
     skips: Sequence[Skip] = (),
-    comparison: Comparison | None = None,
+    comparison: ParentComparison | None = None,
     read: ReadModel = read_model,
     dry_run: bool = False,
     yanked: Yanked = tuple,
@@ -138,13 +138,13 @@ def publish(
         watch: Told of each gate as it ends.
 
     Raises:
-        InvalidRequest: The model's name is none, or a gate is to be skipped that cannot be.
+        InvalidRequest: The model's name is not valid, or a gate is to be skipped that cannot be.
         ChangeRefused: The repository is mounted read-only.
         InvalidModel: It is not fit to be a version; GateRefused, which is one, where a gate failed.
-        AlreadyExists: The version number is taken.
+        AlreadyExistsError: The version number is taken.
         DigestMismatch: The same version exists, and its bytes changed.
         Exhausted: There is no room for it.
-        Unavailable: The repository's lock could not be had.
+        UnavailableError: The repository's lock could not be had.
         ConfigError: The repository cannot be written to.
     """
     check_model_name(request.model)
@@ -155,8 +155,8 @@ def publish(
         if request.version is not None:
             check_number(repository, request.model, request.version, withdrawn)
         directory = stack.enter_context(staged(repository.root))
-        lineage = Lineage.of(repository, request.model, withdrawn)
-        candidate = _candidate(directory, request, lineage, comparison or Comparison(), read, progress)
+        history = VersionHistory.of(repository, request.model, withdrawn)
+        candidate = _candidate(directory, request, history, comparison or ParentComparison(), read, progress)
         parent = None if candidate.parent is None else candidate.parent.manifest.version
         if is_published(repository, candidate.manifest, candidate.digest):
             if not dry_run:
@@ -203,31 +203,35 @@ def source_size(request: PublishRequest) -> int:
 def _candidate(
     directory: Path,
     request: PublishRequest,
-    lineage: Lineage,
-    comparison: Comparison,
+    history: VersionHistory,
+    comparison: ParentComparison,
     read: ReadModel,
     progress: Progress | None,
 ) -> Candidate:
     """Stages what is to be published, and chooses its number where the publisher has not."""
-    version = request.version or above(lineage.taken)
+    version = request.version or above(history.taken)
     candidate = replace(
-        _stage(directory, request, version, read, progress), parent=lineage.parent(version), taken=lineage.taken
+        _stage(directory, request, version, read, progress), parent=history.parent(version), taken=history.taken
     )
     if request.version is not None:
         return candidate
-    if (highest := lineage.highest) is not None:
-        same = _numbered(candidate, highest.manifest.version, lineage)
+    if (highest := history.highest) is not None:
+        same = _numbered(candidate, highest.manifest.version, history)
         if same.digest == highest.digest:  # what a job that runs twice publishes twice
             return same
     parent = candidate.parent
-    bump = Bump.PATCH if parent is None else comparison.difference(subject_of(candidate), subject_of(parent)).bump
-    chosen = automatic(bump, None if parent is None else parent.manifest.version, lineage.taken)
-    return _numbered(candidate, chosen, lineage)
+    bump = (
+        VersionBump.PATCH
+        if parent is None
+        else comparison.difference(as_sandbox_version(candidate), as_sandbox_version(parent)).bump
+    )
+    chosen = automatic(bump, None if parent is None else parent.manifest.version, history.taken)
+    return _numbered(candidate, chosen, history)
 
 
-def _numbered(candidate: Candidate, version: Version, lineage: Lineage) -> Candidate:
+def _numbered(candidate: Candidate, version: Version, history: VersionHistory) -> Candidate:
     manifest = replace(candidate.manifest, version=version)
-    return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=lineage.parent(version))
+    return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=history.parent(version))
 
 
 def _stage(

@@ -8,7 +8,7 @@ from turnout.registry.signing.signer import Signer
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class PublishOptions:
     """Who publishes, and how.
 
     Attributes:

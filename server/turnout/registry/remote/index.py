@@ -22,7 +22,7 @@ _MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """A manifest as it was listed.
 
     Attributes:
@@ -41,16 +41,16 @@ class Index:
     def __init__(self, root: Path) -> None:
         self._home = root / _FOLDER
 
-    def load(self) -> Mapping[str, Entry] | None:
+    def load(self) -> Mapping[str, IndexEntry] | None:
         """Returns the manifests that were listed last, by key; None where nothing was, or it cannot be read."""
-        found: dict[str, Entry] = {}
+        found: dict[str, IndexEntry] = {}
         try:
             body = json.loads(read_small(self._home / "listing.json", _MAX_BYTES))
             for key, (stamp, modified, digest) in body["manifests"].items():
                 with suppress(OSError, ValueError):  # one that went, or is damaged, is read from the store again
                     data = read_small(self._manifest(str(digest)), MAX_MANIFEST_BYTES)
                     if bytes_digest(data) == digest:
-                        found[key] = Entry(str(stamp), modified, Published(read_canonical(data), digest))
+                        found[key] = IndexEntry(str(stamp), modified, Published(read_canonical(data), digest))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return found or None
         return found
@@ -59,7 +59,7 @@ class Index:
         """Keeps a manifest. Raises OSError where the cache cannot be written to."""
         _write(self._manifest(digest), data)
 
-    def save(self, entries: Mapping[str, Entry]) -> None:
+    def save(self, entries: Mapping[str, IndexEntry]) -> None:
         """Keeps a listing; manifests that it does not name go. Raises OSError where the cache cannot be written to."""
         body = {key: [entry.stamp, entry.modified, entry.published.digest] for key, entry in entries.items()}
         _write(self._home / "listing.json", json.dumps({"manifests": body}).encode())

@@ -24,7 +24,7 @@ class ManifestKey:
 
 
 @dataclass(frozen=True, slots=True)
-class BesideKey:
+class EvidenceRecordKey:
     """Names something attested of a version."""
 
     model: str
@@ -39,11 +39,11 @@ class PlanKey:
     model: str
 
 
-Key = ManifestKey | BesideKey | PlanKey
+Key = ManifestKey | EvidenceRecordKey | PlanKey
 
 
 def parse_key(text: str) -> Key | None:
-    """Reads the name of a document; None where it is none of Turnout's, or not in its plain form."""
+    """Reads the name of a document; None if it is not one of Turnout's, or not in its plain form."""
     parts = text.split("/")
     if parts == [PLAN_FILE]:
         return PlanKey("")
@@ -55,7 +55,7 @@ def parse_key(text: str) -> Key | None:
         case [version, file] if file == MANIFEST_FILE and is_exact_version(version):
             return ManifestKey(parts[0], known_version(version))
         case [folder, version, file] if folder == ATTESTATIONS and is_exact_version(version) and _FILE.fullmatch(file):
-            return BesideKey(parts[0], known_version(version), file)
+            return EvidenceRecordKey(parts[0], known_version(version), file)
     return None
 
 
@@ -64,6 +64,6 @@ def manifest_key(model: str, version: Version) -> str:
     return f"{model}/{version}/{MANIFEST_FILE}"
 
 
-def beside_key(model: str, version: Version, file: str) -> str:
+def evidence_record_key(model: str, version: Version, file: str) -> str:
     """Returns the name of something attested of a version."""
     return f"{model}/{ATTESTATIONS}/{version}/{file}"

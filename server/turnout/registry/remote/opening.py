@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from turnout.config import Repository as RepositorySettings
+from turnout.config import RepositorySettings as RepositorySettings
 from turnout.config import RepositoryUrl
 from turnout.registry.remote.cache import Cache, default_home
 from turnout.registry.remote.objects import ObjectStore

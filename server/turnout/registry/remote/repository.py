@@ -21,19 +21,19 @@ from pathlib import Path
 from semver import Version
 
 from turnout.cancellation import checkpoint
-from turnout.errors import AlreadyExists, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
+from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
 from turnout.registry.gates.plan import MAX_PLAN_BYTES, PLAN_FILE
 from turnout.registry.manifest.digest import Progress, bytes_digest, canonical_bytes, read_canonical
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name, differing_in_case
 from turnout.registry.remote.cache import Cache
-from turnout.registry.remote.index import Entry, Index
+from turnout.registry.remote.index import Index, IndexEntry
 from turnout.registry.remote.keys import (
     ATTESTATIONS,
-    BesideKey,
+    EvidenceRecordKey,
     ManifestKey,
     PlanKey,
-    beside_key,
+    evidence_record_key,
     manifest_key,
     parse_key,
 )
@@ -78,9 +78,9 @@ class RemoteRepository(Repository):
         self._read_only = read_only
         self._index = Index(cache.root)
         self._listing = threading.Lock()  # guards all that follows
-        self._entries: Mapping[str, Entry] = {}
+        self._entries: Mapping[str, IndexEntry] = {}
         self._faults: dict[str, tuple[str, Problem]] = {}  # by key: the stamp and what is wrong
-        self._beside: dict[str, str] = {}  # stamps of what was brought here, by key
+        self._evidence_records: dict[str, str] = {}  # stamps of what was brought here, by key
         self._found: Listing | None = None
         self._listed_at = float("-inf")
         self._due = float("-inf")
@@ -316,15 +316,15 @@ class RemoteRepository(Repository):
         self._store.delete(manifest_key(model, version))
         self.look_soon()
 
-    def put_beside(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:  # noqa: D102
-        key = beside_key(model, version, name)
+    def put_evidence_record(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:  # noqa: D102
+        key = evidence_record_key(model, version, name)
         (self._store.create if new else self._store.replace)(key, data)
         self.look_soon()
 
-    def drop_beside(self, model: str, version: Version, name: str) -> None:  # noqa: D102 - as Repository
-        self._store.delete(beside_key(model, version, name))
+    def delete_evidence_record(self, model: str, version: Version, name: str) -> None:  # noqa: D102 - as Repository
+        self._store.delete(evidence_record_key(model, version, name))
 
-    def refresh_beside(self) -> None:  # noqa: D102 - as Repository
+    def refresh_evidence_records(self) -> None:  # noqa: D102 - as Repository
         self.scan()
 
     def cache_use(self) -> CacheUse:  # noqa: D102 - as Repository
@@ -370,13 +370,13 @@ class RemoteRepository(Repository):
         """Checks that the version that came to exist first is the very same.
 
         Raises:
-            AlreadyExists: It is not; the message says which one it is.
+            AlreadyExistsError: It is not; the message says which one it is.
         """
         manifest = published.manifest
         data = self._store.current(manifest_key(manifest.model, manifest.version), MAX_MANIFEST_BYTES)
         won = "one that is gone again" if data is None else bytes_digest(data)
         if won != published.digest:
-            raise AlreadyExists(
+            raise AlreadyExistsError(
                 f"{manifest.model} {manifest.version} was published by somebody else in this moment: it exists with"
                 f" other content, published {won}, offered {published.digest}"
             ) from error
@@ -420,7 +420,7 @@ class RemoteRepository(Repository):
         self._due = self._listed_at + self._poll
 
     def _take_in(self, documents: Mapping[str, Document]) -> None:
-        entries: dict[str, Entry] = {}
+        entries: dict[str, IndexEntry] = {}
         faults: dict[str, tuple[str, Problem]] = {}
         known = self._entries or self._index.load() or {}
         beside: dict[tuple[str, Version], list[Document]] = {}
@@ -428,7 +428,7 @@ class RemoteRepository(Repository):
             match parse_key(text):
                 case ManifestKey() as key:
                     self._take_manifest(key, document, known, entries, faults)
-                case BesideKey() as key:
+                case EvidenceRecordKey() as key:
                     beside.setdefault((key.model, key.version), []).append(document)
                 case PlanKey(model):
                     self._take_file(document, self.root / model / PLAN_FILE, MAX_PLAN_BYTES)
@@ -454,8 +454,8 @@ class RemoteRepository(Repository):
         self,
         key: ManifestKey,
         document: Document,
-        known: Mapping[str, Entry],
-        entries: dict[str, Entry],
+        known: Mapping[str, IndexEntry],
+        entries: dict[str, IndexEntry],
         faults: dict[str, tuple[str, Problem]],
     ) -> None:
         text = document.key
@@ -476,7 +476,7 @@ class RemoteRepository(Repository):
             # The same object where the same version was written again, which nothing needs to notice.
             same = before is not None and before.published.digest == published.digest
             published = before.published if before is not None and same else published
-            entries[text] = Entry(document.stamp, document.modified, published)
+            entries[text] = IndexEntry(document.stamp, document.modified, published)
 
     def _read_manifest(self, key: ManifestKey, document: Document) -> Published:
         data = self._store.read(document, MAX_MANIFEST_BYTES)
@@ -490,7 +490,7 @@ class RemoteRepository(Repository):
 
     def _take_file(self, document: Document, target: Path, most: int) -> None:
         """Brings a small document here, if it changed; one that is too large is left where it is."""
-        if self._beside.get(document.key) == document.stamp and target.exists():
+        if self._evidence_records.get(document.key) == document.stamp and target.exists():
             return
         if document.size > most:
             return
@@ -506,7 +506,7 @@ class RemoteRepository(Repository):
             os.replace(fresh, target)
         finally:
             fresh.unlink(missing_ok=True)
-        self._beside[document.key] = document.stamp
+        self._evidence_records[document.key] = document.stamp
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:
         """Removes here what was removed where it lives, and spares what another process may have just written."""
@@ -516,7 +516,7 @@ class RemoteRepository(Repository):
                 if (key := str(file.relative_to(self.root))) in documents:
                     continue
                 with suppress(FileNotFoundError):
-                    if self._beside.pop(key, None) or file.stat().st_mtime < before:
+                    if self._evidence_records.pop(key, None) or file.stat().st_mtime < before:
                         file.unlink()
 
     def _make_listing(self) -> Listing:

@@ -90,7 +90,7 @@ class Store(Protocol):
         """
 
     def current(self, key: str, most: int) -> bytes | None:
-        """Reads a document as it is now, whatever was listed; None where there is none. Raises as `read`."""
+        """Reads a document as it is now, whatever was listed; None if there is none. Raises as `read`."""
 
     def delete(self, key: str) -> None:
         """Removes a document, if it is there.
@@ -100,7 +100,7 @@ class Store(Protocol):
         """
 
     def stat_blob(self, digest: str) -> Blob | None:
-        """Describes a blob; None where there is none.
+        """Describes a blob; None if there is none.
 
         Raises:
             OSError: The store does not answer, or refuses.

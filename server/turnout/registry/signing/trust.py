@@ -12,7 +12,7 @@ from semver import Version
 
 from turnout.config import Signing
 from turnout.errors import ConfigError, NotTrusted
-from turnout.registry.gates import Candidate, GateVerdict, Outcome
+from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
 from turnout.registry.signing.bundle import Bundle, plain
 from turnout.registry.signing.certificates import Authorities, SignerCertificate
 from turnout.registry.signing.keys import PublicKey
@@ -26,7 +26,7 @@ MAX_SIGNATURES = 32
 """That are looked at of one version, beside those of trusted keys: each may have megabytes."""
 
 
-class Worth(StrEnum):
+class SignatureStatus(StrEnum):
     """What a signature is worth."""
 
     TRUSTED = "trusted"
@@ -50,7 +50,7 @@ class Signed:
     """
 
     key: str
-    worth: Worth
+    worth: SignatureStatus
     why: str = ""
 
 
@@ -73,7 +73,7 @@ class Trust:
         """Reads the keys and certificates that are configured.
 
         Raises:
-            ConfigError: One of them is none, or signatures are asked for and nobody is trusted.
+            ConfigError: One of them is not valid, or signatures are asked for and nobody is trusted.
         """
         keys = frozenset(map(PublicKey.parse, settings.trusted_keys))
         authorities = Authorities.load(settings.trusted_authorities)
@@ -102,31 +102,31 @@ class Trust:
                 key = next((key for key in self.keys if made_by(key, bundle)), None)
                 name = "" if key is None else key.id
         except ValueError as error:
-            return Signed(name, Worth.WRONG, str(error))
+            return Signed(name, SignatureStatus.WRONG, str(error))
         if key is not None and not made_by(key, bundle):
-            return Signed(name, Worth.WRONG, "its key did not make it")
+            return Signed(name, SignatureStatus.WRONG, "its key did not make it")
         if not statement.is_about(published):
-            return Signed(name, Worth.OTHER, f"it is one of other content ({plain(statement.name)})")
+            return Signed(name, SignatureStatus.OTHER, f"it is one of other content ({plain(statement.name)})")
         if fault := statement.fault(published):
-            return Signed(name, Worth.WRONG, fault)
+            return Signed(name, SignatureStatus.WRONG, fault)
         if key in self.keys:
-            return Signed(name, Worth.TRUSTED)
+            return Signed(name, SignatureStatus.TRUSTED)
         if signer is None:
-            return Signed(name, Worth.UNKNOWN, "which is not trusted (signing.trusted_keys)")
+            return Signed(name, SignatureStatus.UNKNOWN, "which is not trusted (signing.trusted_keys)")
         fault = self.authorities.fault(signer)
-        return Signed(name, Worth.UNKNOWN if fault else Worth.TRUSTED, fault)
+        return Signed(name, SignatureStatus.UNKNOWN if fault else SignatureStatus.TRUSTED, fault)
 
     def fault(self, published: Published, signed: Iterable[Signed]) -> str:
         """Returns why a version with these signatures is not what is asked for, "" where it is, or nothing is asked."""
         found = list(signed)
-        by = {worth: [one for one in found if one.worth is worth] for worth in Worth}
-        if self.policy == "off" or by[Worth.TRUSTED]:
+        by = {worth: [one for one in found if one.worth is worth] for worth in SignatureStatus}
+        if self.policy == "off" or by[SignatureStatus.TRUSTED]:
             return ""
-        if wrong := by[Worth.WRONG]:
+        if wrong := by[SignatureStatus.WRONG]:
             return f"the signature of {wrong[0].key} does not fit it ({wrong[0].why}), and no trusted key signed it"
-        if unknown := by[Worth.UNKNOWN]:
+        if unknown := by[SignatureStatus.UNKNOWN]:
             return f"it is signed by {', '.join(one.key for one in unknown)} only: {unknown[0].why}"
-        if other := by[Worth.OTHER]:
+        if other := by[SignatureStatus.OTHER]:
             return f"it is not signed: the signature of {other[0].key} is not one of this version, {other[0].why}"
         return "it is not signed, and signing.signatures asks for that"
 
@@ -149,23 +149,23 @@ class Trust:
         """Says what each of the signatures beside a version is worth."""
         return [self.worth(published, one) for one in self.stored(repository, published)]
 
-    def stored(self, repository: Repository, published: Published) -> Sequence["Found"]:
+    def stored(self, repository: Repository, published: Published) -> Sequence["SignatureFile"]:
         """Returns the signatures beside a version: of the keys that are trusted, and some of those of others.
 
         Whoever may publish may sign with as many keys as they like; that is to hide no signature that counts.
         """
         return stored(repository, published, sorted(key.id for key in self.keys))
 
-    def worth(self, published: Published, found: "Found") -> Signed:
+    def worth(self, published: Published, found: "SignatureFile") -> Signed:
         """Says what a signature that was found is worth."""
         if found.bundle is not None:
             judged = self.judge(published, found.bundle)
             return judged if judged.key else Signed(found.name, judged.worth, judged.why)
-        return Signed(found.name, Worth.WRONG, found.fault)
+        return Signed(found.name, SignatureStatus.WRONG, found.fault)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SignatureFile:
     """A file beside a version that is a signature, or is in the place of one.
 
     Attributes:
@@ -204,14 +204,14 @@ class SignatureGate:
         found = self.trust.stored(self.repository, published)
         if self.signer is not None:
             name = self.signer.key.id
-            found = [one for one in found if one.name != name] + [Found(name, self.signer.sign(published))]
+            found = [one for one in found if one.name != name] + [SignatureFile(name, self.signer.sign(published))]
         signed = [self.trust.worth(published, one) for one in found]
         if fault := self.trust.fault(published, signed):
-            return GateVerdict(Outcome.FAILED if self.trust.required else Outcome.WARNED, fault)
-        trusted = dict.fromkeys(one.key for one in signed if one.worth is Worth.TRUSTED)
+            return GateVerdict(GateOutcome.FAILED if self.trust.required else GateOutcome.WARNED, fault)
+        trusted = dict.fromkeys(one.key for one in signed if one.worth is SignatureStatus.TRUSTED)
         if trusted:
-            return GateVerdict(Outcome.PASSED, f"signed by {', '.join(trusted)}")
-        return GateVerdict(Outcome.SKIPPED, "no signature is asked for")
+            return GateVerdict(GateOutcome.PASSED, f"signed by {', '.join(trusted)}")
+        return GateVerdict(GateOutcome.SKIPPED, "no signature is asked for")
 
 
 def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
@@ -247,9 +247,9 @@ def is_about(published: Published, data: bytes) -> bool:
         return False
 
 
-def stored(repository: Repository, published: Published, first: Iterable[str] = ()) -> list[Found]:
+def stored(repository: Repository, published: Published, first: Iterable[str] = ()) -> list[SignatureFile]:
     """Returns the signatures beside a version: of the keys in `first`, by id, and at most `MAX_SIGNATURES` others."""
-    found: list[Found] = []
+    found: list[SignatureFile] = []
     files = {
         file: data
         for prefix in (*(f"{PREFIX}{key}" for key in first), PREFIX)
@@ -258,9 +258,9 @@ def stored(repository: Repository, published: Published, first: Iterable[str] = 
     for file, data in files.items():
         name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
         try:
-            found.append(Found(name, Bundle.from_bytes(data)))
+            found.append(SignatureFile(name, Bundle.from_bytes(data)))
         except ValueError as error:
-            found.append(Found(name, fault=str(error)))
+            found.append(SignatureFile(name, fault=str(error)))
     return found
 
 

@@ -7,7 +7,7 @@ from turnout.registry.publishing.metadata import VersionMetadata
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """A model that lies on this machine, at least for now.
 
     Attributes:

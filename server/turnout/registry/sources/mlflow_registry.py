@@ -15,7 +15,7 @@ from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 from turnout.registry.manifest.provenance import COMMIT, MAX_ITEMS
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 from turnout.registry.sources.bounded import fetch_model
-from turnout.registry.sources.local_model import Source
+from turnout.registry.sources.local_model import ModelSource
 from turnout.registry.transfer.upload_manifest import Bounds
 
 _URI = re.compile(r"models:/(?P<name>[^/@]{1,256})(?:@(?P<alias>[^/@]{1,256})|/(?P<version>[^/@]{1,64}))")
@@ -23,7 +23,7 @@ _COMMIT_TAG = "mlflow.source.git.commit"
 _MAX_MLMODEL = 1 << 20
 
 
-def fetch_registered(uri: str, home: Path, bounds: Bounds) -> Source:
+def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
     """Copies a registered model to `home`.
 
     Args:
@@ -73,7 +73,7 @@ def fetch_registered(uri: str, home: Path, bounds: Bounds) -> Source:
     directory, _, name = onnx_path(described.flavors).rpartition("/")
     prefix = f"{directory}/" if directory else ""
     path = fetch_model(lambda one: files.open(prefix + one), name, home / "model", bounds)
-    return Source(path, _metadata(known, described, run))
+    return ModelSource(path, _metadata(known, described, run))
 
 
 class _Artifacts:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from turnout.errors import InvalidRequest
-from turnout.registry.sources.local_model import Source
+from turnout.registry.sources.local_model import ModelSource
 from turnout.registry.storage.files import explain, open_outside
 from turnout.registry.transfer.upload_manifest import Bounds
 
@@ -25,7 +25,7 @@ _REMOTE = ("s3", "gs", "hf")
 
 
 @contextmanager
-def local_source(text: str, bounds: Bounds) -> Iterator[Source]:
+def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
     """Brings a model here for as long as the context is entered.
 
     Args:
@@ -33,25 +33,25 @@ def local_source(text: str, bounds: Bounds) -> Iterator[Source]:
         bounds: On what is brought.
 
     Raises:
-        InvalidRequest: There is none, it cannot be read, or it passes the bounds.
+        InvalidRequest: It does not exist, it cannot be read, or it passes the bounds.
         ConfigError: The extra that it needs is not installed.
     """
     scheme = found[0].removesuffix(":") if (found := _SCHEME.match(text)) else ""
     if scheme == "" or Path(text).exists():
-        yield Source(_existing(Path(text)))
+        yield ModelSource(_existing(Path(text)))
     elif scheme == "file":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost"):
             raise InvalidRequest.at(
                 "FILE", f"file: names this machine's files only, got the host {parts.netloc[:64]!r}"
             )
-        yield Source(_existing(Path(url2pathname(parts.path))))
+        yield ModelSource(_existing(Path(url2pathname(parts.path))))
     elif scheme in _REMOTE:
         from turnout.registry.sources.object_store import fetch_stored
 
         rest = text.split(":", 1)[1].removeprefix("//")
         with TemporaryDirectory(prefix="turnout-source-") as home:
-            yield Source(fetch_stored(scheme, f"{scheme}://{rest}", Path(home), bounds))
+            yield ModelSource(fetch_stored(scheme, f"{scheme}://{rest}", Path(home), bounds))
     elif scheme == "mlflow":
         from turnout.registry.sources.mlflow_registry import fetch_registered
 

@@ -43,7 +43,7 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
     home = directory(repository, model, version)
     home.mkdir(parents=True, exist_ok=True)
     staged = home / f".{uuid4().hex}"
-    repository.put_beside(model, version, name, data, new=False)
+    repository.put_evidence_record(model, version, name, data, new=False)
     try:
         write_file(staged, data)
         os.replace(staged, home / name)
@@ -66,7 +66,7 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
         target = home / f"{stem}-{number}.json"
         if not os.path.lexists(target):
             with suppress(FileExistsError):  # another publish took the number in this moment
-                repository.put_beside(model, version, target.name, data, new=True)
+                repository.put_evidence_record(model, version, target.name, data, new=True)
                 with suppress(FileExistsError) if repository.remote else nullcontext():  # brought here already
                     write_file(target, data)
                 break
@@ -82,7 +82,7 @@ def remove(repository: Repository, model: str, version: Version, name: str) -> N
         OSError: The repository could not be written to.
     """
     (directory(repository, model, version) / name).unlink(missing_ok=True)
-    repository.drop_beside(model, version, name)
+    repository.delete_evidence_record(model, version, name)
 
 
 def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ def read(repository: Repository, model: str, version: Version, prefix: str, most
         OSError: The directory cannot be read.
     """
     home = directory(repository, model, version)
-    repository.refresh_beside()
+    repository.refresh_evidence_records()
     try:
         names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:most]
     except FileNotFoundError:

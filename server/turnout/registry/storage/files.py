@@ -32,7 +32,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DirectoryContents:
     """What a walk through a version's directory met.
 
     Attributes:
@@ -135,7 +135,7 @@ def seal(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def walk(directory: Path) -> Iterator[Found]:
+def walk(directory: Path) -> Iterator[DirectoryContents]:
     """Goes through everything below `directory` that is not itself a directory, in no particular order.
 
     Raises:
@@ -150,7 +150,7 @@ def walk(directory: Path) -> Iterator[Found]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")
                 else:
-                    yield Found(path, entry.is_file(follow_symlinks=False))
+                    yield DirectoryContents(path, entry.is_file(follow_symlinks=False))
 
 
 def sync_tree(directory: Path) -> None:
@@ -174,8 +174,8 @@ def explain(error: OSError) -> str:
         case errno.ENOENT:
             return "is missing"
         case errno.ELOOP:
-            said = error.strerror or ""
-            return said if said.endswith(_EXPECTED) else "is a link, or no regular file"
+            message = error.strerror or ""
+            return message if message.endswith(_EXPECTED) else "is a link, or no regular file"
         case errno.ENXIO:  # what opening says of it
             return f"is a socket{_EXPECTED}"
         case _:

@@ -74,7 +74,7 @@ def case_names(path: Path) -> Mapping[str, frozenset[str]]:
 
 
 def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
-    """Reads the inputs of the first golden case of the version in `directory`; None where there is none, or none that
+    """Reads the inputs of the first golden case of the version in `directory`; None if there is none, or none that
     can be read within the bound: whoever serves a version does without.
     """
     path = min((directory / GOLDEN_DIRECTORY).glob("*.npz"), default=None)

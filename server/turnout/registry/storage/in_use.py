@@ -14,7 +14,7 @@ from semver import Version
 
 from turnout import host
 from turnout.cancellation import checkpoint
-from turnout.errors import NotLoaded, Unavailable
+from turnout.errors import NotLoaded, UnavailableError
 from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.storage.files import sync_directory
 from turnout.registry.storage.repository import Repository
@@ -71,17 +71,17 @@ def let_go(held: int | None) -> None:
         os.close(held)
 
 
-def remove(repository: Repository, model: str, version: Version, patience: float) -> None:
+def remove(repository: Repository, model: str, version: Version, timeout: float) -> None:
     """Removes a version's directory: at once for whoever looks, once nobody has the version in memory.
 
     Args:
         repository: Where it is.
         model: Its model.
         version: Which; that nobody may load it any more is for the caller to have recorded.
-        patience: Seconds to wait for servers that unload it.
+        timeout: Seconds to wait for servers that unload it.
 
     Raises:
-        Unavailable: It is in memory still, or the repository is busy; nothing was removed.
+        UnavailableError: It is in memory still, or the repository is busy; nothing was removed.
         OSError: The repository cannot be written to.
     """
     repository.check_writable()
@@ -89,7 +89,7 @@ def remove(repository: Repository, model: str, version: Version, patience: float
     if not directory.is_dir():
         repository.withdraw(model, version)
         return
-    held = _claim(directory, model, version, patience)
+    held = _claim(directory, model, version, timeout)
     try:
         with staged(repository.root) as trash:
             repository.withdraw(model, version)
@@ -106,13 +106,13 @@ def remove(repository: Repository, model: str, version: Version, patience: float
         directory.parent.rmdir()  # the model's last version
 
 
-def _claim(directory: Path, model: str, version: Version, patience: float) -> int | None:
+def _claim(directory: Path, model: str, version: Version, timeout: float) -> int | None:
     """Returns a descriptor that holds the exclusive lock; None where there is no manifest, or no locks."""
     try:
         descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
-    until = time.monotonic() + patience
+    until = time.monotonic() + timeout
     while True:
         try:
             if host.try_lock(descriptor):
@@ -122,8 +122,8 @@ def _claim(directory: Path, model: str, version: Version, patience: float) -> in
             return None
         if time.monotonic() >= until:
             os.close(descriptor)
-            raise Unavailable(
-                f"{model} {version} is in memory of a server after {patience:g} s; its files stay until a later "
+            raise UnavailableError(
+                f"{model} {version} is in memory of a server after {timeout:g} s; its files stay until a later "
                 "`turnout prune`"
             )
         time.sleep(_POLL)

@@ -95,7 +95,7 @@ class Listing:
         return tuple(dict.fromkeys(p.manifest.model for p in self.published))
 
     def versions(self, model: str) -> tuple[Published, ...]:
-        """Returns the versions of `model`, the lowest first; () where there are none."""
+        """Returns the versions of `model`, the lowest first; () if there are none."""
         return tuple(p for p in self.published if p.manifest.model == model)
 
 

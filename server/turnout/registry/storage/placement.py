@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from turnout.errors import AlreadyExists
+from turnout.errors import AlreadyExistsError
 from turnout.registry.manifest.digest import stream_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, Manifest
 from turnout.registry.storage.files import open_inside, seal, sync_directory, sync_tree, walk
@@ -14,7 +14,7 @@ def move_in_place(staged: Path, target: Path) -> None:
     """Renames a staged version to where it stands from then on.
 
     Raises:
-        AlreadyExists: Something stands there.
+        AlreadyExistsError: Something stands there.
         OSError: The directory cannot be written to.
     """
     # rename(2) puts a directory over an empty one only, and a version is never empty: so it overwrites nothing, in one
@@ -25,7 +25,7 @@ def move_in_place(staged: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        raise AlreadyExists(
+        raise AlreadyExistsError(
             f"{target.parent.name} {target.name}: something that is no version stands in its place; move it away, or"
             " leave nothing there but the files that are to be published"
         ) from error
@@ -37,7 +37,7 @@ def adopt_in_place(staged: Path, target: Path) -> None:
     The files stay where they are, so that a crash loses nothing that was only there; link(2) overwrites nothing.
 
     Raises:
-        AlreadyExists: Somebody else just did.
+        AlreadyExistsError: Somebody else just did.
         OSError: The directory cannot be written to.
     """
     for found in walk(target):
@@ -47,7 +47,7 @@ def adopt_in_place(staged: Path, target: Path) -> None:
     try:
         os.link(staged / MANIFEST_FILE, target / MANIFEST_FILE, follow_symlinks=False)
     except FileExistsError as error:
-        raise AlreadyExists(f"{target.parent.name} {target.name} was published in this moment") from error
+        raise AlreadyExistsError(f"{target.parent.name} {target.name} was published in this moment") from error
     sync_directory(target)
 
 

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from semver import Version
 
-from turnout.errors import MODEL_SEEN, AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.errors import MODEL_SEEN, AlreadyExistsError, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.manifest.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.manifest.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
@@ -51,7 +51,7 @@ class _Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _SeenManifest:
     stamp: _Stamp
     found: Published | Problem
 
@@ -66,7 +66,7 @@ class Repository:
             root: Directory of the models; need not exist.
         """
         self.root = root
-        self._seen: Mapping[tuple[str, str], _Seen] = {}
+        self._seen: Mapping[tuple[str, str], _SeenManifest] = {}
         self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
         self._threads = Threads("repository", _THREADS)
 
@@ -103,7 +103,7 @@ class Repository:
         Raises:
             OSError: The root cannot be read.
         """
-        seen: dict[tuple[str, str], _Seen] = {}
+        seen: dict[tuple[str, str], _SeenManifest] = {}
         published: list[Published] = []
         problems: list[Problem] = []
         models = _names(self.root)
@@ -128,8 +128,8 @@ class Repository:
             if len(published) == before:
                 problems += (loose(file, model) for file in loose_files(self.root / model))
         self._seen = seen
-        told = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
-        return Listing(self._sorted(published), told, bool(published or told) or self.root.is_dir())
+        found_problems = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
+        return Listing(self._sorted(published), found_problems, bool(published or found_problems) or self.root.is_dir())
 
     def published(self) -> Sequence[Published]:
         """Returns every version that exists, as `scan` does."""
@@ -159,12 +159,12 @@ class Repository:
         """Returns the versions that stand in the repository now, whether or not their manifests can be read.
 
         Raises:
-            AlreadyExists: A link stands where the model's versions go.
+            AlreadyExistsError: A link stands where the model's versions go.
             OSError: That cannot be told.
         """
         home = self.root / check_model_name(model)
         if home.is_symlink():
-            raise AlreadyExists(f"a link stands where the versions of {model} go, and links are not followed")
+            raise AlreadyExistsError(f"a link stands where the versions of {model} go, and links are not followed")
         with suppress(FileNotFoundError):
             return [
                 Version.parse(entry.name)
@@ -188,7 +188,7 @@ class Repository:
 
         Returns:
             What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
-            False where the very same version came to exist meanwhile, and raises AlreadyExists where another one did.
+            False where the very same version came to exist meanwhile. Another one raises AlreadyExistsError.
 
         Raises:
             OSError: The repository cannot be written to.
@@ -214,7 +214,7 @@ class Repository:
             OSError: It cannot be written there.
         """
 
-    def put_beside(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
+    def put_evidence_record(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
         """Writes an attestation where versions live, if that is elsewhere.
 
         Args:
@@ -229,14 +229,14 @@ class Repository:
             OSError: It cannot be written there.
         """
 
-    def drop_beside(self, model: str, version: Version, name: str) -> None:
+    def delete_evidence_record(self, model: str, version: Version, name: str) -> None:
         """Removes an attestation from where versions live, if that is elsewhere.
 
         Raises:
             OSError: It cannot be removed there.
         """
 
-    def refresh_beside(self) -> None:
+    def refresh_evidence_records(self) -> None:
         """Brings attestations here that are new where versions live, if that is elsewhere and was not asked just now.
 
         Raises:
@@ -346,7 +346,7 @@ class Repository:
         """Checks that no other model with versions has the name `model` in another case.
 
         Raises:
-            AlreadyExists: One has; the error names it, unless the caller may not know of it.
+            AlreadyExistsError: One has; the error names it, unless the caller may not know of it.
             OSError: The root cannot be read.
         """
         self.check_names(model, [name for name in _alike(self.root, model) if _names(self.root / name)])
@@ -356,14 +356,16 @@ class Repository:
         """Checks that none of `others`, which have versions, is `model` in another case.
 
         Raises:
-            AlreadyExists: One is; the error names it, unless the caller may not know of it.
+            AlreadyExistsError: One is; the error names it, unless the caller may not know of it.
         """
         for other in sorted(others):
             if other.lower() == model.lower() and other != model:
                 seen = MODEL_SEEN.get()
                 if seen is None or seen(other):
-                    raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
-                raise AlreadyExists(f"{model!r} differs from another model's name in case only: take another name")
+                    raise AlreadyExistsError(
+                        f"{model!r} differs from the model {other} in case only: publish to {other}"
+                    )
+                raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: take another name")
 
     def _paths(self, published: Published) -> Iterator[str]:
         """Yields the paths of all files that lie where a version does. Raises OSError where that cannot be read."""
@@ -387,7 +389,9 @@ class Repository:
             self._order = (published, order)
         return order
 
-    def _examine(self, model: str, version: str, seen: dict[tuple[str, str], _Seen]) -> Published | Problem | None:
+    def _examine(
+        self, model: str, version: str, seen: dict[tuple[str, str], _SeenManifest]
+    ) -> Published | Problem | None:
         directory = self.root / model / version
         try:
             status = os.lstat(f"{directory}/{MANIFEST_FILE}")
@@ -399,7 +403,7 @@ class Repository:
         stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         before = self._seen.get((model, version))
         if before is None or before.stamp != stamp:
-            before = _Seen(stamp, _look(directory, model, version))
+            before = _SeenManifest(stamp, _look(directory, model, version))
         seen[model, version] = before
         return before.found
 
@@ -473,7 +477,7 @@ def read_manifest(directory: Path) -> Published:
     """Reads the manifest in `directory`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not valid.
         OSError: It cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:

@@ -16,14 +16,14 @@ from pathlib import Path
 from uuid import uuid4
 
 from turnout import host
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 
 STAGING = ".staging"
 
-LOCK_PATIENCE = 30.0
+LOCK_TIMEOUT = 30.0
 """Seconds to wait for the repository's lock. It is held for some renames and fsyncs."""
 
-SWEEP_PATIENCE = 1.0
+SWEEP_TIMEOUT = 1.0
 """Seconds that a sweep waits for it."""
 
 _LOCK = ".lock"
@@ -44,7 +44,7 @@ def staged(root: Path) -> Iterator[Path]:
         The directory; it may be renamed away.
 
     Raises:
-        Unavailable: The repository's lock could not be had.
+        UnavailableError: The repository's lock could not be had.
         OSError: The repository cannot be written to.
     """
     (root / STAGING).mkdir(parents=True, exist_ok=True)
@@ -64,23 +64,25 @@ def staged(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Holds the repository's lock, against other threads as well as other processes.
 
     Args:
         root: Of the repository.
-        patience: Seconds to wait for it.
+        timeout: Seconds to wait for it.
 
     Raises:
-        Unavailable: It could not be had in that time.
+        UnavailableError: It could not be had in that time.
         OSError: The repository cannot be written to.
     """
     descriptor = os.open(root / STAGING / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         while not host.try_lock(descriptor):
             if time.monotonic() >= until:
-                raise Unavailable(f"another process has held the repository's lock for {patience:g} s", retry_after=1.0)
+                raise UnavailableError(
+                    f"another process has held the repository's lock for {timeout:g} s", retry_after=1.0
+                )
             time.sleep(_POLL)
         yield
     finally:
@@ -100,13 +102,13 @@ def sweep(root: Path) -> tuple[str, ...]:
         return ()
     abandoned: list[tuple[Path, int]] = []
     try:
-        with locked(root, SWEEP_PATIENCE):
+        with locked(root, SWEEP_TIMEOUT):
             # Builders lock their owner file while they hold the repository's lock: one without it has no builder.
             homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
             abandoned += [(home, owner) for home in homes if (owner := _claim(home)) is not None]
         for home, _ in abandoned:
             shutil.rmtree(home, ignore_errors=True)
-    except Unavailable:
+    except UnavailableError:
         return ()
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):

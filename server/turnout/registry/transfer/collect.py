@@ -19,11 +19,11 @@ from turnout.registry.publishing.publish import PublishRequest
 from turnout.registry.storage.files import explain, open_outside
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 from turnout.registry.storage.listing import Published
-from turnout.registry.transfer.upload_manifest import Announcement
+from turnout.registry.transfer.upload_manifest import UploadManifest
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """One file of a version, where it lies now.
 
     Attributes:
@@ -52,13 +52,13 @@ class Collected:
     """A version that is ready to go.
 
     Attributes:
-        announcement: What is said of it.
+        upload_manifest: What is said of it.
         sources: In the announcement's order.
         facts: What its ONNX file says of itself.
     """
 
-    announcement: Announcement
-    sources: tuple[Source, ...]
+    upload_manifest: UploadManifest
+    sources: tuple[SourceFile, ...]
     facts: ModelFacts
 
     def published(self, version: Version) -> Published:
@@ -67,32 +67,34 @@ class Collected:
         Raises:
             InvalidModel: It cannot be described.
         """
-        said = self.announcement
-        return Published(*stated(said.model, version, said.files, self.facts, said.metadata))
+        metadata_given = self.upload_manifest
+        return Published(
+            *stated(metadata_given.model, version, metadata_given.files, self.facts, metadata_given.metadata)
+        )
 
 
 def collect(request: PublishRequest, progress: Progress | None = None) -> Collected:
     """Finds the model's files and reads every byte of them for their digests.
 
     Raises:
-        InvalidModel: One is missing, or the ONNX file is none.
+        InvalidModel: One is missing, or the ONNX file is not valid.
         InvalidRequest: They cannot be those of a version.
     """
     home = request.source.parent
-    sources = [Source(MODEL_FILE, home, request.source.name, named=True)]
+    sources = [SourceFile(MODEL_FILE, home, request.source.name, named=True)]
     with _explained("the ONNX file"), open_outside(request.source):  # what is no file is never read
         facts = read_model(request.source)
     request.metadata.check_against(facts.signature)
-    sources += [Source(external.path, home, external.path, named=False) for external in facts.external]
+    sources += [SourceFile(external.path, home, external.path, named=False) for external in facts.external]
     sources += [
-        Source(f"{GOLDEN_DIRECTORY}/{case.name}", case.parent, case.name, named=True) for case in request.golden
+        SourceFile(f"{GOLDEN_DIRECTORY}/{case.name}", case.parent, case.name, named=True) for case in request.golden
     ]
     entries = tuple(_entry(source, progress) for source in sources)
-    announcement = Announcement(request.model, request.version, entries, request.metadata)
-    return Collected(announcement, tuple(sources), facts)
+    upload_manifest = UploadManifest(request.model, request.version, entries, request.metadata)
+    return Collected(upload_manifest, tuple(sources), facts)
 
 
-def _entry(source: Source, progress: Progress | None) -> FileEntry:
+def _entry(source: SourceFile, progress: Progress | None) -> FileEntry:
     with _explained(source.path), source.open() as file:
         size = os.fstat(file.fileno()).st_size
         entry = FileEntry(source.path, size, stream_digest(file, progress=progress, most=size))

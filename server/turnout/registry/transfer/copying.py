@@ -15,7 +15,7 @@ from semver import Version
 from turnout.errors import DigestMismatch, InvalidModel, InvalidRequest
 from turnout.registry.gates import Candidate, Gate, GateRefused, GateReport, run_gates
 from turnout.registry.gates.reports import attest_gates
-from turnout.registry.gates.version_history import Lineage
+from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import Progress, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE
 from turnout.registry.onnx.model import ModelFacts, read_model
@@ -70,7 +70,7 @@ def copy_version(
     home.mkdir(parents=True)
     _copy_files(source, published, home, progress)
     write_file(home / MANIFEST_FILE, canonical_bytes(published.manifest))
-    for name, data in _attested(source, published).items():
+    for name, data in _evidence_records(source, published).items():
         attestations.write(into, model, version, name, data)
     return published
 
@@ -98,7 +98,7 @@ def import_version(
 
     Raises:
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
-        AlreadyExists: The version number is taken.
+        AlreadyExistsError: The version number is taken.
         DigestMismatch: Its files are not those that its manifest names.
         ChangeRefused, Exhausted, Unavailable, ConfigError: As `turnout.registry.publishing.publish.publish`.
     """
@@ -113,25 +113,25 @@ def import_version(
             _copy_files(source, published, directory, progress)
             facts = read_model(directory / MODEL_FILE)
             _check_manifest(published, facts)
-            lineage = Lineage.of(repository, manifest.model, yanked())
+            history = VersionHistory.of(repository, manifest.model, yanked())
             candidate = Candidate(
-                directory, manifest, digest, facts, parent=lineage.parent(manifest.version), taken=lineage.taken
+                directory, manifest, digest, facts, parent=history.parent(manifest.version), taken=history.taken
             )
             report = run_gates(gates, candidate)
             if report.failure:
                 raise GateRefused(candidate, report)
             write_file(directory / MANIFEST_FILE, canonical_bytes(manifest))
-            _take_attested(repository, source, published)
+            _take_evidence_records(repository, source, published)
             created = commit(repository, candidate, yanked, recorded)
             if created:
                 attest_gates(repository, candidate, report)
             return PublishResult(manifest, digest, created, report)
 
 
-def _take_attested(repository: Repository, source: Repository, published: Published) -> None:
+def _take_evidence_records(repository: Repository, source: Repository, published: Published) -> None:
     """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
     manifest = published.manifest
-    for name, data in _attested(source, published).items():
+    for name, data in _evidence_records(source, published).items():
         known = name.startswith((PREFIX, IMPORTED))
         with suppress(OSError):  # the version can do without
             kept = name if known else f"{IMPORTED}{name}"
@@ -172,7 +172,7 @@ def _check_manifest(published: Published, facts: ModelFacts) -> None:
             raise InvalidModel(f"{entry.path} does not belong to the model: nothing in {MODEL_FILE} refers to it")
 
 
-def _attested(source: Repository, published: Published) -> Mapping[str, bytes]:
+def _evidence_records(source: Repository, published: Published) -> Mapping[str, bytes]:
     """Returns what is attested of a version, by file name; what is about another digest, or is no JSON, is left out."""
     manifest = published.manifest
     try:

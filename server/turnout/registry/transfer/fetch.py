@@ -26,7 +26,7 @@ class Piece:
     data: bytes
 
 
-class Reading:
+class VersionReader:
     """Reads a version's files in the manifest's order. Blocking; used by one caller at a time."""
 
     def __init__(self, directory: Path, manifest: Manifest, piece_bytes: int) -> None:

@@ -18,7 +18,7 @@ from turnout.registry.storage.files import seal, sync_directory, sync_tree, writ
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedVersion:
     """A version that was received whole.
 
     Attributes:
@@ -35,7 +35,7 @@ class Receiver:
 
     def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
         self._directory = directory
-        self._received = Received(manifest, digest)
+        self._received = ReceivedVersion(manifest, digest)
         self._file = 0
         self._offset = 0
         self._hash = hashlib.sha256()
@@ -72,7 +72,7 @@ class Receiver:
                 self._file, self._offset, self._hash = self._file + 1, 0, hashlib.sha256()
         self._skip_empty()
 
-    def finish(self) -> Received:
+    def finish(self) -> ReceivedVersion:
         """Returns what was received.
 
         Raises:
@@ -110,7 +110,7 @@ def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Versi
 
     Raises:
         InvalidRequest: There is something at `to`, or it cannot be written to.
-        DigestMismatch: The manifest is none, or that of something else.
+        DigestMismatch: The manifest is not valid, or that of something else.
     """
     try:
         read = read_canonical(manifest)

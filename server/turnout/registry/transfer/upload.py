@@ -12,7 +12,7 @@ from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.model import ReadModel
 from turnout.registry.publishing.publish import PublishRequest
 from turnout.registry.storage.files import storage_errors
-from turnout.registry.transfer.upload_manifest import Announcement
+from turnout.registry.transfer.upload_manifest import UploadManifest
 
 CHUNK = 1 << 20
 """Bytes that one piece may have."""
@@ -29,7 +29,7 @@ class Upload:
     """An upload that is open. Whoever changes it has claimed it.
 
     Attributes:
-        announcement: What is to come.
+        upload_manifest: What is to come.
         directory: Where it comes to, out of sight.
         files: What is there of each file, in the announcement's order.
         stack: Closing it throws the directory away.
@@ -38,7 +38,7 @@ class Upload:
     """
 
     id: str
-    announcement: Announcement
+    upload_manifest: UploadManifest
     directory: Path
     files: list[_File]
     stack: ExitStack
@@ -46,12 +46,12 @@ class Upload:
     busy: str = ""
 
     @classmethod
-    def begun(cls, announcement: Announcement, directory: Path, stack: ExitStack, now: float) -> Self:
+    def begun(cls, upload_manifest: UploadManifest, directory: Path, stack: ExitStack, now: float) -> Self:
         """Returns an upload of which nothing is there but its empty files."""
-        for entry in announcement.files:
+        for entry in upload_manifest.files:
             if not entry.size:
                 _put(directory / entry.path, 0, b"")
-        return cls(uuid4().hex, announcement, directory, [_File() for _ in announcement.files], stack, now)
+        return cls(uuid4().hex, upload_manifest, directory, [_File() for _ in upload_manifest.files], stack, now)
 
     @property
     def received(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ class Upload:
             InvalidRequest: It does not follow what is there, or completes a file that is not the announced one.
             Exhausted: The disk is full.
         """
-        entries = self.announcement.files
+        entries = self.upload_manifest.files
         if file >= len(entries):
             raise InvalidRequest.at("chunk.file", f"expected 0 to {len(entries) - 1}, got {file}")
         if not 0 < len(data) <= CHUNK:
@@ -90,7 +90,7 @@ class Upload:
         Raises:
             ChangeRefused: It is not.
         """
-        for state, entry in zip(self.files, self.announcement.files, strict=True):
+        for state, entry in zip(self.files, self.upload_manifest.files, strict=True):
             if state.received < entry.size:
                 raise ChangeRefused(
                     f"{entry.path[:128]} is not complete: {state.received} of {entry.size} bytes were received"
@@ -106,8 +106,8 @@ class Upload:
             InvalidModel: They are not.
         """
         facts = read(self.directory / MODEL_FILE)
-        belonging = {MODEL_FILE, *(file.path for file in facts.external), *self.announcement.golden}
-        announced = {file.path for file in self.announcement.files}
+        belonging = {MODEL_FILE, *(file.path for file in facts.external), *self.upload_manifest.golden}
+        announced = {file.path for file in self.upload_manifest.files}
         if extra := sorted(announced - belonging):
             raise InvalidModel(f"{extra[0][:128]} does not belong to the model: nothing in {MODEL_FILE} refers to it")
         if missing := sorted(belonging - announced):
@@ -116,11 +116,11 @@ class Upload:
     def request(self) -> PublishRequest:
         """Returns what publishes it, once it is complete."""
         return PublishRequest(
-            self.announcement.model,
-            self.announcement.version,
+            self.upload_manifest.model,
+            self.upload_manifest.version,
             self.directory / MODEL_FILE,
-            metadata=self.announcement.metadata,
-            golden=tuple(self.directory / path for path in self.announcement.golden),
+            metadata=self.upload_manifest.metadata,
+            golden=tuple(self.directory / path for path in self.upload_manifest.golden),
         )
 
 

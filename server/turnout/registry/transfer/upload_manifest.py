@@ -43,7 +43,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class UploadManifest:
     """A version that is going to be uploaded.
 
     Attributes:
@@ -129,7 +129,7 @@ def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, .
     """Reads announced paths, sizes and digests.
 
     Raises:
-        InvalidRequest: One is none.
+        InvalidRequest: One is not valid.
     """
     entries = []
     for index, (path, size, digest) in enumerate(files):

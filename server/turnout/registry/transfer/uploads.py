@@ -18,28 +18,28 @@ from typing import Protocol
 from semver import Version
 
 from turnout.errors import (
-    AlreadyExists,
+    AlreadyExistsError,
     DigestMismatch,
     Exhausted,
     InvalidRequest,
     ModelNotFound,
-    NotFound,
-    Unavailable,
+    NotFoundError,
+    UnavailableError,
     VersionNotFound,
 )
 from turnout.registry.gates import GateReport
-from turnout.registry.gates.version_history import Lineage
+from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.model import ReadModel
 from turnout.registry.publishing.commit import check_number, is_published
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
-from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.registry.storage.files import storage_errors
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 from turnout.registry.transfer.upload import Upload
-from turnout.registry.transfer.upload_manifest import Announcement, Bounds
+from turnout.registry.transfer.upload_manifest import Bounds, UploadManifest
 
 _BUSY_SECONDS = 1.0
 _COPIES = 2
@@ -49,7 +49,7 @@ _COPIES = 2
 class Publishes(Protocol):
     """Publishes what lies in a directory."""
 
-    def publish(self, request: PublishRequest, how: Publication) -> PublishResult:
+    def publish(self, request: PublishRequest, how: PublishOptions) -> PublishResult:
         """Publishes it; raises as `turnout.registry.publishing.publish.publish`."""
 
     def describe(self, request: PublishRequest) -> PublishResult:
@@ -64,7 +64,7 @@ Yanked = Callable[[str], Sequence[Version]]
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class UploadStatus:
     """What became of an announcement.
 
     Attributes:
@@ -113,47 +113,47 @@ class Uploads:
         self._uploads: dict[str, Upload] = {}
         self._by_key: dict[str, str] = {}
 
-    def begin(self, announcement: Announcement) -> Begun:
+    def begin(self, upload_manifest: UploadManifest) -> UploadStatus:
         """Opens an upload, or finds it again, or finds that nothing has to be uploaded.
 
         Raises:
             ChangeRefused: The repository is mounted read-only.
             InvalidRequest: A bound is passed.
-            AlreadyExists: The version number is taken.
+            AlreadyExistsError: The version number is taken.
             DigestMismatch: The same version exists, and its bytes changed.
             Exhausted: As many uploads are open as may be, or the disk has no room.
             ConfigError: The repository cannot be written to.
         """
         self._repository.check_writable()
-        announcement.check_bounds(self._bounds)
-        yanked = self._yanked(announcement.model)
-        if announcement.version is not None:
-            check_number(self._repository, announcement.model, announcement.version, yanked)
-        if existing := self._existing(announcement, yanked):
-            return Begun("", (), existing)
+        upload_manifest.check_bounds(self._bounds)
+        yanked = self._yanked(upload_manifest.model)
+        if upload_manifest.version is not None:
+            check_number(self._repository, upload_manifest.model, upload_manifest.version, yanked)
+        if existing := self._existing(upload_manifest, yanked):
+            return UploadStatus("", (), existing)
         self.expire()
-        key = announcement.key
+        key = upload_manifest.key
         with self._lock:
             if (known := self._by_key.get(key)) is not None:
                 upload = self._uploads[known]
                 upload.touched = self._clock()
-                return Begun(upload.id, upload.received)
+                return UploadStatus(upload.id, upload.received)
             if len(self._uploads) >= self._max_uploads:
                 raise Exhausted(
                     f"{self._max_uploads} uploads are open, which is as many as may be", retry_after=_BUSY_SECONDS
                 )
-            upload = self._open(announcement)
+            upload = self._open(upload_manifest)
             self._uploads[upload.id] = upload
             self._by_key[key] = upload.id
-            return Begun(upload.id, upload.received)
+            return UploadStatus(upload.id, upload.received)
 
     @contextmanager
     def writing(self, upload_id: str) -> Iterator[None]:
         """Reserves an upload for one writer.
 
         Raises:
-            NotFound: There is no such upload.
-            Unavailable: It has a writer, or is being published.
+            NotFoundError: There is no such upload.
+            UnavailableError: It has a writer, or is being published.
         """
         upload = self._claim(upload_id, "another stream writes to it")
         try:
@@ -166,7 +166,7 @@ class Uploads:
 
         Raises:
             InvalidRequest: It does not follow what is there, or completes a file that is not the announced one.
-            NotFound: There is no such upload any more.
+            NotFoundError: There is no such upload any more.
             Exhausted: The disk is full.
         """
         self._find(upload_id).write(file, offset, data, self._clock())
@@ -174,13 +174,13 @@ class Uploads:
     def model_of(self, upload_id: str) -> str | None:
         """Returns the model that an upload is of; None if there is no such upload."""
         upload = self._uploads.get(upload_id)
-        return None if upload is None else upload.announcement.model
+        return None if upload is None else upload.upload_manifest.model
 
     def received(self, upload_id: str) -> tuple[int, ...]:
         """Returns the bytes that are there of each file.
 
         Raises:
-            NotFound: There is no such upload.
+            NotFoundError: There is no such upload.
         """
         return self._find(upload_id).received
 
@@ -193,7 +193,7 @@ class Uploads:
         with self._complete(upload_id, "it is being described") as upload:
             return self._publisher.describe(upload.request())
 
-    def publish(self, upload_id: str, how: Publication) -> PublishResult:
+    def publish(self, upload_id: str, how: PublishOptions) -> PublishResult:
         """Publishes a complete upload, and throws it away, unless trying again may help.
 
         Args:
@@ -218,9 +218,9 @@ class Uploads:
         try:
             upload.check_complete()
             try:
-                upload.check_belonging(self._publisher.reader(upload.announcement.model))
+                upload.check_belonging(self._publisher.reader(upload.upload_manifest.model))
                 yield upload
-            except (InvalidRequest, AlreadyExists, DigestMismatch):
+            except (InvalidRequest, AlreadyExistsError, DigestMismatch):
                 self._close(upload)
                 raise
         finally:
@@ -230,8 +230,8 @@ class Uploads:
         """Throws an upload away.
 
         Raises:
-            NotFound: There is none.
-            Unavailable: Something goes on with it.
+            NotFoundError: It does not exist.
+            UnavailableError: Something goes on with it.
         """
         self._close(self._claim(upload_id, "it is being thrown away"))
 
@@ -253,47 +253,47 @@ class Uploads:
         for upload in uploads:
             self._close(upload)
 
-    def _existing(self, announcement: Announcement, yanked: Sequence[Version]) -> PublishResult | None:
+    def _existing(self, upload_manifest: UploadManifest, yanked: Sequence[Version]) -> PublishResult | None:
         """Returns the version if it exists with exactly what is announced; where none is named, if the highest does.
 
         Raises:
-            AlreadyExists: It exists with other content.
+            AlreadyExistsError: It exists with other content.
         """
-        if announcement.version is None:
+        if upload_manifest.version is None:
             with storage_errors():
-                highest = Lineage.of(self._repository, announcement.model, yanked).highest
-            if highest is None or _offered(announcement, highest.manifest)[1] != highest.digest:
+                highest = VersionHistory.of(self._repository, upload_manifest.model, yanked).highest
+            if highest is None or _offered(upload_manifest, highest.manifest)[1] != highest.digest:
                 return None
             found = highest.manifest
         else:
             try:
-                found = self._repository.find(announcement.model, announcement.version).manifest
+                found = self._repository.find(upload_manifest.model, upload_manifest.version).manifest
             except (ModelNotFound, VersionNotFound):
                 return None
             except DigestMismatch as error:
-                raise AlreadyExists(f"a version that cannot be read stands there: {error.message}") from error
-        offered, digest = _offered(announcement, found)
+                raise AlreadyExistsError(f"a version that cannot be read stands there: {error.message}") from error
+        offered, digest = _offered(upload_manifest, found)
         assert is_published(self._repository, offered, digest), "it was found a moment ago"
         return PublishResult(found, digest, created=False, report=GateReport())
 
-    def _open(self, announcement: Announcement) -> Upload:
+    def _open(self, upload_manifest: UploadManifest) -> Upload:
         with storage_errors(), ExitStack() as stack:
             directory = stack.enter_context(staged(self._repository.root))
-            if shutil.disk_usage(directory).free < _COPIES * announcement.size:
-                raise Exhausted(f"the repository has no room for {announcement.size} bytes twice")
-            return Upload.begun(announcement, directory, stack.pop_all(), self._clock())
+            if shutil.disk_usage(directory).free < _COPIES * upload_manifest.size:
+                raise Exhausted(f"the repository has no room for {upload_manifest.size} bytes twice")
+            return Upload.begun(upload_manifest, directory, stack.pop_all(), self._clock())
 
     def _find(self, upload_id: str) -> Upload:
         upload = self._uploads.get(upload_id)
         if upload is None:
-            raise NotFound("there is no such upload; begin again")
+            raise NotFoundError("there is no such upload; begin again")
         return upload
 
     def _claim(self, upload_id: str, what: str) -> Upload:
         with self._lock:
             upload = self._find(upload_id)
             if upload.busy:
-                raise Unavailable(f"the upload is taken: {upload.busy}", retry_after=_BUSY_SECONDS)
+                raise UnavailableError(f"the upload is taken: {upload.busy}", retry_after=_BUSY_SECONDS)
             upload.busy = what
             return upload
 
@@ -305,13 +305,13 @@ class Uploads:
     def _close(self, upload: Upload) -> None:
         with self._lock:
             self._uploads.pop(upload.id, None)
-            self._by_key.pop(upload.announcement.key, None)
+            self._by_key.pop(upload.upload_manifest.key, None)
         upload.stack.close()
 
 
-def _offered(announcement: Announcement, found: Manifest) -> tuple[Manifest, str]:
+def _offered(upload_manifest: UploadManifest, found: Manifest) -> tuple[Manifest, str]:
     """Returns what the manifest of a published version would be, and its digest, were it that of what is announced."""
     # What a manifest says beyond this is read from the ONNX file, so the same files say the same.
-    offered = announcement.metadata.applied_to(found)
-    offered = replace(offered, files=tuple(sorted(announcement.files, key=lambda entry: entry.path)))
+    offered = upload_manifest.metadata.applied_to(found)
+    offered = replace(offered, files=tuple(sorted(upload_manifest.files, key=lambda entry: entry.path)))
     return offered, manifest_digest(offered)

@@ -24,7 +24,7 @@ def parse_config(data: bytes) -> tuple[ModelConfig, str]:
         What it says, and the first field in it that nobody here knows, as `NAME (line N)`; "" where all are known.
 
     Raises:
-        InvalidModel: It is too large, or is none.
+        InvalidModel: It is too large, or is not valid.
     """
     if len(data) > MAX_CONFIG_BYTES:
         raise InvalidModel(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from turnout.errors import InvalidModel
-from turnout.registry.manifest.manifest import MODEL_FILE, Batching
+from turnout.registry.manifest.manifest import MODEL_FILE, BatchingDeclaration
 from turnout_proto.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 _PLATFORMS = ("onnxruntime_onnx", "")
@@ -37,7 +37,7 @@ _LEFT_OUT = {
 _GROUP_LEFT_OUT = ("profile", "rate_limiter", "passive", "secondary_devices", "host_policy")
 
 
-class Fate(StrEnum):
+class FieldOutcome(StrEnum):
     """What became of a field."""
 
     TAKEN = "taken"
@@ -50,17 +50,17 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MappedField:
     """What was done with one field.
 
     Attributes:
         path: The field's, with dots.
-        fate: What became of it.
+        outcome: What became of it.
         note: What it is now, or why it is nothing.
     """
 
     path: str
-    fate: Fate
+    outcome: FieldOutcome
     note: str
 
 
@@ -78,15 +78,15 @@ class Mapped:
     """
 
     file: str = MODEL_FILE
-    batching: Batching | None = None
+    batching: BatchingDeclaration | None = None
     label_files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rows: tuple[Row, ...] = ()
+    rows: tuple[MappedField, ...] = ()
 
     @property
     def refusal(self) -> str:
         """Why the model cannot be taken; "" where it can."""
-        return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.fate is Fate.REFUSED)
+        return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.outcome is FieldOutcome.REFUSED)
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
@@ -102,7 +102,9 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
     """
     if config.name not in ("", name):
         raise InvalidModel(f"config.pbtxt is that of {config.name!r}, and stands in the directory of {name!r}")
-    rows: list[Row] = [Row(unknown, Fate.LEFT_OUT, "this release does not know it")] if unknown else []
+    rows: list[MappedField] = (
+        [MappedField(unknown, FieldOutcome.LEFT_OUT, "this release does not know it")] if unknown else []
+    )
     settings: dict[str, dict[str, Any]] = {}
     rows += _identity(config)
     batching = _batching(config, rows)
@@ -116,7 +118,7 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
     return Mapped(config.default_model_filename or MODEL_FILE, batching, labels, settings, tuple(rows))
 
 
-def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Sequence[int], Row]:
+def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Sequence[int], MappedField]:
     """Returns which versions of a model Triton serves by its version policy, ascending, and what that is here.
 
     Args:
@@ -126,69 +128,71 @@ def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Seque
     ordered, policy = sorted(numbers), config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
-            served, said = ordered, "all"
+            served, message = ordered, "all"
         case "specific":
-            served, said = [n for n in ordered if n in policy.specific.versions], "specific"
+            served, message = [n for n in ordered if n in policy.specific.versions], "specific"
         case choice:
             latest = policy.latest.num_versions or 1
-            served, said = ordered[-latest:], f"latest {latest}{'' if choice else ', the default'}"
+            served, message = ordered[-latest:], f"latest {latest}{'' if choice else ', the default'}"
     released = ", ".join(f"{number}.0.0" for number in served) or "none"
     others = "; the others are candidates" if len(served) < len(ordered) else ""
-    return served, Row("version_policy", Fate.TAKEN, f"{said}: released are {released}{others}")
+    return served, MappedField("version_policy", FieldOutcome.TAKEN, f"{message}: released are {released}{others}")
 
 
-def _identity(config: ModelConfig) -> Iterator[Row]:
+def _identity(config: ModelConfig) -> Iterator[MappedField]:
     if config.name:
-        yield Row("name", Fate.TAKEN, "the model's name")
+        yield MappedField("name", FieldOutcome.TAKEN, "the model's name")
     for path, value, known in (("platform", config.platform, _PLATFORMS), ("backend", config.backend, _BACKENDS)):
         if value and value in known:
-            yield Row(path, Fate.TAKEN, "ONNX Runtime")
+            yield MappedField(path, FieldOutcome.TAKEN, "ONNX Runtime")
         elif value:
-            yield Row(path, Fate.REFUSED, f"{value[:64]} is not served here, expected {known[0]}")
+            yield MappedField(path, FieldOutcome.REFUSED, f"{value[:64]} is not served here, expected {known[0]}")
     if config.default_model_filename:
-        yield Row("default_model_filename", Fate.TAKEN, f"published as {MODEL_FILE}")
+        yield MappedField("default_model_filename", FieldOutcome.TAKEN, f"published as {MODEL_FILE}")
 
 
-def _batching(config: ModelConfig, rows: list[Row]) -> Batching | None:
+def _batching(config: ModelConfig, rows: list[MappedField]) -> BatchingDeclaration | None:
     most = config.max_batch_size
     if most < 0:
         raise InvalidModel(f"max_batch_size is {most}")
     if most == 0:
         return None
     if most == 1:
-        rows.append(Row("max_batch_size", Fate.TAKEN, "requests are not put together"))
-        return Batching(enabled=False)
+        rows.append(MappedField("max_batch_size", FieldOutcome.TAKEN, "requests are not put together"))
+        return BatchingDeclaration(enabled=False)
     rows.append(
-        Row("max_batch_size", Fate.TAKEN, f"batches of at most {most} rows, where they are proved right and pay")
+        MappedField(
+            "max_batch_size", FieldOutcome.TAKEN, f"batches of at most {most} rows, where they are proved right and pay"
+        )
     )
-    return Batching(max_rows=most)
+    return BatchingDeclaration(max_rows=most)
 
 
-def _tensors(config: ModelConfig, rows: list[Row]) -> Mapping[str, tuple[str, int]]:
+def _tensors(config: ModelConfig, rows: list[MappedField]) -> Mapping[str, tuple[str, int]]:
     labels: dict[str, tuple[str, int]] = {}
     for side, tensors in (("input", config.input), ("output", config.output)):
         if tensors:
-            rows.append(Row(side, Fate.TAKEN, "names, types and shapes are those of the ONNX file"))
+            rows.append(MappedField(side, FieldOutcome.TAKEN, "names, types and shapes are those of the ONNX file"))
         for tensor in tensors:
             where = f"{side}.{tensor.name}"
             for name in ("reshape", "is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io", "format"):
                 if any(one.name == name for one, _ in tensor.ListFields()):
                     note = "clients send and get the ONNX file's own shape" if name == "reshape" else "not used"
-                    rows.append(Row(f"{where}.{name}", Fate.LEFT_OUT, note))
+                    rows.append(MappedField(f"{where}.{name}", FieldOutcome.LEFT_OUT, note))
     for output in config.output:
         if output.label_filename:
             labels[output.name] = output.label_filename, max(output.dims[-1] if output.dims else 0, 0)
     return labels
 
 
-def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[Row]) -> None:
-    said = config.dynamic_batching
-    rows.append(Row("dynamic_batching", Fate.TAKEN, "on by default, where it is proved right and pays"))
-    if said.max_queue_delay_microseconds:
-        milliseconds = said.max_queue_delay_microseconds / 1000
+def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[MappedField]) -> None:
+    message = config.dynamic_batching
+    rows.append(MappedField("dynamic_batching", FieldOutcome.TAKEN, "on by default, where it is proved right and pays"))
+    if message.max_queue_delay_microseconds:
+        milliseconds = message.max_queue_delay_microseconds / 1000
         settings.setdefault("batching", {})["max_delay_ms"] = milliseconds
         _setting(rows, "dynamic_batching.max_queue_delay_microseconds", f"batching.max_delay_ms = {milliseconds:g}")
-    if (most := said.default_queue_policy.max_queue_size) > 0:
+    if (most := message.default_queue_policy.max_queue_size) > 0:
         settings.setdefault("limits", {})["max_queue_requests"] = most
         _setting(rows, "dynamic_batching.default_queue_policy.max_queue_size", f"limits.max_queue_requests = {most}")
     notes = {
@@ -198,17 +202,17 @@ def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], 
         "default_priority_level": "requests of a version wait in one queue",
         "priority_queue_policy": "requests of a version wait in one queue",
     }
-    for one, _ in said.ListFields():
+    for one, _ in message.ListFields():
         if one.name in notes:
-            rows.append(Row(f"dynamic_batching.{one.name}", Fate.LEFT_OUT, notes[one.name]))
-    for one, _ in said.default_queue_policy.ListFields():
+            rows.append(MappedField(f"dynamic_batching.{one.name}", FieldOutcome.LEFT_OUT, notes[one.name]))
+    for one, _ in message.default_queue_policy.ListFields():
         if one.name != "max_queue_size":
             path = f"dynamic_batching.default_queue_policy.{one.name}"
-            rows.append(Row(path, Fate.LEFT_OUT, "a request waits until its own deadline"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, "a request waits until its own deadline"))
 
 
 def _instance_groups(
-    groups: Sequence[ModelInstanceGroup], settings: dict[str, dict[str, Any]], rows: list[Row]
+    groups: Sequence[ModelInstanceGroup], settings: dict[str, dict[str, Any]], rows: list[MappedField]
 ) -> None:
     runtime = settings.setdefault("runtime", {})
     kinds = {group.kind for group in groups}
@@ -217,54 +221,64 @@ def _instance_groups(
         runtime["providers"] = ["cpu"]
         _setting(rows, "instance_group.kind", 'runtime.providers = ["cpu"]')
     else:
-        rows.append(Row("instance_group.kind", Fate.TAKEN, "a GPU is used where there is one"))
+        rows.append(MappedField("instance_group.kind", FieldOutcome.TAKEN, "a GPU is used where there is one"))
     counted = [max(group.count, 1) for group in groups if on_cpu or group.kind != ModelInstanceGroup.KIND_CPU]
     if any(group.count for group in groups):
         if not on_cpu and ModelInstanceGroup.KIND_CPU in kinds:
-            rows.append(Row("instance_group", Fate.LEFT_OUT, "a version runs on GPUs or on the CPU, not on both"))
+            rows.append(
+                MappedField(
+                    "instance_group", FieldOutcome.LEFT_OUT, "a version runs on GPUs or on the CPU, not on both"
+                )
+            )
         runtime |= {"runners": sum(counted), "intra_op_threads": 0}
         note = f"runtime.runners = {sum(counted)}, runtime.intra_op_threads = 0: an instance of Triton uses all cores"
         _setting(rows, "instance_group.count", note)
     if gpus := sorted({gpu for group in groups for gpu in group.gpus}):
         runtime["device_ids"] = gpus
         _setting(rows, "instance_group.gpus", f"runtime.device_ids = {gpus}")
-    said = {one.name for group in groups for one, _ in group.ListFields()}
-    rows += [Row(f"instance_group.{name}", Fate.LEFT_OUT, "not used") for name in _GROUP_LEFT_OUT if name in said]
+    message = {one.name for group in groups for one, _ in group.ListFields()}
+    rows += [
+        MappedField(f"instance_group.{name}", FieldOutcome.LEFT_OUT, "not used")
+        for name in _GROUP_LEFT_OUT
+        if name in message
+    ]
     if not runtime:
         del settings["runtime"]
 
 
-def _parameters(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[Row]) -> None:
+def _parameters(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[MappedField]) -> None:
     for key in sorted(config.parameters):
         value, path = config.parameters[key].string_value, f"parameters.{key[:64]}"
         if key == "intra_op_thread_count" and value.isascii() and value.isdigit() and len(value) < 5:
             settings.setdefault("runtime", {})["intra_op_threads"] = int(value)
             _setting(rows, path, f"runtime.intra_op_threads = {int(value)}")
         else:
-            rows.append(Row(path, Fate.LEFT_OUT, "not a setting here"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, "not a setting here"))
 
 
-def _the_rest(config: ModelConfig) -> Iterator[Row]:
+def _the_rest(config: ModelConfig) -> Iterator[MappedField]:
     for one, value in config.ListFields():
         if note := _REFUSED.get(one.name):
-            yield Row(one.name, Fate.REFUSED, note)
+            yield MappedField(one.name, FieldOutcome.REFUSED, note)
         elif note := _LEFT_OUT.get(one.name):
-            yield Row(one.name, Fate.LEFT_OUT, note)
+            yield MappedField(one.name, FieldOutcome.LEFT_OUT, note)
         elif one.name == "response_cache" and value.enable:
-            yield Row("response_cache", Fate.LEFT_OUT, "every request is computed")
+            yield MappedField("response_cache", FieldOutcome.LEFT_OUT, "every request is computed")
         elif one.name == "model_transaction_policy" and value.decoupled:
-            yield Row("model_transaction_policy.decoupled", Fate.REFUSED, "each request has one answer here")
+            yield MappedField(
+                "model_transaction_policy.decoupled", FieldOutcome.REFUSED, "each request has one answer here"
+            )
 
 
-def _setting(rows: list[Row], path: str, note: str) -> None:
-    rows.append(Row(path, Fate.SETTING, note))
+def _setting(rows: list[MappedField], path: str, note: str) -> None:
+    rows.append(MappedField(path, FieldOutcome.SETTING, note))
 
 
 Read = Callable[[str], bytes]
 """Reads a file of the model's directory; raises OSError or ValueError where that cannot be."""
 
 
-def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[Row]]:
+def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[MappedField]]:
     """Reads the files of labels.
 
     Args:
@@ -275,23 +289,25 @@ def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]]
         The labels by output, and what was done with each file. Labels that cannot be the version's are left out.
     """
     labels: dict[str, tuple[str, ...]] = {}
-    rows: list[Row] = []
+    rows: list[MappedField] = []
     for output, (file, classes) in mapped.label_files.items():
         path = f"output.{output}.label_filename"
         try:
             lines = read(file).decode().rstrip("\n").split("\n")
         except UnicodeDecodeError:
-            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} is no UTF-8"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} is no UTF-8"))
             continue
         except (OSError, ValueError) as error:
-            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} {error}"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} {error}"))
             continue
         found = tuple(line.rstrip("\r") for line in lines)
         if len(set(found)) < len(found):
-            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} names a class twice"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} names a class twice"))
         elif classes not in (0, len(found)):
-            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} has {len(found)} labels for {classes} classes"))
+            rows.append(
+                MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} has {len(found)} labels for {classes} classes")
+            )
         else:
             labels[output] = found
-            rows.append(Row(path, Fate.TAKEN, f"{len(found)} labels of the version"))
+            rows.append(MappedField(path, FieldOutcome.TAKEN, f"{len(found)} labels of the version"))
     return labels, rows

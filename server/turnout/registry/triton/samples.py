@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
 from turnout.registry.storage.files import explain, open_inside
-from turnout.registry.triton.mapping import Fate, Row
+from turnout.registry.triton.mapping import FieldOutcome, MappedField
 from turnout.registry.triton.tree import WARM_UP_DIRECTORY, TritonModel
 from turnout_proto.triton import model_config_pb2 as pb
 
@@ -36,7 +36,7 @@ _TYPES: Mapping[int, Any] = {
 }
 
 
-def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...], Sequence[Row]]:
+def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...], Sequence[MappedField]]:
     """Writes a golden case, of inputs alone, for each sample of `model_warmup`.
 
     Args:
@@ -47,22 +47,24 @@ def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...]
         The files, and what was done with each sample: one that cannot be read is left out, with the reason.
     """
     files: list[Path] = []
-    rows: list[Row] = []
+    rows: list[MappedField] = []
     for number, sample in enumerate(model.warm_up):
         path = f"model_warmup.{sample.name or number}"
         if number >= MAX_SAMPLES:
-            rows.append(Row(path, Fate.LEFT_OUT, f"at most {MAX_SAMPLES} samples are taken"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"at most {MAX_SAMPLES} samples are taken"))
             break
         file = directory / f"warmup-{number}.npz"
         try:
             arrays = dict(_inputs(model, sample))
         except InvalidModel as error:
-            rows.append(Row(path, Fate.LEFT_OUT, error.message))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, error.message))
             continue
         named: dict[str, Any] = {f"inputs/{name}": array for name, array in arrays.items()}
         np.savez(file, **named)
         files.append(file)
-        rows.append(Row(path, Fate.TAKEN, f"golden case {file.name}, which versions are warmed up with"))
+        rows.append(
+            MappedField(path, FieldOutcome.TAKEN, f"golden case {file.name}, which versions are warmed up with")
+        )
     return tuple(files), rows
 
 
@@ -71,30 +73,30 @@ def _inputs(model: TritonModel, sample: pb.ModelWarmup) -> Iterator[tuple[str, N
     if not sample.inputs:
         raise InvalidModel("has no inputs")
     for name in sorted(sample.inputs):
-        said = sample.inputs[name]
+        spec = sample.inputs[name]
         lead = (max(sample.batch_size, 1),) if model.rows_per_request > 0 else ()
-        shape = (*lead, *said.dims)
+        shape = (*lead, *spec.dims)
         if any(size < 0 for size in shape):
             raise InvalidModel(f"{name} has a dimension of {min(shape)}")
-        text = said.data_type == pb.TYPE_STRING
-        if not text and said.data_type not in _TYPES:
+        text = spec.data_type == pb.TYPE_STRING
+        if not text and spec.data_type not in _TYPES:
             raise InvalidModel(f"{name} has no data_type, or one that a golden case cannot hold")
         count = math.prod(shape)
-        left -= count * (8 if text else np.dtype(_TYPES[said.data_type]).itemsize)
+        left -= count * (8 if text else np.dtype(_TYPES[spec.data_type]).itemsize)
         if left < 0 or len(shape) > 32:
             raise InvalidModel(f"it takes more than {MAX_SAMPLE_BYTES} bytes")
-        yield name, _array(model, name, said, count).reshape(shape)
+        yield name, _array(model, name, spec, count).reshape(shape)
 
 
-def _array(model: TritonModel, name: str, said: pb.ModelWarmup.Input, count: int) -> NDArray[Any]:
-    kind = said.WhichOneof("input_data_type")
-    text = said.data_type == pb.TYPE_STRING
+def _array(model: TritonModel, name: str, spec: pb.ModelWarmup.Input, count: int) -> NDArray[Any]:
+    kind = spec.WhichOneof("input_data_type")
+    text = spec.data_type == pb.TYPE_STRING
     if kind == "input_data_file":
-        data = _read(model, said.input_data_file)
-        return _texts(name, data, count) if text else _numbers(name, data, np.dtype(_TYPES[said.data_type]), count)
+        data = _read(model, spec.input_data_file)
+        return _texts(name, data, count) if text else _numbers(name, data, np.dtype(_TYPES[spec.data_type]), count)
     if text:
         return np.full(count, "", dtype="U1")
-    dtype = np.dtype(_TYPES[said.data_type])
+    dtype = np.dtype(_TYPES[spec.data_type])
     if kind == "random_data" and dtype.kind == "f":
         # The same each time, so that an import that is repeated makes the same version.
         return np.random.default_rng(zlib.crc32(name.encode())).random(count, np.float32).astype(dtype)

@@ -14,7 +14,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 def as_toml(models: Mapping[str, Settings]) -> str:
-    """Returns the settings of models, by name, as TOML; "" where there are none."""
+    """Returns the settings of models, by name, as TOML; "" if there are none."""
     blocks: list[str] = []
     for name, tables in models.items():
         key = name if _BARE.fullmatch(name) else json.dumps(name)

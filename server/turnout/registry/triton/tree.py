@@ -19,7 +19,7 @@ from turnout.registry.manifest.names import model_name_fault, version_number
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage.files import explain, open_inside, read_small
 from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import Mapped, Row, labels_of, map_config, served_numbers
+from turnout.registry.triton.mapping import Mapped, MappedField, labels_of, map_config, served_numbers
 from turnout.registry.triton.settings import Settings
 from turnout_proto.triton.model_config_pb2 import ModelWarmup
 
@@ -56,7 +56,7 @@ class TritonModel:
     warm_up: Sequence[ModelWarmup] = ()
     rows_per_request: int = 0
     load: str = ""
-    rows: Sequence[Row] = ()
+    rows: Sequence[MappedField] = ()
     faults: Mapping[int, str] = field(default_factory=dict)
     fault: str = ""
 

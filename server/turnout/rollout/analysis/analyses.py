@@ -13,8 +13,8 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Probe
-from turnout.config import Rollout as RolloutSettings
-from turnout.errors import InvalidRequest, NotFound, Violation
+from turnout.config import RolloutSettings as RolloutSettings
+from turnout.errors import FieldViolation, InvalidRequest, NotFoundError
 from turnout.rollout.analysis.confirm_webhook import ConfirmWebhook
 from turnout.rollout.analysis.prober import ProbeAnswer, ProbeContext, Prober
 from turnout.rollout.clock import Clock
@@ -46,7 +46,7 @@ class _Questions:
     Attributes:
         stage: Of the rollout that probes were asked in last.
         due: By probe, when it is asked next, by the monotonic clock.
-        confirm: Step that the webhook is asked about; None for none.
+        confirm: Step that the webhook is asked about; None if unset.
         confirm_due, tries: When it is asked next, and how often it was.
         tasks: Under way, by probe; "" is the webhook.
         measurements, answer: Not taken yet.
@@ -111,10 +111,10 @@ class Analyses:
         """A webhook confirms steps."""
         return self._webhook is not None
 
-    def violations(self, plan: Plan) -> list[Violation]:
+    def violations(self, plan: Plan) -> list[FieldViolation]:
         """Returns the names in a plan that no probe has."""
         return [
-            Violation(field, _unknown(name, self._probers))
+            FieldViolation(field, _unknown(name, self._probers))
             for field, name in plan.probe_fields
             if name not in self._probers
         ]
@@ -144,10 +144,10 @@ class Analyses:
         """Asks a probe once, by hand: it counts for no rollout.
 
         Raises:
-            NotFound: There is no such probe.
+            NotFoundError: There is no such probe.
         """
         if (prober := self._probers.get(name)) is None:
-            raise NotFound(_unknown(name, self._probers))
+            raise NotFoundError(_unknown(name, self._probers))
         return await prober.ask(context)
 
     def take(self, rollout: Rollout) -> Analysis:

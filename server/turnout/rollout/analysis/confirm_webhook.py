@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from turnout.config import Rollout as RolloutSettings
-from turnout.errors import Unavailable
+from turnout.config import RolloutSettings as RolloutSettings
+from turnout.errors import UnavailableError
 from turnout.rollout.analysis.http import HttpEndpoint
 from turnout.rollout.analysis.prober import printable
 from turnout.rollout.machine.analysis_verdict import ConfirmAnswer
@@ -45,7 +45,7 @@ class ConfirmWebhook:
         secrets = [self._secret] if self._secret else []
         try:
             answer = await self._endpoint.ask("POST", self._url, headers, body)
-        except Unavailable as error:
+        except UnavailableError as error:
             return ConfirmAnswer(step, Reply.WAITING, printable(error.message, secrets, LONGEST_REASON))
         reply, reason = reply_of(answer.status, _read(answer.body))
         return ConfirmAnswer(step, reply, printable(reason, secrets, LONGEST_REASON))

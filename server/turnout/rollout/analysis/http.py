@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 
-from turnout.errors import ConfigError, Unavailable
+from turnout.errors import ConfigError, UnavailableError
 from turnout.outbound import HttpAnswer, system_authorities
 
 MOST_BYTES = 256 * 1024
@@ -50,10 +50,10 @@ class HttpEndpoint:
             method: GET or POST.
             url: The whole URL.
             headers: Sent along.
-            content: The body; None for none.
+            content: The body; None if unset.
 
         Raises:
-            Unavailable: It does not answer, or not within the bounds; the message says why, and names no URL.
+            UnavailableError: It does not answer, or not within the bounds; the message says why, and names no URL.
         """
         import httpx
 
@@ -61,11 +61,11 @@ class HttpEndpoint:
             async with asyncio.timeout(self._timeout_s):
                 return await self._answer(method, url, headers, content)
         except (TimeoutError, httpx.TimeoutException):
-            raise Unavailable(f"no answer within {self._timeout_s:g} s") from None
+            raise UnavailableError(f"no answer within {self._timeout_s:g} s") from None
         except httpx.ConnectError:
-            raise Unavailable("it cannot be connected to, or is not trusted") from None
+            raise UnavailableError("it cannot be connected to, or is not trusted") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-            raise Unavailable(f"it does not speak HTTP as expected ({type(error).__name__})") from None
+            raise UnavailableError(f"it does not speak HTTP as expected ({type(error).__name__})") from None
         finally:
             self._client.cookies.clear()
 
@@ -76,14 +76,14 @@ class HttpEndpoint:
     async def _answer(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None) -> HttpAnswer:
         async with self._client.stream(method, url, headers=dict(headers), content=content) as response:
             if response.has_redirect_location or 300 <= response.status_code < 400:
-                raise Unavailable(f"it answered {response.status_code}, and redirects are not followed")
+                raise UnavailableError(f"it answered {response.status_code}, and redirects are not followed")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise Unavailable("its answer is compressed, which it was asked not to be")
+                raise UnavailableError("its answer is compressed, which it was asked not to be")
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MOST_BYTES:
-                    raise Unavailable(f"its answer has more than {MOST_BYTES >> 10} KiB")
+                    raise UnavailableError(f"its answer has more than {MOST_BYTES >> 10} KiB")
             return HttpAnswer(response.status_code, bytes(body))
 
 

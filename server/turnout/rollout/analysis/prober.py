@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import orjson
 
 from turnout.config import Probe
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import TurnoutError, UnavailableError
 from turnout.outbound import HttpAnswer
 from turnout.registry.storage.files import read_small
 from turnout.rollout.analysis.http import HttpEndpoint
@@ -32,7 +32,7 @@ class ProbeContext:
         attempt: 0 where a probe is tried by hand.
         step, steps: Number of the present step, from 1, and of all.
         weight: The candidate's wished share.
-        state: Of the rollout; "" where there is none.
+        state: Of the rollout; "" if there is none.
     """
 
     model: str
@@ -108,8 +108,8 @@ class Prober:
             headers = await self._headers(secrets)
             return self._read(await self._answer(context, headers))
         except (TurnoutError, LookupError) as error:
-            said = error.message if isinstance(error, TurnoutError) else str(error.args[0])
-            return ProbeAnswer(ProbeOutcome.INCONCLUSIVE, detail=printable(said, secrets, LONGEST_DETAIL))
+            message = error.message if isinstance(error, TurnoutError) else str(error.args[0])
+            return ProbeAnswer(ProbeOutcome.INCONCLUSIVE, detail=printable(message, secrets, LONGEST_DETAIL))
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -132,11 +132,11 @@ class Prober:
     def _read(self, answer: HttpAnswer) -> ProbeAnswer:
         probe, fine = self.probe, 200 <= answer.status < 300
         if not fine and not (probe.is_query and answer.status < 500):
-            raise Unavailable(f"it answered {answer.status}")
+            raise UnavailableError(f"it answered {answer.status}")
         try:
             document = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
-            raise Unavailable("its answer is no JSON" if fine else f"it answered {answer.status}") from None
+            raise UnavailableError("its answer is no JSON" if fine else f"it answered {answer.status}") from None
         value = number_in(document) if probe.is_query else value_at(document, probe.json_path)
         if isinstance(value, bool):
             if probe.numeric:
@@ -168,9 +168,9 @@ def _token(path: str) -> str:
     try:
         token = read_small(Path(path), _MAX_TOKEN).decode().strip()
     except (OSError, UnicodeDecodeError):
-        raise Unavailable("its bearer_token_file cannot be read") from None
+        raise UnavailableError("its bearer_token_file cannot be read") from None
     if not re.fullmatch(r"[!-~]{1,16384}", token):
-        raise Unavailable("its bearer_token_file holds no token of printable ASCII")
+        raise UnavailableError("its bearer_token_file holds no token of printable ASCII")
     return token
 
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 from semver import Version
 
-from turnout.errors import ChangeRefused, Conflict, ModelNotFound, Unavailable, Unsupported
+from turnout.errors import ChangeRefused, Conflict, ModelNotFound, UnavailableError, Unsupported
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.storage.listing import Listing
 from turnout.registry.storage.repository import Repository
 from turnout.rollout.changes.release import release, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import Ending, Outcome, Since, Situation
+from turnout.rollout.changes.situation import ChangeOutcome, Ending, RollbackOrigin, Situation
 from turnout.rollout.machine.records import UnreadableRollout, split_records
-from turnout.routing.default_answers import Answers
+from turnout.routing.default_answers import RoutingTable
 from turnout.routing.policy import PolicyState, readable
 from turnout.routing.rollback import HistoryEntry, answered
 from turnout.routing.slots import ORDER_BYTES
-from turnout.state.model_changes import ModelChange, ModelView
+from turnout.state.model_changes import ModelChange, StoredModel
 from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
@@ -30,21 +30,21 @@ Trouble = Callable[[Version], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ChangeResult:
     """What a change came to.
 
     Attributes:
         sentence: What was done, for people.
         changed: Whether anything was.
         answers: Who answers what from now on.
-        baseline: The version that plain requests get from now on, canaries aside; None for none.
+        baseline: The version that plain requests get from now on, canaries aside; None if unset.
         epoch: Of the policy from now on; 0 where there never was one.
         endings: Rollouts that ended by it.
     """
 
     sentence: str
     changed: bool
-    answers: Answers
+    answers: RoutingTable
     baseline: Version | None
     epoch: int
     endings: tuple[Ending, ...] = ()
@@ -53,7 +53,7 @@ class Done:
 class Operations:
     """Releases, takes releases back, rolls back, and ends what cannot be read.
 
-    Every method raises Unavailable while the state store does not answer.
+    Every method raises UnavailableError while the state store does not answer.
     """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
@@ -70,7 +70,7 @@ class Operations:
         traffic: bool = True,
         supersede: bool = False,
         trouble: Trouble = lambda _: "",
-    ) -> Done:
+    ) -> ChangeResult:
         """Declares a version fit for general traffic, and has it answer plain requests if it is higher than what does.
 
         Args:
@@ -90,19 +90,19 @@ class Operations:
         exact = self._repository.find(model, version).manifest.version
         order = secrets.token_bytes(ORDER_BYTES)
 
-        def decide(situation: Situation, epoch: int) -> Outcome:
+        def decide(situation: Situation, epoch: int) -> ChangeOutcome:
             return release(situation, exact, order, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
 
         return self._decide(model, decide, actor, reason, trouble, strict=True)
 
-    def release_published(self, model: str, version: Version, *, actor: str, reason: str) -> Done:
+    def release_published(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
         """Releases what was just published. Raises as `release`; the message says that the version exists."""
         try:
             return self.release(model, version, actor=actor, reason=reason)
         except ChangeRefused as error:
             raise ChangeRefused(f"{model} {version} is published; {error.message}") from error
 
-    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> Done:
+    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
         """Takes a release back: the version is a candidate again. Raises as `release`."""
         exact = self._repository.find(model, version).manifest.version
         return self._decide(model, lambda situation, _: withdraw(situation, exact), actor, reason, strict=True)
@@ -116,10 +116,10 @@ class Operations:
         reason: str,
         keep_released: bool = False,
         expected_epoch: int | None = None,
-        since: Since | None = None,
+        since: RollbackOrigin | None = None,
         trouble: Trouble = lambda _: "",
         signatures: Mapping[Version, Signature] | None = None,
-    ) -> Done:
+    ) -> ChangeResult:
         """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
 
         Args:
@@ -141,7 +141,7 @@ class Operations:
         """
         order = secrets.token_bytes(ORDER_BYTES)
 
-        def decide(situation: Situation, epoch: int) -> Outcome:
+        def decide(situation: Situation, epoch: int) -> ChangeOutcome:
             _refuse_stale(situation, epoch, expected_epoch)
             if since is not None and since.overruled(
                 epoch, situation.actor, situation.state.policy, situation.answering
@@ -161,7 +161,7 @@ class Operations:
         actor: str,
         reason: str,
         signatures: Mapping[Version, Signature] | None = None,
-    ) -> Done:
+    ) -> ChangeResult:
         """Ends rollouts that cannot be read, and keeps their documents as they are.
 
         Args:
@@ -172,27 +172,27 @@ class Operations:
             signatures: As of `rollback`.
 
         Raises:
-            ChangeRefused: There is none.
+            ChangeRefused: It does not exist.
         """
 
-        def decide(situation: Situation, _: int) -> Outcome:
+        def decide(situation: Situation, _: int) -> ChangeOutcome:
             found = tuple(u for u in situation.unreadable if attempt in (0, u.record.attempt))
             if not found:
                 which = f"{attempt} " if attempt else ""
                 raise ChangeRefused(f"no rollout {which}of {model} that runs is unreadable: abort it without --discard")
             which = ", ".join(str(one.record.attempt) for one in found)
-            return Outcome(f"attempt {which} of {model} is discarded; its traffic stays as it is", discards=found)
+            return ChangeOutcome(f"attempt {which} of {model} is discarded; its traffic stays as it is", discards=found)
 
         return self._decide(model, decide, actor, reason, signatures=signatures)
 
-    def answers(self, model: str) -> Answers:
+    def answers(self, model: str) -> RoutingTable:
         """Returns who answers what, by what the state store holds; nobody anything where there is no such model."""
         return self._look(model, self._found(model)).answers
 
     def _look(self, model: str, signatures: Mapping[Version, Signature]) -> Situation:
         seen: list[Situation] = []
 
-        def look(view: ModelView) -> ModelChange:
+        def look(view: StoredModel) -> ModelChange:
             seen.append(_situation(view, signatures, lambda _: "")[0])
             return ModelChange()
 
@@ -211,23 +211,23 @@ class Operations:
         try:
             return self._repository.scan()
         except OSError as error:
-            raise Unavailable(f"the model repository cannot be read now: {error.strerror}") from error
+            raise UnavailableError(f"the model repository cannot be read now: {error.strerror}") from error
 
     def _decide(
         self,
         model: str,
-        decide: Callable[[Situation, int], Outcome],
+        decide: Callable[[Situation, int], ChangeOutcome],
         actor: str,
         reason: str,
         trouble: Trouble = lambda _: "",
         *,
         strict: bool = False,
         signatures: Mapping[Version, Signature] | None = None,
-    ) -> Done:
+    ) -> ChangeResult:
         signatures = self._signatures(model) if signatures is None else signatures
-        made: list[tuple[Situation, int, Outcome]] = []
+        made: list[tuple[Situation, int, ChangeOutcome]] = []
 
-        def make(view: ModelView) -> ModelChange:
+        def make(view: StoredModel) -> ModelChange:
             last = view.policy()
             if strict and last is not None and readable(last.document) is None:
                 raise Unsupported(
@@ -242,7 +242,7 @@ class Operations:
         policy, _ = self._store.decide(model, make, actor=actor, reason=reason)
         situation, epoch, outcome = made[-1]
         after = situation.after(outcome)
-        return Done(
+        return ChangeResult(
             outcome.sentence,
             outcome.changes,
             after.answers,
@@ -252,7 +252,7 @@ class Operations:
         )
 
 
-def _situation(view: ModelView, signatures: Mapping[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
+def _situation(view: StoredModel, signatures: Mapping[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
     """Returns a model as it is, and its policy's epoch."""
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
@@ -274,7 +274,7 @@ def _situation(view: ModelView, signatures: Mapping[Version, Signature], trouble
     return situation, epochs[0].epoch if epochs else 0
 
 
-def _change(outcome: Outcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
+def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
     """Returns what is to be recorded."""
     writes = [
         RolloutWrite(

@@ -11,19 +11,19 @@ from semver import Version
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.versions import precedence
-from turnout.rollout.changes.situation import Ending, Outcome, Situation, running_text
+from turnout.rollout.changes.situation import ChangeOutcome, Ending, Situation, running_text
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy, PolicyState
 from turnout.routing.rollback import default_version
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 _S = RolloutState
 
 
 def release(
     situation: Situation, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
-) -> Outcome:
+) -> ChangeOutcome:
     """Returns what it comes to that a version is released.
 
     Args:
@@ -40,13 +40,13 @@ def release(
         InvalidRequest: The version is yanked.
     """
     model, before = situation.model, situation.answering
-    if situation.status(version) is Standing.YANKED:
+    if situation.status(version) is ReleaseStatus.YANKED:
         raise InvalidRequest.at("version", f"{version} of {model} is yanked, and is never used again")
     after = _answering(situation, version) if traffic else before
     moves = after != before
     keeps = not traffic and situation.state.policy is None and _answering(situation, version) != before
-    if situation.status(version) is Standing.RELEASED and not moves:
-        return Outcome(f"{model} {version} was released before; nothing changed")
+    if situation.status(version) is ReleaseStatus.RELEASED and not moves:
+        return ChangeOutcome(f"{model} {version} was released before; nothing changed")
     if why := situation.trouble(version):
         raise ChangeRefused(f"{version} cannot answer: {why}")
     if situation.state.frozen:
@@ -73,12 +73,12 @@ def release(
         state = _moved(situation, state, version, order)
     elif keeps and before is not None:
         state = state.with_policy(Policy(before), order)
-    statuses = {version: Standing.RELEASED}
+    statuses = {version: ReleaseStatus.RELEASED}
     for rollout in situation.rollouts if endings else ():
         if rollout.state is _S.ABORTING and rollout.released and rollout.candidate != version:
-            statuses[rollout.candidate] = Standing.CANDIDATE
-    return Outcome(
-        _said(situation, version, moves=moves),
+            statuses[rollout.candidate] = ReleaseStatus.CANDIDATE
+    return ChangeOutcome(
+        _text(situation, version, moves=moves),
         state=None if state == situation.state else state,
         action="release",
         statuses=statuses,
@@ -87,15 +87,15 @@ def release(
     )
 
 
-def withdraw(situation: Situation, version: Version) -> Outcome:
+def withdraw(situation: Situation, version: Version) -> ChangeOutcome:
     """Returns what it comes to that a version's release is taken back.
 
     Raises:
         ChangeRefused: It answers plain requests, or a rollout needs it; the message says what to do.
     """
     model, policy = situation.model, situation.state.policy
-    if situation.status(version) is not Standing.RELEASED:
-        return Outcome(f"{model} {version} was not released; nothing changed")
+    if situation.status(version) is not ReleaseStatus.RELEASED:
+        return ChangeOutcome(f"{model} {version} was not released; nothing changed")
     if policy is not None and policy.baseline == version:
         raise ChangeRefused(
             f"{version} is the baseline of {model}: `turnout rollback {model}` goes back from it and takes its release "
@@ -108,7 +108,7 @@ def withdraw(situation: Situation, version: Version) -> Outcome:
             )
     if situation.unreadable:
         raise ChangeRefused(situation.unreadable[0].sentence)
-    return Outcome(f"{model} {version} is a candidate again", statuses={version: Standing.CANDIDATE})
+    return ChangeOutcome(f"{model} {version} is a candidate again", statuses={version: ReleaseStatus.CANDIDATE})
 
 
 def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], order: bytes) -> PolicyState:
@@ -125,7 +125,7 @@ def _answering(situation: Situation, version: Version) -> Version | None:
     """Returns who answers plain requests once `version` is released, and the policy is kept in step."""
     policy = situation.state.policy
     if policy is None:
-        return default_version({**situation.statuses, version: Standing.RELEASED})
+        return default_version({**situation.statuses, version: ReleaseStatus.RELEASED})
     higher = version.prerelease is None and precedence(version) > precedence(policy.baseline)
     return version if higher else policy.baseline
 
@@ -154,7 +154,7 @@ def _fitting(policy: Policy) -> Policy:
 
 def _in_the_way(situation: Situation, version: Version) -> str:
     model = situation.model
-    said = (
+    message = (
         f"{version} of {model} is not released: a rollout runs ({running_text(situation)}), and {version} would take "
         f"plain requests over from {situation.answering or 'nobody'} meanwhile"
     )
@@ -165,12 +165,12 @@ def _in_the_way(situation: Situation, version: Version) -> str:
         ways.append(f"`turnout rollout promote {model} --full`")
     ways.append(f"`turnout release {model}@{version} --supersede`, which ends the rollout")
     ways.append("or the same with --no-traffic, for ranges and `latest` alone")
-    return f"{said}; {', '.join(ways)}"
+    return f"{message}; {', '.join(ways)}"
 
 
-def _said(situation: Situation, version: Version, *, moves: bool) -> str:
+def _text(situation: Situation, version: Version, *, moves: bool) -> str:
     model, before = situation.model, situation.answering
-    said = f"{model} {version} is released"
+    message = f"{model} {version} is released"
     if moves:
-        return said if before is None else f"{said}, and answers plain requests in place of {before}"
-    return f"{said} for ranges; plain requests stay with {before}" if before is not None else said
+        return message if before is None else f"{message}, and answers plain requests in place of {before}"
+    return f"{message} for ranges; plain requests stay with {before}" if before is not None else message

@@ -7,19 +7,19 @@ candidate again, so that ranges and `latest` leave it too. A second rollback goe
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.rollout.changes.situation import Outcome, Situation
+from turnout.rollout.changes.situation import ChangeOutcome, Situation
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy
 from turnout.routing.rollback import default_version, rollback_targets
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 _S = RolloutState
 
 
 def rollback(
     situation: Situation, to: Version | None, order: bytes, *, keep_released: bool, actor: str, reason: str
-) -> Outcome:
+) -> ChangeOutcome:
     """Returns what a rollback comes to.
 
     Args:
@@ -46,9 +46,9 @@ def rollback(
     left = [r.candidate for r in situation.rollouts if r.state is not _S.PENDING]
     left += [present] if present is not None else []
     statuses = {
-        version: Standing.CANDIDATE
+        version: ReleaseStatus.CANDIDATE
         for version in left
-        if version != target and situation.status(version) is Standing.RELEASED and not keep_released
+        if version != target and situation.status(version) is ReleaseStatus.RELEASED and not keep_released
     }
     default = default_version({**situation.statuses, **statuses})
     state = None
@@ -60,7 +60,7 @@ def rollback(
     gone = f"{model} went back to {target}"
     if statuses:
         gone += f"; {', '.join(map(str, statuses))} is released no more"
-    return Outcome(gone, state, "rollback", statuses, endings, situation.unreadable)
+    return ChangeOutcome(gone, state, "rollback", statuses, endings, situation.unreadable)
 
 
 def _target(situation: Situation, to: Version | None) -> Version:
@@ -75,13 +75,13 @@ def _target(situation: Situation, to: Version | None) -> Version:
         back = _before(situation.rollouts, situation)
         if to is not None and to != back:
             raise ChangeRefused(f"a rollout of {model} runs, and goes back to {back}: abort it first")
-        if back in situation.signatures and situation.status(back) is Standing.RELEASED:
+        if back in situation.signatures and situation.status(back) is ReleaseStatus.RELEASED:
             return back
         targets = tuple(target for target in targets if target != back)
     elif to is not None:
         if to not in situation.signatures:
             raise InvalidRequest.at("version", f"{model} has no version {to}")
-        if situation.status(to) is not Standing.RELEASED:
+        if situation.status(to) is not ReleaseStatus.RELEASED:
             raise ChangeRefused(f"{to} is {_status(situation, to)}: release it before it becomes the baseline")
         return to
     if targets:
@@ -103,20 +103,22 @@ def _nothing(situation: Situation) -> str:
     """Says that there is nothing to go back to, why, and what can be done."""
     model, present = situation.model, situation.answering
     earlier = [v for v in dict.fromkeys(reversed(situation.history)) if v != present]
-    said = f"no other version was the baseline of {model} before"
+    why = f"no other version was the baseline of {model} before"
     if earlier:
         parts = (f"{version} is {_status(situation, version)}" for version in earlier)
-        said = f"there is nothing to go back to: of what answered plain requests of {model} before, {', '.join(parts)}"
-    others = [v for v, s in situation.statuses.items() if s is Standing.RELEASED and v != present]
+        why = f"there is nothing to go back to: of what answered plain requests of {model} before, {', '.join(parts)}"
+    others = [v for v, s in situation.statuses.items() if s is ReleaseStatus.RELEASED and v != present]
     if others:
         return (
-            f"{said}; `--to VERSION` gives all of the traffic to a released one ({', '.join(map(str, sorted(others)))})"
+            f"{why}; `--to VERSION` gives all of the traffic to a released one ({', '.join(map(str, sorted(others)))})"
         )
-    return f"{said}; `turnout release {model}@VERSION` has another one answer"
+    return f"{why}; `turnout release {model}@VERSION` has another one answer"
 
 
 def _status(situation: Situation, version: Version) -> str:
     if version not in situation.signatures:
         return "gone from the repository"
     status = situation.status(version)
-    return {Standing.CANDIDATE: "a candidate", Standing.YANKED: "yanked"}.get(status, "what was gone back from")
+    return {ReleaseStatus.CANDIDATE: "a candidate", ReleaseStatus.YANKED: "yanked"}.get(
+        status, "what was gone back from"
+    )

@@ -7,12 +7,12 @@ from semver import Version
 
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.machine.actors import is_rollout
-from turnout.rollout.machine.attempt import PROMOTED, Entry, Rollout, RolloutState
+from turnout.rollout.machine.attempt import PROMOTED, Rollout, RolloutHistoryEntry, RolloutState
 from turnout.rollout.machine.records import UnreadableRollout
-from turnout.routing.default_answers import Answers, answers_of
+from turnout.routing.default_answers import RoutingTable, answers_of
 from turnout.routing.policy import Policy, PolicyState
 from turnout.routing.rollback import default_version
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Situation:
 
     model: str
     signatures: Mapping[Version, Signature]
-    statuses: Mapping[Version, Standing]
+    statuses: Mapping[Version, ReleaseStatus]
     state: PolicyState = field(default_factory=PolicyState)
     rollouts: tuple[Rollout, ...] = ()
     unreadable: tuple[UnreadableRollout, ...] = ()
@@ -46,17 +46,17 @@ class Situation:
         return default_version(self.statuses) if self.state.policy is None else self.state.policy.baseline
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> RoutingTable:
         """Who answers what."""
         return situation_answers(self.state.policy, self.statuses, self.rollouts)
 
-    def status(self, version: Version) -> Standing:
+    def status(self, version: Version) -> ReleaseStatus:
         """Returns a version's release status."""
-        return self.statuses.get(version, Standing.CANDIDATE)
+        return self.statuses.get(version, ReleaseStatus.CANDIDATE)
 
-    def after(self, outcome: "Outcome") -> "Situation":
+    def after(self, outcome: "ChangeOutcome") -> "Situation":
         """Returns the situation once `outcome` is recorded."""
-        changed = {v: s for v, s in outcome.statuses.items() if self.status(v) is not Standing.YANKED}
+        changed = {v: s for v, s in outcome.statuses.items() if self.status(v) is not ReleaseStatus.YANKED}
         ended = {rollout.attempt for rollout, _ in outcome.endings}
         discarded = {one.record.attempt for one in outcome.discards}
         after = replace(
@@ -73,8 +73,8 @@ class Situation:
 
 
 def situation_answers(
-    policy: Policy | None, statuses: Mapping[Version, Standing], rollouts: Iterable[Rollout]
-) -> Answers:
+    policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Iterable[Rollout]
+) -> RoutingTable:
     """Returns who answers what, with the canaries that rollouts send."""
     by = {
         rollout.previous if rollout.state in PROMOTED else rollout.candidate: rollout.attempt
@@ -85,7 +85,7 @@ def situation_answers(
 
 
 @dataclass(frozen=True, slots=True)
-class Since:
+class RollbackOrigin:
     """Who answered a model's plain requests when a rollback was decided on that is not on record yet.
 
     Attributes:
@@ -110,12 +110,12 @@ class Since:
         return policy is None and None not in (answering, self.answering) and answering != self.answering
 
 
-Ending = tuple[Rollout, tuple[Entry, ...]]
+Ending = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
 """A rollout that ends, as it is then, and what is to be told of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChangeOutcome:
     """What a change comes to.
 
     Attributes:
@@ -130,7 +130,7 @@ class Outcome:
     sentence: str
     state: PolicyState | None = None
     action: str = ""
-    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     endings: tuple[Ending, ...] = ()
     discards: tuple[UnreadableRollout, ...] = ()
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from turnout.rollout.counters import Counted, Counters
-from turnout.rollout.engine.server_ticks import Gathered, ServerTick, gather
+from turnout.rollout.counters import ClosedTick, Counters
+from turnout.rollout.engine.server_ticks import CollectedTicks, ServerTick, gather
 from turnout.rollout.evidence import Count
-from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.thresholds import rules_of
 from turnout.state.rollouts import RolloutRecord
 
@@ -56,7 +56,7 @@ class ActiveRollout:
     unread: RolloutRecord | None = None
     refused: str = ""
     saved: bool = True
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[RolloutHistoryEntry] = field(default_factory=list)
     ticks: list[Mapping[str, object]] = field(default_factory=list)
 
     @classmethod
@@ -91,7 +91,7 @@ class ActiveRollout:
         self.observed_at = now
         return seconds
 
-    def counted(self, closed: Sequence[Counted], server: str) -> None:
+    def counted(self, closed: Sequence[ClosedTick], server: str) -> None:
         """Notes what this server counted in ticks that are closed.
 
         Args:
@@ -109,22 +109,22 @@ class ActiveRollout:
         for key in sorted(self.parts)[: max(len(self.parts) - _MOST_PARTS, 0)]:
             del self.parts[key]  # nobody takes them: the store is away, and they would come too late
 
-    def gather(self, own: str, oldest: int) -> Gathered:
+    def gather(self, own: str, oldest: int) -> CollectedTicks:
         """Takes what servers have counted.
 
         Args:
             own: This server's name.
             oldest: Ticks of other servers below this number come too late.
         """
-        gathered = gather(self.parts.values(), self.rollout.per_server.taken, own, oldest)
+        collected = gather(self.parts.values(), self.rollout.per_server.taken, own, oldest)
         self.kept |= {key: part for key, part in self.parts.items() if key[1] == own}
         for key in sorted(self.kept)[: max(len(self.kept) - _MOST_PARTS, 0)]:
             del self.kept[key]
         self.parts.clear()
-        taken = {**self.rollout.per_server.taken, **gathered.taken}
+        taken = {**self.rollout.per_server.taken, **collected.taken}
         self.delivered |= {name: taken[name] for name in self.mailed if name in taken}
         self.mailed.clear()
-        return gathered
+        return collected
 
     def recorded(self, rollout: Rollout, number: int) -> None:
         """Notes that it was recorded as it stood; it may have moved on, if that took longer than anybody waited.
@@ -153,7 +153,7 @@ class ActiveRollout:
         self.saved, self.number, self.refused = True, UNKNOWN, ""
 
 
-def tick_records(rollout: Rollout, gathered: Gathered, shadow: Count) -> list[Mapping[str, object]]:
+def tick_records(rollout: Rollout, collected: CollectedTicks, shadow: Count) -> list[Mapping[str, object]]:
     """Returns what is recorded of what was taken, so that the evidence can be computed again from it.
 
     One that has ended takes nothing more, and may wait for the store for many a tick until that is recorded.
@@ -163,7 +163,7 @@ def tick_records(rollout: Rollout, gathered: Gathered, shadow: Count) -> list[Ma
     where = {"state": str(rollout.state), "weight": rollout.canary_weight}
     found: list[Mapping[str, object]] = [
         {**tick.to_json(), **where, "latency": latency}
-        for tick, latency in zip(gathered.ticks, gathered.latency, strict=True)
+        for tick, latency in zip(collected.ticks, collected.latency, strict=True)
     ]
     if shadow.requests:
         found.append({"shadow": [shadow.requests, shadow.bad], **where})

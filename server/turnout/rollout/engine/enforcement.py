@@ -10,21 +10,21 @@ from datetime import datetime
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Conflict, ModelNotFound, TurnoutError, Unavailable
-from turnout.rollout.changes.situation import Since
+from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
+from turnout.rollout.changes.situation import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import policy_text, set_by_others
-from turnout.rollout.engine.ports import RolloutStore, TrafficChange, World
-from turnout.rollout.engine.store_timeouts import Patience
+from turnout.rollout.engine.ports import RolloutStore, Serving, TrafficChange
+from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.routing.active_policies import AppliedPolicy
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import Change
-from turnout.state.release_status import Standing
+from turnout.routing.traffic import ChangeOrigin
+from turnout.state.release_status import ReleaseStatus
 
 
 class Enforcement:
@@ -32,18 +32,18 @@ class Enforcement:
 
     def __init__(
         self,
-        world: World,
+        serving: Serving,
         store: RolloutStore,
         ownership: Ownership,
         diversions: Diversions,
-        patience: Patience,
+        timeout: StoreTimeout,
         log: FilteringBoundLogger,
     ) -> None:
-        self._world = world
+        self._serving = serving
         self._store = store
         self._ownership = ownership
         self._diversions = diversions
-        self._patience = patience
+        self._timeout = timeout
         self._log = log
 
     def divert(self, rollout: Rollout, now: datetime) -> None:
@@ -56,10 +56,10 @@ class Enforcement:
         if not self._awaits_rollback(rollout):
             return
         model, gone = rollout.model, (rollout.candidate,) if self._still_released(rollout) else ()
-        applied, policy = self._world.in_force(model)
+        applied, policy = self._serving.in_force(model)
         desired = desired_policy(rollout, policy)
-        to = desired.baseline if desired is not None else self._world.baseline(model, gone) or rollout.previous
-        since = Since(applied.epoch if applied is not None else 0, self._answering(model))
+        to = desired.baseline if desired is not None else self._serving.baseline(model, gone) or rollout.previous
+        since = RollbackOrigin(applied.epoch if applied is not None else 0, self._answering(model))
         found = Diversion(model, to, since, rollout.attempt, "", rollout.verdict, now, gone)
         self._diversions.begin(replace(found, cause=rollout.cause, end=rollout.end))
 
@@ -77,7 +77,7 @@ class Enforcement:
             self._ownership.drop(rollout)
             return
         aborting = rollout.state is RolloutState.ABORTING
-        applied, policy = self._world.in_force(rollout.model)
+        applied, policy = self._serving.in_force(rollout.model)
         if not aborting and set_by_others(rollout, applied):
             # Somebody changed it since this tick looked: the next one says so, and until then nothing of it is undone.
             return
@@ -90,10 +90,10 @@ class Enforcement:
             return
         try:
             if desired is not None and not settled:
-                await self._patience.wait(self._put(active, desired, applied), seconds)
+                await self._timeout.wait(self._put(active, desired, applied), seconds)
             elif aborting and rollout.released:
-                await self._patience.wait(self._withdraw(active), seconds)
-        except (Conflict, Unavailable, OSError) as error:
+                await self._timeout.wait(self._withdraw(active), seconds)
+        except (Conflict, UnavailableError, OSError) as error:
             self._log.warning("a rollout tries again", model=rollout.model, reason=str(error))
         except TurnoutError as error:
             self._log.warning("a rollout's traffic was refused", model=rollout.model, reason=error.message)
@@ -113,13 +113,13 @@ class Enforcement:
 
     def end(self, diversion: Diversion) -> None:
         """Has a model's policy hold again: a rollback is on record and known here, or somebody decided otherwise."""
-        applied, _ = self._world.in_force(diversion.model)
+        applied, _ = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
 
     def heard(self, diversion: Diversion) -> bool:
         """Tells whether the record of a rollback that is on record is known here."""
-        applied, policy = self._world.in_force(diversion.model)
+        applied, policy = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         if policy is None and epoch == diversion.recorded:
             return self._says_so(diversion)
@@ -139,7 +139,7 @@ class Enforcement:
 
     def overruled(self, diversion: Diversion) -> bool:
         """Tells whether somebody, and no rollout, has changed who answers since: that is on record, or goes before."""
-        applied, policy = self._world.in_force(diversion.model)
+        applied, policy = self._serving.in_force(diversion.model)
         epoch, actor = (0, "") if applied is None else (applied.epoch, applied.actor)
         answering = self._answering(diversion.model)
         return answering != diversion.to and diversion.since.overruled(epoch, actor, policy, answering)
@@ -149,14 +149,14 @@ class Enforcement:
         model = diversion.model
         if self._answering(model) != diversion.to:
             return False
-        _, policy = self._world.in_force(model)
-        released = any(self._world.is_released(model, version) for version in diversion.withdrawn)
+        _, policy = self._serving.in_force(model)
+        released = any(self._serving.is_released(model, version) for version in diversion.withdrawn)
         return not released and (policy is None or not policy.canaries)
 
     def _answering(self, model: str) -> Version | None:
         """Returns the version that plain requests get by what is on record, ready here or not; None if none does."""
         try:
-            return self._world.situation(model, ()).answering
+            return self._serving.situation(model, ()).answering
         except ModelNotFound:
             return None
 
@@ -164,29 +164,31 @@ class Enforcement:
         """Tells whether a rollout is being taken back and its traffic, or its release, has not gone back yet."""
         if rollout.state is not RolloutState.ABORTING:
             return False
-        _, policy = self._world.in_force(rollout.model)
+        _, policy = self._serving.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
         return (desired is not None and desired != policy) or self._still_released(rollout)
 
     def _still_released(self, rollout: Rollout) -> bool:
         """Tells whether a candidate that is taken back still has a release that goes with it."""
-        return rollout.released and self._world.is_released(rollout.model, rollout.candidate)
+        return rollout.released and self._serving.is_released(rollout.model, rollout.candidate)
 
     def routed(self, rollout: Rollout) -> Rollout:
         """Returns the rollout that takes the traffic of now for granted."""
-        applied, policy = self._world.in_force(rollout.model)
+        applied, policy = self._serving.in_force(rollout.model)
         epoch = applied.epoch if applied is not None else 0
         return replace(rollout, policy_epoch=epoch, routed=policy_text(policy))
 
     async def _put(self, active: ActiveRollout, desired: Policy, applied: AppliedPolicy | None) -> None:
         rollout = active.rollout
-        change = Change(rollout_actor(rollout.attempt), _reason(rollout), applied.epoch if applied is not None else 0)
+        change = ChangeOrigin(
+            rollout_actor(rollout.attempt), _reason(rollout), applied.epoch if applied is not None else 0
+        )
         statuses = {}
         if rollout.released:
             aborting = rollout.state is RolloutState.ABORTING
-            statuses[rollout.candidate] = Standing.CANDIDATE if aborting else Standing.RELEASED
+            statuses[rollout.candidate] = ReleaseStatus.CANDIDATE if aborting else ReleaseStatus.RELEASED
         wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
-        await self._world.apply(rollout.model, wanted)
+        await self._serving.apply(rollout.model, wanted)
         active.rollout = self.routed(rollout)
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
@@ -194,9 +196,9 @@ class Enforcement:
         rollout = active.rollout
         active.counters.redrawn()
         why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"
-        change = Change(rollout_actor(rollout.attempt), why)
+        change = ChangeOrigin(rollout_actor(rollout.attempt), why)
         try:
-            await self._patience.wait(self._world.redraw_twin(rollout.model, change), seconds)
+            await self._timeout.wait(self._serving.redraw_twin(rollout.model, change), seconds)
         except (TurnoutError, OSError) as error:
             self._log.warning("a twin was not drawn anew", model=rollout.model, reason=str(error))
             return
@@ -206,11 +208,11 @@ class Enforcement:
         rollout, by = active.rollout, rollout_actor(active.rollout.attempt)
         written = (rollout.attempt, active.number)
         await self._store.withdraw(rollout.model, rollout.candidate, actor=by, reason=_reason(rollout), rollout=written)
-        await self._world.follow(traffic=False)
+        await self._serving.follow(traffic=False)
 
     def _ready(self, rollout: Rollout) -> bool:
         versions = rollout.candidate, rollout.previous
-        return all(self._world.is_ready(rollout.model, version) for version in versions)
+        return all(self._serving.is_ready(rollout.model, version) for version in versions)
 
 
 def _reason(rollout: Rollout) -> str:

@@ -16,28 +16,28 @@ from datetime import datetime
 
 from semver import Version
 
-from turnout.errors import ChangeRefused, Conflict, TurnoutError, Unavailable
-from turnout.rollout.changes.operations import Done, refuse_stale
+from turnout.errors import ChangeRefused, Conflict, TurnoutError, UnavailableError
+from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.exchange import Exchange
+from turnout.rollout.engine.exchange import TickExchange
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.peers import Neighbour
+from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
-from turnout.rollout.engine.ports import Outside, RolloutStore, World
+from turnout.rollout.engine.ports import ExternalChecks, RolloutStore, Serving
 from turnout.rollout.engine.rollbacks import Rollbacks
-from turnout.rollout.engine.store_timeouts import Patience, StillRunning
+from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, DiversionFiles, Diversions
-from turnout.rollout.engine.writer import Reports, RolloutWriter
+from turnout.rollout.engine.writer import EventReporter, RolloutWriter
 from turnout.rollout.machine import machine, overrides
-from turnout.rollout.machine.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.machine.attempt import Moved, Rollout, RolloutHistoryEntry, RolloutState, moved
 from turnout.rollout.machine.records import UnreadableRollout, recorded
 from turnout.rollout.plan import Plan
-from turnout.routing.default_answers import Answers
+from turnout.routing.default_answers import RoutingTable
 from turnout.serving.versions.pin import Hold
 from turnout.state.rollouts import RolloutRecord
-from turnout.state.servers import Meeting
+from turnout.state.servers import ServersSnapshot
 from turnout.threads import Threads
 
 _LEASE_TICKS = 4
@@ -61,7 +61,7 @@ _COMMAND_PAUSE = 0.01
 class RolloutEngine:
     """The rollouts of one server. Used on the event loop only.
 
-    What operators ask for raises Unavailable while the state store does not answer.
+    What operators ask for raises UnavailableError while the state store does not answer.
 
     Attributes:
         rollbacks: Those that are not on record yet, or not in force here.
@@ -72,18 +72,18 @@ class RolloutEngine:
 
     def __init__(
         self,
-        world: World,
+        serving: Serving,
         store: RolloutStore,
         journal: DiversionFiles,
         clock: Clock,
         tick_seconds: float,
-        outside: Outside,
-        reports: Reports,
+        outside: ExternalChecks,
+        reports: EventReporter,
     ) -> None:
         """Prepares; nothing is driven before `run`.
 
         Args:
-            world: What is served and routed.
+            serving: What is served and routed.
             store: Keeps the rollouts.
             journal: Keeps rollbacks that are not on record there.
             clock: That they go by.
@@ -91,7 +91,7 @@ class RolloutEngine:
             outside: Asks probes, and whoever confirms steps.
             reports: Told of what happens.
         """
-        self._world = world
+        self._serving = serving
         self._store = store
         self._outside = outside
         self._clock = clock
@@ -99,14 +99,14 @@ class RolloutEngine:
         self._log = reports.log
         lease_seconds = _LEASE_TICKS * tick_seconds
         self._ownership = Ownership(lease_seconds, lambda: store.server)
-        self._diversions = Diversions(world, journal, reports.log)
-        self._reads, self._writes = Patience(), Patience()
+        self._diversions = Diversions(serving, journal, reports.log)
+        self._reads, self._writes = StoreTimeout(), StoreTimeout()
         self._threads = Threads("rollouts")
-        self._exchange = Exchange(world, store, self._ownership, tick_seconds, self._threads, reports.log)
+        self._exchange = TickExchange(serving, store, self._ownership, tick_seconds, self._threads, reports.log)
         driver = self._ownership.driver
         self._writer = RolloutWriter(store, driver, lease_seconds, self._writes, self._threads, reports)
-        self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
-        self.rollbacks = Rollbacks(world, store, self._ownership, self._diversions, self._enforcement, clock)
+        self._enforcement = Enforcement(serving, store, self._ownership, self._diversions, self._writes, reports.log)
+        self.rollbacks = Rollbacks(serving, store, self._ownership, self._diversions, self._enforcement, clock)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self._needed: set[tuple[str, int, Version, Version]] = set()
@@ -150,9 +150,9 @@ class RolloutEngine:
         return self._store.server
 
     @property
-    def servers(self) -> Sequence[Neighbour]:
+    def servers(self) -> Sequence[OtherServer]:
         """The servers that share the state store, this one among them, as far as is known here."""
-        return self._exchange.neighbours.servers
+        return self._exchange.other_servers.servers
 
     def holds(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions of a model that rollouts need in memory, and as what."""
@@ -183,7 +183,7 @@ class RolloutEngine:
             fresh = True
             try:
                 await self._reconcile(_TICK_WAIT)
-            except Unavailable as error:
+            except UnavailableError as error:
                 fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
             await self._exchange.count(self._clock.monotonic())
@@ -206,9 +206,9 @@ class RolloutEngine:
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
             for first in range(0, len(counted), _WRITTEN_AT_ONCE):
                 await self._save_counts(counted[first : first + _WRITTEN_AT_ONCE])
-            driven = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
+            advancing = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
             try:
-                self._outside.follow([(active.rollout, active.saved) for active in driven])
+                self._outside.follow([(active.rollout, active.saved) for active in advancing])
             except Exception as error:  # noqa: BLE001 - no rollback depends on what is asked outside
                 self._log.error("nobody outside could be asked", exc_info=error)
         self.last_tick = self._clock.monotonic()
@@ -224,20 +224,20 @@ class RolloutEngine:
                 return
 
     def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns why a candidate cannot be rolled out. Raises as `World.refusals`."""
-        return self._world.refusals(model, candidate)
+        """Returns why a candidate cannot be rolled out. Raises as `Serving.refusals`."""
+        return self._serving.refusals(model, candidate)
 
     def baseline(self, model: str) -> Version | None:
         """Returns the version that answers plain requests, canaries aside; None if no version does."""
-        return self._world.baseline(model)
+        return self._serving.baseline(model)
 
-    def answers(self, model: str) -> Answers:
+    def answers(self, model: str) -> RoutingTable:
         """Returns who answers what of a model now, as far as this server knows.
 
         Raises:
             ModelNotFound: There is no such model.
         """
-        return self._world.answers(model, [r for r in self.running if r.model == model])
+        return self._serving.answers(model, [r for r in self.running if r.model == model])
 
     async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
         """Begins a rollout.
@@ -251,7 +251,7 @@ class RolloutEngine:
         if why := self.refusals(model, candidate):
             raise ChangeRefused("; ".join(why))
         async with self._lock:
-            previous = self._world.baseline(model)
+            previous = self._serving.baseline(model)
             assert previous is not None
             await self._reconcile(_COMMAND_WAIT, mine=model if plan.on_newer == "replace" else None)
             records = await self._reads.wait(self._store.of(model), _COMMAND_WAIT)
@@ -260,17 +260,19 @@ class RolloutEngine:
                     await self._newer(record, plan, candidate)
             attempt = max((record.attempt for record in records), default=0) + 1
             rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
-            released = self._world.is_released(model, candidate)
+            released = self._serving.is_released(model, candidate)
             rollout = replace(self._enforcement.routed(rollout), was_released=released)
             active = ActiveRollout.begin(rollout, 0, self._clock.monotonic())
-            active.entries.append(Entry("start", reason or f"{candidate} is rolled out over {previous}", actor))
+            active.entries.append(
+                RolloutHistoryEntry("start", reason or f"{candidate} is rolled out over {previous}", actor)
+            )
             self._ownership.add(active)
             try:
                 await self._writer.save(active, _COMMAND_WAIT, strict=True)
             except TurnoutError:
                 self._ownership.drop(rollout)
                 raise
-            self._world.load()
+            self._serving.load()
         await self._announce()
         return active.rollout
 
@@ -293,7 +295,7 @@ class RolloutEngine:
             resume: The traffic as it is now is taken for granted.
 
         Raises:
-            NotFound: No such rollout of the model runs.
+            NotFoundError: No such rollout of the model runs.
             Conflict: The rollout has moved since.
             ChangeRefused: It cannot be done now, or several run and none was named.
         """
@@ -303,7 +305,7 @@ class RolloutEngine:
             async with self._lock:
                 try:
                     await self._reconcile(_COMMAND_WAIT, mine=model)
-                except Unavailable:
+                except UnavailableError:
                     self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
                     if not self._ownership.of(model):
                         raise
@@ -311,8 +313,8 @@ class RolloutEngine:
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
                 after, entries = decide(self._enforcement.routed(before) if resume else before)
-                applied, _ = self._world.in_force(model)
-                refuse_other_baseline(before, after, applied, self._world.baseline(model))
+                applied, _ = self._serving.in_force(model)
+                refuse_other_baseline(before, after, applied, self._serving.baseline(model))
                 if stopped_by_traffic(before) and not stopped_by_traffic(after):
                     after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
                 try:
@@ -339,7 +341,7 @@ class RolloutEngine:
         why = reason or f"again after attempt {last.attempt}"
         return await self.start(last.model, last.candidate, last.plan, actor, why)
 
-    async def operate(self, operation: Callable[[], Done], seconds: float = _COMMAND_WAIT) -> Done:
+    async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
         """Has something changed in the state store while no tick runs here, and follows it.
 
         Args:
@@ -350,10 +352,10 @@ class RolloutEngine:
             TurnoutError: As `operation`.
         """
 
-        async def operate() -> Done:
+        async def operate() -> ChangeResult:
             done = await self._store.run(operation)
             found = await self._store.running(self._ownership.driver)
-            await self._world.follow()
+            await self._serving.follow()
             self._take_up(*found)
             self._enforcement.undivert(fresh=True)
             for rollout, entries in done.endings:
@@ -367,7 +369,7 @@ class RolloutEngine:
 
     async def close(self) -> None:
         """Tells the others that this server stops, and waits until what is to outlive it is kept."""
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(UnavailableError):
             await self._exchange.leave(_TICK_WAIT)
         self.rollbacks.close()
         self._threads.shutdown()
@@ -376,14 +378,16 @@ class RolloutEngine:
         """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
 
         Raises:
-            Unavailable: The state store does not answer within so many seconds.
+            UnavailableError: The state store does not answer within so many seconds.
         """
         self._take_up(*await self._reads.wait(self._store.running(self._ownership.driver), seconds), mine)
 
-    def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
+    def _take_up(
+        self, records: Sequence[RolloutRecord], servers_snapshot: ServersSnapshot, mine: str | None = None
+    ) -> None:
         now = self._clock.monotonic()
-        self._exchange.neighbours.met(meeting, now)
-        found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
+        self._exchange.other_servers.update(servers_snapshot, now)
+        found = self._ownership.reconcile(records, Instant(now, servers_snapshot.now), mine=mine)
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
@@ -392,9 +396,9 @@ class RolloutEngine:
         needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self._ownership.running}
         if needed != self._needed:  # 40 ms for a hundred models
             self._needed = needed
-            self._world.load()
+            self._serving.load()
 
-    async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:
+    async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[RolloutHistoryEntry]) -> None:
         """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded.
 
         A rollback alone is in force at once, and stays so while it cannot be recorded.
@@ -432,10 +436,10 @@ class RolloutEngine:
         What happened is recorded at once, and put in force; counts are left to `_save_counts`.
         """
         rollout = active.rollout
-        if set_by_rollout(self._world.in_force(rollout.model)[0]):
+        if set_by_rollout(self._serving.in_force(rollout.model)[0]):
             # What a rival brought is nobody else's change, whoever freezes it afterwards.
             rollout = active.rollout = self._enforcement.routed(rollout)
-        baseline = self._world.baseline(rollout.model)
+        baseline = self._serving.baseline(rollout.model)
         if rollout.state is RolloutState.PENDING and baseline is not None:
             rollout = self._enforcement.routed(rollout)
             if baseline != rollout.previous:
@@ -447,13 +451,13 @@ class RolloutEngine:
                 active.entries += entries
         now = self._clock.monotonic()
         seconds = active.elapsed(now, self._exchange.longest_tick)
-        oldest = self._exchange.neighbours.oldest(now)
+        oldest = self._exchange.other_servers.oldest(now)
         await self._exchange.receive(active)
-        gathered = active.gather(self._store.server, oldest)
-        self.late_counts += gathered.late
-        facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
+        collected = active.gather(self._store.server, oldest)
+        self.late_counts += collected.late
+        facts = self._serving.observe(active, seconds, collected, self._ownership.rivals(rollout.model))
         facts = replace(facts, analysis=self._outside.take(active.rollout))
-        active.ticks += await self._threads.run(tick_records, active.rollout, gathered, facts.shadow)
+        active.ticks += await self._threads.run(tick_records, active.rollout, collected, facts.shadow)
         # Up to 50 ms where many keys are compared: in a thread, so that requests go on meanwhile.
         active.rollout, entries = await self._threads.run(machine.advance, active.rollout, facts)
         active.entries += entries

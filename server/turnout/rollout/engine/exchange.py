@@ -8,12 +8,12 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.peers import Neighbours, read_parts
-from turnout.rollout.engine.ports import RolloutStore, World
-from turnout.rollout.engine.store_timeouts import Patience
+from turnout.rollout.engine.peers import OtherServers, read_parts
+from turnout.rollout.engine.ports import RolloutStore, Serving
+from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.state.servers import CountRecord
 from turnout.threads import Threads
 
@@ -24,12 +24,12 @@ _LATE_TICKS = 3
 """A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
 
 
-class Exchange:
+class TickExchange:
     """What this server counts, and what it hears of the others. Used on the event loop only."""
 
     def __init__(
         self,
-        world: World,
+        serving: Serving,
         store: RolloutStore,
         ownership: Ownership,
         tick_seconds: float,
@@ -39,22 +39,22 @@ class Exchange:
         """Takes what it works on.
 
         Args:
-            world: Where requests are counted.
+            serving: Where requests are counted.
             store: Where servers meet.
             ownership: The rollouts that run.
             tick_seconds: Seconds of a tick.
             threads: Where what takes long is worked out, so that requests go on meanwhile.
             log: Where trouble is logged.
         """
-        self._world = world
+        self._serving = serving
         self._store = store
         self._ownership = ownership
         self._tick_seconds = tick_seconds
         self._threads = threads
         self._log = log
-        self._patience = Patience()
+        self._timeout = StoreTimeout()
         self._reported: tuple[Mapping[str, Any], float] = {}, -math.inf
-        self.neighbours = Neighbours(tick_seconds)
+        self.other_servers = OtherServers(tick_seconds)
 
     @property
     def longest_tick(self) -> float:
@@ -63,8 +63,8 @@ class Exchange:
 
     async def receive(self, active: ActiveRollout) -> None:
         """Has what servers told come to a rollout that this one drives: its own too, from when another did."""
-        if told := self.neighbours.told(active.rollout):
-            for part in await self._threads.run(read_parts, told):
+        if reported_counts := self.other_servers.reported_counts(active.rollout):
+            for part in await self._threads.run(read_parts, reported_counts):
                 active.receive(part)
 
     async def count(self, now: float) -> None:
@@ -73,13 +73,13 @@ class Exchange:
         Args:
             now: By the monotonic clock, seconds.
         """
-        own, number = self._store.server, self.neighbours.tick(now)
+        own, number = self._store.server, self.other_servers.tick(now)
         for active in self._ownership.counted:
             await asyncio.sleep(0)  # requests go between: 1 to 3 ms are needed for each
             seconds = min(now - active.counted_at, self.longest_tick)
             active.counted_at = now
             active.begin_tick(number, own)
-            active.counted(self._world.count(active, seconds, now), own)
+            active.counted(self._serving.count(active, seconds, now), own)
 
     async def report(self, seconds: float) -> None:
         """Tells who drives the others' rollouts what was counted here, and everybody that this server is alive.
@@ -94,10 +94,10 @@ class Exchange:
             (active.rollout.model, active.rollout.attempt): [p for (_, s), p in active.parts.items() if s == own]
             for active in self._ownership.foreign
         }
-        document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
+        document = {**self._serving.describe(), "tick_seconds": self._tick_seconds}
         # The state store's time goes on however the rollouts' clock is set.
         before, at = self._reported
-        due = time.monotonic() >= at + self.neighbours.alive_seconds / _REPORTS_WHILE_ALIVE
+        due = time.monotonic() >= at + self.other_servers.alive_seconds / _REPORTS_WHILE_ALIVE
         if not due and not any(counts.values()) and document == before:
             return
 
@@ -109,7 +109,7 @@ class Exchange:
         async def report() -> None:
             records = await self._threads.run(written)
             began = time.monotonic()
-            if not await self._store.report(document, records, self.neighbours.alive_seconds):
+            if not await self._store.report(document, records, self.other_servers.alive_seconds):
                 return
             self._reported = document, began
             for active in self._ownership.foreign:
@@ -117,14 +117,14 @@ class Exchange:
                     active.parts.pop((one.number, own), None)
 
         try:
-            await self._patience.wait(report(), seconds)
-        except Unavailable as error:
+            await self._timeout.wait(report(), seconds)
+        except UnavailableError as error:
             self._log.warning("what was counted here is told later", reason=error.message)
 
     async def leave(self, seconds: float) -> None:
         """Tells the others that this server stops.
 
         Raises:
-            Unavailable: The state store does not answer within so many seconds.
+            UnavailableError: The state store does not answer within so many seconds.
         """
-        await self._patience.wait(self._store.leave(), seconds)
+        await self._timeout.wait(self._store.leave(), seconds)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from semver import Version
 
-from turnout.errors import ChangeRefused, NotFound, Unsupported
+from turnout.errors import ChangeRefused, NotFoundError, Unsupported
 from turnout.rollout.clock import Instant
 from turnout.rollout.engine.active_rollout import UNKNOWN, ActiveRollout
 from turnout.rollout.machine.attempt import Rollout
@@ -130,7 +130,7 @@ class Ownership:
             attempt: Which; 0 for the one that goes on.
 
         Raises:
-            NotFound: No such rollout runs.
+            NotFoundError: No such rollout runs.
             ChangeRefused: Several go on, and none was named.
             Unsupported: It cannot be read; the message names the way out.
         """
@@ -140,7 +140,7 @@ class Ownership:
             if not going and key[0] == model and attempt in (0, key[1]):
                 raise Unsupported(unreadable.sentence)
         if not going:
-            raise NotFound(f"no rollout {f'{attempt} ' if attempt else ''}of {model} runs")
+            raise NotFoundError(f"no rollout {f'{attempt} ' if attempt else ''}of {model} runs")
         if len(going) > 1:
             several = ", ".join(f"{number} ({self._active[model, number].rollout.candidate})" for _, number in going)
             raise ChangeRefused(f"several rollouts of {model} run: say which attempt, {several}")
@@ -185,9 +185,14 @@ class Ownership:
             if active is not None:
                 self.lose(active.rollout)
                 foreign[key] = self._foreign.pop(key)
-            driven = record.driver == self.driver or mine == record.model or lapsed
+            is_driver = record.driver == self.driver or mine == record.model or lapsed
             counting = foreign.get(key)
-            if not driven and counting is not None and counting.number != UNKNOWN and _only_counted(counting, record):
+            if (
+                not is_driver
+                and counting is not None
+                and counting.number != UNKNOWN
+                and _only_counted(counting, record)
+            ):
                 self._foreign[key] = foreign.pop(key)
                 counting.number, counting.unread = record.number, record
                 continue
@@ -197,7 +202,7 @@ class Ownership:
                 continue
             counting = foreign.pop(key, None) or ActiveRollout.begin(rollout, record.number, now.monotonic)
             counting.rollout, counting.number, counting.unread = rollout, record.number, None
-            if driven:
+            if is_driver:
                 self._active[key] = counting
                 taken_up.append(rollout)
             else:

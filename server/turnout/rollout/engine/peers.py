@@ -9,7 +9,7 @@ from typing import Any
 
 from turnout.rollout.engine.server_ticks import ServerTick
 from turnout.rollout.machine.attempt import Rollout
-from turnout.state.servers import CountRecord, Meeting
+from turnout.state.servers import CountRecord, ServersSnapshot
 
 _ALIVE_TICKS, _ALIVE_SECONDS = 4, 2.0
 _LATE_TICKS, _LATE_SECONDS = 6, 60.0
@@ -22,7 +22,7 @@ def alive_seconds(tick_seconds: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class OtherServer:
     """A server, as it reported itself last.
 
     Attributes:
@@ -47,11 +47,11 @@ class Neighbour:
     about: Mapping[str, Any]
 
 
-class Neighbours:
+class OtherServers:
     """What servers said when they were last met. Used on the event loop only."""
 
     def __init__(self, tick_seconds: float) -> None:
-        """Knows nobody before `met`.
+        """Knows nobody before `update`.
 
         Args:
             tick_seconds: Seconds of a tick.
@@ -60,25 +60,25 @@ class Neighbours:
         self._offset = 0.0
         self._known = False
         self._counts: dict[tuple[str, int], list[CountRecord]] = {}
-        self._meeting = Meeting(datetime.fromtimestamp(0, UTC))
+        self._meeting = ServersSnapshot(datetime.fromtimestamp(0, UTC))
 
     @property
     def alive_seconds(self) -> float:
         """For how long a server counts as alive after it reported."""
         return alive_seconds(self._tick_seconds)
 
-    def met(self, meeting: Meeting, now: float) -> None:
+    def update(self, servers_snapshot: ServersSnapshot, now: float) -> None:
         """Notes what servers said.
 
         Args:
-            meeting: That, and the store's time.
+            servers_snapshot: That, and the store's time.
             now: By this server's monotonic clock.
         """
-        self._meeting = meeting
+        self._meeting = servers_snapshot
         self._counts = {}
-        for record in meeting.counts:
+        for record in servers_snapshot.counts:
             self._counts.setdefault((record.model, record.attempt), []).append(record)
-        self._offset = meeting.now.timestamp() - now
+        self._offset = servers_snapshot.now.timestamp() - now
         self._known = True
 
     def tick(self, now: float) -> int:
@@ -89,12 +89,12 @@ class Neighbours:
         """Returns the number of the oldest tick that still counts."""
         return self.tick(now) - max(_LATE_TICKS, int(_LATE_SECONDS / self._tick_seconds))
 
-    def told(self, rollout: Rollout) -> Sequence[CountRecord]:
+    def reported_counts(self, rollout: Rollout) -> Sequence[CountRecord]:
         """Returns what servers told of a rollout that this one drives and nobody has taken, unread."""
         return self._counts.get((rollout.model, rollout.attempt), ())
 
     @property
-    def servers(self) -> Sequence[Neighbour]:
+    def servers(self) -> Sequence[OtherServer]:
         """The servers, by name."""
         now, records = self._meeting.now, self._meeting.servers
         alive = [r for r in records if now - r.seen < timedelta(seconds=self.alive_seconds)]
@@ -108,7 +108,7 @@ class Neighbours:
             behind = {m: latest[m] - e for m, e in epochs.items() if latest.get(m, 0) > e}
             silent = max((now - record.seen).total_seconds(), 0.0)
             found.append(
-                Neighbour(
+                OtherServer(
                     record.name, record.started, silent, record in alive,
                     {m: list(v) for m, v in _mapping(record.document, "versions").items()}, epochs,
                     {m: str(v) for m, v in _mapping(record.document, "diverted").items()}, behind, record.document,

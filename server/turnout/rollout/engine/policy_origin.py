@@ -30,7 +30,7 @@ def set_by_others(rollout: Rollout, applied: AppliedPolicy | None) -> str:
     return f"epoch {applied.epoch}, by {applied.actor or 'nobody named'}: {applied.reason or applied.action}"
 
 
-def overtaking_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:
+def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:
     """Returns the baseline that another rollout brought since this one began; None if none did."""
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or policy.baseline in (rollout.previous, rollout.candidate):

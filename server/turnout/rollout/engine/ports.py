@@ -11,20 +11,20 @@ from semver import Version
 
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.situation import Situation
-from turnout.rollout.counters import Counted
+from turnout.rollout.counters import ClosedTick
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.server_ticks import Gathered
+from turnout.rollout.engine.server_ticks import CollectedTicks
 from turnout.rollout.machine.analysis_verdict import Analysis
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.machine import Facts
 from turnout.rollout.plan import Plan
 from turnout.routing.active_policies import AppliedPolicy
-from turnout.routing.default_answers import Answers
+from turnout.routing.default_answers import RoutingTable
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import Change
-from turnout.state.release_status import Standing
+from turnout.routing.traffic import ChangeOrigin
+from turnout.state.release_status import ReleaseStatus
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
-from turnout.state.servers import CountRecord, Meeting
+from turnout.state.servers import CountRecord, ServersSnapshot
 
 T = TypeVar("T")
 
@@ -41,16 +41,16 @@ class TrafficChange:
     """
 
     policy: Policy
-    change: Change
+    change: ChangeOrigin
     attempt: int
     number: int
-    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
 
 
-class World(Protocol):
+class Serving(Protocol):
     """What is served and routed on this server. Used on the event loop only."""
 
-    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[Counted]:
+    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now.
 
         Args:
@@ -60,13 +60,13 @@ class World(Protocol):
         """
         ...
 
-    def observe(self, active: ActiveRollout, seconds: float, gathered: Gathered, rivals: int) -> Facts:
+    def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
         """Returns what is so now.
 
         Args:
             active: The rollout.
             seconds: That this tick stands for.
-            gathered: What all servers counted.
+            collected: What all servers counted.
             rivals: Rollouts of its model that go on, itself among them.
         """
         ...
@@ -81,11 +81,11 @@ class World(Protocol):
         Raises:
             Conflict: Another change came first.
             ChangeRefused, InvalidRequest, VersionNotFound: It cannot be in force now.
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
         """
         ...
 
-    async def redraw_twin(self, model: str, change: Change) -> None:
+    async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
         """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
 
         Raises: As `apply`.
@@ -96,7 +96,7 @@ class World(Protocol):
         """Puts in force what was recorded about releases, and about policies unless told otherwise.
 
         Raises:
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
         """
         ...
 
@@ -161,7 +161,7 @@ class World(Protocol):
         """
         ...
 
-    def answers(self, model: str, running: Sequence[Rollout]) -> Answers:
+    def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
         """Returns who answers what of a model now, with the canaries that the rollouts `running` send.
 
         Raises:
@@ -170,7 +170,7 @@ class World(Protocol):
         ...
 
 
-class Outside(Protocol):
+class ExternalChecks(Protocol):
     """What rollouts ask outside of the server. Nothing here waits; used on the event loop only."""
 
     def check(self, plan: Plan) -> None:
@@ -195,7 +195,7 @@ class Outside(Protocol):
 
 
 class RolloutStore(Protocol):
-    """Where rollouts are recorded and servers meet. Every method raises Unavailable if the state store does not answer.
+    """Where rollouts are recorded and servers meet. Every method raises UnavailableError without an answer.
 
     Attributes:
         server: This server's name; another server never has it at the same time.
@@ -206,7 +206,7 @@ class RolloutStore(Protocol):
         """This server's name."""
         ...
 
-    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
         """Returns the rollouts that have not ended, and what servers said.
 
         Args:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Conflict, TurnoutError, Unavailable
-from turnout.rollout.changes.operations import Done, Operations
+from turnout.errors import Conflict, TurnoutError, UnavailableError
+from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import Since
+from turnout.rollout.changes.situation import RollbackOrigin
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.ports import World
+from turnout.rollout.engine.ports import Serving
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion
-from turnout.routing.default_answers import Answers
-from turnout.state.release_status import Standing
+from turnout.routing.default_answers import RoutingTable
+from turnout.state.release_status import ReleaseStatus
 
 _ROLLBACK_WAIT = 1.0
 """Seconds that a rollback by hand waits for the state store; then it is in force before it is on record."""
@@ -23,14 +23,16 @@ _ROLLBACK_WAIT = 1.0
 class Releases:
     """What operators change about who answers. Used on the event loop only."""
 
-    def __init__(self, engine: RolloutEngine, operations: Operations, world: World, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, engine: RolloutEngine, operations: Operations, serving: Serving, log: FilteringBoundLogger
+    ) -> None:
         self._engine = engine
         self._operations = operations
-        self._world = world
+        self._serving = serving
         self._log = log
         self._recording: asyncio.Future[None] | None = None
 
-    def answers(self, model: str) -> Answers:
+    def answers(self, model: str) -> RoutingTable:
         """Returns who answers what of a model now. Raises as `RolloutEngine.answers`."""
         return self._engine.answers(model)
 
@@ -43,7 +45,7 @@ class Releases:
         expected_epoch: int | None = None,
         *,
         keep_released: bool = False,
-    ) -> Done:
+    ) -> ChangeResult:
         """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
 
         Args:
@@ -58,12 +60,12 @@ class Releases:
             ModelNotFound: There is no such model.
             ChangeRefused: There is nothing to go back to, or it is not ready.
             Conflict: It has moved since the operator looked at it.
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
         """
         why = reason or "rolled back by hand"
         try:
             return await self._recorded(model, to, actor, why, expected_epoch, keep_released=keep_released)
-        except Unavailable as error:
+        except UnavailableError as error:
             return self._divert(model, to, actor, why, error, keep_released=keep_released)
 
     async def _recorded(
@@ -75,12 +77,12 @@ class Releases:
         expected_epoch: int | None,
         *,
         keep_released: bool,
-        since: Since | None = None,
-    ) -> Done:
-        signatures = self._world.signatures(model)
+        since: RollbackOrigin | None = None,
+    ) -> ChangeResult:
+        signatures = self._serving.signatures(model)
 
         def trouble(version: Version) -> str:
-            ready = self._world.is_ready(model, version)
+            ready = self._serving.is_ready(model, version)
             return "" if ready else f"it is not ready; `turnout load {model}@{version}` first"
 
         return await self._engine.operate(
@@ -115,40 +117,40 @@ class Releases:
                 )
 
     def _divert(
-        self, model: str, to: Version | None, actor: str, reason: str, error: Unavailable, *, keep_released: bool
-    ) -> Done:
+        self, model: str, to: Version | None, actor: str, reason: str, error: UnavailableError, *, keep_released: bool
+    ) -> ChangeResult:
         """Has a rollback in force in memory, where the state store does not answer, and says so."""
-        situation = self._world.situation(model, [r for r in self._engine.running if r.model == model])
+        situation = self._serving.situation(model, [r for r in self._engine.running if r.model == model])
         outcome = rollback(situation, to, b"", keep_released=keep_released, actor=actor, reason=reason)
         target = situation.after(outcome).answering
         if target is None:
             raise error
-        applied, _ = self._world.in_force(model)
-        since = Since(0 if applied is None else applied.epoch, situation.answering)
-        gone = tuple(version for version, status in outcome.statuses.items() if status is Standing.CANDIDATE)
+        applied, _ = self._serving.in_force(model)
+        since = RollbackOrigin(0 if applied is None else applied.epoch, situation.answering)
+        gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
         self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
         sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
-        return Done(f"{sentence} ({error.message})", True, self._engine.answers(model), target, since.epoch)
+        return ChangeResult(f"{sentence} ({error.message})", True, self._engine.answers(model), target, since.epoch)
 
     async def release(
         self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False
-    ) -> Done:
+    ) -> ChangeResult:
         """Declares a version fit for general traffic. Raises as `Operations.release`."""
         return await self._engine.operate(
             lambda: self._operations.release(
                 model, version, actor=actor, reason=reason, traffic=traffic, supersede=supersede,
-                trouble=lambda exact: self._world.load_failure(model, exact),
+                trouble=lambda exact: self._serving.load_failure(model, exact),
             )
         )  # fmt: skip
 
-    async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> Done:
+    async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> ChangeResult:
         """Takes a release back. Raises as `Operations.withdraw`."""
         return await self._engine.operate(lambda: self._operations.withdraw(model, version, actor=actor, reason=reason))
 
-    async def discard(self, model: str, attempt: int, actor: str, reason: str) -> Done:
+    async def discard(self, model: str, attempt: int, actor: str, reason: str) -> ChangeResult:
         """Ends rollouts that cannot be read. Raises as `Operations.discard`."""
-        signatures = self._world.signatures(model)
+        signatures = self._serving.signatures(model)
         return await self._engine.operate(
             lambda: self._operations.discard(model, attempt, actor=actor, reason=reason, signatures=signatures)
         )

@@ -7,8 +7,8 @@ from turnout.errors import TurnoutError
 from turnout.rollout.clock import Clock
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.ports import RolloutStore, World
-from turnout.rollout.engine.store_timeouts import Patience
+from turnout.rollout.engine.ports import RolloutStore, Serving
+from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine import overrides
 from turnout.rollout.machine.attempt import Rollout, RolloutState
@@ -26,20 +26,20 @@ class Rollbacks:
 
     def __init__(
         self,
-        world: World,
+        serving: Serving,
         store: RolloutStore,
         ownership: Ownership,
         diversions: Diversions,
         enforcement: Enforcement,
         clock: Clock,
     ) -> None:
-        self._world = world
+        self._serving = serving
         self._store = store
         self._ownership = ownership
         self._diversions = diversions
         self._enforcement = enforcement
         self._clock = clock
-        self._patience = Patience()
+        self._timeout = StoreTimeout()
         self._going_back: Sequence[Rollout] = ()
 
     @property
@@ -60,7 +60,7 @@ class Rollbacks:
         """Notes which rollouts are being taken back by now, whoever drives them; called when the store has changed.
 
         Raises:
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
         """
         found = map(read_record, await self._store.aborting())
         self._going_back = [one for one in found if isinstance(one, Rollout)]
@@ -85,7 +85,7 @@ class Rollbacks:
     async def followed(self) -> bool:
         """Puts in force what is recorded; returns False if the state store does not answer."""
         try:
-            await self._patience.wait(self._world.follow(), _STORE_WAIT)
+            await self._timeout.wait(self._serving.follow(), _STORE_WAIT)
         except (TurnoutError, OSError):
             return False
         return True

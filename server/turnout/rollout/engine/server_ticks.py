@@ -65,7 +65,7 @@ def _slot_record(server: str, slot: int, *counts: int) -> SlotRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class CollectedTicks:
     """What is taken at one look.
 
     Attributes:
@@ -83,7 +83,7 @@ class Gathered:
     late: int = 0
 
 
-def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, oldest: int) -> Gathered:
+def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, oldest: int) -> CollectedTicks:
     """Returns what is to be taken of what servers counted.
 
     A server's ticks are taken in order, each once: a number up to `taken` is one that was taken before. No server's
@@ -114,7 +114,7 @@ def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, olde
         if name not in latest or latest[name].number < one.number:
             latest[name] = one
     slots = [record for one in latest.values() if one in in_time for record in one.slots]
-    return Gathered(
+    return CollectedTicks(
         ticks, latency, slots, {name: one.number for name, one in latest.items()}, len(fresh) - len(in_time)
     )
 

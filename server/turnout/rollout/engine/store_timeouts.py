@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 
 T = TypeVar("T")
 
 
-class StillRunning(Unavailable):
+class StillRunning(UnavailableError):
     """The state store has not answered in time; what was asked of it goes on, and may still be done."""
 
 
-class Patience:
+class StoreTimeout:
     """Work on the state store that nobody waits for longer than a bound. Used on the event loop only.
 
     What takes longer goes on by itself. Until it has ended nothing else is begun: a store that is locked gets one
@@ -37,11 +37,11 @@ class Patience:
 
         Raises:
             StillRunning: It takes longer, and goes on.
-            Unavailable: Earlier work still goes on, so this was not begun.
+            UnavailableError: Earlier work still goes on, so this was not begun.
         """
         if self._late:
             work.close()
-            raise Unavailable("the state store has not answered an earlier request yet", retry_after=1.0)
+            raise UnavailableError("the state store has not answered an earlier request yet", retry_after=1.0)
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait({task}, timeout=seconds)

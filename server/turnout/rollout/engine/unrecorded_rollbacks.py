@@ -21,8 +21,8 @@ from typing import Any, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.rollout.changes.situation import Since
-from turnout.rollout.engine.ports import World
+from turnout.rollout.changes.situation import RollbackOrigin
+from turnout.rollout.engine.ports import Serving
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.threads import Threads
 
@@ -51,7 +51,7 @@ class Diversion:
 
     model: str
     to: Version
-    since: Since
+    since: RollbackOrigin
     attempt: int
     actor: str
     reason: str
@@ -90,7 +90,7 @@ class Diversion:
         """
         try:
             answering = body.get("answering")  # an earlier release wrote none of what `get` reads
-            since = Since(int(body["epoch"]), None if answering is None else Version.parse(answering))
+            since = RollbackOrigin(int(body["epoch"]), None if answering is None else Version.parse(answering))
             return cls(
                 str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
                 str(body["reason"]), datetime.fromisoformat(body["since"]),
@@ -177,15 +177,15 @@ def _kept_seconds(diversion: Diversion) -> float:
 class Diversions:
     """The rollbacks in force that are not on record. Used on the event loop only."""
 
-    def __init__(self, world: World, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
+    def __init__(self, serving: Serving, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
         """Knows of none before `follow`.
 
         Args:
-            world: Has them in force.
+            serving: Has them in force.
             journal: Keeps them.
             log: Where they are reported.
         """
-        self._world = world
+        self._serving = serving
         self._journal = journal
         self._log = log
         self._threads = Threads("diversions")
@@ -205,7 +205,7 @@ class Diversions:
     def begin(self, diversion: Diversion) -> None:
         """Has one in force at once, and kept soon."""
         known = self._current.get(diversion.model)
-        self._world.divert(diversion.model, diversion.to, diversion.withdrawn)
+        self._serving.divert(diversion.model, diversion.to, diversion.withdrawn)
         if known is not None and replace(diversion, reason=known.reason, began=known.began) == known:
             return
         self._current[diversion.model] = diversion
@@ -226,7 +226,7 @@ class Diversions:
             return
         self._changes += 1
         self._adopted.discard(model)
-        self._world.undivert(model)
+        self._serving.undivert(model)
         if recorded is None:
             self._keep(lambda: self._journal.remove(model), model)
         elif diversion.recorded is None:
@@ -264,7 +264,7 @@ class Diversions:
                 continue
             self._current[model] = diversion
             self._adopted.add(model)
-            self._world.divert(model, diversion.to, diversion.withdrawn)
+            self._serving.divert(model, diversion.to, diversion.withdrawn)
             self._log.warning("a rollback that is not on record holds here too", model=model, what=diversion.sentence)
         return [
             one for model, one in self._current.items()

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Unavailable
+from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ports import RolloutStore
-from turnout.rollout.engine.store_timeouts import Patience, StillRunning
+from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.machine.actors import rollout_actor
-from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.state.rollouts import Note, RolloutWrite
 from turnout.threads import Threads
 
 _REASON_BYTES = 1000
 
-Notify = Callable[[str, Rollout, Entry], None]
+Notify = Callable[[str, Rollout, RolloutHistoryEntry], None]
 """Told of everything that happens to a rollout, with the model's name; quick, and raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class EventReporter:
     """Where it is reported what happens.
 
     Attributes:
@@ -41,9 +41,9 @@ class RolloutWriter:
         store: RolloutStore,
         driver: str,
         lease_seconds: float,
-        patience: Patience,
+        timeout: StoreTimeout,
         threads: Threads,
-        reports: Reports,
+        reports: EventReporter,
     ) -> None:
         """Takes where it writes.
 
@@ -51,14 +51,14 @@ class RolloutWriter:
             store: Keeps the rollouts.
             driver: Who writes: the lease's owner.
             lease_seconds: For which nobody else may.
-            patience: Bounds the wait for the store.
+            timeout: Bounds the wait for the store.
             threads: Where documents are made, so that requests go on meanwhile.
             reports: Told of what was recorded.
         """
         self._store = store
         self._driver = driver
         self._lease_seconds = lease_seconds
-        self._patience = patience
+        self._timeout = timeout
         self._threads = threads
         self._reports = reports
         self._away = False
@@ -74,24 +74,24 @@ class RolloutWriter:
         Raises:
             Conflict: Another server wrote it meanwhile.
             StillRunning: It is strict, and may still be recorded.
-            Unavailable: The state store does not answer, and it is strict.
+            UnavailableError: The state store does not answer, and it is strict.
         """
         rollout = active.rollout
         wanted = await self._wanted(active)
         by = next((e.actor for e in active.entries if e.actor), rollout_actor(rollout.attempt))
         why = active.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if active.entries else ""
         entries, ticks = active.entries, active.ticks
-        told, counted = len(entries), len(ticks)
+        reported, counted = len(entries), len(ticks)
 
         async def write() -> None:
             record = await self._store.write(rollout.model, wanted, actor=by, reason=why)
             active.recorded(rollout, record.number)
-            self.report(rollout, entries[:told])
-            del entries[:told], ticks[:counted]
+            self.report(rollout, entries[:reported])
+            del entries[:reported], ticks[:counted]
 
         try:
-            await self._patience.wait(write(), seconds)
-        except Unavailable as error:
+            await self._timeout.wait(write(), seconds)
+        except UnavailableError as error:
             active.saved = False
             if strict:
                 raise
@@ -125,8 +125,8 @@ class RolloutWriter:
                 del ticks[: len(wanted.ticks)]
 
         try:
-            await self._patience.wait(write(), seconds)
-        except Unavailable as error:
+            await self._timeout.wait(write(), seconds)
+        except UnavailableError as error:
             for active in several:
                 active.saved = False
             self._note_away(error, several[0].rollout.model)
@@ -145,18 +145,18 @@ class RolloutWriter:
             counted=dict(active.delivered),
         )  # fmt: skip
 
-    def _note_away(self, error: Unavailable, model: str) -> None:
+    def _note_away(self, error: UnavailableError, model: str) -> None:
         if not self._away or isinstance(error, StillRunning):
             self._reports.log.error(
                 "rollouts go no further: they cannot be recorded", model=model, reason=error.message
             )
         self._away = True
 
-    def report(self, rollout: Rollout, entries: Sequence[Entry]) -> None:
+    def report(self, rollout: Rollout, entries: Sequence[RolloutHistoryEntry]) -> None:
         """Tells of what was recorded."""
         for entry in entries:
             self._reports.log.info(
                 "rollout moved", model=rollout.model, candidate=str(rollout.candidate), attempt=rollout.attempt,
-                kind=entry.kind, said=entry.text, actor=entry.actor,
+                kind=entry.kind, text=entry.text, actor=entry.actor,
             )  # fmt: skip
             self._reports.notify(rollout.model, rollout, entry)

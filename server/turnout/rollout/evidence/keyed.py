@@ -45,7 +45,7 @@ class KeyedTest(SameArrays):
         expected: What they are held against: exposures times the base rate of each tick; same shape.
         held: log M of each alternative without keyed traffic, of the mass that was there when it began; shape (..., J).
         late: log M of the mass that started since; same shape.
-        told: What the units tell of `held` by now, S / phi; same shape.
+        log_current: What the units tell of `held` by now, S / phi; same shape.
         phi, units: As of `Weighing`, by the last tick with a bad event.
     """
 
@@ -55,7 +55,7 @@ class KeyedTest(SameArrays):
     expected: Floats
     held: Floats
     late: Floats
-    told: Floats
+    log_current: Floats
     phi: Floats
     units: Floats
 
@@ -72,7 +72,7 @@ class KeyedTest(SameArrays):
         """Returns the form that the state store holds; of `some` groups, all others being empty."""
         return {
             "expected": packed(*self.expected[:, some]), "held": _numbers(self.held), "late": _numbers(self.late),
-            "told": _numbers(self.told), "phi": float(self.phi), "units": float(self.units),
+            "told": _numbers(self.log_current), "phi": float(self.phi), "units": float(self.units),
         }  # fmt: skip
 
     @classmethod
@@ -80,16 +80,20 @@ class KeyedTest(SameArrays):
         """Reads what `to_json` wrote. Raises ValueError if it is of another test."""
         expected = np.zeros(bad.shape)
         expected[:, some] = unpacked(body["expected"], "ff")
-        held, late, told = (_logs(body[name], len(ratios)) for name in ("held", "late", "told"))
+        held, late, log_current = (_logs(body[name], len(ratios)) for name in ("held", "late", "told"))
         phi, units = (np.asarray(float(body[name])) for name in ("phi", "units"))
-        if not np.isfinite([*expected.ravel(), *held, *told, phi, units]).all() or (late == np.inf).any() or phi < 1:
+        if (
+            not np.isfinite([*expected.ravel(), *held, *log_current, phi, units]).all()
+            or (late == np.inf).any()
+            or phi < 1
+        ):
             raise ValueError("expected the numbers of a test on keyed traffic")
-        return cls(null, tuple(ratios), bad, expected, held, late, told, phi, units)
+        return cls(null, tuple(ratios), bad, expected, held, late, log_current, phi, units)
 
     @property
     def log_m(self) -> Floats:
         """The log M of each alternative; shape (..., J)."""
-        return np.logaddexp(self.held + self.told, self.late)
+        return np.logaddexp(self.held + self.log_current, self.late)
 
     def taken(self, strata: Sequence[tuple[Floats, Floats]], unkeyed: Floats, gamma: float, least_phi: int) -> Self:
         """Returns the test with one more tick.
@@ -108,10 +112,12 @@ class KeyedTest(SameArrays):
         expected = single(np.sum([self.expected, *(e for _, e in pairs)], axis=0))
         weights, phi, units = weigh(bad, expected, self.null, least_phi)
         enough = (units >= LEAST_UNITS)[..., None]
-        told = np.where(enough, self._log_ratio(weights * bad, weights * expected) / phi[..., None], 0.0)
+        log_current = np.where(enough, self._log_ratio(weights * bad, weights * expected) / phi[..., None], 0.0)
         steps = np.sum([self._log_ratio(weights**2 * x, weights**2 * e) for x, e in pairs], axis=0)
         late = late + np.where(enough, steps / phi[..., None], 0.0)
-        return replace(self, bad=bad, expected=expected, held=held, late=late, told=told, phi=phi, units=units)
+        return replace(
+            self, bad=bad, expected=expected, held=held, late=late, log_current=log_current, phi=phi, units=units
+        )
 
     def _log_ratio(self, bad: Floats, exposure: Floats) -> Floats:
         """Returns the log likelihood ratios of the canary's share of the bad events, alternatives against the null."""

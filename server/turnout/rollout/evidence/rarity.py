@@ -19,7 +19,7 @@ def is_rare(canary: Count, keyed: Keyed | None, rate: float, phi: int, beta: flo
 
     Args:
         canary: All of its requests.
-        keyed: Those with keys, by unit; None where there were none.
+        keyed: Those with keys, by unit; None if there were none.
         rate: Bad events a request.
         phi: Requests that share their fate.
         beta: Chance of being wrong.

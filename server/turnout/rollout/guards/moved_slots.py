@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 from turnout.rollout.guards.slot_history import LATEST, SlotRecords
 from turnout.serving.counting.arm_counts import KeyedCounts
-from turnout.serving.counting.keyed_outcomes import BAD, SLOTS, BySlot, Window
+from turnout.serving.counting.keyed_outcomes import BAD, SLOTS, BySlot, KeyedWindow
 
 _ELSEWHERE_SECONDS = 60.0
 _MOST_RECORDS = 64
@@ -27,7 +27,7 @@ class MovedSlots:
         self._before = np.zeros((3, SLOTS), np.int64)
         self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 
-    def own(self, owned: NDArray[np.bool_], window: Window, records: SlotRecords, stalled: float) -> None:
+    def own(self, owned: NDArray[np.bool_], window: KeyedWindow, records: SlotRecords, stalled: float) -> None:
         """Notes which slots meet the candidate from now on.
 
         Args:

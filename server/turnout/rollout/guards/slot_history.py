@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from turnout.rollout.evidence import ERRORS, GROUPS, INVALID, STALLED
 from turnout.rollout.evidence.packing import packed, unpacked
-from turnout.serving.counting.keyed_outcomes import ERROR, SLOTS, BySlot, Window
+from turnout.serving.counting.keyed_outcomes import ERROR, SLOTS, BySlot, KeyedWindow
 from turnout.serving.counting.keyed_outcomes import INVALID as INVALID_MARK
 
 _PRIOR_EVENTS = 2.0
@@ -40,7 +40,7 @@ class SlotRecords:
     bad: Mapping[str, BySlot] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, window: Window, thresholds: Mapping[str, float], late: float) -> Self:
+    def of(cls, window: KeyedWindow, thresholds: Mapping[str, float], late: float) -> Self:
         """Counts a window.
 
         Args:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from turnout.rollout.machine.attempt import Entry, Moved, Pause, Rollout, moved
+from turnout.rollout.machine.attempt import Moved, Pause, Rollout, RolloutHistoryEntry, moved
 from turnout.rollout.machine.confirmation import Confirmation, Reply
 from turnout.rollout.machine.measurements import NOT_ASKED, Measurement, ProbeOutcome, ProbeRecord
 from turnout.rollout.machine.overrides import pause, step_to
@@ -48,26 +48,26 @@ def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
 
     An answer is noted also where the rollout stands still: none is asked for twice.
     """
-    told: list[Entry] = []
+    events: list[RolloutHistoryEntry] = []
     for one in analysis.measurements:
         if one.stage != rollout.stage or one.probe not in rollout.asked_probes:
             continue  # asked in another step: it says nothing of this one
         before = rollout.probes.get(one.probe, NOT_ASKED)
         after = before.taken(one)
         rollout = replace(rollout, probes={**rollout.probes, one.probe: after})
-        if text := _told_of(one, before, after):
-            told.append(Entry("probe", text))
+        if text := _measurement_text(one, before, after):
+            events.append(RolloutHistoryEntry("probe", text))
     if analysis.answer is not None:
         rollout, entries = _answered(rollout, analysis.answer)
-        told += entries
-    return rollout, tuple(told)
+        events += entries
+    return rollout, tuple(events)
 
 
-def speaks_against(rollout: Rollout) -> tuple[str, str] | None:
+def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
     """Returns what takes the candidate back, `probe` or `webhook`, and why; None where neither does."""
     for name in rollout.asked_probes:
         record = rollout.probes.get(name, NOT_ASKED)
-        if record.failing:
+        if record.has_failed:
             limit = record.limits.failure_limit
             last = f", the last: {record.detail}" if record.outcome is ProbeOutcome.FAILED else ""
             return "probe", f"probe {name} failed {record.failed} times in this step, {limit} may{last}"
@@ -106,7 +106,9 @@ def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float
     asked = rollout.confirmation
     if asked is None or asked.step != number:
         after = moved(rollout, confirmation=Confirmation(number))
-        return after, (Entry("confirm", f"asks the confirm webhook whether {_what(rollout, number)} may begin"),)
+        return after, (
+            RolloutHistoryEntry("confirm", f"asks the confirm webhook whether {_what(rollout, number)} may begin"),
+        )
     if asked.reply is Reply.GO:
         return step_to(rollout, number)
     if asked.reply is Reply.VETO:
@@ -123,19 +125,25 @@ def _answered(rollout: Rollout, answer: ConfirmAnswer) -> Moved:
     what = _what(rollout, asked.step)
     after = replace(asked, reply=answer.reply, reason=answer.reason, tries=asked.tries + 1)
     if answer.reply is Reply.GO:
-        return moved(rollout, confirmation=after), (Entry("confirm", f"the confirm webhook lets {what} begin"),)
+        return moved(rollout, confirmation=after), (
+            RolloutHistoryEntry("confirm", f"the confirm webhook lets {what} begin"),
+        )
     if answer.reply is Reply.VETO:
         return pause(replace(rollout, confirmation=after), _veto(rollout, after))
     text = f"the confirm webhook said neither yes nor no to {what}, and is asked again: {answer.reason}"
-    told = (Entry("confirm", text),) if answer.reply is Reply.WAITING and answer.reason != asked.reason else ()
-    return replace(rollout, confirmation=after), told
+    events = (
+        (RolloutHistoryEntry("confirm", text),)
+        if answer.reply is Reply.WAITING and answer.reason != asked.reason
+        else ()
+    )
+    return replace(rollout, confirmation=after), events
 
 
 def _veto(rollout: Rollout, asked: Confirmation) -> Pause:
     return Pause("veto", f"the confirm webhook vetoes {_what(rollout, asked.step)}: {asked.reason}")
 
 
-def _told_of(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
+def _measurement_text(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
     """Returns what is to be told of a measurement; "" where it is as usual."""
     match one.outcome:
         case ProbeOutcome.FAILED:

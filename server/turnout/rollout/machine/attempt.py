@@ -82,7 +82,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RolloutHistoryEntry:
     """One line of a rollout's history.
 
     Attributes:
@@ -120,7 +120,7 @@ class Rollout:
             that.
         silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
         thresholds: Seconds, by latency metric, as fixed before this step.
-        patience: The baseline's p50, seconds.
+        timeout: The baseline's p50, seconds.
         weight: What an operator set in place of the step's; None for the step's own.
         passed_gate: Number of the last step whose gate was opened.
         pauses: Why it stands still; none while it goes on.
@@ -157,7 +157,7 @@ class Rollout:
     held: str = ""
     step_requests: int = 0
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    patience: float = 0.0
+    timeout: float = 0.0
     weight: float | None = None
     passed_gate: int = -1
     pauses: tuple[Pause, ...] = ()
@@ -333,14 +333,14 @@ def _two(numbers: Sequence[Any]) -> tuple[int, int]:
     return first, second
 
 
-Moved = tuple[Rollout, tuple[Entry, ...]]
+Moved = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
 """A rollout as it is now, and what is to be told of how it came to be so."""
 
 
 def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
     """Returns the rollout in another state, and the line that tells of it."""
     released = rollout.released or (state is _S.PROMOTING and not rollout.was_released)
-    return moved(rollout, state=state, in_state_s=0.0, released=released), (Entry(str(state), text),)
+    return moved(rollout, state=state, in_state_s=0.0, released=released), (RolloutHistoryEntry(str(state), text),)
 
 
 def fresh_step(rollout: Rollout) -> Rollout:

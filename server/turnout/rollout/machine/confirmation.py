@@ -73,6 +73,6 @@ def reply_of(status: int, body: object) -> tuple[Reply, str]:
     if status in (408, 425, 429) or not 400 <= status < 500:
         return Reply.WAITING, f"it answered {status}"
     table = body if isinstance(body, Mapping) else {}
-    said = table.get("reason") if table else body
-    reason = " ".join(said.split())[:LONGEST_REASON] if isinstance(said, str) else ""
+    message = table.get("reason") if table else body
+    reason = " ".join(message.split())[:LONGEST_REASON] if isinstance(message, str) else ""
     return (Reply.ROLLBACK if table.get("rollback") is True else Reply.VETO), reason or f"it answered {status}"

@@ -86,8 +86,8 @@ def verdict_text(rollout: Rollout) -> str:
 def server_verdict_text(rollout: Rollout, server: str) -> str:
     """Returns in words and numbers why the candidate is taken back for what one server saw."""
     several = rollout.per_server.evidence
-    said = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
-    return f"on {server}, one of {len(several)} servers, {said}"
+    message = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
+    return f"on {server}, one of {len(several)} servers, {message}"
 
 
 def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
@@ -102,8 +102,8 @@ def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     units = evidence.effective_units
     if units is not None and not strongest.one_armed:
         seen = f"{seen}; {units:.0f} effective tenants"
-    shown = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
-    return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {shown})"
+    displayed = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
+    return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {displayed})"
 
 
 _NOUNS = {

@@ -17,15 +17,15 @@ from turnout.rollout.machine.analysis_verdict import (
     Analysis,
     analysed,
     begin_step,
-    speaks_against,
+    rollback_cause,
     unmeasured,
 )
 from turnout.rollout.machine.attempt import (
     STEPPING,
-    Entry,
     Moved,
     Pause,
     Rollout,
+    RolloutHistoryEntry,
     RolloutState,
     enter,
     fresh_step,
@@ -56,14 +56,14 @@ class Facts:
         in_force: What is wished is in force.
         frozen: The model's traffic is frozen: only what takes it back can be put in force.
         rivals: Rollouts of the model that run now, this one among them.
-        overtaken: The baseline that another rollout, or a release, has brought meanwhile; None where there is none.
+        overtaken: The baseline that another rollout, or a release, has brought meanwhile; None if there is none.
         overtaken_by: Which of the two.
         traffic: Who answers plain requests, in words; "" where `previous` does, and nobody else.
         other: Who else changed the policy, and why; "" where nobody did.
         refused: Why what is wished cannot be put in force; "" where nothing was refused.
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
-        patience: The baseline's p50 now, seconds.
+        timeout: The baseline's p50 now, seconds.
         taken: By server, number of the last tick of its that `ticks` holds.
         slots: What the slots that meet the candidate came to, each server's own.
         analysis: What was asked outside of the server.
@@ -86,7 +86,7 @@ class Facts:
     refused: str = ""
     thresholds: Mapping[str, float] | None = None
     samples: int = 0
-    patience: float = 0.0
+    timeout: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict)
     slots: Sequence[SlotRecord] = ()
     analysis: Analysis = NO_ANALYSIS
@@ -96,9 +96,9 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     """Returns the rollout after one tick, and what is to be told of it. A verdict goes before any progress."""
     if rollout.state.final:
         return rollout, ()
-    rollout, told = analysed(_observed(rollout, facts), facts.analysis)
+    rollout, events = analysed(_observed(rollout, facts), facts.analysis)
     after, entries = _decided(rollout, facts)
-    return after, (*told, *entries)
+    return after, (*events, *entries)
 
 
 def _decided(rollout: Rollout, facts: Facts) -> Moved:
@@ -142,14 +142,14 @@ def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
         return "breaker", trip_text(record)
     if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
         return "guard", why
-    return speaks_against(rollout)
+    return rollback_cause(rollout)
 
 
 def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
     """Returns the rollout after a tick that brought a reason to stand still, or found it there still."""
-    stopped, told = pause(rollout, why)
+    stopped, events = pause(rollout, why)
     idle, entries = _idle(stopped, facts)
-    return idle, (*told, *entries)
+    return idle, (*events, *entries)
 
 
 def _idle(rollout: Rollout, facts: Facts) -> Moved:
@@ -311,7 +311,7 @@ def _aborting(rollout: Rollout, facts: Facts) -> Moved:
     if after.in_state_s > _ABORT_SECONDS and not rollout.pauses:
         why = facts.refused or "the state store does not answer"
         late = Pause("refused", f"the rollback is not on record yet: {why}")
-        return moved(after, pauses=(late,)), (Entry("pause", late.reason),)
+        return moved(after, pauses=(late,)), (RolloutHistoryEntry("pause", late.reason),)
     return after, ()
 
 
@@ -346,4 +346,4 @@ def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
     """Returns the rollout with the thresholds of now; where nothing is known, with those that it has."""
     if facts.thresholds is None:
         return rollout
-    return replace(rollout, thresholds=dict(facts.thresholds), patience=facts.patience)
+    return replace(rollout, thresholds=dict(facts.thresholds), timeout=facts.timeout)

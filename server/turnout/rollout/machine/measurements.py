@@ -97,7 +97,7 @@ class ProbeRecord:
                 return replace(counted, inconclusive=self.inconclusive + 1, errors=self.errors + 1)
 
     @property
-    def failing(self) -> bool:
+    def has_failed(self) -> bool:
         """More failed than may."""
         return self.failed > self.limits.failure_limit
 

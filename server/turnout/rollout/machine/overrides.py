@@ -5,10 +5,10 @@ from dataclasses import replace
 from turnout.errors import ChangeRefused
 from turnout.rollout.machine.attempt import (
     STEPPING,
-    Entry,
     Moved,
     Pause,
     Rollout,
+    RolloutHistoryEntry,
     RolloutState,
     enter,
     fresh_step,
@@ -33,7 +33,7 @@ def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
     pauses = (*(p for p in rollout.pauses if p.kind != why.kind), why)
     if pauses == rollout.pauses:
         return rollout, ()
-    return moved(rollout, pauses=pauses), (Entry("pause", why.reason, why.actor),)
+    return moved(rollout, pauses=pauses), (RolloutHistoryEntry("pause", why.reason, why.actor),)
 
 
 def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
@@ -60,7 +60,7 @@ def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
         idle_s=0.0,
         confirmation=asked if asked is not None and asked.reply is Reply.GO else None,
     )
-    return after, (Entry("resume", reason or "resumed", actor),)
+    return after, (RolloutHistoryEntry("resume", reason or "resumed", actor),)
 
 
 def _least(rollout: Rollout) -> tuple[float, float]:
@@ -78,7 +78,7 @@ def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
     refuse_final(rollout)
     if rollout.promoted or rollout.state is _S.ABORTING:
         raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: there is nothing to promote")
-    told = Entry("promote_full" if full else "promote", reason or "promoted by hand", actor)
+    events = RolloutHistoryEntry("promote_full" if full else "promote", reason or "promoted by hand", actor)
     held = replace(rollout, pauses=(), confirmation=None)
     if full:
         after, entries = enter(held, _S.PROMOTING, "promoted by hand, past the steps that were left")
@@ -88,7 +88,7 @@ def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
         gated = any(p.kind == "gate" for p in rollout.pauses)
         following = rollout.step if gated and rollout.state is _S.RAMPING else rollout.step + 1
         after, entries = step_to(replace(held, passed_gate=following), following)
-    return after, (told, *entries)
+    return after, (events, *entries)
 
 
 def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Moved:
@@ -101,7 +101,7 @@ def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Move
     if rollout.state not in STEPPING:
         raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: only a step has a weight")
     text = f"weight {weight:.2%}{': ' + reason if reason else ''}"
-    return moved(rollout, weight=weight), (Entry("set_weight", text, actor),)
+    return moved(rollout, weight=weight), (RolloutHistoryEntry("set_weight", text, actor),)
 
 
 def abort(
@@ -119,8 +119,8 @@ def abort(
         rollout: Which.
         why: For the record.
         end: What it ends as.
-        kind: As in `Entry`.
-        actor: As in `Entry`.
+        kind: As in `RolloutHistoryEntry`.
+        actor: As in `RolloutHistoryEntry`.
         cause: As in `Rollout`.
 
     Raises:
@@ -131,8 +131,8 @@ def abort(
         return rollout, ()
     if rollout.state is _S.PENDING:  # nothing was put in force for it, and there is nothing to wait for
         ended = moved(rollout, state=end, in_state_s=0.0, pauses=(), verdict=why, end=end, cause=cause)
-        told = Entry(str(end), f"it had not begun: {why}", actor)
-        return ended, (told,) if kind == str(end) else (Entry(kind, why, actor), told)
+        events = RolloutHistoryEntry(str(end), f"it had not begun: {why}", actor)
+        return ended, (events,) if kind == str(end) else (RolloutHistoryEntry(kind, why, actor), events)
     after = moved(
         rollout,
         state=_S.ABORTING,
@@ -146,7 +146,10 @@ def abort(
         weight=None,
         confirmation=None,
     )
-    return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
+    return after, (
+        RolloutHistoryEntry(kind, why, actor),
+        RolloutHistoryEntry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"),
+    )
 
 
 def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
@@ -175,8 +178,8 @@ def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: s
         why: For the record.
         end: What it ends as.
         text: Who has its traffic from now on.
-        kind: As in `Entry`.
-        actor: As in `Entry`.
+        kind: As in `RolloutHistoryEntry`.
+        actor: As in `RolloutHistoryEntry`.
     """
     after, entries = abort(rollout, why, end, kind=kind, actor=actor)
     if after.state.final:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from turnout.errors import NotFound
+from turnout.errors import NotFoundError
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import UnreadableRollout, read_record, recorded
 from turnout.serving.versions.catalog import Catalog
@@ -18,7 +18,7 @@ _MOST_ATTEMPTS = 2**63 - 1
 class RolloutLog:
     """Reads what is recorded about rollouts: nothing is told before it is on record.
 
-    Every method raises Unavailable while the state store does not answer.
+    Every method raises UnavailableError while the state store does not answer.
     """
 
     def __init__(self, store: StateStore, catalog: Catalog) -> None:
@@ -36,7 +36,7 @@ class RolloutLog:
 
         Raises:
             ModelNotFound: There is no such model.
-            NotFound: It never had one, or no such attempt.
+            NotFoundError: It never had one, or no such attempt.
             Unsupported: It cannot be read; the message names the way out.
         """
         record, _ = await self.found(model, attempt)
@@ -48,7 +48,7 @@ class RolloutLog:
         if attempt <= _MOST_ATTEMPTS:
             for record in await self._store.in_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
                 return record, read_record(record)
-        raise NotFound(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
+        raise NotFoundError(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
 
     async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
         """Returns rollouts of a model, or of all, the newest first; those too that cannot be read.

@@ -97,8 +97,10 @@ _VERSIONS = ("candidate", "previous")
 
 
 def _event(event: Event) -> pb.RolloutEvent:
-    said = event.payload
-    return pb.RolloutEvent(kind=said["kind"], text=said["text"], actor=said["actor"], time=timestamp(event.time))
+    payload = event.payload
+    return pb.RolloutEvent(
+        kind=payload["kind"], text=payload["text"], actor=payload["actor"], time=timestamp(event.time)
+    )
 
 
 def timestamp(time: datetime) -> Timestamp:

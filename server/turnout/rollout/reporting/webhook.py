@@ -8,10 +8,10 @@ import uuid
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Rollout as RolloutSettings
+from turnout.config import RolloutSettings as RolloutSettings
 from turnout.outbound import Unanswered, ask
 from turnout.rollout.clock import Clock
-from turnout.rollout.machine.attempt import Entry, Rollout
+from turnout.rollout.machine.attempt import Rollout, RolloutHistoryEntry
 from turnout.rollout.machine.status import json_number
 from turnout.threads import Threads
 
@@ -40,7 +40,7 @@ class Webhook:
         self._threads = Threads("webhook")
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
 
-    def tell(self, model: str, rollout: Rollout, entry: Entry) -> None:
+    def notify(self, model: str, rollout: Rollout, entry: RolloutHistoryEntry) -> None:
         """Queues an event; nothing where there is no receiver."""
         if not self._url:
             return

@@ -7,16 +7,16 @@ from semver import Version
 from turnout.errors import VersionNotFound
 from turnout.routing.selection.resolution import VersionIndex, resolve
 from turnout.routing.selection.selector import parse
-from turnout.state.release_status import Declarations
+from turnout.state.release_status import ModelReleaseState
 
 
-def named(selector: str, versions: Sequence[Version], declarations: Declarations) -> Version | None:
+def named(selector: str, versions: Sequence[Version], model_releases: ModelReleaseState) -> Version | None:
     """Returns the version that `selector` names among `versions`, or None.
 
     Raises:
         InvalidSelector: It does not parse.
     """
-    index = VersionIndex.of("", {v: declarations.standing(v) for v in versions}, tags=declarations.tags)
+    index = VersionIndex.of("", {v: model_releases.release_status(v) for v in versions}, tags=model_releases.tags)
     try:
         return resolve(parse(selector), index, prefer_ready=False)
     except VersionNotFound:

@@ -10,7 +10,7 @@ from semver import Version
 from turnout.errors import VersionNotFound
 from turnout.registry.manifest.versions import precedence
 from turnout.routing.selection.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class VersionIndex:
     def of(
         cls,
         model: str,
-        standings: Mapping[Version, Standing],
+        release_statuses: Mapping[Version, ReleaseStatus],
         *,
         tags: Mapping[str, Version] | None = None,
         digests: Mapping[str, Version] | None = None,
@@ -53,14 +53,14 @@ class VersionIndex:
         coming: Collection[Version] = (),
         available: Collection[Version] | None = None,
     ) -> Self:
-        """Makes the index of the versions in `standings`, in whatever order they come."""
-        versions = tuple(sorted(standings, key=precedence, reverse=True))
+        """Makes the index of the versions in `release_statuses`, in whatever order they come."""
+        versions = tuple(sorted(release_statuses, key=precedence, reverse=True))
         return cls(
             model=model,
             versions=versions,
-            released=tuple(v for v in versions if standings[v] is Standing.RELEASED),
-            candidates=tuple(v for v in versions if standings[v] is Standing.CANDIDATE),
-            yanked=tuple(v for v in versions if standings[v] is Standing.YANKED),
+            released=tuple(v for v in versions if release_statuses[v] is ReleaseStatus.RELEASED),
+            candidates=tuple(v for v in versions if release_statuses[v] is ReleaseStatus.CANDIDATE),
+            yanked=tuple(v for v in versions if release_statuses[v] is ReleaseStatus.YANKED),
             tags=tags or {},
             digests=digests or {},
             ready=frozenset(ready),
@@ -162,10 +162,10 @@ def _nothing_released(
             near = versions.around(bounds[0])
     else:
         wanted = f"{versions.model} has no released version other than prereleases"
-    for others, standing in ((versions.candidates, "is a candidate"), (versions.yanked, "was yanked")):
+    for others, release_status in ((versions.candidates, "is a candidate"), (versions.yanked, "was yanked")):
         fitting = next(filter(fits, others), None)
         if fitting is not None:
-            return VersionNotFound(f"{wanted}; {fitting} would do, but {standing}")
+            return VersionNotFound(f"{wanted}; {fitting} would do, but {release_status}")
     return VersionNotFound(f"{wanted}; {_listed('nearest', near)}")
 
 

@@ -140,7 +140,7 @@ class OutputComparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerComparison:
     """All outputs of one request, in the baseline's order."""
 
     outputs: tuple[OutputComparison, ...]
@@ -195,7 +195,9 @@ def rules_for(
     return MappingProxyType(rules)
 
 
-def compare(expected: Mapping[str, Array], actual: Mapping[str, Array], rules: Mapping[str, OutputRule]) -> Comparison:
+def compare(
+    expected: Mapping[str, Array], actual: Mapping[str, Array], rules: Mapping[str, OutputRule]
+) -> AnswerComparison:
     """Compares each output of the baseline with the shadow's.
 
     An output that only the shadow has is left out: no client of the baseline reads it.
@@ -206,7 +208,7 @@ def compare(expected: Mapping[str, Array], actual: Mapping[str, Array], rules: M
         rules: By output name; an output without one goes by the default tolerance of its dtype.
     """
     with np.errstate(all="ignore"):
-        return Comparison(
+        return AnswerComparison(
             tuple(
                 _compare_output(name, array, actual.get(name), rules.get(name) or _default_rule(array))
                 for name, array in expected.items()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
-from turnout.routing.shadow.ledger import Outcome
+from turnout.routing.shadow.ledger import CopyOutcome
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
 
@@ -48,7 +48,7 @@ class Pair:
     baseline: str
 
 
-def trace_copy(pair: Pair, copy: Copy, outcome: Outcome, error: TurnoutError | None = None) -> None:
+def trace_copy(pair: Pair, copy: Copy, outcome: CopyOutcome, error: TurnoutError | None = None) -> None:
     """Has a span made of a copy that was dealt with, where its request is traced."""
     trace = copy.trace
     if trace is None or not trace.sampled:

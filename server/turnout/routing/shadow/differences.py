@@ -24,7 +24,7 @@ _BLOCK = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ArrayDifference:
     """How two arrays differ.
 
     Attributes:
@@ -42,7 +42,7 @@ class Difference:
     finite: bool
 
 
-def difference(expected: Array, actual: Array, tolerance: Tolerance) -> Difference:
+def difference(expected: Array, actual: Array, tolerance: Tolerance) -> ArrayDifference:
     """Measures two numeric arrays of one dtype and shape."""
     e, a = expected.reshape(-1), actual.reshape(-1)
     divisor_e, divisor_a = _divisor(e), _divisor(a)
@@ -83,7 +83,7 @@ def difference(expected: Array, actual: Array, tolerance: Tolerance) -> Differen
     cosine = 1.0 if max_abs == 0.0 else 0.0
     if max_abs and ee and aa:
         cosine = min(1.0, max(-1.0, ea / (math.sqrt(ee) * math.sqrt(aa))))
-    return Difference((max_abs, max_rel, rms, cosine), beyond, stray, times, finite)
+    return ArrayDifference((max_abs, max_rel, rms, cosine), beyond, stray, times, finite)
 
 
 def _divisor(values: Array) -> float:
@@ -133,7 +133,7 @@ class Ranks:
     overlap: float
 
 
-def rank(expected: Array, actual: Array, tolerance: Tolerance, top_k: int, seen: Difference) -> Ranks:
+def rank(expected: Array, actual: Array, tolerance: Tolerance, top_k: int, seen: ArrayDifference) -> Ranks:
     """Compares the order of scores.
 
     Args:

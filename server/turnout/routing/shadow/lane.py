@@ -24,9 +24,9 @@ from turnout.errors import (
     NotLoaded,
     TurnoutError,
 )
-from turnout.routing.shadow.compare import Comparison, OutputRule, compare
+from turnout.routing.shadow.compare import AnswerComparison, OutputRule, compare
 from turnout.routing.shadow.copies import Copy, Pair, trace_copy
-from turnout.routing.shadow.ledger import Disagreement, Ledger, Outcome
+from turnout.routing.shadow.ledger import CopyOutcome, Disagreement, Ledger
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner
 from turnout.serving.batching.batch import join, shape_of, split
@@ -48,7 +48,7 @@ Redact = Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
-class LaneParts:
+class LaneDependencies:
     """What a lane works with.
 
     Attributes:
@@ -80,7 +80,7 @@ class Lane:
         closed: Why it takes nothing any more; "" while it does.
     """
 
-    def __init__(self, pair: Pair, settings: LaneSettings, ledger: Ledger, parts: LaneParts) -> None:
+    def __init__(self, pair: Pair, settings: LaneSettings, ledger: Ledger, parts: LaneDependencies) -> None:
         self.pair = pair
         self.ledger = ledger
         self.closed = ""
@@ -213,8 +213,8 @@ class Lane:
         try:
             handle.check(copy.inputs, self._outputs(handle, copy))
         except InvalidTensor:
-            self.ledger.failed(Outcome.INVALID, copy.epoch, copy.offered)
-            trace_copy(self.pair, copy, Outcome.INVALID)
+            self.ledger.failed(CopyOutcome.INVALID, copy.epoch, copy.offered)
+            trace_copy(self.pair, copy, CopyOutcome.INVALID)
             return False
         return True
 
@@ -224,7 +224,7 @@ class Lane:
         """Runs copies together, and one by one where that fails; returns the outputs of each, or why there are none."""
         wanted = [self._outputs(handle, copy) for copy in batch]
         names = list(dict.fromkeys(name for outputs in wanted for name in outputs))
-        with handle.borrowed() as loaded:
+        with handle.lease() as loaded:
             plan = loaded.plan
             try:
                 runner = await self._runner(handle, for_shadow)
@@ -262,7 +262,7 @@ class Lane:
         return await asyncio.shield(known[1])
 
     def _failed(self, copy: Copy, error: TurnoutError) -> None:
-        outcome = next((o for kind, o in _OUTCOMES.items() if isinstance(error, kind)), Outcome.FAILED)
+        outcome = next((o for kind, o in _OUTCOMES.items() if isinstance(error, kind)), CopyOutcome.FAILED)
         self.ledger.failed(outcome, copy.epoch, copy.offered)
         trace_copy(self.pair, copy, outcome, error)
         self._parts.log.debug("a copy failed", **_names(self.pair), request=copy.request_id, reason=error.message)
@@ -271,7 +271,7 @@ class Lane:
         expected = dict(zip(copy.names, copy.expected, strict=True))
         comparison = await self._compared(expected, actual, copy)
         lag = time.monotonic() - copy.offered
-        trace_copy(self.pair, copy, Outcome.AGREED if comparison.agrees else Outcome.DISAGREED)
+        trace_copy(self.pair, copy, CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED)
         if self.ledger.compare(comparison, copy.epoch, copy.offered, lag):
             self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, self._kept(copy)))
         self._noise_due += self._settings.noise_rate
@@ -283,7 +283,9 @@ class Lane:
             if not isinstance(again, TurnoutError):
                 self.ledger.repeat(await self._compared(expected, again, copy))
 
-    async def _compared(self, expected: Mapping[str, Array], actual: Mapping[str, Array], copy: Copy) -> Comparison:
+    async def _compared(
+        self, expected: Mapping[str, Array], actual: Mapping[str, Array], copy: Copy
+    ) -> AnswerComparison:
         rules = self._parts.rules()
         if copy.nbytes <= _SMALL_BYTES:
             return compare(expected, actual, rules)
@@ -308,9 +310,9 @@ class Lane:
 
 
 _OUTCOMES = {
-    MemoryBudgetExceeded: Outcome.MEMORY,
-    ModelCrashed: Outcome.CRASHED,
-    ModelTimedOut: Outcome.TIMED_OUT,
+    MemoryBudgetExceeded: CopyOutcome.MEMORY,
+    ModelCrashed: CopyOutcome.CRASHED,
+    ModelTimedOut: CopyOutcome.TIMED_OUT,
 }
 
 

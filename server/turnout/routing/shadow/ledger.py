@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from turnout.routing.shadow.compare import Comparison, OutputComparison
+from turnout.routing.shadow.compare import AnswerComparison, OutputComparison
 from turnout.routing.shadow.noise import Noise
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.metrics.shadow import ShadowRecorder
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 _KEPT_OUTCOMES = 65_536
 
 
-class Outcome(StrEnum):
+class CopyOutcome(StrEnum):
     """What became of a copy that was run."""
 
     AGREED = "agreed"
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ShadowSample:
     """One outcome, for the evidence of a rollout.
 
     Attributes:
@@ -49,7 +49,7 @@ class Sample:
     number: int
     epoch: int
     offered: float
-    outcome: Outcome
+    outcome: CopyOutcome
     differing: Sequence[str] = ()
 
 
@@ -65,7 +65,7 @@ class Disagreement:
 
     request_id: str
     time: datetime
-    comparison: Comparison
+    comparison: AnswerComparison
     inputs: Mapping[str, Array]
 
 
@@ -132,7 +132,7 @@ class Ledger:
         self.disagreed = 0
         self.noise = Noise(noise)
         self.outputs: dict[str, OutputRecord] = {}
-        self.samples: deque[Sample] = deque(maxlen=_KEPT_OUTCOMES)
+        self.samples: deque[ShadowSample] = deque(maxlen=_KEPT_OUTCOMES)
         self.outcomes: defaultdict[str, int] = defaultdict(int)
         self.dropped: defaultdict[str, int] = defaultdict(int)
         self._keep_worst = keep_worst
@@ -154,11 +154,11 @@ class Ledger:
         self.dropped[reason] += 1
         self.recorder.dropped[reason] += 1
 
-    def failed(self, outcome: Outcome, epoch: int, offered: float) -> None:
+    def failed(self, outcome: CopyOutcome, epoch: int, offered: float) -> None:
         """Counts a copy that was run and not compared."""
         self._count(outcome, epoch, offered)
 
-    def compare(self, comparison: Comparison, epoch: int, offered: float, lag: float) -> bool:
+    def compare(self, comparison: AnswerComparison, epoch: int, offered: float, lag: float) -> bool:
         """Counts a comparison, `lag` seconds after the live answer.
 
         Returns:
@@ -174,7 +174,9 @@ class Ledger:
                 self.recorder.difference(output.name, output.max_abs)
         if not comparison.agrees:
             self.disagreed += 1
-        self._count(Outcome.AGREED if comparison.agrees else Outcome.DISAGREED, epoch, offered, comparison.differing)
+        self._count(
+            CopyOutcome.AGREED if comparison.agrees else CopyOutcome.DISAGREED, epoch, offered, comparison.differing
+        )
         self.recorder.agreement = self._agreement
         return not comparison.agrees and self._among_worst(comparison.severity)
 
@@ -186,7 +188,7 @@ class Ledger:
         elif self._keep_worst:
             heapq.heappushpop(self._worst, item)
 
-    def repeat(self, comparison: Comparison) -> None:
+    def repeat(self, comparison: AnswerComparison) -> None:
         """Counts a comparison of the baseline with itself."""
         self.noise.take(comparison.differing)
         self.recorder.noise = Ratio(self.noise.disagreements, self.noise.runs)
@@ -194,8 +196,8 @@ class Ledger:
             self.recorder.agreement = self._agreement
 
     @property
-    def _agreement(self) -> Agreement:
-        return Agreement(self.disagreed, self.compared, self.noise.disagreements, self.noise.runs)
+    def _agreement(self) -> ShadowAgreement:
+        return ShadowAgreement(self.disagreed, self.compared, self.noise.disagreements, self.noise.runs)
 
     def _among_worst(self, severity: float) -> bool:
         return len(self._worst) < self._keep_worst or (self._keep_worst > 0 and severity >= self._worst[0][0])
@@ -215,18 +217,18 @@ class Ledger:
         """Why nothing is left to compare, in a sentence; "" where something is."""
         return self.noise.nothing_left(self.outputs.keys())
 
-    def bad(self, sample: Sample, allowed: float) -> bool:
+    def bad(self, sample: ShadowSample, allowed: float) -> bool:
         """Tells whether a sample counts against the shadow, with what the baseline does to itself taken off.
 
         Args:
             sample: One of `samples`.
             allowed: Rate of disagreements that a shadow may have.
         """
-        if sample.outcome is Outcome.DISAGREED:
+        if sample.outcome is CopyOutcome.DISAGREED:
             return self.noise.counts(sample.differing, sample.number, allowed)
-        return sample.outcome is not Outcome.AGREED
+        return sample.outcome is not CopyOutcome.AGREED
 
-    def _count(self, outcome: Outcome, epoch: int, offered: float, differing: Sequence[str] = ()) -> None:
+    def _count(self, outcome: CopyOutcome, epoch: int, offered: float, differing: Sequence[str] = ()) -> None:
         self.outcomes[outcome] += 1
         self.recorder.outcomes[outcome] += 1
-        self.samples.append(Sample(sum(self.outcomes.values()), epoch, offered, outcome, differing))
+        self.samples.append(ShadowSample(sum(self.outcomes.values()), epoch, offered, outcome, differing))

@@ -80,7 +80,7 @@ class Noise:
         """Tells whether a disagreement counts.
 
         Args:
-            differing: Outputs that differ beyond tolerance, as `turnout.routing.shadow.compare.Comparison` names them.
+            differing: Outputs that differ beyond tolerance, as `AnswerComparison` names them.
             number: Of the copy, which decides in place of chance: it says nothing about the copy's outcome.
             allowed: Rate of disagreements that the plan allows.
         """

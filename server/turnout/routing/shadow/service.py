@@ -16,7 +16,7 @@ from turnout.registry.manifest.manifest import MODEL_FILE, Tolerance
 from turnout.routing.policy import Policy
 from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
-from turnout.routing.shadow.lane import Lane, LaneParts, Redact
+from turnout.routing.shadow.lane import Lane, LaneDependencies, Redact
 from turnout.routing.shadow.ledger import Ledger
 from turnout.routing.shadow.mirror import Mirror, Target
 from turnout.routing.shadow.pressure import Pressure
@@ -118,11 +118,11 @@ class Shadows:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _parts(self, pair: Pair, settings: LaneSettings) -> LaneParts:
+    def _parts(self, pair: Pair, settings: LaneSettings) -> LaneDependencies:
         redact: Redact | None = None
         if settings.keep_inputs:
             redact = self._hooks.get(settings.redact) or _everything
-        return LaneParts(
+        return LaneDependencies(
             find=functools.partial(self._handle, pair.model),
             runner_for=lambda handle, shadow: asyncio.ensure_future(self._runner(handle, settings, for_shadow=shadow)),
             rules=functools.partial(self._rules, pair, settings),
@@ -155,7 +155,7 @@ class Shadows:
         """
         manifest = handle.manifest
         name = f"{manifest.model}@{manifest.version}"
-        with handle.borrowed() as loaded:
+        with handle.lease() as loaded:
             shared = loaded.engine
         model = self._directory(manifest.model, manifest.version) / MODEL_FILE
         runtime = self._settings.for_model(manifest.model).runtime

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.peers import Neighbour
+from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.reporting.messages import rollout_message, timestamp
 from turnout.routing.active_policies import Policies
 from turnout.routing.traffic_shares import record_weights
-from turnout.rpc.catalog import STANDINGS, STATES
+from turnout.rpc.catalog import RELEASE_STATUSES, STATES
 from turnout.rpc.control.pooled import pooled_activity
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
@@ -49,22 +49,22 @@ class ActivityMethods:
         self._process = uuid.uuid4().hex
         self._peers = peers
         if peers is not None:
-            peers.answers("activity", self._told)
+            peers.answers("activity", self._answer_peer)
 
     async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
         """Tells counters and gauges of every version. No scrape: what left is shown no shorter for it."""
         own = self._activity()
         if self._peers is None:
             return own
-        told = await self._peers.ask("activity")
-        return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in told.values()])
+        replies = await self._peers.ask("activity")
+        return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in replies.values()])
 
     async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:  # noqa: N802
         """Tells which servers share the state store, and how far each is."""
         found = [_server(one) for one in self._rollouts.servers]
         return servers_pb2.ListServersResponse(servers=found, answered_by=self._rollouts.server)
 
-    async def _told(self, _: bytes) -> bytes:
+    async def _answer_peer(self, _: bytes) -> bytes:
         return self._activity().SerializeToString()
 
     def _activity(self) -> pb.GetActivityResponse:
@@ -83,7 +83,7 @@ class ActivityMethods:
         )
 
 
-def _server(one: Neighbour) -> servers_pb2.ServerStatus:
+def _server(one: OtherServer) -> servers_pb2.ServerStatus:
     message = servers_pb2.ServerStatus(
         name=one.name, alive=one.alive, started_at=timestamp(one.started), address=str(one.about.get("grpc", "")),
         release=str(one.about.get("release", "")),
@@ -102,7 +102,7 @@ def _version(entry: VersionEntry) -> pb.VersionActivity:
         model=entry.model,
         version=entry.version_text,
         state=STATES[entry.state],
-        standing=STANDINGS[entry.standing],
+        standing=RELEASE_STATUSES[entry.release_status],
     )
     if entry.handle is not None:
         recorder = entry.handle.recorder

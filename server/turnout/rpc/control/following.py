@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from turnout.rpc.transport.port import Call, Methods, Response, Unary
+from turnout.rpc.transport.port import Methods, Response, RpcCall, Unary
 from turnout.workers.peers import Peers
 
 _READS = ("Get", "List", "Explain", "Plan", "Describe", "Watch", "Fetch")
@@ -21,8 +21,8 @@ def followed(methods: Methods, peers: Peers | None) -> Methods:
     }
 
 
-def _followed(method: Unary, follow: Callable[[], Awaitable[None]]) -> Callable[[bytes, Call], Awaitable[Response]]:
-    async def followed_answer(message: bytes, call: Call) -> Response:
+def _followed(method: Unary, follow: Callable[[], Awaitable[None]]) -> Callable[[bytes, RpcCall], Awaitable[Response]]:
+    async def followed_answer(message: bytes, call: RpcCall) -> Response:
         response = await method.respond(message, call)
         await follow()
         return response

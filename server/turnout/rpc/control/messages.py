@@ -9,14 +9,14 @@ from semver import Version
 from turnout.errors import InvalidRequest
 from turnout.registry.manifest.names import parse_version
 from turnout.routing.active_policies import AppliedPolicy
-from turnout.routing.default_answers import Answers
-from turnout.routing.explain import Explanation
+from turnout.routing.default_answers import RoutingTable
+from turnout.routing.explain import RouteExplanation
 from turnout.routing.policy import UNITS, Canary, Policy, PolicyState, Shadow
 from turnout.routing.shadow.lane import Lane
 from turnout.routing.shadow.ledger import Disagreement, OutputRecord
 from turnout.routing.traffic_shares import shares
 from turnout.rpc.codec import ROLES, route_message
-from turnout.serving.data_plane.inference import Role
+from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import ModelEntry
 from turnout.state.policies import PolicyRecord
 from turnout_proto import tensors
@@ -30,7 +30,7 @@ def read_policy(message: pb.Policy) -> Policy:
     """Reads a policy.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is not valid.
     """
     for field, parts in (("canaries", len(message.canaries)), ("shadows", len(message.shadows))):
         if parts > _MAX_PARTS:
@@ -61,7 +61,7 @@ def read_share(share: float, field: str) -> int:
     return units
 
 
-def answers_message(answers: Answers) -> pb.Answers:
+def answers_message(answers: RoutingTable) -> pb.Answers:
     """Returns who answers what."""
     return pb.Answers(
         selectors=[
@@ -71,7 +71,7 @@ def answers_message(answers: Answers) -> pb.Answers:
                     pb.AnswerPart(
                         version=str(part.version),
                         share=part.weight / UNITS,
-                        role=ROLES[Role.CANARY if part.canary else Role.BASELINE],
+                        role=ROLES[ServingRole.CANARY if part.canary else ServingRole.BASELINE],
                         rollout=part.rollout,
                     )
                     for part in one.parts
@@ -84,7 +84,7 @@ def answers_message(answers: Answers) -> pb.Answers:
 
 
 def state_message(
-    known: ModelEntry, applied: AppliedPolicy | None, answers: Answers, diverted: Version | None = None
+    known: ModelEntry, applied: AppliedPolicy | None, answers: RoutingTable, diverted: Version | None = None
 ) -> pb.TrafficState:
     """Returns how a model's traffic stands.
 
@@ -136,7 +136,7 @@ def epoch_message(record: PolicyRecord, state: PolicyState) -> pb.TrafficState:
     )
 
 
-def explanation_message(explanation: Explanation) -> pb.ExplainRouteResponse:
+def explanation_message(explanation: RouteExplanation) -> pb.ExplainRouteResponse:
     """Returns how a request would be routed."""
     return pb.ExplainRouteResponse(
         steps=[pb.RouteStep(subject=step.subject, finding=step.finding) for step in explanation.steps],

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from turnout.telemetry.ratios import Agreement
+from turnout.telemetry.ratios import ShadowAgreement
 from turnout_proto.v1 import activity_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
 from turnout_proto.v1.catalog_pb2 import VersionState
@@ -111,7 +111,7 @@ def _shadow(several: Sequence[traffic_pb2.ShadowReport], worst: int) -> traffic_
         state=next((r.state for r in several if r.state != "open"), "open"),
         outcomes=outcomes,
         dropped=dropped,
-        agreement=Agreement(outcomes.get("disagreed", 0), compared, noise, runs).value if compared else None,
+        agreement=ShadowAgreement(outcomes.get("disagreed", 0), compared, noise, runs).value if compared else None,
         noise_runs=runs,
         noise_disagreements=noise,
         outputs=[_output(outputs[name]) for name in sorted(outputs)],

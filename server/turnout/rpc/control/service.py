@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
@@ -31,7 +31,7 @@ class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ProbeMetho
         self,
         manager: Manager,
         catalog: Catalog,
-        declarer: Declarer,
+        declarer: ReleaseStateWriter,
         traffic: Traffic,
         policies: Policies,
         explainer: Explainer,

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from turnout.errors import InvalidRequest
 from turnout.registry.manifest.names import parse_version
 from turnout.routing.active_policies import Policies
-from turnout.routing.default_answers import Answers
+from turnout.routing.default_answers import RoutingTable
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
 from turnout.routing.shadow.service import Shadows
-from turnout.routing.traffic import Change, Traffic
+from turnout.routing.traffic import ChangeOrigin, Traffic
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import (
     epoch_message,
@@ -39,7 +39,7 @@ class TrafficMethods:
         catalog: Catalog,
         explainer: Explainer,
         shadows: Shadows,
-        answers: Callable[[str], Answers],
+        answers: Callable[[str], RoutingTable],
         peers: Peers | None,
     ) -> None:
         self._traffic = traffic
@@ -50,16 +50,16 @@ class TrafficMethods:
         self._answers_now = answers
         self._peers = peers
         if peers is not None:
-            peers.answers("traffic", self._told_traffic)
-            peers.answers("shadows", self._told_shadows)
+            peers.answers("traffic", self._answer_traffic)
+            peers.answers("shadows", self._answer_shadows)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
         """Tells how traffic is routed."""
         names = [request.model] if request.model else list(self._models.snapshot.models)
         states = [self._state(name) for name in names]
         if self._peers is not None:
-            told = await self._peers.ask("traffic", request.SerializeToString())
-            others = [state for one in told.values() for state in pb.GetTrafficResponse.FromString(one).models]
+            replies = await self._peers.ask("traffic", request.SerializeToString())
+            others = [state for one in replies.values() for state in pb.GetTrafficResponse.FromString(one).models]
             for state in states:
                 pooled_traffic(state, others)
         return pb.GetTrafficResponse(models=states)
@@ -118,17 +118,19 @@ class TrafficMethods:
         self._models.snapshot.model(request.model)
         reports = self._reports(request)
         if self._peers is not None:
-            told = await self._peers.ask("shadows", request.SerializeToString())
-            others = [report for one in told.values() for report in pb.GetShadowReportResponse.FromString(one).shadows]
+            replies = await self._peers.ask("shadows", request.SerializeToString())
+            others = [
+                report for one in replies.values() for report in pb.GetShadowReportResponse.FromString(one).shadows
+            ]
             reports = pooled_shadows(reports, others, request.worst)
         return pb.GetShadowReportResponse(shadows=reports)
 
-    async def _told_traffic(self, body: bytes) -> bytes:
+    async def _answer_traffic(self, body: bytes) -> bytes:
         request = pb.GetTrafficRequest.FromString(body)
         names = [request.model] if request.model else list(self._models.snapshot.models)
         return pb.GetTrafficResponse(models=[self._state(name) for name in names]).SerializeToString()
 
-    async def _told_shadows(self, body: bytes) -> bytes:
+    async def _answer_shadows(self, body: bytes) -> bytes:
         reports = self._reports(pb.GetShadowReportRequest.FromString(body))
         return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
 
@@ -140,7 +142,7 @@ class TrafficMethods:
         return state_message(known, applied, self._answers_now(model), self._policies.diverted.get(model))
 
 
-def _change(message: pb.TrafficChange) -> Change:
+def _change(message: pb.TrafficChange) -> ChangeOrigin:
     check_record(message.actor, message.reason, "change.")
     expected = message.expected_epoch if message.HasField("expected_epoch") else None
-    return Change(message.actor, message.reason, expected, message.force)
+    return ChangeOrigin(message.actor, message.reason, expected, message.force)

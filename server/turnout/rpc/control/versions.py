@@ -4,16 +4,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from turnout.errors import InvalidRequest, ModelNotFound, Unavailable
+from turnout.errors import InvalidRequest, ModelNotFound, UnavailableError
 from turnout.registry.manifest.names import parse_version
-from turnout.releases.release import Declarer
+from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.engine.releases import Releases
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.serving.versions.manager import Manager
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
@@ -30,7 +30,7 @@ class VersionMethods:
         loads: Manager | Peers,
         refresh: Callable[[], Awaitable[None]],
         catalog: Catalog,
-        declarer: Declarer,
+        declarer: ReleaseStateWriter,
         releases: Releases,
     ) -> None:
         self._loads = loads
@@ -79,11 +79,11 @@ class VersionMethods:
         version = parse_version(request.version)
         before = await self._declare(self._declarer.yank, request, version)
         warning = ""
-        with suppress(OSError, Unavailable):  # it is yanked, whatever can be said of it
-            back = await self._declarer.in_thread(self._declarer.way_back, request.model)
+        with suppress(OSError, UnavailableError):  # it is yanked, whatever can be said of it
+            back = await self._declarer.in_thread(self._declarer.rollback_target, request.model)
             warning = back.yank_warning(request.model, version)
         return pb.YankVersionResponse(
-            changed=before is not Standing.YANKED,
+            changed=before is not ReleaseStatus.YANKED,
             answers=self._answers_of(request.model),
             warnings=[warning] if warning else [],
         )

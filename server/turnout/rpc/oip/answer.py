@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from turnout.oip import exchange
-from turnout.oip.exchange import Wanted
+from turnout.oip.exchange import RequestedOutputs
 from turnout.oip.tensors import encode_raw
 from turnout.serving.data_plane.inference import InferenceResult, Route
 from turnout.serving.inputs.limits import InputLimits
@@ -48,7 +48,9 @@ def _final() -> bytes:
 _FINAL = _final()
 
 
-def unary_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
+def unary_answer(
+    request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits
+) -> list[bytes]:
     """Returns the parts of the answer to a request, which is a ModelInferResponse once they are joined.
 
     Args:
@@ -65,7 +67,9 @@ def unary_answer(request_id: str, result: InferenceResult, wanted: Wanted, limit
     return _parts(request_id, result, wanted, limits)
 
 
-def stream_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
+def stream_answer(
+    request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits
+) -> list[bytes]:
     """Returns the same as a ModelStreamInferResponse."""
     parts = [*_parts(request_id, result, wanted, limits), _FINAL]
     return [_INFER_RESPONSE[sum(map(len, parts))], *parts]
@@ -98,7 +102,7 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
     return parts + elements
 
 
-def _parts(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
+def _parts(request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits) -> list[bytes]:
     memo = result.route.memo
     prepared: tuple[bytes, Descriptions] = memo.get(_ROUTE) or _route(result.route)
     parts, described = [prepared[0]], prepared[1]
@@ -109,7 +113,7 @@ def _parts(request_id: str, result: InferenceResult, wanted: Wanted, limits: Inp
     return parts + (_stored_parts(outputs, wanted) if wanted.windows else output_parts(outputs, described))
 
 
-def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: Wanted) -> list[bytes]:
+def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: RequestedOutputs) -> list[bytes]:
     """Returns the same as `output_parts`, where some of the elements go to shared memory."""
     response = ModelInferResponse()
     for output in exchange.stored(outputs, wanted.windows):
@@ -120,7 +124,7 @@ def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: Wanted) -> list[
 
 def _route(route: Route) -> tuple[bytes, Descriptions]:
     response = ModelInferResponse(model_name=route.entry.model, model_version=route.entry.version_text)
-    for key, value in exchange.told(route).items():
+    for key, value in exchange.answer_parameters(route).items():
         if isinstance(value, int):
             response.parameters[key].uint64_param = value
         else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
-from turnout.oip.extensions.shared_memory import Memory
+from turnout.oip.extensions.shared_memory import CallerMemory
 from turnout.oip.parameters import REGION, place_of
 from turnout.oip.tensors import (
     check_shape,
@@ -28,7 +28,7 @@ from turnout_proto.oip.inference_pb2 import ModelInferRequest
 _RAW = "raw_input_contents[{}]"
 _STORED = "inputs[{}] (shared memory)"
 
-_NO_MEMORY = Memory()
+_NO_MEMORY = CallerMemory()
 
 _SLICE = 16384
 """Elements that are converted in one call, during which the GIL is held; 0.5 ms."""
@@ -69,7 +69,7 @@ class InputDecoder:
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 
-    def decode(self, request: ModelInferRequest, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
+    def decode(self, request: ModelInferRequest, memory: CallerMemory = _NO_MEMORY) -> dict[str, Array]:
         """Returns the inputs of a request, by name. Arguments and errors as of `decode_inputs`."""
         tensors, raws = request.inputs, request.raw_input_contents
         if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
@@ -103,7 +103,7 @@ class InputDecoder:
 
 
 def decode_inputs(
-    request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: Memory = _NO_MEMORY
+    request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: CallerMemory = _NO_MEMORY
 ) -> dict[str, Array]:
     """Returns the inputs of a request, by name. Arrays of numbers are read-only views of bytes: the request's, or a
     copy of what lies in shared memory.
@@ -116,7 +116,7 @@ def decode_inputs(
     Raises:
         InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the
             error names the field.
-        NotFound, Unsupported: As `Memory.find`.
+        NotFound, Unsupported: As `CallerMemory.find`.
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))
@@ -155,7 +155,7 @@ def decode_inputs(
 
 
 def _stored(
-    index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits, memory: Memory
+    index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits, memory: CallerMemory
 ) -> Array:
     """Returns the array whose elements lie in shared memory."""
     field = f"inputs[{index}]"

@@ -1,15 +1,15 @@
 """What clients ask before they send requests, as the service's methods."""
 
 from turnout import __version__
-from turnout.errors import DigestMismatch, NotFound, NotLoaded, Unavailable
-from turnout.oip.description import SERVER, Description
+from turnout.errors import DigestMismatch, NotFoundError, NotLoaded, UnavailableError
+from turnout.oip.description import SERVER, ModelDescription
 from turnout_proto.oip import inference_pb2 as pb
 
 
 class DescriptionMethods:
     """Answers in messages."""
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: ModelDescription) -> None:
         self._description = description
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: N802 - gRPC's
@@ -24,7 +24,7 @@ class DescriptionMethods:
         """Tells whether a request for this version would be taken now."""
         try:
             self._description.check_ready(request.name, request.version)
-        except (NotFound, NotLoaded, Unavailable, DigestMismatch):
+        except (NotFoundError, NotLoaded, UnavailableError, DigestMismatch):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 

@@ -88,7 +88,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             check_id(request_id)
         if template.classes:
             self.costly = True
-            self._wanted = exchange.Wanted(template.classes, {})
+            self._wanted = exchange.RequestedOutputs(template.classes, {})
         return exchange.assembled(
             template.model,
             template.selector,

@@ -8,7 +8,7 @@ from turnout.oip.extensions.shared_memory import SharedMemory
 from turnout.oip.services import OipServices
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.exchange import Opened
-from turnout.rpc.guard import Guard
+from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, in_order
 from turnout.rpc.oip.codec import FIELDS, InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
@@ -18,7 +18,7 @@ from turnout.rpc.oip.settings import SettingsMethods
 from turnout.rpc.oip.shared_memory import SharedMemoryMethods
 from turnout.rpc.oip.statistics import StatisticsMethods
 from turnout.rpc.parsing.templates import Templates
-from turnout.rpc.transport.port import Call, Methods, Response, Stream
+from turnout.rpc.transport.port import Methods, Response, RpcCall, Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout_proto.oip import inference_pb2
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -39,7 +39,7 @@ def oip_methods(
     allow_repository_control: bool,
     allow_settings_changes: bool,
     max_stream_items: int,
-    guard: Guard,
+    guard: MethodGuard,
 ) -> Methods:
     """Returns the methods of the whole service, by path.
 
@@ -64,7 +64,7 @@ def oip_methods(
 
 
 def _inference_methods(
-    plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard, memory: SharedMemory
+    plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: MethodGuard, memory: SharedMemory
 ) -> Methods:
     inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)
     inferring, streaming = (
@@ -75,7 +75,7 @@ def _inference_methods(
     )
     mentioned_in, enabled = memory.mentioned_in, memory.enabled
 
-    def model_infer(data: bytes, call: Call) -> Response | Awaitable[Response]:
+    def model_infer(data: bytes, call: RpcCall) -> Response | Awaitable[Response]:
         exchange = InferExchange(inferring, data, call)
         if enabled and mentioned_in(data):
             exchange.heavy = True  # what lies in shared memory is copied, which may take long

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from turnout.auth.caller import actor_of
 from turnout.oip.extensions.log_settings import Value
 from turnout.oip.extensions.settings import ServerSettings, check_changes
-from turnout.rpc.transport.port import Call
+from turnout.rpc.transport.port import RpcCall
 from turnout_proto.oip import inference_pb2 as pb
 
 
@@ -17,7 +17,7 @@ class SettingsMethods:
         self._settings = settings
         self._allow_changes = allow_changes
 
-    async def LogSettings(self, request: pb.LogSettingsRequest, call: Call) -> pb.LogSettingsResponse:  # noqa: N802 - gRPC's
+    async def LogSettings(self, request: pb.LogSettingsRequest, call: RpcCall) -> pb.LogSettingsResponse:  # noqa: N802 - gRPC's
         """Tells how the log is set, once that was changed as the request says."""
         if request.settings:
             check_changes(allowed=self._allow_changes)
@@ -32,7 +32,7 @@ class SettingsMethods:
                 response.settings[name].string_param = value
         return response
 
-    async def TraceSetting(self, request: pb.TraceSettingRequest, call: Call) -> pb.TraceSettingResponse:  # noqa: N802 - gRPC's
+    async def TraceSetting(self, request: pb.TraceSettingRequest, call: RpcCall) -> pb.TraceSettingResponse:  # noqa: N802 - gRPC's
         """Tells how tracing is set, of all models or of one, once that was changed as the request says."""
         if request.settings:
             check_changes(allowed=self._allow_changes)

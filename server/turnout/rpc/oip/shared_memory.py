@@ -1,7 +1,7 @@
 """The shared memory extensions as the service's methods."""
 
 from turnout.oip.extensions.shared_memory import SharedMemory, no_cuda, no_cuda_region
-from turnout.rpc.transport.port import Call
+from turnout.rpc.transport.port import RpcCall
 from turnout_proto.oip import inference_pb2 as pb
 
 
@@ -13,7 +13,7 @@ class SharedMemoryMethods:
         self._memory = memory
 
     async def SystemSharedMemoryStatus(  # noqa: N802 - gRPC's
-        self, request: pb.SystemSharedMemoryStatusRequest, call: Call
+        self, request: pb.SystemSharedMemoryStatusRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryStatusResponse:
         """Lists the caller's regions."""
         response = pb.SystemSharedMemoryStatusResponse()
@@ -23,7 +23,7 @@ class SharedMemoryMethods:
         return response
 
     async def SystemSharedMemoryRegister(  # noqa: N802
-        self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
+        self, request: pb.SystemSharedMemoryRegisterRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryRegisterResponse:
         """Gives a region a name."""
         region = request.name, request.key, request.offset, request.byte_size
@@ -31,14 +31,14 @@ class SharedMemoryMethods:
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(  # noqa: N802
-        self, request: pb.SystemSharedMemoryUnregisterRequest, call: Call
+        self, request: pb.SystemSharedMemoryUnregisterRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         """Takes the name of a region away, or of all."""
         await self._memory.unregister(call.caller, request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(  # noqa: N802
-        self, request: pb.CudaSharedMemoryStatusRequest, _: Call
+        self, request: pb.CudaSharedMemoryStatusRequest, _: RpcCall
     ) -> pb.CudaSharedMemoryStatusResponse:
         """Lists nothing."""
         if request.name:
@@ -46,13 +46,13 @@ class SharedMemoryMethods:
         return pb.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryRegister(  # noqa: N802
-        self, _: pb.CudaSharedMemoryRegisterRequest, __: Call
+        self, _: pb.CudaSharedMemoryRegisterRequest, __: RpcCall
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """Refuses."""
         raise no_cuda()
 
     async def CudaSharedMemoryUnregister(  # noqa: N802
-        self, _: pb.CudaSharedMemoryUnregisterRequest, __: Call
+        self, _: pb.CudaSharedMemoryUnregisterRequest, __: RpcCall
     ) -> pb.CudaSharedMemoryUnregisterResponse:
         """Does nothing: there is nothing to forget."""
         return pb.CudaSharedMemoryUnregisterResponse()

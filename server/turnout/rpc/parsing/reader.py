@@ -5,7 +5,7 @@ from typing import Generic, TypeVar, cast
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from turnout.errors import Malformed
+from turnout.errors import MalformedMessage
 from turnout.rpc.parsing.wire_scan import check_message, is_light
 from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.inputs.limits import InputLimits
@@ -52,7 +52,7 @@ class MessageReader(Generic[MessageT]):
             return self._parse(data)
         except DecodeError:
             name = self._message.DESCRIPTOR.full_name
-            raise Malformed(f"the message is no {name}: its bytes cannot be parsed") from None
+            raise MalformedMessage(f"the message is no {name}: its bytes cannot be parsed") from None
 
     async def read(self, data: bytes) -> MessageT:
         """Returns a message, which is parsed in a thread if that takes long. Raises as `parse`."""

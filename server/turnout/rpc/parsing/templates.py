@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from turnout.serving.sessions.tensor import Array
-from turnout.wire_format import LENGTH_DELIMITED, Malformed, read_varint
+from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, read_varint
 
 _MOST = 4096
 """Requests that are remembered."""
@@ -58,7 +58,7 @@ class Fields(NamedTuple):
     sent: int
 
 
-class Tensor(NamedTuple):
+class TensorTemplate(NamedTuple):
     """A tensor of numbers in a message: its name, its array's shape and dtype, and where its elements are."""
 
     name: str
@@ -77,8 +77,8 @@ class Template:
         classes: For each output that is to be classified, how many of its highest values are wanted.
         timeout: Seconds after which nobody waits for the answer; None if the request does not say.
         routing_key: Of the request itself; "" for none.
-        id: Where the request's name is; None for none.
-        sent: Where the time of sending is; None for none.
+        id: Where the request's name is; None if unset.
+        sent: Where the time of sending is; None if unset.
         tensors: In order.
     """
 
@@ -90,7 +90,7 @@ class Template:
     routing_key: str
     id: slice | None
     sent: slice | None
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorTemplate, ...]
 
 
 Found = tuple[Template, str, dict[str, Array], int | None]
@@ -168,7 +168,7 @@ class Templates:
                 request_id = data[template.id].decode()
             if template.sent is not None:
                 sent = _number(data, template.sent)
-        except (UnicodeDecodeError, Malformed):
+        except (UnicodeDecodeError, WireFormatError):
             return None
         size.tries = 0
         inputs = {}
@@ -218,7 +218,7 @@ class Templates:
             layout = _Layout(places, outlined.key)
             size.layouts = [layout, *size.layouts[: _MOST_LAYOUTS - 1]]
         tensors = (
-            Tensor(name, array.shape, array.dtype, at)
+            TensorTemplate(name, array.shape, array.dtype, at)
             for (name, array), at in zip(inputs.items(), outlined.elements, strict=True)
         )
         layout.known[outlined.common] = Template(
@@ -231,12 +231,12 @@ class Templates:
 def outline(data: bytes, fields: Fields) -> Outline | None:
     """Returns where the parts of a message are that may differ; None if it is not to be remembered."""
     try:
-        found = _Walk(data, fields)
+        found = _MessageWalk(data, fields)
         if fields.request:
             found.envelope(0, len(data))
         else:
             found.request(0, len(data))
-    except (Malformed, IndexError):
+    except (WireFormatError, IndexError):
         return None
     elements = tuple(found.elements)
     if not 0 < len(elements) <= _MOST_TENSORS:
@@ -258,11 +258,11 @@ def _number(data: bytes, at: slice) -> int:
     """Returns the number that takes up a place. Raises Malformed if it is shorter."""
     value, stop = read_varint(data, at.start, at.stop)
     if stop != at.stop:
-        raise Malformed
+        raise WireFormatError
     return value & _MOST_NUMBER
 
 
-class _Walk:
+class _MessageWalk:
     """Looks for what may differ in a message. Raises Malformed where one of these fields is there twice."""
 
     def __init__(self, data: bytes, fields: Fields) -> None:
@@ -278,12 +278,12 @@ class _Walk:
         for number, wire, at in self._walk(start, stop):
             if number == fields.request:
                 if wire != LENGTH_DELIMITED or seen:
-                    raise Malformed
+                    raise WireFormatError
                 seen = True
                 self.request(at.start, at.stop)
             elif number == fields.sent:
                 if wire or self.sent is not None:
-                    raise Malformed
+                    raise WireFormatError
                 self.sent = at
 
     def request(self, start: int, stop: int) -> None:
@@ -292,15 +292,15 @@ class _Walk:
         for number, wire, at in self._walk(start, stop):
             if number == fields.id:
                 if wire != LENGTH_DELIMITED or self.id is not None:
-                    raise Malformed
+                    raise WireFormatError
                 self.id = at
             elif fields.tensor and number == fields.tensor:
                 if wire != LENGTH_DELIMITED:
-                    raise Malformed
+                    raise WireFormatError
                 before = len(self.elements)
                 self._tensor(at.start, at.stop)
                 if len(self.elements) != before + 1:
-                    raise Malformed
+                    raise WireFormatError
             elif not fields.tensor:
                 self._note_elements(number, wire, at)
 
@@ -311,7 +311,7 @@ class _Walk:
     def _note_elements(self, number: int, wire: int, at: slice) -> None:
         if number == self._fields.elements:
             if wire != LENGTH_DELIMITED or len(self.elements) > _MOST_TENSORS:
-                raise Malformed
+                raise WireFormatError
             self.elements.append(at)
 
     def _walk(self, start: int, stop: int) -> list[tuple[int, int, slice]]:
@@ -329,9 +329,9 @@ class _Walk:
             elif wire in _FIXED:
                 end = at + _FIXED[wire]
             else:
-                raise Malformed
+                raise WireFormatError
             if end > stop or len(found) > _MOST_BYTES:
-                raise Malformed
+                raise WireFormatError
             found.append((tag >> 3, wire, slice(at, end)))
             at = end
         return found

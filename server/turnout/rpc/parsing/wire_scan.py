@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from turnout.errors import InvalidTensor
 from turnout.serving.inputs.limits import InputLimits, beyond
-from turnout.wire_format import MOST_VARINT_BYTES, Malformed, read_varint
+from turnout.wire_format import MOST_VARINT_BYTES, WireFormatError, read_varint
 
 MAX_FIELDS = 65536
 """Most fields of one message, elements of tensors left out."""
@@ -95,7 +95,7 @@ def is_light(data: bytes, descriptor: Descriptor, pieces: int) -> bool:
 def _scan(data: bytes, descriptor: Descriptor, left: dict[str, int]) -> None:
     try:
         _walk(data, 0, len(data), _plan(descriptor), left, ())
-    except (Malformed, IndexError):
+    except (WireFormatError, IndexError):
         return  # all that the parser will come across before it gives up was counted
 
 
@@ -119,7 +119,7 @@ def _walk(
             if size > 127:
                 size, at = read_varint(data, at - 1, len(data))
             if size > end - at:
-                raise Malformed
+                raise WireFormatError
             if field is not None:
                 if field.message is not None:
                     left["fields"] = fields
@@ -145,7 +145,7 @@ def _walk(
             if field is not None and field.kind == "elements":
                 fields = _take(fields + 1, left, "elements", 1, (*path, field.name))
         elif wire > 4:  # 3 and 4 are the ends of a group, whose fields are counted like others
-            raise Malformed
+            raise WireFormatError
     left["fields"] = fields
 
 
@@ -185,7 +185,7 @@ def _more_strings(data: bytes, at: int, end: int, tag: int, most: int) -> tuple[
             at += 2 + size
             count += 1
         if at > end:
-            raise Malformed
+            raise WireFormatError
     return at, count
 
 

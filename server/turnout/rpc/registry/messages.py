@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from turnout.errors import InvalidRequest
 from turnout.registry.gates import GateRefused, GateReport, Skip
 from turnout.registry.manifest.digest import canonical_bytes
-from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.publishing.publish import PublishResult
-from turnout.registry.publishing.publish_options import Publication
+from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.registry.signing.keys import PublicKey
 from turnout.registry.signing.signer import MadeElsewhere
 from turnout.registry.storage.attestations import MAX_BYTES
 from turnout.registry.storage.listing import Published
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 from turnout_proto.v1 import registry_pb2 as pb
 
 MAX_SKIPS = 32
@@ -25,7 +25,7 @@ MAX_DETAIL_BYTES = 4 << 10
 _CLIPPED = 160
 
 
-def publication(request: pb.PublishUploadRequest) -> Publication:
+def publish_options(request: pb.PublishUploadRequest) -> PublishOptions:
     """Reads who publishes, and how.
 
     Raises:
@@ -35,7 +35,7 @@ def publication(request: pb.PublishUploadRequest) -> Publication:
         raise InvalidRequest.at("dry_run", "publishes nothing, so that there is nothing to release")
     if len(request.skip_gates) > MAX_SKIPS:
         raise InvalidRequest.at("skip_gates", f"expected at most {MAX_SKIPS}, got {len(request.skip_gates)}")
-    return Publication(
+    return PublishOptions(
         request.actor,
         request.reason,
         signature(request) if request.HasField("model_signature") or request.HasField("signature") else None,
@@ -48,7 +48,7 @@ def signature(request: pb.PublishUploadRequest | pb.SignVersionRequest) -> MadeE
     """Reads a signature that was made elsewhere, and checks that its key made it.
 
     Raises:
-        InvalidRequest: It is none, or another key made it; or it is one of the former kind.
+        InvalidRequest: It is not valid, or another key made it; or it is one of the former kind.
     """
     if request.HasField("signature"):
         raise InvalidRequest.at(
@@ -80,14 +80,14 @@ def sent_bundles(bundles: Iterable[bytes]) -> Sequence[bytes]:
     return sent
 
 
-def published_message(result: PublishResult, standing: Standing) -> pb.PublishedVersion:
+def published_message(result: PublishResult, release_status: ReleaseStatus) -> pb.PublishedVersion:
     """Returns a version that exists, or would."""
     return pb.PublishedVersion(
         manifest=canonical_bytes(result.manifest),
         digest=result.digest,
         created=result.created,
         gates=_results(result.report),
-        standing=standing,
+        standing=release_status,
         parent="" if result.parent is None else str(result.parent),
         dry_run=result.dry_run,
     )
@@ -110,11 +110,13 @@ def refused_message(error: GateRefused) -> pb.GatesRefused:
     return message
 
 
-def described_message(published: Published, attested: Attested, yank_reason: str) -> pb.DescribeVersionResponse:
+def described_message(
+    published: Published, evidence_records: EvidenceRecords, yank_reason: str
+) -> pb.DescribeVersionResponse:
     """Returns all that is known of a version."""
     reports: list[str] = []
     left = MAX_REPORTS_BYTES
-    for report in reversed(attested.reports):
+    for report in reversed(evidence_records.reports):
         text = _json(report.to_json())
         left -= len(text.encode())
         if left < 0:
@@ -123,9 +125,9 @@ def described_message(published: Published, attested: Attested, yank_reason: str
     return pb.DescribeVersionResponse(
         manifest=canonical_bytes(published.manifest),
         digest=published.digest,
-        signatures=[pb.KnownSignature(key=key, worth=worth) for key, worth in attested.signatures.items()],
+        signatures=[pb.KnownSignature(key=key, worth=worth) for key, worth in evidence_records.signatures.items()],
         yank_reason=yank_reason,
-        environment_json="" if attested.seen is None else _json(attested.seen.to_json()),
+        environment_json="" if evidence_records.seen is None else _json(evidence_records.seen.to_json()),
         gate_reports_json=reports[::-1],
     )
 

@@ -11,35 +11,35 @@ from turnout.errors import Conflict, Exhausted, InvalidRequest, RequestCancelled
 from turnout.registry.gates import GateRefused
 from turnout.registry.manifest.digest import canonical_bytes
 from turnout.registry.manifest.names import parse_version
-from turnout.registry.publishing.evidence_records import Attested
+from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.signing.trust import Trust, bundles
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.registry.transfer.fetch import Reading
+from turnout.registry.transfer.fetch import VersionReader
 from turnout.registry.transfer.upload import CHUNK
 from turnout.registry.transfer.upload_manifest import (
-    Announcement,
+    UploadManifest,
     announced_files,
     announced_metadata,
     announced_version,
 )
 from turnout.registry.transfer.uploads import Uploads
-from turnout.releases.release import Declarer
-from turnout.rollout.changes.operations import Done, Operations
+from turnout.releases.release import ReleaseStateWriter
+from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.rpc.errors import to_status
 from turnout.rpc.registry.messages import (
     described_message,
-    publication,
+    publish_options,
     published_message,
     refused_message,
     sent_bundles,
     signature,
 )
 from turnout.rpc.transport.port import StatusError
-from turnout.state.release_status import Declarations
+from turnout.state.release_status import ModelReleaseState
 from turnout_proto.v1 import registry_pb2 as pb
 
 _BUSY_SECONDS = 1.0
@@ -57,9 +57,9 @@ class RegistryServicer:
         self,
         repository: Repository,
         uploads: Uploads,
-        declarer: Declarer,
+        declarer: ReleaseStateWriter,
         operations: Operations,
-        declared: Callable[[str], Declarations],
+        release_state: Callable[[str], ModelReleaseState],
         trust: Callable[[str], Trust],
         refresh: Callable[[], Awaitable[None]],
         threads: Executor,
@@ -70,7 +70,7 @@ class RegistryServicer:
         self._uploads = uploads
         self._declarer = declarer
         self._operations = operations
-        self._declared = declared
+        self._release_state = release_state
         self._trust = trust
         self._refresh = refresh
         self._threads = threads
@@ -91,13 +91,13 @@ class RegistryServicer:
 
     async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
         """Opens an upload, or finds it again."""
-        announcement = Announcement(
+        upload_manifest = UploadManifest(
             request.model,
             announced_version(request.version),
             announced_files([(file.path, file.size, file.digest) for file in request.files]),
             announced_metadata(request.metadata_json),
         )
-        begun = await self._in_thread(self._uploads.begin, announcement)
+        begun = await self._in_thread(self._uploads.begin, upload_manifest)
         if begun.existing is not None:
             return pb.BeginUploadResponse(published=await self._message(begun.existing))
         return pb.BeginUploadResponse(upload_id=begun.upload_id, received=begun.received)
@@ -163,8 +163,8 @@ class RegistryServicer:
         finally:
             self._fetches_left += 1
 
-    def _publish(self, request: pb.PublishUploadRequest) -> tuple[PublishResult, Done | None]:
-        result = self._uploads.publish(request.upload_id, publication(request))
+    def _publish(self, request: pb.PublishUploadRequest) -> tuple[PublishResult, ChangeResult | None]:
+        result = self._uploads.publish(request.upload_id, publish_options(request))
         if not request.release:
             return result, None
         manifest = result.manifest
@@ -178,9 +178,9 @@ class RegistryServicer:
 
     def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
         found: Published = self._repository.find(request.model, parse_version(request.version))
-        attested = Attested.of(self._repository, found, self._trust(request.model))
-        declared = self._declared(request.model)
-        return described_message(found, attested, declared.reasons.get(found.manifest.version, ""))
+        evidence_records = EvidenceRecords.of(self._repository, found, self._trust(request.model))
+        release_state = self._release_state(request.model)
+        return described_message(found, evidence_records, release_state.reasons.get(found.manifest.version, ""))
 
     async def _fetch(self, request: pb.FetchVersionRequest, write: Write) -> None:
         version = parse_version(request.version)
@@ -193,7 +193,7 @@ class RegistryServicer:
         )
         await self._send(write, pb.FetchVersionResponse(manifest=manifest))
         directory = await self._in_thread(self._repository.fetch, request.model, version)
-        reading = Reading(directory, found.manifest, CHUNK)
+        reading = VersionReader(directory, found.manifest, CHUNK)
         try:
             while (piece := await self._in_thread(reading.next)) is not None:
                 chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
@@ -243,5 +243,5 @@ class RegistryServicer:
             del future  # it holds the error, whose traceback leads here
 
     async def _message(self, result: PublishResult) -> pb.PublishedVersion:
-        declared = await self._in_thread(self._declared, result.manifest.model)
-        return published_message(result, declared.standing(result.manifest.version))
+        release_state = await self._in_thread(self._release_state, result.manifest.model)
+        return published_message(result, release_state.release_status(result.manifest.version))

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from grpc._cython import cygrpc  # type: ignore[attr-defined] # what grpcio-channelz itself calls
 from grpc_channelz.v1 import channelz_pb2 as pb
 
-from turnout.errors import NotFound
+from turnout.errors import NotFoundError
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -53,7 +53,7 @@ class ChannelzServicer:
 def _read(message: MessageT, ask: Callable[..., Any], *arguments: int) -> MessageT:
     """Fills `message` with what the core tells."""
     try:
-        told = ask(*arguments)
+        document = ask(*arguments)
     except ValueError:
-        raise NotFound("channelz knows nothing by that number") from None
-    return json_format.Parse(told, message, ignore_unknown_fields=True)
+        raise NotFoundError("channelz knows nothing by that number") from None
+    return json_format.Parse(document, message, ignore_unknown_fields=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
-from turnout.errors import InvalidSelector, NotFound, TurnoutError, VersionOnDemand
+from turnout.errors import InvalidSelector, NotFoundError, TurnoutError, VersionOnDemand
 from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog
 
@@ -70,12 +70,12 @@ class HealthServicer:
         if service == "" or service in self._services:
             return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)
         if not service.startswith(_MODEL):
-            raise NotFound(f"no service is named {service[:64]!r}; models are asked for as model:NAME[@SELECTOR]")
+            raise NotFoundError(f"no service is named {service[:64]!r}; models are asked for as model:NAME[@SELECTOR]")
         name, _, selector = service[len(_MODEL) :].partition("@")
         self._catalog.snapshot.model(name)
         try:
             self._router.route(name, selector, "", baseline_only=True)  # a question, which no split is to count
-        except (NotFound, InvalidSelector):
+        except (NotFoundError, InvalidSelector):
             if selector:
                 raise
             return int(_Status.NOT_SERVING)  # the model exists, but nothing of it is released

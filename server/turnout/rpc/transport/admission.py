@@ -5,10 +5,10 @@ from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.port import (
     ALWAYS_TAKEN,
-    Call,
     Method,
     Methods,
     Response,
+    RpcCall,
     StatusError,
     Stream,
     Streaming,
@@ -33,7 +33,7 @@ def _admitted(method: Method, admission: Admission) -> Method:
 
     if isinstance(method, Unary):
 
-        async def answer(message: bytes, call: Call) -> Response:
+        async def answer(message: bytes, call: RpcCall) -> Response:
             check()
             admission.begun += 1
             admission.under_way += 1

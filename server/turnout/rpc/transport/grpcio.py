@@ -191,9 +191,9 @@ async def _ending(context: Context, status: Status) -> BaseException:
     """
     if context.done():
         return asyncio.CancelledError()
-    told = to_status(status)
+    details = to_status(status)
     try:
-        await context.abort(told.code, told.details, told.trailing_metadata)
+        await context.abort(details.code, details.details, details.trailing_metadata)
     except grpc.aio.AbortError as error:
         return error.with_traceback(None)
     raise AssertionError("abort raises")

@@ -6,7 +6,7 @@ from turnout.config import Address
 
 
 @dataclass(frozen=True, slots=True)
-class ElsewhereListener:
+class NullListener:
     """Carries nothing.
 
     Attributes:

@@ -52,7 +52,7 @@ JOINED_BYTES = 128 * 1024
 """Up to which pieces are copied into one, which costs less than to send another."""
 
 
-class Call(ABC):
+class RpcCall(ABC):
     """One call, as its method sees it.
 
     Attributes:
@@ -93,7 +93,7 @@ class Call(ABC):
         """The client's own certificate, in PEM, which an authority of `tls.client_ca` signed; "" if it showed none."""
 
 
-class Stream(Call):
+class Stream(RpcCall):
     """A call with any number of messages each way."""
 
     @abstractmethod
@@ -124,10 +124,10 @@ class Unary:
             `asyncio.current_task` is None.
     """
 
-    answer: Callable[[bytes, Call], Response | Awaitable[Response]]
+    answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]]
     prompt: bool = False
 
-    async def respond(self, message: bytes, call: Call) -> Response:
+    async def respond(self, message: bytes, call: RpcCall) -> Response:
         """Returns the response, once it is there."""
         done = self.answer(message, call)
         return done if isinstance(done, RESPONSES) else await done
@@ -153,7 +153,7 @@ ALWAYS_TAKEN = "/grpc.health.v1.Health/"
 """Calls of such a path are taken however many are under way: who looks after a server asks most when it is full."""
 
 
-class Listener(Protocol):
+class CallListener(Protocol):
     """Carries calls to methods, from `start` until `stop`."""
 
     @property

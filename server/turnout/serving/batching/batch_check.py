@@ -31,7 +31,7 @@ _TEXTS = np.array(["turnout", "the", "", "A", "siding", "Ünïcode"], dtype=obje
 """Words of other lengths and cases, an empty one, and those that lists of stop words have."""
 
 
-class Difference(Exception):
+class BatchDifference(Exception):
     """Rows together are answered otherwise than alone.
 
     Attributes:
@@ -70,13 +70,15 @@ def check(
     until = clock() + (_SOLE_BUDGET_SECONDS if proved is None else _BUDGET_SECONDS)
     alone = list(_answered(run, rows, names))
     if len(alone) < 2:
-        raise Difference("only one of the rows that were tried can be run", mixes=False)
+        raise BatchDifference("only one of the rows that were tried can be run", mixes=False)
     first = _together(run, axes, [alone[0][0], alone[1][0]], names)
     found = _axes(manifest, alone, first)
     if not found:
-        raise Difference("no output grows with the batch", mixes=False)
+        raise BatchDifference("no output grows with the batch", mixes=False)
     if proved is not None and found != dict(proved):
-        raise Difference(f"outputs grow along {_shown(found)}, the graph says along {_shown(proved)}", mixes=False)
+        raise BatchDifference(
+            f"outputs grow along {_preview(found)}, the graph says along {_preview(proved)}", mixes=False
+        )
 
     def compare(members: tuple[int, ...], values: Sequence[Array]) -> None:
         rounding = proved is None or members == (0, 1)
@@ -208,7 +210,7 @@ def _together(run: Run, axes: Mapping[str, int], rows: Sequence[Row], names: Seq
     try:
         return run(inputs, names)
     except TurnoutError as error:
-        raise Difference(f"a batch of {len(rows)} cannot be run: {error.message}", mixes=False) from error
+        raise BatchDifference(f"a batch of {len(rows)} cannot be run: {error.message}", mixes=False) from error
 
 
 def _axes(manifest: Manifest, alone: Sequence[tuple[Row, list[Array]]], pair: Sequence[Array]) -> dict[str, int]:
@@ -219,7 +221,7 @@ def _axes(manifest: Manifest, alone: Sequence[tuple[Row, list[Array]]], pair: Se
         if axis is not None:
             axes[spec.name] = axis
         elif any(differs(answers[index], both, tolerance_of(manifest, spec)) for _, answers in alone[:2]):
-            raise Difference(f"output {spec.name} does not grow with the batch", mixes=False)
+            raise BatchDifference(f"output {spec.name} does not grow with the batch", mixes=False)
     return axes
 
 
@@ -249,14 +251,14 @@ def _compare(
             singles[0] if axis is None else np.concatenate(singles, axis=axis) if _joinable(singles, axis) else None
         )
         if expected is None or expected.shape != values[index].shape:
-            raise Difference(
+            raise BatchDifference(
                 f"output {spec.name} of a batch of {len(batch)} has shape {list(values[index].shape)}, alone its rows"
                 f" have {[list(single.shape) for single in singles]}",
                 mixes=True,
             )
         if rounding and differs(values[index], expected, tolerance_of(manifest, spec)):
             of = "two differs from two" if len(batch) == 2 else f"{len(batch)} differs from {len(batch)}"
-            raise Difference(f"output {spec.name} of a batch of {of} single answers", mixes=True)
+            raise BatchDifference(f"output {spec.name} of a batch of {of} single answers", mixes=True)
 
 
 def _joinable(singles: Sequence[Array], axis: int) -> bool:
@@ -284,11 +286,11 @@ def _compare_company(
         if axis is None:
             continue
         if values[index].shape != beside_itself[index].shape or values[index].shape[axis] != 2:
-            raise Difference(f"output {spec.name} has not one row for each of two", mixes=True)
+            raise BatchDifference(f"output {spec.name} has not one row for each of two", mixes=True)
         got, expected = (np.take(array, [place], axis=axis) for array in (values[index], beside_itself[index]))
         if differs(got, expected, tolerance_of(manifest, spec)):
-            raise Difference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
+            raise BatchDifference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
 
 
-def _shown(axes: Mapping[str, int]) -> str:
+def _preview(axes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} axis {axis}" for name, axis in axes.items()) or "no axis"

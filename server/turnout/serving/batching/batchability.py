@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from turnout.errors import TurnoutError
-from turnout.registry.manifest.manifest import Batching, Manifest
+from turnout.registry.manifest.manifest import BatchingDeclaration, Manifest
 from turnout.registry.manifest.signature import Dimension, Signature
 from turnout.registry.onnx.graph import ModelGraph
-from turnout.serving.batching.batch_check import Difference, check, rows_to_try
+from turnout.serving.batching.batch_check import BatchDifference, check, rows_to_try
 from turnout.serving.batching.proven_sizes import ProvenSizes, Sizes
 from turnout.serving.inputs.sample import one_row
 from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, made_up, recipes
@@ -74,7 +74,7 @@ def prove(
         most: Elements of what is made up.
         trouble: What it said to inputs that were tried before.
     """
-    signature, declared = manifest.signature, manifest.batching or Batching()
+    signature, declared = manifest.signature, manifest.batching or BatchingDeclaration()
     claimed, candidates = declared.axes is not None, _candidates(manifest)
     tried = recipes(values_become_sizes=False) if tried is None else tried
     rows = itertools.chain(
@@ -92,7 +92,7 @@ def prove(
     most_rows = min(max_rows, declared.max_rows or max_rows)
     plans = []
     for input_axes in candidates:
-        attempt = _Attempt(run, manifest, graph, input_axes, golden, claimed)
+        attempt = _AxesAttempt(run, manifest, graph, input_axes, golden, claimed)
         plan = attempt.plan(most_rows, samples)
         if plan.max_rows:
             return plan
@@ -101,7 +101,7 @@ def prove(
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
+class _AxesAttempt:
     """A try to batch along one axis of each input."""
 
     run: Run
@@ -131,7 +131,7 @@ class _Attempt:
             tried = rows_to_try(sample, self.input_axes, self.golden)
             output_axes = check(self.run, self.manifest, self.input_axes, tried, proved=proved)
             self._check_declared(output_axes)
-        except Difference as found:
+        except BatchDifference as found:
             why = f"{found} ({proof.obstacle})" if proof.obstacle else str(found)
             return BatchPlan(0, reason=f"unbatched: {why}", sample=sample, mixes=found.mixes)
         if proved is None and not self.claimed:
@@ -156,7 +156,7 @@ class _Attempt:
         declared = (self.manifest.batching.axes if self.manifest.batching else None) or {}
         for name, axis in output_axes.items():
             if declared.get(name, axis) != axis:
-                raise Difference(f"output {name} grows along axis {axis}, not {declared[name]}", mixes=False)
+                raise BatchDifference(f"output {name} grows along axis {axis}, not {declared[name]}", mixes=False)
 
     def _unrun(self, rows: int, proof: Proof, axes: str, trouble: str) -> BatchPlan:
         """Plans for a model that ran on none of the inputs tried: the graph and the publisher both have to say it."""
@@ -184,7 +184,7 @@ class _Attempt:
 class _Prover:
     """Proves one set of sizes after another."""
 
-    attempt: _Attempt
+    attempt: _AxesAttempt
     output_axes: Mapping[str, int]
 
     def __call__(self, sizes: Sizes) -> bool:
@@ -203,13 +203,13 @@ def sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
 
 
 def _candidates(manifest: Manifest) -> list[dict[str, int]]:
-    declared = manifest.batching or Batching()
+    declared = manifest.batching or BatchingDeclaration()
     if declared.axes is not None:
         return [_declared_inputs(manifest.signature, declared)]
     return list(_likely_axes(manifest.signature))
 
 
-def _declared_inputs(signature: Signature, declared: Batching) -> dict[str, int]:
+def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dict[str, int]:
     return {
         spec.name: declared.axes[spec.name] for spec in signature.inputs if declared.axes and spec.name in declared.axes
     }
@@ -256,7 +256,7 @@ class _Samples:
 
     @property
     def first(self) -> Mapping[str, Array] | None:
-        """The first one; None where there is none."""
+        """The first one; None if there is none."""
         return next(iter(self), None)
 
     def __iter__(self) -> Iterator[Mapping[str, Array]]:

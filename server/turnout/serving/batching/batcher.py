@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from turnout.errors import DeadlineExceeded, ModelFailure, NotLoaded, QueueFull, TurnoutError
+from turnout.errors import DeadlineExceededError, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batch import BatchSizeMismatch, Lines, join, split
 from turnout.serving.batching.batchability import BatchPlan
@@ -48,7 +48,7 @@ class QueueBounds:
 
 
 @dataclass(slots=True)
-class Answer:
+class BatchedAnswer:
     """What became of one request.
 
     Attributes:
@@ -72,7 +72,7 @@ class Answer:
 class _Pending(QueuedRequest):
     """A request that is not answered. Its future belongs to the event loop."""
 
-    future: "asyncio.Future[Answer]"
+    future: "asyncio.Future[BatchedAnswer]"
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +101,7 @@ class _Outcome:
 
     requests: Sequence[_Pending]
     rows: int
-    answers: Sequence[Answer | TurnoutError]
+    answers: Sequence[BatchedAnswer | TurnoutError]
 
 
 class Batcher:
@@ -168,7 +168,7 @@ class Batcher:
 
     async def submit(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, kind: object = None
-    ) -> Answer:
+    ) -> BatchedAnswer:
         """Queues a request and waits for its answer.
 
         Args:
@@ -179,7 +179,7 @@ class Batcher:
 
         Raises:
             QueueFull: The queue holds as much as it may, or no thread can be had to run it.
-            DeadlineExceeded: The deadline passed first.
+            DeadlineExceededError: The deadline passed first.
             NotLoaded: The version was closed.
             InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
@@ -217,7 +217,7 @@ class Batcher:
     ) -> _Pending:
         now = time.monotonic()
         if deadline is not None and deadline <= now:
-            raise DeadlineExceeded("the deadline had passed when the request arrived")
+            raise DeadlineExceededError("the deadline had passed when the request arrived")
         _, line, rows, nbytes = self._lines.of(self._in_force.plan, inputs, kind)
         pending = _Pending(inputs, outputs, rows, nbytes, line, deadline, now, self._loop.create_future())
         with self._lock:
@@ -257,12 +257,12 @@ class Batcher:
 
     def _deliver(self, outcome: _Outcome) -> None:
         """On the event loop: gives each request of a run its answer."""
-        if isinstance(first := outcome.answers[0], Answer):
+        if isinstance(first := outcome.answers[0], BatchedAnswer):
             self._on_batch(outcome.rows, first.compute_seconds)
         for pending, answer in zip(outcome.requests, outcome.answers, strict=True):
             if pending.future.done():
                 continue
-            if isinstance(answer, Answer):
+            if isinstance(answer, BatchedAnswer):
                 pending.future.set_result(answer)
             else:
                 pending.future.set_exception(answer)
@@ -353,14 +353,14 @@ class Batcher:
         """Runs a batch and hands over its answers."""
         plan = self._in_force.plan
         if len(batch) == 1:
-            self._tell(self._deliver, self._run_alone(plan, run, batch[0]))
+            self._resolve(self._deliver, self._run_alone(plan, run, batch[0]))
         elif outcome := self._run_together(plan, run, batch):
-            self._tell(self._deliver, outcome)
+            self._resolve(self._deliver, outcome)
         else:
             for index, pending in enumerate(batch):
                 runner.in_hand = batch[index:]
                 if not pending.future.done():
-                    self._tell(self._deliver, self._run_alone(self._in_force.plan, run, pending))
+                    self._resolve(self._deliver, self._run_alone(self._in_force.plan, run, pending))
         runner.in_hand = ()
 
     def _run_alone(self, plan: BatchPlan, run: Run, pending: _Pending) -> _Outcome:
@@ -394,7 +394,7 @@ class Batcher:
 
     def _demote(self, fault: str) -> None:
         self._in_force.demote(fault)
-        self._tell(self._on_demoted, self._in_force.plan.reason)
+        self._resolve(self._on_demoted, self._in_force.plan.reason)
 
     def _execute(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome:
         rows = sum(pending.rows for pending in batch)
@@ -411,12 +411,12 @@ class Batcher:
             self._in_force.check(line, outputs)
         parts = split(plan, outputs, [pending.rows for pending in batch], [pending.outputs for pending in batch])
         self._mean_compute += 0.2 * (compute / len(batch) - self._mean_compute)
-        shown = rows if plan.max_rows >= 2 else 0
+        displayed = rows if plan.max_rows >= 2 else 0
         return _Outcome(
             batch,
             rows,
             [
-                Answer(part, start - pending.admitted, compute, shown, len(batch), start)
+                BatchedAnswer(part, start - pending.admitted, compute, displayed, len(batch), start)
                 for pending, part in zip(batch, parts, strict=True)
             ],
         )
@@ -433,10 +433,10 @@ class Batcher:
                 self._call_runner()
         if left:
             failure = trouble if isinstance(trouble, TurnoutError) else _unexpected(trouble)
-            self._tell(self._deliver, _Outcome(left, 0, [failure] * len(left)))
-        self._tell(_finish, runner.ended)
+            self._resolve(self._deliver, _Outcome(left, 0, [failure] * len(left)))
+        self._resolve(_finish, runner.ended)
 
-    def _tell(self, call: Callable[[_T], None], argument: _T) -> None:
+    def _resolve(self, call: Callable[[_T], None], argument: _T) -> None:
         # A closed loop has nobody left to answer; the thread goes on to its own end.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, argument)
@@ -447,8 +447,8 @@ def _finish(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline passed before the answer was there")
+def _too_late() -> DeadlineExceededError:
+    return DeadlineExceededError("the deadline passed before the answer was there")
 
 
 def _awaited(pending: _Pending) -> bool:

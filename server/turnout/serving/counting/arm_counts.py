@@ -85,7 +85,7 @@ Settle = Callable[[Replayed | None], None]
 """Is told what the baseline made of a request; None if that could not be found out."""
 
 
-class Baseline(Protocol):
+class BaselineReplayer(Protocol):
     """The version that a canary is held against; `turnout.serving.data_plane.replay` has the one that ships."""
 
     def accepts(self, request: "FailedRequest") -> bool:
@@ -235,7 +235,7 @@ class ArmMeter:
         baseline: What a canary is held against; None for the baseline itself.
     """
 
-    def __init__(self, rules: Rules, baseline: Baseline | None = None) -> None:
+    def __init__(self, rules: Rules, baseline: BaselineReplayer | None = None) -> None:
         self.rules = rules
         self.counts = TickCounts(rules)
         self.baseline = baseline

@@ -236,13 +236,13 @@ class SlotHistory:
         """Returns what was taken in after `moment`, by `time.monotonic()`."""
         return joined([entries for folded, entries in self._parts if folded > moment])
 
-    def window(self) -> "Window":
+    def window(self) -> "KeyedWindow":
         """Returns what is kept now; it stays as it is."""
-        return Window(tuple(entries for _, entries in self._parts))
+        return KeyedWindow(tuple(entries for _, entries in self._parts))
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class KeyedWindow:
     """Keyed requests of one version over some time.
 
     Attributes:
@@ -256,9 +256,9 @@ class Window:
         """All of them, the oldest first."""
         return joined(self.parts)
 
-    def judged(self, least: float, client_timeout: float) -> "Window":
+    def judged(self, least: float, client_timeout: float) -> "KeyedWindow":
         """Returns the window with its requests judged. Arguments as of `Entries.judged`."""
-        return Window((self.entries.judged(least, client_timeout),))
+        return KeyedWindow((self.entries.judged(least, client_timeout),))
 
     def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot, BySlot]:
         """Returns by slot the latest requests, at most `most` each, those of them that failed, and the bad ones.

@@ -12,12 +12,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from turnout.auth.authority import Authority
-from turnout.auth.roles import Role
-from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError, VersionOnDemand
-from turnout.serving.batching.batcher import Answer
+from turnout.auth.roles import AccessRole
+from turnout.errors import DeadlineExceededError, MalformedMessage, ModelFailure, TurnoutError, VersionOnDemand
+from turnout.serving.batching.batcher import BatchedAnswer
 from turnout.serving.data_plane.conversion import ConversionThread
-from turnout.serving.data_plane.inference import Exchange, InferenceRequest, InferenceResult, Route, Router
-from turnout.serving.data_plane.request_counting import Counted
+from turnout.serving.data_plane.inference import InferenceExchange, InferenceRequest, InferenceResult, Route, Router
+from turnout.serving.data_plane.request_counting import CountedRequest
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.telemetry.logging import AccessLog
@@ -27,7 +27,7 @@ from turnout.telemetry.tracing.tracer import Tracer
 
 _WARNED = "warning told"
 
-_PREDICT = (Role.PREDICT,)
+_PREDICT = (AccessRole.PREDICT,)
 
 _UNEXPECTED = "the request failed inside the server, whose log tells why"
 
@@ -42,11 +42,11 @@ class Pending(Generic[T]):
     def __init__(
         self,
         plane: "DataPlane",
-        exchange: Exchange[T],
+        exchange: InferenceExchange[T],
         trace: Trace | None,
         request: InferenceRequest | None = None,
         route: Route | None = None,
-        counted: Counted | None = None,
+        counted: CountedRequest | None = None,
         result: InferenceResult | None = None,
     ) -> None:
         self.plane = plane
@@ -118,12 +118,12 @@ class DataPlane:
         """Has what is long-lived on a connection end. No new request comes then: listeners refuse them."""
         self.draining.set()
 
-    async def answer(self, exchange: Exchange[T]) -> T:
+    async def answer(self, exchange: InferenceExchange[T]) -> T:
         """Returns the answer to a request, or the exchange's refusal."""
         done = self.begin(exchange)
         return await done.finish() if isinstance(done, Pending) else done
 
-    def begin(self, exchange: Exchange[T]) -> T | Pending[T]:
+    def begin(self, exchange: InferenceExchange[T]) -> T | Pending[T]:
         """Answers a request if nothing has to be waited for; else returns what is to be finished."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         if exchange.heavy:
@@ -134,7 +134,7 @@ class DataPlane:
             return self._undecoded(exchange, trace, error)
         return self._run(exchange, trace, request)
 
-    async def parse(self, exchange: Exchange[T]) -> T | None:
+    async def parse(self, exchange: InferenceExchange[T]) -> T | None:
         """Reads a request as far as its envelope: a large one in a thread. Returns the refusal of one that is refused.
 
         For streams, whose items have to be told apart before they are begun.
@@ -148,7 +148,7 @@ class DataPlane:
             return self._undecoded(exchange, trace, error)
         return None
 
-    def parse_now(self, exchange: Exchange[T]) -> T | None:
+    def parse_now(self, exchange: InferenceExchange[T]) -> T | None:
         """Does as `parse`, for a request that is not heavy."""
         try:
             exchange.read()
@@ -157,7 +157,7 @@ class DataPlane:
             return self._undecoded(exchange, trace, error)
         return None
 
-    def refuse(self, exchange: Exchange[T], error: TurnoutError) -> T:
+    def refuse(self, exchange: InferenceExchange[T], error: TurnoutError) -> T:
         """Returns the refusal of a request that its protocol could not even hand in; it is counted like others."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         return self._undecoded(exchange, trace, error)
@@ -200,7 +200,7 @@ class DataPlane:
 
     async def _infer(
         self, pending: Pending[Any], request: InferenceRequest, trace: Trace | None
-    ) -> tuple[Sequence[str], Answer]:
+    ) -> tuple[Sequence[str], BatchedAnswer]:
         """Runs a request on a runner, after its version was loaded for it where that has to be.
 
         Raises:
@@ -218,20 +218,20 @@ class DataPlane:
                 async with self._on_demand.loaded(cold.model, cold.version, request.deadline, size):
                     return await self._infer(pending, request, trace)
         if waited and pending.counted is None and (route.handle.arms or request.routing_key):
-            pending.counted = Counted(route, request.routing_key)
+            pending.counted = CountedRequest(route, request.routing_key)
         return await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane, request.kind)
 
-    def _run(self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest) -> T | Pending[T]:
+    def _run(self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest) -> T | Pending[T]:
         """Routes a request, and runs it if its version is quick enough for that."""
         route: Route | None = None
-        counted: Counted | None = None
+        counted: CountedRequest | None = None
         try:
             if self.authority is not None:
                 self.authority.check(exchange.caller, _PREDICT, request.model, exchange.service)
             route = self._route(request, trace)
             handle = route.handle
             if handle.arms or request.routing_key:
-                counted = Counted(route, request.routing_key)
+                counted = CountedRequest(route, request.routing_key)
             if request.deadline is not None and request.deadline <= request.arrived:
                 # It waited too long on its way: the queue refuses it, and nothing is computed.
                 return Pending(self, exchange, trace, request, route, counted)
@@ -270,9 +270,9 @@ class DataPlane:
         trace: Trace | None,
         request: InferenceRequest,
         route: Route,
-        counted: Counted | None,
+        counted: CountedRequest | None,
         names: Sequence[str],
-        answer: Answer,
+        answer: BatchedAnswer,
     ) -> InferenceResult:
         """Counts and logs an answer, and returns it."""
         now = time.monotonic()
@@ -293,7 +293,7 @@ class DataPlane:
         return result
 
     def _encoded(
-        self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest, result: InferenceResult
+        self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest, result: InferenceResult
     ) -> T:
         """Returns an answer that is small, encoded, or a refusal."""
         try:
@@ -305,18 +305,18 @@ class DataPlane:
         return encoded
 
     def _not_encoded(
-        self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest, error: Exception
+        self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest, error: Exception
     ) -> T:
         """Returns the refusal of a request that was answered and counted as such, and whose protocol cannot say it."""
-        told = self._told(request, trace, error)
+        client_error = self._client_error(request, trace, error)
         if trace is not None:
-            end(trace, exchange, told)
-        return exchange.refusal(request, told)
+            end(trace, exchange, client_error)
+        return exchange.refusal(request, client_error)
 
-    def _undecoded(self, exchange: Exchange[T], trace: Trace | None, error: Exception) -> T:
+    def _undecoded(self, exchange: InferenceExchange[T], trace: Trace | None, error: Exception) -> T:
         """Counts and logs a request that could not be decoded, and returns its refusal."""
         request = exchange.envelope()
-        if isinstance(error, Malformed):
+        if isinstance(error, MalformedMessage):
             self._metrics.faults.malformed[exchange.service] += 1
         if trace is not None:
             trace.note_request(request)
@@ -324,21 +324,21 @@ class DataPlane:
 
     def _failed(
         self,
-        exchange: Exchange[T],
+        exchange: InferenceExchange[T],
         trace: Trace | None,
         request: InferenceRequest,
         route: Route | None,
-        counted: Counted | None,
+        counted: CountedRequest | None,
         error: Exception,
     ) -> T:
         """Counts and logs a request that failed, and returns its refusal."""
-        told = self._told(request, trace, error)
+        client_error = self._client_error(request, trace, error)
         self._count_failure(trace, request, route, counted, error)
         if trace is not None:
-            end(trace, exchange, told)
-        return exchange.refusal(request, told)
+            end(trace, exchange, client_error)
+        return exchange.refusal(request, client_error)
 
-    def _told(self, request: InferenceRequest, trace: Trace | None, error: Exception) -> TurnoutError:
+    def _client_error(self, request: InferenceRequest, trace: Trace | None, error: Exception) -> TurnoutError:
         """Returns what a client may know of an error; one that nobody foresaw is logged and counted first."""
         if isinstance(error, TurnoutError):
             return error
@@ -351,7 +351,7 @@ class DataPlane:
         trace: Trace | None,
         request: InferenceRequest,
         route: Route | None,
-        counted: Counted | None,
+        counted: CountedRequest | None,
         error: BaseException,
     ) -> None:
         now = time.monotonic()
@@ -368,7 +368,7 @@ class DataPlane:
             trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error, trace)
 
-    def _traced(self, tracer: Tracer, exchange: Exchange[Any]) -> Trace | None:
+    def _traced(self, tracer: Tracer, exchange: InferenceExchange[Any]) -> Trace | None:
         """Returns the trace of a request that begins; None where nothing is to be noted of it."""
         trace = tracer.begin(exchange.operation, exchange.parent())
         if trace is not None and trace.sampled and exchange.details:
@@ -376,16 +376,16 @@ class DataPlane:
         return trace
 
 
-def end(trace: Trace, exchange: Exchange[Any], error: BaseException | None = None) -> None:
+def end(trace: Trace, exchange: InferenceExchange[Any], error: BaseException | None = None) -> None:
     """Ends the trace of a request, which was answered, or failed by an error."""
     status, fault = exchange.outcome(error)
     message = error.message if isinstance(error, TurnoutError) else ""
     trace.end(status, fault=fault, message=message)
 
 
-def _decode(exchange: Exchange[Any]) -> InferenceRequest:
+def _decode(exchange: InferenceExchange[Any]) -> InferenceRequest:
     """Decodes a request whose turn has come, unless nobody waits for its answer any more."""
     exchange.read()
     if exchange.deadline is not None and time.monotonic() > exchange.deadline:
-        raise DeadlineExceeded("the deadline passed before the request was decoded")
+        raise DeadlineExceededError("the deadline passed before the request was decoded")
     return exchange.decode()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
-from turnout.serving.batching.batcher import Answer
+from turnout.serving.batching.batcher import BatchedAnswer
 from turnout.serving.counting.keyed_outcomes import KeyedLog, SlotFinder
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.catalog import VersionEntry
@@ -31,7 +31,7 @@ _STRING_BYTES = 8
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Role(StrEnum):
+class ServingRole(StrEnum):
     """How a version came to answer."""
 
     PINNED = "pinned"
@@ -67,7 +67,7 @@ class Route:
     """
 
     entry: VersionEntry
-    role: Role
+    role: ServingRole
     epoch: int
     handle: VersionHandle
     recorder: RoleRecorder
@@ -82,7 +82,7 @@ class Route:
     def to(
         cls,
         entry: VersionEntry,
-        role: Role,
+        role: ServingRole,
         epoch: int = 0,
         observer: AnswerObserver | None = None,
         lane: str = "",
@@ -139,7 +139,7 @@ class InferenceResult:
     """
 
     names: Sequence[str]
-    answer: Answer
+    answer: BatchedAnswer
     route: Route
 
     @property
@@ -156,7 +156,7 @@ class InferenceResult:
         return size <= _LIGHT_BYTES
 
 
-class Exchange(Protocol[T_co]):
+class InferenceExchange(Protocol[T_co]):
     """One request and its answer in the words of a protocol."""
 
     @property
@@ -250,5 +250,5 @@ class Router(Protocol):
         ...
 
     def describe(self, model: str, selector: str) -> VersionEntry:
-        """Returns the version that the selector names, whatever its state. Raises as `route` where there is none."""
+        """Returns the version that the selector names, whatever its state. Raises as `route` if there is none."""
         ...

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from turnout.errors import DeadlineExceeded, NotLoaded, QueueFull, TurnoutError
+from turnout.errors import DeadlineExceededError, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.counting.arm_counts import FailedRequest, Replayed, Settle
 from turnout.serving.counting.finite import all_finite
 from turnout.serving.sessions.tensor import memory_of
@@ -23,7 +23,7 @@ _SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Replay:
+class _PendingReplay:
     handle: VersionHandle
     request: FailedRequest
     nbytes: int
@@ -34,20 +34,20 @@ class Replays:
     """Replays of one server. Used on the event loop only."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Replay] = deque()
+        self._waiting: deque[_PendingReplay] = deque()
         self._nbytes = 0
         self._task: asyncio.Task[None] | None = None
 
-    def on(self, handle: VersionHandle) -> "Baseline":
+    def on(self, handle: VersionHandle) -> "ReplayedBaseline":
         """Returns the baseline that `handle` runs, to ask about requests."""
-        return Baseline(handle, self)
+        return ReplayedBaseline(handle, self)
 
     def ask(self, handle: VersionHandle, request: FailedRequest, settle: Settle) -> bool:
         """Has `request` run by `handle` later on, and `settle` told; returns False if too many wait already."""
         nbytes = memory_of(request.inputs.values())
         if len(self._waiting) >= _MAX_WAITING or self._nbytes + nbytes > _MAX_BYTES:
             return False
-        self._waiting.append(_Replay(handle, request, nbytes, settle))
+        self._waiting.append(_PendingReplay(handle, request, nbytes, settle))
         self._nbytes += nbytes
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain(), name="replays")
@@ -73,7 +73,7 @@ class Replays:
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
+class ReplayedBaseline:
     """The version that a canary is held against, to ask what it does with a request.
 
     Attributes:
@@ -102,7 +102,7 @@ async def _replayed(handle: VersionHandle, request: FailedRequest) -> Replayed |
     began = time.monotonic()
     try:
         _, answer = await handle.infer(request.inputs, request.outputs, began + _SECONDS, _LANE)
-    except (NotLoaded, QueueFull, DeadlineExceeded):
+    except (NotLoaded, QueueFull, DeadlineExceededError):
         return None
     except TurnoutError:
         return Replayed(answered=False, invalid=False, seconds=time.monotonic() - began)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from turnout.serving.batching.batcher import Answer
+from turnout.serving.batching.batcher import BatchedAnswer
 from turnout.serving.counting.arm_counts import ArmMeter, FailedRequest, TickCounts, failure_marks
 from turnout.serving.counting.finite import all_finite
 from turnout.serving.counting.keyed_outcomes import INVALID, NO_SLOT, KeyedLog
@@ -11,7 +11,7 @@ from turnout.serving.data_plane.inference import InferenceRequest, Route
 _NOBODY: Sequence[tuple[ArmMeter, TickCounts, int]] = ()
 
 
-class Counted:
+class CountedRequest:
     """A request that was admitted and has to be counted when it ends."""
 
     __slots__ = ("_history", "_meters", "_slot")
@@ -35,7 +35,7 @@ class Counted:
             slot = self._slot
             self._meters = (meters[0].admit(slot),) if len(meters) == 1 else [m.admit(slot) for m in meters]
 
-    def answered(self, request: InferenceRequest, took: float, answer: Answer) -> None:
+    def answered(self, request: InferenceRequest, took: float, answer: BatchedAnswer) -> None:
         """Counts the answer, `took` seconds after the request arrived."""
         slot = self._slot
         if self._meters:

@@ -17,7 +17,7 @@ class LeftOut(ModelFailure):
     """A run was left out, since a process did not survive it."""
 
 
-class Attempts:
+class RunAttempts:
     """The child's side."""
 
     def __init__(self, scratch: Path, deadly: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ Trying = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleInputs:
     """Inputs of one row that a version runs on.
 
     Attributes:
@@ -45,7 +45,7 @@ def find_sample(
     tried: Sequence[Recipe],
     trying: Trying = lambda _: contextlib.nullcontext(),
     most: int = MOST_ELEMENTS,
-) -> Sample:
+) -> SampleInputs:
     """Runs the version until it runs.
 
     Args:
@@ -63,23 +63,23 @@ def find_sample(
         try:
             with trying(GOLDEN):
                 run(row, names)
-            return Sample(row)
+            return SampleInputs(row)
         except TurnoutError as error:
             trouble = error.message
     for recipe, inputs in made_up(signature, tried, axes, most):
         try:
             with trying(str(recipe)):
                 run(inputs, names)
-            return Sample(inputs, recipe)
+            return SampleInputs(inputs, recipe)
         except TurnoutError as error:
             trouble = error.message
             left_out += isinstance(error, LeftOut)
         tries += 1
-    return Sample(None, trouble=trouble, deadly=golden is None and 0 < tries == left_out)
+    return SampleInputs(None, trouble=trouble, deadly=golden is None and 0 < tries == left_out)
 
 
 def one_row(golden: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array] | None:
-    """Returns the first row of a golden case; None where it has none."""
+    """Returns the first row of a golden case; None if it has none."""
     rows = {name: a.shape[axes[name]] for name, a in golden.items() if name in axes and a.ndim > axes[name]}
     if not all(count >= 1 for count in rows.values()):
         return None

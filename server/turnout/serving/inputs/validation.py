@@ -6,7 +6,7 @@ On the way of every request: compiled once per version, about two microseconds a
 import math
 from collections.abc import Mapping, Sequence
 
-from turnout.errors import InvalidTensor, Violation
+from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
@@ -73,7 +73,7 @@ class Validator:
             raise _invalid(self._faults(inputs, outputs))
         return outputs
 
-    def size_conflicts(self, inputs: Mapping[str, Array]) -> Sequence[Violation]:
+    def size_conflicts(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
         """Returns where two inputs that name one symbolic dimension differ in its size.
 
         Looked at after a run failed, not before: models that broadcast run on such inputs, and exporters reuse symbols.
@@ -85,30 +85,30 @@ class Validator:
                 first, expected = given[0]
                 if size != expected:
                     description = f"expected {symbol} = {expected}, as inputs.{first} has it, got {size}"
-                    conflicts.append(Violation(f"inputs.{name}", description))
+                    conflicts.append(FieldViolation(f"inputs.{name}", description))
         return conflicts
 
-    def _faults(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Violation]:
+    def _faults(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[FieldViolation]:
         """Lists everything that is wrong; run only when something is."""
         faults = [
-            Violation(f"inputs.{name}", f"missing; expected {self._inputs[name][0]}")
+            FieldViolation(f"inputs.{name}", f"missing; expected {self._inputs[name][0]}")
             for name in sorted(self._required - inputs.keys())
         ]
         for name, array in inputs.items():
             entry = self._inputs.get(name)
             if entry is None:
-                faults.append(Violation(f"inputs.{name[:64]}", f"unknown; expected {', '.join(self._inputs)}"))
+                faults.append(FieldViolation(f"inputs.{name[:64]}", f"unknown; expected {', '.join(self._inputs)}"))
             elif not _fits(entry[0], array):
-                faults.append(Violation(f"inputs.{name}", f"expected {entry[0]}, got {_described(array)}"))
+                faults.append(FieldViolation(f"inputs.{name}", f"expected {entry[0]}, got {_described(array)}"))
             elif _hides_too_much(array.shape):
                 sizes = f"at most {MAX_BESIDE_ZERO} elements beside its dimension of 0"
-                faults.append(Violation(f"inputs.{name}", f"expected {sizes}, got {_described(array)}"))
+                faults.append(FieldViolation(f"inputs.{name}", f"expected {sizes}, got {_described(array)}"))
         for name in outputs:
             if name not in self._outputs:
                 expected = ", ".join(self.output_names)
-                faults.append(Violation(f"outputs.{name[:64]}", f"unknown; expected some of {expected}"))
+                faults.append(FieldViolation(f"outputs.{name[:64]}", f"unknown; expected some of {expected}"))
         if len(set(outputs)) != len(outputs):
-            faults.append(Violation("outputs", "an output is wanted twice"))
+            faults.append(FieldViolation("outputs", "an output is wanted twice"))
         return faults
 
 
@@ -122,7 +122,7 @@ def shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
     return {symbol: found for symbol, found in places.items() if len(found) > 1}
 
 
-def _invalid(faults: Sequence[Violation]) -> InvalidTensor:
+def _invalid(faults: Sequence[FieldViolation]) -> InvalidTensor:
     return InvalidTensor("; ".join(f"{fault.field}: {fault.description}" for fault in faults), violations=faults)
 
 

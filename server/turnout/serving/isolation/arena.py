@@ -78,7 +78,7 @@ class Arena:
             size = max(size, os.fstat(self.fd).st_size)  # the other side of a restart may have grown it
             os.ftruncate(self.fd, size)
             mapped = self._mapped = mmap.mmap(self.fd, size, access=self._access)
-        self._give_back(mapped, nbytes)
+        self._release_memory(mapped, nbytes)
         return mapped
 
     def written(self, nbytes: int) -> mmap.mmap:
@@ -102,7 +102,7 @@ class Arena:
             os.close(self.fd)
             self.fd = -1
 
-    def _give_back(self, mapped: mmap.mmap, nbytes: int) -> None:
+    def _release_memory(self, mapped: mmap.mmap, nbytes: int) -> None:
         """Frees what has long not been needed; the file keeps its size, and its pages come again when written."""
         self._small_uses = self._small_uses + 1 if nbytes <= self._used // 4 else 0
         self._used = max(self._used, nbytes)

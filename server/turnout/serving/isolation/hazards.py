@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Attribute, Graph, ModelGraph, Node, Tensor, TensorType
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Attribute, Graph, GraphTensor, ModelGraph, Node, TensorType
 
 _FIRST_IR_WITH_DEFAULTS = 4
 
@@ -170,7 +170,7 @@ class _Scope:
 
 
 def find_hazard(model: ModelGraph) -> Hazard | None:
-    """Returns the first operator of the graph by which a request can end the process; None where there is none."""
+    """Returns the first operator of the graph by which a request can end the process; None if there is none."""
     scope = _Scope(model.graph, model.ir_version >= _FIRST_IR_WITH_DEFAULTS)
     return next(_hazards(model.graph, scope), None)
 
@@ -254,7 +254,7 @@ def _cast(known: _Known, to: Attribute | None) -> _Known:
 
 def _constant(node: Node) -> NDArray[Any] | None:
     for value in node.attributes.values():
-        if isinstance(value, Tensor):
+        if isinstance(value, GraphTensor):
             return value.values
         if isinstance(value, int | float | tuple):
             return np.asarray(value)

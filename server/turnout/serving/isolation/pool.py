@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError, Unavailable
+from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError, UnavailableError
 from turnout.serving.isolation.backoff import Backoff
 from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
 from turnout.serving.sessions.session import EndableRun
@@ -172,7 +172,7 @@ class ChildPool(EndableRun):
             TurnoutError: As `Session.run`.
             ModelCrashed: The child died.
             ModelTimedOut: The run was given up.
-            Unavailable: No child runs, and the next start is some way off.
+            UnavailableError: No child runs, and the next start is some way off.
         """
         return self._run(inputs, outputs, _Overdue(given_up, self._kill_after), given_up)
 
@@ -225,7 +225,7 @@ class ChildPool(EndableRun):
                     raise ModelTimedOut("the run was given up before it began")
                 away = self._next_start - time.monotonic()
                 if not self._children and away > _PATIENCE_SECONDS and self._serving:
-                    raise Unavailable(
+                    raise UnavailableError(
                         f"{self._name} crashed again and again, and is started again in {away:.0f} s",
                         retry_after=away,
                     )

@@ -98,7 +98,7 @@ class IsolatedSession:
 
     @property
     def pid(self) -> int:
-        """Of the child; 0 where there is none."""
+        """Of the child; 0 if there is none."""
         return 0 if self._child is None else self._child.pid
 
     @property

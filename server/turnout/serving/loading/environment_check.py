@@ -10,7 +10,7 @@ from turnout.registry.publishing.local_environment import this_environment
 Strictness = Literal["warn", "refuse", "ignore"]
 
 
-def check_surroundings(manifest: Manifest, strictness: Strictness) -> tuple[str, ...]:
+def check_environment(manifest: Manifest, strictness: Strictness) -> tuple[str, ...]:
     """Returns what is declared and not so here, in words, for the log.
 
     Raises:

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from turnout.errors import TurnoutError
-from turnout.registry.compatibility.sandbox import Subject
+from turnout.registry.compatibility.sandbox import SandboxVersion
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.onnx.graph import ModelGraph
 from turnout.registry.onnx.value_sizes import values_become_sizes
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY, first_case
 from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
-from turnout.serving.inputs.sample import Sample, one_row
+from turnout.serving.inputs.sample import SampleInputs, one_row
 from turnout.serving.inputs.synthetic import FEW_ELEMENTS, made_up, recipes
-from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -25,7 +25,7 @@ CASE_BYTES = 64 << 20
 
 
 def prove_at_load(
-    run: Run, manifest: Manifest, directory: Path, graph: ModelGraph, max_rows: int, lab: TrialLab
+    run: Run, manifest: Manifest, directory: Path, graph: ModelGraph, max_rows: int, sandbox: ProcessSandbox
 ) -> BatchPlan:
     """Returns how requests of a version are put together.
 
@@ -35,7 +35,7 @@ def prove_at_load(
         directory: Of the version.
         graph: Of the version.
         max_rows: Most rows that the server allows.
-        lab: Runs the version in another process.
+        sandbox: Runs the version in another process.
     """
     case = first_case(directory, CASE_BYTES)
     golden = None if case is None else case.inputs
@@ -46,21 +46,21 @@ def prove_at_load(
         if plan.sample is not None or all(isinstance(d, int) for spec in manifest.signature.inputs for d in spec.shape):
             return plan
     path = None if case is None else directory / GOLDEN_DIRECTORY / f"{case.name}.npz"
-    found = _tried_elsewhere(manifest, directory, path, golden, lab)
+    found = _tried_elsewhere(manifest, directory, path, golden, sandbox)
     rows = [] if found.inputs is None else [found.inputs]
     return prove(run, manifest, max_rows, rows, graph, (), trouble=found.trouble)
 
 
 def _tried_elsewhere(
-    manifest: Manifest, directory: Path, case: Path | None, golden: Mapping[str, Array] | None, lab: TrialLab
-) -> Sample:
+    manifest: Manifest, directory: Path, case: Path | None, golden: Mapping[str, Array] | None, sandbox: ProcessSandbox
+) -> SampleInputs:
     try:
-        recipe, trouble = lab.sample(Subject(directory, manifest), [] if case is None else [case])
+        recipe, trouble = sandbox.sample(SandboxVersion(directory, manifest), [] if case is None else [case])
     except TurnoutError as error:
-        return Sample(None, trouble=error.message)
+        return SampleInputs(None, trouble=error.message)
     axes = sample_axes(manifest)
     if trouble:
-        return Sample(None, trouble=trouble)
+        return SampleInputs(None, trouble=trouble)
     if recipe is None:
-        return Sample(None if golden is None else one_row(golden, axes))
-    return Sample(next(inputs for _, inputs in made_up(manifest.signature, [recipe], axes)), recipe)
+        return SampleInputs(None if golden is None else one_row(golden, axes))
+    return SampleInputs(next(inputs for _, inputs in made_up(manifest.signature, [recipe], axes)), recipe)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turnout.config import Batching, ModelSettings, Runtime
+from turnout.config import BatchingSettings, ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded
 from turnout.host import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
@@ -28,7 +28,7 @@ from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.sandbox.sandbox import TrialLab
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.sessions.memory import used_bytes
@@ -138,8 +138,8 @@ def load(
     try:
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
-        lab = TrialLab(settings, processes)
-        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), lab)
+        sandbox = ProcessSandbox(settings, processes)
+        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox)
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
         warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)
@@ -257,7 +257,7 @@ def _shared(session: Session) -> AbstractContextManager[Run]:
     return contextlib.nullcontext(session.run)
 
 
-def _max_rows(batching: Batching) -> int:
+def _max_rows(batching: BatchingSettings) -> int:
     return batching.max_rows if batching.enabled else 0
 
 

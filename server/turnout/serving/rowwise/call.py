@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from turnout.registry.onnx.graph import Attribute, Node, Tensor, TensorType
+from turnout.registry.onnx.graph import Attribute, GraphTensor, Node, TensorType
 from turnout.serving.rowwise.sizes import Size, symbol
 from turnout.serving.rowwise.states import Element, NotRowWise, Rows, Shared, State, counts_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class NodeCall:
     """A node with the states of its inputs, none of which is `Mixed`.
 
     Attributes:
@@ -97,10 +97,10 @@ class Call:
         """Returns an attribute of any kind; None where it is left out."""
         return self.node.attributes.get(name)
 
-    def tensor(self, name: str) -> Tensor | None:
+    def tensor(self, name: str) -> GraphTensor | None:
         """Returns an attribute that is a tensor; None where it is left out."""
         value = self.node.attributes.get(name)
-        if value is None or isinstance(value, Tensor):
+        if value is None or isinstance(value, GraphTensor):
             return value
         raise NotRowWise(f"attribute {name} is no tensor")
 
@@ -142,7 +142,7 @@ class Call:
             raise NotRowWise(f"it {what} along the batch axis")
 
 
-Rule = Callable[[Call], Sequence[State]]
+Rule = Callable[[NodeCall], Sequence[State]]
 """Returns the state of each output. At least one input is made of rows. Raises `NotRowWise` where an output is not."""
 
 
@@ -150,7 +150,7 @@ def normal(axis: int, rank: int) -> int:
     """Returns an axis counted from 0.
 
     Raises:
-        NotRowWise: There is none of that number.
+        NotRowWise: It does not exist of that number.
     """
     if not -rank <= axis < rank:
         raise NotRowWise(f"axis {axis} of a tensor of {rank} dimensions")

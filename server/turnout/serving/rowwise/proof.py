@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from turnout.registry.manifest.signature import Signature, TensorSpec
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
-from turnout.serving.rowwise.call import Call
+from turnout.serving.rowwise.call import NodeCall
 from turnout.serving.rowwise.rules import RULES
 from turnout.serving.rowwise.rules.elementwise import CLASSICAL
 from turnout.serving.rowwise.shared import evaluate
@@ -95,7 +95,7 @@ def follow(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int
     scope: Scope = {}
     for spec in signature.inputs:
         scope[spec.name] = _input(spec, input_axes.get(spec.name))
-    outputs = _Walk(model.opset).through(model.graph, scope, "")
+    outputs = _GraphWalk(model.opset).through(model.graph, scope, "")
     return dict(zip(model.graph.outputs, outputs, strict=True))
 
 
@@ -118,7 +118,7 @@ def _size(spec: TensorSpec, axis: int) -> Size:
             return symbol(f"{spec.name!r}[{axis}]")
 
 
-class _Walk:
+class _GraphWalk:
     """Goes through graphs inside each other."""
 
     def __init__(self, opset: Mapping[str, int]) -> None:
@@ -161,13 +161,15 @@ class _Walk:
         cases = list(itertools.islice(itertools.product(*inputs), _MOST_CASES + 1))
         if len(cases) > _MOST_CASES:
             return [Mixed(f"{node}: too many conditions decide what it is given")] * len(node.outputs)
-        results = [self._case(Call(node, case, self._opset.get(node.domain, 0), place, types), scope) for case in cases]
+        results = [
+            self._case(NodeCall(node, case, self._opset.get(node.domain, 0), place, types), scope) for case in cases
+        ]
         return [
             _joined([states[output] for states in results], f"{place}{node.outputs[output]}")
             for output in range(min(map(len, results)))
         ]
 
-    def _case(self, call: Call, scope: Scope) -> Sequence[Known]:
+    def _case(self, call: NodeCall, scope: Scope) -> Sequence[Known]:
         node = call.node
         try:
             states = self._apply(call, scope)
@@ -179,7 +181,7 @@ class _Walk:
             return states
         return [Mixed(f"{node}: {state.reason}") if isinstance(state, Mixed) else state for state in states]
 
-    def _apply(self, call: Call, scope: Scope) -> Sequence[Known]:
+    def _apply(self, call: NodeCall, scope: Scope) -> Sequence[Known]:
         node = call.node
         if not node.domain and node.op_type == "If":
             return self._if(call, scope)
@@ -198,7 +200,7 @@ class _Walk:
             raise NotRowWise("it is not known to make its output row by row")
         return rule(call)
 
-    def _if(self, call: Call, scope: Scope) -> Sequence[Known]:
+    def _if(self, call: NodeCall, scope: Scope) -> Sequence[Known]:
         condition = call.given(0)
         call.shared(0)
         assert isinstance(condition, Shared)

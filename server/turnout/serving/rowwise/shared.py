@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from turnout.serving.rowwise import arithmetic
-from turnout.serving.rowwise.call import Call, normal
+from turnout.serving.rowwise.call import NodeCall, normal
 from turnout.serving.rowwise.sizes import ONE, ONE_ROW, Size, broadcast, product
 from turnout.serving.rowwise.states import (
     MOST_ELEMENTS,
@@ -29,7 +29,7 @@ _FLOAT, _DOUBLE = 1, 11
 _BOOL = 9
 
 
-def evaluate(call: Call) -> Sequence[State]:
+def evaluate(call: NodeCall) -> Sequence[State]:
     """Returns the outputs of a node none of whose inputs is made of rows.
 
     Raises:
@@ -57,7 +57,7 @@ class _NotFollowed(Exception):
 _Result = Shared | Rows | list[State]
 
 
-def _described(call: Call, output: int) -> Shared:
+def _described(call: NodeCall, output: int) -> Shared:
     """Describes an output by what shape inference found out about it."""
     shape = call.types[output].shape if output < len(call.types) else None
     if shape is None:
@@ -65,7 +65,7 @@ def _described(call: Call, output: int) -> Shared:
     return unknown(tuple(call.fresh(axis, output) for axis in range(len(shape))))
 
 
-def _elements(call: Call, index: int) -> Elements:
+def _elements(call: NodeCall, index: int) -> Elements:
     state = call.given(index)
     assert isinstance(state, Shared)
     if state.elements is not None:
@@ -76,7 +76,7 @@ def _elements(call: Call, index: int) -> Elements:
     return np.full([s for s in sizes if s is not None], None, dtype=object)
 
 
-def _constants(call: Call, index: int) -> list[int]:
+def _constants(call: NodeCall, index: int) -> list[int]:
     return call.constants(index)
 
 
@@ -91,7 +91,7 @@ def _of(elements: Any) -> Shared:
     return of_elements(elements)
 
 
-def _elementwise(call: Call) -> Shared:
+def _elementwise(call: NodeCall) -> Shared:
     operation = arithmetic.OPERATIONS[call.node.op_type]
     arrays = np.broadcast_arrays(*(_elements(call, i) for i in range(len(call.inputs))))
     if arrays[0].size > MOST_ELEMENTS:
@@ -111,7 +111,7 @@ def _bounded(elements: Any) -> Shared:
     return _of(np.frompyfunc(arithmetic.within_int32, 1, 1)(elements))
 
 
-def _cast(call: Call) -> Shared:
+def _cast(call: NodeCall) -> Shared:
     target = call.integer("to", 0)
     if target in (_INT32, _INT64):
         convert: Callable[[Element], Element] = arithmetic.as_int32 if target == _INT32 else arithmetic.as_int64
@@ -124,7 +124,7 @@ def _cast(call: Call) -> Shared:
     return _of(np.frompyfunc(convert, 1, 1)(_elements(call, 0)))
 
 
-def _shape(call: Call) -> Shared:
+def _shape(call: NodeCall) -> Shared:
     state = call.given(0)
     assert state.shape is not None or isinstance(state, Shared)
     if state.shape is None:
@@ -132,30 +132,30 @@ def _shape(call: Call) -> Shared:
     return vector(state.shape[_bounds(call, len(state.shape))])
 
 
-def shape_of_rows(call: Call) -> Sequence[State]:
+def shape_of_rows(call: NodeCall) -> Sequence[State]:
     """`Shape` of a tensor that is made of rows."""
     rows = call.rows(0)
     return [vector(rows.shape[_bounds(call, rows.rank)])]
 
 
-def size_of_rows(call: Call) -> Sequence[State]:
+def size_of_rows(call: NodeCall) -> Sequence[State]:
     """`Size` of a tensor that is made of rows."""
     return [_of(product(call.rows(0).shape))]
 
 
-def _bounds(call: Call, rank: int) -> slice:
+def _bounds(call: NodeCall, rank: int) -> slice:
     end = call.attribute("end")
     return slice(*slice(call.integer("start", 0), rank if end is None else call.integer("end", 0)).indices(rank)[:2])
 
 
-def _size(call: Call) -> Shared:
+def _size(call: NodeCall) -> Shared:
     state = call.given(0)
     if state.shape is None:
         raise _NotFollowed
     return _of(product(state.shape))
 
 
-def _constant(call: Call) -> Shared:
+def _constant(call: NodeCall) -> Shared:
     tensor = call.tensor("value")
     if tensor is not None:
         if tensor.values is None:
@@ -168,7 +168,7 @@ def _constant(call: Call) -> Shared:
     raise _NotFollowed
 
 
-def _gather(call: Call) -> Shared:
+def _gather(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     axis = call.axis("axis", 0, data.ndim)
     where = call.given(1)
@@ -185,7 +185,7 @@ def _known(size: Size) -> int:
     return size.constant
 
 
-def _slice(call: Call) -> Shared:
+def _slice(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     if call.opset >= 10:
         starts, ends = _constants(call, 1), _constants(call, 2)
@@ -204,18 +204,18 @@ def _slice(call: Call) -> Shared:
     return _of(data[tuple(cut)])
 
 
-def _concat(call: Call) -> Shared:
+def _concat(call: NodeCall) -> Shared:
     parts = [_elements(call, i) for i in range(len(call.inputs))]
     return _of(np.concatenate(parts, axis=call.axis("axis", 0, parts[0].ndim)))
 
 
-def _squeeze(call: Call) -> Shared:
+def _squeeze(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     axes = call.axes(1, data.ndim)
     return _of(np.squeeze(data, axis=axes))
 
 
-def _unsqueeze(call: Call) -> Shared:
+def _unsqueeze(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     named = call.integers("axes") if not call.has(1) else _constants(call, 1)
     if named is None:
@@ -223,7 +223,7 @@ def _unsqueeze(call: Call) -> Shared:
     return _of(np.expand_dims(data, tuple(named)))
 
 
-def _reshape(call: Call) -> Shared:
+def _reshape(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     target = list(call.integers("shape") or ()) if call.opset < 5 else _constants(call, 1)
     if not call.integer("allowzero", 0):
@@ -231,26 +231,26 @@ def _reshape(call: Call) -> Shared:
     return _of(data.reshape(target))
 
 
-def _flatten(call: Call) -> Shared:
+def _flatten(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     axis = call.integer("axis", 1)
     at = axis + data.ndim if axis < 0 else axis
     return _of(data.reshape(math.prod(data.shape[:at]), -1))
 
 
-def _transpose(call: Call) -> Shared:
+def _transpose(call: NodeCall) -> Shared:
     data = _elements(call, 0)
     return _of(np.transpose(data, call.integers("perm")))
 
 
-def _identity(call: Call) -> Shared:
+def _identity(call: NodeCall) -> Shared:
     state = call.given(0)
     assert isinstance(state, Shared)
     return state
 
 
-def _reduced(operation: arithmetic.Operation) -> Callable[[Call], Shared]:
-    def reduce(call: Call) -> Shared:
+def _reduced(operation: arithmetic.Operation) -> Callable[[NodeCall], Shared]:
+    def reduce(call: NodeCall) -> Shared:
         data = _elements(call, 0)
         axes = call.axes(1, data.ndim)
         if axes == () or axes is None:
@@ -268,7 +268,7 @@ def _reduced(operation: arithmetic.Operation) -> Callable[[Call], Shared]:
     return reduce
 
 
-def _split(call: Call) -> list[State]:
+def _split(call: NodeCall) -> list[State]:
     data = _elements(call, 0)
     axis = call.axis("axis", 0, data.ndim)
     sizes = _constants(call, 1) if call.has(1) else list(call.integers("split") or ())
@@ -281,7 +281,7 @@ def _split(call: Call) -> list[State]:
     return [_of(part) for part in np.split(data, np.cumsum(sizes)[:-1], axis=axis)]
 
 
-def _range(call: Call) -> Shared:
+def _range(call: NodeCall) -> Shared:
     bounds = [_of_one(call, i) for i in range(3)]
     if any(map(counts_rows, bounds)):
         raise NotRowWise("it counts the rows")
@@ -296,7 +296,7 @@ def _range(call: Call) -> Shared:
     return Shared((call.fresh(0),))
 
 
-def _of_one(call: Call, index: int) -> Element:
+def _of_one(call: NodeCall, index: int) -> Element:
     elements = _elements(call, index)
     if elements.size != 1:
         raise _NotFollowed
@@ -304,7 +304,7 @@ def _of_one(call: Call, index: int) -> Element:
     return found
 
 
-def _constant_of_shape(call: Call) -> Shared | Rows:
+def _constant_of_shape(call: NodeCall) -> Shared | Rows:
     sizes = [call.dimension(e, i) if not counts_rows(e) else e for i, e in enumerate(call.numbers(0))]
     if any(map(counts_rows, sizes)):
         return _grown(sizes)
@@ -327,7 +327,7 @@ def _grown(sizes: Sequence[Element]) -> Rows:
     return Rows(tuple(s for s in sizes if isinstance(s, Size)), growing[0], after=after)
 
 
-def _expand(call: Call) -> Shared | Rows:
+def _expand(call: NodeCall) -> Shared | Rows:
     call.shared(0)
     state = call.given(0)
     if state.shape is None:
@@ -356,7 +356,7 @@ def _expand(call: Call) -> Shared | Rows:
     return Shared(shape)
 
 
-def _tile(call: Call) -> Shared | Rows:
+def _tile(call: NodeCall) -> Shared | Rows:
     state = call.given(0)
     repeats = call.numbers(1)
     if state.shape is None or len(repeats) != len(state.shape):
@@ -375,7 +375,7 @@ def _tile(call: Call) -> Shared | Rows:
     return _grown(sizes)
 
 
-_RULES: Mapping[str, Callable[[Call], _Result]] = {
+_RULES: Mapping[str, Callable[[NodeCall], _Result]] = {
     **dict.fromkeys(arithmetic.OPERATIONS, _elementwise),
     "Cast": _cast,
     "Concat": _concat,

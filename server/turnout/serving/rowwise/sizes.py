@@ -46,8 +46,8 @@ class Size:
     symbols: tuple[Symbol, ...] = ()
 
     def __str__(self) -> str:
-        shown = [str(self.number)] if self.number != 1 or not self.symbols else []
-        return "*".join([*shown, *map(str, self.symbols)])
+        displayed = [str(self.number)] if self.number != 1 or not self.symbols else []
+        return "*".join([*displayed, *map(str, self.symbols)])
 
     def __mul__(self, other: "Size") -> "Size":
         number = self.number * other.number
@@ -84,7 +84,7 @@ ONE_ROW = Size(1, (ROWS,))
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """Multiplies sizes; 1 where there are none."""
+    """Multiplies sizes; 1 if there are none."""
     result = ONE
     for size in sizes:
         result *= size

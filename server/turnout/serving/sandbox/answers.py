@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from turnout.errors import ModelFailure
-from turnout.registry.compatibility.sandbox import Answer
+from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.manifest.signature import DataType
 from turnout.registry.storage.npz import NpzError, read_npz
 from turnout.serving.sandbox.examples import Example
@@ -21,15 +21,15 @@ _MAX_READ = 2 << 30
 """Memory for answers: text takes more of it than of the archive."""
 
 
-class Answers:
+class AnswerArchiveWriter:
     """Writes answers to an archive one by one, so that they need not be in memory together."""
 
     def __init__(self, file: Path) -> None:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
         self._left = MAX_ANSWERS_BYTES
-        self.told: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []
 
-    def __enter__(self) -> "Answers":
+    def __enter__(self) -> "AnswerArchiveWriter":
         """Begins."""
         return self
 
@@ -45,13 +45,13 @@ class Answers:
             plain, fault = {}, f"its outputs, with those before, have more than {MAX_ANSWERS_BYTES >> 20} MiB"
         self._left -= size if plain else 0
         for name, array in plain.items():
-            with self._archive.open(f"{len(self.told)}/{name}.npy", "w", force_zip64=True) as file:
+            with self._archive.open(f"{len(self.records)}/{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-        self.told.append({"example": example.name, "golden": example.golden, "outputs": list(plain), "fault": fault})
+        self.records.append({"example": example.name, "golden": example.golden, "outputs": list(plain), "fault": fault})
 
 
-def read_answers(told: Sequence[Mapping[str, Any]], file: Path) -> Iterator[Answer]:
-    """Reads an archive back, by what `Answers.told` said of it.
+def read_answers(records: Sequence[Mapping[str, Any]], file: Path) -> Iterator[ExampleResult]:
+    """Reads an archive back, by what `AnswerArchiveWriter.records` said of it.
 
     Raises:
         ModelFailure: It cannot be read, or takes too much memory.
@@ -60,9 +60,9 @@ def read_answers(told: Sequence[Mapping[str, Any]], file: Path) -> Iterator[Answ
         _, arrays = read_npz(file, _MAX_READ)
     except NpzError as error:
         raise ModelFailure(f"its answers cannot be read: the archive {error}") from error
-    for index, answer in enumerate(told):
+    for index, answer in enumerate(records):
         outputs = {name: arrays[f"{index}/{name}"] for name in answer["outputs"]}
-        yield Answer(answer["example"], answer["golden"], outputs, answer["fault"])
+        yield ExampleResult(answer["example"], answer["golden"], outputs, answer["fault"])
 
 
 def _plain(array: Array) -> Array:

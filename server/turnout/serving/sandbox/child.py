@@ -30,10 +30,10 @@ from turnout.registry.onnx.model import read_model
 from turnout.registry.onnx.value_sizes import values_become_sizes
 from turnout.serving.batching.batchability import BatchPlan, prove, sample_axes
 from turnout.serving.batching.warmup import warm_up
-from turnout.serving.inputs.attempts import Attempts, LeftOut
-from turnout.serving.inputs.sample import GOLDEN, Sample, find_sample
+from turnout.serving.inputs.attempts import LeftOut, RunAttempts
+from turnout.serving.inputs.sample import GOLDEN, SampleInputs, find_sample
 from turnout.serving.inputs.synthetic import Recipe, made_up, recipes, synthetic_inputs
-from turnout.serving.sandbox.answers import Answers
+from turnout.serving.sandbox.answers import AnswerArchiveWriter
 from turnout.serving.sandbox.examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.sandbox.messages import failure_body
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
@@ -79,22 +79,24 @@ def main() -> None:
 def answer(scratch: Path) -> None:
     """Answers the question in a scratch directory, and leaves the answer there."""
     host.go_first_when_memory_ends(1000)
-    trial = Trial.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
-    host.limit_data(trial.memory_limit + _LOADING * max((manifest.size for _, manifest in trial.versions), default=0))
-    questions = {"describe": describe, "examine": examine, "sample": sample, "race": race, "optimise": optimise,
-                 "drop zipmap": drop}  # fmt: skip
+    request = SandboxRequest.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
+    host.limit_data(
+        request.memory_limit + _LOADING * max((manifest.size for _, manifest in request.versions), default=0)
+    )
+    questions = {"describe": describe, "examine": examine, "sample": sample, "compare_latency": compare_latency,
+                 "optimise": optimise, "drop zipmap": drop}  # fmt: skip
     try:
-        told = questions[trial.question](trial)
+        report = questions[request.question](request)
     except TurnoutError as error:
-        told = {"error": failure_body(error) | {"message": trial.said(error)}}
+        report = {"error": failure_body(error) | {"message": request.client_message(error)}}
     except MemoryError:
         met = MemoryBudgetExceeded(_LIMIT_MET)
-        told = {"error": failure_body(met) | {"message": trial.said(met)}}
-    (scratch / ANSWER_FILE).write_text(json.dumps(told))
+        report = {"error": failure_body(met) | {"message": request.client_message(met)}}
+    (scratch / ANSWER_FILE).write_text(json.dumps(report))
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SandboxRequest:
     """What is asked, and within which bounds.
 
     Attributes:
@@ -121,10 +123,10 @@ class Trial:
     seconds: float
     run_seconds: float
     scratch: Path
-    attempts: Attempts
+    attempts: RunAttempts
 
     @classmethod
-    def of(cls, job: Mapping[str, Any], scratch: Path) -> "Trial":
+    def of(cls, job: Mapping[str, Any], scratch: Path) -> "SandboxRequest":
         """Reads what the lab wrote."""
         return cls(
             question=job["question"],
@@ -138,10 +140,10 @@ class Trial:
             seconds=job.get("seconds", 0.0),
             run_seconds=job["run_seconds"],
             scratch=scratch,
-            attempts=Attempts(scratch, job["deadly"]),
+            attempts=RunAttempts(scratch, job["deadly"]),
         )
 
-    def said(self, error: TurnoutError) -> str:
+    def client_message(self, error: TurnoutError) -> str:
         """Returns an error's message, with the number of the limit that was met."""
         limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was met"
         return error.message.replace(_LIMIT_MET, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
@@ -153,13 +155,13 @@ class Trial:
         return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
 
 
-def describe(trial: Trial) -> dict[str, Any]:
+def describe(request: SandboxRequest) -> dict[str, Any]:
     """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which two bytes can state."""
-    limit = DESCRIBED_BYTES + _LOADING * trial.size
+    limit = DESCRIBED_BYTES + _LOADING * request.size
     host.limit_data(limit)
     before = host.reset_peak()
     try:
-        return read_model(trial.model).to_json()
+        return read_model(request.model).to_json()
     except (InvalidModel, MemoryError) as error:
         host.unlimit_data()  # for a few words
         # Protobuf says of memory that it could not have what it says of bytes that make no sense.
@@ -172,32 +174,32 @@ def describe(trial: Trial) -> dict[str, Any]:
         raise
 
 
-def drop(trial: Trial) -> dict[str, Any]:
+def drop(request: SandboxRequest) -> dict[str, Any]:
     """Takes the ZipMap out of an ONNX file, and shows that it answers alike."""
-    host.limit_data(DESCRIBED_BYTES + trial.memory_limit + _LOADING * trial.size)
-    return without_zipmap(trial.model, trial.scratch, trial.golden, trial.trying)
+    host.limit_data(DESCRIBED_BYTES + request.memory_limit + _LOADING * request.size)
+    return without_zipmap(request.model, request.scratch, request.golden, request.trying)
 
 
-def examine(trial: Trial) -> dict[str, Any]:
+def examine(request: SandboxRequest) -> dict[str, Any]:
     """Loads one version, proves how it batches, warms it, and has it answer."""
-    ((_, manifest),) = trial.versions
+    ((_, manifest),) = request.versions
     before = host.reset_peak()
-    graph = _graph(trial)
+    graph = _graph(request)
     sizes = _values_become_sizes(graph, manifest)
-    session, load_seconds = _load(trial, arena=not sizes)
-    found = _sample(trial, session, sizes=sizes)
-    plan = _proved(trial, session, found, graph, sizes=sizes)
+    session, load_seconds = _load(request, arena=not sizes)
+    found = _sample(request, session, sizes=sizes)
+    plan = _proved(request, session, found, graph, sizes=sizes)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
     tried = recipes(values_become_sizes=sizes)
-    examples = golden_examples(trial.golden, manifest.signature)
+    examples = golden_examples(request.golden, manifest.signature)
     if found.inputs is not None:  # else made-up ones would be searched for in vain once more
-        examples = chain(examples, _synthetic(trial, session, found.recipe, tried))
-    answers = Answers(trial.scratch / ANSWERS_FILE)
+        examples = chain(examples, _synthetic(request, session, found.recipe, tried))
+    answers = AnswerArchiveWriter(request.scratch / ANSWERS_FILE)
     with answers:
         for example in examples:
-            outputs, fault = _answer(trial, session, example, names)
+            outputs, fault = _answer(request, session, example, names)
             answers.add(example, outputs, fault)
     nothing = f"no inputs were found that it runs on: {found.trouble}; a golden case would give them"
     return {
@@ -210,46 +212,50 @@ def examine(trial: Trial) -> dict[str, Any]:
         "mixes": plan.mixes,
         "batching": plan.reason,
         **_repeated(session, manifest, plan.sample, names),
-        "answers": answers.told,
+        "answers": answers.records,
     }
 
 
-def sample(trial: Trial) -> dict[str, Any]:
+def sample(request: SandboxRequest) -> dict[str, Any]:
     """Finds inputs that a version runs on, for who would rather not try in a process that serves."""
-    sizes = _values_become_sizes(_graph(trial), trial.versions[0][1])
-    session, _ = _load(trial, arena=not sizes)
-    found = _sample(trial, session, sizes=sizes)
+    sizes = _values_become_sizes(_graph(request), request.versions[0][1])
+    session, _ = _load(request, arena=not sizes)
+    found = _sample(request, session, sizes=sizes)
     recipe = None if found.recipe is None else astuple(found.recipe)
     return {"found": found.inputs is not None, "recipe": recipe, "trouble": found.trouble}
 
 
-def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
-    ((_, manifest),) = trial.versions
-    sound = next((e.inputs for e in golden_examples(trial.golden, manifest.signature) if not e.fault), None)
+def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> SampleInputs:
+    ((_, manifest),) = request.versions
+    sound = next((e.inputs for e in golden_examples(request.golden, manifest.signature) if not e.fault), None)
     tried = recipes(values_become_sizes=sizes)
-    found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, trial.trying)
+    found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, request.trying)
     if found.deadly:
         raise ModelCrashed(f"{found.trouble}, whatever was made up; a golden case would show what it runs on")
-    return replace(found, trouble=found.trouble.replace(_LIMIT_MET, trial.said(MemoryBudgetExceeded(_LIMIT_MET))))
+    return replace(
+        found, trouble=found.trouble.replace(_LIMIT_MET, request.client_message(MemoryBudgetExceeded(_LIMIT_MET)))
+    )
 
 
-def _proved(trial: Trial, session: Session, found: Sample, graph: ModelGraph, *, sizes: bool) -> BatchPlan:
+def _proved(
+    request: SandboxRequest, session: Session, found: SampleInputs, graph: ModelGraph, *, sizes: bool
+) -> BatchPlan:
     """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
-    ((_, manifest),) = trial.versions
-    sound = (example.inputs for example in golden_examples(trial.golden, manifest.signature) if not example.fault)
+    ((_, manifest),) = request.versions
+    sound = (example.inputs for example in golden_examples(request.golden, manifest.signature) if not example.fault)
     rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
     # Where values become sizes, the sample is the one that was found to be small.
     tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
     try:
-        with trial.attempts.attempt("other values than those it ran on", _PROOF_RUNS * trial.run_seconds):
-            return prove(session.run, manifest, trial.max_rows, rows, graph, tried, trouble=found.trouble)
+        with request.attempts.attempt("other values than those it ran on", _PROOF_RUNS * request.run_seconds):
+            return prove(session.run, manifest, request.max_rows, rows, graph, tried, trouble=found.trouble)
     except LeftOut as error:
         reason = f"unbatched: of other values than those that it ran on first, {error.message}"
         return BatchPlan(0, reason=reason, sample=found.inputs)
 
 
-def _graph(trial: Trial, index: int = 0) -> ModelGraph:
-    return read_graph(trial.versions[index][0] / MODEL_FILE)
+def _graph(request: SandboxRequest, index: int = 0) -> ModelGraph:
+    return read_graph(request.versions[index][0] / MODEL_FILE)
 
 
 def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
@@ -257,15 +263,15 @@ def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
     return values_become_sizes(graph.graph, given)
 
 
-def race(trial: Trial) -> dict[str, Any]:
+def compare_latency(request: SandboxRequest) -> dict[str, Any]:
     """Runs two versions in turns on one input that both take."""
-    manifests = [manifest for _, manifest in trial.versions]
+    manifests = [manifest for _, manifest in request.versions]
     prepack = max(manifest.size for manifest in manifests) < PREPACKED_LIMIT  # the same for both, or it would decide
-    sessions = [_load(trial, index, prepack=prepack)[0] for index in range(len(manifests))]
+    sessions = [_load(request, index, prepack=prepack)[0] for index in range(len(manifests))]
     outputs = [[spec.name for spec in manifest.signature.outputs] for manifest in manifests]
-    example = _common_example(trial, sessions, outputs)
+    example = _common_example(request, sessions, outputs)
     taken: tuple[list[float], list[float]] = ([], [])
-    until = time.perf_counter() + trial.seconds
+    until = time.perf_counter() + request.seconds
     while len(taken[0]) < _LEAST_ROUNDS or (time.perf_counter() < until and len(taken[0]) < _MOST_ROUNDS):
         # Turns are taken in turns: whoever comes second finds warmer or colder caches.
         for side in (0, 1) if len(taken[0]) % 2 else (1, 0):
@@ -280,11 +286,11 @@ def race(trial: Trial) -> dict[str, Any]:
     }
 
 
-def optimise(trial: Trial) -> dict[str, Any]:
+def optimise(request: SandboxRequest) -> dict[str, Any]:
     """Writes two versions as ONNX Runtime optimises them, each under its number."""
-    host.limit_data(trial.memory_limit + sum(_LOADING * manifest.size for _, manifest in trial.versions))
-    for index, (source, _) in enumerate(trial.versions):
-        directory = trial.scratch / str(index)
+    host.limit_data(request.memory_limit + sum(_LOADING * manifest.size for _, manifest in request.versions))
+    for index, (source, _) in enumerate(request.versions):
+        directory = request.scratch / str(index)
         directory.mkdir()
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -296,28 +302,30 @@ def optimise(trial: Trial) -> dict[str, Any]:
     return {}
 
 
-def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | None = None) -> tuple[Session, float]:
+def _load(
+    request: SandboxRequest, index: int = 0, *, arena: bool = True, prepack: bool | None = None
+) -> tuple[Session, float]:
     """Loads a version within the bounds on memory.
 
     Args:
-        trial: What is asked.
+        request: What is asked.
         index: Which version.
         arena: Keep freed memory, where the settings say so: what one run took then counts for the next as well.
         prepack: As `Session` takes it; by default where the version is small.
     """
-    directory, manifest = trial.versions[index]
-    wanted = trial.runtime
+    directory, manifest = request.versions[index]
+    wanted = request.runtime
     host.unlimit_data()  # for CUDA, which is tried first
     names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
     on_gpu = names[0] != providers.CPU
     device = wanted.device_ids[0] if on_gpu else 0
-    limit = manifest.size + trial.memory_limit
+    limit = manifest.size + request.memory_limit
     changed = {
         "cpu_arena": wanted.cpu_arena and arena,
         "arena_limit_bytes": min(int(wanted.arena_limit_bytes) or limit, limit),
     }
     if not on_gpu:
-        host.limit_data(_LOADING * manifest.size + trial.memory_limit)
+        host.limit_data(_LOADING * manifest.size + request.memory_limit)
     began = time.perf_counter()
     session = Session(
         directory / MODEL_FILE,
@@ -329,25 +337,27 @@ def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | N
     )
     seconds = time.perf_counter() - began
     if not on_gpu:
-        host.limit_data(trial.memory_limit)
+        host.limit_data(request.memory_limit)
     return session, seconds
 
 
-def _synthetic(trial: Trial, session: Session, known: Recipe | None, tried: Sequence[Recipe]) -> Iterator[Example]:
+def _synthetic(
+    request: SandboxRequest, session: Session, known: Recipe | None, tried: Sequence[Recipe]
+) -> Iterator[Example]:
     """Makes up inputs by the first recipe that the model runs on; their names tell that recipe.
 
     Args:
-        trial: What is asked.
+        request: What is asked.
         session: Of the first version.
         known: A recipe that made a sample, which is tried first.
         tried: The others.
     """
-    _, manifest = trial.versions[0]
+    _, manifest = request.versions[0]
     signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
     order = tried if known is None else [known, *(recipe for recipe in tried if recipe != known)]
     for recipe, inputs in made_up(signature, order, {}):
         try:
-            with trial.trying(f"{recipe}, more rows"):
+            with request.trying(f"{recipe}, more rows"):
                 session.run(inputs, outputs)
         except TurnoutError:
             continue
@@ -358,38 +368,40 @@ def _synthetic(trial: Trial, session: Session, known: Recipe | None, tried: Sequ
         return
 
 
-def _common_example(trial: Trial, sessions: Sequence[Session], outputs: Sequence[Sequence[str]]) -> Example:
+def _common_example(request: SandboxRequest, sessions: Sequence[Session], outputs: Sequence[Sequence[str]]) -> Example:
     """Returns the first example that both versions answer.
 
     Raises:
-        ModelFailure: There is none.
+        ModelFailure: It does not exist.
     """
-    (_, first), (_, second) = trial.versions
-    case = next((e for e in golden_examples(trial.golden, first.signature) if not e.fault), None)
+    (_, first), (_, second) = request.versions
+    case = next((e for e in golden_examples(request.golden, first.signature) if not e.fault), None)
     cases = [] if case is None else [first_row(case, first.signature), case]
-    sizes = _values_become_sizes(_graph(trial), first)
-    for example in chain(cases, _synthetic(trial, sessions[0], None, recipes(values_become_sizes=sizes))):
+    sizes = _values_become_sizes(_graph(request), first)
+    for example in chain(cases, _synthetic(request, sessions[0], None, recipes(values_become_sizes=sizes))):
         with contextlib.suppress(TurnoutError):
             check_fit(example.inputs, second.signature)
             for session, names in zip(sessions, outputs, strict=True):
-                with _guarded(trial, example):
+                with _guarded(request, example):
                     session.run(example.inputs, names)
             return example
     raise ModelFailure("no input was found that both take")
 
 
-def _answer(trial: Trial, session: Session, example: Example, names: Sequence[str]) -> tuple[dict[str, Array], str]:
+def _answer(
+    request: SandboxRequest, session: Session, example: Example, names: Sequence[str]
+) -> tuple[dict[str, Array], str]:
     if example.fault:
         return {}, example.fault
     try:
-        with _guarded(trial, example):
+        with _guarded(request, example):
             return dict(zip(names, session.run(example.inputs, names), strict=True)), ""
     except TurnoutError as error:
-        return {}, trial.said(error)
+        return {}, request.client_message(error)
 
 
-def _guarded(trial: Trial, example: Example) -> AbstractContextManager[None]:
-    return contextlib.nullcontext() if example.golden else trial.attempts.attempt(example.name, trial.run_seconds)
+def _guarded(request: SandboxRequest, example: Example) -> AbstractContextManager[None]:
+    return contextlib.nullcontext() if example.golden else request.attempts.attempt(example.name, request.run_seconds)
 
 
 def _repeated(

@@ -169,7 +169,7 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
             with cancellation.stopping(stop):
                 send_frame(connection, message)
                 connection.settimeout(max(deadline - time.monotonic(), _LEAST_SECONDS))
-                told: dict[str, Any] = json.loads(receive_frame(connection, lambda: True))
+                reply: dict[str, Any] = json.loads(receive_frame(connection, lambda: True))
         except TimeoutError:
             return Ended(-9, timed_out=True)  # leaving closes the connection, which kills it
         except EOFError:
@@ -178,4 +178,4 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
         except OSError as error:
             cancellation.check()
             raise ModelFailure(f"no process for the trial run could be started ({error.strerror})") from error
-    return Ended(int(told["code"]), int(told["peak_bytes"]))
+    return Ended(int(reply["code"]), int(reply["peak_bytes"]))

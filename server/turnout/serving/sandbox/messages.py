@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from turnout import errors
-from turnout.errors import ModelFailure, TurnoutError, Violation
+from turnout.errors import FieldViolation, ModelFailure, TurnoutError
 
 MAX_FRAME = 1 << 26
 """Bytes of a frame."""
@@ -25,7 +25,7 @@ class FrameError(Exception):
     """The other side said what makes no sense."""
 
 
-class ChildsCause(Exception):
+class ChildErrorCause(Exception):
     """What an error of the child came from, in its words; for the log, never for a client."""
 
 
@@ -111,10 +111,10 @@ def read_failure(body: Mapping[str, Any], refused: Collection[type[TurnoutError]
         kind = getattr(errors, str(body["kind"]), ModelFailure)
         if not (isinstance(kind, type) and issubclass(kind, TurnoutError)) or kind in refused:
             kind = ModelFailure
-        violations = [Violation(str(field), str(description)) for field, description in body["violations"]]
+        violations = [FieldViolation(str(field), str(description)) for field, description in body["violations"]]
         error: TurnoutError = kind(str(body["message"]), violations=violations, retry_after=body["retry_after"])
         if body["cause"]:
-            error.__cause__ = ChildsCause(str(body["cause"]))
+            error.__cause__ = ChildErrorCause(str(body["cause"]))
     except (ValueError, KeyError, TypeError) as broken:
         raise FrameError("expected an error") from broken
     return error

@@ -28,7 +28,7 @@ from turnout.errors import (
     ModelTimedOut,
     TurnoutError,
 )
-from turnout.registry.compatibility.sandbox import Examination, Race, Subject
+from turnout.registry.compatibility.sandbox import LatencyComparison, SandboxReport, SandboxVersion
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.model import ModelFacts
 from turnout.registry.onnx.weights import Weights, read_weights
@@ -42,7 +42,7 @@ from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED
 OPTIMISED_LIMIT = 1 << 30
 """Bytes of a version up to which it is optimised for a comparison: that holds it in memory twice, and writes it out."""
 
-RACE_SECONDS = 1.0
+LATENCY_COMPARISON_SECONDS = 1.0
 """How long two versions are run in turns."""
 
 MOST_DEADLY = 16
@@ -55,7 +55,7 @@ _MAX_ANSWER = 64 << 20
 _TOLD = (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelFailure)
 
 
-class TrialLab:
+class ProcessSandbox:
     """Runs versions in child processes, and remembers what it saw of each."""
 
     def __init__(self, settings: ModelSettings, processes: Processes) -> None:
@@ -68,14 +68,14 @@ class TrialLab:
         self._settings = settings
         self._timeout = settings.trials.timeout_s
         self._processes = processes
-        self._seen: dict[tuple[Path, tuple[Path, ...]], Examination | TurnoutError] = {}
+        self._seen: dict[tuple[Path, tuple[Path, ...]], SandboxReport | TurnoutError] = {}
 
-    def examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
-        """As `Lab.examine`; a version is examined once, whatever came of it."""
-        key = (subject.directory, tuple(golden))
+    def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
+        """As `Sandbox.examine`; a version is examined once, whatever came of it."""
+        key = (sandbox_version.directory, tuple(golden))
         if key not in self._seen:
             try:
-                self._seen[key] = self._examine(subject, golden)
+                self._seen[key] = self._examine(sandbox_version, golden)
             except TurnoutError as error:
                 self._seen[key] = error
         seen = self._seen[key]
@@ -83,13 +83,18 @@ class TrialLab:
             raise seen
         return seen
 
-    def race(self, candidate: Subject, parent: Subject, golden: Sequence[Path]) -> Race:
-        """As `Lab.race`."""
-        with self._asked("race", [candidate, parent], golden, seconds=RACE_SECONDS) as (body, _):
-            return Race(int(body["rounds"]), _pair(body["p50"]), _pair(body["p99"]), str(body["example"]))
+    def compare_latency(
+        self, candidate: SandboxVersion, parent: SandboxVersion, golden: Sequence[Path]
+    ) -> LatencyComparison:
+        """As `Sandbox.compare_latency`."""
+        with self._asked("compare_latency", [candidate, parent], golden, seconds=LATENCY_COMPARISON_SECONDS) as (
+            body,
+            _,
+        ):
+            return LatencyComparison(int(body["rounds"]), _pair(body["p50"]), _pair(body["p99"]), str(body["example"]))
 
-    def optimised_weights(self, first: Subject, second: Subject) -> tuple[Weights, Weights] | None:
-        """As `Lab.optimised_weights`."""
+    def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
+        """As `Sandbox.optimised_weights`."""
         if max(first.manifest.size, second.manifest.size) > OPTIMISED_LIMIT:
             return None
         with self._asked("optimise", [first, second], ()) as (_, scratch):
@@ -131,7 +136,7 @@ class TrialLab:
             shutil.copyfile(scratch / DROPPED_FILE, target)
             return {name: tuple(labels) for name, labels in body["labels"].items()}
 
-    def sample(self, subject: Subject, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
+    def sample(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.
 
         Returns:
@@ -141,20 +146,20 @@ class TrialLab:
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.
         """
-        with self._asked("sample", [subject], golden) as (body, _):
+        with self._asked("sample", [sandbox_version], golden) as (body, _):
             if not body["found"]:
                 return None, str(body["trouble"]) or "it was refused"
             return None if body["recipe"] is None else Recipe(*body["recipe"]), ""
 
-    def _examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
-        with self._asked("examine", [subject], golden) as (body, scratch):
+    def _examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
+        with self._asked("examine", [sandbox_version], golden) as (body, scratch):
             answers = tuple(read_answers(body["answers"], scratch / ANSWERS_FILE))
-            told = {key: value for key, value in body.items() if key != "answers"}
-            return Examination(answers=answers, **told)
+            report = {key: value for key, value in body.items() if key != "answers"}
+            return SandboxReport(answers=answers, **report)
 
     @contextlib.contextmanager
     def _asked(
-        self, question: str, subjects: Sequence[Subject], golden: Sequence[Path], **more: Any
+        self, question: str, subjects: Sequence[SandboxVersion], golden: Sequence[Path], **more: Any
     ) -> Iterator[tuple[dict[str, Any], Path]]:
         """Has a child answer a question; yields its answer and the directory with what it wrote."""
         with tempfile.TemporaryDirectory(prefix="turnout-trial-") as directory:

@@ -132,9 +132,9 @@ class _Warm:
             return
         _, status, usage = os.wait4(child.pid, 0)
         child.pid = 0
-        told = {"code": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
+        reply = {"code": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
         with contextlib.suppress(OSError):  # whoever asked is gone
-            send_frame(child.connection, json.dumps(told).encode())
+            send_frame(child.connection, json.dumps(reply).encode())
         self._forget(child)
 
     def _forget(self, child: _Child) -> None:

@@ -18,7 +18,7 @@ MOST_BYTES = 64 * 1024
 """Of the inputs and outputs of a kind, to be bound."""
 
 
-class KindRun:
+class PreparedRun:
     """Runs for requests of one kind, one run at a time; implements `turnout.serving.sessions.session.Run`.
 
     Outputs may have other shapes for other values. ONNX Runtime refuses to write these to memory that was made for the

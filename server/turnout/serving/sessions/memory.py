@@ -6,14 +6,14 @@ import gc
 from collections.abc import Iterable
 
 from turnout.host import memory_limit, resident_bytes
-from turnout.telemetry.metrics.server import Memory
+from turnout.telemetry.metrics.server import DeviceMemory
 
 _CUDART = ("libcudart.so.13", "libcudart.so.12")
 _PCI_ADDRESS_BYTES = 32
 
 
 def cuda_used_bytes(device_id: int) -> int:
-    """Returns the memory in use on a CUDA device by all processes, in bytes; 0 where there is none."""
+    """Returns the memory in use on a CUDA device by all processes, in bytes; 0 if there is none."""
     return cuda_bytes(device_id)[0]
 
 
@@ -45,7 +45,7 @@ def used_bytes(device: str) -> int:
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
 
 
-def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Memory]:
+def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, DeviceMemory]:
     """Returns what is in use on each device and the most that may be; without those of which that is not known.
 
     Args:
@@ -53,9 +53,9 @@ def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Memory
         children: What child processes have in memory, in bytes.
     """
     found = {
-        device: Memory(resident_bytes() + children, memory_limit())
+        device: DeviceMemory(resident_bytes() + children, memory_limit())
         if device == "cpu"
-        else Memory(*cuda_bytes(int(device.partition(":")[2])))
+        else DeviceMemory(*cuda_bytes(int(device.partition(":")[2])))
         for device in devices
     }
     return {device: memory for device, memory in found.items() if memory.limit}
@@ -68,7 +68,7 @@ def _cudart() -> ctypes.CDLL | None:
     return None
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Returns freed memory to the operating system.
 
     glibc keeps what large models free on its heaps: without this, 200 cycles of loading and unloading a 20 MB model

@@ -50,20 +50,20 @@ class Nvml:
         Args:
             devices: What versions call the GPUs that they are on (`cuda:0`), by PCI address as CUDA writes it.
         """
-        count = self._told(lambda: int(self._library.nvmlDeviceGetCount()))
-        found = [self._told(partial(self._gpu, index, devices)) for index in range(count or 0)]
+        count = self._query(lambda: int(self._library.nvmlDeviceGetCount()))
+        found = [self._query(partial(self._gpu, index, devices)) for index in range(count or 0)]
         return [gpu for gpu in found if gpu is not None]
 
     def close(self) -> None:
         """Lets go of the library."""
-        self._told(self._library.nvmlShutdown)
+        self._query(self._library.nvmlShutdown)
 
     def _gpu(self, index: int, devices: Mapping[str, str]) -> Gpu:
         library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
         address = pci_address(_text(library.nvmlDeviceGetPciInfo(handle).busId))
-        percent = self._told(lambda: int(library.nvmlDeviceGetUtilizationRates(handle).gpu))
-        memory = self._told(lambda: library.nvmlDeviceGetMemoryInfo(handle))
+        percent = self._query(lambda: int(library.nvmlDeviceGetUtilizationRates(handle).gpu))
+        memory = self._query(lambda: library.nvmlDeviceGetMemoryInfo(handle))
         return Gpu(
             index,
             _text(library.nvmlDeviceGetUUID(handle)),
@@ -71,7 +71,7 @@ class Nvml:
             None if percent is None else percent / 100,
             None if memory is None else int(memory.used),
             None if memory is None else int(memory.total),
-            self._told(lambda: self._of_this_process(handle)),
+            self._query(lambda: self._of_this_process(handle)),
         )
 
     def _of_this_process(self, handle: Any) -> int | None:
@@ -85,7 +85,7 @@ class Nvml:
                 return process.usedGpuMemory  # type: ignore[no-any-return]  # the bindings have no types
         return None
 
-    def _told(self, ask: Callable[[], ValueT]) -> ValueT | None:
+    def _query(self, ask: Callable[[], ValueT]) -> ValueT | None:
         """Returns what `ask` does; None where the GPU does not support the question, or is lost."""
         try:
             return ask()

@@ -61,34 +61,34 @@ def sentence(text: str) -> str:
     """
     node = _NODE.search(text)
     place = f"{node[1]} node" + (f" '{node[2][:64]}'" if node[2] else "") if node else ""
-    said = _without_source(_STATUS.sub("", text[node.end() :] if node else text))
-    said = _PATH.sub("...", " ".join(said.split())).strip()
-    if len(said) > _MAX_SENTENCE:
-        said = said[: _MAX_SENTENCE - 3] + "..."
-    return f"{place}: {said}" if place and said else place or said
+    cleaned = _without_source(_STATUS.sub("", text[node.end() :] if node else text))
+    cleaned = _PATH.sub("...", " ".join(cleaned.split())).strip()
+    if len(cleaned) > _MAX_SENTENCE:
+        cleaned = cleaned[: _MAX_SENTENCE - 3] + "..."
+    return f"{place}: {cleaned}" if place and cleaned else place or cleaned
 
 
 def _failure(error: Exception, what: str) -> MemoryBudgetExceeded | ModelFailure:
     text = str(error)
-    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
         return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
-    said = sentence(text)
-    return ModelFailure(f"{what}: {said}" if said else f"{what} ({type(error).__name__})")
+    cleaned = sentence(text)
+    return ModelFailure(f"{what}: {cleaned}" if cleaned else f"{what} ({type(error).__name__})")
 
 
 def _inputs_are_at_fault(text: str) -> bool:
-    status, said = _STATUS.search(text), sentence(text)
-    if status is None or _DEVICE.search(said):
+    status, cleaned = _STATUS.search(text), sentence(text)
+    if status is None or _DEVICE.search(cleaned):
         return False
-    return status[1] == "INVALID_ARGUMENT" or (_NODE.search(text) is not None and _SIZES.search(said) is not None)
+    return status[1] == "INVALID_ARGUMENT" or (_NODE.search(text) is not None and _SIZES.search(cleaned) is not None)
 
 
-def _without_source(said: str) -> str:
+def _without_source(cleaned: str) -> str:
     """Returns what a check says for people, without where it stands in ONNX Runtime and the condition it looked at."""
-    while source := _SOURCE.search(said):
-        said = said[source.end() :]
-        checked = said.rfind(_CHECKED)
-        if checked >= 0 and (explained := said[checked + len(_CHECKED) :].strip()):
+    while source := _SOURCE.search(cleaned):
+        cleaned = cleaned[source.end() :]
+        checked = cleaned.rfind(_CHECKED)
+        if checked >= 0 and (explained := cleaned[checked + len(_CHECKED) :].strip()):
             return explained
-        said = _FUNCTION.sub("", said, count=1)
-    return said
+        cleaned = _FUNCTION.sub("", cleaned, count=1)
+    return cleaned

@@ -40,7 +40,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Improvement:
     """How much better a candidate is than the present settings; above 1 is better.
 
     Attributes:
@@ -53,7 +53,7 @@ class Ratio:
     high: float
 
     @classmethod
-    def of(cls, ratios: Sequence[float]) -> "Ratio":
+    def of(cls, ratios: Sequence[float]) -> "Improvement":
         """Sums the ratios of pairs up; there is one at least."""
         ordered = sorted(ratios)
         return cls(median(ordered), _quantile(ordered, 0.25), _quantile(ordered, 0.75))
@@ -81,8 +81,8 @@ class Result:
 
     tuned: Tuned
     windows: tuple[Window, ...] = ()
-    throughput: Ratio | None = None
-    latency: Ratio | None = None
+    throughput: Improvement | None = None
+    latency: Improvement | None = None
     refused: str = ""
 
     @classmethod
@@ -91,14 +91,14 @@ class Result:
         pairs = list(zip(windows, present, strict=True))
         rates = [new.rate / old.rate for new, old in pairs if old.rate]
         times = [_typical(old) / _typical(new) for new, old in pairs if old.latencies and new.latencies]
-        return cls(tuned, tuple(windows), Ratio.of(rates or [0.0]), Ratio.of(times or [0.0]))
+        return cls(tuned, tuple(windows), Improvement.of(rates or [0.0]), Improvement.of(times or [0.0]))
 
     @property
     def rate(self) -> float:
         """Requests a second with many in flight: the median of the windows."""
         return median(window.rate for window in self.windows) if self.windows else 0.0
 
-    def ratio(self, end: End) -> Ratio | None:
+    def ratio(self, end: End) -> Improvement | None:
         """Returns how much better it is for an end than the present settings; None for these themselves."""
         return self.throughput if end == "throughput" else self.latency
 
@@ -153,8 +153,8 @@ class Findings:
             why = f"nothing that was tried has a better {end} by {WORTHWHILE - 1:.0%} and by more than its spread"
             return Choice(self.present.tuned, why if tried else "nothing else was tried")
         again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
-        told = "no time was left to try it again" if again is None else f"when tried again it was {again}"
-        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {told}")
+        reported = "no time was left to try it again" if again is None else f"when tried again it was {again}"
+        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {reported}")
 
     def best_so_far(self) -> Tuned:
         """Returns the settings that the next kind is tried beside: those that look best for throughput."""
@@ -190,7 +190,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _result_json(result: Result) -> dict[str, Any]:
-    def ratio(value: Ratio | None) -> dict[str, float] | None:
+    def ratio(value: Improvement | None) -> dict[str, float] | None:
         return None if value is None else {"middle": value.middle, "low": value.low, "high": value.high}
 
     return {

@@ -51,7 +51,7 @@ Request = Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class TuningSubject:
     """The version that is tried out.
 
     Attributes:
@@ -84,10 +84,12 @@ class _Requests:
     source: str
 
 
-class Trial:
+class TuningTrial:
     """Tries settings out. Used on an event loop, which its requests have for themselves."""
 
-    def __init__(self, subject: Subject, processes: Processes, log: FilteringBoundLogger, say: Callable[[str], None]):
+    def __init__(
+        self, subject: TuningSubject, processes: Processes, log: FilteringBoundLogger, say: Callable[[str], None]
+    ):
         """Prepares; nothing is loaded.
 
         Args:
@@ -281,7 +283,7 @@ def _cases(path: Path) -> Sequence[Path]:
     """Returns the files of captured inputs.
 
     Raises:
-        InvalidRequest: There are none.
+        InvalidRequest: There are not valid.
     """
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():

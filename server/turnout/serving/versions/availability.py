@@ -8,7 +8,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.telemetry.metrics.server import ServerRecorder
 
 
-class Part(StrEnum):
+class Dependency(StrEnum):
     """What a server depends on."""
 
     REPOSITORY = "model repository"
@@ -16,8 +16,8 @@ class Part(StrEnum):
 
 
 _MEANWHILE = {
-    Part.REPOSITORY: "what is loaded stays loaded, and nothing else can be loaded",
-    Part.STATE_STORE: "serving goes on from memory, and changes are refused",
+    Dependency.REPOSITORY: "what is loaded stays loaded, and nothing else can be loaded",
+    Dependency.STATE_STORE: "serving goes on from memory, and changes are refused",
 }
 
 
@@ -27,12 +27,12 @@ class Availability:
     def __init__(self, recorder: ServerRecorder, log: FilteringBoundLogger) -> None:
         self._recorder = recorder
         self._log = log
-        self._reasons: dict[Part, str] = {}
+        self._reasons: dict[Dependency, str] = {}
         self._unserved: tuple[str, ...] = ()
         self._notes: list[tuple[str, Callable[[], bool]]] = []
 
     @property
-    def reasons(self) -> Mapping[Part, str]:
+    def reasons(self) -> Mapping[Dependency, str]:
         """Why each part that is unavailable is so, in a sentence without a path."""
         return self._reasons
 
@@ -43,12 +43,12 @@ class Availability:
         """
         return self._unserved
 
-    def tell_unserved(self, reasons: Sequence[str]) -> None:
+    def report_unserved(self, reasons: Sequence[str]) -> None:
         """Notes what should be served where nothing is; () where something is, or nothing is there."""
-        if (told := tuple(reasons)) != self._unserved:
-            self._unserved = told
-            if told:
-                self._log.error("nothing is served, and something should be: the server is not ready", reasons=told)
+        if (unserved := tuple(reasons)) != self._unserved:
+            self._unserved = unserved
+            if unserved:
+                self._log.error("nothing is served, and something should be: the server is not ready", reasons=unserved)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -59,9 +59,9 @@ class Availability:
         """Adds a note, which is told for as long as `holds` says so."""
         self._notes.append((text, holds))
 
-    def tell(self, part: Part, reason: str) -> None:
+    def report(self, part: Dependency, reason: str) -> None:
         """Notes why `part` is unavailable; "" where it is available."""
-        if part is Part.REPOSITORY:
+        if part is Dependency.REPOSITORY:
             self._recorder.repository_available = not reason
         else:
             self._recorder.state_store_available = not reason

@@ -14,7 +14,7 @@ from semver import Version
 from turnout.errors import ModelNotFound, TurnoutError
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Declarations, Standing
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 if TYPE_CHECKING:  # a handle runs requests, whose types name the entries of this module
     from turnout.serving.versions.handle import VersionHandle
@@ -27,7 +27,7 @@ class VersionEntry:
     Attributes:
         manifest: What its publisher states.
         digest: `sha256:` of the canonical manifest.
-        standing: What it was declared fit for.
+        release_status: What it was declared fit for.
         state: Where it is in its life.
         reason: Why it is in that state, in words; "" where there is nothing to say.
         failure: The error that made it Failed; None in every other state.
@@ -43,7 +43,7 @@ class VersionEntry:
 
     manifest: Manifest
     digest: str
-    standing: Standing
+    release_status: ReleaseStatus
     state: LifecycleState
     reason: str = ""
     failure: TurnoutError | None = None
@@ -76,13 +76,13 @@ class ModelEntry:
 
     Attributes:
         versions: By version, the highest precedence first.
-        declarations: Standings and tags.
+        model_releases: Standings and tags.
         layout: The same object in two entries of the model that differ in the states of its versions alone.
     """
 
     name: str
     versions: Mapping[Version, VersionEntry]
-    declarations: Declarations = field(default_factory=Declarations)
+    model_releases: ModelReleaseState = field(default_factory=ModelReleaseState)
     layout: object = field(default_factory=object)
 
 
@@ -92,11 +92,11 @@ class Damaged:
 
     Attributes:
         reasons: What is wrong, by version.
-        declarations: Of the model.
+        model_releases: Of the model.
     """
 
     reasons: Mapping[Version, str]
-    declarations: Declarations
+    model_releases: ModelReleaseState
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class CatalogSnapshot:
         """Returns the model of that name.
 
         Raises:
-            ModelNotFound: There is none; the error names the nearest.
+            ModelNotFound: It does not exist; the error names the nearest.
         """
         entry = self.models.get(name)
         if entry is None:

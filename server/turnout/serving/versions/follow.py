@@ -16,9 +16,9 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 from watchfiles import Change, watch
 
-from turnout.config import Repository as RepositorySettings
+from turnout.config import RepositorySettings as RepositorySettings
 from turnout.errors import TurnoutError
-from turnout.serving.versions.availability import Availability, Part
+from turnout.serving.versions.availability import Availability, Dependency
 from turnout.threads import Threads
 
 _RESCAN_SECONDS = 10.0
@@ -42,7 +42,7 @@ async def follow(
     root: Path,
     settings: RepositorySettings,
     log: FilteringBoundLogger,
-    told: asyncio.Event | None = None,
+    changed: asyncio.Event | None = None,
     *,
     remote: bool = False,
 ) -> None:
@@ -55,13 +55,15 @@ async def follow(
         root: Of the repository, absolute.
         settings: How often to look, and whether to watch.
         log: Where trouble is told; what was known stays in force meanwhile.
-        told: Set when the state store says by itself that something changed; None if it cannot.
+        changed: Set when the state store says by itself that something changed; None if it cannot.
         remote: The repository lives elsewhere: it is asked every so often, and no directory is watched.
     """
     rescan = min(settings.remote_poll_s, _RESCAN_SECONDS) if remote and settings.watch else _RESCAN_SECONDS
     async with asyncio.TaskGroup() as group:
         group.create_task(
-            _follow_state(refresh, revision, availability, settings.poll_interval_s, told or asyncio.Event(), rescan),
+            _follow_state(
+                refresh, revision, availability, settings.poll_interval_s, changed or asyncio.Event(), rescan
+            ),
             name="follow state",
         )
         if settings.watch and not remote:
@@ -73,7 +75,7 @@ async def _follow_state(
     revision: Revision,
     availability: Availability,
     interval: float,
-    told: asyncio.Event,
+    changed: asyncio.Event,
     rescan: float,
 ) -> None:
     known: int | None = None
@@ -85,7 +87,7 @@ async def _follow_state(
             current = await revision()
         except (TurnoutError, OSError) as error:
             fault = _words(error)
-        away = Part.REPOSITORY in availability.reasons
+        away = Dependency.REPOSITORY in availability.reasons
         due = loop.time() >= read_at + (min(_RETRY_SECONDS, rescan) if away else rescan)
         if due or (not fault and current != known):
             try:
@@ -94,10 +96,10 @@ async def _follow_state(
             except (TurnoutError, OSError) as error:
                 fault = fault or _words(error)
             read_at = loop.time()
-        availability.tell(Part.STATE_STORE, fault)
+        availability.report(Dependency.STATE_STORE, fault)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(told.wait(), interval)
-        told.clear()
+            await asyncio.wait_for(changed.wait(), interval)
+        changed.clear()
 
 
 def _words(error: TurnoutError | OSError) -> str:
@@ -145,7 +147,7 @@ async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> Asyn
             await watching
 
 
-def _watch(root: Path, tell: Callable[[], object], stop: threading.Event) -> None:
+def _watch(root: Path, report: Callable[[], object], stop: threading.Event) -> None:
     """Tells once it watches and of each batch of changes; returns where the directory is another than it was."""
     if (watched := _identity(root)) is None:
         return
@@ -159,7 +161,7 @@ def _watch(root: Path, tell: Callable[[], object], stop: threading.Event) -> Non
         yield_on_timeout=True, stop_event=stop,
     ):  # fmt: skip
         if changes or first:
-            tell()
+            report()
         first = False
         # A watch stays with the directory that it began with: a mount over it, or another one, is not seen.
         if _identity(root) != watched:

@@ -14,12 +14,12 @@ from turnout.config import ModelSettings
 from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.batching.active_plan import PlanInForce
-from turnout.serving.batching.batcher import Answer, Batcher, QueueBounds
+from turnout.serving.batching.batcher import BatchedAnswer, Batcher, QueueBounds
 from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
 from turnout.serving.inputs.validation import Validator
 from turnout.serving.loading.loader import LoadedVersion
-from turnout.serving.sessions.fixed_shape_run import KindRun
+from turnout.serving.sessions.fixed_shape_run import PreparedRun
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.metrics.batches import BatchSize
@@ -171,7 +171,7 @@ class VersionHandle:
 
     def infer_now(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], lane: str = "", kind: object = None
-    ) -> tuple[Sequence[str], Answer] | None:
+    ) -> tuple[Sequence[str], BatchedAnswer] | None:
         """Answers a request at once, if its run is shorter than handing it to a thread would be.
 
         Args:
@@ -215,14 +215,14 @@ class VersionHandle:
         batch.runs += 1
         batch.rows += known.observed
         batch.seconds += took
-        return names, Answer(values, 0.0, took, known.rows, 1, start)
+        return names, BatchedAnswer(values, 0.0, took, known.rows, 1, start)
 
     def _bind(self, known: _Checked, inputs: Mapping[str, Array], values: Sequence[Array]) -> None:
         """Has requests of a kind run in memory of their own from now on, if that can be done."""
         sessions = () if self.loaded is None else self.loaded.sessions
         if self._bound_kinds >= _MOST_BOUND or not sessions or self._run != sessions[0].run:
             return
-        run = KindRun.of(sessions[0], inputs, known.names, values)
+        run = PreparedRun.of(sessions[0], inputs, known.names, values)
         if run is not None:
             self._bound_kinds += 1
             known.run = run
@@ -249,7 +249,7 @@ class VersionHandle:
         deadline: float | None,
         lane: str = "",
         kind: object = None,
-    ) -> tuple[Sequence[str], Answer]:
+    ) -> tuple[Sequence[str], BatchedAnswer]:
         """Answers a request on a runner.
 
         Args:
@@ -306,7 +306,7 @@ class VersionHandle:
         return self._validator.check(inputs, outputs)
 
     @contextmanager
-    def borrowed(self) -> Iterator[LoadedVersion]:
+    def lease(self) -> Iterator[LoadedVersion]:
         """Lends what is loaded to work beside the version's requests; it stays in memory meanwhile.
 
         Raises:
@@ -351,8 +351,8 @@ class VersionHandle:
         """Returns the caller's fault in a run that failed: inputs that contradict each other's sizes; or None."""
         if isinstance(error, ModelCrashed | ModelTimedOut) or not (found := self._validator.size_conflicts(inputs)):
             return None
-        told = "; ".join(f"{conflict.field}: {conflict.description}" for conflict in found)
-        return InputsRefused(f"{told} ({error.message})", violations=found)
+        conflicts = "; ".join(f"{conflict.field}: {conflict.description}" for conflict in found)
+        return InputsRefused(f"{conflicts} ({error.message})", violations=found)
 
     def _strike(self, took: float) -> None:
         """Notes an inline run that took `took` seconds, too long."""

@@ -14,14 +14,14 @@ from turnout.errors import DigestMismatch, NotTrusted, StoreUnavailable
 from turnout.registry.manifest.versions import highest_first, known_version
 from turnout.registry.storage.files import explain
 from turnout.registry.storage.listing import Listing
-from turnout.serving.versions.availability import Availability, Part
+from turnout.serving.versions.availability import Availability, Dependency
 from turnout.serving.versions.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.lifecycle import LifecycleState, step
 from turnout.serving.versions.load_outcomes import load_outcome
-from turnout.serving.versions.load_policy import Loaded, tags_in_force
-from turnout.serving.versions.presence import Presence, look, unreadable
-from turnout.state.release_status import Declarations, Declared, Standing
+from turnout.serving.versions.load_policy import CurrentServing, tags_in_force
+from turnout.serving.versions.presence import RepositoryPresence, look, unreadable
+from turnout.state.release_status import ModelReleaseState, ReleaseState, ReleaseStatus
 from turnout.telemetry.metrics.server import LoadOutcome
 from turnout.telemetry.metrics.versions import KnownVersion
 
@@ -65,9 +65,9 @@ class Inventory:
         self._layouts: dict[str, object] = {}
         self._moving: set[tuple[str, Version]] = set()
         self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
-        self._declared = Declared()
+        self._release_state = ReleaseState()
         self._tags: dict[str, dict[str, Version]] = {}
-        self._presence = Presence()
+        self._presence = RepositoryPresence()
         self._present_at = 0.0
         self._failed_at: dict[tuple[str, Version], float] = {}
         self._failures: dict[tuple[str, Version], int] = {}
@@ -78,10 +78,10 @@ class Inventory:
     @property
     def revision(self) -> int:
         """Revision of the declarations that are in force."""
-        return self._declared.revision
+        return self._release_state.revision
 
     @property
-    def presence(self) -> Presence:
+    def presence(self) -> RepositoryPresence:
         """How the repository stood when it was looked at last."""
         return self._presence
 
@@ -105,25 +105,25 @@ class Inventory:
                 if entry.handle is not None:
                     yield entry.handle
 
-    def declarations(self, model: str) -> Declarations:
+    def model_releases(self, model: str) -> ModelReleaseState:
         """Returns what was declared of a model."""
-        return self._declared.of(model)
+        return self._release_state.of(model)
 
-    def loaded(self, model: str) -> Loaded:
+    def loaded(self, model: str) -> CurrentServing:
         """Returns how a model is served now."""
         states = {version: entry.state for version, entry in self._entries[model].items()}
-        return Loaded(states, self._tags.get(model, {}))
+        return CurrentServing(states, self._tags.get(model, {}))
 
-    def declare(self, declared: Declared) -> None:
+    def update_release_state(self, release_state: ReleaseState) -> None:
         """Notes what was declared, for the versions that it is new of."""
-        before, self._declared = self._declared, declared
+        before, self._release_state = self._release_state, release_state
         for model, entries in self._entries.items():
-            declarations = declared.of(model)
-            if declarations != before.of(model):
+            model_releases = release_state.of(model)
+            if model_releases != before.of(model):
                 self._lay_out(model)
                 for version, entry in entries.items():
-                    if (standing := declarations.standing(version)) is not entry.standing:
-                        entries[version] = replace(entry, standing=standing)
+                    if (release_status := model_releases.release_status(version)) is not entry.release_status:
+                        entries[version] = replace(entry, release_status=release_status)
 
     def follow_tags(self, model: str, coming: Collection[Version]) -> None:
         """Has tags answer with what they name now, as far as that is loaded.
@@ -133,15 +133,15 @@ class Inventory:
             coming: Its versions that should be loaded.
         """
         before = self._tags.get(model, {})
-        self._tags[model] = tags_in_force(self._declared.of(model).tags, self.loaded(model), coming)
+        self._tags[model] = tags_in_force(self._release_state.of(model).tags, self.loaded(model), coming)
         if self._tags[model] != before:
             self._lay_out(model)
 
     def tags_moved(self, model: str) -> bool:
         """Tells whether a tag names another version than it is answered with."""
-        return self._declared.of(model).tags != self._tags.get(model, {})
+        return self._release_state.of(model).tags != self._tags.get(model, {})
 
-    def take_in(self, listing: Listing | OSError, now: float) -> None:
+    def reconcile(self, listing: Listing | OSError, now: float) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded.
 
         Args:
@@ -154,7 +154,7 @@ class Inventory:
             self._presence = unreadable(explain(listing), known)
         else:
             self._presence = look(listing, known, self.recorded())
-        self._tell_presence(before)
+        self._report_presence(before)
         if isinstance(listing, OSError) or self._presence.fault:
             return
         since = self._present_at
@@ -178,8 +178,8 @@ class Inventory:
             again = again or (brought and now >= failed_at + _FETCH_AGAIN_SECONDS)
             again = again or (entry is not None and self._may_be_tried_again(entry, now))
             if entry is None or changed or (again and entry.state is LifecycleState.FAILED):
-                standing = self._declared.of(model).standing(version)
-                entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+                release_status = self._release_state.of(model).release_status(version)
+                entries[version] = VersionEntry(item.manifest, item.digest, release_status, LifecycleState.NEW)
                 grown.add(model)
         for model in grown:
             entries = self._entries[model]
@@ -212,11 +212,11 @@ class Inventory:
         """Notes that what exists and what was declared were seen: once nothing moves any more, the catalog is whole."""
         self._begun = True
 
-    def refused(self, declared: Declared) -> tuple[Sequence[VersionEntry], Sequence[VersionEntry]]:
+    def refused(self, release_state: ReleaseState) -> tuple[Sequence[VersionEntry], Sequence[VersionEntry]]:
         """Returns versions that could not be loaded and may be fit by now.
 
         Args:
-            declared: What is declared now.
+            release_state: What is declared now.
 
         Returns:
             Those that no trusted key had signed, and those whose publication is recorded otherwise than before.
@@ -227,15 +227,15 @@ class Inventory:
             entry
             for entry in failed
             if isinstance(entry.failure, DigestMismatch)
-            and self._declared.of(entry.model).digests.get(entry.version)
-            != declared.of(entry.model).digests.get(entry.version)
+            and self._release_state.of(entry.model).digests.get(entry.version)
+            != release_state.of(entry.model).digests.get(entry.version)
         ]
         return unsigned, recorded
 
     def renew(self, entry: VersionEntry) -> None:
         """Has a version that could not be loaded count as new, if it still is what it was."""
         if self._entries.get(entry.model, {}).get(entry.version) is entry:
-            fresh = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
+            fresh = VersionEntry(entry.manifest, entry.digest, entry.release_status, LifecycleState.NEW)
             self._entries[entry.model][entry.version] = fresh
             self._stale.add(entry.model)
 
@@ -289,18 +289,18 @@ class Inventory:
         last = self._catalog.snapshot
         complete = last.complete or (self._begun and not self._moving and not self._presence.fault)
         if complete:
-            self._availability.tell_unserved(self._unserved())
-        damaged = {model: Damaged(reasons, self._declared.of(model)) for model, reasons in self._damaged.items()}
+            self._availability.report_unserved(self._unserved())
+        damaged = {model: Damaged(reasons, self._release_state.of(model)) for model, reasons in self._damaged.items()}
         if not self._stale and complete == last.complete and damaged == last.damaged:
             return
         models = dict(last.models)
         for model in self._stale:
             if entries := self._entries.get(model):
-                declared = self._declared.of(model)
-                declarations = replace(declared, tags=self._tags.get(model, declared.tags))
+                release_state = self._release_state.of(model)
+                model_releases = replace(release_state, tags=self._tags.get(model, release_state.tags))
                 lost = any(name == model for name, _ in self._presence.missing)  # else nothing is to be looked through
-                shown = {v: self._shown(entry) for v, entry in entries.items()} if lost else dict(entries)
-                models[model] = ModelEntry(model, shown, declarations, self._layouts[model])
+                displayed = {v: self._catalog_entry(entry) for v, entry in entries.items()} if lost else dict(entries)
+                models[model] = ModelEntry(model, displayed, model_releases, self._layouts[model])
             else:
                 models.pop(model, None)
         self._stale.clear()
@@ -326,7 +326,7 @@ class Inventory:
             model: self._told[model] if model in self._told else tuple(map(_known_version, model.versions.values()))
             for model in models
         }
-        known = [version for told in self._told.values() for version in told]
+        known = [version for reported in self._told.values() for version in reported]
         damaged = [
             KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
             for name, reasons in self._damaged.items()
@@ -347,15 +347,15 @@ class Inventory:
         """Returns the versions that should be in the repository as far as the state store knows."""
         return [
             (model, version)
-            for model, declarations in self._declared.models.items()
-            for version in declarations.digests
-            if declarations.standing(version) is not Standing.YANKED
+            for model, model_releases in self._release_state.models.items()
+            for version in model_releases.digests
+            if model_releases.release_status(version) is not ReleaseStatus.YANKED
         ]
 
-    def _tell_presence(self, before: Presence) -> None:
+    def _report_presence(self, before: RepositoryPresence) -> None:
         now = self._presence
         self._stale |= {model for model, _ in now.missing ^ before.missing}
-        self._availability.tell(Part.REPOSITORY, "; ".join(now.reasons))
+        self._availability.report(Dependency.REPOSITORY, "; ".join(now.reasons))
         if now.available:
             for model, version in sorted(now.missing - before.missing):
                 if self._entries[model][version].state not in _NOT_IN_MEMORY:
@@ -369,7 +369,7 @@ class Inventory:
         lost = (entry.model, entry.version) in self._presence.missing and self._presence.reachable(entry.model)
         return lost and entry.state not in _NOT_IN_MEMORY
 
-    def _shown(self, entry: VersionEntry) -> VersionEntry:
+    def _catalog_entry(self, entry: VersionEntry) -> VersionEntry:
         """Returns an entry as the catalog shows it: with a word on files that are gone."""
         if entry.reason or not self._lost(entry):
             return entry

@@ -8,7 +8,7 @@ from turnout.errors import (
     NotLoaded,
     NotTrusted,
     TurnoutError,
-    Unavailable,
+    UnavailableError,
     VersionLoading,
 )
 from turnout.serving.versions.catalog import VersionEntry
@@ -57,7 +57,7 @@ def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
         return NotLoaded(message)
     if away:
         message = f"{name} is not in memory, and cannot be loaded now: {away}"
-        return Unavailable(message, retry_after=LOADING_RETRY_SECONDS)
+        return UnavailableError(message, retry_after=LOADING_RETRY_SECONDS)
     why = {
         LifecycleState.NEW: "is published but not loaded",
         LifecycleState.DRAINING: "is being unloaded",

@@ -16,9 +16,9 @@ from semver import Version
 from turnout.config import Load, LoadAll, LoadLatest, LoadOnDemand
 from turnout.registry.manifest.versions import highest_first
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.state.release_status import Declarations, Standing
+from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
-Resolve = Callable[[str, Sequence[Version], Declarations], Version | None]
+Resolve = Callable[[str, Sequence[Version], ModelReleaseState], Version | None]
 """Returns the version that a selector names among those that exist, or None; `turnout.routing.selection.selector` has
 it.
 """
@@ -42,7 +42,7 @@ class Fallbacks:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DesiredServing:
     """What is wanted of one model.
 
     Attributes:
@@ -61,7 +61,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class CurrentServing:
     """How a model is served now.
 
     Attributes:
@@ -90,96 +90,101 @@ class Moves:
 
 
 def wanted(
-    wish: Wish,
+    desired: DesiredServing,
     versions: Sequence[Version],
-    declarations: Declarations,
+    model_releases: ModelReleaseState,
     resolve: Resolve,
-    loaded: Loaded | None = None,
+    loaded: CurrentServing | None = None,
 ) -> set[Version]:
     """Returns the versions that should be loaded, whatever requests ask for.
 
     Args:
-        wish: What is configured and was asked for.
+        desired: What is configured and was asked for.
         versions: That exist.
-        declarations: Release status and tags; a yanked version is loaded only where an operator asks for it, or where
+        model_releases: Release status and tags; a yanked version is loaded only where an operator asks for it, or where
             they are wanted. A pruned one never is.
         resolve: Finds what a selector of the configuration names.
         loaded: How the model is served now; nothing is, where it is left out.
     """
-    now = loaded or Loaded()
-    there = [v for v in versions if v not in declarations.pruned]
-    eligible = [v for v in there if declarations.standing(v) is not Standing.YANKED]
-    chosen = _configured(wish.load, eligible, declarations, resolve, now)
-    if wish.yanked:
-        chosen |= _configured(wish.load, there, declarations, resolve, now)
-    chosen |= {v for v in wish.fallbacks.needed if v in eligible}
-    chosen |= {v for v in wish.fallbacks.spare if v in eligible and now.ready(v)}
-    for version, asked in wish.asked.items():
+    now = loaded or CurrentServing()
+    there = [v for v in versions if v not in model_releases.pruned]
+    eligible = [v for v in there if model_releases.release_status(v) is not ReleaseStatus.YANKED]
+    chosen = _configured(desired.load, eligible, model_releases, resolve, now)
+    if desired.yanked:
+        chosen |= _configured(desired.load, there, model_releases, resolve, now)
+    chosen |= {v for v in desired.fallbacks.needed if v in eligible}
+    chosen |= {v for v in desired.fallbacks.spare if v in eligible and now.ready(v)}
+    for version, asked in desired.asked.items():
         if version in there:
             (chosen.add if asked else chosen.discard)(version)
     return chosen
 
 
 def on_demand(
-    wish: Wish, versions: Sequence[Version], declarations: Declarations, needed: Set[Version]
+    desired: DesiredServing, versions: Sequence[Version], model_releases: ModelReleaseState, needed: Set[Version]
 ) -> set[Version]:
     """Returns the versions that requests may have loaded: none, unless `load` says so.
 
     Args:
-        wish: What is configured and was asked for: what an operator unloaded stays out until one loads it.
+        desired: What is configured and was asked for: what an operator unloaded stays out until one loads it.
         versions: That exist.
-        declarations: Release status; a yanked version comes only where pins to such are answered.
+        model_releases: Release status; a yanked version comes only where pins to such are answered.
         needed: What should be loaded anyway.
     """
-    if not isinstance(wish.load, LoadOnDemand):
+    if not isinstance(desired.load, LoadOnDemand):
         return set()
-    refused = {version for version, asked in wish.asked.items() if not asked} | set(needed) | set(declarations.pruned)
+    refused = (
+        {version for version, asked in desired.asked.items() if not asked} | set(needed) | set(model_releases.pruned)
+    )
     return {
         version
         for version in versions
-        if version not in refused and (wish.yanked or declarations.standing(version) is not Standing.YANKED)
+        if version not in refused
+        and (desired.yanked or model_releases.release_status(version) is not ReleaseStatus.YANKED)
     }
 
 
 def _configured(
-    load: Load, versions: Sequence[Version], declarations: Declarations, resolve: Resolve, loaded: Loaded
+    load: Load, versions: Sequence[Version], model_releases: ModelReleaseState, resolve: Resolve, loaded: CurrentServing
 ) -> set[Version]:
     if isinstance(load, LoadAll):
         return set(versions)
     if isinstance(load, LoadLatest):
-        newer = _newer_candidates(load.count, versions, declarations, loaded)
-        return _latest(load.count, versions, declarations, loaded) | newer
+        newer = _newer_candidates(load.count, versions, model_releases, loaded)
+        return _latest(load.count, versions, model_releases, loaded) | newer
     if isinstance(load, LoadOnDemand):
-        return _latest(1, versions, declarations, loaded)
-    answering = replace(declarations, tags=loaded.tags)
+        return _latest(1, versions, model_releases, loaded)
+    answering = replace(model_releases, tags=loaded.tags)
     sound = [v for v in versions if not loaded.failed(v)]
     ready = [v for v in versions if loaded.ready(v)]
     chosen: set[Version | None] = set()
     for selector in load.selectors:
-        chosen.add(resolve(selector, versions, declarations))
-        chosen.add(resolve(selector, sound, declarations))  # a failed load takes nobody's place
+        chosen.add(resolve(selector, versions, model_releases))
+        chosen.add(resolve(selector, sound, model_releases))  # a failed load takes nobody's place
         chosen.add(resolve(selector, ready, answering))  # what answers until the others can
     return {version for version in chosen if version is not None}
 
 
-def _latest(count: int, versions: Sequence[Version], declarations: Declarations, loaded: Loaded) -> set[Version]:
+def _latest(
+    count: int, versions: Sequence[Version], model_releases: ModelReleaseState, loaded: CurrentServing
+) -> set[Version]:
     """Returns the `count` latest releases, what answers in their place until they are Ready, and what tags name."""
-    releases = _releases(versions, declarations)
+    releases = _releases(versions, model_releases)
     sound = [v for v in releases if not loaded.failed(v)][:count]
     lowest = sound[-1] if sound else None
     chosen = {v for v in releases if lowest is None or v >= lowest}
     chosen.update([v for v in releases if loaded.ready(v)][:count])
     there = set(versions)
-    chosen.update(v for v in declarations.tags.values() if v in there)
-    chosen.update(v for tag, v in loaded.tags.items() if tag in declarations.tags and v in there and loaded.ready(v))
+    chosen.update(v for v in model_releases.tags.values() if v in there)
+    chosen.update(v for tag, v in loaded.tags.items() if tag in model_releases.tags and v in there and loaded.ready(v))
     return chosen
 
 
 def _newer_candidates(
-    count: int, versions: Sequence[Version], declarations: Declarations, loaded: Loaded
+    count: int, versions: Sequence[Version], model_releases: ModelReleaseState, loaded: CurrentServing
 ) -> set[Version]:
     """Returns what is newer than the latest release, and what was until that release is Ready."""
-    releases = _releases(versions, declarations)
+    releases = _releases(versions, model_releases)
     sound = [v for v in releases if not loaded.failed(v)][:count]
     newest = (sound or releases)[0] if releases else None
     answering = next(filter(loaded.ready, releases), None)
@@ -192,16 +197,20 @@ def _newer_candidates(
     return chosen
 
 
-def _releases(versions: Sequence[Version], declarations: Declarations) -> list[Version]:
+def _releases(versions: Sequence[Version], model_releases: ModelReleaseState) -> list[Version]:
     """Returns what is released and no prerelease, the highest first."""
     return list(
         highest_first(
-            v for v in versions if declarations.standing(v) is not Standing.CANDIDATE and v.prerelease is None
+            v
+            for v in versions
+            if model_releases.release_status(v) is not ReleaseStatus.CANDIDATE and v.prerelease is None
         )
     )
 
 
-def tags_in_force(declared: Mapping[str, Version], loaded: Loaded, coming: Collection[Version]) -> dict[str, Version]:
+def tags_in_force(
+    declared: Mapping[str, Version], loaded: CurrentServing, coming: Collection[Version]
+) -> dict[str, Version]:
     """Returns the version that each tag is answered with.
 
     A tag that moved goes on answering with the version it named before until the new one is Ready: to move a tag to a
@@ -218,7 +227,7 @@ def tags_in_force(declared: Mapping[str, Version], loaded: Loaded, coming: Colle
     }
 
 
-def _stands_in(before: Version, target: Version, loaded: Loaded, coming: Collection[Version]) -> bool:
+def _stands_in(before: Version, target: Version, loaded: CurrentServing, coming: Collection[Version]) -> bool:
     if before == target or not loaded.ready(before) or target not in coming:
         return False
     return loaded.failed(target) or loaded.states.get(target, LifecycleState.NEW) in _ON_ITS_WAY

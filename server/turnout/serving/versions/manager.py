@@ -22,7 +22,7 @@ from turnout.errors import (
     Draining,
     NotLoaded,
     TurnoutError,
-    Unavailable,
+    UnavailableError,
     VersionNotFound,
 )
 from turnout.registry.manifest.manifest import MANIFEST_FILE
@@ -30,25 +30,25 @@ from turnout.registry.storage import in_use
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.serving.isolation.supervision import supervision
-from turnout.serving.loading.environment_check import check_surroundings
+from turnout.serving.loading.environment_check import check_environment
 from turnout.serving.loading.loader import LoadedVersion, devices_of, load, on_devices
 from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
 from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.sessions.memory import give_back
+from turnout.serving.sessions.memory import release_memory
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import load_failure, load_outcome, unexpected
-from turnout.serving.versions.load_policy import Fallbacks, Resolve, Wish, moves, on_demand, wanted
+from turnout.serving.versions.load_policy import DesiredServing, Fallbacks, Resolve, moves, on_demand, wanted
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.pin import Hold
-from turnout.serving.versions.presence import Key, Presence
+from turnout.serving.versions.presence import Key, RepositoryPresence
 from turnout.serving.versions.scanning import Scanner
-from turnout.state.release_status import Declared
+from turnout.state.release_status import ReleaseState
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 
@@ -63,10 +63,10 @@ class Manager:
     def __init__(
         self,
         repository: Repository,
-        declared: Callable[[], Awaitable[Declared]],
+        release_state: Callable[[], Awaitable[ReleaseState]],
         settings: Settings,
         resolve: Resolve,
-        held: Callable[[str], Mapping[Version, Hold]],
+        pinned_versions: Callable[[str], Mapping[Version, Hold]],
         fallbacks: Callable[[str], Fallbacks],
         catalog: Catalog,
         availability: Availability,
@@ -78,10 +78,10 @@ class Manager:
 
         Args:
             repository: The versions on disk.
-            declared: Reads the state store.
+            release_state: Reads the state store.
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
-            held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
+            pinned_versions: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
             fallbacks: Tells which versions of a model may have to answer next.
             catalog: Where the outcome goes.
             availability: Told whether the repository can be read.
@@ -90,10 +90,10 @@ class Manager:
             processes: Starts what tries versions out.
         """
         self._repository = repository
-        self._declared = declared
+        self._release_state = release_state
         self._settings = settings
         self._resolve = resolve
-        self._held = held
+        self._pinned_versions = pinned_versions
         self._fallbacks = fallbacks
         self._catalog = catalog
         self._inventory = Inventory(catalog, availability, log)
@@ -122,7 +122,7 @@ class Manager:
         """
         async with self._refreshing:
             try:
-                await self._follow_declarations()
+                await self._follow_release_state()
             except Exception:  # one that cannot be read keeps nobody from following the other
                 await self._follow_files()
                 raise
@@ -133,17 +133,17 @@ class Manager:
     async def _follow_files(self) -> None:
         """Puts in force what exists."""
         self._repository.expect(self._inventory.recorded())
-        self._inventory.take_in(await self._scanner.listing(), self._loop.time())
+        self._inventory.reconcile(await self._scanner.listing(), self._loop.time())
         self.reconcile()
 
-    async def _follow_declarations(self) -> None:
+    async def _follow_release_state(self) -> None:
         """Puts in force what was declared; a repository that does not answer is not waited for."""
-        declared = await self._declared()
-        if declared.revision == self._inventory.revision:
+        release_state = await self._release_state()
+        if release_state.revision == self._inventory.revision:
             return
         if self._inventory.presence.available:
-            await self._look_again(declared)
-        self._inventory.declare(declared)
+            await self._look_again(release_state)
+        self._inventory.update_release_state(release_state)
         self.reconcile()
 
     def reconcile(self) -> None:
@@ -163,7 +163,7 @@ class Manager:
         if self._inventory.tags_moved(model):
             self._inventory.follow_tags(model, self._needed(model))
         needed = self._needed(model)
-        optional = on_demand(self._wish(model), list(entries), self._inventory.declarations(model), needed)
+        optional = on_demand(self._wish(model), list(entries), self._inventory.model_releases(model), needed)
         self._inventory.mark_on_demand(model, optional)
         ready = self._inventory.loaded(model).ready
         kept = {v for v in optional if ready(v) or self.on_demand.waits(model, v)}
@@ -186,7 +186,7 @@ class Manager:
         """
         known = self._inventory.versions(model).get(version)
         if known is None or known.state is not LifecycleState.READY:
-            with suppress(Unavailable):  # a load needs the repository and no state store
+            with suppress(UnavailableError):  # a load needs the repository and no state store
                 await self.refresh()  # it may have been published a moment ago, or the repository have gone away
         entry = await self._ask(model, version, load=True)
         if entry.state is LifecycleState.FAILED and self._inventory.presence.reachable(model):
@@ -207,7 +207,7 @@ class Manager:
             ModelNotFound, VersionNotFound: It does not exist.
             ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
         """
-        if hold := self._held(model).get(version):
+        if hold := self._pinned_versions(model).get(version):
             raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
         entry = await self._ask(model, version, load=False)
         await self._settle(model, version)
@@ -249,20 +249,20 @@ class Manager:
             handle.sample()
 
     @property
-    def presence(self) -> Presence:
+    def presence(self) -> RepositoryPresence:
         """How the repository stood when it was looked at last."""
         return self._inventory.presence
 
-    def _wish(self, model: str) -> Wish:
+    def _wish(self, model: str) -> DesiredServing:
         yanked = self._settings.routing.yanked_pins == "warn"
         load_setting = self._settings.for_model(model).load
-        return Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+        return DesiredServing(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
 
     def _needed(self, model: str) -> set[Version]:
         """Returns the versions that should be in memory, whatever requests ask for."""
-        there, declarations = list(self._inventory.versions(model)), self._inventory.declarations(model)
-        chosen = wanted(self._wish(model), there, declarations, self._resolve, self._inventory.loaded(model))
-        return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
+        there, model_releases = list(self._inventory.versions(model)), self._inventory.model_releases(model)
+        chosen = wanted(self._wish(model), there, model_releases, self._resolve, self._inventory.loaded(model))
+        return chosen | (self._pinned_versions(model).keys() & (set(there) - model_releases.pruned))
 
     async def _bring(self, model: str, version: Version) -> None:
         """Loads a version that requests wait for, and returns once it can answer.
@@ -301,9 +301,9 @@ class Manager:
         await self._room.take(key, entry.manifest.size, devices)
         return settings if devices == allowed else on_devices(settings, devices)
 
-    async def _look_again(self, declared: Declared) -> None:
+    async def _look_again(self, release_state: ReleaseState) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
-        unsigned, recorded = self._inventory.refused(declared)
+        unsigned, recorded = self._inventory.refused(release_state)
         if unsigned:
             self._repository.look_soon()
         signed = await self._repository.in_thread(lambda: list(filter(self._fit, unsigned))) if unsigned else []
@@ -352,13 +352,13 @@ class Manager:
         def warming() -> None:
             loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
 
-        stated = self._inventory.declarations(model).digests.get(version, entry.digest)
+        stated = self._inventory.model_releases(model).digests.get(version, entry.digest)
         try:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
             self._in_use[model, version] = await self._loads.run(self._cancellable_hold, model, version)
             strictness = self._settings.loading.environment
-            for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
+            for difference in await self._loads.run(check_environment, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
             settings = await self._placed(entry, settings)
             published = Published(entry.manifest, entry.digest)
@@ -414,7 +414,7 @@ class Manager:
         self._inventory.put(replace(self._inventory.entry(model, version), handle=None))
         if handle is not None:
             await handle.close()
-            await self._freeing.run(give_back)
+            await self._freeing.run(release_memory)
         self._let_go(model, version)
         self._metrics.retire(model, str(version))
         self._inventory.move(

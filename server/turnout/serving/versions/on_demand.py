@@ -10,7 +10,7 @@ from typing import Any
 from semver import Version
 
 from turnout.config import Settings
-from turnout.errors import DeadlineExceeded, Draining, QueueFull, TurnoutError
+from turnout.errors import DeadlineExceededError, Draining, QueueFull, TurnoutError
 from turnout.serving.versions.presence import Key
 
 RETRY_SECONDS = 1.0
@@ -18,7 +18,7 @@ RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _WaitingRequests:
     """Requests that wait for a version, or have waited and run now: it is in use meanwhile.
 
     Attributes:
@@ -46,7 +46,7 @@ class OnDemand:
         """
         self._settings = settings
         self._load = load
-        self._waiting: dict[Key, _Waiting] = {}
+        self._waiting: dict[Key, _WaitingRequests] = {}
         self._loads: set[asyncio.Task[TurnoutError | None]] = set()
 
     def waits(self, model: str, version: Version) -> bool:
@@ -71,17 +71,17 @@ class OnDemand:
             size: Bytes of the request's inputs.
 
         Raises:
-            DeadlineExceeded: The deadline came first; the load goes on.
+            DeadlineExceededError: The deadline came first; the load goes on.
             QueueFull: As many requests wait for it as may.
             TurnoutError: It could not be loaded; the error says why.
         """
         if deadline is not None and deadline <= time.monotonic():
-            raise DeadlineExceeded(f"the deadline passed before {model} {version} was loaded")
+            raise DeadlineExceededError(f"the deadline passed before {model} {version} was loaded")
         key = model, version
         waiting = self._waiting.get(key)
         self._check_bounds(model, version, waiting, size)
         if waiting is None:
-            waiting = self._waiting[key] = _Waiting(self._begin(model, version))
+            waiting = self._waiting[key] = _WaitingRequests(self._begin(model, version))
         elif waiting.load.done():  # somebody who waited still runs, and the version left all the same
             waiting.load = self._begin(model, version)
         waiting.requests += 1
@@ -99,7 +99,7 @@ class OnDemand:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    async def _wait(self, waiting: _Waiting, name: str, deadline: float | None, size: int) -> None:
+    async def _wait(self, waiting: _WaitingRequests, name: str, deadline: float | None, size: int) -> None:
         waiting.queued += 1
         waiting.bytes += size
         try:
@@ -109,7 +109,7 @@ class OnDemand:
             waiting.queued -= 1
             waiting.bytes -= size
         if not waiting.load.done():
-            raise DeadlineExceeded(f"the deadline passed while {name} was being loaded; the load goes on")
+            raise DeadlineExceededError(f"the deadline passed while {name} was being loaded; the load goes on")
         if waiting.load.cancelled():
             raise Draining(f"the server stopped while {name} was being loaded")
         if (failure := waiting.load.result()) is not None:
@@ -131,7 +131,7 @@ class OnDemand:
             return error
         return None
 
-    def _check_bounds(self, model: str, version: Version, waiting: _Waiting | None, size: int) -> None:
+    def _check_bounds(self, model: str, version: Version, waiting: _WaitingRequests | None, size: int) -> None:
         limits = self._settings.for_model(model).limits
         queued, held = (0, 0) if waiting is None else (waiting.queued, waiting.bytes)
         if queued >= limits.max_queue_requests or held + size > int(limits.max_queue_bytes):

@@ -24,7 +24,7 @@ Key = tuple[str, Version]
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class RepositoryPresence:
     """How the repository stood when it was looked at last.
 
     Attributes:
@@ -57,7 +57,7 @@ class Presence:
         return not self.fault and model not in self.models
 
 
-def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) -> Presence:
+def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) -> RepositoryPresence:
     """Compares what a scan found with what is known.
 
     Args:
@@ -67,22 +67,24 @@ def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) ->
     """
     expected = set(known) | set(recorded)
     if listing.away and not listing.published:
-        return Presence(listing.away, missing=frozenset(known))
+        return RepositoryPresence(listing.away, missing=frozenset(known))
     if not listing.present:
-        return Presence("is not there", missing=frozenset(known)) if expected else Presence()
+        return RepositoryPresence("is not there", missing=frozenset(known)) if expected else RepositoryPresence()
     if not listing.published and not listing.problems and expected:
         versions = "1 version" if len(expected) == 1 else f"{len(expected)} versions"
-        return Presence(f"is empty, and {versions} of {_models(expected)} should be in it", missing=frozenset(known))
+        return RepositoryPresence(
+            f"is empty, and {versions} of {_models(expected)} should be in it", missing=frozenset(known)
+        )
     models = {p.model: p.reason for p in listing.problems if not p.version}
     found = {(p.manifest.model, p.manifest.version) for p in listing.published}
     found |= {(p.model, Version.parse(p.version)) for p in listing.problems if p.damaged}
     missing = frozenset(key for key in known if key not in found)
-    return Presence(models=models, found=found, missing=missing, away=listing.away)
+    return RepositoryPresence(models=models, found=found, missing=missing, away=listing.away)
 
 
-def unreadable(reason: str, known: Collection[Key]) -> Presence:
+def unreadable(reason: str, known: Collection[Key]) -> RepositoryPresence:
     """Returns the presence of a repository whose root cannot be read."""
-    return Presence(reason, missing=frozenset(known))
+    return RepositoryPresence(reason, missing=frozenset(known))
 
 
 def _models(keys: Collection[Key]) -> str:

@@ -16,9 +16,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from turnout.errors import ConfigError, TurnoutError, Unavailable
+from turnout.errors import ConfigError, TurnoutError, UnavailableError
 from turnout.state.database.errors import diagnose
-from turnout.state.database.notifications import Listener
+from turnout.state.database.notifications import ChangeListener
 from turnout.state.database.sqlite_file import SqliteFile
 
 LOCK_WAIT = 10.0
@@ -73,7 +73,7 @@ class Location:
         """Reads a state URL.
 
         Raises:
-            ConfigError: It is none, or of a database that Turnout does not keep its state in.
+            ConfigError: It is not valid, or of a database that Turnout does not keep its state in.
         """
         try:
             url = make_url(text)
@@ -115,7 +115,7 @@ class Database:
 
         Raises:
             ConfigError: The driver is not installed, or the database cannot be used as it is set up.
-            Unavailable: The database does not answer, or is locked.
+            UnavailableError: The database does not answer, or is locked.
         """
         self.name = location.name
         self._url = location.url
@@ -123,7 +123,7 @@ class Database:
         self._running = 0
         self._closed = False
         self._file: SqliteFile | None = None
-        self._listener: Listener | None = None
+        self._listener: ChangeListener | None = None
         self._mark: tuple[int, str] | None = None
         open_ = _open_sqlite if location.url.drivername == "sqlite" else _open_postgresql
         try:
@@ -150,7 +150,7 @@ class Database:
             starting: Nobody on the network will read an error, so it may say where the database is.
 
         Raises:
-            Unavailable: The database cannot be used now.
+            UnavailableError: The database cannot be used now.
             ConfigError: At the start: nothing but a change of the set-up makes it usable.
         """
         try:
@@ -158,7 +158,9 @@ class Database:
                 yield connection
         except (ValueError, KeyError, TypeError) as error:
             # Every row was checked when it was written, so this is what is left of a file that was damaged.
-            raise Unavailable("the state store cannot be used: rows of it cannot be read", retry_after=1.0) from error
+            raise UnavailableError(
+                "the state store cannot be used: rows of it cannot be read", retry_after=1.0
+            ) from error
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
@@ -171,7 +173,7 @@ class Database:
             starting: Nobody on the network will read an error, so it may say where the database is.
 
         Raises:
-            Unavailable: The database cannot be used now, or another writer went on for too long.
+            UnavailableError: The database cannot be used now, or another writer went on for too long.
             ConfigError: At the start: nothing but a change of the set-up makes it usable.
         """
         with self._transaction(self._writes, starting=starting) as connection:
@@ -185,7 +187,7 @@ class Database:
         """Looks whether the database can be read and written, its content included where that is a file.
 
         Raises:
-            Unavailable: It cannot; the message says why and what to do.
+            UnavailableError: It cannot; the message says why and what to do.
         """
         if self._file is not None:
             self._follow_file(self._file)
@@ -206,7 +208,7 @@ class Database:
         Args:
             heard: Quick, and raises nothing.
         """
-        self._listener = Listener(self._writes, heard)
+        self._listener = ChangeListener(self._writes, heard)
 
     def close(self) -> None:
         """Waits a bounded time for the transactions that are running, then closes; more of them are refused."""
@@ -221,7 +223,7 @@ class Database:
     def _transaction(self, engine: Engine, *, starting: bool) -> Iterator[Connection]:
         with self._change:
             if self._closed:
-                raise Unavailable("the state store is closed")
+                raise UnavailableError("the state store is closed")
             self._running += 1
         try:
             if self._file is not None:
@@ -233,13 +235,13 @@ class Database:
                     # Not to say that something is recorded which nobody will ever read.
                     _refuse(self._file.fault(begun=True))
         except PoolTimeout as error:
-            raise Unavailable("the state store has too much to do", retry_after=1.0) from error
+            raise UnavailableError("the state store has too much to do", retry_after=1.0) from error
         except DBAPIError as error:
             if explained := self._explain(error, starting=starting):
                 raise explained from error
             raise
         except NoResultFound as error:
-            raise Unavailable("the state store cannot be used: rows of it are missing", retry_after=1.0) from error
+            raise UnavailableError("the state store cannot be used: rows of it are missing", retry_after=1.0) from error
         finally:
             with self._change:
                 self._running -= 1
@@ -257,18 +259,18 @@ class Database:
         if fault is None:
             return None
         if not starting:
-            return Unavailable(f"the state store cannot be used: {fault.cause}", retry_after=1.0)
-        said = str(driver).strip().partition("\n")[0]
+            return UnavailableError(f"the state store cannot be used: {fault.cause}", retry_after=1.0)
+        reason = str(driver).strip().partition("\n")[0]
         for secret in (self._url.password, self._url.query.get("password"), self._url.query.get("sslpassword")):
             if secret:
-                said = said.replace(str(secret), "***")
-        message = f"the state store {self.name} cannot be used: {fault.cause} ({said}){fault.advice}"
-        return ConfigError(message) if fault.lasting else Unavailable(message, retry_after=1.0)
+                reason = reason.replace(str(secret), "***")
+        message = f"the state store {self.name} cannot be used: {fault.cause} ({reason}){fault.advice}"
+        return ConfigError(message) if fault.lasting else UnavailableError(message, retry_after=1.0)
 
 
 def _refuse(fault: str) -> None:
     if fault:
-        raise Unavailable(f"the state store cannot be used: {fault}", retry_after=1.0)
+        raise UnavailableError(f"the state store cannot be used: {fault}", retry_after=1.0)
 
 
 def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:

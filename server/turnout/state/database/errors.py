@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class DatabaseFault:
     """Why the database cannot be used.
 
     Attributes:
@@ -19,47 +19,47 @@ class Fault:
     advice: str = ""
 
 
-_LOCKED = Fault("its lock was held for too long by another writer")
-_FULL = Fault("its disk is full")
-_READ_ONLY = Fault("it is read-only", lasting=True)
-_SILENT = Fault("it does not answer")
+_LOCKED = DatabaseFault("its lock was held for too long by another writer")
+_FULL = DatabaseFault("its disk is full")
+_READ_ONLY = DatabaseFault("it is read-only", lasting=True)
+_SILENT = DatabaseFault("it does not answer")
 _RESTORE = (
     ": restore a backup of it, or move it away and start anew, with every version a candidate again (`turnout release`)"
 )
-_NO_TABLES = Fault("its tables are gone", lasting=True, advice=_RESTORE)
+_NO_TABLES = DatabaseFault("its tables are gone", lasting=True, advice=_RESTORE)
 
 _SQLITE = {
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_FULL: _FULL,
-    sqlite3.SQLITE_IOERR: Fault("its file could not be read or written"),
-    sqlite3.SQLITE_CANTOPEN: Fault("its file cannot be opened", lasting=True),
-    sqlite3.SQLITE_PERM: Fault("its file may not be used by this user", lasting=True),
+    sqlite3.SQLITE_IOERR: DatabaseFault("its file could not be read or written"),
+    sqlite3.SQLITE_CANTOPEN: DatabaseFault("its file cannot be opened", lasting=True),
+    sqlite3.SQLITE_PERM: DatabaseFault("its file may not be used by this user", lasting=True),
     sqlite3.SQLITE_READONLY: _READ_ONLY,
-    sqlite3.SQLITE_CORRUPT: Fault("its file is damaged", lasting=True, advice=_RESTORE),
-    sqlite3.SQLITE_NOTADB: Fault("its file is no SQLite database", lasting=True, advice=_RESTORE),
+    sqlite3.SQLITE_CORRUPT: DatabaseFault("its file is damaged", lasting=True, advice=_RESTORE),
+    sqlite3.SQLITE_NOTADB: DatabaseFault("its file is no SQLite database", lasting=True, advice=_RESTORE),
 }
 
 _POSTGRESQL = {
     "08": _SILENT,
     "25006": _READ_ONLY,
-    "28": Fault("it refuses this user or password", lasting=True),
-    "3D000": Fault("it has no database of that name", lasting=True),
+    "28": DatabaseFault("it refuses this user or password", lasting=True),
+    "3D000": DatabaseFault("it has no database of that name", lasting=True),
     "40001": _LOCKED,
     "40P01": _LOCKED,
     "3F000": _NO_TABLES,
     "42P01": _NO_TABLES,
-    "42501": Fault("this user may not do that in it", lasting=True),
-    "53": Fault("it has no connection or memory left"),
+    "42501": DatabaseFault("this user may not do that in it", lasting=True),
+    "53": DatabaseFault("it has no connection or memory left"),
     "53100": _FULL,
     "55P03": _LOCKED,
-    "57P": Fault("it is starting or shutting down"),
-    "58": Fault("its files could not be read or written"),
+    "57P": DatabaseFault("it is starting or shutting down"),
+    "58": DatabaseFault("its files could not be read or written"),
 }
 """By SQLSTATE, or the beginning of it that a class of them shares; the longest that fits counts."""
 
 
-def diagnose(error: BaseException, *, lost: bool) -> Fault | None:
+def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
     """Says what a driver's `error` means; None where it tells of a mistake in Turnout, not of the database's health.
 
     Args:

@@ -26,7 +26,7 @@ def notify(connection: Connection) -> None:
         connection.execute(text(f"NOTIFY {_CHANNEL}"))
 
 
-class Listener:
+class ChangeListener:
     """Listens for changes, in a thread with a connection of its own."""
 
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:

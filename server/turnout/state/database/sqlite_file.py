@@ -114,11 +114,11 @@ class SqliteFile:
         # A connection of its own: those of the pool would show pages that they remember.
         try:
             with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
-                (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error as error:
             damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             return DAMAGED if damaged else self._damage
-        return "" if said == "ok" else DAMAGED
+        return "" if result == "ok" else DAMAGED
 
     def holds(self, revision: int, digest: str) -> bool:
         """Tells whether the file that has the name now holds an event of the log.

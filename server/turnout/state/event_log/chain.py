@@ -50,8 +50,8 @@ class Head:
     """The last event of a chain, in short.
 
     Attributes:
-        revision: Its number; 0 where there is none.
-        hash: Its hash; `GENESIS` where there is none.
+        revision: Its number; 0 if there is none.
+        hash: Its hash; `GENESIS` if there is none.
     """
 
     revision: int = 0
@@ -76,7 +76,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ChainBreak:
     """Where the chain is broken.
 
     Attributes:
@@ -100,7 +100,7 @@ class ChainReport:
 
     head: Head
     events: int
-    faults: tuple[Fault, ...]
+    faults: tuple[ChainBreak, ...]
 
 
 def event_hash(row: Mapping[str, Any], previous: str) -> str:
@@ -188,7 +188,7 @@ class _Links:
     moved: bool = False
     events: int = 0
     kept: str = GENESIS
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ChainBreak] = field(default_factory=list)
 
     def pass_removed(self, before: int, kept: Head | None) -> None:
         """Follows the links of removed events up to the event `before`."""
@@ -234,7 +234,7 @@ class _Links:
 
     def _fault(self, event: int, what: str) -> None:
         if len(self.faults) < _TOLD:
-            self.faults.append(Fault(event, what))
+            self.faults.append(ChainBreak(event, what))
 
 
 def _place(row: Mapping[str, Any]) -> int | None:

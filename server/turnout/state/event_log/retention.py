@@ -34,9 +34,9 @@ def removable(connection: Connection, model: str, before: datetime, most: int) -
     found = set(connection.execute(old_policies).scalars())
     ended = select(rollouts.attempt).where(rollouts.model == model, rollouts.final == 1)
     finals = {str(attempt) for attempt in connection.execute(ended).scalars()}
-    told = select(events.id, events.subject).where(events.model == model, events.kind == str(EventKind.ROLLOUT))
+    recorded = select(events.id, events.subject).where(events.model == model, events.kind == str(EventKind.ROLLOUT))
     last: dict[str, int] = {}
-    for number, subject in connection.execute(told.order_by(events.id).execution_options(yield_per=1000)):
+    for number, subject in connection.execute(recorded.order_by(events.id).execution_options(yield_per=1000)):
         attempt = subject.removeprefix("attempt ").partition(":")[0]
         if attempt in finals:
             if attempt in last:

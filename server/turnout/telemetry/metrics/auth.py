@@ -7,7 +7,7 @@ from enum import StrEnum
 from turnout.telemetry.families import Family
 
 
-class Refusal(StrEnum):
+class RefusalReason(StrEnum):
     """Why a call was refused."""
 
     NO_CREDENTIAL = "no_credential"
@@ -34,28 +34,31 @@ class AuthRecorder:
         limited: Calls, by name of the limit and which of its bounds was met.
         callers: Credentials that are remembered.
         reloads: Times that a changed policy file came into force.
-        policy_failing: The policy file cannot be used, and the policy before is in force.
-        keys_failing: By name of an issuer: its keys could not be fetched the last time.
+        policy_failed: The policy file cannot be used, and the policy before is in force.
+        keys_failed: By name of an issuer: its keys could not be fetched the last time.
         unlogged: Refusals whose lines were left out of the log.
     """
 
     enabled: bool = False
-    refused: dict[str, int] = field(default_factory=lambda: {str(one): 0 for one in Refusal})
+    refused: dict[str, int] = field(default_factory=lambda: {str(one): 0 for one in RefusalReason})
     limited: dict[tuple[str, str], int] = field(default_factory=dict)
     callers: int = 0
     reloads: int = 0
-    policy_failing: bool = False
-    keys_failing: dict[str, bool] = field(default_factory=dict)
+    policy_failed: bool = False
+    keys_failed: dict[str, bool] = field(default_factory=dict)
     unlogged: int = 0
 
 
 def auth_families(recorder: AuthRecorder) -> Iterator[Family]:
     """Returns the families of one scrape."""
-    shown = recorder.enabled
-    sign_in = {str(Refusal.SIGN_IN), str(Refusal.SIGN_IN_THROTTLED)}  # the console's own token needs no [auth]
+    displayed = recorder.enabled
+    sign_in = {
+        str(RefusalReason.SIGN_IN),
+        str(RefusalReason.SIGN_IN_THROTTLED),
+    }  # the console's own token needs no [auth]
     yield Family(
         "turnout_auth_refused_total", "counter", "Calls refused for who makes them, by why.",
-        [({"reason": reason}, float(n)) for reason, n in recorder.refused.items() if shown or reason in sign_in],
+        [({"reason": reason}, float(n)) for reason, n in recorder.refused.items() if displayed or reason in sign_in],
     )  # fmt: skip
     yield Family(
         "turnout_auth_limited_total", "counter", "Calls refused since their identity makes too many, by limit.",
@@ -63,19 +66,19 @@ def auth_families(recorder: AuthRecorder) -> Iterator[Family]:
     )  # fmt: skip
     yield Family(
         "turnout_auth_callers", "gauge", "Credentials that proved to be good and are remembered.",
-        [({}, float(recorder.callers))] if shown else [],
+        [({}, float(recorder.callers))] if displayed else [],
     )  # fmt: skip
     yield Family(
         "turnout_auth_policy_reloads_total", "counter", "Times that a changed policy file came into force.",
-        [({}, float(recorder.reloads))] if shown else [],
+        [({}, float(recorder.reloads))] if displayed else [],
     )  # fmt: skip
     yield Family(
         "turnout_auth_policy_reload_failing", "gauge",
         "1 while the policy file cannot be used, and what it held before is in force.",
-        [({}, float(recorder.policy_failing))] if shown else [],
+        [({}, float(recorder.policy_failed))] if displayed else [],
     )  # fmt: skip
     yield Family(
         "turnout_auth_keys_failing", "gauge",
         "1 while an issuer's keys cannot be fetched, and those before are in force.",
-        [({"issuer": issuer}, float(failing)) for issuer, failing in recorder.keys_failing.items()],
+        [({"issuer": issuer}, float(failed)) for issuer, failed in recorder.keys_failed.items()],
     )  # fmt: skip

@@ -49,5 +49,5 @@ _FAMILIES: Sequence[tuple[str, str, Callable[[Gpu], float | None]]] = (
 def gpu_families(gpus: Sequence[Gpu]) -> Iterator[Family]:
     """Returns the families of one scrape; they have no series where there is no GPU."""
     for name, text, read in _FAMILIES:
-        told = [(gpu.labels, value) for gpu in gpus if (value := read(gpu)) is not None]
-        yield Family(name, "gauge", text, told)
+        samples = [(gpu.labels, value) for gpu in gpus if (value := read(gpu)) is not None]
+        yield Family(name, "gauge", text, samples)

@@ -31,7 +31,7 @@ class LoadOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class DeviceMemory:
     """One device's memory at a scrape, in bytes.
 
     Attributes:
@@ -60,7 +60,7 @@ class ServerRecorder:
         repository_available: The model repository could be read when it was looked at last.
         state_store_available: The state store could be read, and written to, when it was looked at last.
         missing_versions: Versions in memory whose files are gone from the repository, by model.
-        cache_bytes: Of files in the cache of a repository that lives elsewhere; None where there is none.
+        cache_bytes: Of files in the cache of a repository that lives elsewhere; None if there is none.
         fetched_bytes: That were brought into it by this process.
         tls: What is counted of the listeners' certificates.
         auth: What is counted of callers.
@@ -74,7 +74,7 @@ class ServerRecorder:
     waiting_for_load: Mapping[str, int] = field(default_factory=dict)
     memory_budgets: Mapping[str, int] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
-    memory: Mapping[str, Memory] = field(default_factory=dict)
+    memory: Mapping[str, DeviceMemory] = field(default_factory=dict)
     spans: dict[str, int] = field(default_factory=dict)
     gpus: Sequence[Gpu] = ()
     repository_available: bool = True

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Histogram
-from turnout.telemetry.ratios import Agreement, Ratio
+from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 DIFFERENCE_BOUNDS = tuple(float(f"1e{exponent}") for exponent in range(-9, 4))
 """Absolute differences: float32 is exact to about 1e-7 of its value, and 1e3 is far off whatever the unit."""
@@ -38,7 +38,7 @@ class ShadowRecorder:
     mismatches: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     differences: dict[str, Histogram] = field(default_factory=dict)
     lag: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))
-    agreement: Agreement | None = None
+    agreement: ShadowAgreement | None = None
     noise: Ratio | None = None
 
     def difference(self, output: str, largest: float) -> None:

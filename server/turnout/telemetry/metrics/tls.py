@@ -13,12 +13,12 @@ class TlsRecorder:
     Attributes:
         expires: When the certificate in force ends, in seconds since 1970.
         reloads: Times that changed files came into force.
-        failing: The files are not what is in force, since they cannot be used.
+        failed: The files are not what is in force, since they cannot be used.
     """
 
     expires: dict[str, float] = field(default_factory=dict)
     reloads: dict[str, int] = field(default_factory=dict)
-    failing: dict[str, bool] = field(default_factory=dict)
+    failed: dict[str, bool] = field(default_factory=dict)
 
 
 def tls_families(recorder: TlsRecorder) -> Iterator[Family]:
@@ -35,5 +35,5 @@ def tls_families(recorder: TlsRecorder) -> Iterator[Family]:
     yield Family(
         "turnout_tls_reload_failing", "gauge",
         "1 while a listener's certificate files cannot be used, and what they held before is in force.",
-        [({"listener": listener}, float(failing)) for listener, failing in recorder.failing.items()],
+        [({"listener": listener}, float(failed)) for listener, failed in recorder.failed.items()],
     )  # fmt: skip

@@ -119,7 +119,7 @@ class VersionRecorder:
         queue_fill: How full its fullest queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
         load_seconds: Time of its last load.
         memory_bytes: By device (`cpu`, `cuda:0`).
-        isolated_restarts: Child processes of it that died and were replaced; None where it has none.
+        isolated_restarts: Child processes of it that died and were replaced; None if it has none.
         isolated_processes: Child processes that run.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.

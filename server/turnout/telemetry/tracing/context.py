@@ -41,7 +41,7 @@ class SpanContext:
 
 
 def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
-    """Returns the caller's span by a call's metadata or headers; None where there is none, or none that is valid.
+    """Returns the caller's span by a call's metadata or headers; None if there is none, or none that is valid.
 
     Args:
         pairs: Names in lower case, and values.

@@ -8,7 +8,7 @@ from collections.abc import Callable, MutableMapping
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Tracing
-from turnout.telemetry.tracing.transport import Fate, Transport, Verdict
+from turnout.telemetry.tracing.transport import CollectorResponse, ExportOutcome, ExportTransport
 
 OUTCOMES = ("exported", "dropped", "rejected", "failed")
 """What becomes of spans: the collector took them; too many waited; it did not want them; it could not be reached."""
@@ -29,7 +29,7 @@ class Exporter:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: ExportTransport,
         frame: Callable[[bytes], bytes],
         settings: Tracing,
         counts: MutableMapping[str, int],
@@ -109,30 +109,30 @@ class Exporter:
         body = self._frame(spans)
         for attempt in range(_TRIES):
             verdict = await self._send(body)
-            if verdict.fate is not Fate.RETRY:
+            if verdict.outcome is not ExportOutcome.RETRY:
                 break
-            self._tell(verdict.reason)
+            self._report(verdict.reason)
             if attempt == _TRIES - 1 or self._closing.is_set():
                 break
             pause = _FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.75, 1.25)  # noqa: S311 - no secrecy needed
             await _first(self._closing, min(max(pause, verdict.pause or 0.0), _MAX_PAUSE_SECONDS))
-        if verdict.fate is Fate.TAKEN:
+        if verdict.outcome is ExportOutcome.TAKEN:
             rejected = min(verdict.rejected, count)
             self._counts["exported"] += count - rejected
             self._counts["rejected"] += rejected
-            self._tell(f"it rejects spans: {verdict.reason}" if rejected else "")
+            self._report(f"it rejects spans: {verdict.reason}" if rejected else "")
         else:
-            self._counts["rejected" if verdict.fate is Fate.REFUSED else "failed"] += count
-            self._tell(verdict.reason)
+            self._counts["rejected" if verdict.outcome is ExportOutcome.REFUSED else "failed"] += count
+            self._report(verdict.reason)
 
-    async def _send(self, body: bytes) -> Verdict:
+    async def _send(self, body: bytes) -> CollectorResponse:
         try:
             return await self._transport.send(body)
         except Exception as error:  # noqa: BLE001 - a collector is no reason to stop a server
             self._log.error("an export of spans failed as nobody foresaw", exc_info=error)
-            return Verdict(Fate.REFUSED, type(error).__name__)
+            return CollectorResponse(ExportOutcome.REFUSED, type(error).__name__)
 
-    def _tell(self, trouble: str) -> None:
+    def _report(self, trouble: str) -> None:
         """Logs that exports are in trouble, once for each kind of it, and once that they are so no longer."""
         if trouble and trouble != self._trouble:
             self._log.warning("spans are not exported", reason=trouble)

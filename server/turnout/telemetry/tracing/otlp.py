@@ -21,7 +21,7 @@ from turnout.telemetry.tracing.spans import (
     MAX_MESSAGE,
     SHADOW,
     Attributes,
-    Kind,
+    OtlpSpanKind,
     Value,
     copy_attributes,
     own_attributes,
@@ -75,7 +75,7 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
         state = _field(Span.TRACE_STATE_FIELD_NUMBER, parent.trace_state.encode()) if parent.trace_state else b""
     begin, end = int(trace.begun * 1e9) + offset, int(trace.finished * 1e9) + offset
     head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags | remote)
-    body = _named(trace.operation.name, Kind.SERVER) + _common(trace)
+    body = _named(trace.operation.name, OtlpSpanKind.SERVER) + _common(trace)
     fault = _fault(trace.message) if trace.fault else b""
     spans = [_item(b"".join((head, caller, state, body, _own(trace), fault)))]
     state = _PARENT_ID + span_id + state
@@ -86,7 +86,7 @@ def encode_request(trace: Trace, new_ids: NewIds) -> tuple[bytes, int]:
         end = max(int(ended * 1e9) + offset, begin)
         step_id = ids[8 * number : 8 * number + 8]
         head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, step_id, _BEGIN, begin, _END, end, _FLAGS, flags)
-        spans.append(_item(head + state + _named(step, Kind.INTERNAL) + _encode_attributes(attributes)))
+        spans.append(_item(head + state + _named(step, OtlpSpanKind.INTERNAL) + _encode_attributes(attributes)))
     return b"".join(spans), len(spans)
 
 
@@ -99,7 +99,7 @@ def encode_copy(copy: ShadowCopy, trace_id: bytes, span_id: bytes) -> bytes:
     request = Span.Link(trace_id=trace.trace_id, span_id=trace.span_id, flags=SAMPLED | _REMOTE_KNOWN)
     link = _field(Span.LINKS_FIELD_NUMBER, request.SerializeToString())
     fault = _fault(copy.message) if copy.error else b""
-    return _item(head + _named(SHADOW, Kind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
+    return _item(head + _named(SHADOW, OtlpSpanKind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
 
 
 _known: dict[tuple[Hashable, ...], bytes] = {}
@@ -165,7 +165,7 @@ def _item(span: bytes) -> bytes:
 
 
 @lru_cache
-def _named(name: str, kind: Kind) -> bytes:
+def _named(name: str, kind: OtlpSpanKind) -> bytes:
     """Returns a name and a kind as fields of a span."""
     return Span(name=name, kind=Span.SpanKind.ValueType(kind)).SerializeToString()
 

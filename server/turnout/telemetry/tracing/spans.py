@@ -26,7 +26,7 @@ MAX_TEXT = 256
 MAX_MESSAGE = 1024
 
 
-class Kind(IntEnum):
+class OtlpSpanKind(IntEnum):
     """What a span is to others, by OTLP's numbers."""
 
     INTERNAL = 1

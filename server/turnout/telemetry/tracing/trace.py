@@ -61,7 +61,7 @@ class Requested(Protocol):
         ...
 
 
-class Recorder(Protocol):
+class ExemplarRecorder(Protocol):
     """Keeps examples of what it counted."""
 
     def remember(
@@ -107,7 +107,7 @@ class Trace:
         answered: When the answer was there, still to be encoded.
         finished: When the answer was encoded, or the request had failed.
         version, role, digest, epoch: Of the route.
-        batch_rows, batch_requests: As in the answer; None where there is none.
+        batch_rows, batch_requests: As in the answer; None if there is none.
         code: Name of the status code that it failed with; "" where it did not.
         error: Class of the error.
         status: What the protocol answered.
@@ -139,7 +139,7 @@ class Trace:
     status: str | int = ""
     fault: bool = False
     message: str = ""
-    recorder: Recorder | None = None
+    recorder: ExemplarRecorder | None = None
     took: float = 0.0
 
     def __init__(
@@ -189,7 +189,7 @@ class Trace:
         """Notes how the request failed.
 
         Args:
-            route: As in `note_answer`; None where there is none.
+            route: As in `note_answer`; None if there is none.
             error: Why.
             code: Name of the status code that it becomes.
             took: As in `note_answer`.

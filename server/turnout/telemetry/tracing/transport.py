@@ -35,7 +35,7 @@ _GRPC_RETRIED = {
 }
 
 
-class Fate(Enum):
+class ExportOutcome(Enum):
     """What became of an export."""
 
     TAKEN = "taken"
@@ -46,26 +46,26 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CollectorResponse:
     """What a collector said.
 
     Attributes:
-        fate: What became of the export.
+        outcome: What became of the export.
         reason: Why, in a word or two; nothing that a header may hold.
         rejected: Spans that it did not take, of an export that it took.
         pause: Seconds after which it wants to be asked again; None where it did not say.
     """
 
-    fate: Fate
+    outcome: ExportOutcome
     reason: str = ""
     rejected: int = 0
     pause: float | None = None
 
 
-class Transport(Protocol):
+class ExportTransport(Protocol):
     """Sends exports."""
 
-    async def send(self, body: bytes) -> Verdict:
+    async def send(self, body: bytes) -> CollectorResponse:
         """Sends an ExportTraceServiceRequest; raises nothing."""
         ...
 
@@ -74,7 +74,7 @@ class Transport(Protocol):
         ...
 
 
-def make_transport(settings: Tracing) -> Transport:
+def make_transport(settings: Tracing) -> ExportTransport:
     """Returns how to reach the collector."""
     headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
     kind = GrpcTransport if settings.protocol == "grpc" else HttpTransport
@@ -91,7 +91,7 @@ class HttpTransport:
         self._timeout = timeout
         self._threads = Threads("trace export")
 
-    async def send(self, body: bytes) -> Verdict:
+    async def send(self, body: bytes) -> CollectorResponse:
         """Sends an export in a thread, which waits for the network without the interpreter's lock."""
         return await self._threads.run(self._post, body)
 
@@ -99,17 +99,17 @@ class HttpTransport:
         """Lets the thread end; it holds nothing else between two exports."""
         self._threads.shutdown()
 
-    def _post(self, body: bytes) -> Verdict:
+    def _post(self, body: bytes) -> CollectorResponse:
         try:
             answer = ask(
                 "POST", self._url, headers=self._headers, content=body, timeout_s=self._timeout, most_bytes=_MAX_ANSWER
             )
         except Unanswered as error:
-            return Verdict(Fate.RETRY, error.kind)
+            return CollectorResponse(ExportOutcome.RETRY, error.kind)
         if 200 <= answer.status < 300:
             return _taken(answer.body)
-        fate = Fate.RETRY if answer.status in _HTTP_RETRIED else Fate.REFUSED
-        return Verdict(fate, f"HTTP {answer.status}", pause=_seconds(answer.headers.get("retry-after")))
+        outcome = ExportOutcome.RETRY if answer.status in _HTTP_RETRIED else ExportOutcome.REFUSED
+        return CollectorResponse(outcome, f"HTTP {answer.status}", pause=_seconds(answer.headers.get("retry-after")))
 
 
 class GrpcTransport:
@@ -125,28 +125,28 @@ class GrpcTransport:
         self._metadata = tuple(headers.items())
         self._timeout = timeout
 
-    async def send(self, body: bytes) -> Verdict:
+    async def send(self, body: bytes) -> CollectorResponse:
         """Sends an export."""
         try:
             return _taken(await self._call(body, timeout=self._timeout, metadata=self._metadata))
         except grpc.aio.AioRpcError as error:
             pause = _retry_delay(error)
             exhausted = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and pause is not None
-            fate = Fate.RETRY if exhausted or error.code() in _GRPC_RETRIED else Fate.REFUSED
-            return Verdict(fate, error.code().name, pause=pause)
+            outcome = ExportOutcome.RETRY if exhausted or error.code() in _GRPC_RETRIED else ExportOutcome.REFUSED
+            return CollectorResponse(outcome, error.code().name, pause=pause)
 
     async def close(self) -> None:
         """Closes the channel."""
         await self._channel.close()
 
 
-def _taken(answer: bytes) -> Verdict:
+def _taken(answer: bytes) -> CollectorResponse:
     """Reads what a collector says of an export that it took."""
     try:
         partial = ExportTraceServiceResponse.FromString(answer).partial_success
     except DecodeError:  # some answer with a word
-        return Verdict(Fate.TAKEN)
-    return Verdict(Fate.TAKEN, partial.error_message[:256], rejected=partial.rejected_spans)
+        return CollectorResponse(ExportOutcome.TAKEN)
+    return CollectorResponse(ExportOutcome.TAKEN, partial.error_message[:256], rejected=partial.rejected_spans)
 
 
 def _seconds(header: str | None) -> float | None:

@@ -11,12 +11,12 @@ from starlette.responses import RedirectResponse, Response
 from structlog.typing import FilteringBoundLogger
 
 from turnout.auth.actor_remark import with_remark
-from turnout.errors import InvalidRequest, PermissionDenied, TurnoutError
+from turnout.errors import InvalidRequest, PermissionDeniedError, TurnoutError
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.machine import overrides
 from turnout.rollout.machine.actors import check_person
 from turnout.rollout.machine.attempt import Moved, Pause, Rollout
-from turnout.telemetry.metrics.auth import Refusal
+from turnout.telemetry.metrics.auth import RefusalReason
 from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions, Visitor, actor_name, over_https, same_origin
@@ -98,7 +98,7 @@ class Actions:
         if request.method == "POST":
             try:
                 if not same_origin(request):
-                    raise PermissionDenied("a sign-in has to come from the console's own page")
+                    raise PermissionDeniedError("a sign-in has to come from the console's own page")
                 fields = await _form(request)
             except ClientDisconnect:
                 return Response(status_code=499)
@@ -110,29 +110,31 @@ class Actions:
             host, throttle = request.client.host if request.client is not None else "", self._sessions.throttle
             wait = math.ceil(throttle.wait(host, self._clock()))
             if wait:
-                self._refused[Refusal.SIGN_IN_THROTTLED] += 1
+                self._refused[RefusalReason.SIGN_IN_THROTTLED] += 1
             elif whose := self._sessions.sign_in(name, token, response, secure=over_https(request)):
                 throttle.succeeded(host)
                 self._log.info("console sign-in", actor=whose, client=host)
                 return response
             else:
                 throttle.failed(host, self._clock())
-                self._refused[Refusal.SIGN_IN] += 1
+                self._refused[RefusalReason.SIGN_IN] += 1
                 self._log.warning("console sign-in refused", actor=actor_name(name), client=host)
             failed = True
         status = 429 if wait else 403 if failed else 200
-        shown = page(
+        displayed = page(
             "sign_in.html", request, status, actor=None, possible=possible, failed=failed, wait=wait,
             tokens=self._sessions.authority is not None,
         )  # fmt: skip
         if wait:
-            shown.headers["Retry-After"] = str(wait)
-        return shown
+            displayed.headers["Retry-After"] = str(wait)
+        return displayed
 
     async def sign_out(self, request: Request) -> Response:
         """Takes the session away."""
         if not same_origin(request):
-            return self._pages.problem(request, PermissionDenied("a sign-out has to come from the console's own page"))
+            return self._pages.problem(
+                request, PermissionDeniedError("a sign-out has to come from the console's own page")
+            )
         response = RedirectResponse("/console", 303, HEADERS)
         self._sessions.sign_out(response)
         return response
@@ -140,9 +142,9 @@ class Actions:
     def _permitted(self, request: Request) -> Visitor:
         visitor = self._sessions.visitor(request)
         if visitor is None:
-            raise PermissionDenied("sign in with the control token first")
+            raise PermissionDeniedError("sign in with the control token first")
         if not same_origin(request):
-            raise PermissionDenied("a change has to come from the console's own page")
+            raise PermissionDeniedError("a change has to come from the console's own page")
         check_person(visitor.actor, "name")
         return visitor
 

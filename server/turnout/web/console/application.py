@@ -8,11 +8,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import TurnoutError, Unauthenticated
+from turnout.errors import TurnoutError, UnauthenticatedError
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.console.actions import Actions
-from turnout.web.console.pages import Pages, told_as_json
+from turnout.web.console.pages import Pages, json_error
 from turnout.web.console.rendering import HEADERS, page, static
 from turnout.web.errors import headers_of, status_of
 
@@ -53,18 +53,18 @@ def console_routes(
 def console_refusal(request: Request, error: TurnoutError) -> Response:
     """Answers a request for a page that its caller may not have: where nobody knows them, by the way to sign in."""
     if request.url.path.endswith(".json"):
-        told = told_as_json(error)
-        told.headers.update(headers_of(error))
-        return told
-    if isinstance(error, Unauthenticated) and request.method == "GET" and "authorization" not in request.headers:
+        response = json_error(error)
+        response.headers.update(headers_of(error))
+        return response
+    if isinstance(error, UnauthenticatedError) and request.method == "GET" and "authorization" not in request.headers:
         return RedirectResponse(f"/console/sign-in?next={quote(request.url.path)}", 303, HEADERS)
     again, headers = False, headers_of(error)
-    shown = page(
+    displayed = page(
         "problem.html", request, status_of(error), actor=None, possible=True, message=error.message, back="",
         again=again,
     )  # fmt: skip
-    shown.headers.update(headers)
-    return shown
+    displayed.headers.update(headers)
+    return displayed
 
 
 async def _home(_: Request) -> Response:

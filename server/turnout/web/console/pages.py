@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from turnout.auth.roles import SERVER
-from turnout.errors import InvalidRequest, NotFound, TurnoutError, Unavailable
+from turnout.errors import InvalidRequest, NotFoundError, TurnoutError, UnavailableError
 from turnout.registry.manifest.names import parse_version
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.machine.attempt import Rollout
@@ -22,10 +22,10 @@ from turnout.state.rollouts import RolloutRecord
 from turnout.web.authorization import caller_of
 from turnout.web.console.recent import Recent
 from turnout.web.console.rendering import HEADERS, page
-from turnout.web.console.rollout_history import Courses
+from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
 from turnout.web.console.stages import reach, stages
-from turnout.web.console.views import ModelView, Sums, difference, model_view, neighbour
+from turnout.web.console.views import ModelView, OverviewTotals, difference, model_view, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
 
@@ -84,7 +84,7 @@ class Pages:
         self._rollout_log = rollout_log
         self._explainer = explainer
         self._recent = recent
-        self._courses = Courses(rollout_log)
+        self._tracked = TrackedRollouts(rollout_log)
         self.sessions = sessions
 
     def _page(self, template: str, request: Request, **context: Any) -> Response:
@@ -104,7 +104,7 @@ class Pages:
             back: A page of the console where to look on; "" for the list of models alone.
         """
         actor, possible = self._name(request), self.sessions.possible
-        again = request.method == "GET" and isinstance(error, Unavailable)
+        again = request.method == "GET" and isinstance(error, UnavailableError)
         return page(
             "problem.html", request, status_of(error), actor=actor, possible=possible, message=error.message,
             back=back, again=again,
@@ -120,7 +120,7 @@ class Pages:
             "overview.html",
             request,
             models=models,
-            sums=Sums.of(models),
+            sums=OverviewTotals.of(models),
             rollouts=[one for one in self._rollouts.running if caller is None or caller.sees(one.model)],
             reach=reach,
             servers=self._rollouts.servers if caller is None or caller.sees(SERVER) else (),
@@ -173,14 +173,21 @@ class Pages:
     async def rollout(self, request: Request) -> Response:
         """One rollout: where it stands and why, its evidence and what happened."""
         known = self._model(request)
-        async with self._courses.of(known.name, attempt_of(request)) as course:
-            rollout = course.rollout
-            way, now = stages(course.plan, rollout), self._rollouts.now.timestamp()
+        async with self._tracked.of(known.name, attempt_of(request)) as tracked:
+            rollout = tracked.rollout
+            stage_list, now = stages(tracked.plan, rollout), self._rollouts.now.timestamp()
             ages = {probe.name: max(round(now - probe.time.seconds), 0) for probe in rollout.probes}
-            said, visitor = explain(course), self.sessions.visitor(request)
+            explanation, visitor = explain(tracked), self.sessions.visitor(request)
             acts = visitor is not None and visitor.operates(known.name)
             return self._page(
-                "rollout.html", request, said=said, rollout=rollout, stages=way, reach=reach, ages=ages, acts=acts
+                "rollout.html",
+                request,
+                explanation=explanation,
+                rollout=rollout,
+                stages=stage_list,
+                reach=reach,
+                ages=ages,
+                acts=acts,
             )
 
     @explained
@@ -211,11 +218,11 @@ class Pages:
         try:
             recent = self._recent.of(self._model(request).name)
         except TurnoutError as error:
-            return told_as_json(error)
-        shown = {version: points for version, points in recent.items() if any(point.rate for point in points)}
+            return json_error(error)
+        displayed = {version: points for version, points in recent.items() if any(point.rate for point in points)}
         times = sorted({point.time for points in recent.values() for point in points})
         versions = {}
-        for version, points in shown.items():
+        for version, points in displayed.items():
             at = {point.time: point for point in points}
             row = [at.get(time) for time in times]
             versions[version] = {
@@ -227,14 +234,14 @@ class Pages:
     async def plots(self, request: Request) -> Response:
         """What a rollout's plots draw, as JSON."""
         try:
-            async with self._courses.of(self._model(request).name, attempt_of(request)) as course:
-                return JSONResponse(course.plots(), headers=HEADERS)
+            async with self._tracked.of(self._model(request).name, attempt_of(request)) as tracked:
+                return JSONResponse(tracked.plots(), headers=HEADERS)
         except TurnoutError as error:
-            return told_as_json(error)
+            return json_error(error)
 
     async def missing(self, request: Request) -> Response:
         """Says that there is no such page."""
-        return self.problem(request, NotFound("the console has no such page"))
+        return self.problem(request, NotFoundError("the console has no such page"))
 
     def _model(self, request: Request) -> ModelEntry:
         return self._catalog.snapshot.model(request.path_params["model"])
@@ -248,7 +255,7 @@ class Pages:
         return model_view(known, self._policies, self._recent.of(known.name), answering)
 
 
-def told_as_json(error: TurnoutError) -> Response:
+def json_error(error: TurnoutError) -> Response:
     """Returns what is wrong to a script of ours."""
     return JSONResponse({"error": error.message}, status_of(error), headers=HEADERS)
 
@@ -257,11 +264,11 @@ def attempt_of(request: Request) -> int:
     """Returns the number of the rollout that a page is about.
 
     Raises:
-        NotFound: It is no number that an attempt can have.
+        NotFoundError: It is no number that an attempt can have.
     """
     text = request.path_params["attempt"]
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):
-        raise NotFound(f"{request.path_params['model'][:64]} has had no rollout of that number: they count from 1")
+        raise NotFoundError(f"{request.path_params['model'][:64]} has had no rollout of that number: they count from 1")
     return int(text)
 
 
@@ -269,7 +276,7 @@ def _version(known: ModelEntry, text: str) -> VersionEntry:
     wanted: Version = parse_version(text)
     entry = known.versions.get(wanted)
     if entry is None:
-        raise NotFound(f"{known.name} has no version {wanted}")
+        raise NotFoundError(f"{known.name} has no version {wanted}")
     return entry
 
 

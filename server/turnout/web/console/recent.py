@@ -19,7 +19,7 @@ _LEAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ActivityPoint:
     """What a version did between two samples.
 
     Attributes:
@@ -37,7 +37,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _VersionCounts:
     """What was counted of a version, by one recorder of each worker that has it.
 
     Attributes:
@@ -69,10 +69,10 @@ class Recent:
         self._catalog = catalog
         self._peers = peers
         if peers is not None:
-            peers.answers(_COUNTS, self._told)
-            peers.answers(_HOUR, self._told_hour)
-        self._before: dict[_Key, _Counts] = {}
-        self._points: dict[_Key, deque[Point]] = {}
+            peers.answers(_COUNTS, self._answer_peer)
+            peers.answers(_HOUR, self._answer_hour)
+        self._before: dict[_Key, _VersionCounts] = {}
+        self._points: dict[_Key, deque[ActivityPoint]] = {}
         self._names: dict[_Key, tuple[VersionRecorder, str]] = {}
 
     async def run(self) -> None:
@@ -84,19 +84,19 @@ class Recent:
 
     async def catch_up(self) -> None:
         """Takes the hour of the other workers, where this one was started later."""
-        told = {} if self._peers is None else await self._peers.ask(_HOUR)
-        for hour in told.values():
+        replies = {} if self._peers is None else await self._peers.ask(_HOUR)
+        for hour in replies.values():
             for model, version, points in json.loads(hour):
                 known = self._points.get((model, version), ())
                 if len(points) > len(known):
-                    self._points[model, version] = deque((Point(*point) for point in points), maxlen=_SAMPLES)
+                    self._points[model, version] = deque((ActivityPoint(*point) for point in points), maxlen=_SAMPLES)
 
     async def sample(self) -> None:
         """Takes one sample of every version that is loaded; forgets those that have been gone for an hour."""
         counted = [self._counted()]
         if self._peers is not None:
-            told = await self._peers.ask(_COUNTS)
-            counted += [_unpacked(told[worker]) for worker in sorted(told)]
+            replies = await self._peers.ask(_COUNTS)
+            counted += [_unpacked(replies[worker]) for worker in sorted(replies)]
         now, wall = time.monotonic(), time.time()
         for key in dict.fromkeys(key for one in counted for key in one):
             counts = _summed([one[key] for one in counted if key in one], now)
@@ -114,14 +114,14 @@ class Recent:
                 self._before.pop(key, None)
                 self._names.pop(key, None)
 
-    def of(self, model: str) -> Mapping[str, Sequence[Point]]:
+    def of(self, model: str) -> Mapping[str, Sequence[ActivityPoint]]:
         """Returns the points of a model's versions, the oldest first."""
         return {version: list(points) for (name, version), points in self._points.items() if name == model}
 
-    async def _told(self, _: bytes) -> bytes:
+    async def _answer_peer(self, _: bytes) -> bytes:
         return json.dumps([[*key, *counts] for key, counts in self._counted().items()]).encode()
 
-    async def _told_hour(self, _: bytes) -> bytes:
+    async def _answer_hour(self, _: bytes) -> bytes:
         return json.dumps(
             [[*key, [astuple(point) for point in points]] for key, points in self._points.items()]
         ).encode()
@@ -155,20 +155,22 @@ def _own(recorder: VersionRecorder) -> tuple[int, int, list[int]]:
     return requests, failed, latency
 
 
-def _unpacked(told: bytes) -> Mapping[_Key, _Own]:
-    return {(model, version): (name, *counts) for model, version, name, *counts in json.loads(told)}
+def _unpacked(replies: bytes) -> Mapping[_Key, _Own]:
+    return {(model, version): (name, *counts) for model, version, name, *counts in json.loads(replies)}
 
 
-def _summed(several: Sequence[_Own], now: float) -> _Counts:
+def _summed(several: Sequence[_Own], now: float) -> _VersionCounts:
     names, requests, failed, latency = zip(*several, strict=True)
-    return _Counts(names, now, sum(requests), sum(failed), [sum(bucket) for bucket in zip(*latency, strict=True)])
+    return _VersionCounts(
+        names, now, sum(requests), sum(failed), [sum(bucket) for bucket in zip(*latency, strict=True)]
+    )
 
 
-def _point(before: _Counts, after: _Counts, wall: float) -> Point:
+def _point(before: _VersionCounts, after: _VersionCounts, wall: float) -> ActivityPoint:
     seconds = after.monotonic - before.monotonic
     latency = [b - a for a, b in zip(before.latency, after.latency, strict=True)]
     p50, p99 = quantile(LATENCY_BOUNDS, latency, 0.5), quantile(LATENCY_BOUNDS, latency, 0.99)
-    return Point(
+    return ActivityPoint(
         wall,
         (after.requests - before.requests) / seconds,
         (after.failed - before.failed) / seconds,

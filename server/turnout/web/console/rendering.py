@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from turnout.web.console.views import stated_text
+from turnout.web.console.views import metadata_text
 from turnout.web.report.explain import evidence_text
 from turnout.web.report.formatting import duration_text, share_text
 
@@ -77,7 +77,7 @@ _environment = Environment(
 )
 _environment.filters |= {
     "share": share_text, "duration": duration_text, "evidence": evidence_text, "bytes": bytes_text, "time": time_text,
-    "stated": stated_text, "clock": clock_text, "ticked": ticked,
+    "stated": metadata_text, "clock": clock_text, "ticked": ticked,
 }  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from turnout.rollout.plan import Plan
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import rollout_message
 from turnout.threads import Threads
-from turnout.web.report.page import MOST_POINTS, Point, drawing
-from turnout.web.report.replay import Told, ratio_of, worse_and_better
+from turnout.web.report.page import MOST_POINTS, PlotPoint, drawing
+from turnout.web.report.replay import RecordedTick, ratio_of, worse_and_better
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _EVENTS = 200
@@ -27,7 +27,7 @@ _MOST_COURSES = 16
 _Tick = tuple[int, datetime, Mapping[str, Any]]
 
 
-class Course:
+class TrackedRollout:
     """One rollout, with what it saw so far: as much as its page shows, in bounded memory.
 
     Attributes:
@@ -45,8 +45,8 @@ class Course:
         self._rollout = pb.Rollout()
         self._sums = {metric.name: (0.0, 0.0) for metric in plan.evidence_metrics}
         self._arms: tuple[dict[int, int], dict[int, int]] = ({}, {})
-        self._points: list[Point] = []
-        self._latest: Point | None = None
+        self._points: list[PlotPoint] = []
+        self._latest: PlotPoint | None = None
         self._taken = 0
         self._stride = 1
 
@@ -55,7 +55,7 @@ class Course:
         """The rollout as it was told last."""
         return self._rollout
 
-    def tell(self, rollout: pb.Rollout) -> None:
+    def update(self, rollout: pb.Rollout) -> None:
         """Notes how the rollout stands."""
         self._rollout = rollout
 
@@ -66,15 +66,15 @@ class Course:
             InvalidRequest: One of them cannot be read.
         """
         for number, when, body in ticks:
-            told = Told.from_json(when, body)
-            self.last = self.last.taken(told.tick)
+            recorded = RecordedTick.from_json(when, body)
+            self.last = self.last.taken(recorded.tick)
             for name, (worse, better) in self._sums.items():
-                more, less = worse_and_better(told.tick, name)
+                more, less = worse_and_better(recorded.tick, name)
                 self._sums[name] = worse + more, better + less
-            for arm, counts in zip(self._arms, (told.canary, told.baseline), strict=True):
+            for arm, counts in zip(self._arms, (recorded.canary, recorded.baseline), strict=True):
                 for bucket, count in counts.items():
                     arm[bucket] = arm.get(bucket, 0) + count
-            self._draw(Point.of(told, self.last))
+            self._draw(PlotPoint.of(recorded, self.last))
             self.after = number
 
     def ratio(self, metric: Metric) -> float | None:
@@ -87,7 +87,7 @@ class Course:
         points = [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
         return drawing(self._rollout, self.plan, points, *self._arms)
 
-    def _draw(self, point: Point) -> None:
+    def _draw(self, point: PlotPoint) -> None:
         """Keeps a point of the plots, or every second one once there are more than a screen has columns."""
         self._latest = point
         if self._taken % self._stride == 0:
@@ -98,38 +98,38 @@ class Course:
             self._stride *= 2
 
 
-class Courses:
+class TrackedRollouts:
     """The rollouts that were looked at last. Used on the event loop only."""
 
     def __init__(self, log: RolloutLog) -> None:
         self._log = log
         self._threads = Threads("console")
-        self._kept: OrderedDict[tuple[str, int], Course] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], TrackedRollout] = OrderedDict()
 
     @asynccontextmanager
-    async def of(self, model: str, attempt: int) -> AsyncIterator[Course]:
+    async def of(self, model: str, attempt: int) -> AsyncIterator[TrackedRollout]:
         """Gives a rollout as it is now; it stands still while the context is entered.
 
         Raises:
             ModelNotFound, NotFound: There is no such rollout.
-            Unavailable: The state store does not answer.
+            UnavailableError: The state store does not answer.
             InvalidRequest, Unsupported: A later release of Turnout wrote it.
         """
         record, rollout = await self._log.latest(model, attempt)
         events = await self._log.events(model, attempt, _EVENTS)
         key = (model, attempt)
-        course = self._kept.setdefault(key, Course(rollout.plan))
+        tracked = self._kept.setdefault(key, TrackedRollout(rollout.plan))
         self._kept.move_to_end(key)
         while len(self._kept) > _MOST_COURSES:
             self._kept.popitem(last=False)
-        async with course.lock:
+        async with tracked.lock:
             try:
-                while ticks := await self._log.ticks(model, attempt, course.after, _TICKS_AT_ONCE):
-                    await self._threads.run(course.take, ticks)
+                while ticks := await self._log.ticks(model, attempt, tracked.after, _TICKS_AT_ONCE):
+                    await self._threads.run(tracked.take, ticks)
                     if len(ticks) < _TICKS_AT_ONCE:
                         break
             except BaseException:
                 self._kept.pop(key, None)  # it may have taken a part
                 raise
-            course.tell(rollout_message(rollout, record, events))
-            yield course
+            tracked.update(rollout_message(rollout, record, events))
+            yield tracked

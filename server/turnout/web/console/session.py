@@ -19,9 +19,9 @@ from starlette.responses import Response
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
 from turnout.auth.credentials.tokens import id_of
-from turnout.auth.roles import Role
+from turnout.auth.roles import AccessRole
 from turnout.auth.sign_in_throttle import SignInThrottle
-from turnout.errors import Unauthenticated
+from turnout.errors import UnauthenticatedError
 from turnout.web.authorization import caller_of
 
 COOKIE = "turnout_console"
@@ -48,7 +48,7 @@ class Visitor:
 
     def operates(self, model: str) -> bool:
         """Tells whether they may change what becomes of a model."""
-        return self.caller is None or self.caller.may(Role.OPERATE, model)
+        return self.caller is None or self.caller.may(AccessRole.OPERATE, model)
 
 
 class Sessions:
@@ -132,7 +132,7 @@ class Sessions:
             return None
         try:
             return self.authority.of_token(token)
-        except Unauthenticated:
+        except UnauthenticatedError:
             return None
 
     def _session(self, request: Request) -> tuple[str, str] | None:

@@ -19,12 +19,12 @@ class Stage:
     Attributes:
         name: What the candidate gets in it: `10% shadow`, `5%`, `baseline`.
         note: How long it lasts at least.
-        standing: `done`, `now`, `ended` (the rollout went no further) or `ahead`.
+        progress: `done`, `now`, `ended` (the rollout went no further) or `ahead`.
     """
 
     name: str
     note: str
-    standing: str
+    progress: str
 
 
 def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
@@ -36,7 +36,7 @@ def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
     last = len(names) - 1
     reached = _reached(rollout, first, last)
     return tuple(
-        Stage(name, duration_text(seconds), _standing(index, reached, rollout.state))
+        Stage(name, duration_text(seconds), _progress(index, reached, rollout.state))
         for index, (name, seconds) in enumerate(names)
     )
 
@@ -54,7 +54,7 @@ def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
     return 0 if "shadowing" in been else -1
 
 
-def _standing(index: int, reached: int, state: str) -> str:
+def _progress(index: int, reached: int, state: str) -> str:
     if state == "succeeded" or index < reached:
         return "done"
     if index > reached:

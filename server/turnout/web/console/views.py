@@ -8,13 +8,13 @@ from typing import Any, Self
 
 from semver import Version
 
-from turnout.registry.compatibility.compat import Change, required_bump, signature_changes
+from turnout.registry.compatibility.compat import VersionChange, required_bump, signature_changes
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.traffic_shares import Share, shares
-from turnout.serving.data_plane.inference import Role
+from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.web.console.recent import Point
+from turnout.web.console.recent import ActivityPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class VersionRow:
     entry: VersionEntry
     tags: tuple[str, ...]
     shares: tuple[Share, ...]
-    latest: Point | None
+    latest: ActivityPoint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class ModelView:
     @property
     def pieces(self) -> list[tuple[str, float]]:
         """The parts of the traffic that clients are answered from, which sum to 1 where all of it is answered."""
-        return [(str(share.role), share.applied) for share in self.split if share.role is not Role.SHADOW]
+        return [(str(share.role), share.applied) for share in self.split if share.role is not ServingRole.SHADOW]
 
 
 def model_view(
-    known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[Point]], answering: str | None = None
+    known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[ActivityPoint]], answering: str | None = None
 ) -> ModelView:
     """Returns what is to be seen of a model."""
     applied = policies.current.get(known.name)
@@ -72,7 +72,7 @@ def model_view(
     rows = [
         VersionRow(
             entry,
-            tuple(sorted(tag for tag, named in known.declarations.tags.items() if named == version)),
+            tuple(sorted(tag for tag, named in known.model_releases.tags.items() if named == version)),
             tuple(parts.get(entry.version_text, ())),
             recent[entry.version_text][-1] if recent.get(entry.version_text) else None,
         )
@@ -83,7 +83,7 @@ def model_view(
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class OverviewTotals:
     """All models in five numbers.
 
     Attributes:
@@ -110,7 +110,7 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class ComparisonRow:
     """One line of a comparison of two versions."""
 
     subject: str
@@ -119,7 +119,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class DifferenceView:
     """How one version differs from another.
 
     Attributes:
@@ -132,16 +132,16 @@ class Difference:
     old: VersionEntry
     new: VersionEntry
     bump: str
-    changes: tuple[Change, ...]
-    facts: tuple[Fact, ...]
+    changes: tuple[VersionChange, ...]
+    facts: tuple[ComparisonRow, ...]
 
 
-def difference(one: VersionEntry, other: VersionEntry) -> Difference:
+def difference(one: VersionEntry, other: VersionEntry) -> DifferenceView:
     """Returns how the higher of two versions differs from the lower."""
     old, new = sorted((one, other), key=lambda entry: entry.version)
     changes = signature_changes(old.manifest.signature, new.manifest.signature)
-    facts = [Fact(subject, a, b) for subject, a, b in _facts(old, new) if a != b]
-    return Difference(old, new, str(required_bump(changes)), tuple(changes), tuple(facts))
+    facts = [ComparisonRow(subject, a, b) for subject, a, b in _facts(old, new) if a != b]
+    return DifferenceView(old, new, str(required_bump(changes)), tuple(changes), tuple(facts))
 
 
 def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
@@ -151,21 +151,21 @@ def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
         ("IR version", str(old.manifest.ir_version), str(new.manifest.ir_version)),
         ("batching", old.batching or "not loaded", new.batching or "not loaded"),
         ("isolation", old.isolation or "not loaded", new.isolation or "not loaded"),
-        ("standing", str(old.standing), str(new.standing)),
+        ("standing", str(old.release_status), str(new.release_status)),
     ]
     before, after = ({f.path: f.digest[:19] for f in entry.manifest.files} for entry in (old, new))
     pairs += [(path, before.get(path, "not there"), after.get(path, "not there")) for path in sorted(before | after)]
-    said, says = old.manifest.metadata, new.manifest.metadata
-    keys = sorted({*said, *says})
-    pairs += [(key, _stated(said, key), _stated(says, key)) for key in keys]
+    before_metadata, after_metadata = old.manifest.metadata, new.manifest.metadata
+    keys = sorted({*before_metadata, *after_metadata})
+    pairs += [(key, _stated(before_metadata, key), _stated(after_metadata, key)) for key in keys]
     return pairs
 
 
 def _stated(metadata: Mapping[str, Any], key: str) -> str:
-    return stated_text(metadata[key]) if key in metadata else "not stated"
+    return metadata_text(metadata[key]) if key in metadata else "not stated"
 
 
-def stated_text(value: Any) -> str:
+def metadata_text(value: Any) -> str:
     """Returns a value of a manifest's metadata for people: lists of texts with commas, anything nested as JSON."""
     if isinstance(value, str):
         return value

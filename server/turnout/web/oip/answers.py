@@ -8,8 +8,8 @@ import orjson
 from starlette.responses import Response
 
 from turnout.errors import TurnoutError
-from turnout.oip.exchange import told
-from turnout.oip.extensions.shared_memory import Window
+from turnout.oip.exchange import answer_parameters
+from turnout.oip.extensions.shared_memory import TensorWindow
 from turnout.oip.json_tensors import to_json
 from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.data_plane.inference import InferenceRequest, Route
@@ -26,7 +26,7 @@ def inference_answer(
     request_id: str,
     route: Route,
     outputs: Sequence[tuple[str, Array]],
-    windows: Mapping[str, Window],
+    windows: Mapping[str, TensorWindow],
     wish: BinaryWish,
     headers: Mapping[str, str],
 ) -> Response:
@@ -62,7 +62,7 @@ def inference_answer(
         "model_name": call.model,
         "model_version": route.entry.version_text,
         **({"id": request_id} if request_id else {}),
-        "parameters": told(route),
+        "parameters": answer_parameters(route),
         "outputs": tensors,
     }
     text = _rendered(document)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from turnout import __version__
 from turnout.errors import TurnoutError
-from turnout.oip.description import SERVER, Description
+from turnout.oip.description import SERVER, ModelDescription
 from turnout.web.oip.answers import error_answer, json_answer
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
 from turnout_proto.oip.model_config_pb2 import ModelConfig
@@ -21,7 +21,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class DescriptionEndpoints:
     """Answers in JSON; what is not ready has another status than 200."""
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: ModelDescription) -> None:
         self._description = description
 
     async def live(self, _: Request) -> Response:

@@ -16,12 +16,12 @@ from turnout.web.oip.answers import error_answer, inference_answer
 from turnout.web.oip.requests import (
     HEADER_LENGTH,
     BinaryWish,
-    Body,
+    InferenceBody,
     open_body,
+    read_binary_outputs,
     read_inputs,
     read_outputs,
     read_parameters,
-    read_wish,
 )
 
 RouteHeaders = Callable[[Route], Iterable[tuple[str, str]]]
@@ -53,7 +53,7 @@ class RestExchange(HttpExchange):
         self._header_length = request.headers.get(HEADER_LENGTH)
         self._route_headers = route_headers
         self._memory = memory
-        self._opened: Body | None = None
+        self._opened: InferenceBody | None = None
         self._wanted = NOTHING_SPECIAL
         self._wish = BinaryWish({}, False)
 
@@ -79,7 +79,7 @@ class RestExchange(HttpExchange):
         assert body is not None
         outputs, parameters = read_outputs(body), read_parameters(body)
         memory = self._memory.of(self.caller)
-        self._wish = read_wish(outputs, parameters)
+        self._wish = read_binary_outputs(outputs, parameters)
         request, self._wanted = request_of(
             model=self.model,
             selector=self.selector,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from turnout.errors import InvalidRequest, InvalidTensor
-from turnout.oip.extensions.shared_memory import Memory
+from turnout.oip.extensions.shared_memory import CallerMemory
 from turnout.oip.json_tensors import from_json
 from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_parameter_count, place_of, whole
 from turnout.oip.tensors import check_shape, decode_raw, element_type, repeated
@@ -27,11 +27,11 @@ _BINARY_OUTPUT = "binary_data_output"
 _CARRIER = "inputs[{}] (binary)"
 _STORED = "inputs[{}] (shared memory)"
 
-_NO_MEMORY = Memory()
+_NO_MEMORY = CallerMemory()
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class InferenceBody:
     """A body whose JSON was read, and whose tensors were not.
 
     Attributes:
@@ -64,12 +64,12 @@ class BinaryWish:
         return self.by_output.get(name, self.default)
 
 
-def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> Body:
+def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> InferenceBody:
     """Reads the JSON of a body.
 
     Args:
         body: As it came.
-        header_length: The header's value; None where there is none, and the body is all JSON.
+        header_length: The header's value; None if there is none, and the body is all JSON.
         limits: On what it may hold.
 
     Raises:
@@ -87,15 +87,15 @@ def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFA
     request_id = document.get("id", "")
     if not isinstance(request_id, str):
         raise InvalidRequest.at("id", "expected a string")
-    return Body(check_id(request_id), document, body[end:], limits)
+    return InferenceBody(check_id(request_id), document, body[end:], limits)
 
 
-def read_inputs(body: Body, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
+def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[str, Array]:
     """Returns the inputs, by name; `memory` is the caller's.
 
     Raises:
         InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is; the error names the field.
-        NotFound, Unsupported: As `Memory.find`.
+        NotFound, Unsupported: As `CallerMemory.find`.
     """
     tensors = _objects(body.document, "inputs")
     if "inputs" not in body.document:
@@ -139,7 +139,7 @@ def read_inputs(body: Body, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
     return inputs
 
 
-def read_parameters(body: Body) -> Parameters:
+def read_parameters(body: InferenceBody) -> Parameters:
     """Returns the request's own parameters.
 
     Raises:
@@ -148,7 +148,7 @@ def read_parameters(body: Body) -> Parameters:
     return _parameters(body.document, "parameters")
 
 
-def read_outputs(body: Body) -> Sequence[tuple[str, Parameters]]:
+def read_outputs(body: InferenceBody) -> Sequence[tuple[str, Parameters]]:
     """Returns name and parameters of each output that is asked for; none meaning all.
 
     Raises:
@@ -166,7 +166,7 @@ def read_outputs(body: Body) -> Sequence[tuple[str, Parameters]]:
     return outputs
 
 
-def read_wish(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryWish:
+def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryWish:
     """Returns which outputs are to be binary.
 
     Raises:

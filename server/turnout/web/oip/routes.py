@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turnout.config import Oip
-from turnout.errors import NotFound
+from turnout.errors import NotFoundError
 from turnout.oip.services import OipServices
 from turnout.serving.inputs.limits import InputLimits
 from turnout.web.exchange import HttpInference
@@ -67,4 +67,6 @@ def oip_routes(
 
 async def _refused(request: Request) -> Response:
     """Says that nothing is served by a URL, and what is."""
-    return error_answer(NotFound(f"there is no {request.method} here; see /v2/models/NAME[/versions/SELECTOR]/infer"))
+    return error_answer(
+        NotFoundError(f"there is no {request.method} here; see /v2/models/NAME[/versions/SELECTOR]/infer")
+    )

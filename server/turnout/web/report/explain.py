@@ -33,7 +33,7 @@ class Finding:
         name: The metric's name.
         meaning: What a bad event is.
         canary_bad, canary_requests: Of the candidate.
-        baseline_bad, baseline_requests: Of the version that it is compared with; 0 where there is none.
+        baseline_bad, baseline_requests: Of the version that it is compared with; 0 if there is none.
         ratio: How often the candidate's requests were bad for each time that the other's were; of `disagreement`, its
             rate for each that is allowed. None where there is nothing to compare.
         allowed: The highest ratio that is not worse.
@@ -67,7 +67,7 @@ class Finding:
 
     @property
     def baseline_text(self) -> str:
-        """The same of the other arm; "" where there is none."""
+        """The same of the other arm; "" if there is none."""
         return "" if self.name == "disagreement" else _rate_text(self.baseline_bad, self.baseline_requests)
 
     @property
@@ -79,12 +79,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class RolloutExplanation:
     """Where a rollout stands, and why.
 
     Attributes:
         title: Which rollout.
-        standing: Where it is, in a sentence.
+        status_sentence: Where it is, in a sentence.
         verdict: Why it ended or is ending; "" before that.
         findings: By metric.
         e_value, threshold: Combined evidence that it is worse, and what it is taken back at.
@@ -96,7 +96,7 @@ class Explanation:
     """
 
     title: str
-    standing: str
+    status_sentence: str
     verdict: str
     findings: tuple[Finding, ...]
     e_value: float
@@ -108,14 +108,14 @@ class Explanation:
     following: tuple[str, ...]
 
 
-def explain(replay: Seen) -> Explanation:
+def explain(replay: Seen) -> RolloutExplanation:
     """Explains a rollout."""
     rollout, plan = replay.rollout, replay.plan
     findings = tuple(_finding(metric, replay) for metric in plan.evidence_metrics)
     ended = rollout.state in _ENDED
-    return Explanation(
+    return RolloutExplanation(
         title=f"{rollout.model}: {rollout.candidate} over {rollout.previous}, attempt {rollout.attempt}",
-        standing=standing(rollout),
+        status_sentence=status_sentence(rollout),
         verdict=rollout.verdict,
         findings=findings,
         e_value=rollout.e_value,
@@ -128,7 +128,7 @@ def explain(replay: Seen) -> Explanation:
     )
 
 
-def standing(rollout: pb.Rollout) -> str:
+def status_sentence(rollout: pb.Rollout) -> str:
     """Returns where a rollout is, in a sentence without its end."""
     state = rollout.state.replace("_", " ")
     if rollout.state in _STEPPING:
@@ -163,14 +163,14 @@ def evidence_text(value: float) -> str:
 
 def _finding(metric: Metric, replay: Seen) -> Finding:
     known = replay.last.accumulators[metric.name]
-    told = {m.name: m for m in replay.rollout.metrics}.get(metric.name, pb.RolloutMetric())
+    summary = {m.name: m for m in replay.rollout.metrics}.get(metric.name, pb.RolloutMetric())
     ratio, allowed, below = replay.ratio(metric), metric.null, metric.good_null
     if metric.one_armed:
         seen = known.canary
         ratio, allowed = (seen.bad / seen.requests / metric.null if seen.requests else None), 1.0
     fit, proof = _proof(metric, replay)
     return Finding(
-        metric.name, meaning(metric.name, told.threshold_seconds), known.canary.bad, known.canary.requests,
+        metric.name, meaning(metric.name, summary.threshold_seconds), known.canary.bad, known.canary.requests,
         known.baseline.bad, known.baseline.requests, ratio, allowed, replay.last.of(metric.name), metric.weight,
         replay.last.fit(metric.name), below, proof, fit,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.web.report.explain import evidence_text, explain
 from turnout.web.report.formatting import duration_text, share_text
-from turnout.web.report.replay import Latency, Replay, Told
+from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 
 MOST_POINTS = 2000
@@ -39,7 +39,7 @@ def render(replay: Replay) -> str:
     rollout = replay.rollout
     took = (rollout.changed_at.ToDatetime() - rollout.started_at.ToDatetime()).total_seconds()
     return _environment.get_template("report.html").render(
-        said=explain(replay),
+        explanation=explain(replay),
         rollout=rollout,
         plan=replay.plan,
         plan_json=json.dumps(replay.plan.to_json(), indent=2),
@@ -47,7 +47,7 @@ def render(replay: Replay) -> str:
         began=f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
         took=duration_text(took),
         quantiles=list(_quantile_rows(replay)),
-        ticks=len(replay.told),
+        ticks=len(replay.recorded_ticks),
         data=_data(plots(replay)),
         uplot=_static("vendor/uplot/uPlot.iife.min.js"),
         uplot_css=_static("vendor/uplot/uPlot.min.css"),
@@ -56,7 +56,7 @@ def render(replay: Replay) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PlotPoint:
     """What the plots show of one tick.
 
     Attributes:
@@ -72,20 +72,20 @@ class Point:
     metrics: tuple[float, ...]
 
     @classmethod
-    def of(cls, told: Told, evidence: Evidence) -> Self:
+    def of(cls, recorded_ticks: RecordedTick, evidence: Evidence) -> Self:
         """Returns the point of a tick and the evidence after it."""
         values = tuple(evidence.of(metric.name) for metric in evidence.metrics)
-        return cls(told.time.timestamp(), told.weight, evidence.combined, values)
+        return cls(recorded_ticks.time.timestamp(), recorded_ticks.weight, evidence.combined, values)
 
 
 def plots(replay: Replay) -> dict[str, Any]:
     """Returns what the plots draw, as JSON values."""
-    points = [Point.of(replay.told[i], replay.evidence[i]) for i in _thinned(len(replay.told))]
+    points = [PlotPoint.of(replay.recorded_ticks[i], replay.evidence[i]) for i in _thinned(len(replay.recorded_ticks))]
     return drawing(replay.rollout, replay.plan, points, *latencies(replay))
 
 
 def drawing(
-    rollout: pb.Rollout, plan: Plan, points: Sequence[Point], canary: Latency, baseline: Latency
+    rollout: pb.Rollout, plan: Plan, points: Sequence[PlotPoint], canary: Latency, baseline: Latency
 ) -> dict[str, Any]:
     """Returns what the plots draw: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
     return {
@@ -106,7 +106,7 @@ def drawing(
 
 def latencies(replay: Replay) -> tuple[Latency, Latency]:
     """Returns the latencies of both arms, summed over the ticks; empty where none were recorded."""
-    return _summed(one.canary for one in replay.told), _summed(one.baseline for one in replay.told)
+    return _summed(one.canary for one in replay.recorded_ticks), _summed(one.baseline for one in replay.recorded_ticks)
 
 
 def _summed(parts: Iterable[Latency]) -> Latency:

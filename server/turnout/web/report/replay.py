@@ -16,7 +16,7 @@ Latency = Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RecordedTick:
     """One tick as it was recorded.
 
     Attributes:
@@ -39,7 +39,7 @@ class Told:
         """Reads an element of `ticks_json`.
 
         Raises:
-            InvalidRequest: It is none.
+            InvalidRequest: It is not valid.
         """
         try:
             if "shadow" in body:
@@ -65,13 +65,13 @@ class Replay:
     Attributes:
         rollout: As it stands.
         plan: How it goes.
-        told: Its ticks, the oldest first.
+        recorded_ticks: Its ticks, the oldest first.
         evidence: After each of them.
     """
 
     rollout: pb.Rollout
     plan: Plan
-    told: Sequence[Told]
+    recorded_ticks: Sequence[RecordedTick]
     evidence: Sequence[Evidence]
 
     @classmethod
@@ -96,12 +96,12 @@ class Replay:
             rollout: As it stands.
             ticks: When each was recorded, and what it counted, the oldest first.
         """
-        plan = read_told_plan(rollout.plan_json)
-        told = [Told.from_json(time, body) for time, body in ticks]
+        plan = read_plan_json(rollout.plan_json)
+        recorded_ticks = [RecordedTick.from_json(time, body) for time, body in ticks]
         evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
-        for one in told:
+        for one in recorded_ticks:
             evidence.append(evidence[-1].taken(one.tick))
-        return cls(rollout, plan, told, evidence[1:])
+        return cls(rollout, plan, recorded_ticks, evidence[1:])
 
     @property
     def last(self) -> Evidence:
@@ -114,7 +114,7 @@ class Replay:
         By Mantel and Haenszel (1959), over ticks: load that drifts and weights that change cancel, as in the evidence.
         Infinity where only the candidate had bad ones, None where there is nothing to compare.
         """
-        parts = [worse_and_better(one.tick, metric.name) for one in self.told]
+        parts = [worse_and_better(one.tick, metric.name) for one in self.recorded_ticks]
         return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
 
 
@@ -164,11 +164,11 @@ def ratio_of(worse: float, better: float) -> float | None:
     return float("inf") if worse else None
 
 
-def read_told_plan(text: str) -> Plan:
+def read_plan_json(text: str) -> Plan:
     """Reads a plan as a server tells it; what a later release of it added is left out.
 
     Raises:
-        InvalidRequest: It is none that this release can read.
+        InvalidRequest: It is not valid that this release can read.
     """
     try:
         body = json.loads(text)

@@ -9,7 +9,7 @@ from semver import Version
 
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
-from turnout.state.servers import CountRecord, Meeting, ServerReport
+from turnout.state.servers import CountRecord, ServerReport, ServersSnapshot
 from turnout.state.store import StateStore
 
 _REFUSALS = 8
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Presence:
+class ServerPresence:
     """This server among those that share the state store.
 
     Attributes:
@@ -35,7 +35,7 @@ class Presence:
 class StoredRollouts:
     """Rollouts as the state store has them; each call runs in one of the store's threads."""
 
-    def __init__(self, store: StateStore, presence: Presence) -> None:
+    def __init__(self, store: StateStore, presence: ServerPresence) -> None:
         self._store = store
         self._presence = presence
         self._refused = 0
@@ -45,15 +45,15 @@ class StoredRollouts:
         """This server's name."""
         return self._presence.name
 
-    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], ServersSnapshot]:
         """Returns the rollouts that have not ended, and what servers said. Arguments as of `RolloutStore.running`."""
         return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
         """Tells the others that this server is alive, and what it counted."""
         one = self._presence
-        said = ServerReport(one.name, one.instance, {**one.about, **document}, alive_seconds)
-        if await self._store.in_thread(self._store.report_server, said, counts):
+        report = ServerReport(one.name, one.instance, {**one.about, **document}, alive_seconds)
+        if await self._store.in_thread(self._store.report_server, report, counts):
             return True
         self._refused += 1
         if self._refused > _REFUSALS:  # that one is no earlier life of this server: it goes on reporting

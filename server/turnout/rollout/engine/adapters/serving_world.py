@@ -1,4 +1,4 @@
-"""The port `World` on what this server serves and routes."""
+"""The port `Serving` on what this server serves and routes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -6,37 +6,37 @@ from typing import Any
 
 from semver import Version
 
-from turnout.errors import NotFound
+from turnout.errors import NotFoundError
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.signature import Signature
 from turnout.rollout.changes.situation import Situation, situation_answers
-from turnout.rollout.counters import Counted, Place, SlotsInForce
+from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
-from turnout.rollout.engine.policy_origin import overtaking_baseline, policy_text, set_by_others
+from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others
 from turnout.rollout.engine.ports import TrafficChange
-from turnout.rollout.engine.server_ticks import Gathered
+from turnout.rollout.engine.server_ticks import CollectedTicks
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine.attempt import STEPPING, Rollout, RolloutState
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.rollout.machine.machine import Facts
 from turnout.rollout.thresholds import latency_of, rules_of, thresholds_of
 from turnout.routing.active_policies import AppliedPolicy, Policies
-from turnout.routing.default_answers import Answers, Part, answers_of, parts_text, standing_in
+from turnout.routing.default_answers import RoutingTable, SelectorPart, answers_of, parts_text, standing_in
 from turnout.routing.policy import TWIN, Policy, PolicyState
 from turnout.routing.rollback import default_version
 from turnout.routing.shadow.service import Shadows
-from turnout.routing.traffic import Change, Traffic
-from turnout.serving.data_plane.inference import Role
+from turnout.routing.traffic import ChangeOrigin, Traffic
+from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.data_plane.replay import Replays
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.serving.versions.manager import Manager
-from turnout.state.release_status import Standing
+from turnout.state.release_status import ReleaseStatus
 
 
-class ServingWorld:
+class LocalServing:
     """What is served and routed on this server. Used on the event loop only."""
 
     def __init__(
@@ -65,7 +65,7 @@ class ServingWorld:
         self._replays = replays
         self._loader = loader
 
-    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[Counted]:
+    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:
         """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now."""
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
@@ -74,21 +74,21 @@ class ServingWorld:
         active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
         return active.counters.closed(now)
 
-    def observe(self, active: ActiveRollout, seconds: float, gathered: Gathered, rivals: int) -> Facts:
-        """Returns what is so now. Arguments as of `World.observe`."""
+    def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
+        """Returns what is so now. Arguments as of `Serving.observe`."""
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
-        thresholds, samples, patience = latency_of(rollout.plan, previous)
+        thresholds, samples, timeout = latency_of(rollout.plan, previous)
         applied, policy = self.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
         shadow, incomparable = self._shadowed(active)
         return Facts(
             seconds,
-            ticks=gathered.ticks,
-            taken=gathered.taken,
-            slots=gathered.slots,
+            ticks=collected.ticks,
+            taken=collected.taken,
+            slots=collected.slots,
             history=active.counters.history if not rollout.history else "",
             shadow=shadow,
             incomparable=incomparable,
@@ -97,14 +97,14 @@ class ServingWorld:
             in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
-            overtaken=released or overtaking_baseline(rollout, applied),
+            overtaken=released or newer_baseline(rollout, applied),
             overtaken_by="a release" if released is not None else "another rollout",
             traffic=self._plain_text(rollout, policy),
             other=set_by_others(rollout, applied),
             refused=active.refused,
             thresholds=thresholds,
             samples=samples,
-            patience=patience,
+            timeout=timeout,
         )
 
     def entry(self, model: str, version: Version) -> VersionEntry | None:
@@ -118,14 +118,14 @@ class ServingWorld:
         return applied, applied.state.policy if applied is not None else None
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now. Arguments as of `World.baseline`."""
+        """Returns the version that answers the empty selector now. Arguments as of `Serving.baseline`."""
         _, policy = self.in_force(model)
         if policy is not None:
             return policy.baseline
         known = self._catalog.snapshot.models.get(model)
         if known is None:
             return None
-        ready = {v: e.standing for v, e in known.versions.items() if e.state is LifecycleState.READY}
+        ready = {v: e.release_status for v, e in known.versions.items() if e.state is LifecycleState.READY}
         return default_version({version: status for version, status in ready.items() if version not in without})
 
     def is_ready(self, model: str, version: Version) -> bool:
@@ -136,7 +136,7 @@ class ServingWorld:
     def is_released(self, model: str, version: Version) -> bool:
         """Tells whether a version is released."""
         entry = self.entry(model, version)
-        return entry is not None and entry.standing is Standing.RELEASED
+        return entry is not None and entry.release_status is ReleaseStatus.RELEASED
 
     def load_failure(self, model: str, version: Version) -> str:
         """Returns why a version could not be loaded, as a sentence; "" if it may still be."""
@@ -159,31 +159,31 @@ class ServingWorld:
 
         Raises:
             ModelNotFound: There is no such model.
-            NotFound: It has no such version.
+            NotFoundError: It has no such version.
         """
         known = self._catalog.snapshot.model(model)
         entry = known.versions.get(candidate)
         if entry is None:
-            raise NotFound(f"{model} has no version {candidate}")
+            raise NotFoundError(f"{model} has no version {candidate}")
         previous = self.baseline(model)
         if previous is None:
             return [f"{model} has no version that answers now, so there is nothing to compare with"]
         if previous == candidate:
             return [f"{candidate} is the baseline of {model} already"]
-        if entry.standing is Standing.YANKED:
+        if entry.release_status is ReleaseStatus.YANKED:
             return [f"{candidate} was yanked"]
         if reasons := refusals(known.versions[previous].manifest.signature, entry.manifest.signature):
             return [f"{candidate} does not fit the baseline's clients: {', '.join(reasons)}"]
         return []
 
-    def answers(self, model: str, running: Sequence[Rollout]) -> Answers:
-        """Returns who answers what of a model now, as far as this server knows. Arguments as of `World.answers`."""
+    def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
+        """Returns who answers what of a model now, as far as this server knows. Arguments as of `Serving.answers`."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
-        statuses = {version: entry.standing for version, entry in known.versions.items()}
+        statuses = {version: entry.release_status for version, entry in known.versions.items()}
         if (diverted := self._policies.diverted.get(model)) is not None:
             policy = Policy(diverted)
-            statuses |= dict.fromkeys(self._policies.withdrawn[model], Standing.CANDIDATE)
+            statuses |= dict.fromkeys(self._policies.withdrawn[model], ReleaseStatus.CANDIDATE)
         found = situation_answers(policy, statuses, running)
         ready = {v: s for v, s in statuses.items() if known.versions[v].state is LifecycleState.READY}
         idle = (LifecycleState.NEW, LifecycleState.UNLOADED)
@@ -197,14 +197,14 @@ class ServingWorld:
         return replace(found, notes=(note, *found.notes))
 
     async def apply(self, model: str, change: TrafficChange) -> None:
-        """Puts a policy in force, and statuses with it. Raises as `World.apply`."""
+        """Puts a policy in force, and statuses with it. Raises as `Serving.apply`."""
         written = (change.attempt, change.number)
         await self._traffic.put(model, change.policy, change.change, statuses=change.statuses, rollout=written)
         if change.statuses:
             await self._loader.refresh()
 
-    async def redraw_twin(self, model: str, change: Change) -> None:
-        """Gives the twin other slots where its own carry too little traffic. Raises as `World.apply`."""
+    async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
+        """Gives the twin other slots where its own carry too little traffic. Raises as `Serving.apply`."""
         await self._traffic.redraw_twin(model, change)
 
     async def follow(self, *, traffic: bool = True) -> None:
@@ -239,7 +239,7 @@ class ServingWorld:
         """Returns a model as far as this server knows, without asking the state store."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
-        statuses = {version: entry.standing for version, entry in known.versions.items()}
+        statuses = {version: entry.release_status for version, entry in known.versions.items()}
         present = default_version(statuses) if policy is None else policy.baseline
         before = self._policies.fallbacks.get(model, Fallbacks()).nearest
         return Situation(
@@ -257,15 +257,15 @@ class ServingWorld:
         known = self._catalog.snapshot.models.get(rollout.model)
         if policy is not None or rollout.routed != policy_text(None) or known is None:
             return None
-        default = default_version({v: entry.standing for v, entry in known.versions.items()})
+        default = default_version({v: entry.release_status for v, entry in known.versions.items()})
         return default if default is not None and default > rollout.previous else None
 
     def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
         """Returns who answers plain requests, in words; "" where the version before does, and nobody else."""
         known = self._catalog.snapshot.models.get(rollout.model)
-        statuses = {v: entry.standing for v, entry in known.versions.items()} if known is not None else {}
+        statuses = {v: entry.release_status for v, entry in known.versions.items()} if known is not None else {}
         parts = answers_of(policy, statuses).plain
-        return "" if parts == (Part(rollout.previous),) else parts_text(parts)
+        return "" if parts == (SelectorPart(rollout.previous),) else parts_text(parts)
 
     def _attach(
         self,
@@ -281,14 +281,14 @@ class ServingWorld:
             return
         rollout, counters = active.rollout, active.counters
         twin = TWIN if rollout.plan.twin else ""
-        plain = twin or str(Role.BASELINE)
-        rest: Place | None = ((new if rollout.promoted else old).arms, str(Role.BASELINE)) if twin else None
+        plain = twin or str(ServingRole.BASELINE)
+        rest: Place | None = ((new if rollout.promoted else old).arms, str(ServingRole.BASELINE)) if twin else None
         owners = applied.owners if applied is not None else None
         if rollout.promoted:
-            places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
+            places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(ServingRole.CANARY))
             slots = SlotsInForce(owners, twin, str(rollout.previous), ("", TWIN))
         else:
-            places = (new.arms, str(Role.CANARY)), (old.arms, plain)
+            places = (new.arms, str(ServingRole.CANARY)), (old.arms, plain)
             slots = SlotsInForce(owners, str(rollout.candidate), twin, (str(rollout.candidate),))
         for handle in (new, old):
             handle.history.fold(now)
@@ -332,4 +332,4 @@ def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
     """Tells whether a candidate that is taken back still has the release that the rollout gave it."""
     if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
         return False
-    return candidate.standing is Standing.RELEASED
+    return candidate.release_status is ReleaseStatus.RELEASED

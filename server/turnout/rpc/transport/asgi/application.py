@@ -37,10 +37,10 @@ from turnout.rpc.transport.port import (
     ALWAYS_TAKEN,
     JOINED_BYTES,
     RESPONSES,
-    Call,
     Method,
     Methods,
     Response,
+    RpcCall,
     StatusError,
     Stream,
     Unary,
@@ -64,7 +64,7 @@ class _Route:
         prompt: Whether its calls are begun without a task.
     """
 
-    answer: Callable[[bytes, Call], Response | Awaitable[Response]] | None
+    answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]] | None
     serve: Callable[[Stream], Awaitable[None]] | None
     counted: bool
     prompt: bool = False

@@ -53,7 +53,7 @@ _EARLY_SECONDS = 0.01
 """A method's deadline is that much before its client's: the status is to be there first. A client whose own clock ends
 a call resets its stream, and h2corn ends a connection, with all that is under way on it, after 200 resets in 10 s."""
 
-_PATIENCE = 1.1
+_TIMEOUT_FACTOR = 1.1
 """Of the seconds in which something has to come of a message, what a time-out is set to; it is put off the less."""
 
 _LEAST_GZIP_BYTES = 1024
@@ -176,7 +176,7 @@ class AsgiCall(RunningCall):
         """Returns the message of a unary call, whose first event is `event`.
 
         Raises:
-            StatusError: There is none, or more than one.
+            StatusError: It does not exist, or more than one.
         """
         self._frames = FrameSplitter(self._limits.max_message_bytes)
         message = self._fed(event)
@@ -317,7 +317,7 @@ class AsgiCall(RunningCall):
     def release(self) -> None:
         """Counts off what it holds of an unfinished message."""
         if self._held:
-            self._limits.budget.give(self._held)
+            self._limits.budget.release(self._held)
             self._held = 0
 
     def _fed(self, event: Event) -> bytes | None:
@@ -342,11 +342,11 @@ class AsgiCall(RunningCall):
         if self.task is None:
             await asyncio.sleep(0)  # it goes on in a task then, which the time-out needs
         try:
-            async with asyncio.timeout(seconds * _PATIENCE or None) as patience:
+            async with asyncio.timeout(seconds * _TIMEOUT_FACTOR or None) as timeout:
                 while (frame := self._next(frames)) is None and not self._half_closed:
                     self._hold(frames.buffered)
                     self._fed(await self._receive())
-                    _renew(patience, seconds)
+                    _renew(timeout, seconds)
         except TimeoutError:
             message = f"nothing came of the request's message for {seconds:g} s (limits.body_timeout_s)"
             raise refusal(DEADLINE_EXCEEDED, message) from None
@@ -358,7 +358,7 @@ class AsgiCall(RunningCall):
         if growth <= 0:
             return
         try:
-            self._limits.budget.take(growth)
+            self._limits.budget.reserve(growth)
         except Exhausted as error:
             raise StatusError(to_status(error)) from None
         self._held += growth
@@ -373,11 +373,11 @@ class AsgiCall(RunningCall):
             raise refusal(INTERNAL, str(error)) from None
 
 
-def _renew(patience: asyncio.Timeout, seconds: float) -> None:
+def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
     """Puts a time-out off where less than `seconds` are left: a timer for each event takes a third of its cost."""
-    due = patience.when()
+    due = timeout.when()
     if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
-        patience.reschedule(now + seconds * _PATIENCE)
+        timeout.reschedule(now + seconds * _TIMEOUT_FACTOR)
 
 
 def _too_large(error: MessageTooLarge) -> StatusError:

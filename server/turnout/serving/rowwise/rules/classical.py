@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.serving.rowwise.call import Call, Rule
+from turnout.serving.rowwise.call import NodeCall, Rule
 from turnout.serving.rowwise.rules.elementwise import CLASSICAL
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, State
 
 
-def _table(call: Call) -> Rows:
+def _table(call: NodeCall) -> Rows:
     """Returns the state of an input of (rows, features); of one dimension these operators take all for one row."""
     rows = call.rows(0)
     if rows.rank != 2 or rows.axis:
@@ -16,34 +16,34 @@ def _table(call: Call) -> Rows:
     return rows
 
 
-def _scaled(call: Call) -> Sequence[State]:
+def _scaled(call: NodeCall) -> Sequence[State]:
     return [_table(call)]
 
 
-def _classifier(call: Call) -> Sequence[State]:
+def _classifier(call: NodeCall) -> Sequence[State]:
     """Labels of (rows), scores of (rows, classes)."""
     rows = _table(call)
     scores = rows.with_dimension(1, call.fresh(1, 1)) if len(call.node.outputs) > 1 else rows
     return [rows.with_shape(rows.shape[:1], 0), scores][: len(call.node.outputs)]
 
 
-def _regressor(call: Call) -> Sequence[State]:
+def _regressor(call: NodeCall) -> Sequence[State]:
     rows = _table(call)
     name = "n_targets" if call.attribute("n_targets") is not None else "targets"
     return [rows.with_dimension(1, Size(call.integer(name, 1)))]
 
 
-def _forest(call: Call) -> Sequence[State]:
+def _forest(call: NodeCall) -> Sequence[State]:
     rows = _table(call)
     return [rows.with_dimension(1, Size(call.integer("n_targets", 1)))]
 
 
-def _one_per_row(call: Call) -> Sequence[State]:
+def _one_per_row(call: NodeCall) -> Sequence[State]:
     """`SVMRegressor`: one value for each row."""
     return [_table(call).with_dimension(1, ONE)]
 
 
-def _labels(call: Call) -> Sequence[State]:
+def _labels(call: NodeCall) -> Sequence[State]:
     """`LabelEncoder` and `CategoryMapper`: each element is looked up."""
     return [call.rows(0)]
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN
-from turnout.serving.rowwise.call import Call, Rule
+from turnout.serving.rowwise.call import NodeCall, Rule
 from turnout.serving.rowwise.sizes import ONE, broadcast
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
 
@@ -42,7 +42,7 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
     return Rows(tuple(sizes), axis, *layout)
 
 
-def elementwise(call: Call) -> Sequence[State]:
+def elementwise(call: NodeCall) -> Sequence[State]:
     """All inputs are stretched to one shape."""
     for index, state in enumerate(call.inputs):
         if isinstance(state, Shared):
@@ -50,13 +50,13 @@ def elementwise(call: Call) -> Sequence[State]:
     return [broadcast_rows([state for state in call.inputs if state is not None])]
 
 
-def _first_alone(call: Call) -> Sequence[State]:
+def _first_alone(call: NodeCall) -> Sequence[State]:
     """The first input decides; the others, numbers that hold for all of it, do not depend on rows."""
     call.shared(*range(1, len(call.inputs)))
     return [call.rows(0)]
 
 
-def _cast_like(call: Call) -> Sequence[State]:
+def _cast_like(call: NodeCall) -> Sequence[State]:
     """The second input gives its element type only."""
     first = call.given(0)
     if isinstance(first, Shared):
@@ -65,7 +65,7 @@ def _cast_like(call: Call) -> Sequence[State]:
     return [first]
 
 
-def _dropout(call: Call) -> Sequence[State]:
+def _dropout(call: NodeCall) -> Sequence[State]:
     if call.opset < 7 and not call.integer("is_test", 0):
         raise NotRowWise("it draws random numbers")
     if call.has(2) and call.constants(2) != [0]:
@@ -74,13 +74,13 @@ def _dropout(call: Call) -> Sequence[State]:
     return [call.rows(0)] * len(call.node.outputs)
 
 
-def _normalizes_strings(call: Call) -> Sequence[State]:
+def _normalizes_strings(call: NodeCall) -> Sequence[State]:
     if call.attribute("stopwords"):
         raise NotRowWise("it leaves out stop words, so that the rows of its output are fewer")
     return [call.rows(0)]
 
 
-def _quantize(call: Call) -> Sequence[State]:
+def _quantize(call: NodeCall) -> Sequence[State]:
     """Scale and zero point are numbers, or one for each index of an axis."""
     call.shared(1, 2)
     rows = call.rows(0)
@@ -94,7 +94,7 @@ def _quantize(call: Call) -> Sequence[State]:
     return [rows]
 
 
-def _prelu(call: Call) -> Sequence[State]:
+def _prelu(call: NodeCall) -> Sequence[State]:
     call.shared(1)
     slope, rows = call.given(1), call.rows(0)
     if slope.shape is None or len(slope.shape) > rows.rank:
@@ -102,7 +102,7 @@ def _prelu(call: Call) -> Sequence[State]:
     return elementwise(call)
 
 
-def _bias(call: Call) -> Sequence[State]:
+def _bias(call: NodeCall) -> Sequence[State]:
     """The second input, if there is one, is added along the last axis."""
     rows = call.rows(0)
     call.shared(1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN
-from turnout.serving.rowwise.call import Call, Rule, normal
+from turnout.serving.rowwise.call import NodeCall, Rule, normal
 from turnout.serving.rowwise.shared import shape_of_rows, size_of_rows
 from turnout.serving.rowwise.sizes import ONE, Size, broadcast, derived, product
 from turnout.serving.rowwise.states import Element, NotRowWise, Rows, RunFails, Shared, State, counts_rows, regrouped
@@ -12,7 +12,7 @@ _WHOLE = 10**9
 """An end of a slice from here on is past the last element of any dimension: exporters write such numbers."""
 
 
-def _reshape(call: Call) -> Sequence[State]:
+def _reshape(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     wanted: list[Element] = list(map(Size, call.integers("shape") or ())) if call.opset < 5 else call.numbers(1)
     if not call.integer("allowzero", 0):
@@ -20,7 +20,7 @@ def _reshape(call: Call) -> Sequence[State]:
     return [regrouped(rows, _target(call, rows, wanted))]
 
 
-def _target(call: Call, rows: Rows, wanted: Sequence[Element]) -> tuple[Size, ...]:
+def _target(call: NodeCall, rows: Rows, wanted: Sequence[Element]) -> tuple[Size, ...]:
     """Returns the sizes that `wanted` means, where one may be -1: what is left.
 
     A number that is not known may be 0 or -1 at a run. After the batch axis that does not matter: each row keeps its
@@ -48,14 +48,14 @@ def _target(call: Call, rows: Rows, wanted: Sequence[Element]) -> tuple[Size, ..
     return tuple(sizes)
 
 
-def _flatten(call: Call) -> Sequence[State]:
+def _flatten(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axis = call.integer("axis", 1)
     axis = axis if axis == rows.rank else normal(axis, rows.rank)
     return [regrouped(rows, (product(rows.shape[:axis]), product(rows.shape[axis:])))]
 
 
-def _squeeze(call: Call) -> Sequence[State]:
+def _squeeze(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axes = call.axes(1, rows.rank)
     if axes is None:
@@ -68,7 +68,7 @@ def _squeeze(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(rows.shape[axis] for axis in kept), kept.index(rows.axis))]
 
 
-def _unsqueeze(call: Call) -> Sequence[State]:
+def _unsqueeze(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     named = call.integers("axes") if not call.has(1) else tuple(call.constants(1))
     if named is None:
@@ -82,7 +82,7 @@ def _unsqueeze(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(shape), old[rows.axis])]
 
 
-def _transpose(call: Call) -> Sequence[State]:
+def _transpose(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     order = [normal(axis, rows.rank) for axis in call.integers("perm") or range(rows.rank - 1, -1, -1)]
     if sorted(order) != list(range(rows.rank)):
@@ -90,7 +90,7 @@ def _transpose(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(rows.shape[axis] for axis in order), order.index(rows.axis))]
 
 
-def _expand(call: Call) -> Sequence[State]:
+def _expand(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     wanted = call.numbers(1)
     rank = max(rows.rank, len(wanted))
@@ -111,7 +111,7 @@ def _expand(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(shape), axis)]
 
 
-def _tile(call: Call) -> Sequence[State]:
+def _tile(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     repeats = call.numbers(1)
     if call.opset < 6 or len(repeats) != rows.rank or repeats[rows.axis] != ONE:
@@ -124,7 +124,7 @@ def _tile(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(shape), rows.axis)]
 
 
-def _pad(call: Call) -> Sequence[State]:
+def _pad(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(2)
     pads: list[Element]
@@ -152,7 +152,7 @@ def _pad(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(shape), rows.axis)]
 
 
-def _slice(call: Call) -> Sequence[State]:
+def _slice(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     starts, ends, axes, steps = _cuts(call)
     shape = list(rows.shape)
@@ -179,7 +179,7 @@ def _slice(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(shape), rows.axis)]
 
 
-def _cuts(call: Call) -> tuple[Sequence[Element], Sequence[Element], Sequence[int], Sequence[Element]]:
+def _cuts(call: NodeCall) -> tuple[Sequence[Element], Sequence[Element], Sequence[int], Sequence[Element]]:
     if call.opset < 10:
         starts, ends = call.integers("starts") or (), call.integers("ends") or ()
         axes: Sequence[int] = call.integers("axes") or range(len(starts))
@@ -193,7 +193,7 @@ def _is_past_the_end(end: Element) -> bool:
     return isinstance(end, Size) and end.constant is not None and end.constant >= _WHOLE
 
 
-def _split(call: Call) -> Sequence[State]:
+def _split(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axis = call.axis("axis", 0, rows.rank)
     call.outside(rows, (axis,), "cuts")
@@ -212,7 +212,7 @@ def _split(call: Call) -> Sequence[State]:
     return made
 
 
-def _concat(call: Call) -> Sequence[State]:
+def _concat(call: NodeCall) -> Sequence[State]:
     parts = [call.rows(i) for i in range(len(call.inputs))]
     first = parts[0]
     axis = call.axis("axis", 1, first.rank)
@@ -228,7 +228,7 @@ def _concat(call: Call) -> Sequence[State]:
     return [first.with_dimension(axis, total)]
 
 
-def _gather(call: Call) -> Sequence[State]:
+def _gather(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.given(1)
     if data.shape is None or indices.shape is None:
         raise NotRowWise("how many dimensions its inputs have is not known before a run")
@@ -243,7 +243,7 @@ def _gather(call: Call) -> Sequence[State]:
     return [data.with_shape(shape, data.axis + (len(indices.shape) - 1 if data.axis > axis else 0))]
 
 
-def _gather_elements(call: Call) -> Sequence[State]:
+def _gather_elements(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.rows(1)
     axis = call.axis("axis", 0, indices.rank)
     if isinstance(data, Shared):
@@ -256,7 +256,7 @@ def _gather_elements(call: Call) -> Sequence[State]:
     return [indices]
 
 
-def _scatter_elements(call: Call) -> Sequence[State]:
+def _scatter_elements(call: NodeCall) -> Sequence[State]:
     data, indices, updates = call.rows(0), call.rows(1), call.rows(2)
     call.outside(data, (call.axis("axis", 0, data.rank),), "writes elements")
     _meet(data, indices)
@@ -269,7 +269,7 @@ def _meet(one: Rows, other: Rows) -> None:
         raise NotRowWise("its inputs have their rows along different axes")
 
 
-def _gather_nd(call: Call) -> Sequence[State]:
+def _gather_nd(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.rows(1)
     shared = call.integer("batch_dims", 0)
     if data.shape is None:
@@ -291,7 +291,7 @@ def _gather_nd(call: Call) -> Sequence[State]:
     return [indices.with_shape(shape, indices.axis)]
 
 
-def _one_hot(call: Call) -> Sequence[State]:
+def _one_hot(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(1, 2)
     axis = call.axis("axis", -1, rows.rank + 1)
@@ -300,14 +300,14 @@ def _one_hot(call: Call) -> Sequence[State]:
     return [rows.with_shape(shape, rows.axis + (axis <= rows.axis))]
 
 
-def _triangle(call: Call) -> Sequence[State]:
+def _triangle(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(1)
     call.outside(rows, (rows.rank - 2, rows.rank - 1), "keeps a triangle")
     return [rows]
 
 
-def _rearranged_blocks(call: Call) -> Sequence[State]:
+def _rearranged_blocks(call: NodeCall) -> Sequence[State]:
     """DepthToSpace and SpaceToDepth, whose first axis is the batch's."""
     rows = call.rows(0)
     if rows.axis or rows.rank != 4:
@@ -322,7 +322,7 @@ def _rearranged_blocks(call: Call) -> Sequence[State]:
     return [rows.with_shape(tuple(shape), 0)]
 
 
-def _reverse_sequence(call: Call) -> Sequence[State]:
+def _reverse_sequence(call: NodeCall) -> Sequence[State]:
     rows, lengths = call.rows(0), call.rows(1)
     batch, time = call.axis("batch_axis", 1, rows.rank), call.axis("time_axis", 0, rows.rank)
     if rows.axis != batch or time == batch or lengths.rank != 1 or lengths.layout != rows.layout:
@@ -330,7 +330,7 @@ def _reverse_sequence(call: Call) -> Sequence[State]:
     return [rows]
 
 
-def _columns_to_image(call: Call) -> Sequence[State]:
+def _columns_to_image(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(1, 2)
     if rows.axis:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN
-from turnout.serving.rowwise.call import Call, Rule
+from turnout.serving.rowwise.call import NodeCall, Rule
 from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size, derived
 from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Shared, State
@@ -54,13 +54,13 @@ def _stretched(state: Shared | Rows, rank: int, summed: int) -> Shared | Rows:
     return Shared(shape) if isinstance(state, Shared) else state.with_shape(shape, state.axis)
 
 
-def _check_shared(call: Call, *indices: int) -> None:
+def _check_shared(call: NodeCall, *indices: int) -> None:
     for index in indices:
         if call.has(index) and isinstance(call.given(index), Shared):
             call.shared(index)
 
 
-def _matmul(call: Call) -> Sequence[State]:
+def _matmul(call: NodeCall) -> Sequence[State]:
     _check_shared(call, 0, 1)
     return [matmul_states(call.given(0), call.given(1))]
 
@@ -76,7 +76,7 @@ def _swapped(state: Shared | Rows) -> Shared | Rows:
     return state.with_shape(shape, {last: last - 1, last - 1: last}.get(state.axis, state.axis))
 
 
-def _gemm(call: Call) -> Sequence[State]:
+def _gemm(call: NodeCall) -> Sequence[State]:
     _check_shared(call, 0, 1, 2)
     left, right = call.given(0), call.given(1)
     for state in (left, right):
@@ -93,7 +93,7 @@ def _gemm(call: Call) -> Sequence[State]:
     return [broadcast_rows([product, added])]
 
 
-def _fused_matmul(call: Call) -> Sequence[State]:
+def _fused_matmul(call: NodeCall) -> Sequence[State]:
     _check_shared(call, 0, 1)
     if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
         raise NotRowWise("it changes over batch axes")
@@ -106,7 +106,7 @@ def _fused_matmul(call: Call) -> Sequence[State]:
 def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_shape: Sequence[int]) -> Rule:
     """Makes the rule of a product whose other inputs are scales and zero points."""
 
-    def rule(call: Call) -> Sequence[State]:
+    def rule(call: NodeCall) -> Sequence[State]:
         _check_shared(call, first, second)
         call.shared(*per_tensor, *any_shape)
         # A scale for each row of the left factor would be one for each row of the batch.
@@ -121,7 +121,7 @@ def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_sh
     return rule
 
 
-def _block_quantized(call: Call) -> Sequence[State]:
+def _block_quantized(call: NodeCall) -> Sequence[State]:
     """Weights of a few bits, of N columns: `com.microsoft.MatMulNBits` and its kin."""
     rows = call.rows(0)
     call.shared(*range(1, len(call.inputs)))
@@ -130,7 +130,7 @@ def _block_quantized(call: Call) -> Sequence[State]:
     return [rows.with_dimension(rows.rank - 1, Size(call.integer("N", 0)))]
 
 
-def _einsum(call: Call) -> Sequence[State]:
+def _einsum(call: NodeCall) -> Sequence[State]:
     equation = call.text("equation", "").replace(" ", "")
     if "." in equation or not equation.isascii():
         raise NotRowWise("its equation leaves axes unnamed")
@@ -168,7 +168,7 @@ def _einsum(call: Call) -> Sequence[State]:
     return [Rows(shape, right.index(letter), *rows.layout)]
 
 
-def _first_axis(call: Call) -> Rows:
+def _first_axis(call: NodeCall) -> Rows:
     rows = call.rows(0)
     if rows.axis:
         raise NotRowWise("the batch axis is not its first, the only one along which it keeps rows apart")
@@ -177,7 +177,7 @@ def _first_axis(call: Call) -> Rows:
     return rows
 
 
-def _over_places(call: Call, rows: Rows, channels: Size) -> tuple[Size, ...]:
+def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]:
     """Returns the shape of an operator that goes over the places of a picture."""
     how = [call.node.op_type, *(f"{k}={v}" for k, v in sorted(call.node.attributes.items()))]
     places = []
@@ -192,7 +192,7 @@ def _over_places(call: Call, rows: Rows, channels: Size) -> tuple[Size, ...]:
     return (rows.shape[0], channels, *places)
 
 
-def _places(call: Call, size: Size, at: int, count: int) -> Size | None:
+def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
     """Returns how many places a window of known size takes along a dimension of known size; None where one is not."""
     kernel = call.integers("kernel_shape")
     if kernel is None and len(call.inputs) > 1:
@@ -224,7 +224,7 @@ def _convolution(weights: int, transposed: bool = False) -> Rule:
         transposed: They are (channels in, channels out, ...).
     """
 
-    def rule(call: Call) -> Sequence[State]:
+    def rule(call: NodeCall) -> Sequence[State]:
         rows = _first_axis(call)
         call.shared(*range(1, len(call.inputs)))
         kernel = call.given(weights)
@@ -239,14 +239,14 @@ def _convolution(weights: int, transposed: bool = False) -> Rule:
     return rule
 
 
-def _pool(call: Call) -> Sequence[State]:
+def _pool(call: NodeCall) -> Sequence[State]:
     rows = _first_axis(call)
     pooled = Rows(_over_places(call, rows, rows.shape[1]), 0, *rows.layout)
     made: list[State] = [pooled, Mixed("its second output counts places through all rows")]
     return made[: len(call.node.outputs)]
 
 
-def _global_pool(call: Call) -> Sequence[State]:
+def _global_pool(call: NodeCall) -> Sequence[State]:
     rows = _first_axis(call)
     return [Rows((*rows.shape[:2], *[ONE] * (rows.rank - 2)), 0, *rows.layout)]
 
@@ -255,7 +255,7 @@ _PLACES_KEPT = frozenset({"half_pixel", "asymmetric", "align_corners", "pytorch_
 """Ways to place coordinates in which an axis that keeps its size keeps its elements."""
 
 
-def _resize(call: Call) -> Sequence[State]:
+def _resize(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.text("mode", "nearest") != "nearest" and (rows.axis or rows.rank < 4):
         # Kernels of fewer dimensions weigh neighbours along all axes; a weight of 0 still lets a NaN through.
@@ -298,20 +298,20 @@ def _check_factor(rows: Rows, factors: Sequence[object], axes: Sequence[int]) ->
         raise NotRowWise("it stretches the batch axis")
 
 
-def _sample_grid(call: Call) -> Sequence[State]:
+def _sample_grid(call: NodeCall) -> Sequence[State]:
     rows, grid = _first_axis(call), call.rows(1)
     if grid.axis or grid.layout != rows.layout or grid.rank != rows.rank:
         raise NotRowWise("its inputs have their rows along different axes")
     return [Rows((*rows.shape[:2], *grid.shape[1:-1]), 0, *rows.layout)]
 
 
-def _determinant(call: Call) -> Sequence[State]:
+def _determinant(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.outside(rows, (rows.rank - 2, rows.rank - 1), "goes")
     return [rows.with_shape(rows.shape[:-2], rows.axis)]
 
 
-def _inverse(call: Call) -> Sequence[State]:
+def _inverse(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.outside(rows, (rows.rank - 2, rows.rank - 1), "goes")
     return [rows]

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN
-from turnout.serving.rowwise.call import Call, Rule
+from turnout.serving.rowwise.call import NodeCall, Rule
 from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
 
 
-def _reduce(call: Call) -> Sequence[State]:
+def _reduce(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axes = call.axes(1, rows.rank)
     if not axes:
@@ -28,14 +28,14 @@ def _without(rows: Rows, axes: Sequence[int], *, keep: bool) -> Rows:
     return rows.with_shape(tuple(rows.shape[axis] for axis in kept), kept.index(rows.axis))
 
 
-def _arg(call: Call) -> Sequence[State]:
+def _arg(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axis = call.axis("axis", 0, rows.rank)
     call.outside(rows, (axis,), "looks for the extreme")
     return [_without(rows, (axis,), keep=bool(call.integer("keepdims", 1)))]
 
 
-def _top_k(call: Call) -> Sequence[State]:
+def _top_k(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axis = call.axis("axis", -1, rows.rank)
     call.outside(rows, (axis,), "sorts")
@@ -47,14 +47,14 @@ def _top_k(call: Call) -> Sequence[State]:
     return [rows.with_dimension(axis, size)] * len(call.node.outputs)
 
 
-def _cumulate(call: Call) -> Sequence[State]:
+def _cumulate(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axes = [axis + rows.rank if axis < 0 else axis for axis in call.constants(1)]
     call.outside(rows, axes, "adds up")
     return [rows]
 
 
-def _softmax(call: Call) -> Sequence[State]:
+def _softmax(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.opset >= 13:
         call.outside(rows, (call.axis("axis", -1, rows.rank),), "normalises")
@@ -66,7 +66,7 @@ def _softmax(call: Call) -> Sequence[State]:
 def _along_axis(default: int) -> Rule:
     """Makes the rule of an operator that changes values along one axis and keeps the shape."""
 
-    def rule(call: Call) -> Sequence[State]:
+    def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
         call.outside(rows, (call.axis("axis", default, rows.rank),), "normalises")
         return [rows]
@@ -74,7 +74,7 @@ def _along_axis(default: int) -> Rule:
     return rule
 
 
-def _batch_normalization(call: Call) -> Sequence[State]:
+def _batch_normalization(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.integer("training_mode", 0) or any(call.node.outputs[1:]):
         raise NotRowWise("it is in training mode: it takes mean and variance of the batch")
@@ -92,7 +92,7 @@ def _batch_normalization(call: Call) -> Sequence[State]:
     return [rows]
 
 
-def _layer_normalization(call: Call) -> Sequence[State]:
+def _layer_normalization(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(1, 2)
     axis = call.axis("axis", -1, rows.rank)
@@ -111,7 +111,7 @@ def _weighs(rows: Rows, weights: Shared | Rows) -> None:
     broadcast_rows([rows, weights])
 
 
-def _skip_normalization(call: Call) -> Sequence[State]:
+def _skip_normalization(call: NodeCall) -> Sequence[State]:
     """`com.microsoft.Skip(Simplified)LayerNormalization`: (rows, length, hidden) + the like or (1, length, hidden)."""
     weights = range(2, len(call.inputs))
     call.shared(*weights)
@@ -132,7 +132,7 @@ def _channel_normalization(first_only: bool) -> Rule:
         first_only: It goes over places, so that the batch axis has to be the first; else it goes over channels alone.
     """
 
-    def rule(call: Call) -> Sequence[State]:
+    def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
         call.shared(*range(1, len(call.inputs)))
         if (first_only and rows.axis) or rows.axis == 1 or rows.rank < 3 - (not first_only):
@@ -142,7 +142,7 @@ def _channel_normalization(first_only: bool) -> Rule:
     return rule
 
 
-def _mean_variance(call: Call) -> Sequence[State]:
+def _mean_variance(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axes = call.integers("axes") or (0, 2, 3)
     if call.opset < 9:
@@ -151,7 +151,7 @@ def _mean_variance(call: Call) -> Sequence[State]:
     return [rows]
 
 
-def _fourier(call: Call) -> Sequence[State]:
+def _fourier(call: NodeCall) -> Sequence[State]:
     """DFT: the last axis holds real and imaginary parts."""
     rows = call.rows(0)
     call.shared(1)

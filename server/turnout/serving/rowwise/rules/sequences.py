@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from turnout.registry.onnx.graph import STANDARD_DOMAIN
-from turnout.serving.rowwise.call import Call, Rule
+from turnout.serving.rowwise.call import NodeCall, Rule
 from turnout.serving.rowwise.rules.elementwise import MICROSOFT
 from turnout.serving.rowwise.sizes import ONE, Size
 from turnout.serving.rowwise.states import NotRowWise, Rows, RunFails, Shared, State
@@ -14,10 +14,10 @@ def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
 
     Args:
         states: Indices of the inputs with the state that each row begins with.
-        peepholes: Index of the input with weights between cell and gates; None where there is none.
+        peepholes: Index of the input with weights between cell and gates; None if there is none.
     """
 
-    def rule(call: Call) -> Sequence[State]:
+    def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
         call.shared(1, 2, 3, *([] if peepholes is None else [peepholes]))
         first = bool(call.integer("layout", 0))  # the batch axis comes first
@@ -57,14 +57,14 @@ def _differ(one: Size, other: Size) -> bool:
     return None not in (one.constant, other.constant) and one != other
 
 
-def _batch_first(call: Call, index: int) -> Rows:
+def _batch_first(call: NodeCall, index: int) -> Rows:
     rows = call.rows(index)
     if rows.axis or not rows.plain:
         raise NotRowWise(f"the batch axis is not the first of input {index}")
     return rows
 
 
-def _bias(call: Call, index: int, *, full: bool = False) -> None:
+def _bias(call: NodeCall, index: int, *, full: bool = False) -> None:
     """Checks what is added to scores of (rows, heads, queries, keys): of that rank, or one for all rows.
 
     Args:
@@ -86,7 +86,7 @@ def _bias(call: Call, index: int, *, full: bool = False) -> None:
         raise NotRowWise("its mask may differ from row to row")
 
 
-def _attention(call: Call) -> Sequence[State]:
+def _attention(call: NodeCall) -> Sequence[State]:
     """ONNX's own, of opset 23: queries, keys and values of (rows, length, hidden) or (rows, heads, length, width)."""
     query, _, values = (_batch_first(call, index) for index in range(3))
     if any(map(call.has, range(4, len(call.inputs)))) or any(call.node.outputs[1:]):
@@ -102,7 +102,7 @@ def _attention(call: Call) -> Sequence[State]:
     return [query.with_dimension(query.rank - 1, last)]
 
 
-def _fused_attention(call: Call) -> Sequence[State]:
+def _fused_attention(call: NodeCall) -> Sequence[State]:
     """`com.microsoft.Attention` of (rows, length, hidden)."""
     rows = _batch_first(call, 0)
     call.shared(1, 2)
@@ -118,14 +118,14 @@ def _fused_attention(call: Call) -> Sequence[State]:
     return [rows.with_dimension(2, last if last is not None else call.fresh(2))]
 
 
-def _masked(call: Call, index: int) -> None:
+def _masked(call: NodeCall, index: int) -> None:
     """Checks a mask of one axis for rows and one or more for places; vectors of lengths go by the place of a row."""
     state = call.given(index)
     if isinstance(state, Shared) or _batch_first(call, index).rank < 2:
         raise NotRowWise("its mask is in a form that is not followed")
 
 
-def _multi_head_attention(call: Call) -> Sequence[State]:
+def _multi_head_attention(call: NodeCall) -> Sequence[State]:
     """`com.microsoft.MultiHeadAttention`, queries, keys and values of (rows, length, hidden) each."""
     rows = _batch_first(call, 0)
     if (
@@ -144,7 +144,7 @@ def _multi_head_attention(call: Call) -> Sequence[State]:
     return [rows.with_dimension(2, values.shape[2])]
 
 
-def _embed(call: Call) -> Sequence[State]:
+def _embed(call: NodeCall) -> Sequence[State]:
     """`com.microsoft.EmbedLayerNormalization`: token ids and segment ids of (rows, length), their mask, tables."""
     ids = _batch_first(call, 0)
     call.shared(2, 3, 4, 5, 6, 8)

@@ -39,7 +39,7 @@ def upgrade(database: Database) -> None:
 
     Raises:
         ConfigError: Its schema is not one that this release knows, or its tables are another program's.
-        Unavailable: Another process held the lock for too long, or the database does not answer.
+        UnavailableError: Another process held the lock for too long, or the database does not answer.
     """
     with database.reading(starting=True) as connection:
         if installed(connection) == HEAD:
@@ -102,7 +102,7 @@ def _migrate(connection: Connection, installed: str, name: str) -> None:
 
 
 def installed(connection: Connection) -> str | None:
-    """Returns the schema that the database has; None where it has none."""
+    """Returns the schema that the database has; None if it has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(select(_ALEMBIC_VERSION.c.version_num)).scalar()
