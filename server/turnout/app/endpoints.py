@@ -51,7 +51,7 @@ from turnout.workers.peers import Peers
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class EndpointParts:
     """The parts of a server that its endpoints are made of.
 
     Attributes:
@@ -91,7 +91,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     return uploads
 
 
-def open_services(parts: Parts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
+def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
     """Returns what the listeners serve.
 
     Args:
@@ -129,7 +129,12 @@ def open_services(parts: Parts, threshold: Threshold, form: LogForm, stack: Asyn
 
 
 def open_web(
-    parts: Parts, services: Services, scrapes: Scrapes, recent: Recent, admission: Admission, budget: ReceiveBudget
+    parts: EndpointParts,
+    services: Services,
+    scrapes: Scrapes,
+    recent: Recent,
+    admission: Admission,
+    budget: ReceiveBudget,
 ) -> ASGIApp:
     """Returns the application behind the HTTP listener.
 
@@ -165,7 +170,7 @@ def open_web(
     return AdmissionGate(guarded, admission, base.log, services.accepting)
 
 
-def _console(parts: Parts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:
+def _console(parts: EndpointParts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:
     part = "" if parts.peers is None else parts.peers.part
     pages = Pages(
         services.catalog, services.policies, services.shadows, services.rollouts, services.rollout_log,
@@ -174,7 +179,7 @@ def _console(parts: Parts, services: Services, recent: Recent, sessions: Session
     return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log)
 
 
-def _oip(parts: Parts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
+def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
     """Returns the extensions of the Open Inference Protocol."""
     base, serving, peers = parts.base, parts.serving, parts.peers
     router, catalog, settings = serving.router, base.catalog, base.settings
@@ -189,7 +194,7 @@ def _oip(parts: Parts, threshold: Threshold, form: LogForm, stack: AsyncExitStac
     )
 
 
-def _registry(parts: Parts, stack: AsyncExitStack) -> RegistryServicer:
+def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
     base, rollouts, transfers = parts.base, parts.rollouts, parts.base.settings.transfers
     # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
     threads = Threads("registry", transfers.max_uploads, lower_priority)

@@ -15,7 +15,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.app.endpoints import Parts, open_services, open_uploads, open_web
+from turnout.app.endpoints import EndpointParts, open_services, open_uploads, open_web
 from turnout.app.following import Following
 from turnout.app.foundation import Foundation, lay_foundation
 from turnout.app.lifespan import SideTasks, drain, expire_uploads, keep_retention
@@ -99,7 +99,7 @@ async def running(
         following = Following(base, serving, rollouts)
         uploads = open_uploads(base, stack)
         peers = None if member is None else Peers(member, serving.manager, base.catalog, following.refresh, log)
-        parts = Parts(
+        parts = EndpointParts(
             base, serving, rollouts, uploads, following.refresh, lambda: not readiness_off.is_set(), member, peers
         )
         services = open_services(parts, threshold, form, stack)

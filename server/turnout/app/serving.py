@@ -60,7 +60,7 @@ class Serving:
 async def open_serving(
     base: Foundation,
     policies: Policies,
-    held: Callable[[str], Mapping[Version, Hold]],
+    pinned_versions: Callable[[str], Mapping[Version, Hold]],
     stack: AsyncExitStack,
 ) -> Serving:
     """Puts together what answers requests; nothing is loaded yet.
@@ -68,7 +68,7 @@ async def open_serving(
     Args:
         base: What it stands on.
         policies: In force.
-        held: Returns the versions of a model that must stay in memory, and as what.
+        pinned_versions: Returns the versions of a model that must stay in memory, and as what.
         stack: Closes it at the end.
     """
     settings, catalog, metrics, log, authority = base.settings, base.catalog, base.metrics, base.log, base.authority
@@ -92,8 +92,8 @@ async def open_serving(
     if authority is not None:
         availability.note(POLICY_FAILING, lambda: authority.policy_failed)
     manager = Manager(
-        base.repository, release_state, settings, named, held, fallbacks, catalog, availability, metrics, log,
-        base.processes,
+        base.repository, release_state, settings, named, pinned_versions, fallbacks, catalog, availability, metrics,
+        log, base.processes,
     )  # fmt: skip
     inference = DataPlane(
         router, catalog, metrics, access, code_name, conversions, tracer, authority, manager.on_demand

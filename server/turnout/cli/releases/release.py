@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from turnout.routing.default_answers import RoutingTable
 
 
-class _Target(TargetOptions):
+class _ReleaseTarget(TargetOptions):
     server: Annotated[
         str | None, server_option("Through the server with this control listener. (default: in the state store)")
     ] = None
@@ -40,7 +40,7 @@ def release(
         bool, typer.Option("--supersede", metavar="", help="End a rollout that is in the way.")
     ] = False,
     change: ChangeOptions = ChangeOptions(),
-    target: _Target = _Target(),
+    target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
     """Declare a version fit for general traffic: ranges, and plain requests if it is higher than what answers them.
 
@@ -71,7 +71,7 @@ def withdraw(
     version: VersionArgument,
     reason: RequiredReasonOption,
     actor: ActorOption = None,
-    target: _Target = _Target(),
+    target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
     """Take a release back: ranges and `latest` skip the version, and pins go on reaching it. `release` gives it back.
 

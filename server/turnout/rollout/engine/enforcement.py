@@ -15,7 +15,7 @@ from turnout.rollout.changes.situation import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import policy_text, set_by_others
-from turnout.rollout.engine.ports import RolloutStore, Serving, TrafficChange
+from turnout.rollout.engine.ports import LiveState, RolloutStore, TrafficChange
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine.actors import rollout_actor
@@ -32,7 +32,7 @@ class Enforcement:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: LiveState,
         store: RolloutStore,
         ownership: Ownership,
         diversions: Diversions,

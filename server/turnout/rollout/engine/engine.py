@@ -25,7 +25,7 @@ from turnout.rollout.engine.exchange import TickExchange
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
-from turnout.rollout.engine.ports import ExternalChecks, RolloutStore, Serving
+from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, DiversionFiles, Diversions
@@ -72,7 +72,7 @@ class RolloutEngine:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: LiveState,
         store: RolloutStore,
         journal: DiversionFiles,
         clock: Clock,
@@ -224,7 +224,7 @@ class RolloutEngine:
                 return
 
     def refusals(self, model: str, candidate: Version) -> list[str]:
-        """Returns why a candidate cannot be rolled out. Raises as `Serving.refusals`."""
+        """Returns why a candidate cannot be rolled out. Raises as `LiveState.refusals`."""
         return self._serving.refusals(model, candidate)
 
     def baseline(self, model: str) -> Version | None:

@@ -12,7 +12,7 @@ from turnout.errors import UnavailableError
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.peers import OtherServers, read_parts
-from turnout.rollout.engine.ports import RolloutStore, Serving
+from turnout.rollout.engine.ports import LiveState, RolloutStore
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.state.servers import CountRecord
 from turnout.threads import Threads
@@ -29,7 +29,7 @@ class TickExchange:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: LiveState,
         store: RolloutStore,
         ownership: Ownership,
         tick_seconds: float,

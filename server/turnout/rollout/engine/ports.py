@@ -47,7 +47,7 @@ class TrafficChange:
     statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
 
 
-class Serving(Protocol):
+class LiveState(Protocol):
     """What is served and routed on this server. Used on the event loop only."""
 
     def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[ClosedTick]:

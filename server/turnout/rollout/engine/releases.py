@@ -11,7 +11,7 @@ from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.changes.situation import RollbackOrigin
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.rollout.engine.ports import Serving
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion
 from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
@@ -24,7 +24,7 @@ class Releases:
     """What operators change about who answers. Used on the event loop only."""
 
     def __init__(
-        self, engine: RolloutEngine, operations: Operations, serving: Serving, log: FilteringBoundLogger
+        self, engine: RolloutEngine, operations: Operations, serving: LiveState, log: FilteringBoundLogger
     ) -> None:
         self._engine = engine
         self._operations = operations

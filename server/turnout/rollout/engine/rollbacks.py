@@ -7,7 +7,7 @@ from turnout.errors import TurnoutError
 from turnout.rollout.clock import Clock
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.ownership import Ownership
-from turnout.rollout.engine.ports import RolloutStore, Serving
+from turnout.rollout.engine.ports import LiveState, RolloutStore
 from turnout.rollout.engine.store_timeouts import StoreTimeout
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, Diversions
 from turnout.rollout.machine import overrides
@@ -26,7 +26,7 @@ class Rollbacks:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: LiveState,
         store: RolloutStore,
         ownership: Ownership,
         diversions: Diversions,

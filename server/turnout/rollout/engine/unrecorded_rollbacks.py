@@ -22,7 +22,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.changes.situation import RollbackOrigin
-from turnout.rollout.engine.ports import Serving
+from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.threads import Threads
 
@@ -177,7 +177,7 @@ def _kept_seconds(diversion: Diversion) -> float:
 class Diversions:
     """The rollbacks in force that are not on record. Used on the event loop only."""
 
-    def __init__(self, serving: Serving, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
+    def __init__(self, serving: LiveState, journal: "DiversionFiles", log: FilteringBoundLogger) -> None:
         """Knows of none before `follow`.
 
         Args:

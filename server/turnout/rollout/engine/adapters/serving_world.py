@@ -1,4 +1,4 @@
-"""The port `Serving` on what this server serves and routes."""
+"""The port `LiveState` on what this server serves and routes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -75,7 +75,7 @@ class LocalServing:
         return active.counters.closed(now)
 
     def observe(self, active: ActiveRollout, seconds: float, collected: CollectedTicks, rivals: int) -> Facts:
-        """Returns what is so now. Arguments as of `Serving.observe`."""
+        """Returns what is so now. Arguments as of `LiveState.observe`."""
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
@@ -118,7 +118,7 @@ class LocalServing:
         return applied, applied.state.policy if applied is not None else None
 
     def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
-        """Returns the version that answers the empty selector now. Arguments as of `Serving.baseline`."""
+        """Returns the version that answers the empty selector now. Arguments as of `LiveState.baseline`."""
         _, policy = self.in_force(model)
         if policy is not None:
             return policy.baseline
@@ -177,7 +177,7 @@ class LocalServing:
         return []
 
     def answers(self, model: str, running: Sequence[Rollout]) -> RoutingTable:
-        """Returns who answers what of a model now, as far as this server knows. Arguments as of `Serving.answers`."""
+        """Returns who answers what of a model now, as far as this server knows. Arguments as of `LiveState.answers`."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
         statuses = {version: entry.release_status for version, entry in known.versions.items()}
@@ -197,14 +197,14 @@ class LocalServing:
         return replace(found, notes=(note, *found.notes))
 
     async def apply(self, model: str, change: TrafficChange) -> None:
-        """Puts a policy in force, and statuses with it. Raises as `Serving.apply`."""
+        """Puts a policy in force, and statuses with it. Raises as `LiveState.apply`."""
         written = (change.attempt, change.number)
         await self._traffic.put(model, change.policy, change.change, statuses=change.statuses, rollout=written)
         if change.statuses:
             await self._loader.refresh()
 
     async def redraw_twin(self, model: str, change: ChangeOrigin) -> None:
-        """Gives the twin other slots where its own carry too little traffic. Raises as `Serving.apply`."""
+        """Gives the twin other slots where its own carry too little traffic. Raises as `LiveState.apply`."""
         await self._traffic.redraw_twin(model, change)
 
     async def follow(self, *, traffic: bool = True) -> None:
