@@ -1,6 +1,6 @@
 """The two gRPC listeners and what each of them serves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -22,10 +22,16 @@ from turnout.routing.explain import Explainer
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
+from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
+from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.following import followed
-from turnout.rpc.control.service import ControlServicer
+from turnout.rpc.control.probes import ProbeMethods
+from turnout.rpc.control.rollouts import RolloutMethods
+from turnout.rpc.control.shadows import ShadowMethods
+from turnout.rpc.control.traffic import TrafficMethods
+from turnout.rpc.control.versions import VersionMethods
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
@@ -149,24 +155,6 @@ def data_methods(services: Services, settings: Settings) -> Methods:
 def control_methods(services: Services, settings: Settings) -> Methods:
     """Returns what operators call: all that clients do, and control, registry and channelz besides."""
     guard = _guard(services, settings)
-    control = ControlServicer(
-        manager=services.manager,
-        catalog=services.catalog,
-        declarer=services.declarer,
-        traffic=services.traffic,
-        policies=services.policies,
-        explainer=services.explainer,
-        shadows=services.shadows,
-        rollouts=services.rollouts,
-        releases=services.releases,
-        rollout_log=services.rollout_log,
-        previews=services.previews,
-        analyses=services.analyses,
-        router=services.router,
-        metrics=services.metrics,
-        accepting=services.accepting,
-        peers=services.peers,
-    )
     described = {
         PREDICTION: _PREDICTION,
         CATALOG: _CATALOG,
@@ -178,7 +166,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
     }
     methods = {
         **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
-        **followed(guard.methods(_CONTROL, control), services.peers),
+        **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
         **followed(guard.methods(_REGISTRY, services.registry), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
         **_server_methods(guard, services, described),
@@ -246,6 +234,24 @@ def _data_methods(guard: MethodGuard, services: Services, settings: Settings, al
             guard=guard,
         ),
     }
+
+
+def _control(services: Services) -> Sequence[object]:
+    """Returns the parts of the control service."""
+    manager, catalog, rollouts, peers = services.manager, services.catalog, services.rollouts, services.peers
+
+    def sample() -> None:
+        manager.sample()
+        record_weights(catalog, services.policies, services.router)
+
+    return (
+        VersionMethods(services.loads, manager.refresh, catalog, services.declarer, services.releases),
+        TrafficMethods(services.traffic, services.policies, catalog, services.explainer, rollouts.answers, peers),
+        ShadowMethods(services.shadows, catalog, peers),
+        RolloutMethods(rollouts, services.releases, services.rollout_log, services.previews, services.analyses),
+        ProbeMethods(services.analyses, rollouts, catalog),
+        ActivityMethods(sample, catalog, rollouts, services.metrics, services.accepting, peers),
+    )
 
 
 def _server_methods(

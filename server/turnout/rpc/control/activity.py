@@ -8,13 +8,9 @@ from datetime import timedelta
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.reporting.messages import rollout_message, timestamp
-from turnout.routing.active_policies import Policies
-from turnout.routing.traffic_shares import record_weights
 from turnout.rpc.catalog import RELEASE_STATUSES, STATES
 from turnout.rpc.control.pooled import pooled_activity
-from turnout.serving.data_plane.inference import Router
 from turnout.serving.versions.catalog import Catalog, VersionEntry
-from turnout.serving.versions.manager import Manager
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.telemetry.metrics.versions import Metrics, VersionRecorder
 from turnout.workers.peers import Peers
@@ -29,19 +25,25 @@ class ActivityMethods:
 
     def __init__(
         self,
-        manager: Manager,
+        sample: Callable[[], None],
         catalog: Catalog,
-        policies: Policies,
-        router: Router,
         rollouts: RolloutEngine,
         metrics: Metrics,
         accepting: Callable[[], bool],
         peers: Peers | None,
     ) -> None:
-        self._sampled = manager
-        self._served = catalog
-        self._applied = policies
-        self._router = router
+        """Prepares.
+
+        Args:
+            sample: Brings the gauges of versions up to date.
+            catalog: What is served.
+            rollouts: How candidates become baselines.
+            metrics: What is counted.
+            accepting: Tells whether the server takes requests; False once it drains.
+            peers: The other workers; None where this server is alone.
+        """
+        self._sample = sample
+        self._catalog = catalog
         self._rollouts = rollouts
         self._metrics = metrics
         self._accepting = accepting
@@ -68,8 +70,7 @@ class ActivityMethods:
         return self._activity().SerializeToString()
 
     def _activity(self) -> pb.GetActivityResponse:
-        self._sampled.sample()
-        record_weights(self._served, self._applied, self._router)
+        self._sample()
         return pb.GetActivityResponse(
             process=self._process,
             seconds=time.monotonic() - self._since,
@@ -77,7 +78,7 @@ class ActivityMethods:
             latency_bounds=LATENCY_BOUNDS,
             unrouted=self._metrics.unrouted_requests,
             versions=[
-                _version(entry) for model in self._served.snapshot.models.values() for entry in model.versions.values()
+                _version(entry) for model in self._catalog.snapshot.models.values() for entry in model.versions.values()
             ],
             rollouts=[rollout_message(active.rollout, None) for active in self._rollouts.active],
         )

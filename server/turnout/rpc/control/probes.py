@@ -16,24 +16,24 @@ class ProbeMethods:
     """Tells of probes, and tries them. Where they ask is the configuration's alone: no request names a URL."""
 
     def __init__(self, analyses: Analyses, rollouts: RolloutEngine, catalog: Catalog) -> None:
-        self._probes = analyses
-        self._engine = rollouts
-        self._served = catalog
+        self._analyses = analyses
+        self._rollouts = rollouts
+        self._catalog = catalog
 
     async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:  # noqa: N802 - gRPC's
         """Tells the probes that plans may name."""
-        return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._probes.probes.items()])
+        return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._analyses.probes.items()])
 
     async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:  # noqa: N802
         """Asks a probe once."""
         version = parse_version(request.version)
-        known = self._served.snapshot.model(request.model).versions
+        known = self._catalog.snapshot.model(request.model).versions
         if version not in known:
             raise VersionNotFound.of(request.model, request.version, [str(one) for one in known])
-        baseline = str(self._engine.baseline(request.model) or "")
+        baseline = str(self._rollouts.baseline(request.model) or "")
         began = time.perf_counter()
-        found = await self._probes.measure(request.probe, ProbeContext(request.model, str(version), baseline))
+        found = await self._analyses.measure(request.probe, ProbeContext(request.model, str(version), baseline))
         return pb.TryProbeResponse(
             outcome=found.outcome, value=found.value, detail=found.detail, seconds=time.perf_counter() - began,
-            baseline=baseline, asked=probe_message(request.probe, self._probes.probes[request.probe]),
+            baseline=baseline, asked=probe_message(request.probe, self._analyses.probes[request.probe]),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Routing of a running server: policies, their history, explanations, shadows."""
+"""Routing of a running server: policies, their history, explanations."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,6 @@ from turnout.routing.active_policies import Policies
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
-from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import ChangeOrigin, Traffic
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import (
@@ -16,17 +15,15 @@ from turnout.rpc.control.messages import (
     explanation_message,
     read_policy,
     read_share,
-    shadow_message,
     state_message,
 )
-from turnout.rpc.control.pooled import pooled_shadows, pooled_traffic
+from turnout.rpc.control.pooled import pooled_traffic
 from turnout.serving.versions.catalog import Catalog
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
 _MAX_HISTORY = 1000
-_MAX_WORST = 100
 
 
 class TrafficMethods:
@@ -38,24 +35,21 @@ class TrafficMethods:
         policies: Policies,
         catalog: Catalog,
         explainer: Explainer,
-        shadows: Shadows,
         answers: Callable[[str], RoutingTable],
         peers: Peers | None,
     ) -> None:
         self._traffic = traffic
         self._policies = policies
-        self._models = catalog
+        self._catalog = catalog
         self._explainer = explainer
-        self._shadows = shadows
         self._answers_now = answers
         self._peers = peers
         if peers is not None:
             peers.answers("traffic", self._answer_traffic)
-            peers.answers("shadows", self._answer_shadows)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
         """Tells how traffic is routed."""
-        names = [request.model] if request.model else list(self._models.snapshot.models)
+        names = [request.model] if request.model else list(self._catalog.snapshot.models)
         states = [self._state(name) for name in names]
         if self._peers is not None:
             replies = await self._peers.ask("traffic", request.SerializeToString())
@@ -111,34 +105,13 @@ class TrafficMethods:
         )
         return explanation_message(explanation)
 
-    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:  # noqa: N802
-        """Tells what the shadows of a model differ in."""
-        if request.worst > _MAX_WORST:
-            raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
-        self._models.snapshot.model(request.model)
-        reports = self._reports(request)
-        if self._peers is not None:
-            replies = await self._peers.ask("shadows", request.SerializeToString())
-            others = [
-                report for one in replies.values() for report in pb.GetShadowReportResponse.FromString(one).shadows
-            ]
-            reports = pooled_shadows(reports, others, request.worst)
-        return pb.GetShadowReportResponse(shadows=reports)
-
     async def _answer_traffic(self, body: bytes) -> bytes:
         request = pb.GetTrafficRequest.FromString(body)
-        names = [request.model] if request.model else list(self._models.snapshot.models)
+        names = [request.model] if request.model else list(self._catalog.snapshot.models)
         return pb.GetTrafficResponse(models=[self._state(name) for name in names]).SerializeToString()
 
-    async def _answer_shadows(self, body: bytes) -> bytes:
-        reports = self._reports(pb.GetShadowReportRequest.FromString(body))
-        return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
-
-    def _reports(self, request: pb.GetShadowReportRequest) -> list[pb.ShadowReport]:
-        return [shadow_message(lane, request.worst) for lane in self._shadows.of(request.model)]
-
     def _state(self, model: str) -> pb.TrafficState:
-        known, applied = self._models.snapshot.model(model), self._policies.current.get(model)
+        known, applied = self._catalog.snapshot.model(model), self._policies.current.get(model)
         return state_message(known, applied, self._answers_now(model), self._policies.diverted.get(model))
 
 

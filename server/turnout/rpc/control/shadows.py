@@ -1,0 +1,43 @@
+"""What the shadows of a running server differ in."""
+
+from turnout.errors import InvalidRequest
+from turnout.routing.shadow.service import Shadows
+from turnout.rpc.control.messages import shadow_message
+from turnout.rpc.control.pooled import pooled_shadows
+from turnout.serving.versions.catalog import Catalog
+from turnout.workers.peers import Peers
+from turnout_proto.v1 import traffic_pb2 as pb
+
+_MAX_WORST = 100
+
+
+class ShadowMethods:
+    """Tells how the answers of shadows compare."""
+
+    def __init__(self, shadows: Shadows, catalog: Catalog, peers: Peers | None) -> None:
+        self._shadows = shadows
+        self._catalog = catalog
+        self._peers = peers
+        if peers is not None:
+            peers.answers("shadows", self._answer_shadows)
+
+    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:  # noqa: N802 - gRPC's
+        """Tells what the shadows of a model differ in."""
+        if request.worst > _MAX_WORST:
+            raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
+        self._catalog.snapshot.model(request.model)
+        reports = self._reports(request)
+        if self._peers is not None:
+            replies = await self._peers.ask("shadows", request.SerializeToString())
+            others = [
+                report for one in replies.values() for report in pb.GetShadowReportResponse.FromString(one).shadows
+            ]
+            reports = pooled_shadows(reports, others, request.worst)
+        return pb.GetShadowReportResponse(shadows=reports)
+
+    async def _answer_shadows(self, body: bytes) -> bytes:
+        reports = self._reports(pb.GetShadowReportRequest.FromString(body))
+        return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
+
+    def _reports(self, request: pb.GetShadowReportRequest) -> list[pb.ShadowReport]:
+        return [shadow_message(lane, request.worst) for lane in self._shadows.of(request.model)]
