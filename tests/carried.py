@@ -16,7 +16,7 @@ from turnout.config import Address
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, listen
+from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication, listen
 from turnout.rpc.transport.port import Methods, Parts, RpcCall, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
@@ -34,6 +34,7 @@ LIMITS = ConnectionLimits(
     stall_seconds=60.0,
     idle_seconds=60.0,
     age_seconds=0.0,
+    grace_seconds=5.0,
 )
 
 
@@ -177,7 +178,6 @@ async def carried(
     gzip: bool = False,
     max_requests: int = 10_000,
     max_unfinished_bytes: int = 64 << 20,
-    grace: float = 5.0,
     limits: ConnectionLimits = LIMITS,
     fallback: Callable[..., Any] | None = None,
     log: Any = None,
@@ -195,7 +195,7 @@ async def carried(
 
     unary = [path for path, method in paths.items() if isinstance(method, Unary)]
     listening = listen(Address("127.0.0.1", 0))
-    listener = H2cornListener(listening, "127.0.0.1", application, limits, grace, unary, log, identity)
+    listener = H2cornListener(listening, "127.0.0.1", ListenerApplication(application, unary), limits, log, identity)
     await listener.start()
     try:
         yield Carried(listener.address, listener, admission, budget, seen)

@@ -25,13 +25,18 @@ from turnout.oip.services import OipServices
 from turnout.publishing import Publisher
 from turnout.registry.signing.trust import Trust
 from turnout.registry.transfer.upload_manifest import Bounds
-from turnout.registry.transfer.uploads import Uploads
+from turnout.registry.transfer.uploads import UploadLimits, Uploads
 from turnout.releases.adoption import AdoptionStore
 from turnout.routing.request_metadata import PreferenceReader
 from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.registry.fetches import FetchMethods
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.rpc.registry.threads import CancellableThreads
+from turnout.rpc.registry.uploads import UploadMethods
+from turnout.rpc.registry.versions import PublishedVersionMethods
 from turnout.rpc.server import Services
 from turnout.serving.inputs.limits import InputLimits
+from turnout.state.release_status import ModelReleaseState
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
 from turnout.web.admission import AdmissionGate
@@ -86,7 +91,8 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
         return AdoptionStore(base.repository, base.store, "", "").yanked(model)
 
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-    uploads = Uploads(base.repository, publisher, yanked, bounds, transfers.max_uploads, transfers.keep_s)
+    limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s)
+    uploads = Uploads(base.repository, publisher, yanked, limits)
     stack.callback(uploads.close)
     return uploads
 
@@ -197,17 +203,19 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
 def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
     base, rollouts, transfers = parts.base, parts.rollouts, parts.base.settings.transfers
     # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
-    threads = Threads("registry", transfers.max_uploads, lower_priority)
-    stack.callback(threads.shutdown, wait=True, cancel_futures=True)
+    executor = Threads("registry", transfers.max_uploads, lower_priority)
+    stack.callback(executor.shutdown, wait=True, cancel_futures=True)
+    threads = CancellableThreads(executor)
+
+    def release_state(model: str) -> ModelReleaseState:
+        return base.store.release_state().of(model)
+
+    def trust(model: str) -> Trust:
+        return Trust.of(base.settings.for_model(model).signing)
+
     return RegistryServicer(
-        base.repository,
-        parts.uploads,
-        rollouts.declarer,
-        rollouts.operations,
-        lambda model: base.store.release_state().of(model),
-        lambda model: Trust.of(base.settings.for_model(model).signing),
-        parts.refresh,
+        UploadMethods(parts.uploads, rollouts.operations, release_state, parts.refresh, threads, transfers.idle_s),
+        PublishedVersionMethods(base.repository, rollouts.declarer, release_state, trust, parts.refresh, threads),
+        FetchMethods(base.repository, threads, transfers.idle_s, transfers.max_fetches),
         threads,
-        transfers.idle_s,
-        transfers.max_fetches,
     )

@@ -5,7 +5,7 @@ http     h2corn                  REST, metrics, probes, console; the data listen
 control  grpcio                  gRPC for operators; its library is what channelz tells of
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ from typing import Literal
 from starlette.types import ASGIApp
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, Limits, Settings
+from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.host import open_file_limit
 from turnout.rpc.server import Services, control_methods, data_methods, listen
@@ -21,7 +21,7 @@ from turnout.rpc.transport.admission import admitted
 from turnout.rpc.transport.asgi.application import Application, GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener
+from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
 from turnout.rpc.transport.h2corn import listen as listen_socket
 from turnout.rpc.transport.other_worker import NullListener
 from turnout.rpc.transport.port import CallListener, Unary
@@ -102,8 +102,7 @@ def open_listeners(
 
     def open_h2corn(
         name: Literal["grpc", "http"],
-        application: Callable[[RunningCalls], Application],
-        unary_paths: Sequence[str] = (),
+        application: ListenerApplication,
     ) -> H2cornListener:
         address: Address = getattr(settings, name)
         listening = listen_socket(address, shared=shared)
@@ -112,9 +111,7 @@ def open_listeners(
             listening,
             address.host,
             application,
-            _connection_limits(settings.limits, 1.0 if one_port else _FILES_SHARE[name]),
-            settings.drain.timeout_s,
-            unary_paths,
+            _connection_limits(settings, 1.0 if one_port else _FILES_SHARE[name]),
             services.log,
             certificates.of(name),
         )
@@ -127,7 +124,7 @@ def open_listeners(
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
         grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"), shared)
-        return Listeners(grpc, open_h2corn("http", web_application), control)
+        return Listeners(grpc, open_h2corn("http", ListenerApplication(web_application)), control)
 
     threads = Threads("compression")
     stack.callback(threads.shutdown)
@@ -140,11 +137,12 @@ def open_listeners(
         )
 
     unary = [path for path, method in data.items() if isinstance(method, Unary)]
-    grpc = open_h2corn("grpc", application, unary)
-    return Listeners(grpc, grpc if one_port else open_h2corn("http", web_application), control)
+    grpc = open_h2corn("grpc", ListenerApplication(application, unary))
+    return Listeners(grpc, grpc if one_port else open_h2corn("http", ListenerApplication(web_application)), control)
 
 
-def _connection_limits(limits: Limits, share: float) -> ConnectionLimits:
+def _connection_limits(settings: Settings, share: float) -> ConnectionLimits:
+    limits = settings.limits
     files = int((open_file_limit() - _RESERVED_FILES) * share)
     return ConnectionLimits(
         connections=max(1, min(limits.max_connections, files)),
@@ -156,4 +154,5 @@ def _connection_limits(limits: Limits, share: float) -> ConnectionLimits:
         stall_seconds=limits.stall_timeout_s,
         idle_seconds=limits.idle_timeout_s,
         age_seconds=limits.max_connection_age_s,
+        grace_seconds=settings.drain.timeout_s,
     )

@@ -12,6 +12,7 @@ from turnout.config import Address
 from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import Operations
+from turnout.rollout.clock import TickSchedule
 from turnout.rollout.engine.adapters.rollout_store import ServerPresence, StoredRollouts
 from turnout.rollout.engine.adapters.serving_world import LocalServing
 from turnout.rollout.engine.engine import RolloutEngine
@@ -85,7 +86,8 @@ async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStac
     analyses = await base.starting.run(Analyses, settings.probe, settings.rollout, clock, metrics, log)
     stack.push_async_callback(analyses.close)
     stored, reports = StoredRollouts(store, presence), EventReporter(_reporter(metrics, webhook), log)
-    engine = RolloutEngine(local, stored, journal, clock, settings.rollout.tick_s, analyses, reports)
+    schedule = TickSchedule(clock, settings.rollout.tick_s)
+    engine = RolloutEngine(local, stored, journal, schedule, analyses, reports)
     stack.push_async_callback(engine.close)
     operations = Operations(base.repository, store)
     meters = FalseAlarmMeters(

@@ -17,8 +17,10 @@ from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.errors import code_name
 from turnout.serving.data_plane.conversion import ConversionThread
-from turnout.serving.data_plane.data_plane import DataPlane
+from turnout.serving.data_plane.data_plane import DataPlane, RequestTelemetry
 from turnout.serving.versions.availability import Availability
+from turnout.serving.versions.demand import VersionDemand
+from turnout.serving.versions.load_outcomes import LoadTelemetry
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.serving.versions.manager import Manager
 from turnout.serving.versions.pin import Hold
@@ -91,13 +93,12 @@ async def open_serving(
         )
     if authority is not None:
         availability.note(POLICY_FAILING, lambda: authority.policy_failed)
+    demand = VersionDemand(release_state, named, pinned_versions, fallbacks)
     manager = Manager(
-        base.repository, release_state, settings, named, pinned_versions, fallbacks, catalog, availability, metrics,
-        log, base.processes,
-    )  # fmt: skip
-    inference = DataPlane(
-        router, catalog, metrics, access, code_name, conversions, tracer, authority, manager.on_demand
+        base.repository, settings, demand, catalog, LoadTelemetry(metrics, availability, log), base.processes
     )
+    telemetry = RequestTelemetry(metrics, access, code_name, tracer)
+    inference = DataPlane(router, catalog, telemetry, conversions, authority, manager.on_demand)
     shadows = Shadows(settings, catalog, metrics, base.repository.directory, log)
     traffic = Traffic(base.store, catalog, policies, shadows.observe, log)
     explainer = Explainer(router, catalog, policies)

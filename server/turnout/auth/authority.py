@@ -76,7 +76,6 @@ class Authority:
         log: FilteringBoundLogger,
         share: int = 1,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepares; no token is known yet.
 
@@ -87,7 +86,6 @@ class Authority:
             log: Told of refusals and changes.
             share: Processes that divide rates and quotas between them.
             clock: Seconds since 1970, that credentials end by.
-            monotonic: Seconds, that rates go by.
         """
         self._settings = settings
         self._policy = policy
@@ -95,14 +93,13 @@ class Authority:
         self._log = log
         self._share = share
         self._clock = clock
-        self._monotonic = monotonic
         self._tokens: Mapping[str, TokenRecord] = {}
         self._jwts = JwtVerifier(settings.jwt)
         self._key_changes = 0
         self._callers: dict[bytes | str, Caller] = {}
         self._all: WeakSet[Caller] = WeakSet()
         self._quotas = Quotas()
-        self._refusals = Refusals(recorder, log, monotonic)
+        self._refusals = Refusals(recorder, log)
         self._streams = OpenStreams(self._refusals)
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._threads = Threads("auth", 2)
@@ -304,7 +301,7 @@ class Authority:
         if quota is None:
             return None
         try:
-            quota.enter(self._monotonic())
+            quota.enter(time.monotonic())
         except QuotaExceeded as error:
             key = error.limit, error.bound
             self._recorder.limited[key] = self._recorder.limited.get(key, 0) + 1
@@ -385,7 +382,7 @@ class Authority:
 
     def _quota(self, identity: Identity) -> Quota | None:
         limit = self._policy.limit_of(identity)
-        return None if limit is None else self._quotas.of(identity.name, limit, self._monotonic())
+        return None if limit is None else self._quotas.of(identity.name, limit, time.monotonic())
 
     def _revoke(self, credentials: Set[str]) -> None:
         """Has whoever was proved by one of these credentials be a stranger from now on."""

@@ -34,6 +34,27 @@ SYSTEM_CLOCK = SystemClock()
 """What a server goes by."""
 
 
+_LEASE_TICKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TickSchedule:
+    """When rollouts are looked at.
+
+    Attributes:
+        clock: That they go by.
+        seconds: Between two ticks.
+    """
+
+    clock: Clock
+    seconds: float
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long nobody else may drive what a server drives: four ticks."""
+        return _LEASE_TICKS * self.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Instant:
     """One reading of both clocks: whatever is decided together is decided by the same one.

@@ -154,7 +154,7 @@ def data_methods(services: Services, settings: Settings) -> Methods:
 
 def control_methods(services: Services, settings: Settings) -> Methods:
     """Returns what operators call: all that clients do, and control, registry and channelz besides."""
-    guard = _guard(services, settings)
+    guard, registry = _guard(services, settings), services.registry
     described = {
         PREDICTION: _PREDICTION,
         CATALOG: _CATALOG,
@@ -167,7 +167,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
     methods = {
         **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, *_control(services)), services.peers),
-        **followed(guard.methods(_REGISTRY, services.registry), services.peers),
+        **followed(guard.methods(_REGISTRY, registry.uploads, registry.versions, registry.fetches), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
         **_server_methods(guard, services, described),
     }
@@ -210,7 +210,7 @@ def _guard(services: Services, settings: Settings) -> MethodGuard:
         services.metrics.faults,
         services.log,
         services.authority,
-        services.registry.model_of_upload,
+        services.registry.uploads.model_of_upload,
     )
 
 

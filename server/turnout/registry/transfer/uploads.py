@@ -78,6 +78,21 @@ class UploadStatus:
     existing: PublishResult | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """Limits on the uploads of one server.
+
+    Attributes:
+        each: On one upload.
+        uploads: Open at the same time.
+        keep_seconds: How long an upload that nothing happens to is kept.
+    """
+
+    each: Bounds
+    uploads: int
+    keep_seconds: float
+
+
 class Uploads:
     """The uploads of one server. Blocking; safe to use from several threads."""
 
@@ -86,9 +101,7 @@ class Uploads:
         repository: Repository,
         publisher: Publishes,
         yanked: Yanked,
-        bounds: Bounds,
-        max_uploads: int,
-        keep_seconds: float,
+        limits: UploadLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepares; nothing is made on the disk.
@@ -97,17 +110,13 @@ class Uploads:
             repository: Where versions go.
             publisher: Puts one there.
             yanked: Asked before an upload begins; a publish asks again.
-            bounds: On one upload.
-            max_uploads: Open at the same time.
-            keep_seconds: How long an upload that nothing happens to is kept.
+            limits: On uploads.
             clock: Seconds.
         """
         self._repository = repository
         self._publisher = publisher
         self._yanked = yanked
-        self._bounds = bounds
-        self._max_uploads = max_uploads
-        self._keep = keep_seconds
+        self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
         self._uploads: dict[str, Upload] = {}
@@ -125,7 +134,7 @@ class Uploads:
             ConfigError: The repository cannot be written to.
         """
         self._repository.check_writable()
-        upload_manifest.check_bounds(self._bounds)
+        upload_manifest.check_bounds(self._limits.each)
         yanked = self._yanked(upload_manifest.model)
         if upload_manifest.version is not None:
             check_number(self._repository, upload_manifest.model, upload_manifest.version, yanked)
@@ -138,9 +147,9 @@ class Uploads:
                 upload = self._uploads[known]
                 upload.touched = self._clock()
                 return UploadStatus(upload.id, upload.received)
-            if len(self._uploads) >= self._max_uploads:
+            if len(self._uploads) >= self._limits.uploads:
                 raise Exhausted(
-                    f"{self._max_uploads} uploads are open, which is as many as may be", retry_after=_BUSY_SECONDS
+                    f"{self._limits.uploads} uploads are open, which is as many as may be", retry_after=_BUSY_SECONDS
                 )
             upload = self._open(upload_manifest)
             self._uploads[upload.id] = upload
@@ -237,7 +246,7 @@ class Uploads:
 
     def expire(self) -> int:
         """Throws away what nothing has happened to for too long, and returns how much."""
-        before = self._clock() - self._keep
+        before = self._clock() - self._limits.keep_seconds
         with self._lock:
             old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
             for upload in old:

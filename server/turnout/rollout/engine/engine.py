@@ -18,7 +18,7 @@ from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, TurnoutError, UnavailableError
 from turnout.rollout.changes.operations import ChangeResult, refuse_stale
-from turnout.rollout.clock import Clock, Instant
+from turnout.rollout.clock import Instant, TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange import TickExchange
@@ -39,8 +39,6 @@ from turnout.serving.versions.pin import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import ServersSnapshot
 from turnout.threads import Threads
-
-_LEASE_TICKS = 4
 
 _TICK_WAIT = 0.5
 """Seconds that a tick waits for the state store, which takes milliseconds; then it goes on from memory."""
@@ -75,8 +73,7 @@ class RolloutEngine:
         serving: LiveState,
         store: RolloutStore,
         journal: DiversionFiles,
-        clock: Clock,
-        tick_seconds: float,
+        schedule: TickSchedule,
         outside: ExternalChecks,
         reports: EventReporter,
     ) -> None:
@@ -86,23 +83,22 @@ class RolloutEngine:
             serving: What is served and routed.
             store: Keeps the rollouts.
             journal: Keeps rollbacks that are not on record there.
-            clock: That they go by.
-            tick_seconds: Between two ticks; a lease lasts for four.
+            schedule: When they are looked at.
             outside: Asks probes, and whoever confirms steps.
             reports: Told of what happens.
         """
         self._serving = serving
         self._store = store
         self._outside = outside
-        self._clock = clock
-        self._tick_seconds = tick_seconds
+        self._clock = clock = schedule.clock
+        self._tick_seconds = schedule.seconds
         self._log = reports.log
-        lease_seconds = _LEASE_TICKS * tick_seconds
+        lease_seconds = schedule.lease_seconds
         self._ownership = Ownership(lease_seconds, lambda: store.server)
         self._diversions = Diversions(serving, journal, reports.log)
         self._reads, self._writes = StoreTimeout(), StoreTimeout()
         self._threads = Threads("rollouts")
-        self._exchange = TickExchange(serving, store, self._ownership, tick_seconds, self._threads, reports.log)
+        self._exchange = TickExchange(serving, store, self._ownership, schedule.seconds, self._threads, reports.log)
         driver = self._ownership.driver
         self._writer = RolloutWriter(store, driver, lease_seconds, self._writes, self._threads, reports)
         self._enforcement = Enforcement(serving, store, self._ownership, self._diversions, self._writes, reports.log)

@@ -23,7 +23,7 @@ from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunner
 from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.isolation.pool import ChildPool
-from turnout.serving.isolation.session import IsolatedSession
+from turnout.serving.isolation.session import ChildResources, IsolatedSession
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.catalog import Catalog
@@ -162,13 +162,13 @@ class Shadows:
         own_arena = for_shadow and shared.device != "cpu"
         if own_arena:
             runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
+        resources = ChildResources(int(settings.memory_limit_bytes), "low")
         if isinstance(shared, ChildPool) or (for_shadow and settings.isolation == "process"):
 
             def start() -> IsolatedSession:
                 child = IsolatedSession(
-                    model, manifest.signature, shared.providers, shared.device_id, runtime,
-                    memory_limit=int(settings.memory_limit_bytes), priority="low",
-                )  # fmt: skip
+                    model, manifest.signature, shared.providers, shared.device_id, runtime, resources
+                )
                 child.start()
                 return child
 

@@ -22,7 +22,7 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class ConnectionLimits:
         stall_seconds: For a client to take more of an answer.
         idle_seconds: For a connection without a request to have one.
         age_seconds: Between two times that all clients are told to connect anew; 0 for never.
+        grace_seconds: For calls to end once the listener, or a generation of it, stops.
     """
 
     connections: int
@@ -101,6 +102,20 @@ class ConnectionLimits:
     stall_seconds: float
     idle_seconds: float
     age_seconds: float
+    grace_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerApplication:
+    """What a listener carries requests to.
+
+    Attributes:
+        open: Makes the application of a generation, which keeps its calls in what it is given.
+        unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
+    """
+
+    open: Callable[[RunningCalls], Application]
+    unary_paths: Sequence[str] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -127,10 +142,8 @@ class H2cornListener:
         self,
         listening: socket.socket,
         host: str,
-        application: Callable[[RunningCalls], Application],
+        application: ListenerApplication,
         limits: ConnectionLimits,
-        grace: float,
-        unary_paths: Iterable[str],
         log: FilteringBoundLogger,
         identity: ServerIdentity | None = None,
     ) -> None:
@@ -139,10 +152,8 @@ class H2cornListener:
         Args:
             listening: A bound socket, which the listener closes.
             host: That it was asked to listen on.
-            application: Makes the application of a generation, which keeps its calls in what it is given.
+            application: That it carries requests to.
             limits: Of connections.
-            grace: Seconds that calls have to end once the listener, or a generation of it, stops.
-            unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
             log: Told when a generation ends by itself.
             identity: What it shows its clients, and asks of them; None for plain text.
         """
@@ -150,8 +161,6 @@ class H2cornListener:
         self._socket = listening
         self._application = application
         self._limits = limits
-        self._grace = grace
-        self._unary_paths = tuple(unary_paths)
         self._log = log
         self._identity = identity
         self._current: _Generation | None = None
@@ -250,7 +259,7 @@ class H2cornListener:
         for generation in self._retired:
             generation.calls.end_uncounted(_STOPPED)
         # What a change of certificates left to itself is waited for no longer than the rest.
-        await asyncio.wait(self._side_tasks, timeout=min(grace, self._grace))
+        await asyncio.wait(self._side_tasks, timeout=min(grace, self._limits.grace_seconds))
         for generation in self._retired:
             generation.calls.end_all(_STOPPED)
         await self._let_go()
@@ -284,7 +293,7 @@ class H2cornListener:
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         others = same_file(self._socket.fileno()) if self._identity is not None else frozenset()
-        server = h2corn.Server(self._application(calls), self._config())
+        server = h2corn.Server(self._application.open(calls), self._config())
         try:
             prepared = prepare_tls(server.config, _material(self._identity))
         except (ValueError, OSError) as error:
@@ -329,7 +338,7 @@ class H2cornListener:
     async def _age(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            await self._replace(self._grace)
+            await self._replace(self._limits.grace_seconds)
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
@@ -374,13 +383,14 @@ class H2cornListener:
             max_request_body_size=0,  # the application bounds bodies, and says so in words
             timeout_request_body_idle=limits.body_seconds,
             request_policies=tuple(
-                _request_policy(path, limits.body_seconds, limits.stall_seconds) for path in self._unary_paths
+                _request_policy(path, limits.body_seconds, limits.stall_seconds)
+                for path in self._application.unary_paths
             ),
             limit_connections=limits.connections,
             timeout_handshake=limits.header_seconds,
             timeout_request_header=limits.header_seconds,
             timeout_keep_alive=limits.idle_seconds,
-            timeout_graceful_shutdown=self._grace + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
+            timeout_graceful_shutdown=limits.grace_seconds + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
             h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
             **_tls_options(identity),

@@ -9,6 +9,7 @@ Whatever happens to a request, it is answered: with outputs, or with the refusal
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from turnout.auth.authority import Authority
@@ -34,28 +35,17 @@ _UNEXPECTED = "the request failed inside the server, whose log tells why"
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
 class Pending(Generic[T]):
     """A request that `begin` left, and what the data plane keeps of it."""
 
-    __slots__ = ("counted", "exchange", "plane", "request", "result", "route", "trace")
-
-    def __init__(
-        self,
-        plane: "DataPlane",
-        exchange: InferenceExchange[T],
-        trace: Trace | None,
-        request: InferenceRequest | None = None,
-        route: Route | None = None,
-        counted: CountedRequest | None = None,
-        result: InferenceResult | None = None,
-    ) -> None:
-        self.plane = plane
-        self.exchange = exchange
-        self.trace = trace
-        self.request = request
-        self.route = route
-        self.counted = counted
-        self.result = result
+    plane: "DataPlane"
+    exchange: InferenceExchange[T]
+    trace: Trace | None
+    request: InferenceRequest | None = None
+    route: Route | None = None
+    counted: CountedRequest | None = None
+    result: InferenceResult | None = None
 
     def finish(self) -> Coroutine[Any, Any, T]:
         """Returns the answer, or the exchange's refusal."""
@@ -67,6 +57,23 @@ class Pending(Generic[T]):
         except asyncio.CancelledError as error:
             end(trace, self.exchange, error)
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTelemetry:
+    """What requests leave behind.
+
+    Attributes:
+        metrics: Counts those that reach no version.
+        access: Logs them.
+        code_of: Name of the status code that an error becomes; the protocols' one table.
+        tracer: Traces them; None where tracing is off.
+    """
+
+    metrics: Metrics
+    access: AccessLog
+    code_of: Callable[[BaseException], str]
+    tracer: Tracer | None = None
 
 
 class DataPlane:
@@ -81,11 +88,8 @@ class DataPlane:
         self,
         router: Router,
         catalog: Catalog,
-        metrics: Metrics,
-        access: AccessLog,
-        code_of: Callable[[BaseException], str],
+        telemetry: RequestTelemetry,
         conversions: ConversionThread,
-        tracer: Tracer | None = None,
         authority: Authority | None = None,
         on_demand: OnDemand | None = None,
     ) -> None:
@@ -94,24 +98,22 @@ class DataPlane:
         Args:
             router: Decides who answers.
             catalog: Tells which model names are real ones.
-            metrics: Counts requests that reach no version.
-            access: Logs requests.
-            code_of: Name of the status code that an error becomes; the protocols' one table.
+            telemetry: Counts, logs and traces requests.
             conversions: Decodes and encodes what is large.
-            tracer: Traces requests; None where tracing is off.
             authority: Says who may run which model; None where everybody is taken at their word.
             on_demand: Has versions loaded that requests ask for; None where none are.
         """
         self._router = router
         self._catalog = catalog
-        self._metrics = metrics
-        self._access = access
-        self._code_of = code_of
+        # Bound here one by one: a request asks each of them several times.
+        self._metrics = telemetry.metrics
+        self._access = telemetry.access
+        self._code_of = telemetry.code_of
+        self._tracer = telemetry.tracer
         self._conversions = conversions
-        self._tracer = tracer
         self.authority = authority
         self._on_demand = on_demand
-        metrics.faults.watch("inference")
+        self._metrics.faults.watch("inference")
         self.draining = asyncio.Event()
 
     def drain(self) -> None:

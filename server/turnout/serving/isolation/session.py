@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,23 @@ class ChildGone(ModelCrashed):
     """The child was not there when it was asked: the request did not reach it, and may be asked of another."""
 
 
+@dataclass(frozen=True, slots=True)
+class ChildResources:
+    """What a child may take of the machine.
+
+    Attributes:
+        memory_limit: Bytes that runs may take beside what loading took, on the CPU (on a GPU
+            `runtime.arena_limit_bytes` bounds them); 0 for no bound.
+        priority: For the processor.
+    """
+
+    memory_limit: int = 0
+    priority: Priority = "ordinary"
+
+
+DEFAULT_RESOURCES = ChildResources()
+
+
 class IsolatedSession:
     """A session in a child process. Blocking; a lock lets one thread in at a time, but `close` may come from any.
 
@@ -60,9 +78,7 @@ class IsolatedSession:
         providers: Sequence[str],
         device_id: int,
         runtime: Runtime,
-        *,
-        memory_limit: int = 0,
-        priority: Priority = "ordinary",
+        resources: ChildResources = DEFAULT_RESOURCES,
     ) -> None:
         """Prepares; no process is started.
 
@@ -72,9 +88,7 @@ class IsolatedSession:
             providers: ONNX Runtime's names, in order of preference.
             device_id: Of a GPU provider.
             runtime: The model's settings.
-            memory_limit: Bytes that runs may take beside what loading took, on the CPU (on a GPU
-                `runtime.arena_limit_bytes` bounds them); 0 for no bound.
-            priority: Of the child for the processor.
+            resources: That the child may take.
         """
         self._job = {
             "model": str(model),
@@ -82,8 +96,8 @@ class IsolatedSession:
             "providers": list(providers),
             "device_id": device_id,
             "runtime": runtime.model_dump(mode="json"),
-            "memory_limit": memory_limit,
-            "priority": priority,
+            "memory_limit": resources.memory_limit,
+            "priority": resources.priority,
         }
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"

@@ -25,7 +25,7 @@ from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
-from turnout.serving.isolation.session import IsolatedSession
+from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
@@ -205,14 +205,14 @@ def _pool(
     devices = runtime.device_ids if on_gpu else (0,)
 
     def make(number: int, first: bool) -> IsolatedSession:
+        priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
         return IsolatedSession(
             model,
             manifest.signature,
             names,
             devices[number % len(devices)],
             runtime,
-            memory_limit=int(runtime.memory_limit_bytes),
-            priority="low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary",
+            ChildResources(int(runtime.memory_limit_bytes), priority),
         )
 
     processes = runtime.processes or runners * len(devices)

@@ -1,5 +1,9 @@
 """What became of a load: in the words of the metrics, and as requests for the version are told."""
 
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
 from turnout.errors import (
     ConfigError,
     DigestMismatch,
@@ -11,9 +15,11 @@ from turnout.errors import (
     UnavailableError,
     VersionLoading,
 )
+from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.metrics.server import LoadOutcome
+from turnout.telemetry.metrics.versions import Metrics
 
 _OUTCOMES: tuple[tuple[type[TurnoutError], LoadOutcome], ...] = (
     (DigestMismatch, LoadOutcome.DIGEST_MISMATCH),
@@ -22,6 +28,21 @@ _OUTCOMES: tuple[tuple[type[TurnoutError], LoadOutcome], ...] = (
     (ModelFailure, LoadOutcome.MODEL),
     (ConfigError, LoadOutcome.CONFIG),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTelemetry:
+    """What is told of loads and unloads.
+
+    Attributes:
+        metrics: Counts by version.
+        availability: Told whether the repository can be read.
+        log: Where loads and unloads are told.
+    """
+
+    metrics: Metrics
+    availability: Availability
+    log: FilteringBoundLogger
 
 
 def load_outcome(error: TurnoutError | None) -> LoadOutcome:

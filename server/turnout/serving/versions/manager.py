@@ -6,13 +6,12 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from semver import Version
-from structlog.typing import FilteringBoundLogger
 
 from turnout.cancellation import Cancellation
 from turnout.config import ModelSettings, Settings
@@ -37,19 +36,17 @@ from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.memory import release_memory
-from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.serving.versions.load_outcomes import load_failure, load_outcome, unexpected
-from turnout.serving.versions.load_policy import DesiredServing, Fallbacks, Resolve, moves, on_demand, wanted
+from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
+from turnout.serving.versions.load_policy import DesiredServing, moves, on_demand, wanted
 from turnout.serving.versions.on_demand import OnDemand
-from turnout.serving.versions.pin import Hold
 from turnout.serving.versions.presence import Key, RepositoryPresence
 from turnout.serving.versions.scanning import Scanner
 from turnout.state.release_status import ReleaseState
-from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 
 
@@ -63,42 +60,28 @@ class Manager:
     def __init__(
         self,
         repository: Repository,
-        release_state: Callable[[], Awaitable[ReleaseState]],
         settings: Settings,
-        resolve: Resolve,
-        pinned_versions: Callable[[str], Mapping[Version, Hold]],
-        fallbacks: Callable[[str], Fallbacks],
+        demand: VersionDemand,
         catalog: Catalog,
-        availability: Availability,
-        metrics: Metrics,
-        log: FilteringBoundLogger,
+        telemetry: LoadTelemetry,
         processes: Processes,
     ) -> None:
         """Prepares; nothing is read before the first `refresh`.
 
         Args:
             repository: The versions on disk.
-            release_state: Reads the state store.
             settings: Of the server.
-            resolve: Finds what a selector in `load` names.
-            pinned_versions: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
-            fallbacks: Tells which versions of a model may have to answer next.
+            demand: Says which of the versions should be loaded.
             catalog: Where the outcome goes.
-            availability: Told whether the repository can be read.
-            metrics: Counts by version.
-            log: Where loads and unloads are told.
+            telemetry: Told of loads and unloads.
             processes: Starts what tries versions out.
         """
         self._repository = repository
-        self._release_state = release_state
         self._settings = settings
-        self._resolve = resolve
-        self._pinned_versions = pinned_versions
-        self._fallbacks = fallbacks
+        self._demand = demand
         self._catalog = catalog
-        self._inventory = Inventory(catalog, availability, log)
-        self._metrics = metrics
-        self._log = log
+        self._metrics, self._log = telemetry.metrics, telemetry.log
+        self._inventory = Inventory(catalog, telemetry.availability, telemetry.log)
         self._processes = processes
         self._cancellation = Cancellation()
         self._asked: dict[str, dict[Version, bool]] = {}
@@ -108,7 +91,7 @@ class Manager:
         self._scanner = Scanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
         self._freeing = Threads("unload")
-        self._supervision = supervision(log)
+        self._supervision = supervision(telemetry.log)
         self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
@@ -138,7 +121,7 @@ class Manager:
 
     async def _follow_release_state(self) -> None:
         """Puts in force what was declared; a repository that does not answer is not waited for."""
-        release_state = await self._release_state()
+        release_state = await self._demand.release_state()
         if release_state.revision == self._inventory.revision:
             return
         if self._inventory.presence.available:
@@ -207,7 +190,7 @@ class Manager:
             ModelNotFound, VersionNotFound: It does not exist.
             ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
         """
-        if hold := self._pinned_versions(model).get(version):
+        if hold := self._demand.pinned_versions(model).get(version):
             raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
         entry = await self._ask(model, version, load=False)
         await self._settle(model, version)
@@ -256,13 +239,13 @@ class Manager:
     def _wish(self, model: str) -> DesiredServing:
         yanked = self._settings.routing.yanked_pins == "warn"
         load_setting = self._settings.for_model(model).load
-        return DesiredServing(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+        return DesiredServing(load_setting, self._asked.get(model, {}), yanked, self._demand.fallbacks(model))
 
     def _needed(self, model: str) -> set[Version]:
         """Returns the versions that should be in memory, whatever requests ask for."""
         there, model_releases = list(self._inventory.versions(model)), self._inventory.model_releases(model)
-        chosen = wanted(self._wish(model), there, model_releases, self._resolve, self._inventory.loaded(model))
-        return chosen | (self._pinned_versions(model).keys() & (set(there) - model_releases.pruned))
+        chosen = wanted(self._wish(model), there, model_releases, self._demand.resolve, self._inventory.loaded(model))
+        return chosen | (self._demand.pinned_versions(model).keys() & (set(there) - model_releases.pruned))
 
     async def _bring(self, model: str, version: Version) -> None:
         """Loads a version that requests wait for, and returns once it can answer.

@@ -1,0 +1,69 @@
+"""What is known of published versions, and their signatures."""
+
+from collections.abc import Awaitable, Callable
+
+from turnout.registry.manifest.names import parse_version
+from turnout.registry.publishing.evidence_records import EvidenceRecords
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.releases.release import ReleaseStateWriter
+from turnout.rpc.control.calls import check_record
+from turnout.rpc.registry.messages import (
+    described_message,
+    signature,
+)
+from turnout.rpc.registry.threads import CancellableThreads
+from turnout.state.release_status import ModelReleaseState
+from turnout_proto.v1 import registry_pb2 as pb
+
+
+class PublishedVersionMethods:
+    """Tells of published versions, and keeps signatures beside them."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        declarer: ReleaseStateWriter,
+        release_state: Callable[[str], ModelReleaseState],
+        trust: Callable[[str], Trust],
+        refresh: Callable[[], Awaitable[None]],
+        threads: CancellableThreads,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            repository: Where versions are.
+            declarer: Records signatures.
+            release_state: Returns what was declared of a model. Blocking.
+            trust: Returns whose signatures count for a model. Blocking.
+            refresh: Puts in force what was signed.
+            threads: Do what touches the disk.
+        """
+        self._repository = repository
+        self._declarer = declarer
+        self._release_state = release_state
+        self._trust = trust
+        self._refresh = refresh
+        self._threads = threads
+
+    async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:  # noqa: N802
+        """Keeps a signature beside a version."""
+        check_record(request.actor, request.reason)
+        changed = await self._threads.run(self._sign, request)
+        await self._refresh()
+        return pb.SignVersionResponse(changed=changed)
+
+    async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:  # noqa: N802
+        """Tells what is known of a version."""
+        return await self._threads.run(self._described, request)
+
+    def _sign(self, request: pb.SignVersionRequest) -> bool:
+        version, signer = parse_version(request.version), signature(request)
+        return self._declarer.sign(request.model, version, signer, actor=request.actor, reason=request.reason).changed
+
+    def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
+        found: Published = self._repository.find(request.model, parse_version(request.version))
+        evidence_records = EvidenceRecords.of(self._repository, found, self._trust(request.model))
+        release_state = self._release_state(request.model)
+        return described_message(found, evidence_records, release_state.reasons.get(found.manifest.version, ""))
