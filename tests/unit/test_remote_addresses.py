@@ -12,7 +12,7 @@ from turnout.registry.manifest.versions import known_version
 from turnout.registry.remote import keys, objects
 from turnout.registry.remote.cache import Cache
 from turnout.registry.remote.keys import EvidenceRecordKey, ManifestKey, PlanKey, parse_key
-from turnout.registry.remote.oci import _document_tag, _parse_version_tag, _version_tag
+from turnout.registry.remote.oci_artifacts import document_tag, parse_version_tag, version_tag
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_no_name_of_a_document_leads_out_of_the_cache(text: str) -> None:
 @pytest.mark.parametrize("model", ["m", "m__x", "m_", "a.b-c", "M__1.0.0"])
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0-rc.1", "1.0.0+build.5", "1.0.0-a--b+c-d"])
 def test_a_tag_says_which_version_it_is_of(model: str, version: str) -> None:
-    tag = _version_tag(ManifestKey(model, known_version(version)))
+    tag = version_tag(ManifestKey(model, known_version(version)))
     assert set(tag) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-    named = _parse_version_tag(tag)
+    named = parse_version_tag(tag)
     assert named is not None
     assert (named[0], str(named[1])) == (model, version)
 
 
 def test_tags_fit_what_registries_take() -> None:
-    assert len(_document_tag("m" * 400, b"x")) <= 128
+    assert len(document_tag("m" * 400, b"x")) <= 128
     with pytest.raises(OSError, match="128"):
-        _version_tag(ManifestKey("m" * 128, known_version("1.0.0")))
+        version_tag(ManifestKey("m" * 128, known_version("1.0.0")))
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

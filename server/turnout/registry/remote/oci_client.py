@@ -1,0 +1,211 @@
+"""Requests to a container registry.
+
+Login is oras-py's: the files and helpers that `docker login` and `oras login` write. Everything else is plain HTTP,
+since oras-py reads whole files into memory and knows no timeouts.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import Any
+
+import httpx
+
+from turnout.config import RepositoryUrl
+from turnout.errors import ConfigError
+from turnout.registry.remote.oci_artifacts import MANIFEST_TYPE
+from turnout.registry.remote.store import StoreFault
+
+Content = bytes | Callable[[], Iterator[bytes]]
+"""A body; one that is read from a file is a function, which reads it from the beginning."""
+
+
+class OciClient:
+    """Asks for what is in one repository of a registry."""
+
+    def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float) -> None:
+        """Prepares; nothing is asked yet.
+
+        Args:
+            url: The registry's host, and the repository's name.
+            endpoint: Address of the registry; "" for https:// and the host.
+            timeout: Seconds that an answer may take.
+
+        Raises:
+            ConfigError: The extra is not installed.
+        """
+        self._name = url.path
+        self._login = _Login(url.host, timeout)
+        self._http = httpx.Client(
+            base_url=endpoint or f"https://{url.host}",
+            timeout=httpx.Timeout(timeout, connect=timeout / 4),
+            follow_redirects=True,
+        )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+        self._login.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str | httpx.URL,
+        *,
+        expect: Sequence[int],
+        content: Content | None = None,
+        headers: Mapping[str, str] | None = None,
+        most: int = 1 << 20,
+    ) -> httpx.Response:
+        """Asks, and reads an answer of at most `most` bytes.
+
+        Raises:
+            StoreFault: No answer came, or another one than is expected.
+        """
+        for again in (True, False):
+            with translated():
+                request = self._request(method, path, content, headers)
+                answer = self._http.send(request, stream=True)
+                try:
+                    body = _bounded(answer, most)
+                finally:
+                    answer.close()
+            if answer.status_code == 401 and again and self._login.renew(answer):
+                continue
+            if answer.status_code not in expect:
+                raise StoreFault(5, f"refuses what it is asked: {_code(answer.status_code, body)}")
+            kept = httpx.Response(answer.status_code, headers=_plain(answer.headers), content=body, request=request)
+            if method == "HEAD":
+                kept.headers["content-length"] = answer.headers.get("content-length", "-1")
+            return kept
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[httpx.Response]:
+        """Yields an answer whose body is read as it comes.
+
+        Raises:
+            FileNotFoundError: The registry has no such thing.
+            StoreFault: No answer came, or another one.
+        """
+        for again in (True, False):
+            with translated():
+                answer = self._http.send(self._request("GET", path, None, None), stream=True)
+            try:
+                if answer.status_code == 401 and again and self._login.renew(answer):
+                    continue
+                if answer.status_code == 404:
+                    raise FileNotFoundError(2, "is not there")
+                if answer.status_code != 200:
+                    raise StoreFault(5, f"refuses what it is asked: {answer.status_code}")
+                yield answer
+                return
+            finally:
+                answer.close()
+
+    def _request(
+        self,
+        method: str,
+        path: str | httpx.URL,
+        content: Content | None,
+        headers: Mapping[str, str] | None,
+    ) -> httpx.Request:
+        url = path if isinstance(path, httpx.URL) else f"/v2/{self._name}/{path}"
+        request = self._http.build_request(
+            method,
+            url,
+            content=content() if callable(content) else content,
+            headers={"accept": f"{MANIFEST_TYPE}, */*", **(headers or {})},
+        )
+        if request.url.host == self._http.base_url.host:  # nobody else is to have what proves who asks
+            request.headers.update(self._login.headers)
+        return request
+
+
+class _Login:
+    """Proves to the registry who asks, with what oras-py finds."""
+
+    def __init__(self, host: str, timeout: float) -> None:
+        try:
+            import requests
+            from oras.auth.token import TokenAuth
+            from oras.container import Container
+            from oras.logger import logger
+        except ImportError as error:
+            raise ConfigError("oci:// needs an extra that is not installed: pip install 'turnout[oci]'") from error
+        logger.log_handler = []  # it writes to standard error, past everybody's log
+        self._session = requests.Session()
+        self._session.request = _timed(self._session.request, timeout)  # type: ignore[method-assign]
+        self._auth: Any = TokenAuth()
+        self._auth.session, self._auth._tls_verify = self._session, True
+        self._container: Any = Container(f"{host}/name")
+        self._lock = Lock()
+        self._loaded = False
+        self.headers: dict[str, str] = {}
+
+    def close(self) -> None:
+        self._session.close()
+
+    def renew(self, answer: httpx.Response) -> bool:
+        """Takes up what the registry asks for; False where nothing is known that would do."""
+        with self._lock, translated():
+            if not self._loaded:
+                self._auth.load_configs(self._container, configs=_login_files())
+                self._loaded = True
+            basic = getattr(self._auth, "_basic_auth", None)
+            if answer.headers.get("www-authenticate", "").lower().startswith("basic"):
+                before, self.headers = self.headers, {"authorization": f"Basic {basic}"} if basic else {}
+                return before != self.headers
+            headers, changed = self._auth.authenticate_request(answer, {}, refresh=True)
+            self.headers = {"authorization": headers["Authorization"]} if changed else {}
+            return bool(changed)
+
+
+def _login_files() -> list[str]:
+    """Returns the files beside `~/.docker/config.json` that variables of the environment name."""
+    named = [os.environ.get("REGISTRY_AUTH_FILE", ""), f"{os.environ.get('DOCKER_CONFIG', '')}/config.json"]
+    return [file for file in named if file and os.path.isfile(file)]
+
+
+def _timed(request: Any, timeout: float) -> Any:
+    def with_timeout(*args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("timeout", timeout)
+        return request(*args, **kwargs)
+
+    return with_timeout
+
+
+def _bounded(answer: httpx.Response, most: int) -> bytes:
+    data = bytearray()
+    for block in answer.iter_bytes():
+        data += block
+        if len(data) > most:
+            raise StoreFault(5, f"answers with more than {most} bytes")
+    return bytes(data)
+
+
+def _plain(headers: httpx.Headers) -> dict[str, str]:
+    """Returns the headers of an answer whose body was read and decoded."""
+    return {k: v for k, v in headers.items() if k not in ("content-encoding", "content-length", "transfer-encoding")}
+
+
+def _code(status: int, body: bytes) -> str:
+    """Returns the status, and the registry's own code for what is wrong."""
+    with suppress(ValueError, KeyError, IndexError, TypeError, RecursionError):
+        code = str(json.loads(body)["errors"][0]["code"])
+        if code.replace("_", "").isalnum() and len(code) <= 64:
+            return f"{status} {code}"
+    return str(status)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Puts what the libraries raise into OSErrors that tell no address and no credential."""
+    try:
+        yield
+    except (StoreFault, FileNotFoundError, FileExistsError):
+        raise
+    except Exception as error:
+        raise StoreFault(5, f"does not answer as it should: {type(error).__name__}") from error
