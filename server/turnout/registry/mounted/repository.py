@@ -20,7 +20,9 @@ from turnout.registry.onnx.model_files import copy_model, opened
 from turnout.registry.publishing.manifest_builder import stated
 from turnout.registry.storage.files import explain, open_inside, walk
 from turnout.registry.storage.listing import Listing, Problem, Published
-from turnout.registry.storage.repository import Repository, manifest_fault, read_manifest
+from turnout.registry.storage.manifests import manifest_fault, read_manifest
+from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.scanning import VersionOrder
 from turnout.registry.triton.config import CONFIG_FILE
 from turnout.registry.triton.mapping import FieldOutcome, MappedField
 from turnout.registry.triton.tree import TritonModel, version_of
@@ -58,6 +60,7 @@ class MountedRepository(Repository):
                 lie: ONNX files of another name than `model.onnx`, and links. Not called before one does.
         """
         super().__init__(root)
+        self._order = VersionOrder()
         self._read = read
         self._scratch = scratch
         self._describing = threading.Lock()
@@ -164,7 +167,7 @@ class MountedRepository(Repository):
         if describes:
             self._places = kept
             self._models = {model.name: model for model in found.models if not model.fault}
-        published = self._sorted([place.published for place in kept.values()])
+        published = self._order.of([place.published for place in kept.values()])
         if describes and not published and not problems:
             reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
             problems.append(_unserved(self.root.name, ".", reason))

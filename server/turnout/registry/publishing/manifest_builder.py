@@ -12,7 +12,7 @@ from turnout.registry.manifest.digest import bytes_digest, canonical_bytes
 from turnout.registry.manifest.manifest import FileEntry, Manifest
 from turnout.registry.onnx.model import ModelFacts
 from turnout.registry.publishing.metadata import VersionMetadata
-from turnout.registry.storage.repository import MAX_MANIFEST_BYTES
+from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES
 
 
 def stated(

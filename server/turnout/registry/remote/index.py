@@ -15,7 +15,7 @@ from uuid import uuid4
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.storage.files import read_small
 from turnout.registry.storage.listing import Published
-from turnout.registry.storage.repository import MAX_MANIFEST_BYTES
+from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES
 
 _FOLDER = ".listing"
 _MAX_BYTES = 256 << 20

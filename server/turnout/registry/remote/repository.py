@@ -9,50 +9,33 @@ nobody sees; the next publish of the same content finds its blobs there, and `tu
 """
 
 import hashlib
-import os
-import random
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from semver import Version
 
 from turnout.cancellation import checkpoint
 from turnout.errors import AlreadyExistsError, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable
-from turnout.registry.gates.plan import MAX_PLAN_BYTES, PLAN_FILE
-from turnout.registry.manifest.digest import Progress, bytes_digest, canonical_bytes, read_canonical
+from turnout.registry.manifest.digest import Progress, bytes_digest, canonical_bytes
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
-from turnout.registry.manifest.names import check_model_name, differing_in_case
+from turnout.registry.manifest.names import check_model_name
 from turnout.registry.remote.cache import Cache
-from turnout.registry.remote.index import Index, IndexEntry
 from turnout.registry.remote.keys import (
-    ATTESTATIONS,
-    EvidenceRecordKey,
-    ManifestKey,
-    PlanKey,
     evidence_record_key,
     manifest_key,
-    parse_key,
 )
-from turnout.registry.remote.store import Document, Store, StoreFault
-from turnout.registry.storage.files import explain, walk, write_file
-from turnout.registry.storage.listing import CacheUse, Listing, Problem, Published, UnusedFiles
-from turnout.registry.storage.repository import MAX_MANIFEST_BYTES, Repository, file_fault, manifest_fault, not_found
-
-MAX_ATTESTATION_BYTES = 4 << 20
-MAX_ATTESTATIONS = 256
-"""Of one version."""
+from turnout.registry.remote.listing import FRESH_SECONDS, RemoteListing
+from turnout.registry.remote.store import Store, StoreFault
+from turnout.registry.storage.files import explain, walk
+from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
+from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, file_fault
+from turnout.registry.storage.repository import Repository, not_found
 
 UNUSED_SECONDS = 86_400.0
 """Blobs that no version uses are garbage from this age on: no publish takes so long."""
 
-_FRESH_SECONDS = 1.0
-"""A listing so old is one that was made now."""
-_BACKOFF_MOST = 60.0
-_SPARED_SECONDS = 600.0
 _RECORDING_SECONDS = 60.0
 """What a publisher may take from its manifest to its event, with clocks that differ some."""
 
@@ -74,19 +57,8 @@ class RemoteRepository(Repository):
         self._place = place
         self._store = store
         self._cache = cache
-        self._poll = poll_seconds
         self._read_only = read_only
-        self._index = Index(cache.root)
-        self._listing = threading.Lock()  # guards all that follows
-        self._entries: Mapping[str, IndexEntry] = {}
-        self._faults: dict[str, tuple[str, Problem]] = {}  # by key: the stamp and what is wrong
-        self._evidence_records: dict[str, str] = {}  # stamps of what was brought here, by key
-        self._found: Listing | None = None
-        self._listed_at = float("-inf")
-        self._due = float("-inf")
-        self._failures = 0
-        self._away = ""
-        self._missed: frozenset[tuple[str, Version]] = frozenset()
+        self._listing = RemoteListing(cache.root, store, poll_seconds)
         self._ours: set[str] = set()
         self._fetched = 0
 
@@ -126,45 +98,33 @@ class RemoteRepository(Repository):
         Raises:
             OSError: It does not answer, and never did.
         """
-        with self._listing:
-            if time.monotonic() >= self._due:
-                self._look()
-            if self._found is None:
-                raise StoreFault(5, f"the store {self._away}")
-            return replace(self._found, away=self._away_text()) if self._away else self._found
+        return self._listing.scan()
 
     def look_soon(self) -> None:  # noqa: D102 - as Repository
-        if not self._failures:
-            self._due = float("-inf")
+        self._listing.look_soon()
 
     def expect(self, keys: Collection[tuple[str, Version]]) -> None:  # noqa: D102 - as Repository
-        known = frozenset((e.published.manifest.model, e.published.manifest.version) for e in self._entries.values())
-        missed = frozenset(keys) - known
-        if missed - self._missed:
-            self.look_soon()
-        self._missed = missed
+        self._listing.expect(keys)
 
     def numbers(self, model: str) -> list[Version]:  # noqa: D102 - as Repository
-        self._look_now(_FRESH_SECONDS)
-        keys = [parse_key(key) for key in (*self._entries, *self._faults)]
-        return [key.version for key in keys if isinstance(key, ManifestKey) and key.model == check_model_name(model)]
+        self._listing.look_now(FRESH_SECONDS)
+        return [key.version for key in self._listing.keys if key.model == check_model_name(model)]
 
     def check_case(self, model: str) -> None:  # noqa: D102 - as Repository
-        self._look_now(_FRESH_SECONDS)
-        found = {key.model for key in map(parse_key, (*self._entries, *self._faults)) if isinstance(key, ManifestKey)}
-        self.check_names(model, found)
+        self._listing.look_now(FRESH_SECONDS)
+        self.check_names(model, {key.model for key in self._listing.keys})
 
     def find(self, model: str, version: Version) -> Published:  # noqa: D102 - as Repository
         key = manifest_key(check_model_name(model), version)
         for fresh in (False, True):
             if fresh:
-                self._look_if_old()
+                self._listing.look_if_old()
             else:
                 self.scan_quietly()
-            if (entry := self._entries.get(key)) is not None:
+            if (entry := self._listing.entry(key)) is not None:
                 return entry.published
-            if (fault := self._faults.get(key)) is not None:
-                raise DigestMismatch(fault[1].reason)
+            if fault := self._listing.fault(key):
+                raise DigestMismatch(fault)
         raise not_found(self.scan(), model, version)
 
     def scan_quietly(self) -> None:
@@ -180,7 +140,7 @@ class RemoteRepository(Repository):
 
     def being_published(self, published: Published) -> bool:  # noqa: D102 - as Repository
         key = manifest_key(published.manifest.model, published.manifest.version)
-        entry = self._entries.get(key)
+        entry = self._listing.entry(key)
         if entry is None or entry.modified is None or key in self._ours:
             return False
         return abs(time.time() - entry.modified) < _RECORDING_SECONDS
@@ -335,10 +295,9 @@ class RemoteRepository(Repository):
             blobs = self._store.blobs()
             if blobs is None:
                 return UnusedFiles()
-            self._look_now()  # after the blobs: what a publish has made a version meanwhile is used
-            if self._faults:
-                return UnusedFiles()  # what a manifest uses that cannot be read, nobody knows
-            used = {file.digest for e in self._entries.values() for file in e.published.manifest.files}
+            self._listing.look_now()  # after the blobs: what a publish has made a version meanwhile is used
+            if (used := self._listing.used_digests()) is None:
+                return UnusedFiles()
             before = time.time() - UNUSED_SECONDS
             unused = [blob for blob in blobs if blob.digest not in used and blob.modified < before]
         except OSError as error:
@@ -381,169 +340,6 @@ class RemoteRepository(Repository):
                 f" other content, published {won}, offered {published.digest}"
             ) from error
         self.look_soon()
-
-    # Looking
-
-    def _look_now(self, age: float = 0.0) -> None:
-        """Lists the store, if the last time is more than `age` seconds ago.
-
-        Raises:
-            OSError: It does not answer.
-        """
-        with self._listing:
-            if self._failures or time.monotonic() - self._listed_at >= age or self._due == float("-inf"):
-                self._look()
-            if self._away:
-                raise StoreFault(5, f"the store {self._away}")
-
-    def _look_if_old(self) -> None:
-        with self._listing:
-            if not self._failures and time.monotonic() - self._listed_at > _FRESH_SECONDS:
-                self._look()
-
-    def _look(self) -> None:
-        """Lists the store. Where that fails, what was listed last stays, if need be by another process."""
-        try:
-            self._take_in({document.key: document for document in self._store.documents()})
-        except OSError as error:
-            self._away = error.strerror or f"cannot be read ({type(error).__name__})"
-            self._failures += 1
-            seconds = min(self._poll * 2 ** min(self._failures - 1, 10), max(_BACKOFF_MOST, self._poll))
-            # Servers that lost a store together do not come back to it together.
-            self._due = time.monotonic() + seconds * random.uniform(0.8, 1.2)  # noqa: S311
-            if self._found is None and (kept := self._index.load()):
-                self._entries = kept
-                self._found = self._make_listing()
-            return
-        self._away, self._failures = "", 0
-        self._listed_at = time.monotonic()
-        self._due = self._listed_at + self._poll
-
-    def _take_in(self, documents: Mapping[str, Document]) -> None:
-        entries: dict[str, IndexEntry] = {}
-        faults: dict[str, tuple[str, Problem]] = {}
-        known = self._entries or self._index.load() or {}
-        beside: dict[tuple[str, Version], list[Document]] = {}
-        for text, document in documents.items():
-            match parse_key(text):
-                case ManifestKey() as key:
-                    self._take_manifest(key, document, known, entries, faults)
-                case EvidenceRecordKey() as key:
-                    beside.setdefault((key.model, key.version), []).append(document)
-                case PlanKey(model):
-                    self._take_file(document, self.root / model / PLAN_FILE, MAX_PLAN_BYTES)
-                case _:
-                    pass
-        for found in beside.values():
-            for document in sorted(found, key=lambda one: one.key)[:MAX_ATTESTATIONS]:
-                model, _, version, file = document.key.split("/")
-                target = self.root / model / ATTESTATIONS / version / file
-                self._take_file(document, target, MAX_ATTESTATION_BYTES)
-        self._drop_files(documents)
-        changed = entries.keys() != self._entries.keys() or any(entries[k] is not self._entries[k] for k in entries)
-        self._entries, self._faults = entries, faults
-        if changed or self._found is None:
-            with suppress(OSError):  # a cache that is full keeps nobody from serving what is in memory
-                for text, entry in entries.items():
-                    if entry is not known.get(text):
-                        self._index.keep(canonical_bytes(entry.published.manifest), entry.published.digest)
-                self._index.save(entries)
-        self._found = self._make_listing()
-
-    def _take_manifest(
-        self,
-        key: ManifestKey,
-        document: Document,
-        known: Mapping[str, IndexEntry],
-        entries: dict[str, IndexEntry],
-        faults: dict[str, tuple[str, Problem]],
-    ) -> None:
-        text = document.key
-        if (before := known.get(text)) is not None and before.stamp == document.stamp:
-            entries[text] = before
-            return
-        if (fault := self._faults.get(text)) is not None and fault[0] == document.stamp:
-            faults[text] = fault
-            return
-        try:
-            published = self._read_manifest(key, document)
-        except FileNotFoundError:  # removed since it was listed
-            return
-        except ValueError as error:
-            reason = f"{key.model} {key.version}: {manifest_fault(error)}"
-            faults[text] = document.stamp, Problem(key.model, str(key.version), reason, damaged=True)
-        else:
-            # The same object where the same version was written again, which nothing needs to notice.
-            same = before is not None and before.published.digest == published.digest
-            published = before.published if before is not None and same else published
-            entries[text] = IndexEntry(document.stamp, document.modified, published)
-
-    def _read_manifest(self, key: ManifestKey, document: Document) -> Published:
-        data = self._store.read(document, MAX_MANIFEST_BYTES)
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
-        published = Published(read_canonical(data), bytes_digest(data))
-        manifest = published.manifest
-        if (manifest.model, str(manifest.version)) != (key.model, str(key.version)):
-            raise ValueError(f"is that of {manifest.model} {manifest.version}")
-        return published
-
-    def _take_file(self, document: Document, target: Path, most: int) -> None:
-        """Brings a small document here, if it changed; one that is too large is left where it is."""
-        if self._evidence_records.get(document.key) == document.stamp and target.exists():
-            return
-        if document.size > most:
-            return
-        try:
-            data = self._store.read(document, most)
-        except FileNotFoundError:
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.parent / f".{os.getpid()}-{threading.get_ident()}-{target.name}"
-        fresh.unlink(missing_ok=True)
-        try:
-            write_file(fresh, data)
-            os.replace(fresh, target)
-        finally:
-            fresh.unlink(missing_ok=True)
-        self._evidence_records[document.key] = document.stamp
-
-    def _drop_files(self, documents: Mapping[str, Document]) -> None:
-        """Removes here what was removed where it lives, and spares what another process may have just written."""
-        before = time.time() - _SPARED_SECONDS
-        for pattern in (PLAN_FILE, f"*/{PLAN_FILE}", f"*/{ATTESTATIONS}/*/*"):
-            for file in self.root.glob(pattern):
-                if (key := str(file.relative_to(self.root))) in documents:
-                    continue
-                with suppress(FileNotFoundError):
-                    if self._evidence_records.pop(key, None) or file.stat().st_mtime < before:
-                        file.unlink()
-
-    def _make_listing(self) -> Listing:
-        twice = differing_in_case({e.published.manifest.model for e in self._entries.values()})
-        published: dict[tuple[str, Version], Published] = {}
-        problems = {f"{p.model} {p.version}": p for _, p in self._faults.values()}
-        for _, entry in sorted(self._entries.items()):
-            model, version = entry.published.manifest.model, entry.published.manifest.version
-            if (alike := published.get((model, version))) is not None:
-                # No write of one name keeps another name from being written in the same moment.
-                reason = (
-                    f"{model} {version} differs from {alike.manifest.version} in build metadata alone, and is not"
-                    " served: remove one"
-                )
-                problems[f"{model} {version}"] = Problem(model, str(version), reason, unserved=True)
-            elif (other := twice.get(model)) is not None:
-                problems[model] = Problem(model, "", f"{model!r} differs from {other!r} in case only: remove one")
-            else:
-                published[model, version] = entry.published
-        ordered = tuple(sorted(problems.values(), key=lambda p: (p.model, p.version)))
-        # Whoever looks for changes compares by identity; `_sorted` returns the same tuple where nothing changed.
-        return Listing(self._sorted(list(published.values())), ordered)
-
-    def _away_text(self) -> str:
-        if self._listed_at == float("-inf"):
-            return f"{self._away}; what an earlier process listed counts, and what is in the cache can be loaded"
-        return f"{self._away}; what was listed before counts, and what is in the cache can be loaded"
 
     def _unavailable(self, what: str, error: OSError) -> Exception:
         if error.errno in (28, 122):  # no space left, quota exceeded: by this machine's disk alone

@@ -7,26 +7,24 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from semver import Version
 
 from turnout.errors import MODEL_SEEN, AlreadyExistsError, DigestMismatch, ModelNotFound, VersionNotFound
-from turnout.registry.manifest.digest import Progress, bytes_digest, read_canonical, stream_digest
-from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
-from turnout.registry.manifest.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
-from turnout.registry.manifest.versions import Precedence, precedence
-from turnout.registry.storage.files import explain, open_inside, sync_directory, sync_tree, walk
-from turnout.registry.storage.listing import CacheUse, Listing, Problem, Published, UnusedFiles, loose, unpublished
+from turnout.registry.manifest.digest import Progress
+from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.manifest.names import check_model_name, is_exact_version
+from turnout.registry.storage.files import explain, sync_directory, sync_tree, walk
+from turnout.registry.storage.listing import CacheUse, Listing, Published, UnusedFiles
+from turnout.registry.storage.manifests import file_fault, manifest_fault, read_version
 from turnout.registry.storage.placement import adopt_in_place, holds_same_files, move_in_place
+from turnout.registry.storage.scanning import DirectoryScan, directory_names
 from turnout.registry.storage.staging import sweep
 from turnout.threads import Threads
-
-MAX_MANIFEST_BYTES = 16 << 20
 
 _NAMED_FILES = 5
 
@@ -35,25 +33,6 @@ _THREADS = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """What changes when a manifest does, so that an unchanged one need not be read again.
-
-    The change time is there for tools that set the modification time back; nobody can set the change time.
-    """
-
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class _SeenManifest:
-    stamp: _Stamp
-    found: Published | Problem
 
 
 class Repository:
@@ -66,8 +45,7 @@ class Repository:
             root: Directory of the models; need not exist.
         """
         self.root = root
-        self._seen: Mapping[tuple[str, str], _SeenManifest] = {}
-        self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
+        self._directory_scan = DirectoryScan(root)
         self._threads = Threads("repository", _THREADS)
 
     @property
@@ -103,33 +81,7 @@ class Repository:
         Raises:
             OSError: The root cannot be read.
         """
-        seen: dict[tuple[str, str], _SeenManifest] = {}
-        published: list[Published] = []
-        problems: list[Problem] = []
-        models = _names(self.root)
-        twice = differing_in_case(models)
-        problems += (loose(file, "") for file in loose_files(self.root) if file.stem not in models)
-        for model in models:
-            if fault := self._model_fault(model, twice.get(model)):
-                problems.append(Problem(model, "", fault))
-                continue
-            try:
-                versions = _names(self.root / model)
-            except OSError as error:
-                problems.append(Problem(model, "", f"the directory of {model} {explain(error)}"))
-                continue
-            before = len(published)
-            for version in versions:
-                found = self._examine(model, version, seen)
-                if isinstance(found, Published):
-                    published.append(found)
-                elif found is not None:
-                    problems.append(found)
-            if len(published) == before:
-                problems += (loose(file, model) for file in loose_files(self.root / model))
-        self._seen = seen
-        found_problems = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
-        return Listing(self._sorted(published), found_problems, bool(published or found_problems) or self.root.is_dir())
+        return self._directory_scan.scan()
 
     def published(self) -> Sequence[Published]:
         """Returns every version that exists, as `scan` does."""
@@ -290,7 +242,7 @@ class Repository:
         if link or not os.path.lexists(directory / MANIFEST_FILE):
             raise self._not_found(model, version)
         try:
-            return _read_version(directory, model, str(version))
+            return read_version(directory, model, str(version))
         except (ValueError, OSError) as error:
             raise DigestMismatch(f"{model} {version}: {manifest_fault(error)}") from error
 
@@ -349,7 +301,14 @@ class Repository:
             AlreadyExistsError: One has; the error names it, unless the caller may not know of it.
             OSError: The root cannot be read.
         """
-        self.check_names(model, [name for name in _alike(self.root, model) if _names(self.root / name)])
+        self.check_names(
+            model,
+            [
+                name
+                for name in directory_names(self.root)
+                if name.lower() == model.lower() and directory_names(self.root / name)
+            ],
+        )
 
     @staticmethod
     def check_names(model: str, others: Iterable[str]) -> None:
@@ -372,41 +331,6 @@ class Repository:
         manifest = published.manifest
         return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
 
-    def _model_fault(self, model: str, other: str | None) -> str | None:
-        if fault := model_name_fault(model):
-            return f"directory {model!r} {fault}"
-        if (self.root / model).is_symlink():
-            return f"directory {model!r} is a link, and links are not followed"
-        if other is not None and _has_versions(self.root / other):
-            return f"directory {model!r} differs from {other!r} in case only: rename one"
-        return None
-
-    def _sorted(self, published: list[Published]) -> tuple[Published, ...]:
-        # Comparing versions took three quarters of a scan in which nothing had changed (300 versions, 6 of 8 ms).
-        before, order = self._order
-        if len(before) != len(published) or any(a is not b for a, b in zip(before, published, strict=True)):
-            order = tuple(sorted(published, key=_place))
-            self._order = (published, order)
-        return order
-
-    def _examine(
-        self, model: str, version: str, seen: dict[tuple[str, str], _SeenManifest]
-    ) -> Published | Problem | None:
-        directory = self.root / model / version
-        try:
-            status = os.lstat(f"{directory}/{MANIFEST_FILE}")
-        except FileNotFoundError:
-            return unpublished(directory, model, version)
-        except OSError as error:
-            reason = f"{model} {version}: {MANIFEST_FILE} {explain(error)}"
-            return Problem(model, version, reason, damaged=is_exact_version(version))
-        stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        before = self._seen.get((model, version))
-        if before is None or before.stamp != stamp:
-            before = _SeenManifest(stamp, _look(directory, model, version))
-        seen[model, version] = before
-        return before.found
-
     def _not_found(self, model: str, version: Version) -> ModelNotFound | VersionNotFound:
         return not_found(self.scan(), model, version)
 
@@ -416,91 +340,3 @@ def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound |
     if versions := listing.versions(model):
         return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
     return ModelNotFound.named(model, listing.models)
-
-
-def _alike(root: Path, model: str) -> list[str]:
-    return [name for name in _names(root) if name.lower() == model.lower()]
-
-
-def _place(published: Published) -> tuple[str, Precedence, str]:
-    # Build metadata has no part in precedence; the text makes the order of such twins one.
-    return published.manifest.model, precedence(published.manifest.version), str(published.manifest.version)
-
-
-def _names(directory: Path) -> list[str]:
-    """Names of the directories, and links to such, in `directory`, save hidden ones; none where it does not exist."""
-    try:
-        with os.scandir(directory) as entries:
-            return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-    except FileNotFoundError:
-        return []
-
-
-def loose_files(directory: Path) -> list[Path]:
-    """Returns the ONNX files in `directory` by name, save hidden ones; none where it cannot be read."""
-    with suppress(OSError), os.scandir(directory) as entries:
-        names = sorted(
-            e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()
-        )
-        return [directory / name for name in names]
-    return []
-
-
-def _has_versions(directory: Path) -> bool:
-    try:
-        return bool(_names(directory))
-    except OSError:
-        return False
-
-
-def _look(directory: Path, model: str, version: str) -> Published | Problem:
-    if directory.is_symlink():
-        return Problem(model, version, f"{model} {version} is a link, and links are not followed")
-    if not is_exact_version(version):
-        return Problem(model, version, f"{model} {version!r}: the directory's name is no exact version")
-    try:
-        return _read_version(directory, model, version)
-    except (ValueError, OSError) as error:
-        return Problem(model, version, f"{model} {version}: {manifest_fault(error)}", damaged=True)
-
-
-def _read_version(directory: Path, model: str, version: str) -> Published:
-    """Reads a manifest. Raises as `read_manifest`, and ValueError where it is that of another version."""
-    published = read_manifest(directory)
-    manifest = published.manifest
-    if (manifest.model, str(manifest.version)) != (model, version):
-        raise ValueError(f"is that of {manifest.model} {manifest.version}")
-    return published
-
-
-def read_manifest(directory: Path) -> Published:
-    """Reads the manifest in `directory`.
-
-    Raises:
-        ValueError: It is not valid.
-        OSError: It cannot be read.
-    """
-    with open_inside(directory, MANIFEST_FILE) as file:
-        data = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    return Published(read_canonical(data), bytes_digest(data))
-
-
-def manifest_fault(error: ValueError | OSError) -> str:
-    """Says what is wrong with a manifest that could not be read."""
-    return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
-
-
-def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
-    """Says how a file differs from its entry in the manifest."""
-    try:
-        with open_inside(directory, entry.path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry.size:
-                return f"is not what was published (expected {entry.size} bytes, got {size})"
-            if stream_digest(file, progress=progress) != entry.digest:
-                return "is not what was published"
-    except OSError as error:
-        return explain(error)
-    return None

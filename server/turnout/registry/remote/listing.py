@@ -1,0 +1,277 @@
+"""What a store lists: which versions live there, and the small documents beside them.
+
+Asked anew after some seconds only; while the store does not answer, what it listed last counts.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from semver import Version
+
+from turnout.registry.gates.plan import MAX_PLAN_BYTES, PLAN_FILE
+from turnout.registry.manifest.digest import bytes_digest, canonical_bytes, read_canonical
+from turnout.registry.manifest.names import differing_in_case
+from turnout.registry.remote.index import Index, IndexEntry
+from turnout.registry.remote.keys import (
+    ATTESTATIONS,
+    EvidenceRecordKey,
+    ManifestKey,
+    PlanKey,
+    parse_key,
+)
+from turnout.registry.remote.store import Document, Store, StoreFault
+from turnout.registry.storage.files import write_file
+from turnout.registry.storage.listing import Listing, Problem, Published
+from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, manifest_fault
+from turnout.registry.storage.scanning import VersionOrder
+
+MAX_ATTESTATION_BYTES = 4 << 20
+MAX_ATTESTATIONS = 256
+"""Of one version."""
+
+FRESH_SECONDS = 1.0
+"""A listing so old is one that was made now."""
+_BACKOFF_MOST = 60.0
+_SPARED_SECONDS = 600.0
+
+
+class RemoteListing:
+    """The versions in a store, as they were listed last. Safe to use from several threads."""
+
+    def __init__(self, root: Path, store: Store, poll_seconds: float) -> None:
+        """Prepares; nothing is asked yet.
+
+        Args:
+            root: Of the cache on this machine, where small documents are brought to.
+            store: What the versions live in.
+            poll_seconds: How old a listing may be.
+        """
+        self._root = root
+        self._store = store
+        self._poll_seconds = poll_seconds
+        self._index = Index(root)
+        self._order = VersionOrder()
+        self._lock = threading.Lock()  # guards all that follows
+        self._entries: Mapping[str, IndexEntry] = {}
+        self._faults: dict[str, tuple[str, Problem]] = {}  # by key: the stamp and what is wrong
+        self._evidence_records: dict[str, str] = {}  # stamps of what was brought here, by key
+        self._found: Listing | None = None
+        self._listed_at = float("-inf")
+        self._due = float("-inf")
+        self._failures = 0
+        self._away = ""
+        self._missed: frozenset[tuple[str, Version]] = frozenset()
+
+    @property
+    def keys(self) -> list[ManifestKey]:
+        """Of all versions, whether or not their manifests can be read."""
+        return [key for key in map(parse_key, (*self._entries, *self._faults)) if isinstance(key, ManifestKey)]
+
+    def entry(self, key: str) -> IndexEntry | None:
+        """Returns the version that a key names; None where there is none, or its manifest cannot be read."""
+        return self._entries.get(key)
+
+    def fault(self, key: str) -> str:
+        """Says what is wrong with the manifest that a key names; "" for nothing."""
+        fault = self._faults.get(key)
+        return "" if fault is None else fault[1].reason
+
+    def used_digests(self) -> set[str] | None:
+        """Returns the digests of all files of versions; None while a manifest that cannot be read may name others."""
+        if self._faults:
+            return None
+        return {file.digest for entry in self._entries.values() for file in entry.published.manifest.files}
+
+    def scan(self) -> Listing:
+        """Lists the store, if the last time is long enough ago; while it does not answer, what was listed last counts.
+
+        Raises:
+            OSError: It does not answer, and never did.
+        """
+        with self._lock:
+            if time.monotonic() >= self._due:
+                self._look()
+            if self._found is None:
+                raise StoreFault(5, f"the store {self._away}")
+            return replace(self._found, away=self._away_text()) if self._away else self._found
+
+    def look_soon(self) -> None:
+        """Has the next scan look, unless the store did not answer."""
+        if not self._failures:
+            self._due = float("-inf")
+
+    def expect(self, keys: Collection[tuple[str, Version]]) -> None:
+        """Has the next scan look if `keys` names versions that are not known; as `Repository.expect`."""
+        known = frozenset((e.published.manifest.model, e.published.manifest.version) for e in self._entries.values())
+        missed = frozenset(keys) - known
+        if missed - self._missed:
+            self.look_soon()
+        self._missed = missed
+
+    def look_now(self, age: float = 0.0) -> None:
+        """Lists the store, if the last time is more than `age` seconds ago.
+
+        Raises:
+            OSError: It does not answer.
+        """
+        with self._lock:
+            if self._failures or time.monotonic() - self._listed_at >= age or self._due == float("-inf"):
+                self._look()
+            if self._away:
+                raise StoreFault(5, f"the store {self._away}")
+
+    def look_if_old(self) -> None:
+        """Lists the store, unless that was a moment ago or it did not answer then."""
+        with self._lock:
+            if not self._failures and time.monotonic() - self._listed_at > FRESH_SECONDS:
+                self._look()
+
+    def _look(self) -> None:
+        """Lists the store. Where that fails, what was listed last stays, if need be by another process."""
+        try:
+            self._take_in({document.key: document for document in self._store.documents()})
+        except OSError as error:
+            self._away = error.strerror or f"cannot be read ({type(error).__name__})"
+            self._failures += 1
+            seconds = min(self._poll_seconds * 2 ** min(self._failures - 1, 10), max(_BACKOFF_MOST, self._poll_seconds))
+            # Servers that lost a store together do not come back to it together.
+            self._due = time.monotonic() + seconds * random.uniform(0.8, 1.2)  # noqa: S311
+            if self._found is None and (kept := self._index.load()):
+                self._entries = kept
+                self._found = self._make_listing()
+            return
+        self._away, self._failures = "", 0
+        self._listed_at = time.monotonic()
+        self._due = self._listed_at + self._poll_seconds
+
+    def _take_in(self, documents: Mapping[str, Document]) -> None:
+        entries: dict[str, IndexEntry] = {}
+        faults: dict[str, tuple[str, Problem]] = {}
+        known = self._entries or self._index.load() or {}
+        beside: dict[tuple[str, Version], list[Document]] = {}
+        for text, document in documents.items():
+            match parse_key(text):
+                case ManifestKey() as key:
+                    self._take_manifest(key, document, known, entries, faults)
+                case EvidenceRecordKey() as key:
+                    beside.setdefault((key.model, key.version), []).append(document)
+                case PlanKey(model):
+                    self._take_file(document, self._root / model / PLAN_FILE, MAX_PLAN_BYTES)
+                case _:
+                    pass
+        for found in beside.values():
+            for document in sorted(found, key=lambda one: one.key)[:MAX_ATTESTATIONS]:
+                model, _, version, file = document.key.split("/")
+                target = self._root / model / ATTESTATIONS / version / file
+                self._take_file(document, target, MAX_ATTESTATION_BYTES)
+        self._drop_files(documents)
+        changed = entries.keys() != self._entries.keys() or any(entries[k] is not self._entries[k] for k in entries)
+        self._entries, self._faults = entries, faults
+        if changed or self._found is None:
+            with suppress(OSError):  # a cache that is full keeps nobody from serving what is in memory
+                for text, entry in entries.items():
+                    if entry is not known.get(text):
+                        self._index.keep(canonical_bytes(entry.published.manifest), entry.published.digest)
+                self._index.save(entries)
+        self._found = self._make_listing()
+
+    def _take_manifest(
+        self,
+        key: ManifestKey,
+        document: Document,
+        known: Mapping[str, IndexEntry],
+        entries: dict[str, IndexEntry],
+        faults: dict[str, tuple[str, Problem]],
+    ) -> None:
+        text = document.key
+        if (before := known.get(text)) is not None and before.stamp == document.stamp:
+            entries[text] = before
+            return
+        if (fault := self._faults.get(text)) is not None and fault[0] == document.stamp:
+            faults[text] = fault
+            return
+        try:
+            published = self._read_manifest(key, document)
+        except FileNotFoundError:  # removed since it was listed
+            return
+        except ValueError as error:
+            reason = f"{key.model} {key.version}: {manifest_fault(error)}"
+            faults[text] = document.stamp, Problem(key.model, str(key.version), reason, damaged=True)
+        else:
+            # The same object where the same version was written again, which nothing needs to notice.
+            same = before is not None and before.published.digest == published.digest
+            published = before.published if before is not None and same else published
+            entries[text] = IndexEntry(document.stamp, document.modified, published)
+
+    def _read_manifest(self, key: ManifestKey, document: Document) -> Published:
+        data = self._store.read(document, MAX_MANIFEST_BYTES)
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
+        published = Published(read_canonical(data), bytes_digest(data))
+        manifest = published.manifest
+        if (manifest.model, str(manifest.version)) != (key.model, str(key.version)):
+            raise ValueError(f"is that of {manifest.model} {manifest.version}")
+        return published
+
+    def _take_file(self, document: Document, target: Path, most: int) -> None:
+        """Brings a small document here, if it changed; one that is too large is left where it is."""
+        if self._evidence_records.get(document.key) == document.stamp and target.exists():
+            return
+        if document.size > most:
+            return
+        try:
+            data = self._store.read(document, most)
+        except FileNotFoundError:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.parent / f".{os.getpid()}-{threading.get_ident()}-{target.name}"
+        fresh.unlink(missing_ok=True)
+        try:
+            write_file(fresh, data)
+            os.replace(fresh, target)
+        finally:
+            fresh.unlink(missing_ok=True)
+        self._evidence_records[document.key] = document.stamp
+
+    def _drop_files(self, documents: Mapping[str, Document]) -> None:
+        """Removes here what was removed where it lives, and spares what another process may have just written."""
+        before = time.time() - _SPARED_SECONDS
+        for pattern in (PLAN_FILE, f"*/{PLAN_FILE}", f"*/{ATTESTATIONS}/*/*"):
+            for file in self._root.glob(pattern):
+                if (key := str(file.relative_to(self._root))) in documents:
+                    continue
+                with suppress(FileNotFoundError):
+                    if self._evidence_records.pop(key, None) or file.stat().st_mtime < before:
+                        file.unlink()
+
+    def _make_listing(self) -> Listing:
+        twice = differing_in_case({e.published.manifest.model for e in self._entries.values()})
+        published: dict[tuple[str, Version], Published] = {}
+        problems = {f"{p.model} {p.version}": p for _, p in self._faults.values()}
+        for _, entry in sorted(self._entries.items()):
+            model, version = entry.published.manifest.model, entry.published.manifest.version
+            if (alike := published.get((model, version))) is not None:
+                # No write of one name keeps another name from being written in the same moment.
+                reason = (
+                    f"{model} {version} differs from {alike.manifest.version} in build metadata alone, and is not"
+                    " served: remove one"
+                )
+                problems[f"{model} {version}"] = Problem(model, str(version), reason, unserved=True)
+            elif (other := twice.get(model)) is not None:
+                problems[model] = Problem(model, "", f"{model!r} differs from {other!r} in case only: remove one")
+            else:
+                published[model, version] = entry.published
+        ordered = tuple(sorted(problems.values(), key=lambda p: (p.model, p.version)))
+        # Whoever looks for changes compares by identity; `VersionOrder` returns the same tuple where nothing changed.
+        return Listing(self._order.of(list(published.values())), ordered)
+
+    def _away_text(self) -> str:
+        if self._listed_at == float("-inf"):
+            return f"{self._away}; what an earlier process listed counts, and what is in the cache can be loaded"
+        return f"{self._away}; what was listed before counts, and what is in the cache can be loaded"

@@ -1,0 +1,53 @@
+"""Reading manifests, and comparing files with what a manifest says of them."""
+
+import os
+from pathlib import Path
+
+from turnout.registry.manifest.digest import Progress, bytes_digest, read_canonical, stream_digest
+from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
+from turnout.registry.storage.files import explain, open_inside
+from turnout.registry.storage.listing import Published
+
+MAX_MANIFEST_BYTES = 16 << 20
+
+
+def read_version(directory: Path, model: str, version: str) -> Published:
+    """Reads a manifest. Raises as `read_manifest`, and ValueError where it is that of another version."""
+    published = read_manifest(directory)
+    manifest = published.manifest
+    if (manifest.model, str(manifest.version)) != (model, version):
+        raise ValueError(f"is that of {manifest.model} {manifest.version}")
+    return published
+
+
+def read_manifest(directory: Path) -> Published:
+    """Reads the manifest in `directory`.
+
+    Raises:
+        ValueError: It is not valid.
+        OSError: It cannot be read.
+    """
+    with open_inside(directory, MANIFEST_FILE) as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
+    return Published(read_canonical(data), bytes_digest(data))
+
+
+def manifest_fault(error: ValueError | OSError) -> str:
+    """Says what is wrong with a manifest that could not be read."""
+    return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
+
+
+def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
+    """Says how a file differs from its entry in the manifest."""
+    try:
+        with open_inside(directory, entry.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                return f"is not what was published (expected {entry.size} bytes, got {size})"
+            if stream_digest(file, progress=progress) != entry.digest:
+                return "is not what was published"
+    except OSError as error:
+        return explain(error)
+    return None
