@@ -15,8 +15,9 @@ from turnout.rollout.guards.circuit_breaker import Outcomes
 from turnout.rollout.guards.moved_slots import MovedSlots
 from turnout.rollout.guards.slot_history import PACKED_SLOTS, SlotRecords
 from turnout.rpc.errors import code_name
-from turnout.serving.counting.arm_counts import Arms, FailedRequest, Replayed, Rules
+from turnout.serving.counting.arm_counts import Arms, FailedRequest
 from turnout.serving.counting.keyed_outcomes import ERROR, INVALID, NO_SLOT, SLOTS, UNTIMED, KeyedLog, SlotHistory
+from turnout.serving.counting.tick_counts import Replayed, Rules
 
 THRESHOLDS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
 RULES = Rules(tuple(THRESHOLDS.values()), 0.05, warm_requests=0, stalled=1.0)

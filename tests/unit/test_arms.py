@@ -12,18 +12,9 @@ from turnout.errors import InvalidTensor, TurnoutError
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import Count
 from turnout.rpc.errors import code_name
-from turnout.serving.counting.arm_counts import (
-    ArmMeter,
-    Arms,
-    FailedRequest,
-    Replayed,
-    Rules,
-    Settle,
-    attach,
-    detach,
-    failure_marks,
-)
+from turnout.serving.counting.arm_counts import ArmMeter, Arms, FailedRequest, Settle, attach, detach
 from turnout.serving.counting.keyed_outcomes import BAD, ERROR, NO_SLOT, KeyedLog
+from turnout.serving.counting.tick_counts import Replayed, Rules, failure_marks
 
 RULES = Rules((0.1, 0.2, 1.0), client_timeout=0.05, warm_requests=0)
 LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}

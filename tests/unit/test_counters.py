@@ -6,8 +6,9 @@ import pytest
 from turnout.rollout.counters import Counters, SlotsInForce
 from turnout.rollout.evidence import GROUPS
 from turnout.routing.slots import SLOTS, Owners, SlotTable
-from turnout.serving.counting.arm_counts import Arms, Rules
+from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
+from turnout.serving.counting.tick_counts import Rules
 
 LIMITS = {"p90": 0.1, "stalled": 1.0}
 RULES = Rules(tuple(LIMITS.values()), warm_requests=0, stalled=1.0)

@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.auth.authority import Authority
 from turnout.auth.policy.policy_file import load_policy
 from turnout.config import Settings, check_exposure, open_to_anybody
-from turnout.config.secrets import console_token, secret_of
+from turnout.config.files import console_token, secret_of
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.authorization import Refuse, protect
 from turnout.web.console.application import console_refusal

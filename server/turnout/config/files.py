@@ -1,10 +1,18 @@
-"""Files that settings name: certificates, secrets, policies, keys. Read with bounds, and watched for changes."""
+"""Files that settings name: certificates, secrets, policies, keys. Read with bounds, and watched for changes.
+
+Secrets may lie in files: containers get them so, and nobody sees them in a list of processes or an environment.
+"""
 
 import os
 import stat
 from typing import BinaryIO
 
+from pydantic import SecretStr
+
+from turnout.config.values import LEAST_TOKEN
 from turnout.errors import ConfigError
+
+_MOST_SECRET_BYTES = 64 << 10
 
 Stamp = tuple[int, ...]
 """What shows that a file changed."""
@@ -64,3 +72,52 @@ def stamp_of(path: str) -> Stamp | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def secret_of(setting: str, value: SecretStr, file: str, *, least: int = 1) -> str:
+    """Returns a secret; "" where neither it nor a file of it is set.
+
+    Args:
+        setting: Its dotted key; that of its file ends in `_file`.
+        value: As it is set.
+        file: Where it lies, instead; white space around it is no part of it.
+        least: Characters that it has at least.
+
+    Raises:
+        ConfigError: Both are set, or the file cannot be used. The message holds nothing of what is in it.
+    """
+    if not file:
+        return value.get_secret_value()
+    if value.get_secret_value():
+        raise ConfigError(f"{setting} and {setting}_file: expected one of them, and both are set")
+    text = read_secret(f"{setting}_file", file)
+    if len(text) < least:
+        raise ConfigError(f"{setting}_file: expected at least {least} characters in {file}")
+    return text
+
+
+def console_token(token: SecretStr, file: str) -> str:
+    """Returns the console's token. Raises as `secret_of`."""
+    return secret_of("console.token", token, file, least=LEAST_TOKEN)
+
+
+def read_secret(setting: str, file: str) -> str:
+    """Returns what a file holds, without white space around it.
+
+    Raises:
+        ConfigError: It cannot be read, is no text, or is too large to be a secret.
+    """
+    try:
+        with open_regular(file) as opened:
+            data = opened.read(_MOST_SECRET_BYTES + 1)
+    except NoRegularFileError:
+        raise ConfigError(f"{setting}: {file} is no regular file") from None
+    except OSError as error:
+        raise ConfigError(f"{setting}: {file} cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{setting}: {file} holds no text") from None
+    if not text or len(data) > _MOST_SECRET_BYTES:
+        raise ConfigError(f"{setting}: expected a secret of at most {_MOST_SECRET_BYTES >> 10} KiB in {file}")
+    return text

@@ -14,8 +14,9 @@ from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 from turnout.rollout.guards.moved_slots import MovedSlots
 from turnout.rollout.guards.slot_history import NO_RECORDS, SlotRecords
 from turnout.routing.slots import Owners
-from turnout.serving.counting.arm_counts import ArmMeter, Arms, BaselineReplayer, Rules, TickCounts, attach, detach
+from turnout.serving.counting.arm_counts import ArmMeter, Arms, BaselineReplayer, attach, detach
 from turnout.serving.counting.keyed_outcomes import SLOTS, KeyedWindow, SlotHistory
+from turnout.serving.counting.tick_counts import Rules, TickCounts
 
 _ASKED_SECONDS = 10.0
 """How long the baseline may take to say whether it answers what the candidate failed."""

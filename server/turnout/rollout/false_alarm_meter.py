@@ -21,7 +21,7 @@ from turnout.rollout.thresholds import latency_of
 from turnout.routing.active_policies import Policies
 from turnout.routing.policy import CONTROL, TWIN
 from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners, SlotTable
-from turnout.serving.counting.arm_counts import Rules
+from turnout.serving.counting.tick_counts import Rules
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.telemetry.metrics.rollout import MeterSample
 

@@ -12,7 +12,7 @@ from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, TrafficEstimate, detections, missed
 from turnout.rollout.thresholds import threshold
-from turnout.serving.counting.arm_counts import SERVER_FAULTS
+from turnout.serving.counting.tick_counts import SERVER_FAULTS
 from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 

@@ -10,7 +10,7 @@ from turnout.rollout.evidence import SLO, STALLED
 from turnout.rollout.guards.guards import LIMIT
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.plan import Plan
-from turnout.serving.counting.arm_counts import Rules
+from turnout.serving.counting.tick_counts import Rules
 from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import VersionEntry
 

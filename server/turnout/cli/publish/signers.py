@@ -94,6 +94,6 @@ def passphrase(file: Path | None) -> str:
     Raises:
         ConfigError: The file cannot be used.
     """
-    from turnout.config.secrets import read_secret
+    from turnout.config.files import read_secret
 
     return os.environ.get(PASSPHRASE_VARIABLE, "") if file is None else read_secret("--passphrase-file", str(file))

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.rollout.evidence import ERRORS, GROUPS, INVALID, Count, Units
-from turnout.serving.counting.arm_counts import KeyedCounts, TickCounts
 from turnout.serving.counting.keyed_outcomes import ERROR, UNTIMED
 from turnout.serving.counting.keyed_outcomes import INVALID as INVALID_MARK
+from turnout.serving.counting.tick_counts import KeyedCounts, TickCounts
 
 Shares = Mapping[str, NDArray[np.float64]]
 """By metric, the share of bad events to expect of each group; shape (GROUPS,). A metric without one expects as many of

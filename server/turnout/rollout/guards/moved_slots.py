@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 from turnout.rollout.guards.slot_history import LATEST, SlotRecords
-from turnout.serving.counting.arm_counts import KeyedCounts
 from turnout.serving.counting.keyed_outcomes import BAD, SLOTS, BySlot, KeyedWindow
+from turnout.serving.counting.tick_counts import KeyedCounts
 
 _ELSEWHERE_SECONDS = 60.0
 _MOST_RECORDS = 64

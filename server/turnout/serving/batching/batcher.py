@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from turnout.errors import DeadlineExceededError, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batching.active_plan import PlanInForce
+from turnout.serving.batching.answer import BatchedAnswer
 from turnout.serving.batching.batch import BatchSizeMismatch, Lines, join, split
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.request_queue import QueuedRequest, RequestQueue
@@ -45,27 +46,6 @@ class QueueBounds:
     requests: int
     nbytes: int
     max_delay: float = 0.0
-
-
-@dataclass(slots=True)
-class BatchedAnswer:
-    """What became of one request.
-
-    Attributes:
-        outputs: Its own, in the order asked for.
-        queue_seconds: From admission to the start of the run.
-        compute_seconds: Of the whole batch.
-        batch_rows: Of the whole batch; 0 where the version is unbatched.
-        batch_requests: Requests that ran together.
-        started: `time.monotonic()` when the run started.
-    """
-
-    outputs: Sequence[Array]
-    queue_seconds: float
-    compute_seconds: float
-    batch_rows: int
-    batch_requests: int = 1
-    started: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from turnout.auth.authority import Authority
 from turnout.auth.roles import AccessRole
 from turnout.errors import DeadlineExceededError, MalformedMessage, ModelFailure, TurnoutError, VersionOnDemand
-from turnout.serving.batching.batcher import BatchedAnswer
+from turnout.serving.batching.answer import BatchedAnswer
 from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.inference import InferenceExchange, InferenceRequest, InferenceResult, Route, Router
 from turnout.serving.data_plane.request_counting import CountedRequest

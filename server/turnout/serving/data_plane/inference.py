@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
-from turnout.serving.batching.batcher import BatchedAnswer
+from turnout.serving.batching.answer import BatchedAnswer
 from turnout.serving.counting.keyed_outcomes import KeyedLog, SlotFinder
 from turnout.serving.sessions.tensor import Array
 from turnout.serving.versions.catalog import VersionEntry

@@ -10,8 +10,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from turnout.errors import DeadlineExceededError, NotLoaded, QueueFull, TurnoutError
-from turnout.serving.counting.arm_counts import FailedRequest, Replayed, Settle
+from turnout.serving.counting.arm_counts import FailedRequest, Settle
 from turnout.serving.counting.finite import all_finite
+from turnout.serving.counting.tick_counts import Replayed
 from turnout.serving.sessions.tensor import memory_of
 from turnout.serving.versions.handle import VersionHandle
 

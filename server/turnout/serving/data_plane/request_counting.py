@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from turnout.serving.batching.batcher import BatchedAnswer
-from turnout.serving.counting.arm_counts import ArmMeter, FailedRequest, TickCounts, failure_marks
+from turnout.serving.batching.answer import BatchedAnswer
+from turnout.serving.counting.arm_counts import ArmMeter, FailedRequest
 from turnout.serving.counting.finite import all_finite
 from turnout.serving.counting.keyed_outcomes import INVALID, NO_SLOT, KeyedLog
+from turnout.serving.counting.tick_counts import TickCounts, failure_marks
 from turnout.serving.data_plane.inference import InferenceRequest, Route
 
 _NOBODY: Sequence[tuple[ArmMeter, TickCounts, int]] = ()

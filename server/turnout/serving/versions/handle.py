@@ -14,7 +14,8 @@ from turnout.config import ModelSettings
 from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.batching.active_plan import PlanInForce
-from turnout.serving.batching.batcher import BatchedAnswer, Batcher, QueueBounds
+from turnout.serving.batching.answer import BatchedAnswer
+from turnout.serving.batching.batcher import Batcher, QueueBounds
 from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
 from turnout.serving.inputs.validation import Validator
