@@ -17,7 +17,7 @@ from turnout.app.read_only import with_state
 from turnout.config import Settings
 from turnout.errors import ConfigError
 from turnout.registry.manifest.manifest import MANIFEST_FILE
-from turnout.registry.remote import oci
+from turnout.registry.remote import oci_artifacts
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
 from turnout.scratch import Scratch
@@ -58,13 +58,13 @@ def put_artifact(store: RemoteStore, key: str, data: bytes) -> None:
         empty = {"mediaType": "x/y", "digest": f"sha256:{hashlib.sha256(b'{}').hexdigest()}", "size": 2}
         made = {
             "schemaVersion": 2,
-            "mediaType": oci.MANIFEST_TYPE,
+            "mediaType": oci_artifacts.MANIFEST_TYPE,
             "config": layer if version else empty,
             "layers": [empty if version else layer],
             "annotations": {"dev.turnout.key": key},
         }
-        tag = version.replace("/", "__") if version else oci._document_tag(key, data)
-        headers = {"content-type": oci.MANIFEST_TYPE}
+        tag = version.replace("/", "__") if version else oci_artifacts.document_tag(key, data)
+        headers = {"content-type": oci_artifacts.MANIFEST_TYPE}
         client.put(f"{at}/manifests/{tag}", content=json.dumps(made), headers=headers).raise_for_status()
 
 
