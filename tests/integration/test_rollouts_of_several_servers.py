@@ -65,7 +65,7 @@ async def stop_ticking(server) -> None:
 @pytest.fixture(autouse=True)
 def longer_leases(monkeypatch):
     """A second, and not 0.4 with such short ticks: a busy machine lets a server stand still for that long."""
-    monkeypatch.setattr("turnout.rollout.engine.engine._LEASE_TICKS", 10)
+    monkeypatch.setattr("turnout.rollout.clock._LEASE_TICKS", 10)
 
 
 @pytest.fixture
