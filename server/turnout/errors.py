@@ -25,10 +25,10 @@
     ├── Exhausted                 a bound was met; try again later
     │   ├── QueueFull
     │   └── MemoryBudgetExceeded
-    ├── DeadlineExceeded
+    ├── DeadlineExceededError
     ├── RequestCancelled
     ├── UnauthenticatedError      nobody knows who asks, or what they show proves nothing
-    ├── PermissionDenied
+    ├── PermissionDeniedError
     ├── Unsupported
     ├── DigestMismatch            bytes changed since they were published
     ├── ModelFailure              the model raised

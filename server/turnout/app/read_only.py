@@ -119,7 +119,7 @@ class Mount:
         """Follows what is found, as far as the file system answers: one that hangs is waited for once.
 
         Raises:
-            OSError, Unavailable: As `follow`.
+            OSError, UnavailableError: As `follow`.
         """
         seconds = 0.0
         if self._following is None:

@@ -174,7 +174,7 @@ class PolicyRouter:
         Raises:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
-            NotLoaded, Unavailable, MemoryBudgetExceeded: What it names is known but cannot answer now.
+            NotLoaded, UnavailableError, MemoryBudgetExceeded: What it names is known but cannot answer now.
             VersionOnDemand: What it names can answer once it is loaded, and is loaded for requests.
             VersionYanked: What it names was withdrawn, and pins to such are refused.
             DigestMismatch: What it names was changed on disk since its publication.

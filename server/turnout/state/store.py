@@ -44,7 +44,7 @@ class StateStore(Sharing):
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
     change makes a new revision and writes one event, in one transaction with the change itself. Every method raises
-    Unavailable while the database cannot be used.
+    UnavailableError while the database cannot be used.
     """
 
     @classmethod

@@ -37,7 +37,7 @@ class LogAudit:
         """Reads the log, and records what it lacks.
 
         Raises:
-            ConfigError, Unavailable: The state store cannot be used.
+            ConfigError, UnavailableError: The state store cannot be used.
         """
         if not workspace.has_store():
             if kept is not None:

@@ -211,8 +211,8 @@ class SharedMemory:
         """Returns a caller's region of that name, or all of them.
 
         Raises:
-            NotFoundError: It does not exist of that name.
-            Unsupported: It is off.
+            NotFoundError: The caller has no region of that name.
+            Unsupported: Shared memory is off.
         """
         self._check_on()
         regions = self._owners.get(_owner(caller), {})

@@ -63,7 +63,7 @@ class LoadOptions:
     """Of the gate `load`.
 
     Attributes:
-        seconds_max: Longest that loading may take; 0.0 for no bound but the lab's own.
+        seconds_max: Longest that loading may take; 0.0 for no bound but the sandbox's own.
     """
 
     on_failure: OnFailure = OnFailure.REFUSE

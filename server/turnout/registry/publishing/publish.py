@@ -54,7 +54,7 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
-"""What needs nothing but files: the least that a version must pass wherever no lab is at hand."""
+"""What needs nothing but files: the least that a version must pass wherever no sandbox is at hand."""
 
 _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
 _SMALL_GRAPH = 64 << 20

@@ -283,7 +283,7 @@ class Repository:
         Raises:
             InvalidRequest: `model` is no model name.
             ModelNotFound, VersionNotFound: It does not exist; the error names the nearest.
-            DigestMismatch: It exists, and its manifest is not one.
+            DigestMismatch: It exists, but what should be its manifest is no manifest.
         """
         directory = self.directory(model, version)
         link = directory.is_symlink() or directory.parent.is_symlink()

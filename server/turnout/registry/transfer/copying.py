@@ -100,7 +100,7 @@ def import_version(
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
         AlreadyExistsError: The version number is taken.
         DigestMismatch: Its files are not those that its manifest names.
-        ChangeRefused, Exhausted, Unavailable, ConfigError: As `turnout.registry.publishing.publish.publish`.
+        ChangeRefused, Exhausted, UnavailableError, ConfigError: As `turnout.registry.publishing.publish.publish`.
     """
     manifest, digest = published.manifest, published.digest
     repository.check_writable()

@@ -87,7 +87,7 @@ class UploadManifest:
 
     @property
     def key(self) -> str:
-        """The same for the same announcement, whoever makes it."""
+        """The same for the same upload manifest, whoever makes it."""
         files, version = (
             sorted((file.path, file.size, file.digest) for file in self.files),
             written_version(self.version),

@@ -37,7 +37,7 @@ class ChangeResult:
         sentence: What was done, for people.
         changed: Whether anything was.
         answers: Who answers what from now on.
-        baseline: The version that plain requests get from now on, canaries aside; None if unset.
+        baseline: The version that plain requests get from now on, canaries aside; None if there is none.
         epoch: Of the policy from now on; 0 where there never was one.
         endings: Rollouts that ended by it.
     """
@@ -172,7 +172,7 @@ class Operations:
             signatures: As of `rollback`.
 
         Raises:
-            ChangeRefused: It does not exist.
+            ChangeRefused: There is no such unreadable rollout.
         """
 
         def decide(situation: Situation, _: int) -> ChangeOutcome:

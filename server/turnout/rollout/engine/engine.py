@@ -244,7 +244,7 @@ class RolloutEngine:
 
         Raises:
             InvalidRequest: The plan names a probe that is not configured.
-            ModelNotFound, NotFound: There is no such model or version.
+            ModelNotFound, NotFoundError: There is no such model or version.
             ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
         """
         self._outside.check(plan)

@@ -149,7 +149,7 @@ class LiveState(Protocol):
         """Returns why a candidate cannot be rolled out, in sentences, whatever else runs.
 
         Raises:
-            ModelNotFound, NotFound: There is no such model, or version.
+            ModelNotFound, NotFoundError: There is no such model, or version.
         """
         ...
 

@@ -76,7 +76,7 @@ class ModelEntry:
 
     Attributes:
         versions: By version, the highest precedence first.
-        model_releases: Standings and tags.
+        model_releases: Release statuses and tags.
         layout: The same object in two entries of the model that differ in the states of its versions alone.
     """
 

@@ -168,7 +168,7 @@ def read_plan_json(text: str) -> Plan:
     """Reads a plan as a server tells it; what a later release of it added is left out.
 
     Raises:
-        InvalidRequest: It is not valid that this release can read.
+        InvalidRequest: It is no plan that this release can read.
     """
     try:
         body = json.loads(text)
