@@ -1,4 +1,4 @@
-"""EVIDENCE.md's rules for a rollout's machine, under whatever comes in whatever order."""
+"""The rules of a rollout's machine (docs/rollouts.md), under whatever comes in whatever order."""
 
 import itertools
 import json

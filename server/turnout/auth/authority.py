@@ -400,8 +400,8 @@ class Authority:
 
     def _show_limits(self) -> None:
         limited = self._recorder.limited
-        displayed = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
-        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(displayed)}
+        limited_by = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
+        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(limited_by)}
 
     async def _fetch_for(self, issuer: str) -> None:
         """Has an issuer's keys fetched, unless that was done a moment ago, and waits for it."""

@@ -1,4 +1,6 @@
-"""Which routing keys belong to whom: 65,536 slots, each with one owner. Pure (EVIDENCE.md, "Sticky slots").
+"""Which routing keys belong to whom: 65,536 slots, each with one owner. Pure.
+
+docs/decisions/0009-slots-are-claimed-in-runs.md says what they promise.
 
 A key hashes to a slot: `H64(salt || 0x00 || key) mod 65536`. That stays so for the life of a model, so that what a slot
 did before a trial is known when the trial begins. A trial draws an *order* of the slots, and owners claim *positions*

@@ -401,7 +401,7 @@ def _find(known: ModelEntry, wanted: Version) -> Version:
     """Returns the published version that `wanted` names, with its own build metadata.
 
     Raises:
-        VersionNotFound: It does not exist.
+        VersionNotFound: There is no such version.
     """
     for version in known.versions:
         if version == wanted and wanted.build in (None, version.build):

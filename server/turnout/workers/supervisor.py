@@ -282,15 +282,15 @@ class Supervisor:
 
     async def _send_readiness(self) -> None:
         """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
-        telling = []
+        messages = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
             # At the start everybody is waited for; later one that is not there takes no connections.
             ready = all(other.ready_since is not None for other in others) and (self._told or self._all_listen())
-            telling.append(self._send(worker, "others", b"1" if ready else b"0"))
+            messages.append(self._send(worker, "others", b"1" if ready else b"0"))
             if not others:
-                telling.append(self._send(worker, "listen"))
-        await asyncio.gather(*telling)
+                messages.append(self._send(worker, "listen"))
+        await asyncio.gather(*messages)
 
     def _all_listen(self) -> bool:
         return all(worker.listening for worker in self._workers)
@@ -314,10 +314,10 @@ class Supervisor:
             if worker.link is None:
                 return False
             try:
-                reported = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
+                families = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
             except TurnoutError:
                 return False
-            self._totals.update(str(worker.index), reported)
+            self._totals.update(str(worker.index), families)
             return worker.ready_since is not None
 
         return all(await asyncio.gather(*map(snapshot, self._workers)))

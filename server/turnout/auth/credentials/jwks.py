@@ -90,7 +90,7 @@ class KeySet:
         """Returns the keys as they are now.
 
         Raises:
-            ConfigError: They cannot be had, or are not valid.
+            ConfigError: They cannot be had, or are no keys.
         """
         setting, source = f"auth.jwt.{self._name}.jwks", self._settings.jwks
         try:

@@ -1,6 +1,6 @@
 """The gates `load`, `determinism` and `batchability`: what a version does when it is run by itself.
 
-They look at one examination, which the lab makes once.
+They look at one examination, which the sandbox makes once.
 """
 
 from dataclasses import dataclass

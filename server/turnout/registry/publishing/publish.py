@@ -175,7 +175,7 @@ def publish(
             checkpoint()  # the last: from here on it exists
             created = commit(repository, candidate, yanked, recorded)
         except BaseException:
-            with suppress(OSError):  # what is said of a version that does not exist is about nothing
+            with suppress(OSError):  # evidence of a version that was not published is about nothing
                 attestations.remove(repository, request.model, candidate.manifest.version, attestation.name)
             raise
         if created:

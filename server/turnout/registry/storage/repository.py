@@ -148,7 +148,7 @@ class Repository:
 
         Raises:
             InvalidRequest: `model` is no model name.
-            ModelNotFound, VersionNotFound: It does not exist; only where it would have to be brought here.
+            ModelNotFound, VersionNotFound: There is no such version; only where it would have to be brought here.
             DigestMismatch: What was brought is not what was published.
             StoreUnavailable: It cannot be brought here now.
             Exhausted: There is no room for it.
@@ -282,7 +282,7 @@ class Repository:
 
         Raises:
             InvalidRequest: `model` is no model name.
-            ModelNotFound, VersionNotFound: It does not exist; the error names the nearest.
+            ModelNotFound, VersionNotFound: There is no such version; the error names the nearest.
             DigestMismatch: It exists, but what should be its manifest is no manifest.
         """
         directory = self.directory(model, version)
@@ -310,7 +310,7 @@ class Repository:
             The version.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             DigestMismatch: Files changed, are missing, or are too many; the message names them.
         """
         published = self.find(model, version)
@@ -477,7 +477,7 @@ def read_manifest(directory: Path) -> Published:
     """Reads the manifest in `directory`.
 
     Raises:
-        ValueError: It is not valid.
+        ValueError: It is no manifest.
         OSError: It cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:

@@ -60,7 +60,7 @@ def copy_version(
     """Copies a version and what is attested of it into a new repository at `target`.
 
     Raises:
-        ModelNotFound, VersionNotFound: It does not exist.
+        ModelNotFound, VersionNotFound: There is no such version.
         DigestMismatch: Its files are not those that were published.
         OSError: The copy cannot be written.
     """

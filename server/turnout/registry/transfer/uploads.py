@@ -230,7 +230,7 @@ class Uploads:
         """Throws an upload away.
 
         Raises:
-            NotFoundError: It does not exist.
+            NotFoundError: There is no such upload.
             UnavailableError: Something goes on with it.
         """
         self._close(self._claim(upload_id, "it is being thrown away"))

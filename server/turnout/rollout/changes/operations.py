@@ -83,7 +83,7 @@ class Operations:
             trouble: Says why the version cannot answer.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             ChangeRefused: Something is in the way; the message says what, and the ways out.
             InvalidRequest: It is yanked.
         """

@@ -1,4 +1,5 @@
-"""What the engine needs of the rest of the server: the world that it observes and changes, and the store it records in.
+"""What the engine needs of the rest of the server: what serves models, which it observes
+and changes, and the store that it records in.
 
 The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
 """

@@ -1,7 +1,7 @@
 """Keyed traffic: a sequential test whose sample is units, not requests. Pure.
 
 A unit is an (arm, slot group) pair: requests of one routing key share their arm, so that counting them as independent
-takes tenants that differ for an effect. Four things keep the promise (EVIDENCE.md, "The unit is the slot"):
+takes tenants that differ for an effect. Four things keep the promise (docs/decisions/0049-the-unit-is-the-slot.md):
 
     standardise   e = requests x the unit's own share of bad events before the first step, times the base rate of each
                   tick, which makes drifting load, changed weights, changed thresholds and differing servers cancel

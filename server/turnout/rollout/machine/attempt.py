@@ -193,7 +193,7 @@ class Rollout:
 
     @property
     def canary_weight(self) -> float:
-        """The candidate's wished share of the unpinned traffic."""
+        """The candidate's desired share of the unpinned traffic."""
         if self.state in STEPPING:
             return self.plan.steps[self.step].weight if self.weight is None else self.weight
         if self.state in PROMOTED:

@@ -53,14 +53,14 @@ class Facts:
             nothing is known.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
-        in_force: What is wished is in force.
+        in_force: The desired policy is in force.
         frozen: The model's traffic is frozen: only what takes it back can be put in force.
         rivals: Rollouts of the model that run now, this one among them.
         overtaken: The baseline that another rollout, or a release, has brought meanwhile; None if there is none.
         overtaken_by: Which of the two.
         traffic: Who answers plain requests, in words; "" where `previous` does, and nobody else.
         other: Who else changed the policy, and why; "" where nobody did.
-        refused: Why what is wished cannot be put in force; "" where nothing was refused.
+        refused: Why the desired policy cannot be put in force; "" where nothing was refused.
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
         timeout: The baseline's p50 now, seconds.

@@ -119,7 +119,7 @@ class CatalogSnapshot:
         """Returns the model of that name.
 
         Raises:
-            ModelNotFound: It does not exist; the error names the nearest.
+            ModelNotFound: There is no such model; the error names the nearest.
         """
         entry = self.models.get(name)
         if entry is None:
