@@ -130,11 +130,11 @@ class FalseAlarmMeters:
 
     def _begun(self, entry: VersionEntry) -> _MeterAttempt | None:
         """Returns a new attempt; None while too little of the baseline's latency is known."""
-        thresholds, _, timeout = latency_of(_PLAN, entry)
+        thresholds, _, median = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None
         stalled = thresholds.get(STALLED, math.inf)
-        rules = Rules(tuple(sorted(thresholds.values())), timeout, _PLAN.warm_requests, stalled)
+        rules = Rules(tuple(sorted(thresholds.values())), median, _PLAN.warm_requests, stalled)
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
         return _MeterAttempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
 

@@ -63,7 +63,7 @@ class Facts:
         refused: Why the desired policy cannot be put in force; "" where nothing was refused.
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
-        timeout: The baseline's p50 now, seconds.
+        shortest_timeout: The baseline's p50 now, seconds.
         taken: By server, number of the last tick of its that `ticks` holds.
         slots: What the slots that meet the candidate came to, each server's own.
         analysis: What was asked outside of the server.
@@ -86,7 +86,7 @@ class Facts:
     refused: str = ""
     thresholds: Mapping[str, float] | None = None
     samples: int = 0
-    timeout: float = 0.0
+    shortest_timeout: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict)
     slots: Sequence[SlotRecord] = ()
     analysis: Analysis = NO_ANALYSIS
@@ -346,4 +346,4 @@ def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
     """Returns the rollout with the thresholds of now; where nothing is known, with those that it has."""
     if facts.thresholds is None:
         return rollout
-    return replace(rollout, thresholds=dict(facts.thresholds), timeout=facts.timeout)
+    return replace(rollout, thresholds=dict(facts.thresholds), shortest_timeout=facts.shortest_timeout)
