@@ -23,10 +23,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.serving.counting import keyed_outcomes as keyed
+from turnout.serving.counting import keyed_outcomes
 from turnout.serving.counting.keyed_outcomes import SlotFinder
 
-SLOTS = keyed.SLOTS
+SLOTS = keyed_outcomes.SLOTS
 
 ORDER_BYTES = 16
 
