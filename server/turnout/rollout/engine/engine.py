@@ -21,13 +21,13 @@ from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.exchange import TickExchange
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
+from turnout.rollout.engine.tick_exchange import TickExchange
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, DiversionFiles, Diversions
 from turnout.rollout.engine.writer import EventReporter, RolloutWriter
 from turnout.rollout.machine import machine, overrides
