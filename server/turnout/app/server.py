@@ -74,7 +74,7 @@ async def running(
 
     Args:
         settings: Of the server.
-        log: Where it is told what happens.
+        log: Takes what happens.
         clock: That rollouts and the events of the state store go by.
         threshold: Of the log, if its level can change.
         form: Of its lines, if that can change.

@@ -64,7 +64,7 @@ class FalseAlarmMeters:
             catalog: What is served.
             policies: Told which lanes there are.
             serving: Tells who the baseline is.
-            log: Where false alarms are told.
+            log: Where false alarms are logged.
         """
         self._share_of = share_of
         self._catalog = catalog

@@ -111,7 +111,7 @@ class _Resolutions:
         return known.versions[self._resolve(known, selector, prefer_ready=prefer_ready)]
 
     def _resolve(self, known: ModelEntry, selector: Selector, *, prefer_ready: bool) -> Version:
-        """Resolves each selector once: a range has to be held against every version that might satisfy it."""
+        """Resolves each selector once: a range has to be compared with every version that might satisfy it."""
         key = known.name, str(selector), prefer_ready
         found = self.named.get(key)
         if found is None:

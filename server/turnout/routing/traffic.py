@@ -83,7 +83,7 @@ class Traffic:
             catalog: What is served.
             policies: Where what is in force goes.
             observe: Told of each policy that comes into force.
-            log: Where changes are told.
+            log: Where changes are logged.
         """
         self._store = store
         self._catalog = catalog

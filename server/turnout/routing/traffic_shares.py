@@ -105,7 +105,7 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
 
 
 def record_epochs(catalog: Catalog, policies: Policies, recorder: ServerRecorder) -> None:
-    """Notes each model's epoch, by which replicas can be held against each other; called before a scrape."""
+    """Notes each model's epoch, by which replicas can be compared with each other; called before a scrape."""
     applied = policies.current
     recorder.epochs = {name: applied[name].epoch if name in applied else 0 for name in catalog.snapshot.models}
 

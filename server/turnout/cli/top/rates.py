@@ -96,7 +96,7 @@ def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse
     """Returns what happened between two readings.
 
     Args:
-        before: None, or of another process: nothing is known of the time before `after`, and no rate is told.
+        before: None, or of another process: nothing is known of the time before `after`, and no rate is given.
         after: The later one.
     """
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):

@@ -93,7 +93,7 @@ class PublishResult:
         digest: `sha256:` of the canonical manifest.
         created: False where the very same version existed already, and after a dry run.
         report: What the gates found; empty where the version existed already.
-        parent: The version that it was held against; None where there is no lower one.
+        parent: The version that it was compared with; None where there is no lower one.
         dry_run: All was done but the commit.
     """
 

@@ -160,7 +160,7 @@ class Repository:
 
         Raises:
             AlreadyExistsError: A link stands where the model's versions go.
-            OSError: That cannot be told.
+            OSError: That cannot be found out.
         """
         home = self.root / check_model_name(model)
         if home.is_symlink():

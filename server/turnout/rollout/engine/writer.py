@@ -22,7 +22,7 @@ Notify = Callable[[str, Rollout, RolloutHistoryEntry], None]
 
 @dataclass(frozen=True, slots=True)
 class EventReporter:
-    """Where it is reported what happens.
+    """Where what happens is reported.
 
     Attributes:
         notify: Told of everything that happens to a rollout.

@@ -42,7 +42,7 @@ class KeyedTest(SameArrays):
         null: Rate ratio of the null hypothesis.
         ratios: The alternatives.
         bad: Bad events by unit, of ticks in which both arms had traffic; shape (..., 2, groups).
-        expected: What they are held against: exposures times the base rate of each tick; same shape.
+        expected: What they are compared with: exposures times the base rate of each tick; same shape.
         held: log M of each alternative without keyed traffic, of the mass that was there when it began; shape (..., J).
         late: log M of the mass that started since; same shape.
         log_current: What the units tell of `held` by now, S / phi; same shape.

@@ -55,7 +55,7 @@ class Inventory:
         Args:
             catalog: Where the outcome goes.
             availability: Told whether the repository can be read.
-            log: Where versions whose files are gone are told.
+            log: Where versions whose files are gone are logged.
         """
         self._catalog = catalog
         self._availability = availability

@@ -86,7 +86,7 @@ class Manager:
             catalog: Where the outcome goes.
             availability: Told whether the repository can be read.
             metrics: Counts by version.
-            log: Where loads and unloads are told.
+            log: Where loads and unloads are logged.
             processes: Starts what tries versions out.
         """
         self._repository = repository
