@@ -17,7 +17,7 @@ from turnout.routing.pinned_versions import policy_holds, rollout_holds, tag_hol
 from turnout.routing.policy import PolicyState
 from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.selection.selector import tag_name
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 from turnout.state.event_log.events import EventKind
 from turnout.state.release_status import ReleaseStatus
 from turnout.state.releases import VersionUses

@@ -35,7 +35,7 @@ from turnout.rollout.machine.attempt import Moved, Rollout, RolloutHistoryEntry,
 from turnout.rollout.machine.records import UnreadableRollout, recorded
 from turnout.rollout.plan import Plan
 from turnout.routing.default_answers import RoutingTable
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import ServersSnapshot
 from turnout.threads import Threads

@@ -40,12 +40,12 @@ from turnout.serving.sessions.memory import release_memory
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
+from turnout.serving.versions.hold import Hold
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import load_failure, load_outcome, unexpected
 from turnout.serving.versions.load_policy import DesiredServing, Fallbacks, Resolve, moves, on_demand, wanted
 from turnout.serving.versions.on_demand import OnDemand
-from turnout.serving.versions.pin import Hold
 from turnout.serving.versions.presence import Key, RepositoryPresence
 from turnout.serving.versions.scanning import Scanner
 from turnout.state.release_status import ReleaseState
