@@ -65,8 +65,8 @@ def read_outputs(
         classified; and where in shared memory each is to be written that does not travel in the answer.
 
     Raises:
-        InvalidRequest: `classification` is no count, a place in shared memory is incomplete, or an output
-            has both.
+        InvalidRequest: `classification` is no count, the parameters of a region of shared memory are not valid, or
+            an output has both.
     """
     if not outputs:
         return (), _NO_CLASSES, _NO_PLACES
