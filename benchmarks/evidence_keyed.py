@@ -49,7 +49,7 @@ class KeyedCase:
         zipf: Exponent of the keys' rates.
         twin: The canary is compared with a part of the baseline like its own; else with all of it.
         bursts: Chance that a unit fails all by itself in a tick, whatever version answers it: nine requests in ten.
-        expected: Share taken back and median minutes of EVIDENCE.md's table; None if it has none.
+        expected: Share taken back and median minutes of the reference (decision 49); None if it has none.
         tick: Seconds.
     """
 
@@ -81,11 +81,12 @@ _TABLE = {
     (5000, 0.0): ((1.0, 2.5), (1.0, 4.0)), (2000, 0.5): ((0.94, 2.5), (0.96, 4.0)),
     (500, 0.5): ((0.78, 3.0), (0.87, 4.5)), (200, 1.0): ((0.42, 4.0), (0.49, 6.5)),
 }  # fmt: skip
-"""EVIDENCE.md's: share taken back and median minutes, of p90 x1.8 and errors x10."""
+"""Of the reference, the simulation that the first design was tried in (decision 49): share taken back and median
+minutes, of p90 x1.8 and errors x10."""
 
 
 def keyed_cases() -> Iterator[KeyedCase]:
-    """The rows: EVIDENCE.md's table, and what could deceive a weaker test."""
+    """The rows: the reference's, and what could deceive a weaker test."""
     for keys, sigma in SIZES:
         named = f"{keys:,} keys, sigma {sigma:g}"
         p90 = KeyedCase(f"p90: no difference, {named}", "null", keys, sigma, P90, 0.1)

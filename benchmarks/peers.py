@@ -84,15 +84,15 @@ def triton(model: Path) -> Iterator[str]:
     Raises:
         LookupError: Triton is not there, or does not start; in words.
     """
-    sandbox = os.environ.get("LAB", "")
-    if not sandbox or not (TOOLS / "peers" / "triton.sh").exists():
+    folder = os.environ.get("LAB", "")
+    if not folder or not (TOOLS / "peers" / "triton.sh").exists():
         raise LookupError("no Triton: $LAB names no folder where it was set up (../shared/tools/peers/README.md)")
-    if not list(Path(sandbox).glob("v/lib/python*/site-packages/pytriton/tritonserver")):
-        raise LookupError(f"no Triton in {sandbox}")
-    (Path(sandbox) / "models").mkdir(exist_ok=True)
-    shutil.copy(model, Path(sandbox) / "models" / "tiny.onnx")
+    if not list(Path(folder).glob("v/lib/python*/site-packages/pytriton/tritonserver")):
+        raise LookupError(f"no Triton in {folder}")
+    (Path(folder) / "models").mkdir(exist_ok=True)
+    shutil.copy(model, Path(folder) / "models" / "tiny.onnx")
     command = ["bash", str(TOOLS / "peers" / "triton.sh"), str(TOOLS / "peers" / "triton"), str(PORT)]
-    with (Path(sandbox) / "triton.log").open("w") as log:
+    with (Path(folder) / "triton.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + START_SECONDS

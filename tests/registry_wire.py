@@ -31,7 +31,7 @@ def announced(files: Files) -> list[pb.AnnouncedFile]:
 
 
 def beginning(files: Files, model: str = "m", version: str = "1.0.0", metadata: str = "") -> pb.BeginUploadRequest:
-    """An announcement."""
+    """An upload manifest."""
     return pb.BeginUploadRequest(model=model, version=version, files=announced(files), metadata_json=metadata)
 
 

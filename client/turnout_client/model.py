@@ -87,7 +87,7 @@ class Prediction:
         """Returns the output of that name.
 
         Raises:
-            KeyError: It does not exist, or it was not asked for.
+            KeyError: The model has no output of that name, or it was not asked for.
         """
         try:
             return self.outputs[output]

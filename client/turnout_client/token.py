@@ -81,7 +81,7 @@ class Bearer:
         """Returns a call's metadata with the token in it.
 
         Raises:
-            ValueError: It does not exist to be had.
+            ValueError: There is no token to be had.
         """
         if self.token is None:
             return tuple(metadata)

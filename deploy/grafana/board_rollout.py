@@ -1,4 +1,4 @@
-"""One model's rollout: what is wished, what is so, and what the evidence says."""
+"""One model's rollout: what is desired, what is so, and what the evidence says."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -45,7 +45,7 @@ def rollout() -> Dashboard:
                     "{{version}} {{role}} applied",
                 ),
                 (f"max by (version, role) (turnout_traffic_share{{{MODEL}}})", "{{version}} {{role}} seen"),
-                about="As wished, as in force, and as it came to be since the policy last changed.",
+                about="As desired, as in force, and as it came to be since the policy last changed.",
                 unit="percentunit",
                 highest=1,
                 width=16,
@@ -92,7 +92,7 @@ def rollout() -> Dashboard:
         )
         .with_panel(
             lines(
-                "step and wished share",
+                "step and desired share",
                 (f"max by (version) (turnout_rollout_step{{{MODEL}}})", "{{version}} step"),
                 (f"max by (version) (turnout_rollout_weight{{{MODEL}}})", "{{version}} share"),
             )

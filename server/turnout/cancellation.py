@@ -6,7 +6,7 @@ says so once.
 
     with cancellation.applies():      # in the thread that works
         publish(...)
-    cancellation.cancel(Unavailable("the server stops"))      # in any other
+    cancellation.cancel(UnavailableError("the server stops"))     # in any other
 """
 
 import contextlib

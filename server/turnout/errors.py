@@ -25,10 +25,10 @@
     ├── Exhausted                 a bound was met; try again later
     │   ├── QueueFull
     │   └── MemoryBudgetExceeded
-    ├── DeadlineExceeded
+    ├── DeadlineExceededError
     ├── RequestCancelled
     ├── UnauthenticatedError      nobody knows who asks, or what they show proves nothing
-    ├── PermissionDenied
+    ├── PermissionDeniedError
     ├── Unsupported
     ├── DigestMismatch            bytes changed since they were published
     ├── ModelFailure              the model raised
@@ -49,10 +49,10 @@ from typing import Self
 from semver import Version
 
 _COMPARED = 64
-"""Characters of a name that are held against the known ones; the longest name of a model has 63."""
+"""Characters of a name that are compared with the known ones; the longest name of a model has 63."""
 
 _MOST_COMPARED = 256
-"""Known names that an unknown one is held against: some 10 us each."""
+"""Known names that an unknown one is compared with: some 10 us each."""
 
 MODEL_SEEN: ContextVar[Callable[[str], bool] | None] = ContextVar("MODEL_SEEN", default=None)
 """Tells whether the caller of the task that runs may know of a model; None where everybody may know of every one."""

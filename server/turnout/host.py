@@ -102,7 +102,7 @@ def available_memory() -> int | None:
 
 
 def resident_bytes() -> int:
-    """Returns the resident set of this process, in bytes; its peak where only that is told, 0 where nothing is."""
+    """Returns the resident set of this process, in bytes; its peak where only that is known, 0 where nothing is."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if resource is not None and sys.platform == "darwin":
@@ -130,9 +130,7 @@ def reset_peak() -> int:
 
 
 def peak_bytes() -> int:
-    """Returns the most memory that this process held since `reset_peak`, in bytes; what it holds where that is not
-    told.
-    """
+    """Returns the most memory that this process held since `reset_peak`, in bytes; what it holds if that is unknown."""
     return _status("VmHWM:") or resident_bytes()
 
 

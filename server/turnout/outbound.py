@@ -56,7 +56,7 @@ def ask(
         method: GET or POST.
         url: http or https.
         headers: Sent along; Latin-1.
-        content: The body; None if unset.
+        content: The body; None if there is none.
         timeout_s: How long it may take to connect, and to send or receive some of it; and the answer's body as a whole.
         most_bytes: Of the answer's body; the rest is left unread, and all of it at 0.
         ca_file: PEM file of the authorities that the service is trusted by; "" for those of the system.

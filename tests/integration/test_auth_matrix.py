@@ -24,7 +24,7 @@ from auth_wire import AUTH, bearer, put_token
 from conftest import Publish, StartServer
 from fuzzing import methods_of_all_services
 from onnx_models import scaled
-from turnout.app import endpoints as app
+from turnout.app import endpoints
 from turnout.app.server import Running
 from turnout.auth.policy.permissions import METHODS, ROUTES
 from turnout.auth.roles import AccessRole
@@ -178,13 +178,13 @@ def credentials(store: StateStore) -> Iterable[Credential]:
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[Route]:
     """The routes of the server that starts next."""
     found: list[Route] = []
-    made = app.protection
+    made = endpoints.protection
 
     def noted(*args: Any) -> Callable[[list[Route]], Any]:
         protect = made(*args)
         return lambda given: protect(found.extend(given) or given)
 
-    monkeypatch.setattr(app, "protection", noted)
+    monkeypatch.setattr(endpoints, "protection", noted)
     return found
 
 

@@ -21,7 +21,7 @@ from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.codec import InputDecoder
-from turnout.rpc.parsing import reader as reading
+from turnout.rpc.parsing import reader
 from turnout.rpc.parsing.templates import Templates
 from turnout.rpc.prediction import FIELDS, PredictExchange
 from turnout.rpc.transport.port import RpcCall, StatusError
@@ -321,10 +321,10 @@ def large_rest():
 
 
 LARGE = {
-    "v1": (PAIRS[0], lambda: large_v1().SerializeToString(), (reading, "check_message"), (rpc_codec, "response")),
+    "v1": (PAIRS[0], lambda: large_v1().SerializeToString(), (reader, "check_message"), (rpc_codec, "response")),
     "v1 stream": (
         PAIRS[1], lambda: pb.PredictStreamRequest(request=large_v1()).SerializeToString(),
-        (reading, "check_message"), (rpc_codec, "response"),
+        (reader, "check_message"), (rpc_codec, "response"),
     ),
     "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "unary_answer")),
     "oip stream": (

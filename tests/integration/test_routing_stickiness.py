@@ -1,4 +1,4 @@
-"""Keys stay with their version, whatever weights come and go: EVIDENCE.md's sticky slots on a real server."""
+"""Keys stay with their version, whatever weights come and go (docs/decisions/0009-*.md), on a real server."""
 
 import math
 

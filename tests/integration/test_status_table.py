@@ -1,4 +1,4 @@
-"""Every row of the status table (docs/architecture.md, DESIGN.md section 5), on a real server."""
+"""Every row of the status table (docs/architecture.md), on a real server."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""EVIDENCE.md's rules for a rollout's machine, under whatever comes in whatever order."""
+"""The rules of a rollout's machine (docs/rollouts.md), under whatever comes in whatever order."""
 
 import itertools
 import json
@@ -61,7 +61,7 @@ def facts(draw, bad: bool = False) -> Facts:
         refused=draw(st.sampled_from([""] * 19 + ["3.0.0 is not ready"])),
         thresholds=draw(st.sampled_from([None, {"p90": 0.01}, {"p90": 0.02}])),
         samples=7,
-        timeout=0.001,
+        shortest_timeout=0.001,
     )
 
 

@@ -1,4 +1,4 @@
-"""Slots keep EVIDENCE.md's promises, whatever weights come in whatever order."""
+"""Slots keep their promises (docs/decisions/0009-*.md), whatever weights come in whatever order."""
 
 import itertools
 import math

@@ -9,9 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
-from turnout.auth import actor_remark as remarks
-from turnout.auth import identity, roles
-from turnout.auth import sign_in_throttle as throttle
+from turnout.auth import actor_remark, identity, roles, sign_in_throttle
 from turnout.auth.caller import Caller
 from turnout.auth.credentials import tokens
 from turnout.auth.identity import Identity, of_certificate
@@ -122,7 +120,7 @@ def test_an_actor_fits_the_log_and_two_that_are_long_stay_two() -> None:
 def test_what_a_caller_said_is_a_remark_for_which_there_may_be_no_room(
     reason: str, message: str, expected: str
 ) -> None:
-    assert remarks.with_remark(reason, message, "token:ci") == expected
+    assert actor_remark.with_remark(reason, message, "token:ci") == expected
 
 
 # The policy file.
@@ -231,7 +229,7 @@ def test_a_limit_that_changes_keeps_what_is_under_way() -> None:
 
 
 def test_each_failure_after_the_fifth_doubles_the_wait() -> None:
-    tries, now, waits = throttle.SignInThrottle(), 1000.0, []
+    tries, now, waits = sign_in_throttle.SignInThrottle(), 1000.0, []
     for _ in range(20):
         tries.failed("10.0.0.1", now)
         waits.append(tries.wait("10.0.0.1", now))
@@ -244,7 +242,7 @@ def test_each_failure_after_the_fifth_doubles_the_wait() -> None:
 
 
 def test_a_site_of_ipv6_is_one_peer_and_one_mapped_into_it_is_its_ipv4() -> None:
-    tries = throttle.SignInThrottle()
+    tries = sign_in_throttle.SignInThrottle()
     for n in range(6):
         tries.failed(f"2001:db8::{n}", 1.0)
         tries.failed("::ffff:10.0.0.1", 1.0)
@@ -253,7 +251,7 @@ def test_a_site_of_ipv6_is_one_peer_and_one_mapped_into_it_is_its_ipv4() -> None
 
 
 def test_many_peers_together_are_slowed_down_too() -> None:
-    tries = throttle.SignInThrottle()
+    tries = sign_in_throttle.SignInThrottle()
     for n in range(10_000):
         tries.failed(f"10.0.{n // 256}.{n % 256}", 1.0)
     assert 0 < tries.wait("192.168.0.1", 1.0) <= 0.5

@@ -1,4 +1,4 @@
-"""What `turnout top` makes of two tellings, and how it fits a terminal."""
+"""What `turnout top` makes of two readings, and how it fits a terminal."""
 
 import json
 

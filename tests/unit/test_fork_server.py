@@ -25,12 +25,12 @@ from turnout.serving.sandbox.processes import (
 
 WARM = """
 import os, sys
-from turnout.serving.sandbox import child as trial_child
+from turnout.serving.sandbox import child as sandbox_child
 from turnout.serving.sandbox import template_process as warm
 def answer(scratch):
     (scratch / "pid").write_text(str(os.getpid()))
     exec((scratch / "job.json").read_text(), {"scratch": scratch})
-trial_child.answer = answer
+sandbox_child.answer = answer
 if sys.argv.pop() == 'threads':
     import threading
     threading.Thread(target=threading.Event().wait, daemon=True).start()

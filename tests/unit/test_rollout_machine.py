@@ -364,7 +364,7 @@ def test_the_version_before_gives_its_share_back_before_success() -> None:
 def test_a_rollout_comes_back_from_its_record_exactly_as_it_was(state) -> None:
     rollout = gone(reached(S.ABORTING), GOOD)[0] if state is S.ROLLED_BACK else reached(state)
     odd = replace(
-        rollout, thresholds={"p90": 0.1 + 0.2}, timeout=1 / 3, weight=0.07, idle_s=1e-9,
+        rollout, thresholds={"p90": 0.1 + 0.2}, shortest_timeout=1 / 3, weight=0.07, idle_s=1e-9,
         pauses=(OPERATOR, Pause("gate", "é\n")), rivals=3,
     )  # fmt: skip
     for one in (rollout, odd):
@@ -513,6 +513,25 @@ def test_what_earlier_releases_recorded_is_read_as_it_was() -> None:
     assert read.plan.metrics == ("errors",), "evidence that was begun goes on with the weights that it has"
     assert (read.plan.breaker, read.evidence.combined) == (Plan().breaker, read.evidence.of("errors") * 0.4 / 0.65)
     assert until(read, lambda r: r.state.final)[0].state is S.SUCCEEDED
+
+
+def test_the_keys_that_are_stored_stay_when_a_field_is_renamed() -> None:
+    """Field names are most of the keys: with another, a server could not read what another release stored."""
+    rollout = """
+        active_s actor attempt baseline_silent_s candidate cause confirmation end epoch evidence finishing held history
+        idle_s in_state_s model passed_gate patience pauses per_server plan plan_digest policy_epoch previous probes
+        reason released rivals routed schema silent_s state step step_baseline step_counts step_keyed step_requests
+        step_s thresholds verdict was_released weight
+    """
+    plan = """
+        alpha beta breaker exposure_requests from_broken guards holdback max_duration_s max_pause_s metrics min_requests
+        on_insufficient on_newer shadow slo_ms step_deadline_s steps threshold_samples twin validating_s warm_requests
+        watch_s
+    """
+    body = begun().to_json()
+    assert sorted(body) == rollout.split()
+    assert sorted(body["plan"]) == plan.split()
+    assert Rollout.from_json(body | {"patience": 0.25}).shortest_timeout == 0.25
 
 
 def test_a_rollout_with_all_that_there_is_comes_back_from_its_record() -> None:

@@ -142,7 +142,7 @@ class AsyncClient:
         """Returns the model `name` with all its versions.
 
         Raises:
-            NotFound: It does not exist; the message names the nearest.
+            NotFound: There is no such model; the message names the nearest.
             TurnoutClientError: As `predict`.
         """
         stub = self._connection.stubs.catalog

@@ -143,7 +143,7 @@ class Client:
         """Returns the model `name` with all its versions.
 
         Raises:
-            NotFound: It does not exist; the message names the nearest.
+            NotFound: There is no such model; the message names the nearest.
             TurnoutClientError: As `predict`.
         """
         stub = self._connection.stubs.catalog

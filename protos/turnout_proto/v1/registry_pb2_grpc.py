@@ -32,7 +32,7 @@ class RegistryServiceStub(object):
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
     makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
-    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    BeginUpload with the same upload manifest finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -91,7 +91,7 @@ class RegistryServiceServicer(object):
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
     makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
-    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    BeginUpload with the same upload manifest finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -235,7 +235,7 @@ class RegistryService(object):
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
     makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
-    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    BeginUpload with the same upload manifest finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 

@@ -44,7 +44,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         The exit code: 0 after a drain, 1 where a part that must not end did.
 
     Raises:
-        ConfigError, Unavailable: As `running`.
+        ConfigError, UnavailableError: As `running`.
     """
     return_freed_memory()
     threshold, form = Threshold(settings.log.level), LogForm(settings.log.format)

@@ -103,7 +103,7 @@ class Mount:
             repository: What is found.
             store: Keeps what is declared.
             models: Settings by model.
-            log: Where it is told what Triton's configurations ask for in vain.
+            log: Takes what Triton's configurations ask for in vain.
             release_all: Nobody else declares anything: every version that is no prerelease is released.
         """
         self._repository = repository
@@ -113,13 +113,13 @@ class Mount:
         self._release_all = release_all
         self._following: asyncio.Future[None] | None = None
         self._seen: tuple[Published, ...] = ()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     async def refresh(self) -> None:
         """Follows what is found, as far as the file system answers: one that hangs is waited for once.
 
         Raises:
-            OSError, Unavailable: As `follow`.
+            OSError, UnavailableError: As `follow`.
         """
         seconds = 0.0
         if self._following is None:
@@ -167,8 +167,8 @@ class Mount:
         except ValueError as error:
             self._log.warning("what config.pbtxt sets cannot be set", reason=str(error))
         for model, rows in repository.left_out.items():
-            if model not in self._told:
-                self._told.add(model)
+            if model not in self._warned:
+                self._warned.add(model)
                 notes = {row.path: row.note for row in rows}
                 self._log.warning("config.pbtxt has what this server has not", model=model, fields=notes)
 

@@ -13,8 +13,8 @@ from turnout.releases.release import ReleaseStateWriter
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import TickSchedule
+from turnout.rollout.engine.adapters.local_serving import LocalServing
 from turnout.rollout.engine.adapters.rollout_store import ServerPresence, StoredRollouts
-from turnout.rollout.engine.adapters.serving_world import LocalServing
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.engine.unrecorded_rollbacks import DiversionFiles

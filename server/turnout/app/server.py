@@ -29,7 +29,7 @@ from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.active_policies import Policies
 from turnout.rpc.server import Services
 from turnout.serving.data_plane.history_bounds import fold_histories
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.web.console.recent import Recent
 from turnout.workers.member import Member
@@ -74,7 +74,7 @@ async def running(
 
     Args:
         settings: Of the server.
-        log: Where it is told what happens.
+        log: Takes what happens.
         clock: That rollouts and the events of the state store go by.
         threshold: Of the log, if its level can change.
         form: Of its lines, if that can change.

@@ -20,10 +20,10 @@ from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.data_plane import DataPlane, RequestTelemetry
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.demand import VersionDemand
+from turnout.serving.versions.hold import Hold
 from turnout.serving.versions.load_outcomes import LoadTelemetry
 from turnout.serving.versions.load_policy import Fallbacks
 from turnout.serving.versions.manager import Manager
-from turnout.serving.versions.pin import Hold
 from turnout.state.release_status import ReleaseState
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.tracing.setup import tracing

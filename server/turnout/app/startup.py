@@ -107,7 +107,7 @@ def prepare_log(repository: Repository, store: StateStore, settings: Settings, l
     """Records versions whose publishers died before they could, and checks the keys that are trusted.
 
     Raises:
-        ConfigError: A key is not valid.
+        ConfigError: A key cannot be read.
     """
     for name in ("", *settings.model):
         Trust.of(settings.for_model(name).signing)

@@ -1,8 +1,7 @@
 """Who calls, and what they may do.
 
-credential (`tokens`, `jwts`, `certificates`) -> caller -> authority: policy + needs + quotas
+credential (`credentials`: tokens, JWTs, certificates) -> caller -> `authority`: permissions and quotas (`policy`)
 
-`roles`, `identity`, `policy`, `document`, `needs`, `tokens`, `quotas`, `remarks` and `throttle` are pure. `authority`
-puts them together, `jwks` and `policy_file` read what changes. `turnout.rpc.authorization` and
-`turnout.web.authorization` ask it.
+`credentials.jwks` and `policy.policy_file` read what changes while the server runs. `turnout.rpc.authorization` and
+`turnout.web.authorization` ask the authority.
 """

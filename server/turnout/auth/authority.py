@@ -342,7 +342,7 @@ class Authority:
                     self._begin_fetch(name)
 
     async def reload(self) -> None:
-        """Reads the policy file anew; one that cannot be used changes nothing, and that is told."""
+        """Reads the policy file anew; one that cannot be used changes nothing and is logged."""
         if not self._settings.policy:
             return
         try:
@@ -397,8 +397,8 @@ class Authority:
 
     def _show_limits(self) -> None:
         limited = self._recorder.limited
-        displayed = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
-        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(displayed)}
+        limited_by = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
+        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(limited_by)}
 
     async def _fetch_for(self, issuer: str) -> None:
         """Has an issuer's keys fetched, unless that was done a moment ago, and waits for it."""
@@ -424,13 +424,13 @@ class Authority:
             self._key_changes += bool(gone)
             self._revoke({credential_of(issuer, kid) for kid in gone})
         except ConfigError as error:
-            if not keys.failed:
+            if not keys.failure:
                 self._log.error("keys cannot be fetched; those before stay in force", reason=error.message)
-            keys.failed = error.message
+            keys.failure = error.message
         else:
             if self._recorder.keys_failed[issuer]:
                 self._log.info("keys can be fetched again", issuer=issuer)
-        self._recorder.keys_failed[issuer] = bool(keys.failed)
+        self._recorder.keys_failed[issuer] = bool(keys.failure)
 
 
 def _key(authorization: str) -> bytes:

@@ -12,7 +12,7 @@ _LINES_AT_ONCE = 50.0
 
 
 class Refusals:
-    """Where refused calls are told."""
+    """Where refused calls are logged."""
 
     def __init__(
         self, recorder: AuthRecorder, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic

@@ -13,7 +13,7 @@ class AccessRole(StrEnum):
     PREDICT = "predict"
     """Run it, and ask what its inputs and outputs are."""
     READ = "read"
-    """See it in lists, metrics and the console, describe its versions and fetch them."""
+    """See it in lists and the console, describe and fetch its versions; on the pattern `*`, read `/metrics`, too."""
     PUBLISH = "publish"
     """Upload and sign versions; they stay candidates."""
     OPERATE = "operate"

@@ -11,7 +11,7 @@ from turnout_proto.v1 import traffic_pb2 as pb
 
 
 def read_answers(message: pb.Answers) -> RoutingTable:
-    """Reads what a server told."""
+    """Reads a server's answer."""
     return RoutingTable(
         tuple(
             SelectorAnswer(

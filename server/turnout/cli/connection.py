@@ -145,7 +145,7 @@ class Server:
         """Takes a version out of service and returns it once that is done.
 
         Raises:
-            ServerRefused: It does not exist, or no server answers.
+            ServerRefused: There is no such version, or no server answers.
         """
         with self.control() as control:
             request = UnloadVersionRequest(model=model, version=version)
@@ -164,7 +164,7 @@ class Server:
         """Releases a version; returns whether that changed anything, what was done, and who answers what then.
 
         Raises:
-            ServerRefused: It does not exist, something is in the way, or no server answers.
+            ServerRefused: There is no such version, something is in the way, or no server answers.
         """
         with self.control() as control:
             request = ReleaseVersionRequest(
@@ -177,7 +177,7 @@ class Server:
         """Takes a release back; returns as `release` does.
 
         Raises:
-            ServerRefused: It does not exist, something needs it, or no server answers.
+            ServerRefused: There is no such version, something needs it, or no server answers.
         """
         with self.control() as control:
             request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)

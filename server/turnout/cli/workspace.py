@@ -114,7 +114,7 @@ class Workspace:
         """Checks that there is a repository.
 
         Raises:
-            ConfigError: It does not exist.
+            ConfigError: There is none.
         """
         root = self.repository.root
         if not self.repository.remote and not root.is_dir():
@@ -193,7 +193,7 @@ class ModelVersions:
 
         Raises:
             InvalidRequest: That is no model name.
-            ModelNotFound: It does not exist; the error names the nearest.
+            ModelNotFound: There is no such model; the error names the nearest.
         """
         published = {p.manifest.version: p for p in reversed(listing.versions(check_model_name(name)))}
         if not published:

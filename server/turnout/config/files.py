@@ -29,7 +29,7 @@ def open_regular(path: str) -> BinaryIO:
     """Opens a regular file to read. A pipe without a writer does not hold the caller up.
 
     Raises:
-        NoRegularFileError: It is not valid.
+        NoRegularFileError: It is no regular file.
         OSError: It cannot be opened.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115

@@ -50,7 +50,7 @@ class RepositoryUrl:
         """Reads a URL.
 
         Raises:
-            ValueError: It is not valid of these; the message repeats nothing of it, since a password may be in it.
+            ValueError: It is not such a URL; the message repeats nothing of it, since a password may be in it.
         """
         match = _URL.fullmatch(text)
         scheme = match[1].lower() if match else ""

@@ -55,7 +55,7 @@ class ModelDescription:
 
         Raises:
             InvalidSelector: The selector does not parse.
-            NotFound, NotLoaded, Unavailable, DigestMismatch: A request would be refused so.
+            NotFoundError, NotLoaded, UnavailableError, DigestMismatch: A request would be refused so.
         """
         with contextlib.suppress(VersionOnDemand):
             self._router.route(model, selector, "", baseline_only=True)  # counted in no split

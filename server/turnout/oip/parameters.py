@@ -65,7 +65,8 @@ def read_outputs(
         classified; and where in shared memory each is to be written that does not travel in the answer.
 
     Raises:
-        InvalidRequest: `classification` is not a count, or a place is not valid, or an output has both.
+        InvalidRequest: `classification` is no count, the parameters of a region of shared memory are not valid, or
+            an output has both.
     """
     if not outputs:
         return (), _NO_CLASSES, _NO_PLACES
@@ -158,7 +159,7 @@ def whole(value: Value, field_path: str) -> int:
     """Returns a parameter that is a whole number.
 
     Raises:
-        InvalidRequest: It is not valid, or none that 64 bits can hold.
+        InvalidRequest: It is no whole number, or one that 64 bits cannot hold.
     """
     if type(value) is not int or not -(2**63) <= value < 2**64:
         raise InvalidRequest.at(field_path, "expected a whole number of at most 64 bits")

@@ -23,7 +23,7 @@ def element_type(index: int, datatype: str) -> ElementType:
     """Returns the type that goes by the name `datatype`.
 
     Raises:
-        InvalidTensor: It does not exist.
+        InvalidTensor: There is no such type.
     """
     kind = BY_NAME.get(datatype)
     if kind is None:

@@ -17,7 +17,7 @@ from turnout.routing.pinned_versions import policy_holds, rollout_holds, tag_hol
 from turnout.routing.policy import PolicyState
 from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.selection.selector import tag_name
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 from turnout.state.event_log.events import EventKind
 from turnout.state.release_status import ReleaseStatus
 from turnout.state.releases import VersionUses
@@ -94,7 +94,7 @@ class ReleaseStateWriter:
             False where it was released before.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             InvalidRequest: It was yanked.
         """
         found = self._repository.find(model, version)
@@ -104,7 +104,7 @@ class ReleaseStateWriter:
         """Puts a signature beside a version, once every byte of it was read and is what was published.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             DigestMismatch: Its bytes changed.
             Conflict: The signature was made elsewhere, over other content.
             Exhausted, ConfigError: The repository has no room, or cannot be written to.
@@ -124,7 +124,7 @@ class ReleaseStateWriter:
             What it was before; where that is yanked, nothing changed.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             ChangeRefused: The policy in force, a rollout or a tag needs it; the message says what to do first.
             InvalidRequest: No reason was given.
         """
@@ -164,7 +164,7 @@ class ReleaseStateWriter:
             False where it was not yanked.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             InvalidRequest: No reason was given.
         """
         found = self._repository.find(model, version)
@@ -188,7 +188,7 @@ class ReleaseStateWriter:
 
         Raises:
             InvalidRequest: The tag reads as a version or a range, is reserved, or is no tag at all.
-            ModelNotFound, VersionNotFound: The version does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             Conflict: It names another version than is expected.
         """
         name = tag_name(tag)

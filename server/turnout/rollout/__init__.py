@@ -1,1 +1,1 @@
-"""When routing changes by itself: plans, evidence, the state machine, and the controller that drives them."""
+"""When routing changes by itself: plans, evidence, the state machine, and the engine that drives rollouts."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.counters import Counters, SlotsInForce
-from turnout.rollout.engine.adapters.serving_world import LocalServing
+from turnout.rollout.engine.adapters.local_serving import LocalServing
 from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
 from turnout.rollout.thresholds import latency_of
@@ -64,7 +64,7 @@ class FalseAlarmMeters:
             catalog: What is served.
             policies: Told which lanes there are.
             serving: Tells who the baseline is.
-            log: Where false alarms are told.
+            log: Where false alarms are logged.
         """
         self._share_of = share_of
         self._catalog = catalog
@@ -130,11 +130,11 @@ class FalseAlarmMeters:
 
     def _begun(self, entry: VersionEntry) -> _MeterAttempt | None:
         """Returns a new attempt; None while too little of the baseline's latency is known."""
-        thresholds, _, timeout = latency_of(_PLAN, entry)
+        thresholds, _, median = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None
         stalled = thresholds.get(STALLED, math.inf)
-        rules = Rules(tuple(sorted(thresholds.values())), timeout, _PLAN.warm_requests, stalled)
+        rules = Rules(tuple(sorted(thresholds.values())), median, _PLAN.warm_requests, stalled)
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
         return _MeterAttempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
 

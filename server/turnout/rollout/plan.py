@@ -91,7 +91,7 @@ class Plan:
 
     Attributes:
         steps: In order; promotion follows the last.
-        shadow: The stage before them; None if unset.
+        shadow: The stage before them; None if there is none.
         metrics: What is looked at, of `errors`, `invalid` (NaN or infinity in an output), `p99`, `p95`, `p90`,
             `stalled` (slower than ten times the baseline's p99) and `slo`. A rollout begins with `invalid` and
             `stalled` among them, named or not.
@@ -100,7 +100,7 @@ class Plan:
         min_requests: Of the canary, in each step.
         exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
             shown; 0: the last step's soak suffices.
-        slo_ms: Latency objective of the metric `slo`, milliseconds; None if unset.
+        slo_ms: Latency objective of the metric `slo`, milliseconds; None if it has none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
         validating_s: How long the candidate may take to be ready, and the baseline to show its latency.

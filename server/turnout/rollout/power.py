@@ -4,8 +4,9 @@ While a candidate's true rate ratio is r, log M of an alternative r_j grows by a
 
     drift_j(r) = n_c p_c ln(theta(r_j) / theta(r_0)) + n_b p_b ln((1 - theta(r_j)) / (1 - theta(r_0)))
 
-with n the arms' requests a second, and p their rates of bad events (EVIDENCE.md has theta). It has to climb from
-gamma_0 to where the weighted mean over metrics and alternatives reaches 1/alpha, which by Wald's identity (1947) takes
+with n the arms' requests a second, and p their rates of bad events (`turnout.rollout.evidence.e_process` has
+theta). It has to climb from gamma_0 to where the weighted mean over metrics and alternatives reaches 1/alpha, which by
+Wald's identity (1947) takes
 
     ( ln(1/alpha) - ln(w_m) + ln(alternatives) - ln(gamma_0) ) / drift_j     seconds, by expectation,
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from semver import Version
 
-from turnout.rollout.engine.adapters.serving_world import LocalServing
+from turnout.rollout.engine.adapters.local_serving import LocalServing
 from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, TrafficEstimate, detections, missed

@@ -61,4 +61,4 @@ def rules_of(rollout: Rollout) -> Rules:
     """Returns what counts as bad in a rollout now."""
     plan = rollout.plan
     thresholds = tuple(sorted(thresholds_of(rollout).values()))
-    return Rules(thresholds, rollout.timeout, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))
+    return Rules(thresholds, rollout.shortest_timeout, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))

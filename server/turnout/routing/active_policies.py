@@ -10,8 +10,8 @@ from turnout.routing.pinned_versions import diversion_hold, policy_holds
 from turnout.routing.policy import PolicyState
 from turnout.routing.slots import Owners
 from turnout.serving.data_plane.inference import AnswerObserver
+from turnout.serving.versions.hold import Hold
 from turnout.serving.versions.load_policy import Fallbacks
-from turnout.serving.versions.pin import Hold
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -72,7 +72,7 @@ def answers_of(
     """Returns who answers what.
 
     Args:
-        policy: In force; None if unset.
+        policy: In force; None if there is none.
         statuses: Release statuses of the versions that exist; one that is not named is a candidate.
         rollouts: By version, the attempt that runs and sends it its share.
     """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from semver import Version
 
 from turnout.routing.policy import UNITS, Policy, PolicyState
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 
 
 def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Hold]:

@@ -1,7 +1,7 @@
 """A model's live routing as a value: one baseline, canaries with weights, shadows with rates. Pure.
 
-Every change makes a new `PolicyState` of the next epoch out of the one before; `changed_problems` says why a change may
-not be taken. Keeping them and putting them in force is `turnout.routing.traffic`.
+Every change makes a new `PolicyState` of the next epoch out of the one before; `malformed` and `unfit` say why a
+change may not be taken. Keeping them and putting them in force is `turnout.routing.traffic`.
 """
 
 from collections.abc import Iterable, Mapping

@@ -111,7 +111,7 @@ class _Resolutions:
         return known.versions[self._resolve(known, selector, prefer_ready=prefer_ready)]
 
     def _resolve(self, known: ModelEntry, selector: Selector, *, prefer_ready: bool) -> Version:
-        """Resolves each selector once: a range has to be held against every version that might satisfy it."""
+        """Resolves each selector once: a range has to be compared with every version that might satisfy it."""
         key = known.name, str(selector), prefer_ready
         found = self.named.get(key)
         if found is None:
@@ -174,7 +174,7 @@ class PolicyRouter:
         Raises:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
-            NotLoaded, Unavailable, MemoryBudgetExceeded: What it names is known but cannot answer now.
+            NotLoaded, UnavailableError, MemoryBudgetExceeded: What it names is known but cannot answer now.
             VersionOnDemand: What it names can answer once it is loaded, and is loaded for requests.
             VersionYanked: What it names was withdrawn, and pins to such are refused.
             DigestMismatch: What it names was changed on disk since its publication.

@@ -1,4 +1,6 @@
-"""Which routing keys belong to whom: 65,536 slots, each with one owner. Pure (EVIDENCE.md, "Sticky slots").
+"""Which routing keys belong to whom: 65,536 slots, each with one owner. Pure.
+
+docs/decisions/0009-slots-are-claimed-in-runs.md says what they promise.
 
 A key hashes to a slot: `H64(salt || 0x00 || key) mod 65536`. That stays so for the life of a model, so that what a slot
 did before a trial is known when the trial begins. A trial draws an *order* of the slots, and owners claim *positions*
@@ -21,10 +23,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.serving.counting import keyed_outcomes as keyed
+from turnout.serving.counting import keyed_outcomes
 from turnout.serving.counting.keyed_outcomes import SlotFinder
 
-SLOTS = keyed.SLOTS
+SLOTS = keyed_outcomes.SLOTS
 
 ORDER_BYTES = 16
 

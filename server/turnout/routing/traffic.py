@@ -83,7 +83,7 @@ class Traffic:
             catalog: What is served.
             policies: Where what is in force goes.
             observe: Told of each policy that comes into force.
-            log: Where changes are told.
+            log: Where changes are logged.
         """
         self._store = store
         self._catalog = catalog
@@ -401,7 +401,7 @@ def _find(known: ModelEntry, wanted: Version) -> Version:
     """Returns the published version that `wanted` names, with its own build metadata.
 
     Raises:
-        VersionNotFound: It does not exist.
+        VersionNotFound: There is no such version.
     """
     for version in known.versions:
         if version == wanted and wanted.build in (None, version.build):

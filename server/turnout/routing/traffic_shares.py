@@ -22,7 +22,7 @@ class Share:
 
     Attributes:
         version: The version, as text.
-        desired: As the policy wishes, 0 to 1; of a shadow, its rate.
+        desired: As the policy asks, 0 to 1; of a shadow, its rate.
         applied: As in force: a canary that is not ready has none, and the baseline has its share.
         decisions: Requests of this epoch that it answered, of those that every version of the policy might have.
         share: The same as a share of those; None before the first, and of shadows.
@@ -105,7 +105,7 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
 
 
 def record_epochs(catalog: Catalog, policies: Policies, recorder: ServerRecorder) -> None:
-    """Notes each model's epoch, by which replicas can be held against each other; called before a scrape."""
+    """Notes each model's epoch, by which replicas can be compared with each other; called before a scrape."""
     applied = policies.current
     recorder.epochs = {name: applied[name].epoch if name in applied else 0 for name in catalog.snapshot.models}
 

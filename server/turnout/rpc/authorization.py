@@ -208,7 +208,7 @@ class MessageCheck:
         """Passes if the caller may do that with the model that the request names.
 
         Raises:
-            Unauthenticated, PermissionDenied: As `Authority.check`.
+            UnauthenticatedError, PermissionDeniedError: As `Authority.check`.
         """
         need, caller, authority = self.need, call.caller, self.authority
         if need.kind is ResourceKind.MODEL:

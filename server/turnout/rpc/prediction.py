@@ -220,8 +220,8 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""
-        displayed = self.key[: codec.MAX_REQUEST_ID]
-        return pb.PredictStreamResponse(request_id=displayed, error=to_status(error, displayed)).SerializeToString()
+        request_id = self.key[: codec.MAX_REQUEST_ID]
+        return pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)).SerializeToString()
 
 
 def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_items: int, guard: MethodGuard) -> Methods:

@@ -1,0 +1,1 @@
+"""Versions in memory and the requests to them: loading, batching, inference, counting, tuning."""

@@ -70,7 +70,7 @@ def back_up(state_url: str, file: Path) -> Backup:
         file: A new one. It is there complete, or not at all, and only its owner may read it.
 
     Raises:
-        AlreadyExists: `file` exists.
+        AlreadyExistsError: `file` exists.
         NotFoundError: There is no store.
         ConfigError: The store or the file cannot be used, or a PostgreSQL store has another release's schema.
         UnavailableError: The database does not answer.

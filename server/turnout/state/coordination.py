@@ -98,7 +98,7 @@ class Sharing(ReleaseStore):
         """Revokes the token of an id, or all of a name; returns those that were not revoked yet.
 
         Raises:
-            NotFoundError: It does not exist.
+            NotFoundError: There is no such token.
             InvalidRequest: An argument is too long.
         """
         with self._change_of_any("", actor, reason) as change:

@@ -37,7 +37,7 @@ class ModelReleaseState:
     pruned: frozenset[Version] = frozenset()
 
     def release_status(self, version: Version) -> ReleaseStatus:
-        """Returns the standing of `version`."""
+        """Returns the release status of `version`."""
         return self.release_statuses.get(version, ReleaseStatus.CANDIDATE)
 
 

@@ -11,8 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, InvalidRequest, TagNotFound
-from turnout.state import model_changes as decision
-from turnout.state import policies, rollouts
+from turnout.state import model_changes, policies, rollouts
 from turnout.state.change import StateChange, check_model, check_text
 from turnout.state.database import schema
 from turnout.state.database.engine import Database
@@ -132,7 +131,7 @@ class ReleaseStore:
         with self._change(model, actor, reason) as change:
             if change.standing(version) is ReleaseStatus.RELEASED:
                 return False
-            decision.set_statuses(change, {version: ReleaseStatus.RELEASED})
+            model_changes.set_statuses(change, {version: ReleaseStatus.RELEASED})
         return True
 
     def withdraw(
@@ -165,7 +164,7 @@ class ReleaseStore:
                 change.refuse_moved_rollout(*rollout)
             if change.standing(version) is not ReleaseStatus.RELEASED:
                 return False
-            decision.set_statuses(change, {version: ReleaseStatus.CANDIDATE})
+            model_changes.set_statuses(change, {version: ReleaseStatus.CANDIDATE})
         return True
 
     def yank(
@@ -193,8 +192,8 @@ class ReleaseStore:
             if before is ReleaseStatus.YANKED:
                 return before
             refuse(_uses(change, version))
-            change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
-            change.connection.execute(decision.stand(model, version, ReleaseStatus.YANKED))
+            change.connection.execute(delete(schema.standings).where(*model_changes.is_version(model, version)))
+            change.connection.execute(model_changes.stand(model, version, ReleaseStatus.YANKED))
             change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
         return before
 
@@ -234,8 +233,8 @@ class ReleaseStore:
             refuse(_uses(change, version))
             before = change.standing(version)
             if before is not ReleaseStatus.YANKED:
-                change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
-                change.connection.execute(decision.stand(model, version, ReleaseStatus.YANKED))
+                change.connection.execute(delete(schema.standings).where(*model_changes.is_version(model, version)))
+                change.connection.execute(model_changes.stand(model, version, ReleaseStatus.YANKED))
                 payload = {"version": str(version), "previous": str(before)}
                 event = change.record(EventKind.YANKED, str(version), payload)
                 change = replace(change, revision=event.id)
@@ -265,7 +264,7 @@ class ReleaseStore:
                 return False
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
-            change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
+            change.connection.execute(delete(schema.standings).where(*model_changes.is_version(model, version)))
             change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
         return True
 

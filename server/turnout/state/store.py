@@ -13,8 +13,7 @@ from sqlalchemy import Connection, select
 
 from turnout.errors import ChangeRefused, NotFoundError
 from turnout.registry.manifest.versions import known_version
-from turnout.state import audit, policies, rollouts
-from turnout.state import model_changes as decision
+from turnout.state import audit, model_changes, policies, rollouts
 from turnout.state.audit import Audit
 from turnout.state.change import check_limit, check_model, check_text
 from turnout.state.coordination import Sharing
@@ -44,7 +43,7 @@ class StateStore(Sharing):
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
     change makes a new revision and writes one event, in one transaction with the change itself. Every method raises
-    Unavailable while the database cannot be used.
+    UnavailableError while the database cannot be used.
     """
 
     @classmethod
@@ -231,8 +230,8 @@ class StateStore(Sharing):
                 change.refuse_moved_rollout(*rollout)
             for version in needs:
                 change.refuse_yanked(version)
-            record = decision.put_policy(change, expected_epoch + 1, action, kept)
-            decision.set_statuses(change, statuses or {})
+            record = model_changes.put_policy(change, expected_epoch + 1, action, kept)
+            model_changes.set_statuses(change, statuses or {})
         return record
 
     def decide(
@@ -254,7 +253,7 @@ class StateStore(Sharing):
             InvalidRequest: A version that is to be released is yanked, or an argument is too long.
         """
         with self._change(model, actor, reason) as change:
-            return decision.record(change, make(StoredModel(change)), self._now())
+            return model_changes.record(change, make(StoredModel(change)), self._now())
 
     def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
         """Writes a rollout, what its ticks counted and what is to be told, in one transaction.

@@ -76,7 +76,7 @@ def revoke(change: StateChange, name_or_id: str, now: datetime) -> list[TokenRec
     """Revokes the token of an id, or all of a name; returns those that were not revoked yet.
 
     Raises:
-        NotFoundError: It does not exist.
+        NotFoundError: There is no such token.
     """
     found = [token for token in read(change.connection) if name_or_id in (token.id, token.name)]
     if not found:

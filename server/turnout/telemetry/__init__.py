@@ -1,0 +1,1 @@
+"""What a server reports of itself: metrics, traces and logs."""

@@ -87,7 +87,7 @@ class HttpExchange:
             bodies: Receives the body.
 
         Raises:
-            InvalidRequest, PermissionDenied: As `PreferenceReader.read` and `BodyReceiver.receive`.
+            InvalidRequest, PermissionDeniedError: As `PreferenceReader.read` and `BodyReceiver.receive`.
             ClientDisconnect: The body never came whole.
         """
         client = self._request.client

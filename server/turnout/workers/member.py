@@ -100,8 +100,8 @@ class Member:
         member = cls()
         get_running_loop().add_signal_handler(signal.SIGHUP, member.hung_up.set)
         member._link = await Link.over(socket.socket(fileno=descriptor), member._answer)
-        reported = await member._link.ask("hello", bound=_HELLO_SECONDS)
-        member.start = pickle.loads(reported)  # noqa: S301 - from the parent, over a socket that nobody else has
+        reply = await member._link.ask("hello", bound=_HELLO_SECONDS)
+        member.start = pickle.loads(reply)  # noqa: S301 - from the parent, over a socket that nobody else has
         return member
 
     def on_parents_end(self, call: Callable[[], None]) -> None:

@@ -87,7 +87,7 @@ class Supervisor:
             settings: Of the server; its ports are those that are kept for it.
             given: The same, with the ports as they were asked for.
             source: Reads them anew, on SIGHUP.
-            log: Where starts and ends are told.
+            log: Where starts and ends are logged.
             program: What a worker runs, given the number of its end of a socket pair.
             restarts: Makes what counts the deaths of one worker.
         """
@@ -103,7 +103,7 @@ class Supervisor:
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         self._stopping = asyncio.Event()
-        self._told = False
+        self._announced = False
         self._code = 0
 
     @property
@@ -193,7 +193,7 @@ class Supervisor:
                 if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # they may come before they can be handled
                     self._code = self._code or 1
                 return
-            if not self._told:
+            if not self._announced:
                 self._log.error(f"worker {worker.index} could not start, and the server stops", how=_ended(code))
                 self._stop(code if code > 0 else 1)
                 return
@@ -273,8 +273,8 @@ class Supervisor:
         return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, asked)
 
     def _send_addresses(self) -> None:
-        if not self._told and all(worker.listening for worker in self._workers):
-            self._told = True
+        if not self._announced and all(worker.listening for worker in self._workers):
+            self._announced = True
             at = self._settings
             self._log.info(
                 "listening", grpc=str(at.grpc), http=str(at.http), control=str(at.control), workers=at.workers
@@ -282,15 +282,15 @@ class Supervisor:
 
     async def _send_readiness(self) -> None:
         """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
-        telling = []
+        messages = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
             # At the start everybody is waited for; later one that is not there takes no connections.
-            ready = all(other.ready_since is not None for other in others) and (self._told or self._all_listen())
-            telling.append(self._send(worker, "others", b"1" if ready else b"0"))
+            ready = all(other.ready_since is not None for other in others) and (self._announced or self._all_listen())
+            messages.append(self._send(worker, "others", b"1" if ready else b"0"))
             if not others:
-                telling.append(self._send(worker, "listen"))
-        await asyncio.gather(*telling)
+                messages.append(self._send(worker, "listen"))
+        await asyncio.gather(*messages)
 
     def _all_listen(self) -> bool:
         return all(worker.listening for worker in self._workers)
@@ -314,10 +314,10 @@ class Supervisor:
             if worker.link is None:
                 return False
             try:
-                reported = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
+                families = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
             except TurnoutError:
                 return False
-            self._totals.update(str(worker.index), reported)
+            self._totals.update(str(worker.index), families)
             return worker.ready_since is not None
 
         return all(await asyncio.gather(*map(snapshot, self._workers)))

@@ -45,7 +45,7 @@ class KeySet:
     """The keys of one issuer. `fetch` blocks, all else is for the event loop.
 
     Attributes:
-        failed: Why they could not be fetched the last time; "" where they could.
+        failure: Why they could not be fetched the last time; "" where they could.
     """
 
     def __init__(self, name: str, settings: JwtIssuer, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,7 +61,7 @@ class KeySet:
         self._clock = clock
         self._keys: Mapping[str, VerificationKey] = {}
         self._fetched = self._tried = -1e9
-        self.failed = ""
+        self.failure = ""
 
     def find(self, kid: str) -> tuple[str, VerificationKey] | None:
         """Returns the key of an id, and its id; without one, the only key that there is."""
@@ -74,7 +74,7 @@ class KeySet:
     def due(self) -> bool:
         """Whether it is time to fetch them anew."""
         now = self._clock()
-        wait = self._settings.refresh_s if not self.failed else min(self._settings.refresh_s, _LEAST_BETWEEN)
+        wait = self._settings.refresh_s if not self.failure else min(self._settings.refresh_s, _LEAST_BETWEEN)
         return now - self._tried >= wait
 
     @property
@@ -90,7 +90,7 @@ class KeySet:
         """Returns the keys as they are now.
 
         Raises:
-            ConfigError: They cannot be had, or are not valid.
+            ConfigError: They cannot be had, or are no keys.
         """
         setting, source = f"auth.jwt.{self._name}.jwks", self._settings.jwks
         try:
@@ -104,7 +104,7 @@ class KeySet:
 
     def put(self, keys: Mapping[str, VerificationKey]) -> set[str]:
         """Puts keys that were fetched into force; returns the ids of those that are no more what they were."""
-        before, self._keys, self.failed = self._keys, keys, ""
+        before, self._keys, self.failure = self._keys, keys, ""
         return {kid for kid, key in before.items() if keys.get(kid) != key}
 
     def _download(self, url: str) -> bytes:

@@ -62,7 +62,7 @@ def check_name(name: str) -> str:
     """Returns the name of a token that is to be made.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: It is no name that a token may have.
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest.at("name", f"expected 1 to 63 of letters, digits, . _ @ and -, got {name[:64]!r}")

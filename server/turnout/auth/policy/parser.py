@@ -1,4 +1,4 @@
-"""The policy file, read and checked; each fault is told with its line. Pure.
+"""The policy file, read and checked; each fault is named with its line. Pure.
 
 [[grant]]
 identities = ["spiffe://example.org/web/*", "jwt:corp/ann", "group:corp/ml"]

@@ -34,7 +34,7 @@ class _Version:
         number: Its number in Triton.
         outcome: `published`, `was there`, `would be published` or `refused`.
         digest: Its digest; "" where it was refused.
-        release_status: Its release status; "" where it does not exist.
+        release_status: Its release status; "" if it has none.
         reason: Why it was refused.
     """
 

@@ -22,7 +22,7 @@ class LogAudit:
 
     Attributes:
         audit: Of the state store; None where there is no store.
-        recorded: Versions that no event told of and that were recorded now.
+        recorded: Versions that no event names and that were recorded now.
         unrecorded: Versions that no event tells of and that could not be recorded.
         gone: Versions that were published and never yanked, and are not in the repository.
     """
@@ -37,7 +37,7 @@ class LogAudit:
         """Reads the log, and records what it lacks.
 
         Raises:
-            ConfigError, Unavailable: The state store cannot be used.
+            ConfigError, UnavailableError: The state store cannot be used.
         """
         if not workspace.has_store():
             if kept is not None:

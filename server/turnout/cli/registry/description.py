@@ -1,4 +1,4 @@
-"""One version as commands tell it, whether a server or the disk told them."""
+"""One version as commands describe it, by a server's answer or by the disk."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -86,8 +86,8 @@ class VersionDescription:
         inputs, outputs: Its signature.
         size_bytes: Of its files.
         batching: How it is batched, in words.
-        content: What the disk told, or a server's registry.
-        live: What a server told.
+        content: What the disk says, or a server's registry.
+        live: What a server says.
     """
 
     model: str
@@ -132,7 +132,7 @@ class VersionDescription:
 
     @classmethod
     def from_server(cls, model: "ModelInfo", version: "VersionInfo") -> Self:
-        """Describes a version that a server told of."""
+        """Describes a version that a server listed."""
         return cls(
             model=model.name,
             version=version.version,
@@ -155,7 +155,7 @@ class VersionDescription:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON values; what nobody told is left out."""
+        """Returns it as JSON values; what is not known is left out."""
         body: dict[str, Any] = {
             "model": self.model,
             "version": self.version,
@@ -191,7 +191,7 @@ class VersionDescription:
 
 
 def spec_of(tensor: "TensorInfo") -> TensorSpec:
-    """Returns what a server told of an input or output, as signatures hold it."""
+    """Returns what a server says of an input or output, as signatures hold it."""
     return TensorSpec(tensor.name, DataType(tensor.dtype), tensor.shape, tensor.has_default)
 
 

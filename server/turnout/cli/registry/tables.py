@@ -22,7 +22,7 @@ _DIGEST_SHOWN = len("sha256:") + 12
 
 
 def versions_table(versions: Sequence[VersionDescription]) -> Table:
-    """Returns a row for each version; the state too, where a server told it."""
+    """Returns a row for each version; the state too, where a server said it."""
     live = any(version.live for version in versions)
     columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
     rows = []

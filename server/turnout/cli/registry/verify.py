@@ -158,7 +158,7 @@ def _chosen(
     """Returns the versions to read, of what was asked for.
 
     Raises:
-        TurnoutError: It does not exist, nor a damaged one.
+        TurnoutError: There is no such version, nor a damaged one.
     """
     from turnout.cli.workspace import ModelVersions
     from turnout.routing.selection.selector import parse

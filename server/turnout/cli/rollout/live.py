@@ -44,7 +44,7 @@ class View:
     """What the terminal shows.
 
     Attributes:
-        rollout: As it was told last; None before the first time.
+        rollout: As the server sent it last; None before the first time.
         notice: What is wrong with the connection; "" where nothing is.
     """
 
@@ -52,11 +52,11 @@ class View:
         self.rollout: pb.Rollout | None = None
         self.notice = ""
         self._columns, self._rows = columns, rows
-        self._told = time.monotonic()
+        self._received_at = time.monotonic()
 
     def take(self, rollout: pb.Rollout) -> None:
         """Shows a rollout from now on."""
-        self.rollout, self._told, self.notice = rollout, time.monotonic(), ""
+        self.rollout, self._received_at, self.notice = rollout, time.monotonic(), ""
 
     def __call__(self) -> RenderableType:
         """Returns the picture of now."""
@@ -84,7 +84,7 @@ class View:
         if r.state not in _TIMED or r.soak_seconds <= 0:
             return Text(weight)
         stands = bool(r.pauses or self.notice)
-        passed = min(r.step_seconds + (0.0 if stands else time.monotonic() - self._told), r.soak_seconds)
+        passed = min(r.step_seconds + (0.0 if stands else time.monotonic() - self._received_at), r.soak_seconds)
         left = duration_text(float(round(r.soak_seconds - passed)))
         total = duration_text(r.soak_seconds)
         return table(
@@ -192,7 +192,7 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
 
 
 class _SeenEvents:
-    """The events that were told already."""
+    """The events that were printed already."""
 
     def __init__(self) -> None:
         self._known: set[tuple[int, int, int, str, str]] = set()

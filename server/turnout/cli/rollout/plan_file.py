@@ -26,7 +26,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """Reads a plan file.
 
     Raises:
-        ConfigError: It does not exist, or it is no TOML.
+        ConfigError: There is no such file, or it is no TOML.
         InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
     """
     try:

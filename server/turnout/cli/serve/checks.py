@@ -15,7 +15,7 @@ from turnout import __version__, host
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
 from turnout.cli.output import size_text
-from turnout.cli.serve import cuda as machine
+from turnout.cli.serve import cuda
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
@@ -78,7 +78,7 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
     else:
         settings = loaded.settings
         yield Check("configuration", Health.OK, _sources(loaded))
-    driver = machine.cuda_driver()
+    driver = cuda.cuda_driver()
     yield from _providers(_wanted(settings))
     yield _cuda_libraries()
     yield from _devices(driver, _wanted_devices(settings))
@@ -149,7 +149,7 @@ def _cuda_libraries() -> Check:
     return Check("cuda libraries", Health.OK, "all found")
 
 
-def _devices(driver: machine.CudaDriver, wanted: frozenset[int]) -> Iterator[Check]:
+def _devices(driver: cuda.CudaDriver, wanted: frozenset[int]) -> Iterator[Check]:
     if not driver.devices:
         yield Check("cuda devices", Health.BROKEN if wanted else Health.NOTE, driver.detail)
         return

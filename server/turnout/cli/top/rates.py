@@ -1,4 +1,4 @@
-"""What two tellings of a server's counters say of the time between them. Pure."""
+"""What two readings of a server's counters say of the time between them. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TrafficPart:
 
 @dataclass(frozen=True, slots=True)
 class ActivityRow:
-    """What a version did between two tellings. Rates and latencies are None where they are not known.
+    """What a version did between two readings. Rates and latencies are None where they are not known.
 
     Attributes:
         state: Where it is in its life.
@@ -63,12 +63,12 @@ class ActivityRow:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a server did between two tellings.
+    """What a server did between two readings.
 
     Attributes:
         rows: Of its versions, the busiest first, those that are not in service last.
         rollouts: That it drives.
-        seconds: Between the tellings; 0 where there was only one of this process.
+        seconds: Between the readings; 0 where there was only one of this process.
         up: Seconds since the process began to count.
         unrouted: Requests a second that reached no version; None where that is not known.
         draining: It takes no new requests.
@@ -93,10 +93,10 @@ class Picture:
 
 
 def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
-    """Returns what happened between two tellings.
+    """Returns what happened between two readings.
 
     Args:
-        before: None, or of another process: nothing is known of the time before `after`, and no rate is told.
+        before: None, or of another process: nothing is known of the time before `after`, and no rate is given.
         after: The later one.
     """
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):

@@ -14,7 +14,7 @@ from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _STRANGE = 4.0
-"""Standard deviations from which a split is told to be wrong: by chance one in some 16,000 looks shows that."""
+"""Standard deviations from which a split is called wrong: by chance one in some 16,000 looks shows that."""
 
 
 def role_text(role: int) -> str:

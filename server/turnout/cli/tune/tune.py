@@ -45,7 +45,7 @@ def tune(
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
     Each setting is run in turn with the present ones. Nothing is changed without --write.
     """
-    from turnout.cli.tune.view import displayed
+    from turnout.cli.tune.view import findings_view
     from turnout.cli.workspace import split_reference
     from turnout.config.editing import model_toml, write_model
     from turnout.config.sources import load_settings
@@ -76,7 +76,7 @@ def tune(
             "model": name, "inputs": source, "in_flight": in_flight, "toml": tomls,
             "written": str(file) if written else None,
         }  # fmt: skip
-        out.show(body, *displayed(findings, source, in_flight, tomls, None if write else str(file or "")))
+        out.show(body, *findings_view(findings, source, in_flight, tomls, None if write else str(file or "")))
         if write is not None:
             _tell_written(out, name, write, file, changes[write] if written else {})
             settings = load_settings(target.config, named).settings.for_model(name)

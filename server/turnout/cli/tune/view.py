@@ -14,7 +14,7 @@ _SOURCES = {
 }
 
 
-def displayed(
+def findings_view(
     findings: Findings, source: str, in_flight: int, tomls: Mapping[End, str], file: str | None
 ) -> Iterator[RenderableType]:
     """Yields the table, and what follows from it.

@@ -211,8 +211,8 @@ class SharedMemory:
         """Returns a caller's region of that name, or all of them.
 
         Raises:
-            NotFoundError: It does not exist of that name.
-            Unsupported: It is off.
+            NotFoundError: The caller has no region of that name.
+            Unsupported: Shared memory is off.
         """
         self._check_on()
         regions = self._owners.get(_owner(caller), {})
@@ -234,7 +234,7 @@ class SharedMemory:
             size: Bytes of the region.
 
         Raises:
-            InvalidRequest: A name or the extent is not valid.
+            InvalidRequest: A name is not valid, or the region does not lie within the segment.
             NotFoundError: There is no such segment, or not one that this server's user owns: which, is not told.
             AlreadyExistsError: The caller has a region of that name.
             Exhausted: The caller, or all together, have as many as they may.

@@ -5,7 +5,7 @@ bumps, `^0.2.3` patch bumps alone, `^0.0.3` nothing else. So below 1.0.0 everyth
 `0.y.z` a minor bump may break, and a patch bump may add; in `0.0.z` every bump may break.
 
 **The nearest lower version** is the highest of lower precedence, pre-releases of the candidate's own core left out:
-SemVer promises nothing between `3.3.0-rc.1`, `3.3.0-rc.2` and `3.3.0`, and each of them is held against what was there
+SemVer promises nothing between `3.3.0-rc.1`, `3.3.0-rc.2` and `3.3.0`, and each of them is compared with what was there
 before all of them. Each step being legal makes every chain of them legal, whatever lines are published side by side.
 """
 
@@ -20,7 +20,7 @@ FIRST = Version(1)
 
 
 def nearest_lower(version: Version, published: Collection[Version]) -> Version | None:
-    """Returns the version that `version` is held against, or None if there is none."""
+    """Returns the version that `version` is compared with, or None if there is none."""
     core = _core(version)
     lower = [other for other in published if other < version and not (other.prerelease and _core(other) == core)]
     return max(lower, default=None)

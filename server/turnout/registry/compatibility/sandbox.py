@@ -1,6 +1,6 @@
-"""What gates may have run for them: a lab that runs models, away from this process, and says what it saw.
+"""What runs models for gates, away from this process, and says what it saw.
 
-The registry runs nothing itself. Who puts a publish together (the command line, a server) hands in a lab, such as
+The registry runs nothing itself. Who puts a publish together (the command line, a server) hands in a sandbox, such as
 `turnout.serving.sandbox.sandbox.ProcessSandbox`.
 """
 

@@ -5,12 +5,12 @@ from turnout.registry.gates.comparison import as_sandbox_version, golden_files, 
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
 from turnout.registry.gates.ruling import ruled
-from turnout.registry.gates.running import LabGate, attempted
+from turnout.registry.gates.running import SandboxGate, attempted
 
 _MIB = 1 << 20
 
 
-class LatencyGate(LabGate[LatencyOptions]):
+class LatencyGate(SandboxGate[LatencyOptions]):
     """Passes a candidate that answers about as fast as its parent."""
 
     name = "latency"
@@ -59,7 +59,7 @@ class LatencyGate(LabGate[LatencyOptions]):
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
 
-class MemoryGate(LabGate[MemoryOptions]):
+class MemoryGate(SandboxGate[MemoryOptions]):
     """Passes a candidate that takes about as much memory as its parent."""
 
     name = "memory"

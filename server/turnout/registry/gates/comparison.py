@@ -121,7 +121,7 @@ class ParentComparison:
 
 
 def as_sandbox_version(version: Candidate | Parent) -> SandboxVersion:
-    """Returns what a lab runs."""
+    """Returns what a sandbox runs."""
     return SandboxVersion(version.directory, version.manifest)
 
 
@@ -131,7 +131,7 @@ def parent_of(candidate: Candidate) -> SandboxVersion | None:
 
 
 def examined(sandbox: Sandbox, candidate: Candidate) -> SandboxReport:
-    """Has `sandbox` examine a candidate, on its own golden cases and its parent's; asked again, the lab remembers.
+    """Has `sandbox` examine a candidate, on its own golden cases and its parent's; asked again, it remembers.
 
     Raises:
         TurnoutError: It cannot be loaded.

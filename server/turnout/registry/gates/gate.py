@@ -31,7 +31,7 @@ class GateOutcome(StrEnum):
 
     PASSED = "passed"
     WARNED = "warned"
-    """What it found is told and refuses nothing."""
+    """What it found is reported and refuses nothing."""
     FAILED = "failed"
     SKIPPED = "skipped"
     """It had nothing to look at, was skipped on request, or an earlier gate failed."""
@@ -39,7 +39,7 @@ class GateOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The published version that a candidate is held against: the nearest lower one.
+    """The published version that a candidate is compared with: the nearest lower one.
 
     Attributes:
         published: Its manifest and digest.
@@ -63,7 +63,7 @@ class Candidate:
         manifest: What the publisher states.
         digest: `sha256:` of the canonical manifest.
         facts: What the ONNX file says of itself.
-        parent: What it is held against; None where nothing lower is published.
+        parent: What it is compared with; None where nothing lower is published.
         taken: Version numbers of its model that were used before, as far as is known.
     """
 

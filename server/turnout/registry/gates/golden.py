@@ -12,7 +12,7 @@ from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import GoldenOptions
 from turnout.registry.gates.ruling import ruled
-from turnout.registry.gates.running import LabGate, attempted
+from turnout.registry.gates.running import SandboxGate, attempted
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.golden import GoldenCase, case_names, class_numbers, read_case
 
@@ -35,7 +35,7 @@ class Accuracy:
         return self.right / self.rows if self.rows else 1.0
 
 
-class GoldenGate(LabGate[GoldenOptions]):
+class GoldenGate(SandboxGate[GoldenOptions]):
     """Passes a candidate whose answers to its golden cases are those expected, within tolerance, and whose first
     choices are right as often as the plan wants.
     """

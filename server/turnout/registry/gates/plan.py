@@ -63,7 +63,7 @@ class LoadOptions:
     """Of the gate `load`.
 
     Attributes:
-        seconds_max: Longest that loading may take; 0.0 for no bound but the lab's own.
+        seconds_max: Longest that loading may take; 0.0 for no bound but the sandbox's own.
     """
 
     on_failure: OnFailure = OnFailure.REFUSE
@@ -128,7 +128,7 @@ class MemoryOptions:
 
     Attributes:
         ratio_max: Most that it may be, as a multiple of the parent's.
-        slack_mib: Difference in MiB that is never held against a version: allocators round up.
+        slack_mib: Difference in MiB that never counts against a version: allocators round up.
         mib_max: Most that it may be by itself, in MiB; 0.0 for no bound.
     """
 

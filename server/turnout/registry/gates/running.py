@@ -1,6 +1,6 @@
 """The gates `load`, `determinism` and `batchability`: what a version does when it is run by itself.
 
-They look at one examination, which the lab makes once.
+They look at one examination, which the sandbox makes once.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
-class LabGate(Generic[P]):
+class SandboxGate(Generic[P]):
     """A gate that looks at what running the candidate shows.
 
     Attributes:
@@ -31,7 +31,7 @@ class LabGate(Generic[P]):
     plan: P
 
 
-class LoadGate(LabGate[LoadOptions]):
+class LoadGate(SandboxGate[LoadOptions]):
     """Passes a candidate that ONNX Runtime loads on the provider that it will be served on, and that can be warmed."""
 
     name = "load"
@@ -60,7 +60,7 @@ class LoadGate(LabGate[LoadOptions]):
         return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
 
 
-class DeterminismGate(LabGate[DeterminismOptions]):
+class DeterminismGate(SandboxGate[DeterminismOptions]):
     """Passes a candidate that answers the same twice."""
 
     name = "determinism"
@@ -81,7 +81,7 @@ class DeterminismGate(LabGate[DeterminismOptions]):
         return ruled(self.plan.on_failure, f"{message}, beyond tolerance", numbers)
 
 
-class BatchabilityGate(LabGate[BatchabilityOptions]):
+class BatchabilityGate(SandboxGate[BatchabilityOptions]):
     """Passes a candidate whose requests can be put together without one changing the answer to another."""
 
     name = "batchability"

@@ -1,4 +1,4 @@
-"""The versions of one model that were there when a publish began, and which of them a new one is held against."""
+"""The versions of one model that were there when a publish began, and which of them a new one is compared with."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class VersionHistory:
         return cls(repository, release_status, frozenset([*found, *yanked]))
 
     def parent(self, version: Version) -> Parent | None:
-        """Returns what `version` is held against."""
+        """Returns what `version` is compared with."""
         lower = nearest_lower(version, self.published)
         if lower is None:
             return None

@@ -21,7 +21,7 @@ def check_model_name(text: str) -> str:
     """Returns `text`, a model's name.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: It is no name that a model may have.
     """
     if fault := model_name_fault(text):
         raise InvalidRequest.at("model", f"{text[:64]!r} {fault}")

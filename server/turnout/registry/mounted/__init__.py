@@ -1,4 +1,4 @@
 """Repositories that are only read: exported versions, or a Triton model repository, served where they lie.
 
-`places` finds what could be a version, `repository` makes versions of it.
+`discovery` finds what could be a version, `repository` makes versions of it.
 """

@@ -77,8 +77,8 @@ class MountedRepository(Repository):
     def scan(self) -> Listing:
         """Reads what exists. What did not change since the last scan is not read again.
 
-        Every byte of a model that is new is read, by one thread: meanwhile it does not exist for the others, so that
-        nothing waits for it.
+        Every byte of a model that is new is read, by one thread: meanwhile the other threads do not see the model, so
+        that nothing waits for it.
 
         Raises:
             OSError: The root cannot be read.

@@ -133,7 +133,7 @@ def text_of(value: object, what: str) -> str:
     """Returns `value`, a string of a protobuf message.
 
     Raises:
-        InvalidModel: It is not valid; `what` says which it is.
+        InvalidModel: It is no UTF-8; `what` says which string it is.
     """
     # Protobuf hands out bytes for a proto2 string that is no UTF-8.
     if not isinstance(value, str):

@@ -39,7 +39,7 @@ def copy_model(
         progress: Told of each block copied.
 
     Raises:
-        InvalidModel: A file is missing, or is not valid, or is a link that is not followed.
+        InvalidModel: A file is missing, is not regular, or is a link that is not followed.
         OSError: The copy cannot be written.
     """
     with opened(open_outside(source), "the ONNX file") as file:

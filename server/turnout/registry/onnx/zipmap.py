@@ -48,7 +48,7 @@ def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
         What became of each such output. Its name, and all others, stay.
 
     Raises:
-        InvalidModel: It does not exist, or the model is not as skl2onnx writes it; says what is otherwise.
+        InvalidModel: There is no ZipMap, or the model is not as skl2onnx writes it; the message says how.
     """
     graph = model.graph
     if external_files(model):

@@ -304,7 +304,7 @@ def _check_batching(batching: BatchingDeclaration | None, signature: Signature) 
         for spec in sides:
             if axis >= len(spec.shape):
                 raise InvalidModel(f"batching.axes.{name}: axis {axis} is beyond its {len(spec.shape)} dimensions")
-        # An output's fixed dimension is not held against it: exporters write down the batch they traced with.
+        # An output's fixed dimension does not count against it: exporters write down the batch they traced with.
         fed = signature.input(name)
         if fed is not None and isinstance(fed.shape[axis], int):
             raise InvalidModel(f"batching.axes.{name}: axis {axis} has the fixed size {fed.shape[axis]}")

@@ -12,7 +12,7 @@ metrics = { accuracy = 0.987 }
 [dependencies]
 lock = { name = "uv.lock", digest = "sha256:..." }     # or lock_file = "uv.lock", beside this file: digested at publish
 
-[environment]                               # held against the machine that loads the version
+[environment]                               # compared with the machine that loads the version
 onnxruntime = ">=1.22,<2"
 cuda = "13"
 cudnn = ">=9"

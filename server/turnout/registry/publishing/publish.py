@@ -54,7 +54,7 @@ from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
-"""What needs nothing but files: the least that a version must pass wherever no lab is at hand."""
+"""What needs nothing but files: the least that a version must pass wherever no sandbox is at hand."""
 
 _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
 _SMALL_GRAPH = 64 << 20
@@ -93,7 +93,7 @@ class PublishResult:
         digest: `sha256:` of the canonical manifest.
         created: False where the very same version existed already, and after a dry run.
         report: What the gates found; empty where the version existed already.
-        parent: The version that it was held against; None where there is no lower one.
+        parent: The version that it was compared with; None where there is no lower one.
         dry_run: All was done but the commit.
     """
 
@@ -175,7 +175,7 @@ def publish(
             checkpoint()  # the last: from here on it exists
             created = commit(repository, candidate, yanked, recorded)
         except BaseException:
-            with suppress(OSError):  # what is said of a version that does not exist is about nothing
+            with suppress(OSError):  # evidence of a version that was not published is about nothing
                 attestations.remove(repository, request.model, candidate.manifest.version, attestation.name)
             raise
         if created:

@@ -30,7 +30,7 @@ def read_table(value: object, where: str) -> dict[str, Any]:
     """Reads a table.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: It is no table.
     """
     if not isinstance(value, dict):
         raise InvalidRequest.at(where, "expected a table")
@@ -41,7 +41,7 @@ def read_list(value: object, where: str, what: str = "values") -> list[Any]:
     """Reads a list of whatever.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: It is no list.
     """
     if not isinstance(value, list):
         raise InvalidRequest.at(where, f"expected a list of {what}")
@@ -52,7 +52,7 @@ def read_text(value: object, where: str) -> str:
     """Reads text.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: It is no text.
     """
     if not isinstance(value, str):
         raise InvalidRequest.at(where, "expected a string")
@@ -64,7 +64,7 @@ def read_flag(value: object, where: str) -> bool:
     """Reads true or false.
 
     Raises:
-        InvalidRequest: It is neither.
+        InvalidRequest: It is neither true nor false.
     """
     if not isinstance(value, bool):
         raise InvalidRequest.at(where, "expected true or false")
@@ -75,7 +75,7 @@ def read_integer(value: object, where: str) -> int:
     """Reads an integer.
 
     Raises:
-        InvalidRequest: It is not valid, or beyond `MAX_INTEGER`.
+        InvalidRequest: It is no integer, or beyond `MAX_INTEGER`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
         raise InvalidRequest.at(where, "expected an integer")
@@ -86,7 +86,7 @@ def read_number(value: object, where: str) -> float:
     """Reads a finite number.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: It is no number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest.at(where, "expected a number")

@@ -39,7 +39,7 @@ class SignerCertificate:
         """Reads the certificates of a bundle, the signer's first.
 
         Raises:
-            ValueError: One is not valid, or it is about no key that signs models.
+            ValueError: One is no certificate, or it is about no key that signs models.
         """
         try:
             return cls._of(tuple(map(x509.load_der_x509_certificate, chain)))

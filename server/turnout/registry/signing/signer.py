@@ -80,7 +80,7 @@ class MadeElsewhere:
             at: What the bundle is called where it comes from.
 
         Raises:
-            InvalidRequest: It is not valid, or its key did not make it, or may not sign now.
+            InvalidRequest: It is no such bundle, its key did not make it, or the key may not sign now.
         """
         try:
             bundle = Bundle.from_bytes(data)

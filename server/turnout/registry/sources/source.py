@@ -33,7 +33,7 @@ def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
         bounds: On what is brought.
 
     Raises:
-        InvalidRequest: It does not exist, it cannot be read, or it passes the bounds.
+        InvalidRequest: There is no such file, it cannot be read, or it passes the bounds.
         ConfigError: The extra that it needs is not installed.
     """
     scheme = found[0].removesuffix(":") if (found := _SCHEME.match(text)) else ""

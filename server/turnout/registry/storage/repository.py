@@ -100,7 +100,7 @@ class Repository:
 
         Raises:
             InvalidRequest: `model` is no model name.
-            ModelNotFound, VersionNotFound: It does not exist; only where it would have to be brought here.
+            ModelNotFound, VersionNotFound: There is no such version; only where it would have to be brought here.
             DigestMismatch: What was brought is not what was published.
             StoreUnavailable: It cannot be brought here now.
             Exhausted: There is no room for it.
@@ -112,7 +112,7 @@ class Repository:
 
         Raises:
             AlreadyExistsError: A link stands where the model's versions go.
-            OSError: That cannot be told.
+            OSError: That cannot be found out.
         """
         home = self.root / check_model_name(model)
         if home.is_symlink():
@@ -234,8 +234,8 @@ class Repository:
 
         Raises:
             InvalidRequest: `model` is no model name.
-            ModelNotFound, VersionNotFound: It does not exist; the error names the nearest.
-            DigestMismatch: It exists, and its manifest is not one.
+            ModelNotFound, VersionNotFound: There is no such version; the error names the nearest.
+            DigestMismatch: It exists, but what should be its manifest is no manifest.
         """
         directory = self.directory(model, version)
         link = directory.is_symlink() or directory.parent.is_symlink()
@@ -262,7 +262,7 @@ class Repository:
             The version.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             DigestMismatch: Files changed, are missing, or are too many; the message names them.
         """
         published = self.find(model, version)

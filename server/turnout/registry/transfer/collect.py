@@ -53,7 +53,7 @@ class Collected:
 
     Attributes:
         upload_manifest: What is said of it.
-        sources: In the announcement's order.
+        sources: In the upload manifest's order.
         facts: What its ONNX file says of itself.
     """
 
@@ -77,7 +77,7 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
     """Finds the model's files and reads every byte of them for their digests.
 
     Raises:
-        InvalidModel: One is missing, or the ONNX file is not valid.
+        InvalidModel: One is missing, or the model's file is no ONNX file.
         InvalidRequest: They cannot be those of a version.
     """
     home = request.source.parent

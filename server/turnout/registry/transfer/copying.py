@@ -60,7 +60,7 @@ def copy_version(
     """Copies a version and what is attested of it into a new repository at `target`.
 
     Raises:
-        ModelNotFound, VersionNotFound: It does not exist.
+        ModelNotFound, VersionNotFound: There is no such version.
         DigestMismatch: Its files are not those that were published.
         OSError: The copy cannot be written.
     """
@@ -100,7 +100,7 @@ def import_version(
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
         AlreadyExistsError: The version number is taken.
         DigestMismatch: Its files are not those that its manifest names.
-        ChangeRefused, Exhausted, Unavailable, ConfigError: As `turnout.registry.publishing.publish.publish`.
+        ChangeRefused, Exhausted, UnavailableError, ConfigError: As `turnout.registry.publishing.publish.publish`.
     """
     manifest, digest = published.manifest, published.digest
     repository.check_writable()

@@ -110,7 +110,7 @@ def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Versi
 
     Raises:
         InvalidRequest: There is something at `to`, or it cannot be written to.
-        DigestMismatch: The manifest is not valid, or that of something else.
+        DigestMismatch: It is no manifest, or that of another version.
     """
     try:
         read = read_canonical(manifest)

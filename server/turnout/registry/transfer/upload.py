@@ -31,7 +31,7 @@ class Upload:
     Attributes:
         upload_manifest: What is to come.
         directory: Where it comes to, out of sight.
-        files: What is there of each file, in the announcement's order.
+        files: What is there of each file, in the upload manifest's order.
         stack: Closing it throws the directory away.
         touched: When something last happened to it, by the clock of whoever keeps it.
         busy: What goes on with it; "" where nothing does.

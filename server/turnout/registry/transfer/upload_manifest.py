@@ -1,6 +1,6 @@
 """What a client says it will upload, checked before the first byte of it.
 
-Paths are held to what a manifest takes, and to what a version is made of: nothing in an announcement can name a place
+Paths are held to what a manifest takes, and to what a version is made of: nothing in it can name a place
 outside the directory that the upload is collected in.
 """
 
@@ -87,7 +87,7 @@ class UploadManifest:
 
     @property
     def key(self) -> str:
-        """The same for the same announcement, whoever makes it."""
+        """The same for the same upload manifest, whoever makes it."""
         files, version = (
             sorted((file.path, file.size, file.digest) for file in self.files),
             written_version(self.version),
@@ -129,7 +129,7 @@ def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, .
     """Reads announced paths, sizes and digests.
 
     Raises:
-        InvalidRequest: One is not valid.
+        InvalidRequest: A path, a size or a digest is not valid.
     """
     entries = []
     for index, (path, size, digest) in enumerate(files):

@@ -4,7 +4,7 @@ announced -> collected -> published, or thrown away: by the client, by a refusal
 
 An upload's files lie in a staging directory (`turnout.registry.storage.staging`), which the kernel unlocks when the
 process dies, so that a kill -9 leaves nothing that the next sweep does not take. A stream that breaks off leaves the
-upload for its client to go on with; it is found by its announcement, so a client need not remember anything.
+upload for its client to go on with; it is found by its upload manifest, so a client need not remember anything.
 """
 
 import shutil
@@ -65,7 +65,7 @@ Yanked = Callable[[str], Sequence[Version]]
 
 @dataclass(frozen=True, slots=True)
 class UploadStatus:
-    """What became of an announcement.
+    """What became of an upload manifest that a client sent.
 
     Attributes:
         upload_id: Names the upload; "" where the version exists.
@@ -211,7 +211,7 @@ class Uploads:
 
         Raises:
             ChangeRefused: Files are not complete.
-            NotFound, Unavailable: As `writing`.
+            NotFoundError, UnavailableError: As `writing`.
             InvalidModel: A gate failed, or the files are not those of the model.
             TurnoutError: As `turnout.registry.publishing.publish.publish`.
         """
@@ -239,7 +239,7 @@ class Uploads:
         """Throws an upload away.
 
         Raises:
-            NotFoundError: It does not exist.
+            NotFoundError: There is no such upload.
             UnavailableError: Something goes on with it.
         """
         self._close(self._claim(upload_id, "it is being thrown away"))

@@ -46,7 +46,7 @@ class _Questions:
     Attributes:
         stage: Of the rollout that probes were asked in last.
         due: By probe, when it is asked next, by the monotonic clock.
-        confirm: Step that the webhook is asked about; None if unset.
+        confirm: Step that the webhook is asked about; None if there is none.
         confirm_due, tries: When it is asked next, and how often it was.
         tasks: Under way, by probe; "" is the webhook.
         measurements, answer: Not taken yet.

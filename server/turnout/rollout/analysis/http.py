@@ -50,7 +50,7 @@ class HttpEndpoint:
             method: GET or POST.
             url: The whole URL.
             headers: Sent along.
-            content: The body; None if unset.
+            content: The body; None if there is none.
 
         Raises:
             UnavailableError: It does not answer, or not within the bounds; the message says why, and names no URL.

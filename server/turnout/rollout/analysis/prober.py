@@ -31,7 +31,7 @@ class ProbeContext:
         model, candidate, baseline: Names, for placeholders and bodies.
         attempt: 0 where a probe is tried by hand.
         step, steps: Number of the present step, from 1, and of all.
-        weight: The candidate's wished share.
+        weight: The candidate's desired share.
         state: Of the rollout; "" if there is none.
     """
 

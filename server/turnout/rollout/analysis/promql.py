@@ -85,7 +85,7 @@ def number_in(answer: Any) -> float:
         answer: Its JSON.
 
     Raises:
-        LookupError: It does not exist, or more than one; the message says so.
+        LookupError: There is no number, or more than one; the message says so.
     """
     if not isinstance(answer, dict) or answer.get("status") != "success":
         error = answer.get("error") if isinstance(answer, dict) else None

@@ -37,7 +37,7 @@ class ChangeResult:
         sentence: What was done, for people.
         changed: Whether anything was.
         answers: Who answers what from now on.
-        baseline: The version that plain requests get from now on, canaries aside; None if unset.
+        baseline: The version that plain requests get from now on, canaries aside; None if there is none.
         epoch: Of the policy from now on; 0 where there never was one.
         endings: Rollouts that ended by it.
     """
@@ -83,7 +83,7 @@ class Operations:
             trouble: Says why the version cannot answer.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             ChangeRefused: Something is in the way; the message says what, and the ways out.
             InvalidRequest: It is yanked.
         """
@@ -172,7 +172,7 @@ class Operations:
             signatures: As of `rollback`.
 
         Raises:
-            ChangeRefused: It does not exist.
+            ChangeRefused: There is no such unreadable rollout.
         """
 
         def decide(situation: Situation, _: int) -> ChangeOutcome:

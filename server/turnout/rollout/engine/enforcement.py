@@ -36,14 +36,14 @@ class Enforcement:
         store: RolloutStore,
         ownership: Ownership,
         diversions: Diversions,
-        timeout: StoreTimeout,
+        store_timeout: StoreTimeout,
         log: FilteringBoundLogger,
     ) -> None:
         self._serving = serving
         self._store = store
         self._ownership = ownership
         self._diversions = diversions
-        self._timeout = timeout
+        self._store_timeout = store_timeout
         self._log = log
 
     def divert(self, rollout: Rollout, now: datetime) -> None:
@@ -90,9 +90,9 @@ class Enforcement:
             return
         try:
             if desired is not None and not settled:
-                await self._timeout.wait(self._put(active, desired, applied), seconds)
+                await self._store_timeout.wait(self._put(active, desired, applied), seconds)
             elif aborting and rollout.released:
-                await self._timeout.wait(self._withdraw(active), seconds)
+                await self._store_timeout.wait(self._withdraw(active), seconds)
         except (Conflict, UnavailableError, OSError) as error:
             self._log.warning("a rollout tries again", model=rollout.model, reason=str(error))
         except TurnoutError as error:
@@ -198,7 +198,7 @@ class Enforcement:
         why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"
         change = ChangeOrigin(rollout_actor(rollout.attempt), why)
         try:
-            await self._timeout.wait(self._serving.redraw_twin(rollout.model, change), seconds)
+            await self._store_timeout.wait(self._serving.redraw_twin(rollout.model, change), seconds)
         except (TurnoutError, OSError) as error:
             self._log.warning("a twin was not drawn anew", model=rollout.model, reason=str(error))
             return

@@ -21,13 +21,13 @@ from turnout.rollout.changes.operations import ChangeResult, refuse_stale
 from turnout.rollout.clock import Instant, TickSchedule
 from turnout.rollout.engine.active_rollout import ActiveRollout, tick_records
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.exchange import TickExchange
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
+from turnout.rollout.engine.tick_exchange import TickExchange
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, DiversionFiles, Diversions
 from turnout.rollout.engine.writer import EventReporter, RolloutWriter
 from turnout.rollout.machine import machine, overrides
@@ -35,7 +35,7 @@ from turnout.rollout.machine.attempt import Moved, Rollout, RolloutHistoryEntry,
 from turnout.rollout.machine.records import UnreadableRollout, recorded
 from turnout.rollout.plan import Plan
 from turnout.routing.default_answers import RoutingTable
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import ServersSnapshot
 from turnout.threads import Threads
@@ -240,7 +240,7 @@ class RolloutEngine:
 
         Raises:
             InvalidRequest: The plan names a probe that is not configured.
-            ModelNotFound, NotFound: There is no such model or version.
+            ModelNotFound, NotFoundError: There is no such model or version.
             ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
         """
         self._outside.check(plan)

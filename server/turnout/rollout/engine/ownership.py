@@ -12,7 +12,7 @@ from turnout.rollout.engine.active_rollout import UNKNOWN, ActiveRollout
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import UnreadableRollout, read_record
 from turnout.routing.pinned_versions import rollout_holds
-from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 
 Key = tuple[str, int]

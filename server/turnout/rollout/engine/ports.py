@@ -1,4 +1,5 @@
-"""What the engine needs of the rest of the server: the world that it observes and changes, and the store it records in.
+"""What the engine needs of the rest of the server: what serves models, which it observes
+and changes, and the store that it records in.
 
 The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
 """
@@ -149,7 +150,7 @@ class LiveState(Protocol):
         """Returns why a candidate cannot be rolled out, in sentences, whatever else runs.
 
         Raises:
-            ModelNotFound, NotFound: There is no such model, or version.
+            ModelNotFound, NotFoundError: There is no such model, or version.
         """
         ...
 

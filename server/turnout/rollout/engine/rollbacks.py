@@ -39,7 +39,7 @@ class Rollbacks:
         self._diversions = diversions
         self._enforcement = enforcement
         self._clock = clock
-        self._timeout = StoreTimeout()
+        self._store_timeout = StoreTimeout()
         self._going_back: Sequence[Rollout] = ()
 
     @property
@@ -85,7 +85,7 @@ class Rollbacks:
     async def followed(self) -> bool:
         """Puts in force what is recorded; returns False if the state store does not answer."""
         try:
-            await self._timeout.wait(self._serving.follow(), _STORE_WAIT)
+            await self._store_timeout.wait(self._serving.follow(), _STORE_WAIT)
         except (TurnoutError, OSError):
             return False
         return True

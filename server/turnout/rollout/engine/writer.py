@@ -22,7 +22,7 @@ Notify = Callable[[str, Rollout, RolloutHistoryEntry], None]
 
 @dataclass(frozen=True, slots=True)
 class EventReporter:
-    """Where it is reported what happens.
+    """Where what happens is reported.
 
     Attributes:
         notify: Told of everything that happens to a rollout.
@@ -41,7 +41,7 @@ class RolloutWriter:
         store: RolloutStore,
         driver: str,
         lease_seconds: float,
-        timeout: StoreTimeout,
+        store_timeout: StoreTimeout,
         threads: Threads,
         reports: EventReporter,
     ) -> None:
@@ -51,14 +51,14 @@ class RolloutWriter:
             store: Keeps the rollouts.
             driver: Who writes: the lease's owner.
             lease_seconds: For which nobody else may.
-            timeout: Bounds the wait for the store.
+            store_timeout: Bounds the wait for the store.
             threads: Where documents are made, so that requests go on meanwhile.
             reports: Told of what was recorded.
         """
         self._store = store
         self._driver = driver
         self._lease_seconds = lease_seconds
-        self._timeout = timeout
+        self._store_timeout = store_timeout
         self._threads = threads
         self._reports = reports
         self._away = False
@@ -90,7 +90,7 @@ class RolloutWriter:
             del entries[:reported], ticks[:counted]
 
         try:
-            await self._timeout.wait(write(), seconds)
+            await self._store_timeout.wait(write(), seconds)
         except UnavailableError as error:
             active.saved = False
             if strict:
@@ -125,7 +125,7 @@ class RolloutWriter:
                 del ticks[: len(wanted.ticks)]
 
         try:
-            await self._timeout.wait(write(), seconds)
+            await self._store_timeout.wait(write(), seconds)
         except UnavailableError as error:
             for active in several:
                 active.saved = False

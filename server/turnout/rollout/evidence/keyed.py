@@ -1,7 +1,7 @@
 """Keyed traffic: a sequential test whose sample is units, not requests. Pure.
 
 A unit is an (arm, slot group) pair: requests of one routing key share their arm, so that counting them as independent
-takes tenants that differ for an effect. Four things keep the promise (EVIDENCE.md, "The unit is the slot"):
+takes tenants that differ for an effect. Four things keep the promise (docs/decisions/0049-the-unit-is-the-slot.md):
 
     standardise   e = requests x the unit's own share of bad events before the first step, times the base rate of each
                   tick, which makes drifting load, changed weights, changed thresholds and differing servers cancel
@@ -42,7 +42,7 @@ class KeyedTest(SameArrays):
         null: Rate ratio of the null hypothesis.
         ratios: The alternatives.
         bad: Bad events by unit, of ticks in which both arms had traffic; shape (..., 2, groups).
-        expected: What they are held against: exposures times the base rate of each tick; same shape.
+        expected: What they are compared with: exposures times the base rate of each tick; same shape.
         held: log M of each alternative without keyed traffic, of the mass that was there when it began; shape (..., J).
         late: log M of the mass that started since; same shape.
         log_current: What the units tell of `held` by now, S / phi; same shape.

@@ -86,7 +86,7 @@ class Units(SameArrays):
         """Takes what converts to the arrays.
 
         Raises:
-            ValueError: The shapes or values are not valid that counts can have.
+            ValueError: The shapes or values are not ones that counts can have.
         """
         n, x = (np.asarray(given, np.int64) for given in (requests, bad))
         e = single(np.asarray(expected, np.float64))

@@ -22,7 +22,7 @@ _ENOUGH = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Limits; None if unset.
+    """Limits; None where there is none.
 
     Attributes:
         error_share: Of the candidate's requests that fail by the server's fault, at most.

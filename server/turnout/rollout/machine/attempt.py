@@ -120,7 +120,7 @@ class Rollout:
             that.
         silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
         thresholds: Seconds, by latency metric, as fixed before this step.
-        timeout: The baseline's p50, seconds.
+        shortest_timeout: The baseline's p50, seconds: a caller who waits for less has itself to blame for a timeout.
         weight: What an operator set in place of the step's; None for the step's own.
         passed_gate: Number of the last step whose gate was opened.
         pauses: Why it stands still; none while it goes on.
@@ -157,7 +157,7 @@ class Rollout:
     held: str = ""
     step_requests: int = 0
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    timeout: float = 0.0
+    shortest_timeout: float = 0.0
     weight: float | None = None
     passed_gate: int = -1
     pauses: tuple[Pause, ...] = ()
@@ -193,7 +193,7 @@ class Rollout:
 
     @property
     def canary_weight(self) -> float:
-        """The candidate's wished share of the unpinned traffic."""
+        """The candidate's desired share of the unpinned traffic."""
         if self.state in STEPPING:
             return self.plan.steps[self.step].weight if self.weight is None else self.weight
         if self.state in PROMOTED:
@@ -244,7 +244,7 @@ class Rollout:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the state store holds."""
-        return {name: getattr(self, name) for name in _PLAIN} | {
+        return {key: getattr(self, name) for name, key in _KEYS.items()} | {
             "schema": _SCHEMA, "candidate": str(self.candidate), "previous": str(self.previous),
             "plan": self.plan.to_json(), "plan_digest": self.plan.digest, "evidence": self.evidence.to_json(),
             "state": str(self.state), "end": str(self.end), "thresholds": dict(self.thresholds), "weight": self.weight,
@@ -267,9 +267,9 @@ class Rollout:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
             plain = {
-                name: body[name] if kind is str else kind(body[name])  # what is no text is told below
+                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # what is no text is told below
                 for name, kind in _PLAIN.items()
-                if name in body or name not in _LATER
+                if _KEYS[name] in body or name not in _LATER
             }
             read = cls(
                 candidate=Version.parse(body["candidate"]),
@@ -323,6 +323,9 @@ _PLAIN: Mapping[str, Callable[[Any], Any]] = {
     one.name: kind for one in fields(Rollout) for kind in (str, int, float, bool) if one.type is kind
 }
 """Fields that JSON holds as they are, and their types."""
+
+_KEYS = {name: name for name in _PLAIN} | {"shortest_timeout": "patience"}
+"""Their keys in JSON. A field that is renamed keeps its key, or no server could read what an earlier release stored."""
 
 _LATER = ("cause", "step_baseline", "silent_s", "baseline_silent_s", "history")
 """Those of them that not every release has written."""

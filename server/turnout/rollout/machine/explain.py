@@ -102,8 +102,8 @@ def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     units = evidence.effective_units
     if units is not None and not strongest.one_armed:
         seen = f"{seen}; {units:.0f} effective tenants"
-    displayed = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
-    return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {displayed})"
+    threshold_text = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
+    return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {threshold_text})"
 
 
 _NOUNS = {

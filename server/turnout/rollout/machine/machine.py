@@ -53,17 +53,17 @@ class Facts:
             nothing is known.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
-        in_force: What is wished is in force.
+        in_force: The desired policy is in force.
         frozen: The model's traffic is frozen: only what takes it back can be put in force.
         rivals: Rollouts of the model that run now, this one among them.
         overtaken: The baseline that another rollout, or a release, has brought meanwhile; None if there is none.
         overtaken_by: Which of the two.
         traffic: Who answers plain requests, in words; "" where `previous` does, and nobody else.
         other: Who else changed the policy, and why; "" where nobody did.
-        refused: Why what is wished cannot be put in force; "" where nothing was refused.
+        refused: Why the desired policy cannot be put in force; "" where nothing was refused.
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
-        timeout: The baseline's p50 now, seconds.
+        shortest_timeout: The baseline's p50 now, seconds.
         taken: By server, number of the last tick of its that `ticks` holds.
         slots: What the slots that meet the candidate came to, each server's own.
         analysis: What was asked outside of the server.
@@ -86,7 +86,7 @@ class Facts:
     refused: str = ""
     thresholds: Mapping[str, float] | None = None
     samples: int = 0
-    timeout: float = 0.0
+    shortest_timeout: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict)
     slots: Sequence[SlotRecord] = ()
     analysis: Analysis = NO_ANALYSIS
@@ -346,4 +346,4 @@ def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
     """Returns the rollout with the thresholds of now; where nothing is known, with those that it has."""
     if facts.thresholds is None:
         return rollout
-    return replace(rollout, thresholds=dict(facts.thresholds), timeout=facts.timeout)
+    return replace(rollout, thresholds=dict(facts.thresholds), shortest_timeout=facts.shortest_timeout)

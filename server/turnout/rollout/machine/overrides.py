@@ -21,7 +21,7 @@ _S = RolloutState
 
 
 def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
-    """Returns the rollout standing still for one more reason; each kind of reason stands once.
+    """Returns the rollout paused for one more reason; each kind of reason stands once.
 
     Raises:
         ChangeRefused: Somebody asks for it, and it has ended or is being taken back.

@@ -50,7 +50,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exact:
-    """One version, whatever its standing.
+    """One version, whatever its release status.
 
     Attributes:
         version: Without build metadata it names the published version of that precedence, whatever the build; with

@@ -73,7 +73,7 @@ class OutputRule:
         scores: True where the last axis holds one score for each class, False where it does not, None to tell by the
             baseline's values. Only floats with two classes or more can be scores.
         strict_values: Scores must be within tolerance as well.
-        top_k: How many of the highest classes are held against each other, 1 or more.
+        top_k: How many of the highest classes are compared with each other, 1 or more.
     """
 
     tolerance: Tolerance

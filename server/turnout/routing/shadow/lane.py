@@ -59,7 +59,7 @@ class LaneDependencies:
         redact: Says what may be kept of inputs; None: nothing is.
         pressure: Says whether a copy may run now.
         threads: Compare what is too large for the event loop.
-        log: Where trouble is told.
+        log: Where trouble is logged.
     """
 
     find: Callable[[str], VersionHandle | None]

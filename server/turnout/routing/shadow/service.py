@@ -56,7 +56,7 @@ class Shadows:
             catalog: What is served.
             metrics: Counts by shadow.
             directory: Where a version lies on disk.
-            log: Where trouble is told.
+            log: Where trouble is logged.
 
         Raises:
             ConfigError: A redaction hook cannot be imported.

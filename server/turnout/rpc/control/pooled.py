@@ -72,7 +72,7 @@ def _role(name: str, several: Sequence[pb.RoleActivity], workers: int) -> pb.Rol
 
 
 def pooled_traffic(own: traffic_pb2.TrafficState, others: Sequence[traffic_pb2.TrafficState]) -> None:
-    """Adds to one worker's telling how many requests of the same epoch the others sent where."""
+    """Adds to one worker's counts how many requests of the same epoch the others sent where."""
     same = [own, *(other for other in others if (other.model, other.epoch) == (own.model, own.epoch))]
     for share in own.shares:
         parts = [s for one in same for s in one.shares if (s.version, s.role) == (share.version, share.role)]

@@ -116,7 +116,7 @@ def decode_inputs(
     Raises:
         InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the
             error names the field.
-        NotFound, Unsupported: As `CallerMemory.find`.
+        NotFoundError, Unsupported: As `CallerMemory.find`.
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))

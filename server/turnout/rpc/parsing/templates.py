@@ -77,8 +77,8 @@ class Template:
         classes: For each output that is to be classified, how many of its highest values are wanted.
         timeout: Seconds after which nobody waits for the answer; None if the request does not say.
         routing_key: Of the request itself; "" for none.
-        id: Where the request's name is; None if unset.
-        sent: Where the time of sending is; None if unset.
+        id: Where the request's name is; None if there is none.
+        sent: Where the time of sending is; None if there is none.
         tensors: In order.
     """
 

@@ -1,0 +1,1 @@
+"""`turnout.v1.RegistryService`: versions are published and fetched by stream."""

@@ -84,7 +84,7 @@ def check(
         rounding = proved is None or members == (0, 1)
         _compare(manifest, found, [alone[i] for i in members], values, rounding=rounding)
 
-    # Each batch is run once and held against all that it can be held against: runs are what takes time here.
+    # Each batch is run once and compared with all that it can be compared with: runs are what takes time here.
     for one, other in itertools.pairwise(range(len(alone))):
         if clock() > until and one:
             break

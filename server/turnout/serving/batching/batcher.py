@@ -391,12 +391,12 @@ class Batcher:
             self._in_force.check(line, outputs)
         parts = split(plan, outputs, [pending.rows for pending in batch], [pending.outputs for pending in batch])
         self._mean_compute += 0.2 * (compute / len(batch) - self._mean_compute)
-        displayed = rows if plan.max_rows >= 2 else 0
+        batch_rows = rows if plan.max_rows >= 2 else 0
         return _Outcome(
             batch,
             rows,
             [
-                BatchedAnswer(part, start - pending.admitted, compute, displayed, len(batch), start)
+                BatchedAnswer(part, start - pending.admitted, compute, batch_rows, len(batch), start)
                 for pending, part in zip(batch, parts, strict=True)
             ],
         )

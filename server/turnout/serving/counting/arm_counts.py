@@ -51,7 +51,7 @@ Settle = Callable[[Replayed | None], None]
 
 
 class BaselineReplayer(Protocol):
-    """The version that a canary is held against; `turnout.serving.data_plane.replay` has the one that ships."""
+    """The version that a canary is compared with; `turnout.serving.data_plane.replay` has the one that ships."""
 
     def accepts(self, request: "FailedRequest") -> bool:
         """Tells whether a request fits the baseline's signature."""
@@ -68,7 +68,7 @@ class ArmMeter:
     Attributes:
         rules: What counts; takes effect with the next tick.
         counts: Of the present tick.
-        baseline: What a canary is held against; None for the baseline itself.
+        baseline: What a canary is compared with; None for the baseline itself.
     """
 
     def __init__(self, rules: Rules, baseline: BaselineReplayer | None = None) -> None:

@@ -28,7 +28,7 @@ LATE_UNTIMED_SECONDS = 10.0
 
 
 def failure_marks(code: str) -> int:
-    """Returns what the status code of a failed request says: `ERROR`, `GIVEN_UP`, both or neither (`keyed.judge`)."""
+    """Returns what the code of a failed request says: `ERROR`, `GIVEN_UP`, both or neither (`keyed_outcomes.judge`)."""
     if code == "DEADLINE_EXCEEDED":
         return GIVEN_UP | ERROR
     if code == "CANCELLED":

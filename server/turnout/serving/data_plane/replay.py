@@ -75,7 +75,7 @@ class Replays:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedBaseline:
-    """The version that a canary is held against, to ask what it does with a request.
+    """The version that a canary is compared with, to ask what it does with a request.
 
     Attributes:
         handle: Runs it.

@@ -62,7 +62,7 @@ class MemoryRoom:
         self._evict = evict
         self._taken: dict[Key, Mapping[str, int]] = {}
         self._measured: dict[Key, Mapping[str, int]] = {}
-        self._cursor = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def taken(self, *, but: Key) -> list[Mapping[str, int]]:
         """Returns what each version takes, in bytes by device, without one of them."""
@@ -89,7 +89,7 @@ class MemoryRoom:
         need = {device: max(size, measured.get(device, 0)) for device in devices}
         budgets = self.budgets(need)
         if not self._fits_now(key, need, budgets):
-            async with self._cursor:  # one makes room at a time: two would unload for the same bytes, or twice too much
+            async with self._lock:  # one makes room at a time: two would unload for the same bytes, or twice too much
                 await self._make_room(key, need, budgets)
         self._taken[key] = need
 

@@ -150,7 +150,7 @@ def normal(axis: int, rank: int) -> int:
     """Returns an axis counted from 0.
 
     Raises:
-        NotRowWise: It does not exist of that number.
+        NotRowWise: There is no axis of that number.
     """
     if not -rank <= axis < rank:
         raise NotRowWise(f"axis {axis} of a tensor of {rank} dimensions")

@@ -46,8 +46,8 @@ class Size:
     symbols: tuple[Symbol, ...] = ()
 
     def __str__(self) -> str:
-        displayed = [str(self.number)] if self.number != 1 or not self.symbols else []
-        return "*".join([*displayed, *map(str, self.symbols)])
+        factors = [str(self.number)] if self.number != 1 or not self.symbols else []
+        return "*".join([*factors, *map(str, self.symbols)])
 
     def __mul__(self, other: "Size") -> "Size":
         number = self.number * other.number

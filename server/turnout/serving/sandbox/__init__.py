@@ -1,7 +1,8 @@
 """Processes in which versions are tried out: one child for each question, forked from one that is warm.
 
-processes     what a child is asked and how it ended, and how it is started where nothing can be forked
-fork_server   starts children by forking a process that has imported everything, and looks after them
-warm          that process
-limits        what a child may take
+processes         what a child is asked and how it ended, and how it is started where nothing can be forked
+fork_server       starts children by forking a process that has imported everything, and looks after them
+template_process  that process
+child             what runs in a child
+sandbox           the questions that gates ask
 """

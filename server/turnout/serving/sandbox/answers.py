@@ -1,4 +1,4 @@
-"""The archive of answers that the child of a trial writes and its lab reads: `.npz` without pickles, within bounds."""
+"""The archive of answers that a sandbox's child writes and its parent reads: `.npz` without pickles, within bounds."""
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence

@@ -106,7 +106,7 @@ class SandboxRequest:
         runtime: How sessions are made.
         max_rows: Most rows in a batch.
         memory_limit: Bytes beside the models.
-        seconds: How long versions race.
+        seconds: How long the latencies of versions are compared.
         run_seconds: What a run of made-up inputs may take.
         scratch: Where answers go.
         attempts: Guards runs that a process need not survive.
@@ -127,7 +127,7 @@ class SandboxRequest:
 
     @classmethod
     def of(cls, job: Mapping[str, Any], scratch: Path) -> "SandboxRequest":
-        """Reads what the lab wrote."""
+        """Reads what the parent process wrote."""
         return cls(
             question=job["question"],
             model=Path(job.get("model", "")),
@@ -372,7 +372,7 @@ def _common_example(request: SandboxRequest, sessions: Sequence[Session], output
     """Returns the first example that both versions answer.
 
     Raises:
-        ModelFailure: It does not exist.
+        ModelFailure: No example is answered by both.
     """
     (_, first), (_, second) = request.versions
     case = next((e for e in golden_examples(request.golden, first.signature) if not e.fault), None)

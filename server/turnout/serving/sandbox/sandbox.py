@@ -1,4 +1,4 @@
-"""A lab for gates (`turnout.registry.compatibility.sandbox`): versions are run in child processes, one for each
+"""The sandbox of gates (`turnout.registry.compatibility.sandbox`): it runs versions in child processes, one for each
 question.
 
 A model that is about to be published may take its process down, hang, or fill the memory: the child ends, and the gate
@@ -120,7 +120,7 @@ class ProcessSandbox:
 
         Args:
             model: The ONNX file.
-            target: Where to; does not exist.
+            target: Where to; a path where nothing is yet.
             golden: Golden cases whose inputs both have to answer.
 
         Returns:

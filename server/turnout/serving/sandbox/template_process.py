@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turnout import host
-from turnout.serving.sandbox import child as trial_child
+from turnout.serving.sandbox import child as sandbox_child
 from turnout.serving.sandbox.messages import received_frame, send_frame
 from turnout.serving.sandbox.processes import short_address
 from turnout.serving.sessions import providers
@@ -107,7 +107,7 @@ class _Warm:
             self._leave(parent)
             if idle:
                 host.lower_priority()
-            trial_child.answer(Path(scratch))
+            sandbox_child.answer(Path(scratch))
             code = 0
         except BaseException:  # noqa: BLE001 - whatever it is, it must not return into the parent's loop
             traceback.print_exc()

@@ -153,8 +153,8 @@ class Findings:
             why = f"nothing that was tried has a better {end} by {WORTHWHILE - 1:.0%} and by more than its spread"
             return Choice(self.present.tuned, why if tried else "nothing else was tried")
         again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
-        reported = "no time was left to try it again" if again is None else f"when tried again it was {again}"
-        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {reported}")
+        second_try = "no time was left to try it again" if again is None else f"when tried again it was {again}"
+        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {second_try}")
 
     def best_so_far(self) -> Tuned:
         """Returns the settings that the next kind is tried beside: those that look best for throughput."""

@@ -283,7 +283,7 @@ def _cases(path: Path) -> Sequence[Path]:
     """Returns the files of captured inputs.
 
     Raises:
-        InvalidRequest: There are not valid.
+        InvalidRequest: There are none.
     """
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():

@@ -76,7 +76,7 @@ class ModelEntry:
 
     Attributes:
         versions: By version, the highest precedence first.
-        model_releases: Standings and tags.
+        model_releases: Release statuses and tags.
         layout: The same object in two entries of the model that differ in the states of its versions alone.
     """
 
@@ -119,7 +119,7 @@ class CatalogSnapshot:
         """Returns the model of that name.
 
         Raises:
-            ModelNotFound: It does not exist; the error names the nearest.
+            ModelNotFound: There is no such model; the error names the nearest.
         """
         entry = self.models.get(name)
         if entry is None:

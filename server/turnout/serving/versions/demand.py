@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from semver import Version
 
+from turnout.serving.versions.hold import Hold
 from turnout.serving.versions.load_policy import Fallbacks, Resolve
-from turnout.serving.versions.pin import Hold
 from turnout.state.release_status import ReleaseState
 
 

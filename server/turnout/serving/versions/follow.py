@@ -54,7 +54,7 @@ async def follow(
         availability: Told whether the state store can be used; tells whether the repository can.
         root: Of the repository, absolute.
         settings: How often to look, and whether to watch.
-        log: Where trouble is told; what was known stays in force meanwhile.
+        log: Where trouble is logged; what was known stays in force meanwhile.
         changed: Set when the state store says by itself that something changed; None if it cannot.
         remote: The repository lives elsewhere: it is asked every so often, and no directory is watched.
     """

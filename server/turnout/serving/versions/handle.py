@@ -267,7 +267,7 @@ class VersionHandle:
         Raises:
             InvalidTensor: The request does not fit the signature.
             NotLoaded: The version is on its way out.
-            QueueFull, DeadlineExceeded, InputsRefused, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
+            QueueFull, DeadlineExceededError, InputsRefused, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
         """
         if self._closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")

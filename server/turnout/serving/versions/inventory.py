@@ -55,7 +55,7 @@ class Inventory:
         Args:
             catalog: Where the outcome goes.
             availability: Told whether the repository can be read.
-            log: Where versions whose files are gone are told.
+            log: Where versions whose files are gone are logged.
         """
         self._catalog = catalog
         self._availability = availability
@@ -64,7 +64,7 @@ class Inventory:
         self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
         self._layouts: dict[str, object] = {}
         self._moving: set[tuple[str, Version]] = set()
-        self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
+        self._known: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
         self._release_state = ReleaseState()
         self._tags: dict[str, dict[str, Version]] = {}
         self._presence = RepositoryPresence()
@@ -299,8 +299,8 @@ class Inventory:
                 release_state = self._release_state.of(model)
                 model_releases = replace(release_state, tags=self._tags.get(model, release_state.tags))
                 lost = any(name == model for name, _ in self._presence.missing)  # else nothing is to be looked through
-                displayed = {v: self._catalog_entry(entry) for v, entry in entries.items()} if lost else dict(entries)
-                models[model] = ModelEntry(model, displayed, model_releases, self._layouts[model])
+                listed = {v: self._catalog_entry(entry) for v, entry in entries.items()} if lost else dict(entries)
+                models[model] = ModelEntry(model, listed, model_releases, self._layouts[model])
             else:
                 models.pop(model, None)
         self._stale.clear()
@@ -322,11 +322,11 @@ class Inventory:
         """Returns every version as metrics show it."""
         models = self._catalog.snapshot.models.values()
         # Ten thousand versions take 10 ms to tell of, and few models change between two scrapes.
-        self._told = {
-            model: self._told[model] if model in self._told else tuple(map(_known_version, model.versions.values()))
+        self._known = {
+            model: self._known[model] if model in self._known else tuple(map(_known_version, model.versions.values()))
             for model in models
         }
-        known = [version for reported in self._told.values() for version in reported]
+        known = [version for versions in self._known.values() for version in versions]
         damaged = [
             KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
             for name, reasons in self._damaged.items()

@@ -37,7 +37,7 @@ class LoadTelemetry:
     Attributes:
         metrics: Counts by version.
         availability: Told whether the repository can be read.
-        log: Where loads and unloads are told.
+        log: Where loads and unloads are logged.
     """
 
     metrics: Metrics

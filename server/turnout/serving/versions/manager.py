@@ -164,7 +164,7 @@ class Manager:
         """Loads a version, if it is not loaded, and waits until it is Ready.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             NotLoaded: It could not be loaded; the message says why.
         """
         known = self._inventory.versions(model).get(version)
@@ -187,7 +187,7 @@ class Manager:
         """Takes a version out of service and waits until its memory is freed. It stays out until `load`.
 
         Raises:
-            ModelNotFound, VersionNotFound: It does not exist.
+            ModelNotFound, VersionNotFound: There is no such version.
             ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
         """
         if hold := self._demand.pinned_versions(model).get(version):

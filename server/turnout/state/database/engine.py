@@ -73,7 +73,7 @@ class Location:
         """Reads a state URL.
 
         Raises:
-            ConfigError: It is not valid, or of a database that Turnout does not keep its state in.
+            ConfigError: It is no URL, or that of a database that Turnout does not keep its state in.
         """
         try:
             url = make_url(text)

@@ -23,7 +23,7 @@ class EventKind(StrEnum):
     RELEASED = "released"
     """A version became fit for general traffic. Payload: version."""
     YANKED = "yanked"
-    """A version was withdrawn. Payload: version, previous (its standing before)."""
+    """A version was withdrawn. Payload: version, previous (its release status before)."""
     UNYANKED = "unyanked"
     """A withdrawn version became a candidate again. Payload: version."""
     PRUNED = "pruned"

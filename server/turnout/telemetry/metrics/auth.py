@@ -51,14 +51,14 @@ class AuthRecorder:
 
 def auth_families(recorder: AuthRecorder) -> Iterator[Family]:
     """Returns the families of one scrape."""
-    displayed = recorder.enabled
+    enabled = recorder.enabled
     sign_in = {
         str(RefusalReason.SIGN_IN),
         str(RefusalReason.SIGN_IN_THROTTLED),
     }  # the console's own token needs no [auth]
     yield Family(
         "turnout_auth_refused_total", "counter", "Calls refused for who makes them, by why.",
-        [({"reason": reason}, float(n)) for reason, n in recorder.refused.items() if displayed or reason in sign_in],
+        [({"reason": reason}, float(n)) for reason, n in recorder.refused.items() if enabled or reason in sign_in],
     )  # fmt: skip
     yield Family(
         "turnout_auth_limited_total", "counter", "Calls refused since their identity makes too many, by limit.",
@@ -66,16 +66,16 @@ def auth_families(recorder: AuthRecorder) -> Iterator[Family]:
     )  # fmt: skip
     yield Family(
         "turnout_auth_callers", "gauge", "Credentials that proved to be good and are remembered.",
-        [({}, float(recorder.callers))] if displayed else [],
+        [({}, float(recorder.callers))] if enabled else [],
     )  # fmt: skip
     yield Family(
         "turnout_auth_policy_reloads_total", "counter", "Times that a changed policy file came into force.",
-        [({}, float(recorder.reloads))] if displayed else [],
+        [({}, float(recorder.reloads))] if enabled else [],
     )  # fmt: skip
     yield Family(
         "turnout_auth_policy_reload_failing", "gauge",
         "1 while the policy file cannot be used, and what it held before is in force.",
-        [({}, float(recorder.policy_failed))] if displayed else [],
+        [({}, float(recorder.policy_failed))] if enabled else [],
     )  # fmt: skip
     yield Family(
         "turnout_auth_keys_failing", "gauge",

@@ -14,7 +14,7 @@ class RolloutSample:
     Attributes:
         state: In a word.
         step: Number of the present step, from 1.
-        weight: The candidate's wished share.
+        weight: The candidate's desired share.
         threshold: Combined evidence that it is rolled back at.
         combined: Combined evidence.
         e_values: By metric.
@@ -159,7 +159,7 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     )  # fmt: skip
     yield gauge("turnout_rollout_step", "Number of the present step, from 1.", [(r.labels, r.step) for r in running])
     yield gauge(
-        "turnout_rollout_weight", "Wished share of the candidate, 0 to 1.", [(r.labels, r.weight) for r in running]
+        "turnout_rollout_weight", "Desired share of the candidate, 0 to 1.", [(r.labels, r.weight) for r in running]
     )
     yield gauge(
         "turnout_rollout_paused", "1 for each reason that a rollout stands still for.",

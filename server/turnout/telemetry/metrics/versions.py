@@ -1,4 +1,4 @@
-"""What is counted about each version, and how a scrape reads it (DESIGN.md section 6).
+"""What is counted about each version, and how a scrape reads it.
 
 All recording happens on the event loop, into plain Python objects that one scrape reads: no lock, about two
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
@@ -256,7 +256,7 @@ class Metrics:
         self._run_down(versions)
 
     def snapshot(self) -> Iterator[Family]:
-        """Yields every family, of this process too, for whoever adds up several servers; likewise a scrape."""
+        """Yields every family, of this process too, for whoever adds up several servers; it counts as a scrape."""
         versions = list(self._versions.values())
         yield from self.families()
         self._run_down(versions)

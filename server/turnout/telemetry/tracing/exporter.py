@@ -42,7 +42,7 @@ class Exporter:
             frame: Makes an export of spans, put one after another.
             settings: Bounds.
             counts: Spans by `OUTCOMES`.
-            log: Where it is told that a collector cannot be reached, and that it can be again.
+            log: Where it is logged that a collector cannot be reached, and that it can be again.
         """
         self._transport = transport
         self._frame = frame

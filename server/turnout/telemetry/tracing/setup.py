@@ -27,7 +27,7 @@ async def tracing(
     Args:
         settings: Of tracing.
         counts: Filled with spans by what became of them; left alone where tracing is off.
-        log: Where trouble with the collector is told.
+        log: Where trouble with the collector is logged.
 
     Raises:
         ConfigError: Tracing is on and the extra is not installed.

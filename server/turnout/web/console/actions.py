@@ -121,13 +121,13 @@ class Actions:
                 self._log.warning("console sign-in refused", actor=actor_name(name), client=host)
             failed = True
         status = 429 if wait else 403 if failed else 200
-        displayed = page(
+        form = page(
             "sign_in.html", request, status, actor=None, possible=possible, failed=failed, wait=wait,
             tokens=self._sessions.authority is not None,
         )  # fmt: skip
         if wait:
-            displayed.headers["Retry-After"] = str(wait)
-        return displayed
+            form.headers["Retry-After"] = str(wait)
+        return form
 
     async def sign_out(self, request: Request) -> Response:
         """Takes the session away."""

@@ -59,12 +59,12 @@ def console_refusal(request: Request, error: TurnoutError) -> Response:
     if isinstance(error, UnauthenticatedError) and request.method == "GET" and "authorization" not in request.headers:
         return RedirectResponse(f"/console/sign-in?next={quote(request.url.path)}", 303, HEADERS)
     again, headers = False, headers_of(error)
-    displayed = page(
+    response = page(
         "problem.html", request, status_of(error), actor=None, possible=True, message=error.message, back="",
         again=again,
     )  # fmt: skip
-    displayed.headers.update(headers)
-    return displayed
+    response.headers.update(headers)
+    return response
 
 
 async def _home(_: Request) -> Response:

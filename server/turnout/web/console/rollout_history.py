@@ -111,7 +111,7 @@ class TrackedRollouts:
         """Gives a rollout as it is now; it stands still while the context is entered.
 
         Raises:
-            ModelNotFound, NotFound: There is no such rollout.
+            ModelNotFound, NotFoundError: There is no such rollout.
             UnavailableError: The state store does not answer.
             InvalidRequest, Unsupported: A later release of Turnout wrote it.
         """

@@ -95,7 +95,7 @@ def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[
 
     Raises:
         InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is; the error names the field.
-        NotFound, Unsupported: As `CallerMemory.find`.
+        NotFoundError, Unsupported: As `CallerMemory.find`.
     """
     tensors = _objects(body.document, "inputs")
     if "inputs" not in body.document:

@@ -51,8 +51,8 @@ class SettingsEndpoints:
         if settings := await self._changes(request):
             values = {name: _values(name, value) for name, value in settings.items()}
             await self._settings.change_trace(model, values, actor_of(caller_of(request.scope)))
-        displayed = self._settings.trace(model)
-        return {name: values if name == _LISTED else values[0] for name, values in displayed.items()}
+        in_force = self._settings.trace(model)
+        return {name: values if name == _LISTED else values[0] for name, values in in_force.items()}
 
     async def _changes(self, request: Request) -> Mapping[str, Any]:
         if request.method != "POST":

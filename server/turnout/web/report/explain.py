@@ -228,7 +228,7 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
     if rollout.pauses:
         yield (
             f"`turnout rollout resume {model}` lets it go on, `promote` opens a gate or takes the next step; after "
-            f"{duration_text(plan.max_pause_s)} of standing still the candidate is taken back."
+            f"{duration_text(plan.max_pause_s)} of pause the candidate is taken back."
         )
     limit = _INSUFFICIENT.get(plan.on_insufficient, plan.on_insufficient)
     match rollout.state:

@@ -22,7 +22,7 @@ class RecordedTick:
     Attributes:
         time: When, UTC.
         tick: Its counts.
-        weight: The candidate's wished share; None where that was not recorded.
+        weight: The candidate's desired share; None where that was not recorded.
         state: The rollout's; "" where that was not recorded.
         canary, baseline: Latencies of both arms; empty where they were not recorded.
     """
@@ -39,7 +39,7 @@ class RecordedTick:
         """Reads an element of `ticks_json`.
 
         Raises:
-            InvalidRequest: It is not valid.
+            InvalidRequest: It is no such element.
         """
         try:
             if "shadow" in body:
@@ -168,7 +168,7 @@ def read_plan_json(text: str) -> Plan:
     """Reads a plan as a server tells it; what a later release of it added is left out.
 
     Raises:
-        InvalidRequest: It is not valid that this release can read.
+        InvalidRequest: It is no plan that this release can read.
     """
     try:
         body = json.loads(text)

@@ -176,7 +176,7 @@ class AsgiCall(RunningCall):
         """Returns the message of a unary call, whose first event is `event`.
 
         Raises:
-            StatusError: It does not exist, or more than one.
+            StatusError: There is no message, or more than one.
         """
         self._frames = FrameSplitter(self._limits.max_message_bytes)
         message = self._fed(event)

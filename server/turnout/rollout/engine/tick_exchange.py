@@ -52,7 +52,7 @@ class TickExchange:
         self._tick_seconds = tick_seconds
         self._threads = threads
         self._log = log
-        self._timeout = StoreTimeout()
+        self._store_timeout = StoreTimeout()
         self._reported: tuple[Mapping[str, Any], float] = {}, -math.inf
         self.other_servers = OtherServers(tick_seconds)
 
@@ -117,7 +117,7 @@ class TickExchange:
                     active.parts.pop((one.number, own), None)
 
         try:
-            await self._timeout.wait(report(), seconds)
+            await self._store_timeout.wait(report(), seconds)
         except UnavailableError as error:
             self._log.warning("what was counted here is told later", reason=error.message)
 
@@ -127,4 +127,4 @@ class TickExchange:
         Raises:
             UnavailableError: The state store does not answer within so many seconds.
         """
-        await self._timeout.wait(self._store.leave(), seconds)
+        await self._store_timeout.wait(self._store.leave(), seconds)

@@ -79,7 +79,7 @@ class LocalServing:
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
-        thresholds, samples, timeout = latency_of(rollout.plan, previous)
+        thresholds, samples, median = latency_of(rollout.plan, previous)
         applied, policy = self.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
@@ -104,7 +104,7 @@ class LocalServing:
             refused=active.refused,
             thresholds=thresholds,
             samples=samples,
-            timeout=timeout,
+            shortest_timeout=median,
         )
 
     def entry(self, model: str, version: Version) -> VersionEntry | None:
