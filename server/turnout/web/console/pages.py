@@ -13,19 +13,17 @@ from turnout.registry.manifest.names import parse_version
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import UnreadableRollout
-from turnout.rollout.reporting.log import RolloutLog
-from turnout.routing.active_policies import Policies
-from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
-from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
+from turnout.serving.versions.catalog import ModelEntry, VersionEntry
 from turnout.state.rollouts import RolloutRecord
 from turnout.web.authorization import caller_of
-from turnout.web.console.recent import Recent
+from turnout.web.console.comparison import VersionComparison
+from turnout.web.console.models import ModelViews
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
 from turnout.web.console.stages import reach, stages
-from turnout.web.console.views import ModelView, OverviewTotals, difference, model_view, neighbour
+from turnout.web.console.views import OverviewTotals, difference, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
 
@@ -53,38 +51,28 @@ class Pages:
 
     def __init__(
         self,
-        catalog: Catalog,
-        policies: Policies,
+        models: ModelViews,
         shadows: Shadows,
         rollouts: RolloutEngine,
-        rollout_log: RolloutLog,
-        explainer: Explainer,
-        recent: Recent,
+        tracked: TrackedRollouts,
+        comparison: VersionComparison,
         sessions: Sessions,
-        part: str = "",
     ) -> None:
         """Prepares.
 
         Args:
-            catalog: What is served.
-            policies: What is routed.
-            shadows: What is compared.
+            models: What is served and routed.
+            shadows: What answers copies.
             rollouts: What is rolled out.
-            rollout_log: What was.
-            explainer: Explains routes.
-            recent: The last hour.
+            tracked: What was.
+            comparison: Compares versions.
             sessions: Who is signed in.
-            part: Which worker's shadows and decisions these are, in a few words; "" where there is one.
         """
-        self._part = part
-        self._catalog = catalog
-        self._policies = policies
+        self._models = models
         self._shadows = shadows
         self._rollouts = rollouts
-        self._rollout_log = rollout_log
-        self._explainer = explainer
-        self._recent = recent
-        self._tracked = TrackedRollouts(rollout_log)
+        self._tracked = tracked
+        self._comparison = comparison
         self.sessions = sessions
 
     def _page(self, template: str, request: Request, **context: Any) -> Response:
@@ -114,8 +102,7 @@ class Pages:
     async def overview(self, request: Request) -> Response:
         """All models, and the rollouts that run."""
         caller = caller_of(request.scope)  # None: everybody sees all
-        known = self._catalog.snapshot.models.values()
-        models = [self._view(one) for one in known if caller is None or caller.sees(one.name)]
+        models = [self._models.view(one) for one in self._models.all if caller is None or caller.sees(one.name)]
         return self._page(
             "overview.html",
             request,
@@ -134,12 +121,12 @@ class Pages:
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
         trouble, unread = "", list[str]()
         try:
-            found = await self._rollout_log.history(known.name, _HISTORY)
+            found = await self._tracked.history(known.name, _HISTORY)
             history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
             unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:
             trouble = error.message  # all else on the page is known without the state store
-        view = self._view(known)
+        view = self._models.view(known)
         lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
         running = [r for r in self._rollouts.running if r.model == known.name]
         return self._page(
@@ -152,7 +139,7 @@ class Pages:
             lanes=lanes,
             running=running,
             reach=reach,
-            part=self._part,
+            part=self._models.part,
         )
 
     @explained
@@ -165,8 +152,11 @@ class Pages:
         if other is None or other is entry:
             beside = neighbour(known, entry.version)
             other = known.versions[beside] if beside is not None else None
-        held = difference(entry, other) if other is not None else None
-        row = next(r for r in self._view(known).versions if r.entry is entry)
+        held = None
+        if other is not None:
+            old, new = sorted((entry, other), key=lambda one: one.version)
+            held = difference(old, new, await self._comparison.of(new, old, examine=bool(named)))
+        row = next(r for r in self._models.view(known).versions if r.entry is entry)
         return self._page("version.html", request, known=known, row=row, held=held)
 
     @explained
@@ -195,7 +185,7 @@ class Pages:
         """A model's shadows, and the requests that they answered most differently."""
         known = self._model(request)
         lanes = self._shadows.of(known.name)
-        return self._page("shadow.html", request, name=known.name, lanes=lanes, part=self._part)
+        return self._page("shadow.html", request, name=known.name, lanes=lanes, part=self._models.part)
 
     @explained
     async def route(self, request: Request) -> Response:
@@ -205,7 +195,7 @@ class Pages:
         only = request.query_params.get("baseline_only") == "1"
         problem, explanation = "", None
         try:
-            explanation = self._explainer.explain(known.name, selector, key, baseline_only=only)
+            explanation = self._models.explainer.explain(known.name, selector, key, baseline_only=only)
         except InvalidRequest as error:
             problem = error.message
         return self._page(
@@ -216,7 +206,7 @@ class Pages:
     async def series(self, request: Request) -> Response:
         """The last hour of a model's versions that had requests, as JSON."""
         try:
-            recent = self._recent.of(self._model(request).name)
+            recent = self._models.recent.of(self._model(request).name)
         except TurnoutError as error:
             return json_error(error)
         displayed = {version: points for version, points in recent.items() if any(point.rate for point in points)}
@@ -244,15 +234,7 @@ class Pages:
         return self.problem(request, NotFoundError("the console has no such page"))
 
     def _model(self, request: Request) -> ModelEntry:
-        return self._catalog.snapshot.model(request.path_params["model"])
-
-    def _view(self, known: ModelEntry) -> ModelView:
-        answering = None
-        applied = self._policies.current.get(known.name)
-        if applied is None or applied.state.policy is None:
-            routes = self._explainer.explain(known.name, "", "", baseline_only=False).chances
-            answering = next((route.entry.version_text for route in routes), None)
-        return model_view(known, self._policies, self._recent.of(known.name), answering)
+        return self._models.named(request.path_params["model"])
 
 
 def json_error(error: TurnoutError) -> Response:

@@ -12,9 +12,12 @@ from datetime import datetime
 from typing import Any
 
 from turnout.rollout.evidence import Evidence, Metric
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.records import UnreadableRollout
 from turnout.rollout.plan import Plan
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import rollout_message
+from turnout.state.rollouts import RolloutRecord
 from turnout.threads import Threads
 from turnout.web.report.page import MOST_POINTS, PlotPoint, drawing
 from turnout.web.report.replay import RecordedTick, ratio_of, worse_and_better
@@ -105,6 +108,14 @@ class TrackedRollouts:
         self._log = log
         self._threads = Threads("console")
         self._kept: OrderedDict[tuple[str, int], TrackedRollout] = OrderedDict()
+
+    async def history(self, model: str, most: int) -> Sequence[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
+        """Returns a model's rollouts, the latest first.
+
+        Raises:
+            UnavailableError: The state store does not answer.
+        """
+        return await self._log.history(model, most)
 
     @asynccontextmanager
     async def of(self, model: str, attempt: int) -> AsyncIterator[TrackedRollout]:

@@ -20,7 +20,7 @@ class Stage:
     Attributes:
         name: What the candidate gets in it: `10% shadow`, `5%`, `baseline`.
         note: How long it lasts at least.
-        progress: `done`, `now`, `ended` (the rollout went no further), `ahead`, or `skipped` (it will not come any more).
+        progress: `done`, `now`, `ended` (the rollout went no further), `ahead`, or `skipped` (never to come).
     """
 
     name: str
@@ -44,10 +44,8 @@ def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
 
 def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
     """Returns the number of the stage that a rollout is or ended in; -1 before the first."""
-    if rollout.state in _ENDING:  # what it was before
-        been = {event.kind for event in rollout.events}
-    else:
-        been = {rollout.state}
+    # An ended rollout's state says nothing of where it was: its events do.
+    been = {event.kind for event in rollout.events} if rollout.state in _ENDING else {rollout.state}
     if been.intersection((*_PROMOTED, "succeeded")):
         return last
     if been.intersection(_STEPPING):

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from semver import Version
 
-from turnout.registry.compatibility.compat import VersionChange, required_bump, signature_changes
+from turnout.registry.gates.bump import BumpFinding
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.traffic_shares import Share, shares
 from turnout.serving.data_plane.inference import ServingRole
@@ -124,24 +124,20 @@ class DifferenceView:
 
     Attributes:
         old, new: The lower and the higher of the two.
-        bump: The smallest that the signatures allow, in a word.
-        changes: Of the signatures.
+        finding: What the gate `bump` finds of the higher over the lower; None before weights and answers were examined.
         facts: Whatever else differs.
     """
 
     old: VersionEntry
     new: VersionEntry
-    bump: str
-    changes: tuple[VersionChange, ...]
+    finding: BumpFinding | None
     facts: tuple[ComparisonRow, ...]
 
 
-def difference(one: VersionEntry, other: VersionEntry) -> DifferenceView:
+def difference(old: VersionEntry, new: VersionEntry, finding: BumpFinding | None) -> DifferenceView:
     """Returns how the higher of two versions differs from the lower."""
-    old, new = sorted((one, other), key=lambda entry: entry.version)
-    changes = signature_changes(old.manifest.signature, new.manifest.signature)
     facts = [ComparisonRow(subject, a, b) for subject, a, b in _facts(old, new) if a != b]
-    return DifferenceView(old, new, str(required_bump(changes)), tuple(changes), tuple(facts))
+    return DifferenceView(old, new, finding, tuple(facts))
 
 
 def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
@@ -151,7 +147,7 @@ def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
         ("IR version", str(old.manifest.ir_version), str(new.manifest.ir_version)),
         ("batching", old.batching or "not loaded", new.batching or "not loaded"),
         ("isolation", old.isolation or "not loaded", new.isolation or "not loaded"),
-        ("standing", str(old.release_status), str(new.release_status)),
+        ("release status", str(old.release_status), str(new.release_status)),
     ]
     before, after = ({f.path: f.digest[:19] for f in entry.manifest.files} for entry in (old, new))
     pairs += [(path, before.get(path, "not there"), after.get(path, "not there")) for path in sorted(before | after)]
