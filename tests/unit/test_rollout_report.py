@@ -218,7 +218,7 @@ def test_the_page_holds_its_data_and_reads_without_scripts() -> None:
     replay = Replay.of(busy())
     page = Page(render(replay))
     data = json.loads(page.scripts[1])
-    assert data == plots(replay) | {"times": data["times"]}
+    assert data == plots(replay, {"1.0.0": 0, "1.1.0-rc.1": 1}) | {"times": data["times"]}
     assert data["weights"] == [0.05, 0.25]
     assert data["combined"] == [max(e.combined, 0.01) for e in replay.evidence]
     text = re.sub(r"\s+", " ", page.text)
@@ -235,7 +235,7 @@ def test_ticks_without_latencies_or_weights_make_a_page_too() -> None:
 
 def test_many_ticks_are_thinned_and_the_last_is_kept() -> None:
     replay = Replay.of(answer([tick((1, 0), (20, 0))] * 5000 + [tick((50, 50), (20, 0))]))
-    drawn = plots(replay)
+    drawn = plots(replay, {"1.0.0": 0, "1.1.0": 1})
     assert len(drawn["times"]) == 2000
     assert drawn["combined"][-1] == min(replay.last.combined, 1e12)
 

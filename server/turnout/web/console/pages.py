@@ -1,6 +1,6 @@
 """The console's pages and the numbers behind its charts. Reads, and changes nothing."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from semver import Version
@@ -23,7 +23,7 @@ from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
 from turnout.web.console.stages import reach, stages
-from turnout.web.console.views import OverviewTotals, difference, neighbour
+from turnout.web.console.views import OverviewTotals, colours_of, difference, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
 
@@ -103,12 +103,14 @@ class Pages:
         """All models, and the rollouts that run."""
         caller = caller_of(request.scope)  # None: everybody sees all
         models = [self._models.view(one) for one in self._models.all if caller is None or caller.sees(one.name)]
+        running = [one for one in self._rollouts.running if caller is None or caller.sees(one.model)]
         return self._page(
             "overview.html",
             request,
             models=models,
             sums=OverviewTotals.of(models),
-            rollouts=[one for one in self._rollouts.running if caller is None or caller.sees(one.model)],
+            rollouts=running,
+            colours=self._colours(running),
             reach=reach,
             servers=self._rollouts.servers if caller is None or caller.sees(SERVER) else (),
             answered_by=self._rollouts.server,
@@ -129,6 +131,8 @@ class Pages:
         view = self._models.view(known)
         lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
         running = [r for r in self._rollouts.running if r.model == known.name]
+        named = {str(v) for r in (*running, *(r for _, r in history)) for v in (r.candidate, r.previous)}
+        named |= {share.version for share in view.split}
         return self._page(
             "model.html",
             request,
@@ -138,6 +142,7 @@ class Pages:
             unread=unread,
             lanes=lanes,
             running=running,
+            colours=colours_of(known, *named),
             reach=reach,
             part=self._models.part,
         )
@@ -157,7 +162,7 @@ class Pages:
             old, new = sorted((entry, other), key=lambda one: one.version)
             held = difference(old, new, await self._comparison.of(new, old, examine=bool(named)))
         row = next(r for r in self._models.view(known).versions if r.entry is entry)
-        return self._page("version.html", request, known=known, row=row, held=held)
+        return self._page("version.html", request, known=known, row=row, held=held, colours=colours_of(known))
 
     @explained
     async def rollout(self, request: Request) -> Response:
@@ -176,6 +181,7 @@ class Pages:
                 rollout=rollout,
                 stages=stage_list,
                 reach=reach,
+                colours=colours_of(known, rollout.candidate, rollout.previous),
                 ages=ages,
                 acts=acts,
             )
@@ -185,7 +191,9 @@ class Pages:
         """A model's shadows, and the requests that they answered most differently."""
         known = self._model(request)
         lanes = self._shadows.of(known.name)
-        return self._page("shadow.html", request, name=known.name, lanes=lanes, part=self._models.part)
+        pairs = [lane.pair for lane in lanes]
+        colours = colours_of(known, *(str(v) for pair in pairs for v in (pair.shadow, pair.baseline)))
+        return self._page("shadow.html", request, name=known.name, lanes=lanes, colours=colours, part=self._models.part)
 
     @explained
     async def route(self, request: Request) -> Response:
@@ -200,16 +208,20 @@ class Pages:
             problem = error.message
         return self._page(
             "route.html", request, name=known.name, selector=selector, key=key, only=only, problem=problem,
-            explanation=explanation,
+            explanation=explanation, colours=colours_of(known),
         )  # fmt: skip
 
     async def series(self, request: Request) -> Response:
         """The last hour of a model's versions that had requests, as JSON."""
         try:
-            recent = self._models.recent.of(self._model(request).name)
+            known = self._model(request)
+            recent = self._models.recent.of(known.name)
         except TurnoutError as error:
             return json_error(error)
-        displayed = {version: points for version, points in recent.items() if any(point.rate for point in points)}
+        colours = colours_of(known, *recent)
+        listed = [entry.version_text for entry in known.versions.values()]  # as in the table of versions
+        order = [version for version in dict.fromkeys([*listed, *recent]) if version in recent]
+        displayed = {v: recent[v] for v in order if any(point.rate for point in recent[v])}
         times = sorted({point.time for points in recent.values() for point in points})
         versions = {}
         for version, points in displayed.items():
@@ -219,19 +231,27 @@ class Pages:
                 name: [None if p is None else _short(getattr(p, name)) for p in row]
                 for name in ("rate", "failures", "p50", "p99")
             }
-        return JSONResponse({"times": [round(time, 1) for time in times], "versions": versions}, headers=HEADERS)
+        body = {"times": [round(time, 1) for time in times], "versions": versions, "colours": colours}
+        return JSONResponse(body, headers=HEADERS)
 
     async def plots(self, request: Request) -> Response:
         """What a rollout's plots draw, as JSON."""
         try:
-            async with self._tracked.of(self._model(request).name, attempt_of(request)) as tracked:
-                return JSONResponse(tracked.plots(), headers=HEADERS)
+            known = self._model(request)
+            async with self._tracked.of(known.name, attempt_of(request)) as tracked:
+                named = tracked.rollout.candidate, tracked.rollout.previous
+                return JSONResponse(tracked.plots(colours_of(known, *named)), headers=HEADERS)
         except TurnoutError as error:
             return json_error(error)
 
     async def missing(self, request: Request) -> Response:
         """Says that there is no such page."""
         return self.problem(request, NotFoundError("the console has no such page"))
+
+    def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
+        """Returns the colours of the versions of each model that has a rollout under way."""
+        named = {r.model: {str(v) for v in (r.candidate, r.previous)} for r in running}
+        return {model: colours_of(self._models.named(model), *versions) for model, versions in named.items()}
 
     def _model(self, request: Request) -> ModelEntry:
         return self._models.named(request.path_params["model"])

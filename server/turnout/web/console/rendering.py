@@ -32,6 +32,7 @@ The referrer stays within the console; under `no-referrer` browsers would say `O
 
 STATIC = {
     "console.css": "text/css",
+    "palette.css": "text/css",
     "console.js": "text/javascript",
     "rollout-plots.js": "text/javascript",
     "icon.svg": "image/svg+xml",

@@ -84,11 +84,11 @@ class TrackedRollout:
         """Returns how often the candidate's requests were bad for each time that the baseline's were."""
         return ratio_of(*self._sums[metric.name])
 
-    def plots(self) -> dict[str, Any]:
-        """Returns what the plots draw, as JSON values."""
+    def plots(self, colours: Mapping[str, int]) -> dict[str, Any]:
+        """Returns what the plots draw, as JSON values; versions in these colours."""
         latest = self._latest
         points = [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
-        return drawing(self._rollout, self.plan, points, *self._arms)
+        return drawing(self._rollout, self.plan, points, self._arms, colours)
 
     def _draw(self, point: PlotPoint) -> None:
         """Keeps a point of the plots, or every second one once there are more than a screen has columns."""

@@ -15,6 +15,7 @@ from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.web.console.recent import ActivityPoint
+from turnout.web.report.colours import version_colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ModelView:
         split: Every part in the traffic, as in force; of versions too that are not in the repository any more.
         diverted: The version that has all of the traffic in place of the policy's; "" where the policy holds.
         answering: The version that answers where there is no policy; None where nothing does, or a policy decides.
+        colours: The number of each version's colour.
     """
 
     name: str
@@ -51,11 +53,13 @@ class ModelView:
     split: tuple[Share, ...]
     diverted: str
     answering: str | None
+    colours: Mapping[str, int]
 
     @property
-    def pieces(self) -> list[tuple[str, float]]:
-        """The parts of the traffic that clients are answered from, which sum to 1 where all of it is answered."""
-        return [(str(share.role), share.applied) for share in self.split if share.role is not ServingRole.SHADOW]
+    def pieces(self) -> list[tuple[int, float]]:
+        """The parts of the traffic that clients are answered from, by colour; they sum to 1 where all is answered."""
+        answering = [share for share in self.split if share.role is not ServingRole.SHADOW]
+        return [(self.colours[share.version], share.applied) for share in answering]
 
 
 def model_view(
@@ -79,7 +83,13 @@ def model_view(
         for version, entry in known.versions.items()
     ]
     diverted = str(policies.diverted.get(known.name, ""))
-    return ModelView(known.name, applied, tuple(rows), split, diverted, answering)
+    colours = colours_of(known, *parts)
+    return ModelView(known.name, applied, tuple(rows), split, diverted, answering, colours)
+
+
+def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:
+    """Returns the number of the colour of each of a model's versions, and of some that it may not have any more."""
+    return version_colours((entry.version_text for entry in known.versions.values()), *more)
 
 
 @dataclass(frozen=True, slots=True)
