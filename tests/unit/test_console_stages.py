@@ -3,8 +3,8 @@
 import pytest
 
 from turnout.rollout.plan import Plan, PlanStep, ShadowStage
-from turnout.web.console.rendering import ticked
 from turnout.web.console.stages import reach, stages
+from turnout.web.report.formatting import ticked
 from turnout_proto.v1 import rollout_pb2 as pb
 
 PLAN = Plan((PlanStep(0.05, 60.0), PlanStep(0.25, 3600.0)), shadow=ShadowStage(0.1, 600.0), watch_s=90.0)

@@ -15,7 +15,7 @@ from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import evidence_text, explain
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.formatting import duration_text, share_text, ticked
 from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -32,7 +32,7 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text}
+_environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text, "ticked": ticked}
 
 
 def render(replay: Replay, versions: Iterable[str] = ()) -> str:
