@@ -125,6 +125,9 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
             await here.open(ROLLOUT)
             await expect(here.page.locator("#evidence canvas")).to_be_visible()
             await expect(here.page.locator("#live")).to_contain_text(NASTY[:40])
+            if "viewport" in look:  # each value stands beside its name, not upon it
+                paddings = "cells => cells.map(cell => getComputedStyle(cell).paddingLeft)"
+                assert set(await here.page.locator(".stack td").evaluate_all(paddings)) == {"136px"}
 
 
 async def test_a_rollout_is_followed_to_its_rollback_without_a_reload(serve, browser) -> None:
