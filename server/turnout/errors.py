@@ -281,3 +281,10 @@ def _nearest(name: str, known: Sequence[str], noun: str) -> str:
     near = [by_folded[one] for one in folded] or list(known[:5])
     more = "" if len(near) == len(known) else ", ..."
     return f"{'nearest' if more else 'there are'}: {', '.join(near)}{more}"
+
+
+def kind_of(error: BaseException) -> str:
+    """Returns what an error is called in spans and in JSON: the name of the client's error of the same status."""
+    name = type(error).__name__
+    named = isinstance(error, TurnoutError) and type(error) not in (TurnoutError, ConfigError)
+    return name.removesuffix("Error") if named else name

@@ -90,7 +90,7 @@ def test_what_was_attested_travels_and_is_marked_as_imported(tmp_path: Path, exp
     assert sorted(os.listdir(kept)) == [
         bundle,
         "gates-1.json",  # what the gates here found
-        "imported-environment.json", "imported-gates-1.json", "signature-0123456789abcdef.json",
+        "imported-environment.json", "imported-gates-1.json", "imported-signature-0123456789abcdef.json",
     ]  # fmt: skip
     signed_by = ("--signed-by", tmp_path / "key.pub.pem", "--models", tmp_path / "other")
     (tmp_path / "key.pub.pem").write_text(key.public.pem)

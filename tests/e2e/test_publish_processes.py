@@ -28,7 +28,7 @@ from pathlib import Path
 from semver import Version
 from turnout.errors import TurnoutError
 from turnout.registry.publishing import commit, publish as publishing
-from turnout.registry.gates import GateVerdict, Outcome
+from turnout.registry.gates import GateOutcome, GateVerdict
 from turnout.registry.storage.repository import Repository
 
 root, source, place = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -43,7 +43,7 @@ class Gate:
     def run(self, candidate):
         if place == "gate":
             stop()
-        return GateVerdict(Outcome.PASSED, "")
+        return GateVerdict(GateOutcome.PASSED, "")
 
 blocks = []
 

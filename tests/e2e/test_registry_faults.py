@@ -281,7 +281,7 @@ def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str
         assert "died" not in one, one
         outcomes.setdefault(one["version"], []).append(one["err"] or "published")
     assert len(outcomes) == 10
-    assert all(sorted(pair) == ["AlreadyExistsError", "published"] for pair in outcomes.values()), outcomes
+    assert all(sorted(pair) == ["AlreadyExists", "published"] for pair in outcomes.values()), outcomes
 
     left, right = found["movers"]
     moved = [(a == "moved") + (b == "moved") for a, b in zip(left, right, strict=True)]

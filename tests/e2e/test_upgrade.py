@@ -40,14 +40,15 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("server", "client", "protos")
 X = np.ones((1, 4), np.float32)
 
+# Run by the release before, whose modules have the names that they had then.
 FILL = """
 import sys
 from pathlib import Path
 from semver import Version
 from turnout.config import Settings
-from turnout.registry.publishing.publish import PublishRequest, publish
-from turnout.registry.storage.repository import Repository
-from turnout.releases.release import ReleaseStateWriter
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
 models, folder = Path(sys.argv[1]), Path(sys.argv[2])
 with StateStore.open(Settings(models=models).state_url) as store:
@@ -55,7 +56,7 @@ with StateStore.open(Settings(models=models).state_url) as store:
         publish(Repository(models), PublishRequest("m", Version.parse(version), folder / f"{version}.onnx"))
         store.release("m", Version.parse(version), actor="ann", reason="")
     store.set_tag("m", "stable", Version(1, 0, 0), actor="ann", reason="")
-    ReleaseStateWriter(Repository(models), store).yank("m", Version(1, 2, 0), actor="ann", reason="leaks")
+    Declarer(Repository(models), store).yank("m", Version(1, 2, 0), actor="ann", reason="leaks")
 """
 
 

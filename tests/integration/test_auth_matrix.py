@@ -24,7 +24,7 @@ from auth_wire import AUTH, bearer, put_token
 from conftest import Publish, StartServer
 from fuzzing import methods_of_all_services
 from onnx_models import scaled
-from turnout.app import server as app
+from turnout.app import endpoints as app
 from turnout.app.server import Running
 from turnout.auth.policy.permissions import METHODS, ROUTES
 from turnout.auth.roles import AccessRole

@@ -358,7 +358,7 @@ async def test_what_is_in_use_is_waited_for_and_for_no_longer_than_is_said(
     server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=int(2.5 * SIZE)))
     assert await _answering(server, "1.0.0", WIDE) == "1.0.0"
     handle = server.services.catalog.snapshot.models["m"].versions[Version(1)].handle
-    with handle.borrowed():
+    with handle.lease():
         waiting = asyncio.create_task(_answering(server, "1.1.0", WIDE))
         await _until(server, lambda: _states(server)["1.1.0"] == S.LOADING)
         assert _states(server)["1.0.0"] == S.READY
@@ -366,7 +366,7 @@ async def test_what_is_in_use_is_waited_for_and_for_no_longer_than_is_said(
     assert _states(server)["1.0.0"] == S.UNLOADED
     monkeypatch.setattr("turnout.serving.loading.memory_room.WAIT_SECONDS", 0.0)
     handle = server.services.catalog.snapshot.models["m"].versions[Version(1, 1)].handle
-    with handle.borrowed():
+    with handle.lease():
         async with stub_of(server) as stub:
             refused = await refusal(stub.Predict(request("m", "1.0.0", x=WIDE), timeout=60))
     assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -139,7 +139,7 @@ async def test_one_that_hangs_is_rolled_back_through_censoring(start_pair) -> No
         return request("m", x=X, n=np.array(60_000))  # seconds, in the candidate alone
 
     plan = QUICK | {"metrics": ["p90", "stalled"]}
-    last, _ = await rolled_back(server, one, plan, count=40, pause=0.1, timeout=2)
+    last, _ = await rolled_back(server, one, plan, count=40, pause=0.1, timeout_s=2)
     assert "slower than" in last.verdict
 
 

@@ -7,6 +7,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 
 from turnout import errors
+from turnout.errors import kind_of
 from turnout.rpc.errors import code_of, to_status
 
 ALL = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, errors.TurnoutError)]
@@ -82,3 +83,10 @@ def test_the_request_is_named_in_the_details() -> None:
 def test_a_message_is_bounded_and_a_failure_names_its_request() -> None:
     assert len(to_status(errors.NotFoundError("x" * 10_000)).message) <= 1024
     assert "r-1" in to_status(errors.ModelFailure("it raised"), "r-1").message
+
+
+def test_an_error_is_called_by_spans_and_scripts_as_clients_call_it() -> None:
+    kinds = {kind_of(getattr(errors, name)("why")) for name in TABLE}
+    assert {"NotFound", "Unavailable", "DeadlineExceeded", "PermissionDenied", "InvalidRequest", "ConfigError"} <= kinds
+    assert [name for name in kinds if name.endswith("Error")] == ["ConfigError"]
+    assert kind_of(ValueError()) == "ValueError"

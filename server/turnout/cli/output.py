@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from turnout.errors import ConfigError, FieldViolation, TurnoutError
+from turnout.errors import FieldViolation, TurnoutError, kind_of
 
 _PIPE_WIDTH = 400
 """Columns that a table may take where no terminal says otherwise: `grep` and `awk` want a row on one line."""
@@ -121,19 +121,13 @@ class CommandOutput:
         """Prints `error` on standard error."""
         if self.as_json:
             violations = [{"field": v.field, "description": v.description} for v in error.violations]
-            kind = error.kind if isinstance(error, ServerRefused) else _kind(error)
+            kind = error.kind if isinstance(error, ServerRefused) else kind_of(error)
             body = {"error": {"kind": kind, "message": error.message, "violations": violations}}
             typer.echo(json.dumps(body, indent=2, ensure_ascii=False), err=True)
             return
         several = [v.description for v in error.violations] if len(error.violations) > 1 else [error.message]
         for sentence in several:
             self._err.print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
-
-
-def _kind(error: TurnoutError) -> str:
-    # Scripts compare it: the name of the client's error of the same status.
-    name = type(error).__name__
-    return name if isinstance(error, ConfigError) else name.removesuffix("Error")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from turnout.errors import TurnoutError
+from turnout.errors import TurnoutError, kind_of
 from turnout.routing.shadow.ledger import CopyOutcome
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
@@ -53,7 +53,7 @@ def trace_copy(pair: Pair, copy: Copy, outcome: CopyOutcome, error: TurnoutError
     trace = copy.trace
     if trace is None or not trace.sampled:
         return
-    failure, message = ("", "") if error is None else (type(error).__name__, error.message)
+    failure, message = ("", "") if error is None else (kind_of(error), error.message)
     trace.sink.copied(
         ShadowCopy(
             trace,

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from turnout.errors import kind_of
 from turnout.telemetry.tracing.context import SpanContext
 
 
@@ -194,7 +195,7 @@ class Trace:
             code: Name of the status code that it becomes.
             took: As in `note_answer`.
         """
-        self.code, self.error, self.message = code, type(error).__name__, str(error)
+        self.code, self.error, self.message = code, kind_of(error), str(error)
         if self.sampled and route is not None:
             self._note_route(route)
             self.recorder, self.took = route.recorder, took
