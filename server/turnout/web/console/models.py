@@ -1,12 +1,13 @@
 """The models as the console shows them, out of what the server holds now."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from turnout.routing.active_policies import Policies
 from turnout.routing.explain import Explainer
 from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.web.console.recent import Recent
-from turnout.web.console.views import ModelView, model_view
+from turnout.web.console.views import ModelView, colours_of, model_view
+from turnout.web.report.colours import version_colours
 
 
 class ModelViews:
@@ -42,6 +43,11 @@ class ModelViews:
             ModelNotFound: There is none of that name.
         """
         return self._catalog.snapshot.model(name)
+
+    def colours(self, name: str, *more: str) -> Mapping[str, int]:
+        """Returns the colours of a model's versions and of `more`; a model that is gone has those of `more` alone."""
+        known = self._catalog.snapshot.models.get(name)
+        return version_colours((), *more) if known is None else colours_of(known, *more)
 
     def view(self, known: ModelEntry) -> ModelView:
         """Returns what is to be seen of a model."""

@@ -251,7 +251,7 @@ class Pages:
     def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
         """Returns the colours of the versions of each model that has a rollout under way."""
         named = {r.model: {str(v) for v in (r.candidate, r.previous)} for r in running}
-        return {model: colours_of(self._models.named(model), *versions) for model, versions in named.items()}
+        return {model: self._models.colours(model, *versions) for model, versions in named.items()}
 
     def _model(self, request: Request) -> ModelEntry:
         return self._models.named(request.path_params["model"])
