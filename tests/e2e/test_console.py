@@ -19,6 +19,7 @@ from shadow_wire import PATIENT, numbered, predict, settled
 from turnout.app.server import Running, running
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.telemetry.logging import make_logger
+from turnout.web.console import recent
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1 import rollout_pb2 as pb
 from wire import request
@@ -124,6 +125,9 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
             await here.open(ROLLOUT)
             await expect(here.page.locator("#evidence canvas")).to_be_visible()
             await expect(here.page.locator("#live")).to_contain_text(NASTY[:40])
+            if "viewport" in look:  # each value stands beside its name, not upon it
+                paddings = "cells => cells.map(cell => getComputedStyle(cell).paddingLeft)"
+                assert set(await here.page.locator(".stack td").evaluate_all(paddings)) == {"136px"}
 
 
 async def test_a_rollout_is_followed_to_its_rollback_without_a_reload(serve, browser) -> None:
@@ -354,7 +358,7 @@ async def test_versions_are_held_against_each_other_and_routes_explained(serve, 
         await page.get_by_role("link", name="1.2.0").first.click()
         await page.get_by_label("Compare with").select_option("1.0.0")
         await page.get_by_role("button", name="Compare").click()
-        await expect(page.locator("main")).to_contain_text("From 1.0.0 to 1.2.0 the signatures ask for")
+        await expect(page.locator("main")).to_contain_text("1.2.0 over 1.0.0 has to be a")
         await expect(page.get_by_role("region", name="What else differs")).to_contain_text("model.onnx")
         await expect(page.get_by_role("region", name="What else differs")).to_contain_text('{"<i>": [1, null]}')
 
@@ -384,3 +388,52 @@ async def test_real_disagreements_are_shown_the_worst_first(publish_model, start
         await expect(worst).to_have_count(7)
         assert {await row.locator("th").inner_text() for row in await worst.all()} == {f"r{n}" for n in range(1, 8)}
         assert await here.findings() == []
+
+
+LEGEND = """id => Array.from(document.querySelectorAll(id + " .u-legend .u-series")).slice(1).map(
+    row => [row.querySelector(".u-label").textContent,
+            getComputedStyle(row.querySelector(".u-marker")).backgroundColor])"""
+MARKED = """selector => Object.fromEntries(Array.from(document.querySelectorAll(selector)).map(
+    cell => [cell.textContent.trim(), getComputedStyle(cell.querySelector(".swatch")).backgroundColor]))"""
+
+
+async def test_a_version_has_one_colour_on_every_page_and_legends_are_as_the_tables(
+    serve, browser, monkeypatch
+) -> None:
+    monkeypatch.setattr(recent, "SAMPLE_SECONDS", 0.5)
+    server = await serve()
+    async with load(server, pause=0.01), tab(browser, server) as here:
+        page = here.page
+        await start(server, "1.2.0", QUICK)
+        await until(server, in_state(*FINAL))
+        await here.open("/console/models/m")
+        await expect(page.locator(".chart .u-legend").first).to_be_visible()
+        versions = await page.evaluate(MARKED, "[aria-labelledby=versions] tbody th")
+        assert list(versions) == ["1.2.0", "1.1.0", "1.0.0"]
+        assert len(set(versions.values())) == 3
+        legend = await page.evaluate(LEGEND, "[data-kind=rate]")
+        assert [label for label, _ in legend] == [v for v in versions if v in dict(legend)]  # the table's order
+        assert dict(legend).items() <= versions.items()
+        heads = await page.locator("[aria-labelledby=versions] thead th.n").all_inner_texts()
+        captions = [text.split(" ", 2) for text in await page.locator("figcaption").all_inner_texts()]
+        assert [
+            " ".join(words[: len(head.split())]) for words, head in zip(captions, heads[-4:], strict=True)
+        ] == heads[-4:]
+
+        await here.open(ROLLOUT)
+        await expect(page.locator("#latency .u-legend")).to_be_visible()
+        heads_by_version = await page.evaluate(MARKED, "[aria-labelledby=worse] thead th:has(.swatch)")
+        assert heads_by_version == {v: versions[v] for v in ("1.2.0", "1.0.0")}
+        for plot in ("#evidence", "#latency", "#weights"):  # at the width of their place before any window is resized
+            place, drawn = [await page.locator(f"{plot}{inner}").bounding_box() for inner in ("", " .u-wrap")]
+            assert drawn["width"] > 0.9 * place["width"] > 900
+        assert await page.evaluate(LEGEND, "#latency") == [[v, versions[v]] for v in ("1.2.0", "1.0.0")]
+        assert await page.evaluate(LEGEND, "#weights") == [["1.2.0", versions["1.2.0"]]]
+        metrics = await page.evaluate(MARKED, "[aria-labelledby=worse] tbody th")
+        evidence = await page.evaluate(LEGEND, "#evidence")
+        assert [[name, colour] for name, colour in metrics.items()] == evidence[:-1]
+        assert evidence[-1][0] == "taken back at"
+        await expect(page.locator(".stages .skipped")).to_contain_text(["not reached"])
+
+        await here.open("/console/models/m/versions/1.2.0?with=1.0.0")
+        assert await page.evaluate(MARKED, "[aria-labelledby=diff] thead th:has(.swatch)") == heads_by_version

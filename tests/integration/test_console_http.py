@@ -1,17 +1,29 @@
 """The console without a browser: what goes over the wire, and what a stranger, a forger or an old page gets."""
 
+import html
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 
 import httpx
+import onnx
 import pytest
+from semver import Version
 
 import onnx_models
 from rollout_wire import LONG, TICK, in_state, latest, start, until
 from routing_wire import policy, put
 from turnout.app.server import Running
+from turnout.config import Settings
+from turnout.registry.compatibility.compat import VersionBump
+from turnout.registry.gates import GateOutcome
+from turnout.registry.gates.bump import BumpGate
+from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.plan import BumpOptions, OnFailure
+from turnout.registry.publishing.publish import PublishRequest, publish
+from turnout.registry.storage.repository import Repository
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.web.console.rendering import STATIC
 
 TOKEN = "a control token of some length"
@@ -246,3 +258,57 @@ async def test_the_console_can_be_left_out(publish_model, start_server) -> None:
         for path in ("/", "/console", "/console/models/m", "/console/static/console.css"):
             assert (await client.get(path)).status_code == 404
         assert (await client.get("/metrics")).status_code == 200
+
+
+def variant(proto: onnx.ModelProto, doc: str) -> onnx.ModelProto:
+    proto.doc_string = doc  # other bytes, the same weights
+    return proto
+
+
+async def test_two_versions_are_compared_to_the_verdict_that_the_gate_bump_had(
+    models, tmp_path, processes, start_server
+) -> None:
+    versions = {
+        "1.0.0": onnx_models.scaled(2.0),
+        "1.0.1": variant(onnx_models.scaled(2.0), "again"),
+        "1.0.2": onnx_models.scaled(3.0),  # more than a PATCH may do
+        "1.1.0": onnx_models.scaled(4.0),
+        "1.2.0": onnx_models.look_up_safely(),  # other inputs
+    }
+    repository, verdicts = Repository(models), {}
+    for version, proto in versions.items():
+        comparison = ParentComparison(ProcessSandbox(Settings(models=models).for_model("m"), processes))
+        request = PublishRequest("m", Version.parse(version), onnx_models.save(proto, tmp_path / "m.onnx"))
+        gate = BumpGate(comparison, BumpOptions(on_failure=OnFailure.WARN))
+        (result,) = publish(repository, request, gates=(gate,), comparison=comparison).report.results
+        verdicts[version] = result.verdict
+    server = await start_server()
+    lower = dict(zip(list(versions)[1:], versions, strict=False))
+    async with visitor(server) as client:
+        for version, parent in lower.items():
+            page = await client.get(f"/console/models/m/versions/{version}", params={"with": parent})
+            text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", page.text)))
+            verdict = verdicts[version]
+            required, allowed = (VersionBump(int(verdict.numbers[name])) for name in ("required", "allowed"))
+            passed = "enough" if verdict.outcome is GateOutcome.PASSED else "not enough"
+            assert f"{version} over {parent} has to be a {required} version" in text
+            assert f"Its number allows {allowed}: {passed}." in text
+            for reason in verdict.evidence.split(": ", 1)[-1].split("; "):
+                assert reason[1:] in text, (version, reason)
+        assert {v: verdict.outcome is GateOutcome.PASSED for v, verdict in verdicts.items() if v in lower} == {
+            "1.0.1": True, "1.0.2": False, "1.1.0": True, "1.2.0": False,
+        }  # fmt: skip
+
+
+async def test_versions_are_run_only_where_a_comparison_is_asked_for(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.scaled(2.0))
+    publish_model("m", "1.0.1", variant(onnx_models.scaled(2.0), "again"))
+    server = await start_server()
+    async with visitor(server) as client:
+        page = (await client.get("/console/models/m/versions/1.0.1")).text
+        assert "Compare, to examine weights and answers" in page
+        page = (await client.get("/console/models/m/versions/1.0.1?with=1.0.0")).text
+        assert "are answered within tolerance" in page
+        assert "Compare, to examine" not in page
+        page = (await client.get("/console/models/m/versions/1.0.1")).text
+        assert "are answered within tolerance" in page  # it is known by now

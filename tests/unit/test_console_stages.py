@@ -3,8 +3,8 @@
 import pytest
 
 from turnout.rollout.plan import Plan, PlanStep, ShadowStage
-from turnout.web.console.rendering import ticked
 from turnout.web.console.stages import reach, stages
+from turnout.web.report.formatting import ticked
 from turnout_proto.v1 import rollout_pb2 as pb
 
 PLAN = Plan((PlanStep(0.05, 60.0), PlanStep(0.25, 3600.0)), shadow=ShadowStage(0.1, 600.0), watch_s=90.0)
@@ -39,10 +39,15 @@ def test_the_stages_before_the_present_one_are_done(state: str, step: int, progr
 
 
 def test_a_rollout_that_was_taken_back_ended_where_it_was() -> None:
-    assert displayed("rolled_back", 1, ("validating",)) == ["ahead"] * 4
-    assert displayed("rolled_back", 1, ("validating", "shadowing")) == ["ended", "ahead", "ahead", "ahead"]
-    assert displayed("aborting", 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "ahead"]
+    assert displayed("aborting", 2, ("shadowing", "ramping", "soaking"))[:3] == ["done", "done", "ended"]
     assert displayed("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
+
+
+@pytest.mark.parametrize("state", ["aborting", "rolled_back", "superseded", "failed"])
+def test_the_stages_that_an_ended_rollout_never_reached_are_not_to_come(state: str) -> None:
+    assert displayed(state, 1, ("validating",)) == ["skipped"] * 4
+    assert displayed(state, 1, ("validating", "shadowing")) == ["ended", "skipped", "skipped", "skipped"]
+    assert displayed(state, 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "skipped"]
 
 
 def test_evidence_is_drawn_on_a_logarithmic_scale_from_a_hundredth_to_the_threshold() -> None:

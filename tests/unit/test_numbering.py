@@ -39,6 +39,8 @@ def test_a_version_is_held_against_the_nearest_lower_one(version: str, published
         ("1.2.3", "2.0.0", VersionBump.MAJOR),
         ("1.2.3", "2.0.0-rc.1", VersionBump.MAJOR),
         ("1.2.3", "1.2.4-rc.1", VersionBump.PATCH),
+        ("1.2.4-rc.1", "1.2.4", VersionBump.MAJOR),
+        ("1.2.4-rc.1", "1.2.4-rc.2", VersionBump.MAJOR),
         ("0.2.3", "0.2.4", VersionBump.MINOR),
         ("0.2.3", "0.3.0", VersionBump.MAJOR),
         ("0.0.3", "0.0.4", VersionBump.MAJOR),

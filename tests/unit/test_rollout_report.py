@@ -17,6 +17,7 @@ from turnout.errors import InvalidRequest
 from turnout.rollout.evidence import Evidence, Tick
 from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import evidence_text, explain
 from turnout.web.report.page import plots, render
 from turnout.web.report.replay import Replay
@@ -218,12 +219,34 @@ def test_the_page_holds_its_data_and_reads_without_scripts() -> None:
     replay = Replay.of(busy())
     page = Page(render(replay))
     data = json.loads(page.scripts[1])
-    assert data == plots(replay) | {"times": data["times"]}
+    assert data == plots(replay, {"1.0.0": 0, "1.1.0-rc.1": 1}) | {"times": data["times"]}
     assert data["weights"] == [0.05, 0.25]
     assert data["combined"] == [max(e.combined, 0.01) for e in replay.evidence]
     text = re.sub(r"\s+", " ", page.text)
     for recorded_ticks in ("5 of 40 (12.5%)", "1 of 800 (0.125%)", "above 3e+04 ms", "Is 1.1.0-rc.1 worse than 1.0.0?"):
         assert recorded_ticks in text
+
+
+def test_a_version_has_the_colour_that_the_console_gives_it_among_all_of_its_model() -> None:
+    page = Page(render(Replay.of(busy()), ["0.9.0", "1.1.0-rc.1", "1.0.0"]))
+    assert json.loads(page.scripts[1])["colours"] == {"candidate": 2, "previous": 1}
+    swatches = [
+        attrs["class"] for tag, attrs in page.tags if tag == "span" and "swatch v" in (attrs.get("class") or "")
+    ]
+    assert swatches[:2] == ["swatch v2", "swatch v1"]
+
+
+def test_commands_in_the_report_are_set_as_code() -> None:
+    assert "<code>turnout rollout retry" in render(Replay.of(busy()))
+
+
+def test_colours_stay_when_higher_versions_come_and_gone_versions_take_the_next() -> None:
+    first = version_colours(["1.10.0", "1.2.0"])
+    assert first == {"1.2.0": 0, "1.10.0": 1}
+    assert version_colours(["1.10.0", "1.2.0", "2.0.0"]).items() >= first.items()
+    assert version_colours(["1.10.0", "1.2.0"], "1.0.0", "1.2.0") == first | {"1.0.0": 2}
+    many = version_colours([f"1.{minor}.0" for minor in range(12)])
+    assert (many["1.10.0"], many["1.11.0"]) == (0, 1)
 
 
 def test_ticks_without_latencies_or_weights_make_a_page_too() -> None:
@@ -235,7 +258,7 @@ def test_ticks_without_latencies_or_weights_make_a_page_too() -> None:
 
 def test_many_ticks_are_thinned_and_the_last_is_kept() -> None:
     replay = Replay.of(answer([tick((1, 0), (20, 0))] * 5000 + [tick((50, 50), (20, 0))]))
-    drawn = plots(replay)
+    drawn = plots(replay, {"1.0.0": 0, "1.1.0": 1})
     assert len(drawn["times"]) == 2000
     assert drawn["combined"][-1] == min(replay.last.combined, 1e12)
 

@@ -36,14 +36,18 @@ from turnout.rpc.registry.uploads import UploadMethods
 from turnout.rpc.registry.versions import PublishedVersionMethods
 from turnout.rpc.server import Services
 from turnout.serving.inputs.limits import InputLimits
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.state.release_status import ModelReleaseState
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
 from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
+from turnout.web.console.comparison import VersionComparison
+from turnout.web.console.models import ModelViews
 from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
+from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
 from turnout.web.exchange import HttpInference
 from turnout.web.guard import BrowserGuard
@@ -177,11 +181,13 @@ def open_web(
 
 
 def _console(parts: EndpointParts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:
-    part = "" if parts.peers is None else parts.peers.part
-    pages = Pages(
-        services.catalog, services.policies, services.shadows, services.rollouts, services.rollout_log,
-        services.explainer, recent, sessions, part,
-    )  # fmt: skip
+    base, part = parts.base, "" if parts.peers is None else parts.peers.part
+    models = ModelViews(services.catalog, services.policies, services.explainer, recent, part)
+    comparison = VersionComparison(
+        base.repository, lambda model: ProcessSandbox(base.settings.for_model(model), base.processes)
+    )
+    tracked = TrackedRollouts(services.rollout_log)
+    pages = Pages(models, services.shadows, services.rollouts, tracked, comparison, sessions)
     return console_routes(pages, services.rollouts, services.metrics.server.auth, services.log)
 
 

@@ -205,9 +205,13 @@ def report(
     from turnout.errors import ConfigError
     from turnout.web.report.page import render
 
-    with reporting(as_json=target.as_json) as out, Server.named(target).control() as control:
-        replay = read_replay(control, name, attempt)
-        page = render(replay).encode()
+    with reporting(as_json=target.as_json) as out:
+        server = Server.named(target)
+        with server.control() as control:
+            replay = read_replay(control, name, attempt)
+        with server.client(_TIMEOUT) as client:
+            known = client.get_model(name).versions
+        page = render(replay, (str(version.version) for version in known)).encode()
         try:
             html.write_bytes(page)
         except OSError as error:

@@ -29,8 +29,10 @@ def nearest_lower(version: Version, published: Collection[Version]) -> Version |
 def bump_between(lower: Version, higher: Version) -> VersionBump:
     """Returns what going from `lower` to `higher` allows clients to meet.
 
-    `higher` is of a higher core, or of the same one and a pre-release of it is not `lower`.
+    Everything between a pre-release and what follows it in its own core: nothing was promised yet.
     """
+    if lower.prerelease and _core(lower) == _core(higher):
+        return VersionBump.MAJOR
     if lower.major != higher.major:
         return VersionBump.MAJOR
     if lower.major == 0:

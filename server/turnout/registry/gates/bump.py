@@ -1,12 +1,51 @@
 """The gate `bump`: a version's number says as much as its difference from the nearest lower version obliges to."""
 
+from dataclasses import dataclass
+
+from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import bump_between, next_version
+from turnout.registry.compatibility.sandbox import SandboxVersion
 from turnout.registry.gates.comparison import ParentComparison, VersionDifference, as_sandbox_version
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import BumpOptions
 from turnout.registry.gates.ruling import ruled
 
 _NAMED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BumpFinding:
+    """What a version's difference from a lower one obliges its number to, and what its number says.
+
+    Attributes:
+        parent: The lower version.
+        difference: What changed.
+        allowed: What the number allows clients to meet.
+    """
+
+    parent: str
+    difference: VersionDifference
+    allowed: VersionBump
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether the number says enough."""
+        return self.difference.bump <= self.allowed
+
+    @property
+    def summary(self) -> str:
+        """What changed, with the reasons that the bump has."""
+        return _explain(self.difference, self.parent)
+
+
+def bump_finding(new: SandboxVersion, old: SandboxVersion, comparison: ParentComparison) -> BumpFinding:
+    """Returns what the gate finds of a version over a lower one.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    allowed = bump_between(old.manifest.version, new.manifest.version)
+    return BumpFinding(str(old.manifest.version), comparison.difference(new, old, allowed), allowed)
 
 
 class BumpGate:
@@ -29,19 +68,16 @@ class BumpGate:
         if candidate.parent is None:
             return GateVerdict(GateOutcome.SKIPPED, "no lower version is published")
         manifest, parent = candidate.manifest, candidate.parent.manifest
-        allowed = bump_between(parent.version, manifest.version)
-        difference = self._comparison.difference(
-            as_sandbox_version(candidate), as_sandbox_version(candidate.parent), allowed
-        )
-        required = difference.bump
-        numbers = {"required": float(required), "allowed": float(allowed)}
-        if required <= allowed:
-            return GateVerdict(GateOutcome.PASSED, _explain(difference, str(parent.version)), numbers)
+        finding = bump_finding(as_sandbox_version(candidate), as_sandbox_version(candidate.parent), self._comparison)
+        required = finding.difference.bump
+        numbers = {"required": float(required), "allowed": float(finding.allowed)}
+        if finding.sufficient:
+            return GateVerdict(GateOutcome.PASSED, finding.summary, numbers)
         right = next_version(parent.version, required, candidate.taken)
         return ruled(
             self._plan.on_failure,
             f"{manifest.version} over {parent.version} has to be a {required.name} version, {right}: "
-            f"{_reasons(difference)}",
+            f"{_reasons(finding.difference)}",
             numbers,
         )
 

@@ -1,6 +1,6 @@
 """The console's pages and the numbers behind its charts. Reads, and changes nothing."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from semver import Version
@@ -13,19 +13,17 @@ from turnout.registry.manifest.names import parse_version
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import UnreadableRollout
-from turnout.rollout.reporting.log import RolloutLog
-from turnout.routing.active_policies import Policies
-from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
-from turnout.serving.versions.catalog import Catalog, ModelEntry, VersionEntry
+from turnout.serving.versions.catalog import ModelEntry, VersionEntry
 from turnout.state.rollouts import RolloutRecord
 from turnout.web.authorization import caller_of
-from turnout.web.console.recent import Recent
+from turnout.web.console.comparison import VersionComparison
+from turnout.web.console.models import ModelViews
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.rollout_history import TrackedRollouts
 from turnout.web.console.session import Sessions
 from turnout.web.console.stages import reach, stages
-from turnout.web.console.views import ModelView, OverviewTotals, difference, model_view, neighbour
+from turnout.web.console.views import OverviewTotals, colours_of, difference, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.explain import explain
 
@@ -53,38 +51,28 @@ class Pages:
 
     def __init__(
         self,
-        catalog: Catalog,
-        policies: Policies,
+        models: ModelViews,
         shadows: Shadows,
         rollouts: RolloutEngine,
-        rollout_log: RolloutLog,
-        explainer: Explainer,
-        recent: Recent,
+        tracked: TrackedRollouts,
+        comparison: VersionComparison,
         sessions: Sessions,
-        part: str = "",
     ) -> None:
         """Prepares.
 
         Args:
-            catalog: What is served.
-            policies: What is routed.
-            shadows: What is compared.
+            models: What is served and routed.
+            shadows: What answers copies.
             rollouts: What is rolled out.
-            rollout_log: What was.
-            explainer: Explains routes.
-            recent: The last hour.
+            tracked: What was.
+            comparison: Compares versions.
             sessions: Who is signed in.
-            part: Which worker's shadows and decisions these are, in a few words; "" where there is one.
         """
-        self._part = part
-        self._catalog = catalog
-        self._policies = policies
+        self._models = models
         self._shadows = shadows
         self._rollouts = rollouts
-        self._rollout_log = rollout_log
-        self._explainer = explainer
-        self._recent = recent
-        self._tracked = TrackedRollouts(rollout_log)
+        self._tracked = tracked
+        self._comparison = comparison
         self.sessions = sessions
 
     def _page(self, template: str, request: Request, **context: Any) -> Response:
@@ -114,14 +102,15 @@ class Pages:
     async def overview(self, request: Request) -> Response:
         """All models, and the rollouts that run."""
         caller = caller_of(request.scope)  # None: everybody sees all
-        known = self._catalog.snapshot.models.values()
-        models = [self._view(one) for one in known if caller is None or caller.sees(one.name)]
+        models = [self._models.view(one) for one in self._models.all if caller is None or caller.sees(one.name)]
+        running = [one for one in self._rollouts.running if caller is None or caller.sees(one.model)]
         return self._page(
             "overview.html",
             request,
             models=models,
             sums=OverviewTotals.of(models),
-            rollouts=[one for one in self._rollouts.running if caller is None or caller.sees(one.model)],
+            rollouts=running,
+            colours=self._colours(running),
             reach=reach,
             servers=self._rollouts.servers if caller is None or caller.sees(SERVER) else (),
             answered_by=self._rollouts.server,
@@ -134,14 +123,16 @@ class Pages:
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
         trouble, unread = "", list[str]()
         try:
-            found = await self._rollout_log.history(known.name, _HISTORY)
+            found = await self._tracked.history(known.name, _HISTORY)
             history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
             unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:
             trouble = error.message  # all else on the page is known without the state store
-        view = self._view(known)
+        view = self._models.view(known)
         lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
         running = [r for r in self._rollouts.running if r.model == known.name]
+        named = {str(v) for r in (*running, *(r for _, r in history)) for v in (r.candidate, r.previous)}
+        named |= {share.version for share in view.split}
         return self._page(
             "model.html",
             request,
@@ -151,8 +142,9 @@ class Pages:
             unread=unread,
             lanes=lanes,
             running=running,
+            colours=colours_of(known, *named),
             reach=reach,
-            part=self._part,
+            part=self._models.part,
         )
 
     @explained
@@ -165,9 +157,12 @@ class Pages:
         if other is None or other is entry:
             beside = neighbour(known, entry.version)
             other = known.versions[beside] if beside is not None else None
-        held = difference(entry, other) if other is not None else None
-        row = next(r for r in self._view(known).versions if r.entry is entry)
-        return self._page("version.html", request, known=known, row=row, held=held)
+        held = None
+        if other is not None:
+            old, new = sorted((entry, other), key=lambda one: one.version)
+            held = difference(old, new, await self._comparison.of(new, old, examine=bool(named)))
+        row = next(r for r in self._models.view(known).versions if r.entry is entry)
+        return self._page("version.html", request, known=known, row=row, held=held, colours=colours_of(known))
 
     @explained
     async def rollout(self, request: Request) -> Response:
@@ -186,6 +181,7 @@ class Pages:
                 rollout=rollout,
                 stages=stage_list,
                 reach=reach,
+                colours=colours_of(known, rollout.candidate, rollout.previous),
                 ages=ages,
                 acts=acts,
             )
@@ -195,7 +191,9 @@ class Pages:
         """A model's shadows, and the requests that they answered most differently."""
         known = self._model(request)
         lanes = self._shadows.of(known.name)
-        return self._page("shadow.html", request, name=known.name, lanes=lanes, part=self._part)
+        pairs = [lane.pair for lane in lanes]
+        colours = colours_of(known, *(str(v) for pair in pairs for v in (pair.shadow, pair.baseline)))
+        return self._page("shadow.html", request, name=known.name, lanes=lanes, colours=colours, part=self._models.part)
 
     @explained
     async def route(self, request: Request) -> Response:
@@ -205,21 +203,25 @@ class Pages:
         only = request.query_params.get("baseline_only") == "1"
         problem, explanation = "", None
         try:
-            explanation = self._explainer.explain(known.name, selector, key, baseline_only=only)
+            explanation = self._models.explainer.explain(known.name, selector, key, baseline_only=only)
         except InvalidRequest as error:
             problem = error.message
         return self._page(
             "route.html", request, name=known.name, selector=selector, key=key, only=only, problem=problem,
-            explanation=explanation,
+            explanation=explanation, colours=colours_of(known),
         )  # fmt: skip
 
     async def series(self, request: Request) -> Response:
         """The last hour of a model's versions that had requests, as JSON."""
         try:
-            recent = self._recent.of(self._model(request).name)
+            known = self._model(request)
+            recent = self._models.recent.of(known.name)
         except TurnoutError as error:
             return json_error(error)
-        displayed = {version: points for version, points in recent.items() if any(point.rate for point in points)}
+        colours = colours_of(known, *recent)
+        listed = [entry.version_text for entry in known.versions.values()]  # as in the table of versions
+        order = [version for version in dict.fromkeys([*listed, *recent]) if version in recent]
+        displayed = {v: recent[v] for v in order if any(point.rate for point in recent[v])}
         times = sorted({point.time for points in recent.values() for point in points})
         versions = {}
         for version, points in displayed.items():
@@ -229,13 +231,16 @@ class Pages:
                 name: [None if p is None else _short(getattr(p, name)) for p in row]
                 for name in ("rate", "failures", "p50", "p99")
             }
-        return JSONResponse({"times": [round(time, 1) for time in times], "versions": versions}, headers=HEADERS)
+        body = {"times": [round(time, 1) for time in times], "versions": versions, "colours": colours}
+        return JSONResponse(body, headers=HEADERS)
 
     async def plots(self, request: Request) -> Response:
         """What a rollout's plots draw, as JSON."""
         try:
-            async with self._tracked.of(self._model(request).name, attempt_of(request)) as tracked:
-                return JSONResponse(tracked.plots(), headers=HEADERS)
+            known = self._model(request)
+            async with self._tracked.of(known.name, attempt_of(request)) as tracked:
+                named = tracked.rollout.candidate, tracked.rollout.previous
+                return JSONResponse(tracked.plots(colours_of(known, *named)), headers=HEADERS)
         except TurnoutError as error:
             return json_error(error)
 
@@ -243,16 +248,13 @@ class Pages:
         """Says that there is no such page."""
         return self.problem(request, NotFoundError("the console has no such page"))
 
-    def _model(self, request: Request) -> ModelEntry:
-        return self._catalog.snapshot.model(request.path_params["model"])
+    def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
+        """Returns the colours of the versions of each model that has a rollout under way."""
+        named = {r.model: {str(v) for v in (r.candidate, r.previous)} for r in running}
+        return {model: self._models.colours(model, *versions) for model, versions in named.items()}
 
-    def _view(self, known: ModelEntry) -> ModelView:
-        answering = None
-        applied = self._policies.current.get(known.name)
-        if applied is None or applied.state.policy is None:
-            routes = self._explainer.explain(known.name, "", "", baseline_only=False).chances
-            answering = next((route.entry.version_text for route in routes), None)
-        return model_view(known, self._policies, self._recent.of(known.name), answering)
+    def _model(self, request: Request) -> ModelEntry:
+        return self._models.named(request.path_params["model"])
 
 
 def json_error(error: TurnoutError) -> Response:

@@ -6,13 +6,12 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from turnout.web.console.views import metadata_text
 from turnout.web.report.explain import evidence_text
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.formatting import duration_text, share_text, ticked
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -32,6 +31,7 @@ The referrer stays within the console; under `no-referrer` browsers would say `O
 
 STATIC = {
     "console.css": "text/css",
+    "palette.css": "text/css",
     "console.js": "text/javascript",
     "rollout-plots.js": "text/javascript",
     "icon.svg": "image/svg+xml",
@@ -55,12 +55,6 @@ def bytes_text(count: float) -> str:
 def clock_text(when: datetime) -> str:
     """Returns a time that is in UTC and does not say so, to the second."""
     return f"{when:%Y-%m-%d %H:%M:%S}"
-
-
-def ticked(text: str) -> Markup:
-    """Returns a sentence whose commands, in backticks, are set as code."""
-    parts = text.split("`")
-    return Markup().join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
 def time_text(when: datetime) -> str:

@@ -12,9 +12,12 @@ from datetime import datetime
 from typing import Any
 
 from turnout.rollout.evidence import Evidence, Metric
+from turnout.rollout.machine.attempt import Rollout
+from turnout.rollout.machine.records import UnreadableRollout
 from turnout.rollout.plan import Plan
 from turnout.rollout.reporting.log import RolloutLog
 from turnout.rollout.reporting.messages import rollout_message
+from turnout.state.rollouts import RolloutRecord
 from turnout.threads import Threads
 from turnout.web.report.page import MOST_POINTS, PlotPoint, drawing
 from turnout.web.report.replay import RecordedTick, ratio_of, worse_and_better
@@ -81,11 +84,11 @@ class TrackedRollout:
         """Returns how often the candidate's requests were bad for each time that the baseline's were."""
         return ratio_of(*self._sums[metric.name])
 
-    def plots(self) -> dict[str, Any]:
-        """Returns what the plots draw, as JSON values."""
+    def plots(self, colours: Mapping[str, int]) -> dict[str, Any]:
+        """Returns what the plots draw, as JSON values; versions in these colours."""
         latest = self._latest
         points = [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
-        return drawing(self._rollout, self.plan, points, *self._arms)
+        return drawing(self._rollout, self.plan, points, self._arms, colours)
 
     def _draw(self, point: PlotPoint) -> None:
         """Keeps a point of the plots, or every second one once there are more than a screen has columns."""
@@ -105,6 +108,14 @@ class TrackedRollouts:
         self._log = log
         self._threads = Threads("console")
         self._kept: OrderedDict[tuple[str, int], TrackedRollout] = OrderedDict()
+
+    async def history(self, model: str, most: int) -> Sequence[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
+        """Returns a model's rollouts, the latest first.
+
+        Raises:
+            UnavailableError: The state store does not answer.
+        """
+        return await self._log.history(model, most)
 
     @asynccontextmanager
     async def of(self, model: str, attempt: int) -> AsyncIterator[TrackedRollout]:

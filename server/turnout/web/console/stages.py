@@ -9,6 +9,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 _STEPPING = ("ramping", "soaking", "deciding")
 _PROMOTED = ("promoting", "watching")
+_ENDING = ("aborting", "rolled_back", "superseded", "failed")
 _LEAST_EVIDENCE = 0.01
 
 
@@ -19,7 +20,7 @@ class Stage:
     Attributes:
         name: What the candidate gets in it: `10% shadow`, `5%`, `baseline`.
         note: How long it lasts at least.
-        progress: `done`, `now`, `ended` (the rollout went no further) or `ahead`.
+        progress: `done`, `now`, `ended` (the rollout went no further), `ahead`, or `skipped` (never to come).
     """
 
     name: str
@@ -43,10 +44,8 @@ def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
 
 def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
     """Returns the number of the stage that a rollout is or ended in; -1 before the first."""
-    if rollout.state in ("aborting", "rolled_back", "superseded", "failed"):  # what it was before
-        been = {event.kind for event in rollout.events}
-    else:
-        been = {rollout.state}
+    # An ended rollout's state says nothing of where it was: its events do.
+    been = {event.kind for event in rollout.events} if rollout.state in _ENDING else {rollout.state}
     if been.intersection((*_PROMOTED, "succeeded")):
         return last
     if been.intersection(_STEPPING):
@@ -58,8 +57,8 @@ def _progress(index: int, reached: int, state: str) -> str:
     if state == "succeeded" or index < reached:
         return "done"
     if index > reached:
-        return "ahead"
-    return "ended" if state in ("aborting", "rolled_back", "superseded", "failed") else "now"
+        return "skipped" if state in _ENDING else "ahead"
+    return "ended" if state in _ENDING else "now"
 
 
 def reach(e_value: float, threshold: float) -> float:

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 from semver import Version
 
-from turnout.registry.compatibility.compat import VersionChange, required_bump, signature_changes
+from turnout.registry.gates.bump import BumpFinding
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.traffic_shares import Share, shares
 from turnout.serving.data_plane.inference import ServingRole
 from turnout.serving.versions.catalog import ModelEntry, VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.web.console.recent import ActivityPoint
+from turnout.web.report.colours import version_colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ModelView:
         split: Every part in the traffic, as in force; of versions too that are not in the repository any more.
         diverted: The version that has all of the traffic in place of the policy's; "" where the policy holds.
         answering: The version that answers where there is no policy; None where nothing does, or a policy decides.
+        colours: The number of each version's colour.
     """
 
     name: str
@@ -51,11 +53,13 @@ class ModelView:
     split: tuple[Share, ...]
     diverted: str
     answering: str | None
+    colours: Mapping[str, int]
 
     @property
-    def pieces(self) -> list[tuple[str, float]]:
-        """The parts of the traffic that clients are answered from, which sum to 1 where all of it is answered."""
-        return [(str(share.role), share.applied) for share in self.split if share.role is not ServingRole.SHADOW]
+    def pieces(self) -> list[tuple[int, float]]:
+        """The parts of the traffic that clients are answered from, by colour; they sum to 1 where all is answered."""
+        answering = [share for share in self.split if share.role is not ServingRole.SHADOW]
+        return [(self.colours[share.version], share.applied) for share in answering]
 
 
 def model_view(
@@ -79,7 +83,13 @@ def model_view(
         for version, entry in known.versions.items()
     ]
     diverted = str(policies.diverted.get(known.name, ""))
-    return ModelView(known.name, applied, tuple(rows), split, diverted, answering)
+    colours = colours_of(known, *parts)
+    return ModelView(known.name, applied, tuple(rows), split, diverted, answering, colours)
+
+
+def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:
+    """Returns the number of the colour of each of a model's versions, and of some that it may not have any more."""
+    return version_colours((entry.version_text for entry in known.versions.values()), *more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +134,20 @@ class DifferenceView:
 
     Attributes:
         old, new: The lower and the higher of the two.
-        bump: The smallest that the signatures allow, in a word.
-        changes: Of the signatures.
+        finding: What the gate `bump` finds of the higher over the lower; None before weights and answers were examined.
         facts: Whatever else differs.
     """
 
     old: VersionEntry
     new: VersionEntry
-    bump: str
-    changes: tuple[VersionChange, ...]
+    finding: BumpFinding | None
     facts: tuple[ComparisonRow, ...]
 
 
-def difference(one: VersionEntry, other: VersionEntry) -> DifferenceView:
+def difference(old: VersionEntry, new: VersionEntry, finding: BumpFinding | None) -> DifferenceView:
     """Returns how the higher of two versions differs from the lower."""
-    old, new = sorted((one, other), key=lambda entry: entry.version)
-    changes = signature_changes(old.manifest.signature, new.manifest.signature)
     facts = [ComparisonRow(subject, a, b) for subject, a, b in _facts(old, new) if a != b]
-    return DifferenceView(old, new, str(required_bump(changes)), tuple(changes), tuple(facts))
+    return DifferenceView(old, new, finding, tuple(facts))
 
 
 def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
@@ -151,7 +157,7 @@ def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
         ("IR version", str(old.manifest.ir_version), str(new.manifest.ir_version)),
         ("batching", old.batching or "not loaded", new.batching or "not loaded"),
         ("isolation", old.isolation or "not loaded", new.isolation or "not loaded"),
-        ("standing", str(old.release_status), str(new.release_status)),
+        ("release status", str(old.release_status), str(new.release_status)),
     ]
     before, after = ({f.path: f.digest[:19] for f in entry.manifest.files} for entry in (old, new))
     pairs += [(path, before.get(path, "not there"), after.get(path, "not there")) for path in sorted(before | after)]

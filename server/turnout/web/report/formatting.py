@@ -1,6 +1,8 @@
-"""Shares and times, as people read them."""
+"""Shares, times and commands, as people read them."""
 
 import math
+
+from markupsafe import Markup, escape
 
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -33,3 +35,9 @@ def duration_text(seconds: float) -> str:
         if count:
             parts.append(f"{count}{name}")
     return "".join(parts[:2]) or "0s"
+
+
+def ticked(text: str) -> Markup:
+    """Returns a sentence whose commands, in backticks, are set as code."""
+    parts = text.split("`")
+    return Markup().join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))

@@ -13,8 +13,9 @@ from markupsafe import Markup
 from turnout.rollout.evidence import Evidence
 from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import evidence_text, explain
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.formatting import duration_text, share_text, ticked
 from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -31,16 +32,23 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text}
+_environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text, "ticked": ticked}
 
 
-def render(replay: Replay) -> str:
-    """Returns the page. What comes from outside is escaped, in the markup and in the data."""
+def render(replay: Replay, versions: Iterable[str] = ()) -> str:
+    """Returns the page. What comes from outside is escaped, in the markup and in the data.
+
+    Args:
+        replay: The rollout.
+        versions: All versions of its model, which have the colours that the console shows them in.
+    """
     rollout = replay.rollout
+    colours = version_colours(versions, rollout.candidate, rollout.previous)
     took = (rollout.changed_at.ToDatetime() - rollout.started_at.ToDatetime()).total_seconds()
     return _environment.get_template("report.html").render(
         explanation=explain(replay),
         rollout=rollout,
+        colours=colours,
         plan=replay.plan,
         plan_json=json.dumps(replay.plan.to_json(), indent=2),
         events=[(e, f"{e.time.ToDatetime():%Y-%m-%d %H:%M:%S}") for e in rollout.events],
@@ -48,9 +56,10 @@ def render(replay: Replay) -> str:
         took=duration_text(took),
         quantiles=list(_quantile_rows(replay)),
         ticks=len(replay.recorded_ticks),
-        data=_data(plots(replay)),
+        data=_data(plots(replay, colours)),
         uplot=_static("vendor/uplot/uPlot.iife.min.js"),
         uplot_css=_static("vendor/uplot/uPlot.min.css"),
+        palette_css=_static("palette.css"),
         plots_js=_static("rollout-plots.js"),
     )
 
@@ -78,16 +87,21 @@ class PlotPoint:
         return cls(recorded_ticks.time.timestamp(), recorded_ticks.weight, evidence.combined, values)
 
 
-def plots(replay: Replay) -> dict[str, Any]:
-    """Returns what the plots draw, as JSON values."""
+def plots(replay: Replay, colours: Mapping[str, int]) -> dict[str, Any]:
+    """Returns what the plots draw, as JSON values; versions in these colours."""
     points = [PlotPoint.of(replay.recorded_ticks[i], replay.evidence[i]) for i in _thinned(len(replay.recorded_ticks))]
-    return drawing(replay.rollout, replay.plan, points, *latencies(replay))
+    return drawing(replay.rollout, replay.plan, points, latencies(replay), colours)
 
 
 def drawing(
-    rollout: pb.Rollout, plan: Plan, points: Sequence[PlotPoint], canary: Latency, baseline: Latency
+    rollout: pb.Rollout,
+    plan: Plan,
+    points: Sequence[PlotPoint],
+    arms: tuple[Latency, Latency],
+    colours: Mapping[str, int],
 ) -> dict[str, Any]:
     """Returns what the plots draw: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
+    canary, baseline = arms
     return {
         "threshold": rollout.threshold,
         "times": [point.time for point in points],
@@ -101,6 +115,7 @@ def drawing(
         "latency": {"candidate": _cumulative(canary), "previous": _cumulative(baseline)},
         "candidate": rollout.candidate,
         "previous": rollout.previous,
+        "colours": {"candidate": colours[rollout.candidate], "previous": colours[rollout.previous]},
     }
 
 

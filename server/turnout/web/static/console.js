@@ -1,7 +1,6 @@
 // Charts of the last hour and of a rollout, and what a page that refreshes itself must not do. All else works without.
 (function () {
   "use strict";
-  const hues = ["#2f7fd1", "#d1495b", "#1b998b", "#c77d0a", "#7b5cd6", "#5f6b2d", "#8d6e63", "#3a7d9c"];
   const charts = new Map();
   const style = function (name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); };
   function axis(extra) {
@@ -29,7 +28,13 @@
     return [Math.pow(10, from), Math.pow(10, to > from ? to : from + 1)];
   }
   function whole(u, values) {
-    return values.map(function (x) { return x != null && Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6 ? x : null; });
+    const shown = values.filter(function (x) { return x != null; });
+    const few = shown.length && Math.log10(shown[shown.length - 1] / shown[0]) < 2.5;  // 2 and 5 have labels too
+    return values.map(function (x) {
+      if (x == null) return null;
+      const lead = Math.round(x / Math.pow(10, Math.floor(Math.log10(x) + 1e-6)));
+      return lead === 1 || (few && (lead === 2 || lead === 5)) ? x : null;
+    });
   }
   function forget(place) {
     const known = charts.get(place);
@@ -37,7 +42,7 @@
     charts.delete(place);
   }
   function draw(place, body) {
-    const kind = place.dataset.kind, versions = Object.keys(body.versions).sort();
+    const kind = place.dataset.kind, versions = Object.keys(body.versions);  // in the order of the table
     const columns = [body.times].concat(versions.map(function (v) { return body.versions[v][kind]; }));
     if (!versions.length) {
       const text = body.times.length ? "No request in the last hour." : "Nothing yet: a sample is taken every ten seconds.";
@@ -52,7 +57,8 @@
     forget(place);
     place.replaceChildren();
     const series = [{ label: "UTC", value: function (u, t, series) { return when(u, t, series).slice(11); } }].concat(versions.map(function (v, i) {
-      return { label: v, stroke: hues[i % hues.length], width: 2, dash: i < hues.length ? [] : [6, 3], value: value, points: { show: body.times.length < 3 } };
+      const twice = versions.slice(0, i).some(function (other) { return body.colours[other] === body.colours[v]; });
+      return { label: v, stroke: style("--v" + body.colours[v]), width: 2, dash: twice ? [6, 3] : [], value: value, points: { show: body.times.length < 3 } };
     }));
     const timed = kind === "p50" || kind === "p99";
     const y = timed ? { distr: 3, range: decades } : { range: function (u, low, high) { return [0, high > 0 ? high * 1.1 : 1]; } };

@@ -3,7 +3,7 @@
   "use strict";
   let data = null;
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const hues = { errors: "#d1495b", p99: "#7b5cd6", p95: "#2f7fd1", p90: "#1b998b", stalled: "#5f6b2d", invalid: "#b5179e", slo: "#c77d0a", disagreement: "#8d6e63" };
+  function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim() || "#888"; }
   const drawn = new Map();
   let low = 0.1, high = 1;
   function axis(extra) {
@@ -43,9 +43,19 @@
       });
     } });
   }
-  function decades(u, v) { return v.map(function (x) { return x != null && Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6 ? x : null; }); }
+  // Of a logarithmic axis: whole decades, and 2 and 5 of each where there are few of them, so that it has labels enough.
+  function decades(u, v) {
+    const shown = v.filter(function (x) { return x != null; });
+    const few = shown.length && Math.log10(shown[shown.length - 1] / shown[0]) < 2.5;
+    return v.map(function (x) {
+      if (x == null) return null;
+      const lead = Math.round(x / Math.pow(10, Math.floor(Math.log10(x) + 1e-6)));
+      return lead === 1 || (few && (lead === 2 || lead === 5)) ? x : null;
+    });
+  }
   function e(value) {
     if (value == null) return "";
+    if (value <= 0.01) return "≤ 0.01";  // where the axis begins
     return value >= 1e6 || value < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
   }
   function draw() {
@@ -55,28 +65,30 @@
     low = values.reduce(function (a, b) { return Math.min(a, b); }, 0.1);
     high = values.reduce(function (a, b) { return Math.max(a, b); }, data.threshold * 10);
     plot("evidence", "Evidence that it is worse, by time (UTC)",
-      [when, { label: "combined", stroke: fg, width: 2.5, value: function (u, v, i) { return e(at(u, v, i)); } }]
-        .concat(names.map(function (n) { return { label: n, stroke: hues[n] || "#888", width: 1.3, value: function (u, v, i) { return e(at(u, v, i)); } }; }))
-        .concat([{ label: "taken back at", stroke: "#d1242f", dash: [6, 4], width: 1.5, value: function (u, v, i) { return e(at(u, v, i)); } }]),
-      [data.times, data.combined].concat(names.map(function (n) { return data.metrics[n]; })).concat([data.times.map(function () { return data.threshold; })]),
+      [when]
+        .concat(names.map(function (n) { return { label: n, stroke: colour("--m-" + n), width: 1.3, value: function (u, v, i) { return e(at(u, v, i)); } }; }))
+        .concat([{ label: "combined", stroke: fg, width: 2.5, value: function (u, v, i) { return e(at(u, v, i)); } }])
+        .concat([{ label: "taken back at", stroke: colour("--bad"), dash: [6, 4], width: 1.5, value: function (u, v, i) { return e(at(u, v, i)); } }]),
+      [data.times].concat(names.map(function (n) { return data.metrics[n]; })).concat([data.combined]).concat([data.times.map(function () { return data.threshold; })]),
       { y: { distr: 3, range: function () { return [low, high]; } } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, ticks: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
     const c = data.latency.candidate, p = data.latency.previous;
     if (c.length && p.length) {
       let first = 0, last = data.bounds.length - 1;
       while (first < last && c[first + 1] === 0 && p[first + 1] === 0) first++;
       while (last > first && c[last - 1] === 1 && p[last - 1] === 1) last--;
-      const percent = function (u, v) { return v == null ? "" : (v * 100).toFixed(2) + "%"; };
+      const percent = function (u, v) { return v == null ? "–" : +(v * 100).toFixed(2) + "%"; };
+      const least = Math.floor(Math.min(c[first], p[first], 0.9) * 10) / 10;  // from where the curves begin
       plot("latency", "Share of requests answered within so many milliseconds",
-        [{ label: "ms", value: function (u, v) { return v == null ? "" : v.toPrecision(3); } },
-          { label: data.candidate, stroke: "#d1495b", width: 2, value: percent }, { label: data.previous, stroke: "#2f7fd1", width: 2, value: percent }],
+        [{ label: "ms", value: function (u, v) { return v == null ? "–" : v.toPrecision(3); } },
+          { label: data.candidate, stroke: colour("--v" + data.colours.candidate), width: 2, value: percent }, { label: data.previous, stroke: colour("--v" + data.colours.previous), width: 2, value: percent }],
         [data.bounds.slice(first, last + 1), c.slice(first, last + 1), p.slice(first, last + 1)],
-        { x: { time: false, distr: 3 }, y: { range: [0, 1.02] } },
-        [axis({ values: function (u, v) { return v.map(function (x) { return x == null ? "" : String(Number(x.toPrecision(3))); }); } }),
+        { x: { time: false, distr: 3 }, y: { range: [least, 1 + 0.02 * (1 - least)] } },
+        [axis({ filter: decades, values: function (u, v) { return v.map(function (x) { return x == null ? "" : String(Number(x.toPrecision(3))); }); } }),
           axis({ values: function (u, v) { return v.map(function (x) { return Math.round(x * 100) + "%"; }); } })]);
     }
     if (data.weights.some(function (w) { return w != null; })) {
       plot("weights", "The candidate's share of the traffic",
-        [when, { label: data.candidate, stroke: "#2f7fd1", fill: "#2f7fd122", width: 2, paths: uPlot.paths.stepped({ align: -1 }), value: function (u, v, i) { v = at(u, v, i); return v == null ? "" : +(v * 100).toFixed(2) + "%"; } }],
+        [when, { label: data.candidate, stroke: colour("--v" + data.colours.candidate), fill: colour("--v" + data.colours.candidate) + "22", width: 2, paths: uPlot.paths.stepped({ align: -1 }), value: function (u, v, i) { v = at(u, v, i); return v == null ? "" : +(v * 100).toFixed(2) + "%"; } }],
         [data.times, data.weights], { y: { range: [0, 1.02] } },
         [times(), axis({ values: function (u, v) { return v.map(function (x) { return Math.round(x * 100) + "%"; }); } })]);
     }
