@@ -112,7 +112,7 @@ def keyed_cases() -> Iterator[KeyedCase]:
         "500 keys, sigma 0.5, 5 % weight, no twin": {"keys": 500, "sigma": 0.5, "weight": 0.05, "twin": False},
         "500 keys, sigma 0.5, keys fail in bursts": {"keys": 500, "sigma": 0.5, "share": 0.003, "bursts": 0.0002},
     }.items():
-        case = replace(p90, name=f"p90: no difference, {name}", **changed)  # type: ignore[arg-type]
+        case = replace(p90, name=f"p90: no difference, {name}", **changed)  # type: ignore[arg-type] # some are floats
         yield case
         yield replace(case, name=f"p90: exactly r0, {name}", effect=case.metric.null)
     for (keys, sigma), (as_slow, as_failing) in _TABLE.items():

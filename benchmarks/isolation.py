@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -41,7 +42,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
             for side in (0, 1):
                 generator.run(targets[side], "unary", max(IN_FLIGHT), _ALL_CHILDREN_SECONDS)
             for count in IN_FLIGHT:
-                pairs = take_turns(lambda n=count: measured(0, n), lambda n=count: measured(1, n), windows)  # type: ignore[misc]
+                pairs = take_turns(partial(measured, 0, count), partial(measured, 1, count), windows)
                 name = f"{model}, unary, {count} in flight"
                 rates = [(plain[0], isolated[0]) for plain, isolated in pairs]
                 costs = [(plain[1], isolated[1]) for plain, isolated in pairs]

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
             for side in (0, 1):
                 rps(side, 4)
             for in_flight in (1, 4):
-                pairs = take_turns(lambda n=in_flight: rps(0, n), lambda n=in_flight: rps(1, n), windows)  # type: ignore[misc]
+                pairs = take_turns(partial(rps, 0, in_flight), partial(rps, 1, in_flight), windows)
                 rows.append(compare_pairs(f"{model}, {_CONNECTIONS} connections of {in_flight} in flight", pairs, None))
         rows += [_spread(servers[1], count) for count in _SPREADS]
     return rows

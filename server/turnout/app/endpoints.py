@@ -86,10 +86,8 @@ class EndpointParts:
 
 def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
     """Returns the uploads of publishers; `stack` closes them."""
-    transfers, publisher = (
-        base.settings.transfers,
-        Publisher(base.settings, base.repository, base.store, base.processes),
-    )
+    transfers = base.settings.transfers
+    publisher = Publisher(base.settings, base.repository, base.store, base.processes)
 
     def yanked(model: str) -> list[Version]:
         return AdoptionStore(base.repository, base.store, "", "").yanked(model)

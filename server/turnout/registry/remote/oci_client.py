@@ -137,7 +137,7 @@ class _Login:
             raise ConfigError("oci:// needs an extra that is not installed: pip install 'turnout[oci]'") from error
         logger.log_handler = []  # it writes to standard error, past everybody's log
         self._session = requests.Session()
-        self._session.request = _timed(self._session.request, timeout)  # type: ignore[method-assign]
+        self._session.request = _timed(self._session.request, timeout)  # type: ignore[method-assign] # oras has no other bound
         self._auth: Any = TokenAuth()
         self._auth.session, self._auth._tls_verify = self._session, True
         self._container: Any = Container(f"{host}/name")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -260,7 +261,7 @@ class Diversions:
                     "a rollback that was not on record is dropped: somebody has changed who answers since",
                     model=model, what=diversion.sentence,
                 )  # fmt: skip
-                self._keep(lambda model=model: self._journal.remove(model), model)  # type: ignore[misc]
+                self._keep(partial(self._journal.remove, model), model)
                 continue
             self._current[model] = diversion
             self._adopted.add(model)
