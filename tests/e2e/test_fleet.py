@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import AsyncExitStack
 
 import grpc
@@ -103,21 +103,21 @@ def started(state_of_one, postgres_server):
         yield running
 
 
-async def ask_keyed(address: str, numbers: range, every: int) -> Counter[str]:
-    """Sends requests of 200 keys, each `every`-th one of which the candidate fails; returns who answered."""
-    answered: Counter[str] = Counter()
+async def ask_keyed(address: str, numbers: range, failing: Container[int]) -> dict[int, str]:
+    """Sends requests of 200 keys, of which the candidate fails those `failing`; returns who answered each, or a code."""
+    answered: dict[int, str] = {}
     left = iter(numbers)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = PredictionServiceStub(channel)
 
         async def client() -> None:
             for number in left:
-                asked = request("same", index=np.array([1000 if number % every == 0 else number % 300]))
+                asked = request("same", index=np.array([1000 if number in failing else number % 300]))
                 asked.routing_key = f"key {number % 200}"
                 try:
-                    answered[(await stub.Predict(asked, timeout=30)).route.version] += 1
+                    answered[number] = (await stub.Predict(asked, timeout=30)).route.version
                 except grpc.aio.AioRpcError as error:
-                    answered[error.code().name] += 1
+                    answered[number] = error.code().name
 
         await asyncio.gather(*(client() for _ in range(8)))
     return answered
@@ -166,27 +166,32 @@ async def test_the_evidence_of_three_servers_is_that_of_one_with_the_same_traffi
         await until_counted(lambda: servers.rollout("same"), *NAMES)
         before = arms(of_one())[ERRORS][0]
         assert arms(servers.rollout("same"))[ERRORS][0] == before
-        numbers = range(1, 801)
-        reported = [await ask_keyed(address, numbers, every=61) for address in (alone.grpc, servers.address)]
-        assert reported[0] == reported[1]
-        assert set(reported[0]) == {"1.0.0", "1.1.0", "INTERNAL"}
-        met = before + reported[0]["1.1.0"] + reported[0]["INTERNAL"]
+        addresses = (alone.grpc, servers.address)
+        first, same = [await ask_keyed(address, range(200), failing=()) for address in addresses]
+        assert first == same
+        candidates = [number for number, version in first.items() if version == "1.1.0"]
+        failing = [200 + number for number in candidates[:4]]  # few enough to decide nothing
+        second, same = [await ask_keyed(address, range(200, 1000), failing) for address in addresses]
+        assert second == same
+        reported = Counter([*first.values(), *second.values()])
+        assert set(reported) == {"1.0.0", "1.1.0", "INTERNAL"}
+        met = before + reported["1.1.0"] + reported["INTERNAL"]
         for rollout in (of_one, lambda: servers.rollout("same")):
             await settled(lambda rollout=rollout: arms(rollout())[ERRORS][0] >= met, lambda: (reported, servers.logs()))
         one, three = of_one(), servers.rollout("same")
         assert arms(three) == arms(one)
-        assert arms(one)[ERRORS][:2] == (met, reported[0]["INTERNAL"])
+        assert arms(one)[ERRORS][:2] == (met, reported["INTERNAL"])
         assert arms(one)[ERRORS][2] > 100
         for groups in ("requests", "bad"):
             apart = [getattr(r.evidence.accumulators[ERRORS].keyed, groups) for r in (one, three)]
             assert np.array_equal(*apart), "each unit's own counts are the same"
         assert set(three.per_server.taken) == {"one", *NAMES}
         for address, rollout in ((alone.grpc, of_one), (servers.address, lambda: servers.rollout("same"))):
-            for first in itertools.count(0, 400):
-                assert first < 40_000, rollout()
+            for start in itertools.count(0, 400):
+                assert start < 40_000, rollout()
                 if rollout().state.final:
                     break
-                await ask_keyed(address, range(first, first + 400), every=3)
+                await ask_keyed(address, range(start, start + 400), failing=range(0, 40_000, 3))
         for rollout in (of_one(), servers.rollout("same")):
             assert (rollout.state, rollout.cause) == ("rolled_back", "evidence"), rollout
     servers.check_evidence("same")
