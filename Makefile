@@ -11,12 +11,14 @@ HTTP   ?= 127.0.0.1:8000
 .PHONY: demo test debian check unit coverage bench protos breaking dashboards manifests reference docs pictures serve format \
         dist release clean
 
+# Bytecode is kept, whatever the environment says: each of some hundred processes would compile the same 400 modules,
+# and each worker of pytest would rewrite the same 400 test files.
+export PYTHONDONTWRITEBYTECODE :=
+
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
 
 # Quick ones first, several at once. Those on a GPU are a run of their own: any other hides it from the process.
-# Bytecode is kept, whatever the environment says: each of some hundred processes would compile the same 400 modules.
-test: export PYTHONDONTWRITEBYTECODE :=
 test: debian $(STAMP)
 	$(BIN)/python -m pytest -n auto --ignore=tests/gpu
 	$(BIN)/python -m pytest tests/gpu

@@ -87,9 +87,9 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What `-n auto` means here."""
-    return workers()
+    return workers(quick=config.option.markexpr == "not slow")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -31,15 +31,18 @@ def shared_scope(path: str) -> bool:
     return not path.startswith("tests/e2e/") or 'scope="module"' in (TESTS.parent / path).read_text()
 
 
-def workers() -> int:
-    """Returns how many workers pay: half as many again as cores, as far as there is memory.
+def workers(*, quick: bool) -> int:
+    """Returns how many workers pay, as far as there is memory: as many as cores for the quick loop, else twice as many.
 
-    Much of a test is waiting; but loads, publishes and shadows run when nobody else wants the core, and with twice as
-    many workers as cores there was no such moment for minutes.
+    Quick tests do nothing but compute, and each worker more collects all of them once more (two workers 52 s, three 57,
+    four 67 on two cores). Of the others much is waiting: 13:48 with three workers, 11:29 with four.
+
+    Args:
+        quick: No test is run that is marked as slow.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores + cores // 2, memory // _BYTES_A_WORKER))
+    return max(1, min(cores if quick else 2 * cores, memory // _BYTES_A_WORKER))
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:

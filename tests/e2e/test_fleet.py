@@ -104,7 +104,7 @@ def started(state_of_one, postgres_server):
 
 
 async def ask_keyed(address: str, numbers: range, failing: Container[int]) -> dict[int, str]:
-    """Sends requests of 200 keys, of which the candidate fails those `failing`; returns who answered each, or a code."""
+    """Sends requests of 200 keys; the candidate fails those `failing`. Returns who answered each, or an error code."""
     answered: dict[int, str] = {}
     left = iter(numbers)
     async with grpc.aio.insecure_channel(address) as channel:

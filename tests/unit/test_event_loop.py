@@ -18,6 +18,7 @@ loop.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "expected"), [("cpu", "uvloop"), ("gpu", "asyncio"), ("without", "asyncio")])
 def test_it_is_libuvs_where_that_is_known_to_serve(given: str, expected: str) -> None:
     command = [sys.executable, "-c", _MODULE, given]

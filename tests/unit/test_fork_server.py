@@ -23,6 +23,8 @@ from turnout.serving.sandbox.processes import (
     child_environment,
 )
 
+pytestmark = pytest.mark.slow
+
 WARM = """
 import os, sys
 from turnout.serving.sandbox import child as sandbox_child

@@ -26,6 +26,7 @@ def generated(*arguments: str | Path, script: Path = GENERATE) -> "subprocess.Co
     return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_and_the_message_says_what_to_run(tmp_path: Path) -> None:
     checkout = tmp_path / "docs/reference"
     checkout.mkdir(parents=True)
