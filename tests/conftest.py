@@ -19,6 +19,7 @@ from order import scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
 from turnout.app.server import Running, running
 from turnout.config import Address, Settings
+from turnout.host import KEEP_PRIORITY
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
@@ -26,10 +27,14 @@ from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout.testing import FREE_PORTS
+from turnout_client import AsyncClient, Client
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("turnout")
+
+PATIENCE_SECONDS = 60.0
+"""Within which whoever is asked has to answer, where a test does not say otherwise."""
 
 # httpx reads the certificates of the world's authorities for each client, 25 ms of CPU, and tests make hundreds.
 _make_ssl_context = httpx._transports.default.create_ssl_context
@@ -47,6 +52,17 @@ def _ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -
 
 
 httpx._transports.default.create_ssl_context = _ssl_context
+
+# Five seconds is what a program has to answer in that shares two cores with three others of the kind.
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)
+
+# So is ten seconds.
+for kind in (Client, AsyncClient):
+    kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS
+
+# What a server does when nobody else wants a core would not be done for minutes, and limits would be over.
+os.environ[KEEP_PRIORITY] = "1"
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -46,6 +46,9 @@ TICK_SECONDS = 0.4
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
 
+_PATIENCE = "30s"
+"""For which Envoy waits for a server here, whose machine has other things to do."""
+
 # `turnout` with a fault: whoever drives the rollout that a file names stops for good where the file says, and says so
 # by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for; "STATE:applied"
 # after that traffic was put in force and before that is recorded. Its lease lasts until it is killed: another server
@@ -407,8 +410,11 @@ def envoys_of(
     resources["clusters"] = [cluster for cluster in resources["clusters"] if cluster["name"] in routes]
     assert len(routes) == len(resources["clusters"]) == len(servers)
     for cluster in resources["clusters"]:
-        if interval:
-            for check in cluster["health_checks"]:
+        # A server that is killed refuses connections at once; one that only waits for a core is no sick server.
+        cluster["connect_timeout"] = _PATIENCE
+        for check in cluster["health_checks"]:
+            check["timeout"] = _PATIENCE
+            if interval:
                 check |= {"interval": interval, "no_traffic_interval": interval}
         (locality,) = cluster["load_assignment"]["endpoints"]
         behind = servers[routes[cluster["name"]]]
@@ -458,7 +464,7 @@ def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str
 
 def hosts(admin: str) -> Mapping[str, list[Mapping[str, Any]]]:
     """Returns what Envoy says of its servers, by cluster, in order. Raises OSError if it does not answer."""
-    with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
+    with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=30) as answer:
         clusters = json.load(answer)["cluster_statuses"]
     return {cluster["name"]: cluster.get("host_statuses", []) for cluster in clusters}
 

@@ -127,7 +127,7 @@ def outcomes(server: ServerProcess, tritonclient_python: Path) -> dict[str, dict
 
 def _run(python: Path, module: str, server: ServerProcess) -> dict[str, str]:
     command = [python, RULES / "run_rules.py", module, server.grpc, server.control, server.http]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
     return found

@@ -38,7 +38,7 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 from wire import X, refusal, request
 
-BOUND = 20.0
+BOUND = 100.0
 SPIFFE = "spiffe://example.org/ns/prod/web"
 
 

@@ -108,7 +108,7 @@ async def test_sizes_that_are_not_proved_yet_run_alone_and_share_runs_later(publ
         batching=BatchingSettings(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER
     )
     async with stub_of(server) as stub:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             rows = 0
             while rows < 2:
                 sent = [np.full((1, 5, 4), i, np.float32) for i in range(6)]
@@ -277,13 +277,13 @@ async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_id
     servers_snapshot = threading.Barrier(1)
 
     def run_together(inputs, names):
-        servers_snapshot.wait(30)  # breaks unless as many runs have begun as are to go on at the same time
+        servers_snapshot.wait(120)  # breaks unless as many runs have begun as are to go on at the same time
         return run(inputs, names)
 
     batcher._unused = [lambda: contextlib.nullcontext(run_together)] * 4
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=np.zeros((1, 4), np.float32), n=np.int64(1)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while len(batcher._idle) < 1:
                 await asyncio.sleep(0.001)
         servers_snapshot = threading.Barrier(4)
