@@ -5,10 +5,12 @@ import gc
 import os
 import signal
 import ssl
+import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 import hypothesis
@@ -21,10 +23,12 @@ from turnout.app.server import Running, running
 from turnout.config import Address, Settings
 from turnout.host import KEEP_PRIORITY
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
+from turnout.rollout.engine import engine
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
+from turnout.telemetry.log_writer import LineWriter
 from turnout.telemetry.logging import make_logger
 from turnout.testing import FREE_PORTS
 from turnout_client import AsyncClient, Client
@@ -60,6 +64,21 @@ for part in ("connect", "read", "write", "pool"):
 # So is ten seconds.
 for kind in (Client, AsyncClient):
     kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS
+
+_writers: "weakref.WeakSet[LineWriter]" = weakref.WeakSet()
+_make_writer = LineWriter.__init__
+
+
+def _remember(writer: LineWriter, stream: TextIO | None) -> None:
+    _make_writer(writer, stream)
+    _writers.add(writer)
+
+
+LineWriter.__init__ = _remember  # type: ignore[method-assign]
+
+# A command of an operator gives a store up after three seconds, which a disk that everybody writes to may take.
+engine._COMMAND_WAIT = PATIENCE_SECONDS / 3
+engine.RolloutEngine.operate.__defaults__ = (engine._COMMAND_WAIT,)
 
 # What a server does when nobody else wants a core would not be done for minutes, and limits would be over.
 os.environ[KEEP_PRIORITY] = "1"
@@ -136,6 +155,32 @@ def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     del os.environ[SHARED]
     server.close()
+
+
+def _with_all_lines(capture: pytest.CaptureFixture[Any]) -> pytest.CaptureFixture[Any]:
+    """Has what was logged before it is read be among what is read: a thread of its own writes it."""
+    read = capture.readouterr
+
+    def flushed() -> Any:
+        for writer in list(_writers):
+            if writer._stream in (sys.stdout, sys.stderr):
+                writer.flush(PATIENCE_SECONDS)
+        return read()
+
+    capture.readouterr = flushed  # type: ignore[method-assign]
+    return capture
+
+
+@pytest.fixture
+def capsys(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    """What this process writes, with the lines that it logged so far."""
+    return _with_all_lines(capsys)
+
+
+@pytest.fixture
+def capfd(capfd: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    """The same, with what its children write."""
+    return _with_all_lines(capfd)
 
 
 @pytest.fixture

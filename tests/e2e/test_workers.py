@@ -358,7 +358,10 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
     answers: list[str] = []
     failures: list[tuple[float, BaseException]] = []
 
-    def call(server: Server, count: int, *, again: bool) -> None:
+    ending = threading.Event()
+
+    def call(server: Server, count: int, until_ended: threading.Event | None = None) -> None:
+        """Calls again and again: until it is refused, or until the server is about to be ended."""
         with Client(server.grpc, retries=0, timeout=60) as client:
             while True:
                 begun = time.monotonic()
@@ -367,17 +370,18 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
                 except Exception as error:  # noqa: BLE001 - told below
                     failures.append((begun, error))
                     return
-                if not again:
+                if until_ended is not None and until_ended.is_set():
                     return
                 time.sleep(0.01)
 
     with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="5") as server:  # what had begun has come by then
         until(lambda: ready(server))
-        long = [threading.Thread(target=call, args=(server, 10_000), kwargs={"again": False}) for _ in range(4)]
-        short = [threading.Thread(target=call, args=(server, 1), kwargs={"again": True}) for _ in range(4)]
+        long = [threading.Thread(target=call, args=(server, 10_000, ending)) for _ in range(4)]
+        short = [threading.Thread(target=call, args=(server, 1)) for _ in range(4)]
         for one in (*long, *short):
             one.start()
         until(lambda: total(server, "turnout_inflight_requests") >= 4 and len(answers) > 100)
+        ending.set()
         signalled = time.monotonic()
         server.send(signal.SIGTERM)
         for one in (*long, *short):

@@ -116,7 +116,7 @@ async def test_one_stream_at_a_time_writes_to_an_upload(start_server, model) -> 
         begun = await registry.BeginUpload(beginning(model))
         first = registry.UploadFiles()
         await first.write(next(pieces(begun.upload_id, model)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while True:  # until the first one's message has arrived
                 reported = await _outcome(
                     registry.UploadFiles(iter([pb.UploadFilesRequest(upload_id=begun.upload_id)]))
@@ -245,7 +245,7 @@ async def test_no_more_uploads_are_open_than_may_be_and_time_ends_them(start_ser
         assert reported.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reported.retry_after
         held.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while left_in_staging(models):
                 await asyncio.sleep(0.01)
         assert (await registry.BeginUpload(beginning(other))).upload_id
@@ -341,7 +341,7 @@ async def test_the_data_listener_neither_takes_nor_gives_versions(start_server, 
 
 async def _standing(registry, files, at_least: int) -> pb.BeginUploadResponse:
     """Waits until so many bytes have arrived."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while True:
             begun = await registry.BeginUpload(beginning(files))
             if sum(begun.received) >= at_least:
@@ -350,7 +350,7 @@ async def _standing(registry, files, at_least: int) -> pb.BeginUploadResponse:
 
 async def _until_free(registry, upload_id, files) -> None:
     """Sends the rest as soon as the server has seen that the last stream is gone."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while True:
             begun = await registry.BeginUpload(beginning(files))
             assert begun.upload_id == upload_id

@@ -9,6 +9,7 @@ import pytest
 from semver import Version
 
 import shadow_wire
+from held import held_runs
 from onnx_models import look_up, scaled, slow
 from otlp_receiver import Collector, Span, http_collector
 from routing_wire import policy, put
@@ -276,16 +277,17 @@ async def test_bytes_that_are_no_message_are_traced_as_what_they_were_answered_w
 async def test_a_request_that_is_late_or_given_up_ends_its_span(publish_model, traced, collector) -> None:
     publish_model("m", "1.0.0", slow())
     server = await traced(runtime=THREADS)
-    long = {"x": X, "n": np.array(60_000)}
-    async with stub_of(server) as stub:
-        running = stub.Predict(request("m", **long, request_id="running"))
-        handle = server.services.catalog.snapshot.model("m").versions[Version.parse("1.0.0")].handle
-        while handle.inflight < 1:
-            await asyncio.sleep(0.01)
-        late = await refusal(stub.Predict(request("m", **long, request_id="late"), timeout=0.2))
-        assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        running.cancel()
-    spans = {span.attributes["turnout.request_id"]: span for span in await collector.requests(2)}
+    long = {"x": X, "n": np.array(2)}
+    with held_runs(server, "m"):
+        async with stub_of(server) as stub:
+            running = stub.Predict(request("m", **long, request_id="running"))
+            handle = server.services.catalog.snapshot.model("m").versions[Version.parse("1.0.0")].handle
+            while handle.inflight < 1:
+                await asyncio.sleep(0.01)
+            late = await refusal(stub.Predict(request("m", **long, request_id="late"), timeout=2.0))
+            assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            running.cancel()
+        spans = {span.attributes["turnout.request_id"]: span for span in await collector.requests(2)}
     assert spans["late"].attributes["rpc.response.status_code"] in ("DEADLINE_EXCEEDED", "CANCELLED")
     assert spans["running"].attributes["rpc.response.status_code"] == "CANCELLED"
     assert not spans["running"].is_error

@@ -140,7 +140,7 @@ def test_a_reader_who_stopped_stops_nobody_and_gets_the_first_lines_once_he_read
     start = time.monotonic()
     for _ in range(2 * MAX_WAITING_BYTES // 1000):
         writer.write(line)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     dropped = dropped_lines() - before
     assert MAX_WAITING_BYTES // 1100 < dropped < 2 * MAX_WAITING_BYTES // 1000
 
@@ -153,9 +153,9 @@ def test_a_reader_who_stopped_stops_nobody_and_gets_the_first_lines_once_he_read
 
     reader = threading.Thread(target=drain)
     reader.start()
-    assert writer.flush(30)
+    assert writer.flush(100)
     writer._stream.close()
-    reader.join(30)
+    reader.join(100)
     os.close(read)
     assert received == 2 * MAX_WAITING_BYTES // 1000 - dropped
 
