@@ -305,7 +305,7 @@ class Fleet:
                 while not over.is_set():
                     sent = time.monotonic()
                     try:
-                        answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=30)
+                        answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=100)
                         load.answers[answer.route.version] += 1
                         load.last[answer.route.version] = max(sent, load.last.get(answer.route.version, sent))
                     except grpc.aio.AioRpcError as error:
@@ -379,7 +379,7 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def envoys_of(
-    scratch: Path, servers: Mapping[str, list[str]], *, retries: bool = True, interval: str = ""
+    scratch: Path, servers: Mapping[str, list[str]], *, retries: bool = True, interval: str = "", rest: str = ""
 ) -> Iterator[tuple[Mapping[str, str], str]]:
     """Starts Envoy with the configuration of deploy/envoy, and waits until it takes all servers for healthy.
 
@@ -389,6 +389,7 @@ def envoys_of(
             left out.
         retries: With the configuration's retries; without them, what fails once has failed.
         interval: Between two looks at a server's health; "" for the configuration's.
+        rest: For how long a server that fails all it is asked gets no requests; "" for the configuration's.
 
     Yields:
         The address of each listener, and the URL of its administration.
@@ -412,6 +413,8 @@ def envoys_of(
     for cluster in resources["clusters"]:
         # A server that is killed refuses connections at once; one that only waits for a core is no sick server.
         cluster["connect_timeout"] = _PATIENCE
+        if rest:
+            cluster["outlier_detection"]["base_ejection_time"] = rest
         for check in cluster["health_checks"]:
             check["timeout"] = _PATIENCE
             if interval:
