@@ -29,6 +29,7 @@ from turnout.testing import FREE_PORTS
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("turnout"), max_examples=30)
 hypothesis.settings.load_profile("turnout")
 
 # httpx reads the certificates of the world's authorities for each client, 25 ms of CPU, and tests make hundreds.
@@ -61,8 +62,15 @@ TRANSPORTS = ("h2corn", "grpcio")
 StartServer = Callable[..., Awaitable[Running]]
 
 
+def _is_quick(config: pytest.Config) -> bool:
+    """Tells whether this is the quick loop, `make check`."""
+    return config.option.markexpr == "not slow"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
+    if _is_quick(config):  # `make test` runs the same properties with more examples, a hundred where a test says none
+        hypothesis.settings.load_profile("quick")
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
@@ -89,7 +97,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What `-n auto` means here."""
-    return workers(quick=config.option.markexpr == "not slow")
+    return workers(quick=_is_quick(config))
 
 
 @pytest.hookimpl(optionalhook=True)
