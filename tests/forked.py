@@ -30,6 +30,14 @@ gc.freeze()
 _FORKED_FROM = os.getpid()
 
 
+def keep_priority() -> None:
+    """Has commands of this process not give way to all that runs: beside other tests, a publish would wait for minutes.
+
+    That they do give way in a process of their own is held by `tests/unit/test_main.py`.
+    """
+    turnout.__main__.lower_priority = lambda: None
+
+
 def run(code: str, arguments: Sequence[str], environment: Mapping[str, str], log: str) -> None:
     """Runs `code` as the main module, with standard error in the file `log`."""
     assert os.getppid() == _FORKED_FROM, "imported here, by the child, which then takes a second more"
@@ -40,4 +48,5 @@ def run(code: str, arguments: Sequence[str], environment: Mapping[str, str], log
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["turnout", *arguments]
+    keep_priority()
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
