@@ -7,7 +7,7 @@ import signal
 import ssl
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +16,8 @@ import httpx
 import hypothesis
 import pytest
 import pytest_asyncio
+import sqlalchemy
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from order import scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
@@ -35,6 +37,7 @@ from turnout_client import AsyncClient, Client
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("turnout"), max_examples=30)
 hypothesis.settings.load_profile("turnout")
 
 PATIENCE_SECONDS = 60.0
@@ -83,6 +86,19 @@ engine.RolloutEngine.operate.__defaults__ = (engine._COMMAND_WAIT,)
 # What a server does when nobody else wants a core would not be done for minutes, and limits would be over.
 os.environ[KEEP_PRIORITY] = "1"
 
+# SQLAlchemy compiles statements anew for each database, a quarter of the CPU that a server's start takes. Tests open
+# thousands of SQLite stores, and what is compiled is the same for all of them: their dialects are equal.
+_compiled: MutableMapping[Any, Any] = sqlalchemy.util.LRUCache(1000)
+SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign,assignment]
+SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign,assignment]
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "engine_connect")
+def _share_what_is_compiled(connection: sqlalchemy.Connection) -> None:
+    if isinstance(connection.dialect, SQLiteDialect_pysqlite):
+        connection.execution_options(compiled_cache=_compiled)
+
+
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -96,8 +112,15 @@ TRANSPORTS = ("h2corn", "grpcio")
 StartServer = Callable[..., Awaitable[Running]]
 
 
+def _is_quick(config: pytest.Config) -> bool:
+    """Tells whether this is the quick loop, `make check`."""
+    return config.option.markexpr == "not slow"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
+    if _is_quick(config):  # `make test` runs the same properties with more examples, a hundred where a test says none
+        hypothesis.settings.load_profile("quick")
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
@@ -124,7 +147,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What `-n auto` means here."""
-    return workers(quick=config.option.markexpr == "not slow")
+    return workers(quick=_is_quick(config))
 
 
 @pytest.hookimpl(optionalhook=True)
