@@ -32,7 +32,7 @@ def rules() -> list[str]:
 
 def outcomes(python: Path, server: Server) -> dict[str, str]:
     command = [python, RULES / "run_rules.py", server.grpc, server.control, server.http, "imported"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, str]] = json.loads(done.stdout)
     return found["imported"]
