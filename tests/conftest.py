@@ -60,6 +60,19 @@ def _ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -
 
 httpx._transports.default.create_ssl_context = _ssl_context
 
+# SQLAlchemy compiles statements anew for each database, a quarter of the CPU that a server's start takes. Tests open
+# thousands of SQLite stores, and what is compiled is the same for all of them: their dialects are equal.
+_compiled: MutableMapping[Any, Any] = sqlalchemy.util.LRUCache(1000)
+SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign,assignment]
+SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign,assignment]
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "engine_connect")
+def _share_what_is_compiled(connection: sqlalchemy.Connection) -> None:
+    if isinstance(connection.dialect, SQLiteDialect_pysqlite):
+        connection.execution_options(compiled_cache=_compiled)
+
+
 # Five seconds is what a program has to answer in that shares two cores with three others of the kind.
 for part in ("connect", "read", "write", "pool"):
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)
@@ -85,19 +98,6 @@ engine.RolloutEngine.operate.__defaults__ = (engine._COMMAND_WAIT,)
 
 # What a server does when nobody else wants a core would not be done for minutes, and limits would be over.
 os.environ[KEEP_PRIORITY] = "1"
-
-# SQLAlchemy compiles statements anew for each database, a quarter of the CPU that a server's start takes. Tests open
-# thousands of SQLite stores, and what is compiled is the same for all of them: their dialects are equal.
-_compiled: MutableMapping[Any, Any] = sqlalchemy.util.LRUCache(1000)
-SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign,assignment]
-SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign,assignment]
-
-
-@sqlalchemy.event.listens_for(sqlalchemy.Engine, "engine_connect")
-def _share_what_is_compiled(connection: sqlalchemy.Connection) -> None:
-    if isinstance(connection.dialect, SQLiteDialect_pysqlite):
-        connection.execution_options(compiled_cache=_compiled)
-
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
