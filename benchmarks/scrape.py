@@ -10,8 +10,9 @@ import onnx
 import psutil
 
 from load import Generator
-from servers import matmul, publish_all, turnout
+from servers import matmul, turnout
 from tables import Row
+from turnout.testing import publish_models
 from turnout_client import Client
 
 TITLE = "a scrape of 100 versions"
@@ -27,7 +28,7 @@ def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[R
     for seed in range(COUNT):
         files.append(scratch / f"tiny-{seed}.onnx")
         onnx.save(matmul(seed=seed), files[-1])
-    publish_all(scratch / "many", {("tiny", f"1.{i}.0"): file for i, file in enumerate(files)})
+    publish_models(scratch / "many", {f"tiny@1.{i}.0": file for i, file in enumerate(files)})
     x = np.ones((1, 64), np.float32)
     with turnout(scratch / "many") as server, Client(server.grpc) as client:
         for version in range(COUNT):
