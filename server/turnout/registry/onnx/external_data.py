@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
@@ -17,7 +18,7 @@ _MEMORY_ADDRESS = "_ORT_MEM_ADDR_"
 
 
 @dataclass(frozen=True, slots=True)
-class ExternalFile:
+class ExternalFile(JsonForm):
     """A file beside the ONNX file that holds weights.
 
     Attributes:
