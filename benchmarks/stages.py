@@ -44,7 +44,7 @@ from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.server import Services, data_methods
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
-from turnout.rpc.transport.asgi.eager import ENDED
+from turnout.rpc.transport.asgi.eager_tasks import ENDED
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import Event

@@ -10,9 +10,9 @@ from semver import Version
 from rollout_values import PLAN
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.manifest.signature import Signature
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, Situation
 from turnout.rollout.changes.release import release, state_without, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import ChangeOutcome, Situation
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.default_answers import answers_of

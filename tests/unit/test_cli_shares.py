@@ -2,8 +2,8 @@
 
 import pytest
 
-from turnout.cli.shares import read_part, read_share
 from turnout.errors import InvalidRequest
+from turnout.shares import read_part, read_share
 from turnout.web.report.formatting import share_text
 
 

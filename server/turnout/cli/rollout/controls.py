@@ -98,8 +98,8 @@ def _command(
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import rollout_body, sentence
-    from turnout.cli.shares import read_share
     from turnout.cli.workspace import actor_or_login
+    from turnout.shares import read_share
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=target.as_json) as out:

@@ -11,12 +11,12 @@ from typing import Any
 
 from turnout.cli.durations import read_duration
 from turnout.cli.output import ServerRefused
-from turnout.cli.shares import read_share
 from turnout.errors import ConfigError, FieldViolation, InvalidRequest
 from turnout.registry.storage.files import explain, read_small
 from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
+from turnout.shares import read_share
 
 _MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "

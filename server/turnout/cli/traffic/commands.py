@@ -72,8 +72,8 @@ def set_(
 
     The policy is whole: a canary or shadow that is not named goes. Keys that met a canary go on meeting it.
     """
-    from turnout.cli.shares import read_part
     from turnout.errors import InvalidRequest
+    from turnout.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -100,7 +100,7 @@ def ramp(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Give one canary another share; everything else stays."""
-    from turnout.cli.shares import read_part
+    from turnout.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":

@@ -4,8 +4,8 @@ from turnout.errors import TurnoutError
 from turnout.registry.gates.comparison import as_sandbox_version, golden_files, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
-from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.registry.gates.verdicts import ruled
 
 _MIB = 1 << 20
 

@@ -8,7 +8,7 @@ from turnout.registry.compatibility.sandbox import SandboxVersion
 from turnout.registry.gates.comparison import ParentComparison, VersionDifference, as_sandbox_version
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import BumpOptions
-from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.verdicts import ruled
 
 _NAMED = 4
 

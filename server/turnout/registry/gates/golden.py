@@ -11,8 +11,8 @@ from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import GoldenOptions
-from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.registry.gates.verdicts import ruled
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.golden import GoldenCase, case_names, class_numbers, read_case
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from turnout.registry.gates.comparison import golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import MetadataOptions
-from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.verdicts import ruled
 
 
 class MetadataGate:

@@ -11,7 +11,7 @@ from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, LoadOptions, OnFailure
-from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.verdicts import ruled
 
 _MIB = 1 << 20
 

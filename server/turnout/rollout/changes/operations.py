@@ -13,9 +13,9 @@ from turnout.errors import ChangeRefused, Conflict, ModelNotFound, UnavailableEr
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.storage.listing import Listing
 from turnout.registry.storage.repository import Repository
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, Ending, RollbackOrigin, Situation
 from turnout.rollout.changes.release import release, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import ChangeOutcome, Ending, RollbackOrigin, Situation
 from turnout.rollout.machine.records import UnreadableRollout, split_records
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.policy import PolicyState, readable

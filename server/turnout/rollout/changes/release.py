@@ -11,7 +11,7 @@ from semver import Version
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.versions import precedence
-from turnout.rollout.changes.situation import ChangeOutcome, Ending, Situation, running_text
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, Ending, Situation, running_text
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy, PolicyState

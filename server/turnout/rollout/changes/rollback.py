@@ -7,7 +7,7 @@ candidate again, so that ranges and `latest` leave it too. A second rollback goe
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.rollout.changes.situation import ChangeOutcome, Situation
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, Situation
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy

@@ -11,7 +11,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
-from turnout.rollout.changes.situation import RollbackOrigin
+from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import policy_text, set_by_others

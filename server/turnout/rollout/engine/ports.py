@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from semver import Version
 
 from turnout.registry.manifest.signature import Signature
-from turnout.rollout.changes.situation import Situation
+from turnout.rollout.changes.model_snapshot import Situation
 from turnout.rollout.counters import ClosedTick
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.server_ticks import CollectedTicks

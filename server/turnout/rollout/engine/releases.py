@@ -7,9 +7,9 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, TurnoutError, UnavailableError
+from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import RollbackOrigin
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion

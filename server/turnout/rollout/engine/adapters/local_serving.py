@@ -9,7 +9,7 @@ from semver import Version
 from turnout.errors import NotFoundError
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.signature import Signature
-from turnout.rollout.changes.situation import Situation, situation_answers
+from turnout.rollout.changes.model_snapshot import Situation, situation_answers
 from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others

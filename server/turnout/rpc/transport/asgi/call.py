@@ -19,7 +19,7 @@ from turnout.rpc.transport.asgi.compression import (
     compress,
     decompress,
 )
-from turnout.rpc.transport.asgi.eager import started
+from turnout.rpc.transport.asgi.eager_tasks import started
 from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter, FramingError, MessageTooLarge
 from turnout.rpc.transport.asgi.headers import parse_timeout
 from turnout.rpc.transport.asgi.running_calls import RunningCall
