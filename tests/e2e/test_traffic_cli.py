@@ -79,7 +79,7 @@ def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server
     ).stdout  # fmt: skip
     assert reported == (
         "m is at epoch 1: baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%\n"
-        "plain requests: 1.0.0 (95 %), 1.1.0 (5 %, canary); latest: 1.0.0; ^1: 1.0.0 (95 %), 1.1.0 (5 %, canary)\n"
+        "plain requests: 1.0.0 (95%), 1.1.0 (5%, canary); latest: 1.0.0; ^1: 1.0.0 (95%), 1.1.0 (5%, canary)\n"
     )
     assert traffic(server, "ramp", "m", "1.1.0=25%", "--epoch", "1")["epoch"] == 2
     state = traffic(server, "show", "m")["models"][0]

@@ -10,7 +10,7 @@ from semver import Version
 from rollout_values import PLAN
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.manifest.signature import Signature
-from turnout.rollout.changes.model_snapshot import ChangeOutcome, Situation
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, ModelSnapshot
 from turnout.rollout.changes.release import release, state_without, withdraw
 from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.machine.attempt import Rollout, RolloutState
@@ -32,12 +32,12 @@ class ReleaseRule(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = Situation("m", dict.fromkeys(VERSIONS, Signature((), ())), {})
+        self.now = ModelSnapshot("m", dict.fromkeys(VERSIONS, Signature((), ())), {})
         self.gone_back_from: set[Version] = set()
         self.kept: set[Version] = set()
         self.attempts = 0
 
-    def take(self, outcome: ChangeOutcome) -> Situation:
+    def take(self, outcome: ChangeOutcome) -> ModelSnapshot:
         """Records an outcome; returns how it was before."""
         before = self.now
         after = before.after(outcome)

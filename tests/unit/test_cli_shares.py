@@ -3,8 +3,7 @@
 import pytest
 
 from turnout.errors import InvalidRequest
-from turnout.shares import read_part, read_share
-from turnout.web.report.formatting import share_text
+from turnout.shares import read_part, read_share, share_text
 
 
 @pytest.mark.parametrize(

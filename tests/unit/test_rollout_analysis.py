@@ -149,7 +149,7 @@ def waiting(plan: Plan = PLAN) -> Rollout:
 def test_a_veto_holds_is_not_asked_again_and_a_resume_asks_at_once() -> None:
     held, _ = gone(waiting(), answered(1, Reply.VETO, "not now"))
     assert [(p.kind, p.reason) for p in held.pauses] == [
-        ("veto", "the confirm webhook vetoes step 2 of 2 (50.00%): not now")
+        ("veto", "the confirm webhook vetoes step 2 of 2 (50%): not now")
     ]
     still, _ = gone(held, *[CONFIRMS] * 20)
     assert (still.pauses, still.step) == (held.pauses, 0)

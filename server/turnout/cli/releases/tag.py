@@ -59,17 +59,17 @@ def tag(
             _show_history(out, workspace, name, tag)
             return
         with workspace.store() as store:
-            declarer, operations = (
+            release_writer, operations = (
                 ReleaseStateWriter(workspace.repository, store),
                 Operations(workspace.repository, store),
             )
             if exact is None:
-                before: Version | None = declarer.delete_tag(
+                before: Version | None = release_writer.delete_tag(
                     name, tag, actor=who, reason=change.reason, expect=expected
                 )
                 sentence = f"{name}@{tag} is gone; it was {before}"
             else:
-                before = declarer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
+                before = release_writer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
                 was = "" if before is None else "; it was before" if before == exact else f"; it was {before}"
                 sentence = f"{name}@{tag} is {exact}{was}"
             answers = operations.answers(name)

@@ -34,10 +34,10 @@ def yank(
         workspace = Workspace.open(target)
         workspace.require_repository()
         with workspace.store() as store:
-            declarer = ReleaseStateWriter(workspace.repository, store)
-            before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
+            release_writer = ReleaseStateWriter(workspace.repository, store)
+            before = release_writer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
-            warning = declarer.rollback_target(name).yank_warning(name, exact)
+            warning = release_writer.rollback_target(name).yank_warning(name, exact)
             default = ModelVersions.of(name, workspace.scan(), store.release_state()).default
         changed = before is not ReleaseStatus.YANKED
         outcome = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
@@ -81,8 +81,8 @@ def unyank(
                 why = store.release_state().of(name).reasons.get(exact)
                 was = f" ({why})" if why else ""
                 raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, say --i-know-why")
-            declarer = ReleaseStateWriter(workspace.repository, store)
-            changed = declarer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
+            release_writer = ReleaseStateWriter(workspace.repository, store)
+            changed = release_writer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
         outcome = "is a candidate again" if changed else "was not yanked; nothing changed"
         body = {"model": name, "version": str(exact), "changed": changed, "answers": answers_body(answers)}

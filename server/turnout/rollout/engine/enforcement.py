@@ -156,7 +156,7 @@ class Enforcement:
     def _answering(self, model: str) -> Version | None:
         """Returns the version that plain requests get by what is on record, ready here or not; None if none does."""
         try:
-            return self._serving.situation(model, ()).answering
+            return self._serving.model_snapshot(model, ()).answering
         except ModelNotFound:
             return None
 

@@ -120,13 +120,13 @@ class Releases:
         self, model: str, to: Version | None, actor: str, reason: str, error: UnavailableError, *, keep_released: bool
     ) -> ChangeResult:
         """Has a rollback in force in memory, where the state store does not answer, and says so."""
-        situation = self._serving.situation(model, [r for r in self._engine.running if r.model == model])
-        outcome = rollback(situation, to, b"", keep_released=keep_released, actor=actor, reason=reason)
-        target = situation.after(outcome).answering
+        snapshot = self._serving.model_snapshot(model, [r for r in self._engine.running if r.model == model])
+        outcome = rollback(snapshot, to, b"", keep_released=keep_released, actor=actor, reason=reason)
+        target = snapshot.after(outcome).answering
         if target is None:
             raise error
         applied, _ = self._serving.in_force(model)
-        since = RollbackOrigin(0 if applied is None else applied.epoch, situation.answering)
+        since = RollbackOrigin(0 if applied is None else applied.epoch, snapshot.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
         self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
