@@ -174,11 +174,11 @@ def test_what_a_publisher_says_is_shown(shell: Shell) -> None:
         'description = "doubles"\n[batching]\nmax_rows = 8\naxes = { x = 0, y = 0 }\n'
     )
     shell.publish("m", "1.0.0", 2, "--meta", "meta.toml")
-    displayed = shell.json("show", "m@1.0.0")
-    assert displayed["metadata"] == {"description": "doubles"}
-    assert displayed["batching"] == "on, up to 8 rows, along x[0], y[0]"
-    assert displayed["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
-    assert [file["path"] for file in displayed["files"]] == ["model.onnx"]
+    described = shell.json("show", "m@1.0.0")
+    assert described["metadata"] == {"description": "doubles"}
+    assert described["batching"] == "on, up to 8 rows, along x[0], y[0]"
+    assert described["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
+    assert [file["path"] for file in described["files"]] == ["model.onnx"]
     text = shell.run("show", "m@1.0.0").stdout
     assert "doubles" in text
     assert "x: float32[batch, 4]" in text

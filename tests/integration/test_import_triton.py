@@ -131,8 +131,8 @@ def test_one_model_may_be_asked_for_and_one_models_directory_given(tmp_path: Pat
     tree, models = triton_models.three_models(tmp_path / "tree"), tmp_path / "models"
     imported(tree, models, "--model", "plain", "--no-release")
     assert Repository(models).scan().models == ("plain",)
-    displayed = json.loads(turnout("show", "plain", "--models", models, "--json").stdout)
-    assert {version["standing"] for version in displayed["versions"]} == {"candidate"}
+    described = json.loads(turnout("show", "plain", "--models", models, "--json").stdout)
+    assert {version["standing"] for version in described["versions"]} == {"candidate"}
     imported(tree / "Scale.x2", models)
     assert Repository(models).scan().models == ("Scale.x2", "plain")
     assert "'nobody' is not in it; there are: Scale.x2, plain, scores" in refusal(tree, "--model", "nobody")

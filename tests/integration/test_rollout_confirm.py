@@ -141,13 +141,13 @@ async def test_neither_yes_nor_no_is_asked_again_and_the_step_waits(pair, start_
         timeout = 0.5 if says is HANGS else 30
         server = await start_server(rollout=confirmed_by(endpoint, confirm_timeout_s=timeout))
         await start(server, "1.1.0", TWO_STEPS)
-        reported = await until(server, in_state("soaking"))
+        updates = await until(server, in_state("soaking"))
     asked = asked_about(endpoint)
     assert asked == [("step", 1)] * len(asked)
     assert len(asked) == 3 or (says is HANGS and len(asked) > 3), "half a second may be short for a yes, too"
-    waits = [one for one in reported if any(ASKED_AGAIN.search(line) for line in one.lacking)]
+    waits = [one for one in updates if any(ASKED_AGAIN.search(line) for line in one.lacking)]
     assert all((one.weight, one.pauses) == (0, []) for one in waits)
-    message = [e.text for e in reported[-1].events if "neither yes nor no" in e.text]
+    message = [e.text for e in updates[-1].events if "neither yes nor no" in e.text]
     assert len(message) == 1, "told once, and not for each try"
 
 
@@ -220,9 +220,9 @@ async def test_a_restart_while_it_is_asked_skips_no_step_and_repeats_no_answer(p
         assert asked_about(endpoint) == [("step", 1), ("step", 2)]
         server = await start_server(rollout=confirmed_by(endpoint))
         async with clients(server, ask):
-            reported = await until(server, in_state(*FINAL))
-        assert reported[-1].state == "succeeded", reported[-1]
-        ramps = [e.text for e in reported[-1].events if e.kind == "ramping"]
+            updates = await until(server, in_state(*FINAL))
+        assert updates[-1].state == "succeeded", updates[-1]
+        ramps = [e.text for e in updates[-1].events if e.kind == "ramping"]
         assert ramps == ["step 1 of 2: 25%", "step 2 of 2: 50%"]
     assert asked_about(endpoint) == [("step", 1), ("step", 2), ("step", 2), ("promote", 2)]
 

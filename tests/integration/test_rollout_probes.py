@@ -70,9 +70,9 @@ async def test_a_candidate_that_its_probe_passes_goes_through_and_is_told_of(pai
         )
         async with clients(server, ask):
             await start(server, "1.1.0", ONE_STEP)
-            reported = await until(server, in_state("succeeded", "rolled_back"))
-        assert reported[-1].state == "succeeded", reported[-1]
-        measured = [probed(one) for one in reported if one.probes and one.probes[0].outcome]
+            updates = await until(server, in_state("succeeded", "rolled_back"))
+        assert updates[-1].state == "succeeded", updates[-1]
+        measured = [probed(one) for one in updates if one.probes and one.probes[0].outcome]
         assert {(one.name, one.outcome, one.value, one.detail) for one in measured} == {("qa", "passed", "true", "")}
         assert all(one.time.seconds > 0 for one in measured)
     first = endpoint.asked[0]
@@ -360,9 +360,9 @@ async def test_a_probe_is_tried_by_hand_and_counts_for_no_rollout(pair, start_se
     async with listening(Endpoint(answer(200, 0.5))) as endpoint:
         server = await start_server(rollout=TICK, probe=probe(endpoint.url + "/{candidate}", fail_above=0.1))
         async with control_of(server) as control:
-            reported = await control.TryProbe(pb.TryProbeRequest(probe="qa", model="m", version="1.1.0"))
-            assert (reported.outcome, reported.value, reported.detail) == ("failed", "0.5", "0.5 is above 0.1")
-            assert (reported.baseline, reported.asked.condition) == ("1.0.0", "at most 0.1")
+            tried = await control.TryProbe(pb.TryProbeRequest(probe="qa", model="m", version="1.1.0"))
+            assert (tried.outcome, tried.value, tried.detail) == ("failed", "0.5", "0.5 is above 0.1")
+            assert (tried.baseline, tried.asked.condition) == ("1.0.0", "at most 0.1")
             for bad in (("nobody", "m", "1.1.0"), ("qa", "n", "1.1.0"), ("qa", "m", "9.0.0")):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await control.TryProbe(pb.TryProbeRequest(probe=bad[0], model=bad[1], version=bad[2]))
