@@ -188,7 +188,7 @@ def test_an_export_of_none_or_of_several_is_refused(tmp_path: Path) -> None:
     done = imported(tmp_path, tmp_path / "empty")
     assert "expected an export of one version, found 0" in done.stderr
     done = imported(tmp_path, tmp_path)
-    assert "is no export" in done.stderr
+    assert "is not an export" in done.stderr
     (tmp_path / "odd" / "m" / "1.0.0").mkdir(parents=True)
     (tmp_path / "odd" / "m" / "1.0.0" / "manifest.json").write_bytes(b"{}")
     with pytest.raises(DigestMismatch):

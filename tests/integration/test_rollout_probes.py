@@ -108,9 +108,9 @@ NO_MEASURE = {
     "404": (answer(404, True), "it answered 404"),
     "a redirect": (answer(302, Location="http://127.0.0.1:1/"), "it answered 302, and redirects are not followed"),
     "a redirect without a place": (answer(304), "it answered 304, and redirects are not followed"),
-    "NaN as JavaScript writes it": (answer(200, b"NaN"), "its answer is no JSON"),
-    "garbage": (answer(200, b"\x00\xff{{{"), "its answer is no JSON"),
-    "nothing": (answer(200), "its answer is no JSON"),
+    "NaN as JavaScript writes it": (answer(200, b"NaN"), "its answer is not JSON"),
+    "garbage": (answer(200, b"\x00\xff{{{"), "its answer is not JSON"),
+    "nothing": (answer(200), "its answer is not JSON"),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "it does not speak HTTP as expected (RemoteProtocolError)"),
     "headers without an end": (
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000, "it does not speak HTTP as expected (RemoteProtocolError)"
@@ -122,7 +122,7 @@ NO_MEASURE = {
     "an object": (answer(200, {}), "expected a boolean, got an object"),
     "a list": (answer(200, [True]), "expected a boolean, got a list"),
     "a number without limits": (answer(200, 1), "it answered a number, and neither fail_above nor fail_below is set"),
-    "deep": (answer(200, b"[" * 200_000), "its answer is no JSON"),
+    "deep": (answer(200, b"[" * 200_000), "its answer is not JSON"),
     "compressed": (
         answer(200, GZIPPED, Content_Encoding="gzip"), "its answer is compressed, which it was asked not to be"
     ),

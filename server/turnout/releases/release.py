@@ -187,7 +187,7 @@ class ReleaseStateWriter:
             The version that it named before, or None.
 
         Raises:
-            InvalidRequest: The tag reads as a version or a range, is reserved, or is no tag at all.
+            InvalidRequest: The tag reads as a version or a range, is reserved, or is not a tag at all.
             ModelNotFound, VersionNotFound: There is no such version.
             Conflict: It names another version than is expected.
         """

@@ -101,7 +101,7 @@ def _meaning(selector: Selector) -> str:
         case Default():
             return "empty: the policy decides, or the highest released version answers"
         case Latest():
-            return "latest: the highest released version that is no prerelease"
+            return "latest: the highest released version that is not a prerelease"
         case Exact(version=version):
             return f"exactly {version}: no policy touches it"
         case ByDigest(digest=digest):

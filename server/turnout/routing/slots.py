@@ -33,7 +33,7 @@ ORDER_BYTES = 16
 
 KEY_SALT = b""
 """What keys are hashed with, unless a table of an earlier release says otherwise: the same on all servers, and before a
-model has any policy. It is no secret: which slots a trial takes, and when, follows from the trial's own order."""
+model has any policy. It is not a secret: which slots a trial takes, and when, follows from the trial's own order."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio: its multiples, modulo 2**64, fill the range more evenly than any other's."""

@@ -28,13 +28,14 @@ def tag(
         ),
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", metavar="", help="Remove the tag.")] = False,
-    history: Annotated[bool, typer.Option("--history", metavar="", help="Show where the tag stood.")] = False,
+    history: Annotated[bool, typer.Option("--history", metavar="", help="Show which versions the tag named.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make a tag name a version, remove it, or show its history. Running servers follow within a second.
 
-    With --expect a move that somebody else came before is refused, with the version that the tag names by now.
+    With --expect, the move is refused if somebody else moved the tag first, and the error says which version it names
+    now.
     """
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login

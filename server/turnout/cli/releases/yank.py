@@ -20,8 +20,8 @@ def yank(
 ) -> None:
     """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
 
-    Pins to it are refused, or answered with a warning where `routing.yanked_pins` says so. Refused itself while the
-    policy in force, a rollout or a tag needs the version. Running servers follow within a second.
+    Pins to it are refused, or answered with a warning if `routing.yanked_pins` says so. You cannot yank a version that
+    the policy in force, a rollout or a tag needs. Running servers follow within a second.
     """
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
@@ -60,12 +60,12 @@ def unyank(
     reason: _WhyOption,
     i_know_why: Annotated[
         bool,
-        typer.Option("--i-know-why", metavar="", help="Needed: what was withdrawn for a reason comes back."),
+        typer.Option("--i-know-why", metavar="", help="Required, since the version was yanked for a reason."),
     ] = False,
     actor: ActorOption = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Take a withdrawal back. The version is a candidate from then on: whether to release it is decided anew."""
+    """Make a yanked version a candidate again. Release it if it should get general traffic again."""
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused

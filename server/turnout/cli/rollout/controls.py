@@ -45,11 +45,11 @@ def resume(
 
 def promote(
     name: NameArgument,
-    full: Annotated[bool, typer.Option("--full", metavar="", help="Make it the baseline, past all steps.")] = False,
+    full: Annotated[bool, typer.Option("--full", metavar="", help="Skip all steps, and make it the baseline.")] = False,
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Take the next step now, whatever there is to see, or open the gate that it waits at."""
+    """Take the next step now, whatever the evidence says, or open the gate that it waits at."""
     _command("PROMOTE_FULL" if full else "PROMOTE", name, change, target, attempt=change.attempt)
 
 

@@ -26,7 +26,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """Reads a plan file.
 
     Raises:
-        ConfigError: There is no such file, or it is no TOML.
+        ConfigError: There is no such file, or it is not TOML.
         InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
     """
     try:
@@ -38,7 +38,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     try:
         body = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"the plan {path} is no TOML: {error}") from None
+        raise ConfigError(f"the plan {path} is not TOML: {error}") from None
     steps = body.get("steps")
     for number, step in enumerate(steps if isinstance(steps, list) else ()):
         _check_keys(f"steps[{number}]", step, PlanStep)

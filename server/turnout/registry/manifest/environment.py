@@ -55,7 +55,7 @@ def check_range(text: str) -> str:
     """Returns `text`, a range.
 
     Raises:
-        ValueError: It is no range.
+        ValueError: It is not a range.
     """
     if len(text) > _MAX_RANGE or not all(_COMPARISON.fullmatch(part) for part in text.split(",")):
         raise ValueError(f"expected a range such as >=1.22,<2 or a version such as 1.31, got {text[:64]!r}")

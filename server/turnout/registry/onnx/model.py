@@ -76,7 +76,7 @@ def read_model(path: Path) -> ModelFacts:
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
     return _facts(model)
 
 

@@ -97,7 +97,7 @@ class RollbackOrigin:
     answering: Version | None
 
     def overruled(self, epoch: int, actor: str, policy: Policy | None, answering: Version | None) -> bool:
-        """Tells whether somebody has decided otherwise since; what rollouts did to the policy meanwhile is no decision.
+        """Tells whether somebody has decided otherwise since; what rollouts did to the policy does not count.
 
         Args:
             epoch: Of the policy now.

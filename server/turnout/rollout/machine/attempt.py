@@ -270,7 +270,7 @@ class Rollout:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
             plain = {
-                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # what is no text is told below
+                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # what is not text is told below
                 for name, kind in _PLAIN.items()
                 if _KEYS[name] in body or name not in _LATER
             }
@@ -314,7 +314,7 @@ class Rollout:
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
-            (self.weight is None or 0 < self.weight <= 1, "its weight is no share"),
+            (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),
             (self.state is not _S.SHADOWING or self.plan.shadow is not None, "it shadows, and its plan does not"),
             (self.end.final, f"it is to end as {self.end}"),
         )

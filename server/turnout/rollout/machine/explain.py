@@ -8,7 +8,7 @@ from turnout.rollout.machine.attempt import STEPPING, Rollout
 from turnout.shares import share_text
 
 _KEYED_REQUESTS, _KEYED_RATIO = 20, 20
-"""An arm that has less than a twentieth of what its share lets expect is no measure of the other."""
+"""An arm that has less than a twentieth of what its share lets expect is not a measure of the other."""
 
 _SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 

@@ -111,7 +111,8 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
-        why = f"{facts.overtaken_by} made {facts.overtaken} the baseline, and {rollout.previous} is no measure any more"
+        taken = f"{facts.overtaken_by} made {facts.overtaken} the baseline"
+        why = f"{taken}, and {rollout.previous} is no measure any more"
         return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
     if facts.other:
         return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))

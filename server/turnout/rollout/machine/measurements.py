@@ -1,6 +1,6 @@
 """What probes measured in a step, and whether that takes the candidate back or lets the step be passed. Pure.
 
-A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is no measure. An
+A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is not a measure. An
 inconclusive one is neither pass nor fail; it counts only by how many came in a row. Probes are outside of alpha, as
 guards are.
 """
@@ -138,7 +138,7 @@ def judged(value: float, fail_above: float | None, fail_below: float | None) -> 
     """Returns what a number says, and which limit it is beyond.
 
     Args:
-        value: Infinity is compared like any other; NaN is no measure.
+        value: Infinity is compared like any other; NaN is not a measure.
         fail_above: A number above this fails; None for no such limit.
         fail_below: A number below this fails; None for no such limit.
     """
