@@ -87,8 +87,8 @@ def test_what_the_command_line_tells_of_an_isolated_version(publish_model, model
         with pytest.raises(Internal, match="SIGFPE"):
             client.predict("m", {"a": np.array([-(2**63)]), "b": np.array([-1])})
         assert client.predict("m", GOOD)["y"].tolist() == [4]
-        reported = turnout("show", "m@1.0.0", "--server", server.control).stdout
-        assert "process (auto: Div (divide)" in " ".join(reported.split())
+        described = turnout("show", "m@1.0.0", "--server", server.control).stdout
+        assert "process (auto: Div (divide)" in " ".join(described.split())
         assert client.get_version("m", "1.0.0").isolation.startswith("process (auto: Div (divide)")
     log = server.log.read_text()
     assert '"how": "SIGFPE"' in log

@@ -225,8 +225,8 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
         epoch = until(server, soaking).epoch
         assert run(server, "pause", "m", "--reason", "lunch", "--actor", "bob", "--epoch", str(epoch)).stdout == (
             f"m 1.1.0 over 1.0.0, attempt 1, epoch {epoch + 1}: soaking, step 1 of 2 at 25%; paused: lunch (bob)\n"
-            "plain requests: 1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1); latest: 1.0.0; "
-            "^1: 1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1)\n"
+            "plain requests: 1.0.0 (75%), 1.1.0 (25%, canary of rollout 1); latest: 1.0.0; "
+            "^1: 1.0.0 (75%), 1.1.0 (25%, canary of rollout 1)\n"
         )
         stale = refused(server, "promote", "m", "--epoch", str(epoch))
         assert f"is at epoch {epoch + 1} by now (soaking), not {epoch}; look again" in stale

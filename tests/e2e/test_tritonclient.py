@@ -85,18 +85,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = root / "models"
     repository = Repository(models)
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = ReleaseStateWriter(repository, store)
+        release_writer = ReleaseStateWriter(repository, store)
 
         def put(name: str, version: str, proto: ModelProto, *, release: bool = True) -> None:
             exact = Version.parse(version)
             publish(repository, PublishRequest(name, exact, onnx_models.save(proto, root / f"{name}-{version}.onnx")))
             if release:
-                declarer.release(name, exact, actor="test", reason="")
+                release_writer.release(name, exact, actor="test", reason="")
 
         put("scale", "1.9.0", onnx_models.scaled(2))
         put("scale", "1.10.0", onnx_models.scaled(3))
         put("scale", "2.0.0", onnx_models.scaled(5), release=False)
-        declarer.set_tag("scale", "stable", Version.parse("1.9.0"), actor="test", reason="")
+        release_writer.set_tag("scale", "stable", Version.parse("1.9.0"), actor="test", reason="")
         put("moved", "1.0.0", onnx_models.scaled(1))
         put("moved", "1.1.0", onnx_models.scaled(2))
         put("text", "1.0.0", onnx_models.string_identity())

@@ -132,8 +132,8 @@ def answered_by(server: ServerProcess) -> list[int]:
 
 def test_each_worker_is_a_server_among_those_of_the_state_store(two_workers: ServerProcess) -> None:
     def listed() -> list[dict[str, object]]:
-        reported = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
-        return [one for one in json.loads(reported)["servers"] if one["alive"]]
+        output = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
+        return [one for one in json.loads(output)["servers"] if one["alive"]]
 
     until(lambda: len(found := listed()) == 2 and found[0]["models"] == found[1]["models"])
     one, other = listed()
@@ -148,13 +148,13 @@ def test_all_workers_answer_and_one_scrape_has_their_exact_sums(two_workers) -> 
         for _ in range(5):
             assert rest.post("/predict/m", json={"inputs": {"x": X.tolist()}}).status_code == 200
     for _ in range(4):  # whichever worker is asked, on a connection of its own
-        displayed = samples(two_workers)
-        requests = {tuple(labels.items()): value for labels, value in displayed["turnout_requests_total"] if value}
+        series = samples(two_workers)
+        requests = {tuple(labels.items()): value for labels, value in series["turnout_requests_total"] if value}
         assert sum(requests.values()) - before == 125
         assert len(requests) == 1
         for stage in ("request", "queue", "compute"):
-            assert displayed[f"turnout_{stage}_duration_seconds_count"][0][1] == before + 125
-            buckets = [value for _, value in displayed[f"turnout_{stage}_duration_seconds_bucket"]]
+            assert series[f"turnout_{stage}_duration_seconds_count"][0][1] == before + 125
+            buckets = [value for _, value in series[f"turnout_{stage}_duration_seconds_bucket"]]
             assert buckets == sorted(buckets)
             assert buckets[-1] == before + 125
     until(lambda: len(answered_by(two_workers)) == logged + 125)
@@ -209,9 +209,9 @@ def all_up(server: Server) -> bool:
 
 def came_back(server: Server, restarted: float) -> bool:
     """Tells by one scrape whether workers were started again so many times, and all are up."""
-    displayed = samples(server)
-    count = sum(value for _, value in displayed["turnout_worker_restarts_total"])
-    return count == restarted and [value for _, value in displayed["turnout_worker_up"]] == [1.0, 1.0]
+    series = samples(server)
+    count = sum(value for _, value in series["turnout_worker_restarts_total"])
+    return count == restarted and [value for _, value in series["turnout_worker_up"]] == [1.0, 1.0]
 
 
 def all_loaded(server: Server) -> bool:

@@ -65,10 +65,10 @@ async def test_a_request_that_crashes_the_model_gets_an_error_and_the_next_an_an
     server = await start_server()
     least = np.array([np.iinfo(dtype).min], dtype)
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
-        assert reported.code is grpc.StatusCode.INTERNAL
-        assert "SIGFPE" in reported.message
-        assert "bad-1" in reported.message
+        error = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in error.message
+        assert "bad-1" in error.message
         answer = await stub.Predict(request("m", a=np.array([9], dtype), b=np.array([4], dtype)))
     assert outputs_of(answer)["y"].tolist() == [2 if op_type == "Div" else 1]
 
@@ -78,9 +78,9 @@ async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_
     publish_model("m", "1.0.0", onnx_models.recurrent(op_type))
     server = await start_server()
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
-        assert reported.code is grpc.StatusCode.INTERNAL
-        assert "SIGABRT" in reported.message
+        error = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGABRT" in error.message
         answer = await stub.Predict(request("m", x=np.ones((3, 1, 2), np.float32)))
     assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
 
@@ -152,8 +152,8 @@ async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model,
     key = ("turnout_isolated_restarts_total", "model=m", "version=1.0.0")
     async with stub_of(server) as stub:
         for seconds in (0.5, 5, 30):
-            reported = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=seconds))
-            assert reported.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            error = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=seconds))
+            assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
             answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=60)
             assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
             if (await scrape(server))[key]:
@@ -175,8 +175,8 @@ async def test_a_run_that_meets_the_memory_limit_is_refused_and_the_next_answere
     publish_model("m", "1.0.0", onnx_models.grows())
     server = await start_server(runtime={"memory_limit_bytes": "256MiB"})
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
-        assert reported.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        error = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         answer = await stub.Predict(request("m", x=X, n=np.array(5)))
     assert outputs_of(answer)["y"].tolist() == X.tolist()
     assert pool_of(server).deaths == 0
@@ -205,9 +205,9 @@ async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on
     crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
     async with clients(server, lambda _: request("m", **crash)) as seen:
         await start(server, "1.1.0", CAREFREE | {"alpha": 0.4})  # each death counts once, and costs a process
-        reported = await until(server, in_state(*FINAL))
-    assert reported[-1].state == "rolled_back", reported[-1]
-    assert "errors" in reported[-1].verdict
+        updates = await until(server, in_state(*FINAL))
+    assert updates[-1].state == "rolled_back", updates[-1]
+    assert "errors" in updates[-1].verdict
     assert set(seen.codes) <= {"INTERNAL", "UNAVAILABLE"}
     async with clients(server, lambda _: request("m", **crash)) as after:
         await settled(lambda: after.answers.total() > 20 or after.codes)

@@ -196,7 +196,7 @@ async def test_one_tenant_with_most_of_the_traffic_whose_requests_all_fail_is_ne
 
 
 async def test_a_candidate_that_answers_nobody_is_taken_back_on_errors(serve) -> None:
-    """Its requests hang; each has a caller that leaves after some seconds, which is no error by its code."""
+    """Its requests hang; each has a caller that leaves after some seconds, which is not an error by its code."""
     server = await serve(onnx_models.adds_count(), onnx_models.slow(), runtime={"processes": 1})
 
     def one(_: int) -> v1.PredictRequest:

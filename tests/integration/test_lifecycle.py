@@ -45,10 +45,10 @@ async def test_a_release_and_a_tag_come_into_force_by_themselves(publish_model, 
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2), release=False)
     server = await start_server()
-    declarer = server.services.declarer
+    release_writer = server.services.release_writer
     async with stub_of(server) as stub, asyncio.timeout(100):
-        await asyncio.to_thread(declarer.release, "m", TWO, actor="test", reason="")
-        await asyncio.to_thread(declarer.set_tag, "m", "old", ONE, actor="test", reason="")
+        await asyncio.to_thread(release_writer.release, "m", TWO, actor="test", reason="")
+        await asyncio.to_thread(release_writer.set_tag, "m", "old", ONE, actor="test", reason="")
         while (await stub.Predict(request("m", x=X))).route.version != "2.0.0":
             await asyncio.sleep(0.01)
         assert (await stub.Predict(request("m", "old", x=X))).route.version == "1.0.0"

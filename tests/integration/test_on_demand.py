@@ -100,7 +100,7 @@ async def test_what_answers_by_default_and_what_tags_name_is_loaded_and_the_rest
         publish_model("m", version, scaled(1))
     publish_model("m", "2.1.0", scaled(1), release=False)
     server = await start_server(loading=Loading(load="on_demand"))
-    await asyncio.to_thread(server.services.declarer.set_tag, "m", "old", Version(0, 9), actor="test", reason="")
+    await asyncio.to_thread(server.services.release_writer.set_tag, "m", "old", Version(0, 9), actor="test", reason="")
     await server.services.manager.refresh()
     await _until(server, lambda: _in_memory(server) == {"0.9.0", "2.0.0"})
     assert await _answering(server, "1.0.0") == "1.0.0"
@@ -238,9 +238,9 @@ async def test_what_operators_tags_policies_and_rollbacks_need_stays(
     for version in ("0.8.0", "0.9.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "2.0.0"):
         publish_model("m", version, matmul(256))
     server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=int(6.5 * SIZE)))
-    manager, declarer = server.services.manager, server.services.declarer
+    manager, release_writer = server.services.manager, server.services.release_writer
     await manager.load("m", Version(1, 1))
-    await asyncio.to_thread(declarer.set_tag, "m", "old", Version(1, 2), actor="test", reason="")
+    await asyncio.to_thread(release_writer.set_tag, "m", "old", Version(1, 2), actor="test", reason="")
     await manager.refresh()
     await _until(server, lambda: _in_memory(server) == {"1.1.0", "1.2.0", "2.0.0"})
     assert await _answering(server, "1.3.0", WIDE) == "1.3.0"

@@ -138,7 +138,7 @@ def test_a_directory_that_holds_more_than_the_version_is_left_as_it_is(repositor
     home = repository.root / "m" / "1.0.0"
     source = onnx_models.save_external(home)
     (home / "training.log").write_text("precious")
-    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is no version stands in its place"):
+    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is not a version stands in its place"):
         publish(repository, request(source))
     assert sorted(os.listdir(home)) == ["model.onnx", "training.log", "weights.data"]
     assert repository.published() == ()

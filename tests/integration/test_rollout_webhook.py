@@ -109,10 +109,10 @@ async def test_every_event_of_a_rollout_comes_in_order_signed_over_its_very_byte
         await start(server, "1.1.0", LONG, actor="ann", reason="naïve, but signed")
         await until(server, in_state("soaking"))
         await command(server, pb.ROLLOUT_COMMAND_ABORT, actor="bob")
-        reported = (await until(server, in_state("rolled_back")))[-1]
-        await settled(lambda: len(receiver.got) >= len(reported.events), lambda: receiver.events)
-    assert [e["event"] for e in receiver.events] == [e.kind for e in reported.events]
-    assert [e["text"] for e in receiver.events] == [e.text for e in reported.events]
+        ended = (await until(server, in_state("rolled_back")))[-1]
+        await settled(lambda: len(receiver.got) >= len(ended.events), lambda: receiver.events)
+    assert [e["event"] for e in receiver.events] == [e.kind for e in ended.events]
+    assert [e["text"] for e in receiver.events] == [e.text for e in ended.events]
     assert [e["epoch"] for e in receiver.events] == sorted(e["epoch"] for e in receiver.events)
     first = receiver.events[0]
     assert first | {"time": ""} == {

@@ -26,8 +26,8 @@ def versions(publish_model) -> None:
 
 async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     """The status of a call that has to fail."""
-    reported = await refusal(call)
-    return reported.code, reported.message
+    error = await refusal(call)
+    return error.code, error.message
 
 
 async def test_a_hundred_changes_under_load_fail_no_request_and_every_answer_fits_its_epoch(start_server) -> None:

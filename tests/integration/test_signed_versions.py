@@ -411,7 +411,9 @@ async def test_what_is_not_signed_stays_refused_while_other_things_change(
     states: set[LifecycleState] = set()
     async with stub_of(server) as stub:
         for number in range(5):
-            await asyncio.to_thread(server.services.declarer.set_tag, "m", f"t{number}", ONE, actor="ada", reason="")
+            await asyncio.to_thread(
+                server.services.release_writer.set_tag, "m", f"t{number}", ONE, actor="ada", reason=""
+            )
             while f"t{number}" not in catalog.snapshot.models["m"].model_releases.tags:
                 states.add(catalog.snapshot.models["m"].versions[TWO].state)
                 refused = await refusal(stub.Predict(request("m", "2.0.0", x=X)))

@@ -103,7 +103,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     file = tmp_path / "state.db"
     file.write_text("a note to myself, long enough to be taken for the header of a database file" * 20)
     before = file.read_bytes()
-    with pytest.raises(ConfigError, match="its file is no SQLite database"):
+    with pytest.raises(ConfigError, match="its file is not an SQLite database"):
         StateStore.open(sqlite_url(file))
     assert file.read_bytes() == before
 

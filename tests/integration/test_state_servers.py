@@ -55,7 +55,7 @@ def test_a_report_told_twice_is_there_once(store) -> None:
     assert reported(store) == [(7, "ada"), (8, "ada")]
     assert abs((met.now - datetime.now(UTC)).total_seconds()) < 60, "by the database's clock"
     assert abs((met.servers[0].seen - met.now).total_seconds()) < 60
-    assert store.revision() == revision, "what servers tell one another is no change"
+    assert store.revision() == revision, "what servers tell one another is not a change"
 
 
 def test_a_name_has_one_server_at_a_time_and_that_of_a_killed_one_is_free_again(store) -> None:

@@ -39,7 +39,9 @@ def all_models(publish_for_module) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(all_models, start_server_for_module):
     server = await start_server_for_module()
-    await asyncio.to_thread(server.services.declarer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason="")
+    await asyncio.to_thread(
+        server.services.release_writer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason=""
+    )
     await server.services.manager.refresh()
     return server
 

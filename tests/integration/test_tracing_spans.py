@@ -231,7 +231,7 @@ async def test_a_request_of_the_open_inference_protocol_over_http_is_a_span_like
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
     async with httpx.AsyncClient(base_url=f"http://{server.http}", headers={"traceparent": SAMPLED}) as client:
         assert (await client.post("/v2/models/m/versions/%5E1/infer", json=body)).status_code == 200
-        assert (await client.get("/v2/models/m")).status_code == 200, "what runs nothing is no span"
+        assert (await client.get("/v2/models/m")).status_code == 200, "what runs nothing is not a span"
     (span,) = await collector.requests(1)
     assert span.name == "POST /v2/models/{model}/versions/{selector}/infer"
     assert (span.trace_id, span.parent_id, span.attributes["turnout.version"]) == (TRACE, CALLER, "1.0.0")

@@ -1,4 +1,4 @@
-"""What is on the wire of a call: framing, headers and trailers, and what is no call at all."""
+"""What is on the wire of a call: framing, headers and trailers, and what is not a call at all."""
 
 import asyncio
 import gzip

@@ -50,10 +50,10 @@ async def test_a_yank_of_what_no_rollback_goes_back_to_says_nothing(three, publi
 
 def test_releases_alone_have_a_way_back_too(three, models) -> None:
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = ReleaseStateWriter(Repository(models), store)
-        assert declarer.rollback_target("m").targets == (Version(2), Version(1))
-        declarer.yank("m", Version(2), actor="ada", reason="it leaks")
-        back = declarer.rollback_target("m")
+        release_writer = ReleaseStateWriter(Repository(models), store)
+        assert release_writer.rollback_target("m").targets == (Version(2), Version(1))
+        release_writer.yank("m", Version(2), actor="ada", reason="it leaks")
+        back = release_writer.rollback_target("m")
         assert back.targets == (Version(1),)
         assert "now it goes back to 1.0.0" in back.yank_warning("m", Version(2))
         assert back.yank_warning("m", Version(1)) == "", "it was not yanked"

@@ -37,10 +37,10 @@ from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.host import connections, cut_connections, same_file, unwatch, usable_cores
 from turnout.rpc.transport.asgi.application import Application
-from turnout.rpc.transport.asgi.eager import allow_ended
+from turnout.rpc.transport.asgi.eager_tasks import allow_ended
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import UNAVAILABLE
-from turnout.rpc.transport.lingering import linger
+from turnout.rpc.transport.lingering_close import linger
 from turnout.tls.identity import ServerIdentity
 
 _BACKLOG = 2048
