@@ -93,8 +93,10 @@ PLAN = {
     "step_deadline_s": 100.0,
     "watch_s": 0.4,
 }
-"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy. A p90 whose threshold
-was drawn while they were busier than ever is exceeded too seldom to be sure of it within minutes."""
+"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy.
+
+A p90 whose threshold was found while they were busier than ever is exceeded too seldom to be sure of it within minutes.
+"""
 
 
 class Load:
