@@ -249,8 +249,8 @@ class RolloutEngine:
         async with self._lock:
             previous = self._serving.baseline(model)
             assert previous is not None
-            await self._reconcile(_COMMAND_WAIT, mine=model if plan.on_newer == "replace" else None)
-            records = await self._reads.wait(self._store.of(model), _COMMAND_WAIT)
+            await self._reconcile(_COMMAND_WAIT, mine=model if plan.on_newer == "replace" else None, patient=True)
+            records = await self._reads.wait(self._store.of(model), _COMMAND_WAIT, patient=True)
             for record in records:
                 if not record.final:
                     await self._newer(record, plan, candidate)
@@ -342,7 +342,7 @@ class RolloutEngine:
 
         Args:
             operation: A blocking change, as `turnout.rollout.changes.operations` has them.
-            seconds: To wait for the state store, at most.
+            seconds: To wait for the state store, at most. What has less than a command does not wait for earlier work.
 
         Raises:
             TurnoutError: As `operation`.
@@ -359,7 +359,7 @@ class RolloutEngine:
             return done
 
         async with self._lock:
-            done = await self._writes.wait(operate(), seconds)
+            done = await self._writes.wait(operate(), seconds, patient=seconds >= _COMMAND_WAIT)
         await self._announce()
         return done
 
@@ -370,13 +370,14 @@ class RolloutEngine:
         self.rollbacks.close()
         self._threads.shutdown()
 
-    async def _reconcile(self, seconds: float, *, mine: str | None = None) -> None:
+    async def _reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
         """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
 
         Raises:
             UnavailableError: The state store does not answer within so many seconds.
         """
-        self._take_up(*await self._reads.wait(self._store.running(self._ownership.driver), seconds), mine)
+        running = self._store.running(self._ownership.driver)
+        self._take_up(*await self._reads.wait(running, seconds, patient=patient), mine)
 
     def _take_up(
         self, records: Sequence[RolloutRecord], servers_snapshot: ServersSnapshot, mine: str | None = None

@@ -1,6 +1,7 @@
 """Bounds how long rollouts wait for the state store: a verdict must not wait for a lock that somebody else holds."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -28,17 +29,26 @@ class StoreTimeout:
         """Work that was not waited for any longer still goes on."""
         return bool(self._late)
 
-    async def wait(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+    async def wait(self, work: Coroutine[Any, Any, T], seconds: float, *, patient: bool = False) -> T:
         """Returns what the work returns.
 
         Args:
             work: What to do.
             seconds: To wait for it, at most.
+            patient: Waits within that time for earlier work that goes on, such as a tick's, rather than being refused.
 
         Raises:
             StillRunning: It takes longer, and goes on.
             UnavailableError: Earlier work still goes on, so this was not begun.
         """
+        if self._late and patient:
+            began = time.monotonic()
+            try:
+                await asyncio.wait(list(self._late), timeout=seconds)
+            except asyncio.CancelledError:
+                work.close()
+                raise
+            seconds = max(seconds - (time.monotonic() - began), 0.0)
         if self._late:
             work.close()
             raise UnavailableError("the state store has not answered an earlier request yet", retry_after=1.0)
