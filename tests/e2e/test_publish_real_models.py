@@ -73,7 +73,7 @@ def with_costly_branch(source: Path, target: Path) -> Path:
     graph = model.graph
     last = next(node for node in graph.node if "target_label" in node.output)
     last.output[list(last.output).index("target_label")] = "wanted"
-    graph.initializer.append(numpy_helper.from_array(np.full((1024, 1024), 1e-12, np.float32), "useless"))
+    graph.initializer.append(numpy_helper.from_array(np.full((640, 640), 1e-12, np.float32), "useless"))
     graph.node.extend(
         [
             # Made of the input, or the optimiser would do it once and for all.
