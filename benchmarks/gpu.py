@@ -29,7 +29,7 @@ from semver import Version
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from in_process import InProcess
-from servers import matmul, publish_all
+from servers import matmul
 from turnout.app.server import Running, running
 from turnout.cli.serve.cuda import cuda_driver
 from turnout.config import Address, Runtime, Settings
@@ -37,6 +37,7 @@ from turnout.serving.data_plane.data_plane import DataPlane
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.memory import cuda_used_bytes
 from turnout.telemetry.logging import make_logger
+from turnout.testing import publish_models
 from zoo import fetch
 
 SIZE = 2048
@@ -106,12 +107,12 @@ async def measure(seconds: float) -> dict[str, object]:
     """Returns everything that this benchmark reports."""
     loopback = Address("127.0.0.1", 0)
     with tempfile.TemporaryDirectory(prefix="turnout-gpu-") as scratch:
-        files = {("magika", MAGIKA): fetch("magika", MAGIKA)}
+        files = {f"magika@{MAGIKA}": fetch("magika", MAGIKA)}
         for seed, version in enumerate(VERSIONS):
-            files["m", version] = Path(scratch) / f"{version}.onnx"
-            onnx.save(matmul(SIZE, seed), files["m", version])
+            files[f"m@{version}"] = Path(scratch) / f"{version}.onnx"
+            onnx.save(matmul(SIZE, seed), files[f"m@{version}"])
         models = Path(scratch) / "models"
-        publish_all(models, files)
+        publish_models(models, files)
         settings = Settings(
             models=models, grpc=loopback, http=loopback, control=loopback, runtime=Runtime(providers=("cuda",))
         )
