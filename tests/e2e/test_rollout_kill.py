@@ -93,7 +93,10 @@ PLAN = {
     "step_deadline_s": 100.0,
     "watch_s": 0.4,
 }
-"""Promotes soon, and takes back only what is plainly worse, however slow: the machines that this runs on are busy."""
+"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy.
+
+A p90 whose threshold was found while they were busier than ever is exceeded too seldom to be sure of it within minutes.
+"""
 
 
 class Load:
@@ -123,7 +126,7 @@ async def load_on(address: str, count: int = 4) -> AsyncIterator[Load]:
             while not over.is_set():
                 number += 1
                 try:
-                    answer = await stub.Predict(load.make(number), timeout=30)
+                    answer = await stub.Predict(load.make(number), timeout=100)
                     load.versions[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     load.codes[error.code().name] += 1
@@ -192,7 +195,10 @@ class House:
         assert Rollout.from_json(json.loads(taken.read_text())) == self.killed
 
     async def kill_when_held(self, server: ServerProcess, state: str) -> None:
-        await settled((self.marks / "held").exists, lambda: (state, self.kinds(), self.rollout, server.log.read_text()))
+        def seen() -> object:
+            return state, self.kinds(), self.rollout, server.log.read_text()
+
+        await settled((self.marks / "held").exists, seen, limit=240.0)  # a verdict takes some hundreds of requests
         server.send(signal.SIGKILL)
         server.wait()
         self.killed = self.rollout
