@@ -91,7 +91,7 @@ def test_a_promql_probe_on_the_servers_own_metrics_lets_a_good_candidate_through
         "constant": Probe(url=url, query='scalar(count(turnout_version_info{model=~"{model}"}))', fail_below=1),
     }
     with (
-        serving_in_thread(models, rollout=RolloutSettings(tick_s=0.2), probe=probes) as server,
+        serving_in_thread(models, wait=True, rollout=RolloutSettings(tick_s=0.2), probe=probes) as server,
         prometheus(tmp_path / "prometheus", server.http, port=port),
         grpc.insecure_channel(server.control) as channel,
     ):

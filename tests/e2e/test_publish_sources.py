@@ -95,7 +95,7 @@ def test_a_model_in_s3_is_published_with_its_external_data(s3: str, tmp_path: Pa
     source = onnx_models.save_external(tmp_path / "work", location="deep/weights.data")
     weights = source.parent / "deep/weights.data"
     objects = ["m/model.onnx", source, "m/deep/weights.data", weights, "alone/model.onnx", source]
-    subprocess.run([sys.executable, "-c", PUT, *objects], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", PUT, *objects], check=True, timeout=200)
     repository = ("--models", tmp_path / "models")
     output = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *repository, "--json").stdout)
     assert output["created"]

@@ -15,6 +15,7 @@ from semver import Version
 
 from onnx_models import identity, save, scaled
 from processes import Server, serving, serving_in_thread, turnout
+from shadow_wire import PATIENT
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
@@ -41,7 +42,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(models: Path) -> Iterator[Server]:
-    with serving_in_thread(models) as process, Client(process.grpc) as client:
+    with serving_in_thread(models, shadow=PATIENT) as process, Client(process.grpc) as client:
         client.wait_ready("m", timeout=90)
         yield process
 

@@ -1,7 +1,7 @@
 """tritonclient talks to a Turnout server unchanged. It runs in an environment of its own, since it pins grpcio.
 
-The rules stand in `tests/tritonclient_rules`; each module of them is run once, inside that environment, and each rule
-is a test here.
+The rules stand in `tests/tritonclient_rules`; all of them are run once for each transport, inside that environment, and
+each is a test here.
 """
 
 import ast
@@ -122,14 +122,10 @@ def server(models: Path, request: pytest.FixtureRequest) -> Iterator[ServerProce
 @pytest.fixture(scope="module")
 def outcomes(server: ServerProcess, tritonclient_python: Path) -> dict[str, dict[str, str]]:
     """What became of each rule, by module: "" where it holds."""
-    return {module: _run(tritonclient_python, module, server) for module in MODULES}
-
-
-def _run(python: Path, module: str, server: ServerProcess) -> dict[str, str]:
-    command = [python, RULES / "run_rules.py", module, server.grpc, server.control, server.http]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    command = [tritonclient_python, RULES / "run_rules.py", server.grpc, server.control, server.http, *MODULES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
+    found: dict[str, dict[str, str]] = json.loads(done.stdout)
     return found
 
 

@@ -329,7 +329,7 @@ def test_top_adds_the_workers_up(two_workers) -> None:
 
 def test_the_console_says_which_counts_are_one_worker_s(two_workers) -> None:
     turnout("traffic", "set", "m", "--baseline", "1.0.0", "--canary", "2.0.0=50%", "--server", two_workers.control)
-    pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(16)]
+    pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(48)]
     turnout("traffic", "clear", "m", "--server", two_workers.control)
     assert {page.partition("those of ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
 
@@ -358,7 +358,10 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
     answers: list[str] = []
     failures: list[tuple[float, BaseException]] = []
 
-    def call(server: Server, count: int, *, again: bool) -> None:
+    ending = threading.Event()
+
+    def call(server: Server, count: int, until_ended: threading.Event | None = None) -> None:
+        """Calls again and again: until it is refused, or until the server is about to be ended."""
         with Client(server.grpc, retries=0, timeout=60) as client:
             while True:
                 begun = time.monotonic()
@@ -367,17 +370,18 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
                 except Exception as error:  # noqa: BLE001 - told below
                     failures.append((begun, error))
                     return
-                if not again:
+                if until_ended is not None and until_ended.is_set():
                     return
                 time.sleep(0.01)
 
-    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="2") as server:  # what had begun has come by then
+    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="5") as server:  # what had begun has come by then
         until(lambda: ready(server))
-        long = [threading.Thread(target=call, args=(server, 10_000), kwargs={"again": False}) for _ in range(4)]
-        short = [threading.Thread(target=call, args=(server, 1), kwargs={"again": True}) for _ in range(4)]
+        long = [threading.Thread(target=call, args=(server, 10_000, ending)) for _ in range(4)]
+        short = [threading.Thread(target=call, args=(server, 1)) for _ in range(4)]
         for one in (*long, *short):
             one.start()
         until(lambda: total(server, "turnout_inflight_requests") >= 4 and len(answers) > 100)
+        ending.set()
         signalled = time.monotonic()
         server.send(signal.SIGTERM)
         for one in (*long, *short):

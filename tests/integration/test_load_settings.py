@@ -24,7 +24,7 @@ def _states(server) -> dict[str, str]:
 
 
 async def _until(server, condition) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await server.services.catalog.wait_for(lambda _: condition())
 
 

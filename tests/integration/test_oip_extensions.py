@@ -31,7 +31,7 @@ async def opened() -> AsyncIterator[Any]:
     clients: list[httpx.AsyncClient] = []
 
     def client(server: Running, token: str = "") -> httpx.AsyncClient:
-        clients.append(httpx.AsyncClient(base_url=f"http://{server.http}", headers=dict(bearer(token)), timeout=30))
+        clients.append(httpx.AsyncClient(base_url=f"http://{server.http}", headers=dict(bearer(token)), timeout=100))
         return clients[-1]
 
     yield client
@@ -44,7 +44,7 @@ async def ask(server: Running, method: str, message: Any, token: str = "") -> An
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         path = f"/inference.GRPCInferenceService/{method}"
         call = channel.unary_unary(path, type(message).SerializeToString, answer.FromString)
-        return await call(message, metadata=bearer(token), timeout=30)
+        return await call(message, metadata=bearer(token), timeout=100)
 
 
 async def code(asked: Any) -> grpc.StatusCode:

@@ -49,7 +49,7 @@ def _states(server) -> dict[Version, LifecycleState]:
 
 
 async def _until(condition) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while not condition():
             await asyncio.sleep(0.02)
 

@@ -188,7 +188,7 @@ async def test_while_the_webhook_hangs_no_tick_waits_and_a_rollback_does_not_eit
             before = rollouts.last_tick
             await settled(lambda before=before: rollouts.last_tick > before)
         await command(server, pb.ROLLOUT_COMMAND_ABORT)
-        await until(server, in_state("rolled_back"), limit=30)
+        await until(server, in_state("rolled_back"))
     assert len(endpoint.asked) == 1
 
 

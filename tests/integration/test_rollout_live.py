@@ -7,7 +7,7 @@ import pytest
 
 import onnx_models
 from onnx_models import scaled
-from rollout_wire import FINAL, QUICK, TICK, clients, in_state, start, until
+from rollout_wire import FINAL, QUICK, TICK, clients, in_state, settled, start, until
 from routing_wire import control_of, scrape
 from turnout_proto.v1 import rollout_pb2, traffic_pb2
 from wire import request
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 
 X = np.ones((1, 4), np.float32)
 
-SURE_SOONER = QUICK | {"beta": 0.5}
-"""A good candidate is sure enough of its p90 after some hundred requests instead of 2,600."""
+SURE_SOONER = QUICK | {"alpha": 1e-6, "beta": 0.5}
+"""A good candidate is sure enough of its p90 after some hundred requests instead of 2,600, and is never taken back."""
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def rolled_back(server, make, plan=QUICK, **load):
     assert last.state == "rolled_back", last
     assert await baseline_of(server) == "1.0.0"
     async with clients(server, make, **load) as after:
-        await asyncio.sleep(0.3)
+        await settled(lambda: after.answers.total() > 20)
     assert set(after.answers) == {"1.0.0"}
     return last, seen
 

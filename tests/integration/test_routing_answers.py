@@ -46,7 +46,7 @@ def oip_of(channel: grpc.aio.Channel):
 def http_post(server, path: str, headers: dict[str, str]) -> dict:
     body = json.dumps({"inputs": {"x": X.tolist()}}).encode()
     call = urllib.request.Request(f"http://{server.http}{path}", body, headers)
-    with urllib.request.urlopen(call, timeout=10) as answer:
+    with urllib.request.urlopen(call, timeout=100) as answer:
         return json.load(answer)
 
 

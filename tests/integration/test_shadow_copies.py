@@ -151,11 +151,10 @@ async def test_the_metrics_say_what_the_report_says(publish_model, start_server)
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     await predict(server, numbered(20, x=X) + numbered(20, 20, x=0 * X))
     comparison = await settled(server, "1.1.0", 40)
-    for _ in range(100):
-        if comparison.noise_runs == 40:
-            break
-        await asyncio.sleep(0.02)
-        comparison = await report(server, "1.1.0")
+    async with asyncio.timeout(100):
+        while comparison.noise_runs < 40:
+            await asyncio.sleep(0.02)
+            comparison = await report(server, "1.1.0")
     assert (comparison.noise_runs, comparison.noise_disagreements) == (40, 0), "each while so many disagree"
     seen = await scrape(server)
     labels = ("model=m", "version=1.1.0")

@@ -396,7 +396,7 @@ async def test_a_version_that_is_signed_later_is_served_within_a_moment(
     with StateStore.open(Settings(models=models).state_url) as store:
         store.record_signed("m", ONE, digest, key.public.id, actor="ada", reason="")
     catalog = server.services.catalog
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         await catalog.wait_for(lambda snapshot: snapshot.models["m"].versions[ONE].handle is not None)
 
 

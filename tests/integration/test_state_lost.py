@@ -45,7 +45,7 @@ def serve(publish_model, start_server):
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while not condition():
             await asyncio.sleep(0.02)
 

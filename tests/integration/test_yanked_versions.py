@@ -81,8 +81,15 @@ async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, sta
                 return answered.version, answered.warning
 
             assert await asyncio.to_thread(ask) == ("2.0.0", "m 2.0.0 was yanked (it leaks für immer)")
-    lines = [json.loads(line) for line in reported.getvalue().splitlines()]
-    warned = [line for line in lines if line["event"] == "answered with a warning"]
+
+    def warnings() -> list[dict[str, str]]:
+        lines = map(json.loads, reported.getvalue().splitlines())
+        return [line for line in lines if line["event"] == "answered with a warning"]
+
+    async with asyncio.timeout(100):  # another thread writes them
+        while len({line["selector"] for line in warnings()}) < 2:
+            await asyncio.sleep(0.01)
+    warned = warnings()
     assert {(line["selector"], line["version"]) for line in warned} == {("2.0.0", "2.0.0"), (two_versions, "2.0.0")}
     assert len(warned) < 15, "once a selector and state of the world, not once a request"
 
@@ -121,7 +128,7 @@ async def test_a_yanked_version_gets_no_part_in_a_policy(two_versions, start_ser
 async def test_other_servers_and_commands_are_followed_by_themselves(two_versions, start_server) -> None:
     server = await start_server()
     release_writer = server.services.release_writer
-    async with stub_of(server) as stub, asyncio.timeout(20):
+    async with stub_of(server) as stub, asyncio.timeout(100):
         await asyncio.to_thread(release_writer.yank, "m", TWO, actor="test", reason="it leaks")
         while (await stub.Predict(request("m", x=X))).route.version != "1.0.0":
             await asyncio.sleep(0.01)
