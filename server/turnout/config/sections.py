@@ -153,6 +153,9 @@ class Runtime(Section):
             for no bound.
         arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
+        gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
+            sleeps: it is at hand sooner, and takes a core meanwhile. It stops looking where requests come too seldom
+            for that. 0: not at all, as on the CPU.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
         isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
@@ -177,6 +180,7 @@ class Runtime(Section):
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
+    gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0
     inline_threshold_us: CountOrNone = 300
     isolation: Literal["auto", "thread", "process"] = "auto"
     processes: Annotated[CountOrNone, Field(le=256)] = 0

@@ -15,7 +15,8 @@ from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimed
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.answer import BatchedAnswer
-from turnout.serving.batching.batcher import Batcher, QueueBounds
+from turnout.serving.batching.batcher import Batcher
+from turnout.serving.batching.request_queue import QueueBounds
 from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
 from turnout.serving.inputs.validation import Validator
@@ -137,6 +138,7 @@ class VersionHandle:
             settings.limits.max_queue_requests,
             int(settings.limits.max_queue_bytes),
             settings.batching.max_delay_ms / 1e3,
+            settings.runtime.gpu_spin_us * 1e-6 if any(session.device != "cpu" for session in loaded.sessions) else 0.0,
         )
         self._batchers = {"": self._lane("")}
 
