@@ -15,6 +15,7 @@ Requests that shared a run whose outputs do not add up run again alone, and no r
 """
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.hand_back import HandBack
 from turnout.serving.batching.request_queue import QueueBounds, QueuedRequest, RequestQueue
 from turnout.serving.batching.spin import Spin, look
+from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import EndableRun, MakeRunner, Run
 from turnout.serving.sessions.tensor import Array
 
@@ -258,9 +260,10 @@ class Batcher:
     def _start_runner(self) -> None:
         runner = _Runner(self._unused.pop(), self._loop.create_future())
         self._runners.add(runner)
-        name = f"run-{self._name}-{self._started}"
+        name, work = f"run-{self._name}-{self._started}", functools.partial(self._work, runner)
         try:
-            threading.Thread(target=self._work, args=(runner,), name=name, daemon=True).start()
+            if not (isinstance(runner.make, PreparedRunner) and runner.make.start(work)):
+                threading.Thread(target=work, name=name, daemon=True).start()
         except RuntimeError as error:  # the system has no thread left
             self._runners.remove(runner)
             self._unused.append(runner.make)

@@ -13,16 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turnout.config import BatchingSettings, ModelSettings, Runtime
-from turnout.errors import MemoryBudgetExceeded
+from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
+from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
+from turnout.serving.cuda_graphs import preparation
+from turnout.serving.cuda_graphs.plan import GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
@@ -32,11 +35,15 @@ from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.sessions.memory import used_bytes
+from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
 """Control flow, whose running time depends on the values given: never run on the event loop."""
+
+CAPTURING = frozenset({providers.CUDA})
+"""Providers whose runs are captured as CUDA graphs."""
 
 RUNNERS_PER_GPU = 2
 """One runner copies inputs while the other computes; more only queue on the device."""
@@ -58,6 +65,8 @@ class LoadedVersion:
         seconds: What loading took.
         pool: Its child processes, where it is isolated.
         isolation: Where it runs, and why there.
+        graphs: Which of its runs are captured as CUDA graphs, or why none are.
+        in_force: How requests are put together while it serves; None for as `plan` says at first.
     """
 
     sessions: Sequence[Session]
@@ -70,6 +79,14 @@ class LoadedVersion:
     seconds: float
     pool: ChildPool | None = None
     isolation: Isolation = IN_THIS_PROCESS
+    graphs: GraphPlan = GraphPlan((), "")
+    in_force: PlanInForce | None = None
+
+    def free(self) -> None:
+        """Gives back what its sessions have on GPUs, once no request and no run is under way; waits for threads."""
+        preparation.close(self.runners)
+        for session in self.sessions:
+            session.close()
 
     @property
     def engine(self) -> "Session | ChildPool":
@@ -126,15 +143,20 @@ def load(
     isolation = decide(runtime.isolation, graph)
     count = _runner_count(runtime, on_gpu, settings.workers)
     pool: ChildPool | None = None
-    sessions: list[Session] = []
+    sessions: Sequence[Session] = ()
+    prepared: Sequence[PreparedRunner] = ()
+    make = functools.partial(_sessions, directory / MODEL_FILE, manifest, names, runtime)
+    graphs = _before_capture(runtime, names, isolation, manifest, graph)
     if isolation.process:
         pool = _pool(directory / MODEL_FILE, manifest, names, runtime, on_gpu, count, supervision)
         pool.open()
+    elif graphs.buckets:
+        try:
+            sessions = make(captures=True)
+        except ModelFailure as error:
+            sessions, graphs = make(captures=False), off(error.message)
     else:
-        sessions = [
-            Session(directory / MODEL_FILE, manifest.signature, names, device_id, runtime)
-            for device_id in (runtime.device_ids if on_gpu else (0,))
-        ]
+        sessions = make(captures=False)
     try:
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
@@ -147,17 +169,33 @@ def load(
             warm_up(run, plan, outputs, warmup_runs, pays)
         if pays:
             plan = paying_plan(plan, warmth)
-        inline_bytes = 0 if on_gpu or pool is not None else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        in_force = PlanInForce(plan)
+        if sessions and sessions[0].captures:
+            graphs, prepared = preparation.prepare(
+                sessions, manifest, in_force, pinned_allocator(), supervision.start_thread
+            )
+            if not prepared:
+                for session in sessions:
+                    session.close()
+                sessions = make(captures=False)
+                runs = [session.run for session in sessions]
+                for run in runs:
+                    warm_up(run, plan, outputs, warmup_runs, pays)
+        in_force.plan = replace(plan, sample=None)
+        inline_bytes = (
+            0 if on_gpu or pool is not None or prepared else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        )
         if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
             inline_bytes = 0
         if pool is not None:
             pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
             runners = _pooled(pool, count * (len(devices) if on_gpu else 1))
         else:
-            runners = _runners(sessions, on_gpu and bindable(manifest.signature), count)
+            runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
     except BaseException:
         if pool is not None:
             pool.close()
+        preparation.close(prepared)
         raise
     return LoadedVersion(
         sessions=sessions,
@@ -170,6 +208,8 @@ def load(
         seconds=time.monotonic() - began,
         pool=pool,
         isolation=isolation,
+        graphs=graphs,
+        in_force=in_force,
     )
 
 
@@ -191,6 +231,30 @@ def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings
 
 def _providers(runtime: Runtime) -> tuple[str, ...]:
     return providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
+
+
+def _sessions(
+    model: Path, manifest: Manifest, names: Sequence[str], runtime: Runtime, *, captures: bool
+) -> Sequence[Session]:
+    devices = runtime.device_ids if names[0] != providers.CPU else (0,)
+    return [Session(model, manifest.signature, names, device, runtime, captures=captures) for device in devices]
+
+
+def _before_capture(
+    runtime: Runtime, names: Sequence[str], isolation: Isolation, manifest: Manifest, graph: ModelGraph
+) -> GraphPlan:
+    """Returns whether CUDA graphs are tried, by what is known before a version is loaded; buckets are found later."""
+    if runtime.cuda_graphs == "off":
+        return off("the configuration says so") if names[0] in CAPTURING else GraphPlan((), "")
+    if names[0] not in CAPTURING:
+        return off("it does not run on CUDA")
+    if isolation.process:
+        return off("it runs in child processes")
+    if runtime.runners > 1:
+        return off(f"ONNX Runtime takes runs of such a session from one thread only, and runners = {runtime.runners}")
+    if why := obstacle(manifest.signature, graph):
+        return off(why)
+    return GraphPlan((1,), "")
 
 
 def _pool(

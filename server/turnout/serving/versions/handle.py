@@ -126,7 +126,7 @@ class VersionHandle:
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
-        self._in_force = PlanInForce(loaded.plan)
+        self._in_force = loaded.in_force or PlanInForce(loaded.plan)
         self._demoted = False
         self._on_demoted = on_demoted
         self._loaded_at = time.monotonic()
@@ -344,6 +344,12 @@ class VersionHandle:
             self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
+        if self.loaded is not None and any(
+            session.device != "cpu" or session.captures for session in self.loaded.sessions
+        ):
+            threads = Threads("close")
+            await threads.run(self.loaded.free)
+            threads.shutdown()
         # Everything that refers to the sessions goes, so that their memory can be given back.
         self.loaded = pool = None
         self._forget_kinds()
