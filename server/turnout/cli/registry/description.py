@@ -63,6 +63,7 @@ class Live:
         max_batch_rows: Rows that a batch may hold; 0 where it is served unbatched.
         load_seconds: What loading and warming took.
         isolation: Whether it runs in processes of its own, and why, in words.
+        cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words.
     """
 
     state: str
@@ -71,6 +72,7 @@ class Live:
     max_batch_rows: int
     load_seconds: float
     isolation: str = ""
+    cuda_graphs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class VersionDescription:
                 version.max_batch_rows,
                 version.load_seconds,
                 version.isolation,
+                version.cuda_graphs,
             ),
         )
 
@@ -187,6 +190,7 @@ class VersionDescription:
             body["max_batch_rows"] = self.live.max_batch_rows
             body["load_seconds"] = self.live.load_seconds
             body["isolation"] = self.live.isolation
+            body["cuda_graphs"] = self.live.cuda_graphs
         return body
 
 

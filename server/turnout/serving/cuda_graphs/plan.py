@@ -11,7 +11,6 @@ all nodes on the device, tensors only, shapes and addresses that do not change, 
 import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from turnout.registry.manifest.signature import DataType, Signature
 from turnout.registry.onnx.graph import ModelGraph
@@ -22,8 +21,6 @@ CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 MOST_BUFFER_BYTES = 256 * 1024 * 1024
 """Of the inputs and outputs of all graphs of a version, on the host and on the device each."""
-
-_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,8 @@ class GraphPlan:
     buckets: tuple[int, ...]
     reason: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    input_axes: Mapping[str, int] = _NONE
-    output_axes: Mapping[str, int] = _NONE
+    input_axes: Mapping[str, int] = field(default_factory=dict)
+    output_axes: Mapping[str, int] = field(default_factory=dict)
 
     def rows_of(self, inputs: Mapping[str, Array]) -> int | None:
         """Returns the rows of inputs that a graph may run; None where their names or shapes are others than captured.
@@ -83,6 +80,10 @@ class GraphPlan:
         return replace(self, buckets=tuple(kept), reason=_captured(kept))
 
 
+NO_GRAPHS = GraphPlan((), "")
+"""Where nothing is captured, and nobody asked for it."""
+
+
 def off(reason: str) -> GraphPlan:
     """Returns the plan that captures nothing."""
     return GraphPlan((), f"off: {reason}")
@@ -104,7 +105,7 @@ def plan_graphs(signature: Signature, plan: BatchPlan) -> GraphPlan:
     sample = plan.sample
     if sample is None:
         return off("no inputs were found that it runs on; a golden case would give them")
-    axes = plan.input_axes if any(name in sample for name in plan.input_axes) else _NONE
+    axes = plan.input_axes
     for spec in signature.inputs:
         if spec.name not in sample:
             continue

@@ -25,7 +25,7 @@ from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
-from turnout.serving.cuda_graphs.plan import GraphPlan, obstacle, off
+from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
@@ -79,7 +79,7 @@ class LoadedVersion:
     seconds: float
     pool: ChildPool | None = None
     isolation: Isolation = IN_THIS_PROCESS
-    graphs: GraphPlan = GraphPlan((), "")
+    graphs: GraphPlan = NO_GRAPHS
     in_force: PlanInForce | None = None
 
     def free(self) -> None:
@@ -146,17 +146,18 @@ def load(
     sessions: Sequence[Session] = ()
     prepared: Sequence[PreparedRunner] = ()
     make = functools.partial(_sessions, directory / MODEL_FILE, manifest, names, runtime)
-    graphs = _before_capture(runtime, names, isolation, manifest, graph)
+    not_captured = _not_captured(runtime, names, isolation, manifest, graph)
+    graphs = not_captured or NO_GRAPHS
     if isolation.process:
         pool = _pool(directory / MODEL_FILE, manifest, names, runtime, on_gpu, count, supervision)
         pool.open()
-    elif graphs.buckets:
+    elif not_captured is not None:
+        sessions = make(captures=False)
+    else:
         try:
             sessions = make(captures=True)
         except ModelFailure as error:
             sessions, graphs = make(captures=False), off(error.message)
-    else:
-        sessions = make(captures=False)
     try:
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
@@ -240,21 +241,22 @@ def _sessions(
     return [Session(model, manifest.signature, names, device, runtime, captures=captures) for device in devices]
 
 
-def _before_capture(
+def _not_captured(
     runtime: Runtime, names: Sequence[str], isolation: Isolation, manifest: Manifest, graph: ModelGraph
-) -> GraphPlan:
-    """Returns whether CUDA graphs are tried, by what is known before a version is loaded; buckets are found later."""
+) -> GraphPlan | None:
+    """Returns why no CUDA graph is captured, as far as that is known before a version is loaded; None for nothing."""
     if runtime.cuda_graphs == "off":
-        return off("the configuration says so") if names[0] in CAPTURING else GraphPlan((), "")
+        return off("the configuration says so") if names[0] in CAPTURING else NO_GRAPHS
     if names[0] not in CAPTURING:
         return off("it does not run on CUDA")
     if isolation.process:
         return off("it runs in child processes")
     if runtime.runners > 1:
-        return off(f"ONNX Runtime takes runs of such a session from one thread only, and runners = {runtime.runners}")
-    if why := obstacle(manifest.signature, graph):
-        return off(why)
-    return GraphPlan((1,), "")
+        return off(
+            f"a session that captures takes runs from one thread only, and [runtime] runners = {runtime.runners}"
+        )
+    why = obstacle(manifest.signature, graph)
+    return off(why) if why else None
 
 
 def _pool(
