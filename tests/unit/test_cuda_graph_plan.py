@@ -89,6 +89,13 @@ def test_a_version_without_free_dimensions_has_one_graph() -> None:
     assert plan.rows_of({"x": np.zeros((1, 4))}) is None
 
 
+def test_a_version_whose_rows_are_not_proved_has_one_of_one_row() -> None:
+    plan = plan_graphs(_signature(x=("N", 4), y=("N", 4)), BatchPlan(0, sample={"x": np.zeros((1, 4))}))
+    assert plan.buckets == (1,)
+    assert plan.rows_of({"x": np.zeros((1, 4))}) == 1
+    assert plan.bucket(2) is None
+
+
 def test_a_version_whose_batches_do_not_pay_has_one_of_one_row_which_is_never_filled_up() -> None:
     plan = plan_graphs(_signature(x=("N", 4), y=("N", 4)), _batch(0, x=(1, 4)))
     assert plan.buckets == (1,)
@@ -101,7 +108,7 @@ def test_a_version_whose_batches_do_not_pay_has_one_of_one_row_which_is_never_fi
         (_signature(x=("N", 4), y=("N", 4)), BatchPlan(8, {"x": 0}, {"y": 0}), "no inputs were found"),
         (_signature(x=("N", "T"), y=("N", "T")), _batch(8, x=(1, 4)), r"dimension 1 of input x \(T\) is free"),
         (_signature(x=("N", None), y=("N", 4)), _batch(8, x=(1, 4)), "dimension 1 of input x is free"),
-        (_signature(x=("N", 4), y=("N", 4)), BatchPlan(0, sample={"x": np.zeros((1, 4))}), "dimension 0 of input x"),
+        (_signature(x=("N", 4), y=("N", 4)), BatchPlan(0, sample={"x": np.zeros((3, 4))}), "dimension 0 of input x"),
         (_signature(x=("N", 4), y=(4,)), BatchPlan(8, {"x": 0}, {}, sample={"x": np.zeros((1, 4))}), "output y has no"),
         (
             _signature(x=("N", 4), y=("N", 4)),
