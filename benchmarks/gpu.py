@@ -45,9 +45,9 @@ from in_process import InProcess
 from load import Generator, Target
 from servers import matmul, publish_all
 from turnout.app.server import Running, running
-from turnout.cli.serve.cuda import cuda_driver
 from turnout.config import Address, Runtime, Settings
 from turnout.serving.sessions import providers
+from turnout.serving.sessions.cuda_driver import cuda_driver
 from turnout.serving.sessions.memory import used_bytes
 from turnout.telemetry.logging import make_logger
 from zoo import fetch

@@ -153,6 +153,8 @@ class Runtime(Section):
             for no bound.
         arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
+        tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
+            GPU and ONNX Runtime; "" builds them at each load. Nobody else may write to it, since engines are code.
         cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each size of batch (1, 2, 4,
             8, ... rows), where that can be done and its answers are those of plain runs; `off` never does.
         gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
@@ -182,6 +184,7 @@ class Runtime(Section):
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
+    tensorrt_cache: FilePath = ""
     cuda_graphs: Literal["off", "auto"] = "off"
     gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0
     inline_threshold_us: CountOrNone = 300

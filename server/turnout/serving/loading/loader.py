@@ -7,7 +7,7 @@ versions that serve beside it come first.
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,8 @@ from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
+from turnout.serving.sessions.cuda_driver import cuda_driver
+from turnout.serving.sessions.engine_cache import engine_cache_options
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.prepared_runner import PreparedRunner
@@ -145,7 +147,7 @@ def load(
     pool: ChildPool | None = None
     sessions: Sequence[Session] = ()
     prepared: Sequence[PreparedRunner] = ()
-    make = functools.partial(_sessions, directory / MODEL_FILE, manifest, names, runtime)
+    make = functools.partial(_sessions, directory / MODEL_FILE, published, names, runtime)
     not_captured = _not_captured(runtime, names, isolation, manifest, graph)
     graphs = not_captured or NO_GRAPHS
     if isolation.process:
@@ -235,10 +237,22 @@ def _providers(runtime: Runtime) -> tuple[str, ...]:
 
 
 def _sessions(
-    model: Path, manifest: Manifest, names: Sequence[str], runtime: Runtime, *, captures: bool
+    model: Path, published: Published, names: Sequence[str], runtime: Runtime, *, captures: bool
 ) -> Sequence[Session]:
-    devices = runtime.device_ids if names[0] != providers.CPU else (0,)
-    return [Session(model, manifest.signature, names, device, runtime, captures=captures) for device in devices]
+    """Makes a session for each device. Raises ModelFailure, MemoryBudgetExceeded and ConfigError as `load`."""
+    signature = published.manifest.signature
+    caches: Mapping[int, Mapping[str, str]] = {}
+    if names[0] == providers.TENSORRT and runtime.tensorrt_cache:
+        found = {device.index: device for device in cuda_driver().devices}
+        caches = {
+            index: engine_cache_options(runtime.tensorrt_cache, published.digest, found[index])
+            for index in runtime.device_ids
+            if index in found  # of another the session says what is wrong
+        }
+    return [
+        Session(model, signature, names, device, runtime, captures=captures, tensorrt=caches.get(device, {}))
+        for device in (runtime.device_ids if names[0] != providers.CPU else (0,))
+    ]
 
 
 def _not_captured(

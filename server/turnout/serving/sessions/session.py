@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -45,6 +46,8 @@ class EndableRun(ABC):
 
 MakeRunner = Callable[[], AbstractContextManager[Run]]
 """Makes what one runner thread runs with, in that thread; leaving the context frees what belongs to the thread."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _BFLOAT16 = 16
 """ONNX's number of the element type (TensorProto.BFLOAT16)."""
@@ -93,6 +96,7 @@ class Session:
         *,
         prepack: bool = True,
         captures: bool = False,
+        tensorrt: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Reads and optimises the graph; takes as long as that takes, without holding the GIL.
 
@@ -106,6 +110,7 @@ class Session:
                 form is only mapped.
             captures: Let runs be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On the CPU
                 the same calls are made, and nothing is captured.
+            tensorrt: Options of the TensorRT provider beside those that `runtime` says.
 
         Raises:
             ModelFailure: ONNX Runtime cannot load the model, or cannot capture it: it has control flow, or nodes that
@@ -119,7 +124,9 @@ class Session:
         try:
             with LOADS if on_gpu else nullcontext():
                 self._session: Any = ort.InferenceSession(
-                    str(model), options, providers=_with_options(providers, device_id, runtime, captures=captures)
+                    str(model),
+                    options,
+                    providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
                 )
         except Exception as error:
             raise load_failure(error) from error
@@ -279,7 +286,7 @@ def _options(runtime: "Runtime") -> ort.SessionOptions:
 
 
 def _with_options(
-    providers: Sequence[str], device_id: int, runtime: "Runtime", *, captures: bool
+    providers: Sequence[str], device_id: int, runtime: "Runtime", tensorrt: Mapping[str, str], *, captures: bool
 ) -> list[tuple[str, dict[str, str]]]:
     gpu = {"device_id": str(device_id)}
     cuda = gpu | {
@@ -293,5 +300,5 @@ def _with_options(
         cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
     if captures:
         cuda["enable_cuda_graph"] = "1"
-    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu}
+    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu | dict(tensorrt)}
     return [(name, by_name[name]) for name in providers]
