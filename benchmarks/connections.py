@@ -21,7 +21,8 @@ import numpy as np
 import onnx
 import psutil
 
-from servers import Served, matmul, publish_all, turnout
+from servers import Served, matmul, turnout
+from turnout.testing import publish_models
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -48,7 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="turnout-connections-") as scratch:
         model = Path(scratch) / "tiny.onnx"
         onnx.save(matmul(), model)
-        publish_all(Path(scratch) / "models", {("tiny", "1.0.0"): model})
+        publish_models(Path(scratch) / "models", {"tiny@1.0.0": model})
         with turnout(Path(scratch) / "models") as server:
             seen = asyncio.run(_measure(server, count))
     print(json.dumps(seen, indent=1))

@@ -28,7 +28,8 @@ import httpx
 import numpy as np
 import onnx
 
-from servers import Served, matmul, publish_all, turnout
+from servers import Served, matmul, turnout
+from turnout.testing import publish_models
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -85,7 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="turnout-drain-") as scratch:
         model = Path(scratch) / "tiny.onnx"
         onnx.save(matmul(), model)
-        publish_all(Path(scratch) / "models", {("tiny", "1.0.0"): model})
+        publish_models(Path(scratch) / "models", {"tiny@1.0.0": model})
         environment = os.environ | {"TURNOUT_TRANSPORT__DATA": arguments.transport}
         for _ in range(arguments.times):
             with turnout(Path(scratch) / "models", environment) as server:

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from fuzzing import REGION, Sender, messages
 from onnx_models import scaled, string_identity
 from processes import ServerProcess, serving
-from servers import publish_all
 from stalls import resident
+from turnout.testing import publish_models
 from turnout_proto.oip import inference_pb2 as pb
 
 _IN_FLIGHT = 16
@@ -95,7 +95,7 @@ def main() -> int:
         scratch = Path(directory)
         onnx.save(scaled(2), scratch / "f.onnx")
         onnx.save(string_identity(), scratch / "s.onnx")
-        publish_all(scratch / "models", {(name, "1.0.0"): scratch / f"{name}.onnx" for name in "fs"})
+        publish_models(scratch / "models", {f"{name}@1.0.0": scratch / f"{name}.onnx" for name in "fs"})
         allowed = {"TURNOUT_OIP__SYSTEM_SHARED_MEMORY": "true", "TURNOUT_OIP__ALLOW_SETTINGS_CHANGES": "true"}
         with serving(scratch / "models", **allowed) as server, segment() as key:
             faults = asyncio.run(attack(server, arguments.seed, arguments.messages, key))

@@ -43,13 +43,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from in_process import InProcess
 from load import Generator, Target
-from servers import matmul, publish_all
+from servers import matmul
 from turnout.app.server import Running, running
 from turnout.config import Address, Runtime, Settings
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import cuda_driver
 from turnout.serving.sessions.memory import used_bytes
 from turnout.telemetry.logging import make_logger
+from turnout.testing import publish_models
 from zoo import fetch
 
 SIZE = 2048
@@ -89,7 +90,9 @@ class Bench:
     async def server(self, *models: str, **runtime: Any) -> AsyncIterator[Running]:
         """Runs a server in this process with the versions of some models in memory."""
         root = Path(tempfile.mkdtemp(dir=self.scratch))
-        publish_all(root, {key: file for key, file in self.files.items() if key[0] in models})
+        publish_models(
+            root, {f"{name}@{version}": file for (name, version), file in self.files.items() if name in models}
+        )
         loopback = Address("127.0.0.1", 0)
         if self.device == "cpu":
             runtime["inline_threshold_us"] = 0  # runs on the event loop are what a GPU does not have

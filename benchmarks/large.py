@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 
 from load import Generator
 from peers import Oipload
-from servers import echo, publish_all, turnout
+from servers import echo, turnout
 from tables import Row, compare
+from turnout.testing import publish_models
 
 TITLE = "tensors of 10 MB there and back, against grpc.aio's echo of the message"
 TENSOR = "x:FP32:1,2500000"
@@ -24,7 +25,7 @@ def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[R
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
     model = scratch / "identity.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), model)
-    publish_all(scratch / "models", {("m", "1.0.0"): model})
+    publish_models(scratch / "models", {"m@1.0.0": model})
     try:
         load = Oipload()
     except LookupError as missing:

@@ -7,8 +7,9 @@ import onnx
 import psutil
 
 from load import Generator
-from servers import matmul, publish_all, turnout
+from servers import matmul, turnout
 from tables import Row
+from turnout.testing import publish_models
 from turnout_proto.v1 import control_pb2, control_pb2_grpc
 
 TITLE = "memory after 200 cycles of loading and unloading a 20 MB model, by that after 20"
@@ -19,7 +20,7 @@ def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[R
     """Drives the control listener; reads the resident set of the server's process."""
     model = scratch / "big.onnx"
     onnx.save(matmul(2240), model)
-    publish_all(scratch / "models", {("big", "1.0.0"): model})
+    publish_models(scratch / "models", {"big@1.0.0": model})
     resident: dict[int, int] = {}
     with turnout(scratch / "models") as server, grpc.insecure_channel(server.control) as channel:
         control = control_pb2_grpc.ControlServiceStub(channel)

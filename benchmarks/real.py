@@ -9,8 +9,9 @@ import numpy as np
 import onnxruntime as ort
 
 from load import Generator, Target
-from servers import publish_all, turnout
+from servers import turnout
 from tables import Row, compare
+from turnout.testing import publish_models
 from zoo import fetch
 
 TITLE = "magika 3.3.0, 4 in flight, against ONNX Runtime in process with 4 threads"
@@ -20,7 +21,7 @@ THREADS = 4
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
     """Compares requests a second with runs a second, both with the faster of two thread settings."""
     model = fetch("magika", "3.3.0")
-    publish_all(scratch / "models", {("magika", "3.3.0"): model})
+    publish_models(scratch / "models", {"magika@3.3.0": model})
     sessions = {threads: _session(model, threads) for threads in (1, 0)}
     best = max(sessions, key=lambda threads: _runs_a_second(sessions[threads], 2.0))
     settings = {"TURNOUT_RUNTIME__INTRA_OP_THREADS": str(best), "TURNOUT_RUNTIME__PROVIDERS": '["cpu"]'}

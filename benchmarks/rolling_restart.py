@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fleet import NAMES
 from rolling import Outcomes, Rolling, load, rolling
-from servers import matmul, publish_all
+from servers import matmul
+from turnout.testing import publish_models
 
 CLIENTS = {"unary": 12, "stream": 4, "rest": 2}
 RESULTS = Path(__file__).with_name("results") / "rolling-restart.json"
@@ -46,7 +47,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="turnout-rolling-") as scratch:
         models, file = Path(scratch) / "models", Path(scratch) / "tiny.onnx"
         onnx.save(matmul(), file)
-        publish_all(models, {("tiny", "1.0.0"): file})
+        publish_models(models, {"tiny@1.0.0": file})
         with rolling(models, retries=arguments.retries, delay=arguments.delay) as servers:
             found = asyncio.run(_restarted(servers, arguments.requests, arguments.seconds))
     found = {

@@ -10,13 +10,14 @@ import onnx
 from semver import Version
 
 from load import Generator
-from servers import matmul, publish_all
+from servers import matmul
 from tables import Row
 from turnout.app.server import Running, running
 from turnout.config import Address, Settings
 from turnout.routing.policy import Canary, Policy
 from turnout.routing.traffic import ChangeOrigin
 from turnout.telemetry.logging import make_logger
+from turnout.testing import publish_models
 
 TITLE = "routing: microseconds a decision, in the serving process (the ratio is the time)"
 TARGET_US = 5.0
@@ -33,7 +34,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     rows: list[Row] = []
     for count in (1, 100):
         models = scratch / f"models-{count}"
-        publish_all(models, {("tiny", f"1.{i}.0"): file for i, file in enumerate(files[:count])})
+        publish_models(models, {f"tiny@1.{i}.0": file for i, file in enumerate(files[:count])})
         rows += asyncio.run(_measure(models, count, windows))
     return rows
 

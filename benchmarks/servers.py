@@ -13,12 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from semver import Version
 
-from turnout.config import Settings
-from turnout.registry.publishing.publish import PublishRequest, publish
-from turnout.registry.storage.repository import Repository
-from turnout.state.store import StateStore
+from turnout.testing import publish_models
 from zoo import fetch
 
 HERE = Path(__file__).resolve().parent
@@ -49,20 +45,11 @@ def matmul(size: int = 64, seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def publish_all(models: Path, versions: Mapping[tuple[str, str], Path]) -> None:
-    """Publishes and releases each file under its name and version."""
-    repository = Repository(models)
-    with StateStore.open(Settings(models=models).state_url) as store:
-        for (name, version), path in versions.items():
-            publish(repository, PublishRequest(name, Version.parse(version), path))
-            store.release(name, Version.parse(version), actor="benchmark", reason="")
-
-
 def tiny_and_magika(scratch: Path) -> Path:
     """Publishes a 64x64 MatMul as `tiny` and magika 3.3.0 below `scratch`; returns the repository's root."""
     tiny, models = scratch / "tiny.onnx", scratch / "models"
     onnx.save(matmul(), tiny)
-    publish_all(models, {("tiny", "1.0.0"): tiny, ("magika", "3.3.0"): fetch("magika", "3.3.0")})
+    publish_models(models, {"tiny@1.0.0": tiny, "magika@3.3.0": fetch("magika", "3.3.0")})
     return models
 
 

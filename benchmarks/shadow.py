@@ -16,8 +16,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from load import Generator, Load, Target
-from servers import Served, publish_all, turnout
+from servers import Served, turnout
 from tables import Row
+from turnout.testing import publish_models
 from turnout_proto.v1 import traffic_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
@@ -58,7 +59,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     live, slow = scratch / "live.onnx", scratch / "slow.onnx"
     onnx.save(stack(4), live)
     onnx.save(stack(40), slow)
-    publish_all(scratch / "models", {("m", "1.0.0"): live, ("m", "1.1.0"): slow})
+    publish_models(scratch / "models", {"m@1.0.0": live, "m@1.1.0": slow})
     rows: list[Row] = []
     for isolation in ("process", "thread"):
         with turnout(scratch / "models", os.environ | {"TURNOUT_SHADOW__ISOLATION": isolation}) as server:

@@ -31,12 +31,13 @@ import psutil
 from semver import Version
 
 from load import Generator, Target
-from servers import Served, matmul, publish_all, turnout
+from servers import Served, matmul, turnout
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.onnx.model import read_model
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+from turnout.testing import publish_models
 from turnout_client import AsyncClient
 from turnout_client.errors import TurnoutClientError
 from turnout_proto.v1 import control_pb2 as pb
@@ -84,7 +85,7 @@ def main() -> int:
 def check_answers(scratch: Path, files: list[Path], count: int, *, queued: bool) -> dict[str, object]:
     """Serves `files`, each as a model of its own, and counts the answers that are not those of a run alone."""
     repository = scratch / "models"
-    publish_all(repository, {(file.stem.lower(), "1.0.0"): file for file in files})
+    publish_models(repository, {f"{file.stem.lower()}@1.0.0": file for file in files})
     reported: dict[str, object] = {}
     wrong = failed = 0
     with turnout(repository, os.environ | QUEUED if queued else None) as server:
@@ -164,7 +165,7 @@ def check_lifecycle(scratch: Path, count: int) -> dict[str, object]:
     repository = scratch / "models"
     file = scratch / "1.0.0.onnx"
     onnx.save(matmul(seed=0), file)
-    publish_all(repository, {("tiny", "1.0.0"): file})
+    publish_models(repository, {"tiny@1.0.0": file})
     with turnout(repository) as server:
         return asyncio.run(_change_under_load(server, repository, scratch, count))
 
@@ -250,7 +251,7 @@ def check_flat(scratch: Path, requests: int, cycles: int) -> dict[str, object]:
     onnx.save(matmul(), model)
     other = scratch / "other.onnx"
     onnx.save(matmul(512), other)
-    publish_all(scratch / "models", {("tiny", "1.0.0"): model, ("other", "1.0.0"): other})
+    publish_models(scratch / "models", {"tiny@1.0.0": model, "other@1.0.0": other})
     named = {"model": "other", "version": "1.0.0"}
     seen: list[tuple[int, int]] = []
     answered = 0

@@ -28,7 +28,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from servers import matmul, publish_all
+from servers import matmul
 from turnout.admission import Admission, ReceiveBudget
 from turnout.app.server import running
 from turnout.config import Address, Routing, Runtime, Settings
@@ -44,7 +44,7 @@ from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.server import Services, data_methods
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
-from turnout.rpc.transport.asgi.eager import ENDED
+from turnout.rpc.transport.asgi.eager_tasks import ENDED
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import Event
@@ -53,6 +53,7 @@ from turnout.serving.data_plane.data_plane import Pending
 from turnout.serving.data_plane.inference import InferenceResult
 from turnout.serving.inputs.limits import DEFAULT_LIMITS
 from turnout.telemetry.logging import make_logger
+from turnout.testing import publish_models
 from turnout.threads import Threads
 from turnout_proto import tensors
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -320,7 +321,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="turnout-bench-") as directory:
         scratch = Path(directory)
         onnx.save(matmul(), scratch / "tiny.onnx")
-        publish_all(scratch / "models", {("tiny", "1.0.0"): scratch / "tiny.onnx"})
+        publish_models(scratch / "models", {"tiny@1.0.0": scratch / "tiny.onnx"})
         times = asyncio.run(_run(scratch / "models", counting=False))
         counts: Mapping[tuple[str, str], float] = {}
         if arguments.instructions:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from hostile import MIB, Hostile, issue, worst
 from onnx_models import identity
 from processes import ServerProcess, serving
-from servers import publish_all
+from turnout.testing import publish_models
 
 TARGET_MS = 250.0
 _PAUSE = 0.005
@@ -57,9 +57,9 @@ def publish(models: Path, scratch: Path) -> None:
     versions = {}
     for name, element in of.items():
         onnx.save(identity(element, ["n"]), scratch / f"{name}.onnx")
-        versions[name, "1.0.0"] = scratch / f"{name}.onnx"
+        versions[f"{name}@1.0.0"] = scratch / f"{name}.onnx"
     onnx.save(identity(TensorProto.FLOAT, ["n", 4]), scratch / "m.onnx")
-    publish_all(models, versions | {("m", "1.0.0"): scratch / "m.onnx"})
+    publish_models(models, versions | {"m@1.0.0": scratch / "m.onnx"})
 
 
 async def send(server: ServerProcess, message: Hostile) -> str:

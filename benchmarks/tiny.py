@@ -5,8 +5,9 @@ from pathlib import Path
 import onnx
 
 from load import Generator, Target
-from servers import bare, matmul, publish_all, turnout
+from servers import bare, matmul, turnout
 from tables import Row, compare_pairs, take_turns
+from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) against a bare grpc.aio handler"
 IN_FLIGHT = (1, 16)
@@ -21,7 +22,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     """Unary calls at 1 and 16 in flight against the bare handler; the stream at 16 against unary."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
-    publish_all(scratch / "models", {("tiny", "1.0.0"): model})
+    publish_models(scratch / "models", {"tiny@1.0.0": model})
     starts = [_started(scratch, model, generator, windows, seconds / _STARTS) for _ in range(_STARTS)]
     *calls, streams = ([pair for pairs in of_starts for pair in pairs] for of_starts in zip(*starts, strict=True))
     return [

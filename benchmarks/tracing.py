@@ -15,8 +15,9 @@ from urllib.request import urlopen
 import onnx
 
 from load import Generator, Target
-from servers import HERE, matmul, publish_all
+from servers import HERE, matmul
 from tables import Row, compare_pairs, take_turns
+from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) with tracing on against tracing off, both in one process"
 IN_FLIGHT = 16
@@ -55,7 +56,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     """Requests a second and CPU of the process with a tenth of the requests traced, with none and with all."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
-    publish_all(scratch / "models", {("tiny", "1.0.0"): model})
+    publish_models(scratch / "models", {"tiny@1.0.0": model})
     rows: list[Row] = []
     with _collector() as endpoint:
         for share, factor in ((0.1, 1), (0, 4), (1, 4)):

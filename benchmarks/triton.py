@@ -9,8 +9,9 @@ import onnx
 
 from load import Generator
 from peers import Oipload, Seen, triton
-from servers import matmul, publish_all, turnout
+from servers import matmul, turnout
 from tables import Row, compare_pairs, take_turns
+from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) by ModelInfer, against NVIDIA Triton"
 TARGETS = {1: 1.3, 16: 1.2, 64: 1.0}
@@ -24,7 +25,7 @@ def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[R
     """Requests a second, p50 and p99 at 1, 16 and 64 in flight; then by transport, on 1 and on 8 connections."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
-    publish_all(scratch / "models", {("m", "1.0.0"): model})
+    publish_models(scratch / "models", {"m@1.0.0": model})
     with ExitStack() as stack:
         try:
             load = Oipload()

@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 
 from load import Generator, Target
-from servers import TURNOUT, bare, matmul, publish_all, turnout
+from servers import TURNOUT, bare, matmul, turnout
 from tables import Row, compare, compare_pairs
+from turnout.testing import publish_models
 
 TITLE = "many versions"
 COUNT = 100
@@ -21,8 +22,8 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     for seed in range(COUNT):
         files.append(scratch / f"tiny-{seed}.onnx")
         onnx.save(matmul(seed=seed), files[-1])
-    publish_all(scratch / "one", {("tiny", "1.0.0"): files[0]})
-    publish_all(scratch / "many", {("tiny", f"1.{i}.0"): file for i, file in enumerate(files)})
+    publish_models(scratch / "one", {"tiny@1.0.0": files[0]})
+    publish_models(scratch / "many", {f"tiny@1.{i}.0": file for i, file in enumerate(files)})
     with turnout(scratch / "one") as one, turnout(scratch / "many") as many:
         lone, crowded = (Target(s.grpc, "tiny", "1.0.0", "x", "f32", "1,64") for s in (one, many))
         row = compare(
@@ -43,7 +44,7 @@ def _loading(scratch: Path, generator: Generator, windows: int, seconds: float) 
     big = scratch / "big.onnx"
     onnx.save(matmul(2240, seed=1), big)
     models = scratch / "loading"
-    publish_all(models, {("tiny", "1.0.0"): scratch / "tiny-0.onnx"})
+    publish_models(models, {"tiny@1.0.0": scratch / "tiny-0.onnx"})
     numbers = itertools.count()
 
     def calm(target: Target) -> float:

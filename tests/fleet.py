@@ -46,6 +46,9 @@ TICK_SECONDS = 0.4
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
 
+_PATIENCE = "30s"
+"""For which Envoy waits for a server here, whose machine has other things to do."""
+
 # `turnout` with a fault: whoever drives the rollout that a file names stops for good where the file says, and says so
 # by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for; "STATE:applied"
 # after that traffic was put in force and before that is recorded. Its lease lasts until it is killed: another server
@@ -302,7 +305,7 @@ class Fleet:
                 while not over.is_set():
                     sent = time.monotonic()
                     try:
-                        answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=30)
+                        answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=100)
                         load.answers[answer.route.version] += 1
                         load.last[answer.route.version] = max(sent, load.last.get(answer.route.version, sent))
                     except grpc.aio.AioRpcError as error:
@@ -376,7 +379,7 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def envoys_of(
-    scratch: Path, servers: Mapping[str, list[str]], *, retries: bool = True, interval: str = ""
+    scratch: Path, servers: Mapping[str, list[str]], *, retries: bool = True, interval: str = "", rest: str = ""
 ) -> Iterator[tuple[Mapping[str, str], str]]:
     """Starts Envoy with the configuration of deploy/envoy, and waits until it takes all servers for healthy.
 
@@ -386,6 +389,7 @@ def envoys_of(
             left out.
         retries: With the configuration's retries; without them, what fails once has failed.
         interval: Between two looks at a server's health; "" for the configuration's.
+        rest: For how long a server that fails all it is asked gets no requests; "" for the configuration's.
 
     Yields:
         The address of each listener, and the URL of its administration.
@@ -407,8 +411,13 @@ def envoys_of(
     resources["clusters"] = [cluster for cluster in resources["clusters"] if cluster["name"] in routes]
     assert len(routes) == len(resources["clusters"]) == len(servers)
     for cluster in resources["clusters"]:
-        if interval:
-            for check in cluster["health_checks"]:
+        # A server that is killed refuses connections at once; one that only waits for a core is no sick server.
+        cluster["connect_timeout"] = _PATIENCE
+        if rest:
+            cluster["outlier_detection"]["base_ejection_time"] = rest
+        for check in cluster["health_checks"]:
+            check["timeout"] = _PATIENCE
+            if interval:
                 check |= {"interval": interval, "no_traffic_interval": interval}
         (locality,) = cluster["load_assignment"]["endpoints"]
         behind = servers[routes[cluster["name"]]]
@@ -458,7 +467,7 @@ def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str
 
 def hosts(admin: str) -> Mapping[str, list[Mapping[str, Any]]]:
     """Returns what Envoy says of its servers, by cluster, in order. Raises OSError if it does not answer."""
-    with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
+    with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=30) as answer:
         clusters = json.load(answer)["cluster_statuses"]
     return {cluster["name"]: cluster.get("host_statuses", []) for cluster in clusters}
 

@@ -13,6 +13,9 @@ KUBERNETES = Path(__file__).resolve().parents[1] / "deploy" / "kubernetes"
 CHART = KUBERNETES / "turnout"
 Document = dict[str, Any]
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as quick in C, where PyYAML was built with it."""
+
 
 @functools.cache
 def render_module() -> ModuleType:
@@ -31,7 +34,7 @@ def rendered(values: Document | None = None, name: str = "turnout") -> list[Docu
     values = values or {}
     who = {} if {"auth", "insecure"} & values.keys() else {"insecure": True}
     texts = render_module().documents(yaml.safe_dump(who | values), name=name)
-    return [document for text in texts.values() for document in yaml.safe_load_all(text)]
+    return [document for text in texts.values() for document in yaml.load_all(text, _LOADER)]
 
 
 def only(documents: list[Document], kind: str) -> Document:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import free_port
+from turnout.host import KEEP_PRIORITY
 
 ROOT = Path(__file__).resolve().parents[1]
 Document = dict[str, Any]
@@ -154,6 +155,7 @@ def running(
 
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "TMPDIR": str(paths["/tmp"])}
     environment |= {key: here(value) for key, value in image_environment().items()}
+    environment[KEEP_PRIORITY] = "1"  # as every server under test: see conftest.py
     for variable in container.get("env", []):
         environment[variable["name"]] = here(_value(variable, secrets or {}, name))
     security = {**spec.get("securityContext", {}), **container["securityContext"]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 _HOLD = """
 import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 connection.execute("BEGIN IMMEDIATE")
 print("held", flush=True)
 sys.stdin.read()
@@ -26,8 +26,8 @@ async def locked(models: Path) -> AsyncIterator[None]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"held\n"
+        assert await asyncio.wait_for(process.stdout.readline(), 100) == b"held\n"
         yield
     finally:
         process.stdin.close()
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), 100)

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 100.0
 
 
 def _read(attributes: Iterable[Any]) -> dict[str, Any]:

@@ -99,8 +99,14 @@ def serving(
 @contextmanager
 def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
     """Starts a command in a process of its own, which may be killed; forked as `serving` does."""
+    with running("from turnout.__main__ import main; main()", *arguments, log=log, **environment) as process:
+        yield process
+
+
+@contextmanager
+def running(program: str, *arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
+    """Starts a program of Python in a process of its own; what it writes to standard error is in `log`."""
     log.touch()
-    program = "from turnout.__main__ import main; main()"
     process = forking().Process(
         target=forked.run, args=(program, list(map(str, arguments)), os.environ | environment, str(log))
     )

@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ import pytest
 
 import botocore_models
 import debian
+from ports import free_port
 from turnout.config import RepositorySettings, RepositoryUrl
 from turnout.registry.remote.opening import open_remote
 from turnout.registry.remote.repository import RemoteRepository
@@ -171,7 +171,7 @@ def _gcs(home: Path) -> Iterator[str]:
     binary = _server._get_binary_path()
     if not os.access(binary, os.X_OK):
         binary.chmod(0o755)
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = home / "gcs.log"
     command = [binary, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
@@ -187,7 +187,7 @@ def _gcs(home: Path) -> Iterator[str]:
 
 @contextmanager
 def _registry(home: Path) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     url, log, config = f"http://127.0.0.1:{port}", home / "registry.log", home / "registry.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
@@ -224,13 +224,6 @@ def _answers(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -294,7 +287,7 @@ class StoppingProxy:
                         proxy.writes.append(f"{self.command} {self.path}")
                 if stops and not proxy.forward_first:
                     self.wait()
-                upstream = HTTPConnection(str(target.hostname), target.port, timeout=30)
+                upstream = HTTPConnection(str(target.hostname), target.port, timeout=100)
                 try:
                     upstream.request(self.command, self.path, body, dict(self.headers.items()))
                     answer = upstream.getresponse()

@@ -29,7 +29,7 @@ QUICK: Mapping[str, Any] = {
     "min_requests": 20,
     "threshold_samples": 50,
     "warm_requests": 2,
-    "step_deadline_s": 60.0,
+    "step_deadline_s": 600.0,
     "watch_s": 0.6,
 }
 """A plan compressed in time. p90 moves often enough to be judged within seconds."""

@@ -61,7 +61,7 @@ async def put(server: Running, wanted: pb.Policy, model: str = "m", **change: ob
 async def scrape(server: Running) -> dict[tuple[str, ...], float]:
     """Reads the metrics as Prometheus does; keys are a sample's name and its labels, as `key=value` in order."""
     text = await asyncio.to_thread(
-        lambda: urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10).read().decode()
+        lambda: urllib.request.urlopen(f"http://{server.http}/metrics", timeout=60).read().decode()
     )
     return {
         (sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value

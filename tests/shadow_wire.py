@@ -87,8 +87,8 @@ def accounted(reported: pb.ShadowReport) -> int:
 async def settled(server: Running, version: str, copies: int, worst: int = 0) -> pb.ShadowReport:
     """Waits until it is known what became of `copies` copies; fails where that takes too long or there are more."""
     deadline = time.monotonic() + LIMIT_SECONDS
-    while accounted(reported := await report(server, version, worst)) < copies:
-        assert time.monotonic() < deadline, reported
+    while accounted(comparison := await report(server, version, worst)) < copies:
+        assert time.monotonic() < deadline, comparison
         await asyncio.sleep(0.1)
-    assert accounted(reported) == copies
-    return reported
+    assert accounted(comparison) == copies
+    return comparison

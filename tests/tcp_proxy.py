@@ -56,7 +56,7 @@ class TcpProxy:
         self.close()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(100)
 
     async def _cut(self, *, silent: bool) -> None:
         self._open.clear()

@@ -44,7 +44,7 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
     options = {**dict(_DEFAULTS), **dict(overrides)}
     scheme, _, addresses = target.partition(":")
     if "," in addresses and scheme in ("ipv4", "ipv6"):
-        # gRPC would name all of them as the authority, which is no authority, and servers in Go and Rust refuse it.
+        # gRPC would name all of them as the authority, which is not an authority, and servers in Go and Rust refuse it.
         options.setdefault("grpc.default_authority", addresses.partition(",")[0])
     return list(options.items())
 

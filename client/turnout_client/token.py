@@ -62,7 +62,7 @@ class TokenFile:
     def _read(self) -> str:
         with open(self._path, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it is no regular file")
+                raise ValueError("it is not a regular file")
             data = file.read(_MOST_BYTES + 1)
         return checked_token(data.decode("ascii", "replace").strip())
 
@@ -100,7 +100,7 @@ def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bo
         plaintext_token: It may travel unencrypted.
 
     Raises:
-        ValueError: It would travel unencrypted to another machine, is no token, or comes beside another.
+        ValueError: It would travel unencrypted to another machine, is not a token, or comes beside another.
     """
     if token is None:
         return Bearer()

@@ -101,7 +101,7 @@ def read_prediction(response: prediction_pb2.PredictResponse) -> Prediction:
     """Returns the prediction in `response`.
 
     Raises:
-        Internal: An output is no valid tensor.
+        Internal: An output is not a valid tensor.
     """
     route, timing = response.route, response.timing
     try:

@@ -8,7 +8,7 @@ from magika.process import Server, console
 from magika.samples import samples
 from turnout_client import Client, NotFound
 
-ROUNDS = 10
+ROUNDS = 5
 """Times that each file is asked for, so that the latencies mean something."""
 
 

@@ -88,9 +88,7 @@ def _bad(fault: str, title: str, because: str, plan: Mapping[str, Any] = PLAN, *
 
 
 SCENES: Mapping[str, Scene] = {
-    "good": Scene(
-        "a good candidate", "3.2.0", ORIGINAL, PLAN, "succeeded", f"{ORIGINAL} is the baseline", rate=1.5 * RATE
-    ),
+    "good": Scene("a good candidate", "3.2.0", ORIGINAL, PLAN, "succeeded", f"{ORIGINAL} is the baseline"),
     "slow": _bad("slow", "one made slow", "slower than the baseline's p90", PLAN | {"metrics": LATENCY}),
     "raises": _bad("raises", "one that raises", "errors: "),
     # Copies run when nobody else wants a core.

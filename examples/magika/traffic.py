@@ -13,7 +13,7 @@ from magika.samples import excerpts
 from turnout_client import Client
 
 BASELINE, CANDIDATE = "3.2.0", "3.3.0"
-FILES = 200
+FILES = 120
 USERS, CALLS = 250, 2
 
 

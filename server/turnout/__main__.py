@@ -24,7 +24,7 @@ def main() -> None:
     with writing_out():
         from turnout.cli.main import application
 
-        completing = "_TURNOUT_COMPLETE" in os.environ  # what is completed is no whole command yet
+        completing = "_TURNOUT_COMPLETE" in os.environ  # what is completed is not a whole command yet
         application("" if completing else "".join(sys.argv[1:2]))()
 
 

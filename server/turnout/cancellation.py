@@ -18,7 +18,7 @@ from turnout.errors import TurnoutError
 
 
 class WorkCancelled(Exception):
-    """Work was cancelled. No TurnoutError, since it is no finding about a version that a gate could report.
+    """Work was cancelled. No TurnoutError, since it is not a finding about a version that a gate could report.
 
     Attributes:
         cause: What whoever waits for the work is told.

@@ -118,7 +118,7 @@ class InputsRefused(InvalidRequest):
 
 
 class InvalidModel(InvalidRequest):
-    """What was to be published is no valid version of a model."""
+    """What was to be published is not a valid version of a model."""
 
 
 class NotFoundError(TurnoutError):

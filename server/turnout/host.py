@@ -32,6 +32,10 @@ try:
 except ModuleNotFoundError:
     resource = None
 
+KEEP_PRIORITY = "_TURNOUT_KEEP_PRIORITY"
+"""Variable of the environment in which `lower_priority` does nothing: tests set it, here and in children. They keep all
+cores busy themselves, for minutes, and what runs when nobody else wants a core would not run before they gave it up."""
+
 _NICENESS = 19
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -199,7 +203,7 @@ def lower_priority() -> None:
     is set besides, since accounting goes by it. Neither can be taken back without privileges, so this is for threads
     that do nothing else.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or KEEP_PRIORITY in os.environ:
         return  # elsewhere niceness is the whole process's
     with contextlib.suppress(OSError, AttributeError):  # not allowed: such threads are only less polite
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

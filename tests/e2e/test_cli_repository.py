@@ -99,9 +99,7 @@ def test_a_version_is_chosen_refused_tried_and_forced_by_the_command_line(shell:
     assert set(versions(shell)) == {"1.0.0"}
     done = shell.run("publish", "m", "1.0.1", "model.onnx", code=3)
     assert done.stdout.startswith("m 1.0.1 is not published\n")
-    assert (
-        "error: gate bump failed: 1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights are others" in done.stderr
-    )
+    assert "error: gate bump failed: 1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights differ" in done.stderr
     body = json.loads(shell.run("publish", "m", "1.0.1", "model.onnx", "--json", code=3).stdout)
     assert (body["ok"], body["refused_by"], body["parent"]) == (False, "bump", "1.0.0")
     assert "goes on record" in shell.error("publish", "m", "1.0.1", "model.onnx", "--skip-gate", "bump")
@@ -174,11 +172,11 @@ def test_what_a_publisher_says_is_shown(shell: Shell) -> None:
         'description = "doubles"\n[batching]\nmax_rows = 8\naxes = { x = 0, y = 0 }\n'
     )
     shell.publish("m", "1.0.0", 2, "--meta", "meta.toml")
-    displayed = shell.json("show", "m@1.0.0")
-    assert displayed["metadata"] == {"description": "doubles"}
-    assert displayed["batching"] == "on, up to 8 rows, along x[0], y[0]"
-    assert displayed["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
-    assert [file["path"] for file in displayed["files"]] == ["model.onnx"]
+    described = shell.json("show", "m@1.0.0")
+    assert described["metadata"] == {"description": "doubles"}
+    assert described["batching"] == "on, up to 8 rows, along x[0], y[0]"
+    assert described["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
+    assert [file["path"] for file in described["files"]] == ["model.onnx"]
     text = shell.run("show", "m@1.0.0").stdout
     assert "doubles" in text
     assert "x: float32[batch, 4]" in text

@@ -120,8 +120,8 @@ def test_models_and_show_tell_what_the_server_holds(server: Server) -> None:
     to = ("--server", server.control)
     found = {model["name"]: model for model in answer("models", *to)["models"]}
     assert found["scale"]["default_version"] == "2.0.0"
-    displayed = answer("show", "scale@3.0.0", *to)
-    assert (displayed["state"], displayed["standing"], displayed["providers"]) == (
+    described = answer("show", "scale@3.0.0", *to)
+    assert (described["state"], described["standing"], described["providers"]) == (
         "ready",
         "candidate",
         ["CPUExecutionProvider"],

@@ -46,11 +46,11 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
     meta.write_text('description = "by CI"\n[training]\nseed = 7\n')
     with serving_in_thread(tmp_path / "models") as server:
         arguments = ("publish", "m", "1.0.0", source, "--meta", meta, "--server", server.control, "--release", "--json")
-        reported = json.loads(turnout(*arguments).stdout)
-        assert (reported["created"], reported["standing"]) == (True, "released")
-        assert reported["gates"][0]["gate"] == "integrity"
+        output = json.loads(turnout(*arguments).stdout)
+        assert (output["created"], output["standing"]) == (True, "released")
+        assert output["gates"][0]["gate"] == "integrity"
         again = json.loads(turnout(*arguments).stdout)
-        assert (again["created"], again["digest"]) == (False, reported["digest"])
+        assert (again["created"], again["digest"]) == (False, output["digest"])
         turnout("load", "m@1.0.0", "--server", server.control)
         turnout("predict", "m", "--input", "x=random", "--server", server.control)
         turnout("publish", "m", "1.1.0", source, "--server", server.control)
@@ -61,7 +61,7 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
         fetched = json.loads(
             turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", server.control, "--json").stdout
         )
-        assert fetched["digest"] == reported["digest"]
+        assert fetched["digest"] == output["digest"]
         full = turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", server.control, check=False)
         assert full.returncode == 1
         assert "exists" in full.stderr
@@ -73,10 +73,10 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
 
 def test_a_command_whose_connection_is_cut_goes_on_by_itself(tmp_path: Path, source: Path) -> None:
     with serving_in_thread(tmp_path / "models") as server, cutting(server.control, after=2_000_000) as (address, cuts):
-        reported = turnout("publish", "m", "1.0.0", source, "--server", address, "--json")
-        assert json.loads(reported.stdout)["created"]
+        output = turnout("publish", "m", "1.0.0", source, "--server", address, "--json")
+        assert json.loads(output.stdout)["created"]
         assert cuts == [1]
-    assert Repository(tmp_path / "models").scan().published[0].digest == json.loads(reported.stdout)["digest"]
+    assert Repository(tmp_path / "models").scan().published[0].digest == json.loads(output.stdout)["digest"]
 
 
 def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -
     bad.graph.node[0].op_type = "NoSuchOperator"
     source = onnx_models.save(bad, tmp_path / "m.onnx")
     with serving_in_thread(tmp_path / "models") as server:
-        reported = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json", check=False)
-    error = json.loads(reported.stderr)["error"]
-    assert (reported.returncode, error["kind"]) == (3, "GateRefused")
-    assert json.loads(reported.stdout)["refused_by"] == "integrity"
+        output = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json", check=False)
+    error = json.loads(output.stderr)["error"]
+    assert (output.returncode, error["kind"]) == (3, "GateRefused")
+    assert json.loads(output.stdout)["refused_by"] == "integrity"
     assert error["violations"][0]["field"] == "integrity"
 
 
@@ -95,8 +95,8 @@ def test_a_number_that_is_taken_ends_the_command_as_it_does_on_the_disk(tmp_path
     with serving_in_thread(tmp_path / "models") as server:
         for factor, code in ((1, 0), (1, 0), (2, 4)):
             source = onnx_models.save(onnx_models.scaled(factor), tmp_path / "m.onnx")
-            reported = turnout("publish", "m", "1.0.0", source, "--server", server.control, check=False)
-            assert reported.returncode == code, reported.stderr
+            output = turnout("publish", "m", "1.0.0", source, "--server", server.control, check=False)
+            assert output.returncode == code, output.stderr
 
 
 def test_a_server_killed_in_the_middle_of_an_upload_leaves_a_clean_repository(tmp_path: Path, source: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_server_killed_in_the_middle_of_an_upload_leaves_a_clean_repository(tm
     assert Repository(models).scan().published == ()
     with serving(models) as server:
         assert _staged(models) == []
-        reported = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json")
-        assert json.loads(reported.stdout)["created"]
+        output = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json")
+        assert json.loads(output.stdout)["created"]
     assert _staged(models) == []
 
 
@@ -132,9 +132,9 @@ def test_where_no_server_answers_the_command_says_so(tmp_path: Path, source: Pat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        reported = turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", address, check=False)
-    assert reported.returncode == 1
-    assert "no server answers" in reported.stderr
+        output = turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", address, check=False)
+    assert output.returncode == 1
+    assert "no server answers" in output.stderr
     assert not (tmp_path / "got").exists()
 
 

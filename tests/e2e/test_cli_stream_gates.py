@@ -125,7 +125,7 @@ def test_a_key_that_never_leaves_the_job_signs_what_the_server_publishes(
     with StateStore.open(Settings(models=models).state_url) as store:
         assert store.release_state().of("trusted").digests == {Version(1): signed["digest"]}
         signings = [(e.payload["key"], e.actor) for e in store.events("trusted") if e.kind == "signed"]
-    assert signings == [(unknown, "bob"), (known, "ci")], "the same key again is no event"
+    assert signings == [(unknown, "bob"), (known, "ci")], "the same key again is not an event"
     assert reported("show", "trusted@1.0.0", *to)["signatures"] == {known: "trusted", unknown: "unknown key"}
     reported("load", "trusted@1.0.0", *to)
     got = reported("fetch", "trusted@1.0.0", "--to", tmp_path / "got", "--signatures", tmp_path / "signatures", *to)

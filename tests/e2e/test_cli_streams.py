@@ -61,7 +61,7 @@ def test_closed_streams_are_no_files_of_ours(publish_model, models) -> None:
     program += "m.application = lambda *_, **__: said\nmain()"
     path = models.parent / "number"
     terms = [TURNOUT[0], "-c", program.replace("PATH", repr(str(path)))]
-    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *terms], timeout=60).returncode == 0
+    assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *terms], timeout=200).returncode == 0
     assert int(path.read_text()) > 2
 
 
@@ -69,7 +69,7 @@ def test_closed_streams_are_no_files_of_ours(publish_model, models) -> None:
 def test_a_path_that_is_no_utf_8_is_refused_in_a_sentence(arguments) -> None:
     value = b"sqlite:///x\xff" if arguments == ["--state"] else b"x\xff"
     terms: list[str | bytes] = [*TURNOUT, "serve", "--print-config", *arguments, value]
-    done = subprocess.run(terms, capture_output=True, timeout=60)
+    done = subprocess.run(terms, capture_output=True, timeout=200)
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
     assert b"UTF-8" in done.stderr

@@ -21,6 +21,7 @@ import pytest
 from semver import Version
 
 from onnx_models import save, scaled
+from ports import free_port
 from processes import TURNOUT, serving, turnout
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
@@ -163,7 +164,7 @@ def test_once_prints_one_picture_of_an_interval(models: Path) -> None:
 
 
 def test_a_terminal_shows_it_live_through_a_restart_and_a_resize(models: Path) -> None:
-    with serving(models) as first:
+    with serving(models, control=f"127.0.0.1:{free_port()}") as first:
         terminal = Terminal("top", "--interval", "0.3", "--server", first.control)
         try:
             with requests(first.http):

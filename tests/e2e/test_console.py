@@ -379,8 +379,8 @@ async def test_real_disagreements_are_shown_the_worst_first(publish_model, start
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     calls = [call for n in range(8) for call in numbered(1, start=n, x=np.full((1, 4), n, np.float32))]
     assert (await predict(server, calls)).errors == []
-    reported = await settled(server, "1.1.0", len(calls))
-    assert reported.outcomes["disagreed"] == 7  # all but the one of zeros
+    comparison = await settled(server, "1.1.0", len(calls))
+    assert comparison.outcomes["disagreed"] == 7  # all but the one of zeros
     async with tab(browser, server) as here:
         await here.open("/console/models/m/shadow")
         await expect(here.page.locator("main")).to_contain_text("7 disagreed")

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), needs(PLUGIN, "libgrpc
 
 @pytest.fixture(scope="module")
 def load() -> ModuleType:
-    """The generator's module: `benchmarks` is no package, and its names are those of nothing else."""
+    """The generator's module: `benchmarks` is not a package, and its names are those of nothing else."""
     spec = importlib.util.spec_from_file_location("turnout_benchmarks_load", LOAD)
     assert spec is not None
     assert spec.loader is not None

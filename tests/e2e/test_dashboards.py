@@ -21,6 +21,7 @@ from http_endpoint import Endpoint, answer, listening
 from onnx_models import scaled
 from prometheus_process import RULES, Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put, scrape
+from shadow_wire import PATIENT
 from turnout.app.server import Running
 from turnout.config import ModelOverrides, Probe, ShadowLane
 from turnout.telemetry.metrics.workers import worker_families
@@ -150,7 +151,7 @@ async def test_every_panel_names_real_metrics_and_shows_a_scene_with_a_canary_a_
         server = await start_server(
             rollout=rollout_wire.TICK,
             model={"m": ModelOverrides(slo_ms=(0.001,), false_alarm_meter=0.25)},
-            shadow=ShadowLane(isolation="thread", noise_rate=1.0),
+            shadow=ShadowLane(isolation="thread", noise_rate=1.0, **PATIENT),
             probe={"shop": probe},
         )
         await _scene(server, tmp_path)

@@ -52,7 +52,7 @@ async def failing() -> AsyncIterator[tuple[_Failing, str]]:
 @asynccontextmanager
 async def _envoy(scratch: Path, *servers: str) -> AsyncIterator[tuple[str, str]]:
     """Envoy before these servers, without retries; yields its address, and the URL of its administration."""
-    starting = envoys_of(scratch, {"predictions": list(servers)}, retries=False)
+    starting = envoys_of(scratch, {"predictions": list(servers)}, retries=False, rest="100s")
     listeners, admin = await asyncio.to_thread(starting.__enter__)  # it waits for servers that run on this loop
     try:
         yield listeners["predictions"], admin
@@ -66,7 +66,7 @@ async def _ask(address: str, index: int = 1) -> Counter[str]:
         stub = PredictionServiceStub(channel)
         for _ in range(REQUESTS):
             try:
-                await stub.Predict(request("m", index=np.array([index])), timeout=30)
+                await stub.Predict(request("m", index=np.array([index])), timeout=100)
                 answered["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 answered[error.code().name] += 1

@@ -58,8 +58,8 @@ def test_an_imported_version_has_the_same_digest_and_answers(tmp_path: Path, exp
     before = Repository(tmp_path / "models").find("m", V1)
     done = imported(tmp_path, exported, "--digest", before.digest, "--release")
     assert done.returncode == 0, done.stderr
-    reported = json.loads(done.stdout)
-    assert (reported["digest"], reported["created"], reported["standing"]) == (before.digest, True, "released")
+    output = json.loads(done.stdout)
+    assert (output["digest"], output["created"], output["standing"]) == (before.digest, True, "released")
     assert Repository(tmp_path / "other").verify("m", V1, expected=before.digest).manifest == before.manifest
     assert json.loads(imported(tmp_path, exported).stdout)["created"] is False
     with serving_in_thread(tmp_path / "other") as server:
@@ -96,8 +96,8 @@ def test_what_was_attested_travels_and_is_marked_as_imported(tmp_path: Path, exp
     (tmp_path / "key.pub.pem").write_text(key.public.pem)
     turnout("verify", "m@1.0.0", *signed_by)
     assert (kept / "imported-environment.json").read_bytes() == (home / "environment.json").read_bytes()
-    displayed = json.loads(turnout("show", "m@1.0.0", "--models", tmp_path / "other", "--json").stdout)
-    assert displayed["published_on"]["imported"] is True
+    described = json.loads(turnout("show", "m@1.0.0", "--models", tmp_path / "other", "--json").stdout)
+    assert described["published_on"]["imported"] is True
     turnout("export", "m@1.0.0", "--to", tmp_path / "again", "--models", tmp_path / "other")
     turnout("import", tmp_path / "again", "--models", tmp_path / "third")
     assert sorted(os.listdir(tmp_path / "third" / "m" / ".attestations" / "1.0.0")) == sorted(os.listdir(kept))
@@ -188,7 +188,7 @@ def test_an_export_of_none_or_of_several_is_refused(tmp_path: Path) -> None:
     done = imported(tmp_path, tmp_path / "empty")
     assert "expected an export of one version, found 0" in done.stderr
     done = imported(tmp_path, tmp_path)
-    assert "is no export" in done.stderr
+    assert "is not an export" in done.stderr
     (tmp_path / "odd" / "m" / "1.0.0").mkdir(parents=True)
     (tmp_path / "odd" / "m" / "1.0.0" / "manifest.json").write_bytes(b"{}")
     with pytest.raises(DigestMismatch):

@@ -74,7 +74,7 @@ def outcomes(server: ServerProcess, node: Path, tmp_path_factory: pytest.TempPat
     (scripts / "node_modules").symlink_to(node / "node_modules")  # modules are looked for beside the script
     google_apis = Path(next(iter(google.rpc.__path__))).parent.parent
     command = [node / "bin" / "node", scripts / "run_rules.mjs", server.grpc, PROTOS, google_apis]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
     return found

@@ -31,11 +31,11 @@ def rules() -> list[str]:
 
 
 def outcomes(python: Path, server: Server) -> dict[str, str]:
-    command = [python, RULES / "run_rules.py", "imported", server.grpc, server.control, server.http]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    command = [python, RULES / "run_rules.py", server.grpc, server.control, server.http, "imported"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    found: dict[str, dict[str, str]] = json.loads(done.stdout)
+    return found["imported"]
 
 
 def test_three_models_are_served_and_answered_through_tritonclient(tmp_path: Path) -> None:

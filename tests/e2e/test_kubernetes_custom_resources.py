@@ -48,7 +48,7 @@ def validation_errors(node: Path, documents: list[Document], folder: Path) -> st
     (folder / "node_modules").symlink_to(node / "node_modules")
     options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--moduleResolution", "nodenext"]
     command = [node / "bin" / "node", node / "node_modules" / "typescript" / "bin" / "tsc", *options, "documents.ts"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert (done.returncode == 0) is (done.stdout == ""), done.stdout + done.stderr
     return done.stdout
 
@@ -112,7 +112,7 @@ def read_by_kserve(document: Document, model: str) -> str:
         f"kserve-models-{KSERVE}", "--no-deps", f"kserve=={KSERVE}", "six", "urllib3", timeout=300
     )
     command = [home / "bin" / "python", "-c", _READ, model]
-    done = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, timeout=300)
     return done.stderr
 
 

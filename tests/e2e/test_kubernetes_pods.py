@@ -187,10 +187,8 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
 
         def known() -> set[str]:
             asked = ("servers", "--server", control, "--tls-ca", ca, "--token-file", token, "--json")
-            displayed = turnout(*asked, check=False)
-            return (
-                {one["name"] for one in json.loads(displayed.stdout)["servers"]} if displayed.returncode == 0 else set()
-            )
+            output = turnout(*asked, check=False)
+            return {one["name"] for one in json.loads(output.stdout)["servers"]} if output.returncode == 0 else set()
 
         wait_until(lambda: known() == set(names), pods[0])
         for pod in pods:

@@ -15,6 +15,7 @@ from conftest import make_settings
 from onnx_models import scaled, slow
 from prometheus_process import Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put
+from shadow_wire import PATIENT
 from turnout.app.server import Running, running
 from turnout.config import ModelOverrides, QueueLimits, Runtime, ShadowLane
 from turnout.registry.storage.repository import Repository
@@ -72,7 +73,7 @@ async def test_each_kind_of_trouble_fires_its_own_alert_and_no_other(
     server = await start_server(
         rollout=rollout_wire.TICK,
         model={"barred": ModelOverrides(runtime=Runtime(providers=["tensorrt"]))},
-        shadow=ShadowLane(isolation="thread"),
+        shadow=ShadowLane(isolation="thread", **PATIENT),
     )
     long = {"x": X, "n": np.array(5_000)}
     async with AsyncExitStack() as stack, replica(tmp_path, models) as other:

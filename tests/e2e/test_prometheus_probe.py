@@ -91,7 +91,7 @@ def test_a_promql_probe_on_the_servers_own_metrics_lets_a_good_candidate_through
         "constant": Probe(url=url, query='scalar(count(turnout_version_info{model=~"{model}"}))', fail_below=1),
     }
     with (
-        serving_in_thread(models, rollout=RolloutSettings(tick_s=0.2), probe=probes) as server,
+        serving_in_thread(models, wait=True, rollout=RolloutSettings(tick_s=0.2), probe=probes) as server,
         prometheus(tmp_path / "prometheus", server.http, port=port),
         grpc.insecure_channel(server.control) as channel,
     ):
@@ -99,8 +99,8 @@ def test_a_promql_probe_on_the_servers_own_metrics_lets_a_good_candidate_through
 
         def tried(name: str) -> tuple[str, str, str]:
             request = pb.TryProbeRequest(probe=name, model="m", version="1.1.0+cpu")
-            reported = control.TryProbe(request, timeout=60)
-            return reported.outcome, reported.value, reported.detail
+            tried = control.TryProbe(request, timeout=60)
+            return tried.outcome, tried.value, tried.detail
 
         assert tried("nothing") == ("inconclusive", "", "there is no data")
         assert tried("divided") == ("inconclusive", "NaN", "it answered NaN")

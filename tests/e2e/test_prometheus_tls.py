@@ -13,7 +13,6 @@ pytestmark = [pytest.mark.slow, needs_prometheus]
 AUTHORITY = Authority.make()
 
 
-@pytest.mark.timeout(120)
 def test_a_scrape_over_https_tells_of_a_certificate_that_ends_and_of_one_that_cannot_be_used(tmp_path: Path) -> None:
     put(tmp_path / "ca.pem", AUTHORITY.pem)
     AUTHORITY.issue("prometheus").write(tmp_path, "prometheus")

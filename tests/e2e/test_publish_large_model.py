@@ -62,14 +62,14 @@ def test_a_model_of_2_gib_is_published_in_a_fraction_of_its_memory(tmp_path: Pat
     command = [sys.executable, "-c", PUBLISHER, "1.0.0", str(source), "--models", str(tmp_path / "models")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)
-        reported = json.loads(done.stdout)
-        assert reported["code"] == 0, reported
-        gates = {gate["gate"]: gate for gate in json.loads(reported["out"])["gates"]}
+        output = json.loads(done.stdout)
+        assert output["code"] == 0, output
+        gates = {gate["gate"]: gate for gate in json.loads(output["out"])["gates"]}
         assert gates["load"]["outcome"] == "passed"
-        assert json.loads(reported["out"])["size_bytes"] > SIZE
-        assert reported["own"] < 512 * MIB
+        assert json.loads(output["out"])["size_bytes"] > SIZE
+        assert output["own"] < 512 * MIB
         # ONNX Runtime maps the table; what is touched of it is all that counts.
-        assert reported["children"] < 512 * MIB
+        assert output["children"] < 512 * MIB
     finally:
         shutil.rmtree(tmp_path / "models", ignore_errors=True)
 

@@ -95,16 +95,16 @@ def test_a_model_in_s3_is_published_with_its_external_data(s3: str, tmp_path: Pa
     source = onnx_models.save_external(tmp_path / "work", location="deep/weights.data")
     weights = source.parent / "deep/weights.data"
     objects = ["m/model.onnx", source, "m/deep/weights.data", weights, "alone/model.onnx", source]
-    subprocess.run([sys.executable, "-c", PUT, *objects], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", PUT, *objects], check=True, timeout=200)
     repository = ("--models", tmp_path / "models")
-    reported = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *repository, "--json").stdout)
-    assert reported["created"]
+    output = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *repository, "--json").stdout)
+    assert output["created"]
     local = turnout("publish", "m", "1.0.0", source, *repository, "--json")
-    assert json.loads(local.stdout)["digest"] == reported["digest"]
+    assert json.loads(local.stdout)["digest"] == output["digest"]
     with serving_in_thread(tmp_path / "served") as server:
         to = ("--server", server.control, "--json")
         remote = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *to).stdout)
-        assert remote["digest"] == reported["digest"]
+        assert remote["digest"] == output["digest"]
     urls = ["s3://models/alone/model.onnx", "s3://models/none.onnx", "s3://none/model.onnx", "s3://models/m/model.onnx"]
     done = subprocess.run([sys.executable, "-c", REFUSED, *urls], capture_output=True, text=True, timeout=100)
     terms = json.loads(done.stdout)

@@ -27,12 +27,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("real") / "models"
     repository = Repository(models)
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = ReleaseStateWriter(repository, store)
+        release_writer = ReleaseStateWriter(repository, store)
         for model, number in WHEELS:
             version = Version.parse(number)
             publish(repository, PublishRequest(model, version, fetch(model, number)))
-            declarer.release(model, version, actor="test", reason="")
-        declarer.set_tag("magika", "stable", Version(3, 2, 0), actor="test", reason="")
+            release_writer.release(model, version, actor="test", reason="")
+        release_writer.set_tag("magika", "stable", Version(3, 2, 0), actor="test", reason="")
     with serving_in_thread(models) as running:
         with Client(running.grpc) as client:
             for model, number in WHEELS:

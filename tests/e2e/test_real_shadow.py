@@ -55,7 +55,7 @@ async def test_magika_3_3_behind_3_2_is_told_as_onnx_runtime_sees_it(publish_mod
     inputs, expected, actual = [inputs[n] for n in np.flatnonzero(clear)], expected[clear], actual[clear]
     live = await predict(server, [request("m", request_id=f"r{n}", bytes=one) for n, one in enumerate(inputs)])
     assert live.errors == []
-    reported = await settled(server, "3.3.0", len(inputs), worst=5)
+    comparison = await settled(server, "3.3.0", len(inputs), worst=5)
 
     won, wins = expected.argmax(axis=1), actual.argmax(axis=1)
     rows = np.arange(len(inputs))
@@ -65,18 +65,18 @@ async def test_magika_3_3_behind_3_2_is_told_as_onnx_runtime_sees_it(publish_mod
     assert len(inputs) > 100
     assert 5 < len(moved) < len(inputs) / 2
 
-    (output,) = reported.outputs
-    assert dict(reported.outcomes) == {"agreed": len(inputs) - len(moved), "disagreed": len(moved)}
+    (output,) = comparison.outputs
+    assert dict(comparison.outcomes) == {"agreed": len(inputs) - len(moved), "disagreed": len(moved)}
     assert dict(output.mismatches) == {"top1": len(moved)}
     assert output.top1 == pytest.approx(1 - len(moved) / len(inputs))
     assert output.max_abs == pytest.approx(differences.max(), abs=1e-4)
     assert output.mean_abs == pytest.approx(differences.mean(), abs=1e-4)
-    assert reported.noise_disagreements == 0
-    assert reported.agreement == pytest.approx(1 - len(moved) / len(inputs))
-    worst = [int(one.request_id.removeprefix("r")) for one in reported.worst]
+    assert comparison.noise_disagreements == 0
+    assert comparison.agreement == pytest.approx(1 - len(moved) / len(inputs))
+    worst = [int(one.request_id.removeprefix("r")) for one in comparison.worst]
     assert len({*worst} & {*moved.tolist()}) == 5
-    assert [one.margin for one in reported.worst] == pytest.approx(margins[worst], abs=1e-4)
-    assert [one.margin for one in reported.worst] == pytest.approx(np.sort(margins[moved])[::-1][:5], abs=1e-4)
+    assert [one.margin for one in comparison.worst] == pytest.approx(margins[worst], abs=1e-4)
+    assert [one.margin for one in comparison.worst] == pytest.approx(np.sort(margins[moved])[::-1][:5], abs=1e-4)
 
 
 async def test_a_real_version_behind_itself_never_disagrees(publish_model, start_server) -> None:
@@ -87,7 +87,7 @@ async def test_a_real_version_behind_itself_never_disagrees(publish_model, start
     inputs = [features_v3(content) for content in real_contents()]
     live = await predict(server, [request("m", request_id=f"r{n}", bytes=one) for n, one in enumerate(inputs)])
     assert live.errors == []
-    reported = await settled(server, "3.2.1", len(inputs))
-    assert dict(reported.outcomes) == {"agreed": len(inputs)}
-    assert reported.agreement == 1.0
-    assert reported.outputs[0].max_abs < 1e-5
+    comparison = await settled(server, "3.2.1", len(inputs))
+    assert dict(comparison.outcomes) == {"agreed": len(inputs)}
+    assert comparison.agreement == 1.0
+    assert comparison.outputs[0].max_abs < 1e-5

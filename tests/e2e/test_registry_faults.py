@@ -13,6 +13,7 @@ import pytest
 from semver import Version
 
 import onnx_models
+from processes import running
 from published import RUN_NOTHING
 from turnout.errors import Conflict, Exhausted, UnavailableError
 from turnout.registry.publishing.publish import PublishRequest, publish
@@ -20,7 +21,6 @@ from turnout.registry.signing.keys import PrivateKey
 from turnout.registry.storage.repository import Repository
 from turnout.releases.adoption import AdoptionStore
 from turnout.releases.release import ReleaseStateWriter
-from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,9 +34,7 @@ WHO = {"actor": "ada", "reason": ""}
 COMMON = """
 import contextlib, gc, io, json, os, signal, sys
 from pathlib import Path
-import onnxruntime
 from sqlalchemy import Engine, event
-import turnout.app.server
 from turnout.cli.registry import audit, verify
 from turnout.cli.releases import log
 from turnout.cli.publish import command as publish, sign
@@ -45,6 +43,7 @@ from turnout.state.database import migrations
 from typer.main import get_command
 
 application = get_command(application())  # 0.1 s, once
+sys.stdout = sys.stderr  # which is what whoever started this reads
 
 def command(*arguments):
     out, err = io.StringIO(), io.StringIO()
@@ -204,13 +203,12 @@ print(json.dumps({"publishers": [end(c) for c in publishers], "movers": [end(c) 
 )
 
 
-def run(program: str, *arguments: str | Path) -> list[dict]:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | CHILD_ENVIRONMENT, capture_output=True, text=True, timeout=580,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def run(program: str, *arguments: str | Path, log: Path) -> list[dict]:
+    """Runs one of the programs above to its end, and returns what it printed."""
+    with running(program, *arguments, log=log) as process:
+        process.join(580)
+        assert process.exitcode == 0, log.read_text()
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def left_over(root: Path) -> list[str]:
@@ -230,7 +228,7 @@ def test_a_publish_that_is_killed_at_any_step_is_wholly_there_or_not_at_all(
     (template / "gates.toml").write_text(RUN_NOTHING)
     shared = "" if database == "sqlite" else request.getfixturevalue("postgres_server").new_database()
     StateStore.open(shared or f"sqlite:///{template}/.turnout/state.db").close()
-    whole, *killed, last = run(KILLED, folder, source, tmp_path / "key.pem", shared)
+    whole, *killed, last = run(KILLED, folder, source, tmp_path / "key.pem", shared, log=tmp_path / "log")
     assert (whole["code"], last["first"]) == (0, whole), "there is no step after the last"
     died_at = [one["step"] for one in killed]
     of_store = [number for number, kind in enumerate(whole["steps"], 1) if kind]
@@ -274,7 +272,7 @@ def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str
             wanted = PublishRequest("t", Version(1, 0, patch), tmp_path / "1.onnx")
             publish(repository, wanted, recorded=recorder.record)
         ReleaseStateWriter(repository, store).set_tag("t", "stable", V1, **WHO)
-    (found,) = run(CROWD, models, state_url, tmp_path)
+    (found,) = run(CROWD, models, state_url, tmp_path, log=tmp_path / "log")
 
     outcomes: dict[str, list[str]] = {}
     for one in found["publishers"]:

@@ -85,9 +85,9 @@ def test_every_command_works_on_a_repository_that_lives_elsewhere(
     assert store.url not in turnout("show", "m").stderr
     assert json.loads(turnout("show", "m@2.0.0", "--json").stdout)["signatures"]
     turnout("sign", "m@1.0.0", "--key", tmp_path / "ada.pem")
-    reported = json.loads(turnout("verify", "--json").stdout)
-    assert reported["ok"]
-    assert [list(one["signatures"].values()) for one in reported["versions"]] == [["unknown key"]] * 2
+    output = json.loads(turnout("verify", "--json").stdout)
+    assert output["ok"]
+    assert [list(one["signatures"].values()) for one in output["versions"]] == [["unknown key"]] * 2
     turnout("diff", "m@1.0.0", "m@2.0.0")
     turnout("tag", "m", "stable", "1.0.0")
     assert turnout("yank", "m@1.0.0", "--reason", "x", check=False).returncode == 1
@@ -111,8 +111,8 @@ def test_every_command_works_on_a_repository_that_lives_elsewhere(
     monkeypatch.setenv("TURNOUT_MODELS", apart.url)
     monkeypatch.setenv("TURNOUT_STATE", sqlite_url(tmp_path / "other.db"))
     turnout("import", tmp_path / "export", "--release")
-    reported = json.loads(turnout("verify", "--json").stdout)
-    assert (reported["ok"], len(reported["versions"])) == (True, 1)
+    output = json.loads(turnout("verify", "--json").stdout)
+    assert (output["ok"], len(output["versions"])) == (True, 1)
 
 
 def test_a_damaged_file_is_told_by_verify_and_the_gates_plan_is_read_from_where_versions_live(
@@ -129,9 +129,9 @@ def test_a_damaged_file_is_told_by_verify_and_the_gates_plan_is_read_from_where_
     assert refused.returncode == 3
     assert "description" in refused.stdout + refused.stderr
     store.overwrite_blob(entry.digest, b"x" * entry.size)
-    reported = turnout("verify", "--json", check=False)
-    assert reported.returncode == 1
-    assert json.loads(reported.stdout)["versions"][0]["fault"] == "model.onnx is not what was published"
+    output = turnout("verify", "--json", check=False)
+    assert output.returncode == 1
+    assert json.loads(output.stdout)["versions"][0]["fault"] == "model.onnx is not what was published"
 
 
 def test_without_a_state_store_it_is_said_where_to_put_one(

@@ -26,6 +26,7 @@ from semver import Version
 import onnx_models
 from console_wire import CHROMIUM, needs_chromium
 from forked_commands import turnout_program
+from ports import free_port
 from processes import TURNOUT, Server, serving, serving_in_thread, turnout
 from turnout.cli.rollout.follow import FINAL
 from turnout.config import Settings
@@ -118,7 +119,7 @@ def refused(server: Server, *arguments: str) -> str:
 def until(server: Server, holds: Callable[[pb.Rollout], bool]) -> pb.Rollout:
     """Waits for the rollout of `m` to be so."""
     with grpc.insecure_channel(server.control) as channel:
-        stream = ControlServiceStub(channel).WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=30)
+        stream = ControlServiceStub(channel).WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=120)
         return next(message.rollout for message in stream if holds(message.rollout))
 
 
@@ -203,7 +204,7 @@ def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: Serve
     assert CHROMIUM is not None
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
     evidence = re.search(r'<div class="plot" id="evidence">(.*?)<h2>', dom, re.DOTALL)
     assert evidence
     assert "<canvas" in evidence[1]
@@ -224,8 +225,8 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
         epoch = until(server, soaking).epoch
         assert run(server, "pause", "m", "--reason", "lunch", "--actor", "bob", "--epoch", str(epoch)).stdout == (
             f"m 1.1.0 over 1.0.0, attempt 1, epoch {epoch + 1}: soaking, step 1 of 2 at 25%; paused: lunch (bob)\n"
-            "plain requests: 1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1); latest: 1.0.0; "
-            "^1: 1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1)\n"
+            "plain requests: 1.0.0 (75%), 1.1.0 (25%, canary of rollout 1); latest: 1.0.0; "
+            "^1: 1.0.0 (75%), 1.1.0 (25%, canary of rollout 1)\n"
         )
         stale = refused(server, "promote", "m", "--epoch", str(epoch))
         assert f"is at epoch {epoch + 1} by now (soaking), not {epoch}; look again" in stale
@@ -339,7 +340,7 @@ def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) 
 
 
 def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
-    with serving(models, **TICK) as server:
+    with serving(models, control=f"127.0.0.1:{free_port()}", **TICK) as server:
         with Client(server.grpc) as client:
             client.wait_ready("m", timeout=90)
         with load(server, SLOWLY):
@@ -375,7 +376,7 @@ def on_terminal(columns: int, rows: int, awaited: str, then: Callable[[], object
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color"}
-    written, done, deadline = b"", False, time.monotonic() + 60
+    written, done, deadline = b"", False, time.monotonic() + 200
     with subprocess.Popen(
         [*TURNOUT, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     ) as process:

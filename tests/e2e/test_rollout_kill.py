@@ -267,7 +267,7 @@ async def test_a_good_candidate_goes_through_every_step_once_whichever_state_its
 async def test_a_pause_and_a_rollback_outlive_the_servers_that_are_killed_in_them(house) -> None:
     async with load_on(house.address) as load:
         with house.serving("paused:recorded") as server:
-            await start(server)
+            await start(server, steps=[{"weight": 0.25, "soak_s": 600.0}])
             await settled(lambda: house.rollout.state == "soaking", lambda: (house.kinds(), server.log.read_text()))
             pausing = asyncio.create_task(command(server, pb.ROLLOUT_COMMAND_PAUSE))
             await house.kill_when_held(server, "paused")

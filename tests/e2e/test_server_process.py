@@ -126,7 +126,7 @@ def test_two_publishes_of_one_version_at_once_have_one_winner(models, model_file
         )
         for file in files
     ]  # fmt: skip
-    outcomes = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    outcomes = [(*process.communicate(timeout=220), process.returncode) for process in processes]
     assert sorted(code for *_, code in outcomes) == [0, 4]
     assert turnout("verify", "--models", models).returncode == 0
 

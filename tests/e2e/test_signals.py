@@ -46,7 +46,7 @@ def test_a_hangup_reloads_the_settings(models, publish_model, tmp_path) -> None:
 def test_a_server_that_is_stopped_under_load_answers_what_was_begun(models, publish_model) -> None:
     publish_model("m", "1.0.0", scaled(2))
     # What was begun before the signal has come by the end of the delay, however long its thread had to wait for a core.
-    with serving(models, TURNOUT_DRAIN__DELAY_S="2") as server, ThreadPoolExecutor(8) as pool:
+    with serving(models, TURNOUT_DRAIN__DELAY_S="5") as server, ThreadPoolExecutor(8) as pool:
         stopped: list[float] = []
         warm = threading.Barrier(9)
         with Client(server.grpc) as client:

@@ -15,6 +15,7 @@ from semver import Version
 
 from onnx_models import identity, save, scaled
 from processes import Server, serving, serving_in_thread, turnout
+from shadow_wire import PATIENT
 from turnout.config import Settings
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository
@@ -41,7 +42,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(models: Path) -> Iterator[Server]:
-    with serving_in_thread(models) as process, Client(process.grpc) as client:
+    with serving_in_thread(models, shadow=PATIENT) as process, Client(process.grpc) as client:
         client.wait_ready("m", timeout=90)
         yield process
 
@@ -71,15 +72,15 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server, models: Path) -> None:
-    reported = turnout("traffic", "show", "--server", server.control).stdout
-    assert reported.startswith("m  no policy: the highest released version answers\nplain requests: ")
-    reported = turnout(
+    output = turnout("traffic", "show", "--server", server.control).stdout
+    assert output.startswith("m  no policy: the highest released version answers\nplain requests: ")
+    output = turnout(
         "traffic", "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=5%", "--shadow", "1.2.0=0.1",
         "--actor", "alice", "--reason", "try it", "--server", server.control,
     ).stdout  # fmt: skip
-    assert reported == (
+    assert output == (
         "m is at epoch 1: baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%\n"
-        "plain requests: 1.0.0 (95 %), 1.1.0 (5 %, canary); latest: 1.0.0; ^1: 1.0.0 (95 %), 1.1.0 (5 %, canary)\n"
+        "plain requests: 1.0.0 (95%), 1.1.0 (5%, canary); latest: 1.0.0; ^1: 1.0.0 (95%), 1.1.0 (5%, canary)\n"
     )
     assert traffic(server, "ramp", "m", "1.1.0=25%", "--epoch", "1")["epoch"] == 2
     state = traffic(server, "show", "m")["models"][0]
@@ -129,9 +130,9 @@ def test_explain_tells_the_decision_and_fails_where_nobody_answers(server: Serve
             (chance,) = reported["chances"]
             assert chance["version"] == client.predict("m", X, version="^1", routing_key=key).version
             assert reported["slot"] is not None
-    displayed = turnout("traffic", "explain", "m", "--key", "a", "--server", server.control).stdout
-    assert "selector" in displayed.splitlines()[0]
-    assert "answer" in displayed.splitlines()[-1]
+    output = turnout("traffic", "explain", "m", "--key", "a", "--server", server.control).stdout
+    assert "selector" in output.splitlines()[0]
+    assert "answer" in output.splitlines()[-1]
     failed = turnout("traffic", "explain", "m", "--selector", "9", "--server", server.control, check=False)
     assert failed.returncode == 1
     assert "no released version of m satisfies '9'" in failed.stdout
@@ -153,9 +154,9 @@ def test_the_shadows_report_shows_what_differs(server: Server) -> None:
     assert shadow["agreement"] == 0.0
     assert [(o["name"], o["mismatches"], o["max_abs"]) for o in shadow["outputs"]] == [("y", {"value": 10}, 1.0)]
     assert [(w["output"], w["kind"], w["max_abs"]) for w in shadow["worst"]] == [("y", "value", 1.0)] * 3
-    displayed = turnout("shadow", "m", "--server", server.control).stdout
-    assert "1.1.0 as a shadow of 1.0.0  (open)" in displayed
-    assert "10 disagreed" in displayed
+    output = turnout("shadow", "m", "--server", server.control).stdout
+    assert "1.1.0 as a shadow of 1.0.0  (open)" in output
+    assert "10 disagreed" in output
 
 
 def test_after_kill_9_and_a_restart_each_key_meets_the_same_version(models: Path) -> None:

@@ -1,7 +1,7 @@
 """tritonclient talks to a Turnout server unchanged. It runs in an environment of its own, since it pins grpcio.
 
-The rules stand in `tests/tritonclient_rules`; each module of them is run once, inside that environment, and each rule
-is a test here.
+The rules stand in `tests/tritonclient_rules`; all of them are run once for each transport, inside that environment, and
+each is a test here.
 """
 
 import ast
@@ -85,18 +85,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = root / "models"
     repository = Repository(models)
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = ReleaseStateWriter(repository, store)
+        release_writer = ReleaseStateWriter(repository, store)
 
         def put(name: str, version: str, proto: ModelProto, *, release: bool = True) -> None:
             exact = Version.parse(version)
             publish(repository, PublishRequest(name, exact, onnx_models.save(proto, root / f"{name}-{version}.onnx")))
             if release:
-                declarer.release(name, exact, actor="test", reason="")
+                release_writer.release(name, exact, actor="test", reason="")
 
         put("scale", "1.9.0", onnx_models.scaled(2))
         put("scale", "1.10.0", onnx_models.scaled(3))
         put("scale", "2.0.0", onnx_models.scaled(5), release=False)
-        declarer.set_tag("scale", "stable", Version.parse("1.9.0"), actor="test", reason="")
+        release_writer.set_tag("scale", "stable", Version.parse("1.9.0"), actor="test", reason="")
         put("moved", "1.0.0", onnx_models.scaled(1))
         put("moved", "1.1.0", onnx_models.scaled(2))
         put("text", "1.0.0", onnx_models.string_identity())
@@ -122,14 +122,10 @@ def server(models: Path, request: pytest.FixtureRequest) -> Iterator[ServerProce
 @pytest.fixture(scope="module")
 def outcomes(server: ServerProcess, tritonclient_python: Path) -> dict[str, dict[str, str]]:
     """What became of each rule, by module: "" where it holds."""
-    return {module: _run(tritonclient_python, module, server) for module in MODULES}
-
-
-def _run(python: Path, module: str, server: ServerProcess) -> dict[str, str]:
-    command = [python, RULES / "run_rules.py", module, server.grpc, server.control, server.http]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    command = [tritonclient_python, RULES / "run_rules.py", server.grpc, server.control, server.http, *MODULES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
+    found: dict[str, dict[str, str]] = json.loads(done.stdout)
     return found
 
 

@@ -66,7 +66,7 @@ def server(module_models: Path, publish_for_module: Publish, request: pytest.Fix
 def outcomes(server: Server) -> Outcomes:
     """What became of each method, by client."""
     command = [tritonclient_python(), RULES / "walk.py", server.grpc, server.http]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found: Outcomes = json.loads(done.stdout)
     return found

@@ -132,8 +132,8 @@ def answered_by(server: ServerProcess) -> list[int]:
 
 def test_each_worker_is_a_server_among_those_of_the_state_store(two_workers: ServerProcess) -> None:
     def listed() -> list[dict[str, object]]:
-        reported = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
-        return [one for one in json.loads(reported)["servers"] if one["alive"]]
+        output = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
+        return [one for one in json.loads(output)["servers"] if one["alive"]]
 
     until(lambda: len(found := listed()) == 2 and found[0]["models"] == found[1]["models"])
     one, other = listed()
@@ -148,13 +148,13 @@ def test_all_workers_answer_and_one_scrape_has_their_exact_sums(two_workers) -> 
         for _ in range(5):
             assert rest.post("/predict/m", json={"inputs": {"x": X.tolist()}}).status_code == 200
     for _ in range(4):  # whichever worker is asked, on a connection of its own
-        displayed = samples(two_workers)
-        requests = {tuple(labels.items()): value for labels, value in displayed["turnout_requests_total"] if value}
+        series = samples(two_workers)
+        requests = {tuple(labels.items()): value for labels, value in series["turnout_requests_total"] if value}
         assert sum(requests.values()) - before == 125
         assert len(requests) == 1
         for stage in ("request", "queue", "compute"):
-            assert displayed[f"turnout_{stage}_duration_seconds_count"][0][1] == before + 125
-            buckets = [value for _, value in displayed[f"turnout_{stage}_duration_seconds_bucket"]]
+            assert series[f"turnout_{stage}_duration_seconds_count"][0][1] == before + 125
+            buckets = [value for _, value in series[f"turnout_{stage}_duration_seconds_bucket"]]
             assert buckets == sorted(buckets)
             assert buckets[-1] == before + 125
     until(lambda: len(answered_by(two_workers)) == logged + 125)
@@ -209,9 +209,9 @@ def all_up(server: Server) -> bool:
 
 def came_back(server: Server, restarted: float) -> bool:
     """Tells by one scrape whether workers were started again so many times, and all are up."""
-    displayed = samples(server)
-    count = sum(value for _, value in displayed["turnout_worker_restarts_total"])
-    return count == restarted and [value for _, value in displayed["turnout_worker_up"]] == [1.0, 1.0]
+    series = samples(server)
+    count = sum(value for _, value in series["turnout_worker_restarts_total"])
+    return count == restarted and [value for _, value in series["turnout_worker_up"]] == [1.0, 1.0]
 
 
 def all_loaded(server: Server) -> bool:
@@ -329,7 +329,7 @@ def test_top_adds_the_workers_up(two_workers) -> None:
 
 def test_the_console_says_which_counts_are_one_worker_s(two_workers) -> None:
     turnout("traffic", "set", "m", "--baseline", "1.0.0", "--canary", "2.0.0=50%", "--server", two_workers.control)
-    pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(16)]
+    pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(48)]
     turnout("traffic", "clear", "m", "--server", two_workers.control)
     assert {page.partition("those of ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
 
@@ -358,7 +358,10 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
     answers: list[str] = []
     failures: list[tuple[float, BaseException]] = []
 
-    def call(server: Server, count: int, *, again: bool) -> None:
+    ending = threading.Event()
+
+    def call(server: Server, count: int, until_ended: threading.Event | None = None) -> None:
+        """Calls again and again: until it is refused, or until the server is about to be ended."""
         with Client(server.grpc, retries=0, timeout=60) as client:
             while True:
                 begun = time.monotonic()
@@ -367,17 +370,18 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
                 except Exception as error:  # noqa: BLE001 - told below
                     failures.append((begun, error))
                     return
-                if not again:
+                if until_ended is not None and until_ended.is_set():
                     return
                 time.sleep(0.01)
 
-    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="2") as server:  # what had begun has come by then
+    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="5") as server:  # what had begun has come by then
         until(lambda: ready(server))
-        long = [threading.Thread(target=call, args=(server, 10_000), kwargs={"again": False}) for _ in range(4)]
-        short = [threading.Thread(target=call, args=(server, 1), kwargs={"again": True}) for _ in range(4)]
+        long = [threading.Thread(target=call, args=(server, 10_000, ending)) for _ in range(4)]
+        short = [threading.Thread(target=call, args=(server, 1)) for _ in range(4)]
         for one in (*long, *short):
             one.start()
         until(lambda: total(server, "turnout_inflight_requests") >= 4 and len(answers) > 100)
+        ending.set()
         signalled = time.monotonic()
         server.send(signal.SIGTERM)
         for one in (*long, *short):

@@ -29,8 +29,8 @@ async def test_a_shadow_has_a_session_of_its_own_on_the_device(publish_model, st
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     live = await predict(server, numbered(50, x=X))
     assert live.errors == []
-    reported = await settled(server, "1.1.0", 50)
-    assert dict(reported.outcomes) == {"agreed": 50}
+    comparison = await settled(server, "1.1.0", 50)
+    assert dict(comparison.outcomes) == {"agreed": 50}
     assert cuda_used_bytes(0) - before >= 16 * MIB  # the weights once more
 
 

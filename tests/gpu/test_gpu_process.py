@@ -15,9 +15,9 @@ pytestmark = pytest.mark.gpu
 
 
 def test_the_doctor_finds_the_device() -> None:
-    reported = json.loads(turnout("doctor", "--json").stdout)
-    by_name = {check["name"]: check for check in reported["checks"]}
-    assert reported["ok"]
+    output = json.loads(turnout("doctor", "--json").stdout)
+    by_name = {check["name"]: check for check in output["checks"]}
+    assert output["ok"]
     assert by_name["cuda"]["health"] == "ok"
     assert by_name["cuda libraries"]["health"] == "ok"
     assert "NVIDIA" in by_name["cuda:0"]["detail"]

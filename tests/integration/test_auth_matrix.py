@@ -199,7 +199,7 @@ async def displayed(server: Running, models: Any) -> list[Credential]:
     with StateStore.open(Settings(models=models).state_url) as store:
         found = list(credentials(store))
     last = [one for one in found if one.good][-1]
-    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client, asyncio.timeout(20):
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client, asyncio.timeout(100):
         ready = dict(bearer(last.token))
         while (await client.get("/metrics", headers=ready)).status_code == 401:  # until the server has seen them
             await asyncio.sleep(0.02)
@@ -238,9 +238,9 @@ async def outcome(
     metadata = bearer(credential.token)
     try:
         if not streams:
-            await channel.unary_unary(path)(bodies[0], metadata=metadata, timeout=20)
+            await channel.unary_unary(path)(bodies[0], metadata=metadata, timeout=100)
             return "OK"
-        call = channel.stream_stream(path)(iter(bodies), metadata=metadata, timeout=20)
+        call = channel.stream_stream(path)(iter(bodies), metadata=metadata, timeout=100)
         first = await call.read()
         call.cancel()
         if path.endswith("/PredictStream") and isinstance(first, bytes):
@@ -348,7 +348,7 @@ async def test_every_route_lets_in_whom_it_should_and_nobody_else(
 
     def try_some(some: list[tuple[Route, str, Credential]]) -> None:
         # A request takes httpx 3 ms of CPU, and this client a third: there are two thousand.
-        with closing(HTTPConnection(server.http.host, server.http.port, timeout=20)) as client:
+        with closing(HTTPConnection(server.http.host, server.http.port, timeout=100)) as client:
             for cell in some:
                 try_cell(client, *cell)
 

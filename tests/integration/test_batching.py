@@ -108,7 +108,7 @@ async def test_sizes_that_are_not_proved_yet_run_alone_and_share_runs_later(publ
         batching=BatchingSettings(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER
     )
     async with stub_of(server) as stub:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             rows = 0
             while rows < 2:
                 sent = [np.full((1, 5, 4), i, np.float32) for i in range(6)]
@@ -227,7 +227,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     """
     declared = VersionMetadata(batching=DeclaredBatching(axes={"x": 0, "y": 0}))
     publish_model("m", "1.0.0", rows_but(123), metadata=declared)
-    batching = BatchingSettings(only_where_it_pays=False, max_delay_ms=10_000, max_rows=8)
+    batching = BatchingSettings(only_where_it_pays=False, max_delay_ms=100_000, max_rows=8)
     server = await start_server(batching=batching, runtime=ONE_RUNNER)
     catalog = server.services.catalog
 
@@ -240,7 +240,7 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
         assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 0.0' in before
         for _ in range(2):  # the second time nothing is put together from the beginning
             values = [1.0, 123.0, 2.0, 123.0, 3.0, 123.0, 123.0, 123.0]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 answers = await asyncio.gather(
                     *(stub.Predict(request("m", x=np.full((1, 2), value, np.float32))) for value in values)
                 )
@@ -277,13 +277,13 @@ async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_id
     servers_snapshot = threading.Barrier(1)
 
     def run_together(inputs, names):
-        servers_snapshot.wait(30)  # breaks unless as many runs have begun as are to go on at the same time
+        servers_snapshot.wait(120)  # breaks unless as many runs have begun as are to go on at the same time
         return run(inputs, names)
 
     batcher._unused = [lambda: contextlib.nullcontext(run_together)] * 4
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=np.zeros((1, 4), np.float32), n=np.int64(1)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while len(batcher._idle) < 1:
                 await asyncio.sleep(0.001)
         servers_snapshot = threading.Barrier(4)

@@ -109,7 +109,7 @@ async def test_a_release_that_takes_no_traffic_leaves_the_rollout_alone(server, 
     await begin(server, "soaking")
     message = await done(server, models, "release", "m@1.2.0", "--no-traffic")
     assert "for ranges; plain requests stay with 1.0.0" in message
-    assert "1.1.0 (25 %, canary of rollout 1); latest: 1.2.0" in message
+    assert "1.1.0 (25%, canary of rollout 1); latest: 1.2.0" in message
     await ticks(server)
     assert (await latest(server)).pauses == []
     await check_printed(server, message)
@@ -181,7 +181,7 @@ async def test_tags_and_other_versions_are_no_matter_of_a_rollout(server, models
         ("unyank", "m@1.2.0", "--reason", "no", "--i-know-why"),
     ):
         message = await done(server, models, *command, local=True)
-        assert "1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1)" in message
+        assert "1.0.0 (75%), 1.1.0 (25%, canary of rollout 1)" in message
     await ticks(server)
     now = await latest(server)
     assert (now.state, list(now.pauses)) == ("soaking", [])
@@ -239,7 +239,7 @@ async def test_an_abort_beside_another_canary_says_who_has_what(server, models) 
     await done(server, models, "traffic", "ramp", "m", "1.2.0=5%")
     await done(server, models, "rollout", "abort", "m", "--reason", "enough")
     last = (await until(server, in_state(*FINAL)))[-1]
-    assert "plain requests: 1.0.0 (95 %), 1.2.0 (5 %, canary): enough" in last.events[-1].text
+    assert "plain requests: 1.0.0 (95%), 1.2.0 (5%, canary): enough" in last.events[-1].text
     assert await answered(server) == {"1.0.0": 95, "1.2.0": 5}
 
 

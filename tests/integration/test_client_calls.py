@@ -321,8 +321,12 @@ async def test_waiting_ends_when_the_model_serves(client, server):
 
 
 async def test_waiting_in_vain_tells_what_was_heard_last(client, server):
-    with pytest.raises(DeadlineExceeded, match=r"model:never was not ready within 0.2 s: .* last said SERVICE_UNKNOWN"):
-        await client.wait_ready("never", timeout=0.2)
+    for seconds in (0.2, 2, 20):
+        with pytest.raises(DeadlineExceeded, match=f"model:never was not ready within {seconds} s: ") as caught:
+            await client.wait_ready("never", timeout=seconds)
+        if "no server answered" not in str(caught.value):  # as in too short a time
+            break
+    assert "last said SERVICE_UNKNOWN" in str(caught.value)
 
 
 async def test_waiting_for_a_server_that_never_comes_tells_so(kind):

@@ -127,7 +127,7 @@ async def test_a_version_that_was_published_anew_is_served_once_the_log_says_so(
     server = await start_server()
     (models / "m" / "2.0.0").rename(tmp_path / "away")
     catalog = server.services.catalog
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         await server.services.manager.unload("m", DAMAGED)  # what is in memory outlives its files
         await catalog.wait_for(lambda snapshot: DAMAGED not in snapshot.models["m"].versions)
         publish_model("m", "2.0.0", scaled(2), release=False)

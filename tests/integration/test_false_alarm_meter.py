@@ -10,6 +10,8 @@ from onnx_models import look_up, look_up_safely
 from rollout_wire import CAREFREE, FINAL, TICK, Lookups, clients, in_state, start, until
 from routing_wire import scrape
 from turnout.app.server import Running
+from turnout.rollout import false_alarm_meter
+from turnout.rollout.plan import Plan
 from turnout.routing.policy import CONTROL, TWIN
 from turnout.routing.slots import slot_of
 from turnout_proto.v1 import prediction_pb2 as v1
@@ -19,7 +21,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def serve(publish_model, start_server):
+def serve(publish_model, start_server, monkeypatch):
+    monkeypatch.setattr(false_alarm_meter, "_PLAN", Plan(alpha=1e-6))  # of one in a hundred, as it is, tests would fail
+
     async def begin(**metered: float) -> Running:
         publish_model("m", "1.0.0", look_up())
         publish_model("m", "1.1.0", look_up_safely(), release=False)

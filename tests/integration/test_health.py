@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest as Qu
 from semver import Version
 
 from onnx_models import scaled
+from turnout.rpc.standard_services import health
 from turnout.rpc.standard_services.health import HealthServicer
 from wire import X, refusal
 
@@ -80,7 +81,7 @@ async def test_a_name_that_nothing_has_is_an_error_to_check(server, service) -> 
 async def test_watch_tells_each_change(publish_model, start_server) -> None:
     publish_model("other", "1.0.0", scaled(1))
     server = await start_server()
-    async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(20):
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(100):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="model:m@^1"))
         assert (await watch.read()).status == UNKNOWN
         publish_model("m", "1.0.0", scaled(1))
@@ -92,7 +93,10 @@ async def test_watch_tells_each_change(publish_model, start_server) -> None:
         watch.cancel()
 
 
-async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(publish_model, start_server) -> None:
+async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(
+    publish_model, start_server, monkeypatch
+) -> None:
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 1000.0)  # what is told sooner was not looked for
     publish_model("m", "1.0.0", scaled(1))
     services = (await start_server()).services
     loop, is_ready = asyncio.get_running_loop(), [False]
@@ -106,10 +110,11 @@ async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(publish
     watch = asyncio.ensure_future(servicer.Watch(health_pb2.HealthCheckRequest(service=""), reported.put))
     loop.call_soon(change)  # runs right after the first look
     assert (await reported.get()).status == NOT_SERVING
-    async with asyncio.timeout(0.5):
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 0.1)
+    async with asyncio.timeout(100):
         assert (await reported.get()).status == SERVING
     is_ready[0] = False  # as where the state store is gone: the catalog stays as it is
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         assert (await reported.get()).status == NOT_SERVING
     watch.cancel()
 
@@ -118,7 +123,7 @@ async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(publish
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 async def test_every_service_that_reflection_lists_is_described_and_can_be_called(server, version) -> None:
     for address in (server.grpc, server.control):
-        async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(20):
+        async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(100):
             reflect = Reflection(channel, version)
             names = await reflect.listed()
             assert names >= ON_BOTH
@@ -136,7 +141,7 @@ async def test_every_service_that_reflection_lists_is_described_and_can_be_calle
 
 @one_server
 async def test_a_client_that_knows_nothing_but_reflection_runs_a_model(server) -> None:
-    async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(20):
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(100):
         service = await Reflection(channel, "v1").described("inference.GRPCInferenceService")
         method = service.methods_by_name["ModelInfer"]
         request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
@@ -161,7 +166,7 @@ async def test_a_client_that_knows_nothing_but_reflection_runs_a_model(server) -
     ],
 )  # fmt: skip
 async def test_reflection_says_what_it_does_not_know_and_answers_on(server, asked, code) -> None:
-    async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(20):
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(100):
         reflect = Reflection(channel, "v1")
         assert (await reflect.ask(asked)).error_response.error_code == code.value[0]
         assert (await reflect.ask(Question(all_extension_numbers_of_type="inference.ModelInferRequest"))).HasField(

@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from semver import Version
 
 from debian import needs, program
-from onnx_models import add_with_default, look_up, matmul, scaled
-from turnout.config import Loading, ModelOverrides
+from held import held_loads
+from onnx_models import add_with_default, look_up, scaled
+from turnout.config import ModelOverrides
 from wire import X, refusal, request, stub_of
 
 PROMTOOL = program("prometheus", "promtool")
@@ -36,10 +37,11 @@ async def _samples(server) -> list:
 
 
 async def test_ready_only_once_everything_is_loaded_and_not_while_draining(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", matmul(512))
-    server = await start_server(wait=False, loading=Loading(warmup_runs=1000))
-    assert (await _get(server, "/livez")).status_code == 200
-    assert (await _get(server, "/readyz")).status_code == 503
+    publish_model("m", "1.0.0", scaled(2))
+    with held_loads():
+        server = await start_server(wait=False)
+        assert (await _get(server, "/livez")).status_code == 200
+        assert (await _get(server, "/readyz")).status_code == 503
     await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
     assert (await _get(server, "/readyz")).status_code == 200
 

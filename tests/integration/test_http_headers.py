@@ -41,7 +41,7 @@ async def exchange(server, data: bytes) -> bytes:
             await writer.drain()
     except ConnectionError:
         pass  # closed meanwhile
-    await asyncio.wait_for(receiving, 10)
+    await asyncio.wait_for(receiving, 60)
     writer.close()
     return bytes(received)
 

@@ -120,7 +120,7 @@ def test_what_would_answer_otherwise_is_not_taken_and_the_rest_is(tmp_path: Path
     assert refused.pop("plan").startswith("platform: tensorrt_plan is not served here")
     assert refused.pop("stateful").startswith("sequence_batching: requests of a sequence share state")
     assert refused.pop("stream") == "model_transaction_policy.decoupled: each request has one answer here"
-    assert refused.pop("wrong").startswith("config.pbtxt is no model configuration: line 1:17")
+    assert refused.pop("wrong").startswith("config.pbtxt is not a model configuration: line 1:17")
     assert refused.pop("other") == "config.pbtxt is that of 'another', and stands in the directory of 'other'"
     assert refused.pop("empty") == "it holds no ONNX model: 1/model.onnx is missing"
     assert refused == {}
@@ -131,8 +131,8 @@ def test_one_model_may_be_asked_for_and_one_models_directory_given(tmp_path: Pat
     tree, models = triton_models.three_models(tmp_path / "tree"), tmp_path / "models"
     imported(tree, models, "--model", "plain", "--no-release")
     assert Repository(models).scan().models == ("plain",)
-    displayed = json.loads(turnout("show", "plain", "--models", models, "--json").stdout)
-    assert {version["standing"] for version in displayed["versions"]} == {"candidate"}
+    described = json.loads(turnout("show", "plain", "--models", models, "--json").stdout)
+    assert {version["standing"] for version in described["versions"]} == {"candidate"}
     imported(tree / "Scale.x2", models)
     assert Repository(models).scan().models == ("Scale.x2", "plain")
     assert "'nobody' is not in it; there are: Scale.x2, plain, scores" in refusal(tree, "--model", "nobody")
@@ -141,7 +141,9 @@ def test_one_model_may_be_asked_for_and_one_models_directory_given(tmp_path: Pat
 def test_what_is_no_triton_repository_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "tree" / "m").mkdir(parents=True)
     onnx_models.save(onnx_models.scaled(2), tmp_path / "tree" / "m" / "model.onnx")
-    assert "'tree' is no Triton model repository: it holds no <model>/<number>/model.onnx" in refusal(tmp_path / "tree")
+    assert "'tree' is not a Triton model repository: it holds no <model>/<number>/model.onnx" in refusal(
+        tmp_path / "tree"
+    )
     assert "'gone' is missing" in refusal(tmp_path / "gone")
 
 
@@ -168,8 +170,8 @@ def test_an_exported_version_is_imported_as_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ('default_model_filename: "../other/model.onnx"', "is no plain relative path"),
-        ('default_model_filename: "/etc/passwd"', "is no plain relative path"),
+        ('default_model_filename: "../other/model.onnx"', "is not a plain relative path"),
+        ('default_model_filename: "/etc/passwd"', "is not a plain relative path"),
         ('default_model_filename: "model.plan"', "1/model.plan is missing"),
     ],
 )

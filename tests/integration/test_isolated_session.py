@@ -20,6 +20,7 @@ import onnx_models
 from onnx_models import save
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
+from turnout.host import KEEP_PRIORITY
 from turnout.registry.onnx.model import read_model
 from turnout.serving.isolation.session import ChildResources, IsolatedSession
 from turnout.serving.sessions.providers import CPU
@@ -74,7 +75,7 @@ def test_it_answers_as_a_session_in_this_process_does(start, tmp_path, proto, in
     path = save(proto, tmp_path / "here" / "model.onnx")
     here = Session(path, read_model(path).signature, [CPU], 0, Runtime())
     (expected,) = here.run(inputs, ["y"])
-    (got,) = child.run(inputs, ["y"], within(10.0))
+    (got,) = child.run(inputs, ["y"], within(60.0))
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
 
@@ -83,23 +84,23 @@ def test_it_answers_as_a_session_in_this_process_does(start, tmp_path, proto, in
 def test_a_native_crash_is_named_and_a_restart_answers_again(start) -> None:
     child = start(onnx_models.divides())
     good = {"x": np.full((1, 1), 8, np.int32), "d": np.full(1, 2, np.int32)}
-    assert child.run(good, ["y"], within(10.0))[0].tolist() == [[4]]
+    assert child.run(good, ["y"], within(60.0))[0].tolist() == [[4]]
     with pytest.raises(ModelCrashed, match="died of SIGFPE"):
-        child.run({"x": np.full((1, 1), -(2**31), np.int32), "d": np.full(1, -1, np.int32)}, ["y"], within(10.0))
+        child.run({"x": np.full((1, 1), -(2**31), np.int32), "d": np.full(1, -1, np.int32)}, ["y"], within(60.0))
     assert not child.alive
     with pytest.raises(ModelCrashed, match="not running"):
-        child.run(good, ["y"], within(10.0))
+        child.run(good, ["y"], within(60.0))
     child.start()
-    assert child.run(good, ["y"], within(10.0))[0].tolist() == [[4]]
+    assert child.run(good, ["y"], within(60.0))[0].tolist() == [[4]]
 
 
 def test_a_run_that_raises_leaves_the_child_alive(start) -> None:
     child = start(onnx_models.look_up())
     with pytest.raises(ModelFailure) as caught:
-        child.run({"index": np.array([10**6])}, ["y"], within(10.0))
+        child.run({"index": np.array([10**6])}, ["y"], within(60.0))
     assert type(caught.value) is ModelFailure
     pid = child.pid
-    assert child.run({"index": np.array([0])}, ["y"], within(10.0))[0].tolist() == [[0, 1, 2, 3]]
+    assert child.run({"index": np.array([0])}, ["y"], within(60.0))[0].tolist() == [[0, 1, 2, 3]]
     assert child.pid == pid
 
 
@@ -114,11 +115,11 @@ def test_a_run_that_hangs_is_killed_when_its_time_is_over(start) -> None:
 
 def test_a_run_that_meets_the_memory_limit_says_so_and_the_child_lives_on(start) -> None:
     child = start(onnx_models.grows(), memory_limit=256 * 2**20)
-    assert child.run({"x": X, "n": np.array(10**6)}, ["y"], within(10.0))[0].tolist() == [[1, 1, 1, 1]]
+    assert child.run({"x": X, "n": np.array(10**6)}, ["y"], within(60.0))[0].tolist() == [[1, 1, 1, 1]]
     with pytest.raises(MemoryBudgetExceeded):
-        child.run({"x": X, "n": np.array(10**9)}, ["y"], within(10.0))
+        child.run({"x": X, "n": np.array(10**9)}, ["y"], within(60.0))
     assert child.alive
-    assert child.run({"x": X, "n": np.array(10)}, ["y"], within(10.0))[0].tolist() == [[1, 1, 1, 1]]
+    assert child.run({"x": X, "n": np.array(10)}, ["y"], within(60.0))[0].tolist() == [[1, 1, 1, 1]]
 
 
 def test_a_model_that_cannot_be_loaded_is_refused(tmp_path) -> None:
@@ -144,7 +145,7 @@ def test_closing_ends_the_child_even_while_it_runs(start) -> None:
     while not _uses_cpu(child.pid):
         time.sleep(0.01)
     child.close()
-    thread.join(5)
+    thread.join(60)
     assert caught
     assert not child.alive
     with pytest.raises(ModelCrashed):
@@ -171,7 +172,7 @@ def test_the_child_dies_with_its_parent(tmp_path) -> None:
         os.kill(pid, 0)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _runs(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -179,6 +180,7 @@ def test_the_child_dies_with_its_parent(tmp_path) -> None:
 
 def test_the_child_gets_the_processor_when_nobody_else_wants_it_and_no_secrets(start, monkeypatch) -> None:
     monkeypatch.setenv("TURNOUT_STATE", "postgresql://user:secret@host/db")
+    monkeypatch.delenv(KEEP_PRIORITY)
     child = start(onnx_models.matmul(), priority="low")
     assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
     assert b"secret" not in Path(f"/proc/{child.pid}/environ").read_bytes()

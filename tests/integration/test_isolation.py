@@ -15,7 +15,7 @@ from semver import Version
 
 import onnx_models
 from onnx_models import scaled
-from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, start, until
+from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, settled, start, until
 from routing_wire import scrape
 from turnout.config import ModelOverrides, Runtime
 from turnout.serving.isolation import backoff
@@ -65,10 +65,10 @@ async def test_a_request_that_crashes_the_model_gets_an_error_and_the_next_an_an
     server = await start_server()
     least = np.array([np.iinfo(dtype).min], dtype)
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
-        assert reported.code is grpc.StatusCode.INTERNAL
-        assert "SIGFPE" in reported.message
-        assert "bad-1" in reported.message
+        error = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in error.message
+        assert "bad-1" in error.message
         answer = await stub.Predict(request("m", a=np.array([9], dtype), b=np.array([4], dtype)))
     assert outputs_of(answer)["y"].tolist() == [2 if op_type == "Div" else 1]
 
@@ -78,9 +78,9 @@ async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_
     publish_model("m", "1.0.0", onnx_models.recurrent(op_type))
     server = await start_server()
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
-        assert reported.code is grpc.StatusCode.INTERNAL
-        assert "SIGABRT" in reported.message
+        error = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGABRT" in error.message
         answer = await stub.Predict(request("m", x=np.ones((3, 1, 2), np.float32)))
     assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
 
@@ -134,7 +134,7 @@ async def test_a_version_that_only_crashes_is_refused_while_it_backs_off(
             assert reported.code is grpc.StatusCode.INTERNAL
         assert reported.retry_after is not None
         assert 0 < reported.retry_after <= 4.0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while True:
                 try:
                     answer = await stub.Predict(request("m", **GOOD))
@@ -149,17 +149,23 @@ async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model,
     publish_model("m", "1.0.0", onnx_models.slow())
     server = await start_server(runtime={"processes": 1, "kill_after_s": 0.2})
     x = np.ones((1, 4), np.float32)
+    key = ("turnout_isolated_restarts_total", "model=m", "version=1.0.0")
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=0.5))
-        assert reported.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=30)
-        assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
+        for seconds in (0.5, 5, 30):
+            error = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=seconds))
+            assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=60)
+            assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
+            if (await scrape(server))[key]:
+                break  # or its time was over before it ran
+        (pid,) = pool_of(server).pids
+        before = sum(psutil.Process(pid).cpu_times()[:2])
         hanging = stub.Predict(request("m", x=x, n=np.array(10**9)))
-        await asyncio.sleep(0.2)
+        await settled(lambda: sum(psutil.Process(pid).cpu_times()[:2]) > before + 0.1)  # it runs
         hanging.cancel()
         answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=30)
     assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
-    assert (await scrape(server))["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] == 2
+    assert (await scrape(server))[key] == 2
     logged = capsys.readouterr().err
     assert logged.count('"event": "child process ended"') == 2
     assert '"level": "error"' not in logged
@@ -169,8 +175,8 @@ async def test_a_run_that_meets_the_memory_limit_is_refused_and_the_next_answere
     publish_model("m", "1.0.0", onnx_models.grows())
     server = await start_server(runtime={"memory_limit_bytes": "256MiB"})
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
-        assert reported.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        error = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         answer = await stub.Predict(request("m", x=X, n=np.array(5)))
     assert outputs_of(answer)["y"].tolist() == X.tolist()
     assert pool_of(server).deaths == 0
@@ -199,12 +205,12 @@ async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on
     crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
     async with clients(server, lambda _: request("m", **crash)) as seen:
         await start(server, "1.1.0", CAREFREE | {"alpha": 0.4})  # each death counts once, and costs a process
-        reported = await until(server, in_state(*FINAL))
-    assert reported[-1].state == "rolled_back", reported[-1]
-    assert "errors" in reported[-1].verdict
+        updates = await until(server, in_state(*FINAL))
+    assert updates[-1].state == "rolled_back", updates[-1]
+    assert "errors" in updates[-1].verdict
     assert set(seen.codes) <= {"INTERNAL", "UNAVAILABLE"}
     async with clients(server, lambda _: request("m", **crash)) as after:
-        await asyncio.sleep(0.3)
+        await settled(lambda: after.answers.total() > 20 or after.codes)
     assert set(after.answers) == {"1.0.0"}
     assert not after.codes
 
@@ -232,7 +238,7 @@ async def test_versions_come_and_go_beside_the_traffic_and_no_request_fails(publ
     server = await start_server(runtime={"processes": 1})
     async with clients(server, lambda n: request("m", a=np.array([n]), b=np.array([2])), count=4) as seen:
         publish_model("m", "1.1.0", onnx_models.integer_division())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not seen.answers["1.1.0"]:
                 await asyncio.sleep(0.01)
             await server.services.manager.unload("m", ONE)
@@ -254,11 +260,12 @@ async def test_no_descriptors_or_processes_are_left_of_children_that_died(publis
         for _ in range(3):
             await refusal(stub.Predict(request("m", **POISON)))
             await stub.Predict(request("m", **GOOD))
-        assert len(os.listdir("/proc/self/fd")) <= before
+        # Whatever else goes on in this process opens a file now and then.
+        await settled(lambda: len(os.listdir("/proc/self/fd")) <= before, lambda: os.listdir("/proc/self/fd"), 20.0)
     pool = pool_of(server)
     assert pool.deaths == 5
     assert len(pool.pids) == 1
-    assert not zombies_of(os.getpid())
+    await settled(lambda: not zombies_of(os.getpid()), lambda: zombies_of(os.getpid()), 20.0)
 
 
 async def test_where_a_version_runs_and_why_is_told(publish_model, start_server) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from semver import Version
 
-from onnx_models import matmul, scaled, slow
-from turnout.config import Loading, ModelOverrides, Runtime, Settings
+from held import held_loads, held_runs
+from onnx_models import scaled, slow
+from turnout.config import ModelOverrides, Runtime, Settings
 from turnout.errors import NotLoaded
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.v1 import catalog_pb2, catalog_pb2_grpc, control_pb2, control_pb2_grpc
@@ -24,7 +25,7 @@ def _state(server, version: Version) -> LifecycleState | None:
 
 
 async def _until(server, condition) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         await server.services.catalog.wait_for(lambda _: condition())
 
 
@@ -44,10 +45,10 @@ async def test_a_release_and_a_tag_come_into_force_by_themselves(publish_model, 
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2), release=False)
     server = await start_server()
-    declarer = server.services.declarer
-    async with stub_of(server) as stub, asyncio.timeout(20):
-        await asyncio.to_thread(declarer.release, "m", TWO, actor="test", reason="")
-        await asyncio.to_thread(declarer.set_tag, "m", "old", ONE, actor="test", reason="")
+    release_writer = server.services.release_writer
+    async with stub_of(server) as stub, asyncio.timeout(100):
+        await asyncio.to_thread(release_writer.release, "m", TWO, actor="test", reason="")
+        await asyncio.to_thread(release_writer.set_tag, "m", "old", ONE, actor="test", reason="")
         while (await stub.Predict(request("m", x=X))).route.version != "2.0.0":
             await asyncio.sleep(0.01)
         assert (await stub.Predict(request("m", "old", x=X))).route.version == "1.0.0"
@@ -73,11 +74,12 @@ async def test_only_what_the_selectors_name_is_loaded_where_that_is_configured(p
 
 async def test_a_range_is_answered_by_what_is_ready_while_a_higher_version_loads(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(1))
-    server = await start_server(loading=Loading(concurrency=1, warmup_runs=1000))
-    publish_model("m", "2.0.0", matmul(512))
-    await _until(server, lambda: _state(server, TWO) is not None)
-    async with stub_of(server) as stub:
-        answer = await stub.Predict(request("m", ">=1 <3", x=X))
+    server = await start_server()
+    with held_loads():
+        publish_model("m", "2.0.0", scaled(2))
+        await _until(server, lambda: _state(server, TWO) is not None)
+        async with stub_of(server) as stub:
+            answer = await stub.Predict(request("m", ">=1 <3", x=X))
     assert answer.route.version == "1.0.0"
 
 
@@ -100,14 +102,15 @@ async def test_unloading_waits_for_the_requests_under_way(publish_model, start_s
     publish_model("m", "1.0.0", slow())
     server = await start_server(runtime=Runtime(runners=1, inline_threshold_us=0))
     async with stub_of(server) as stub:
-        call = stub.Predict(request("m", x=X, n=np.int64(40_000)))
-        handle = server.services.catalog.snapshot.models["m"].versions[ONE].handle
-        async with asyncio.timeout(10):
-            while not handle.inflight:
-                await asyncio.sleep(0.001)
-        unloading = asyncio.create_task(server.services.manager.unload("m", ONE))
-        await _until(server, lambda: _state(server, ONE) is LifecycleState.DRAINING)
-        refused = await refusal(stub.Predict(request("m", "1.0.0", x=X, n=np.int64(1))))
+        with held_runs(server, "m"):
+            call = stub.Predict(request("m", x=X, n=np.int64(1)))
+            handle = server.services.catalog.snapshot.models["m"].versions[ONE].handle
+            async with asyncio.timeout(100):
+                while not handle.inflight:
+                    await asyncio.sleep(0.001)
+            unloading = asyncio.create_task(server.services.manager.unload("m", ONE))
+            await _until(server, lambda: _state(server, ONE) is LifecycleState.DRAINING)
+            refused = await refusal(stub.Predict(request("m", "1.0.0", x=X, n=np.int64(1))))
         answer = await call
         await unloading
     assert answer.outputs
@@ -132,7 +135,7 @@ async def test_loading_and_unloading_under_load_fails_no_request(publish_model, 
             answered += 1
             await asyncio.sleep(0.02)  # loads wait for a moment without a request
 
-    async with stub_of(server) as stub, asyncio.timeout(60):
+    async with stub_of(server) as stub, asyncio.timeout(200):
         clients = [asyncio.create_task(client(stub)) for _ in range(4)]
         while (cycles < 30 or answered <= 100) and not any(one.done() for one in clients):
             await server.services.manager.unload("m", TWO)

@@ -141,9 +141,9 @@ async def answered(server, method, payload):
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         try:
             if "Stream" not in method:
-                await channel.unary_unary(method)(payload, timeout=20)
+                await channel.unary_unary(method)(payload, timeout=100)
                 return "OK", ""
-            (answer,) = [one async for one in channel.stream_stream(method)(iter([payload]), timeout=20)]
+            (answer,) = [one async for one in channel.stream_stream(method)(iter([payload]), timeout=100)]
         except grpc.aio.AioRpcError as error:
             return error.code().name, error.details()
     if "PredictStream" in method:
@@ -246,7 +246,7 @@ async def test_what_is_within_the_limits_is_answered_whether_it_is_small_or_larg
         v1 = pb.PredictRequest(model="s", inputs=[tensors.encode("x", terms)])
         got = outputs_of(pb.PredictResponse.FromString(await channel.unary_unary(PAIRS[0])(v1.SerializeToString())))
         assert list(got["y"]) == list(terms)
-    async with httpx.AsyncClient(base_url=f"http://{server.http}", timeout=30) as client:
+    async with httpx.AsyncClient(base_url=f"http://{server.http}", timeout=100) as client:
         x = np.random.default_rng(1).random((30_000, 4), np.float32)
         flat = {"name": "x", "datatype": "FP32", "shape": x.shape, "data": x.ravel().tolist()}
         answer = (await client.post("/v2/models/f/infer", content=orjson.dumps({"inputs": [flat]}))).json()

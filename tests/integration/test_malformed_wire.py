@@ -48,7 +48,7 @@ async def raw_call(publish_model, start_server):
 
         async def send(payload: bytes) -> tuple[grpc.StatusCode, bytes]:
             try:
-                return grpc.StatusCode.OK, await call(payload, timeout=10)
+                return grpc.StatusCode.OK, await call(payload, timeout=60)
             except grpc.aio.AioRpcError as error:
                 return error.code(), b""
 
@@ -65,7 +65,7 @@ async def test_malformed_requests_are_the_callers_fault_and_harm_nobody(raw_call
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(payloads)
     def check(payload: bytes) -> None:
-        code, answer = asyncio.run_coroutine_threadsafe(raw_call(payload), loop).result(20)
+        code, answer = asyncio.run_coroutine_threadsafe(raw_call(payload), loop).result(100)
         if code is grpc.StatusCode.OK:
             (x,) = (t for t in pb.PredictRequest.FromString(payload).inputs if t.name == "x")
             sent = np.frombuffer(x.raw, np.float32).reshape(tuple(x.shape))

@@ -59,8 +59,8 @@ def test_commands_take_such_names(tmp_path: Path) -> None:
     models = ("--models", tmp_path / "models")
     turnout("publish", "Net.v1", "auto", file, "--release", *models)
     turnout("tag", "Net.v1", "stable", "1.0.0", *models)
-    displayed = json.loads(turnout("show", "Net.v1@stable", *models, "--json").stdout)
-    assert displayed["model"] == "Net.v1"
+    described = json.loads(turnout("show", "Net.v1@stable", *models, "--json").stdout)
+    assert described["model"] == "Net.v1"
     turnout("export", "Net.v1@1.0.0", "--to", tmp_path / "out", *models)
     turnout("import", tmp_path / "out", "--models", tmp_path / "other")
     assert Repository(tmp_path / "other").scan().models == ("Net.v1",)

@@ -31,7 +31,7 @@ async def opened() -> AsyncIterator[Any]:
     clients: list[httpx.AsyncClient] = []
 
     def client(server: Running, token: str = "") -> httpx.AsyncClient:
-        clients.append(httpx.AsyncClient(base_url=f"http://{server.http}", headers=dict(bearer(token)), timeout=30))
+        clients.append(httpx.AsyncClient(base_url=f"http://{server.http}", headers=dict(bearer(token)), timeout=100))
         return clients[-1]
 
     yield client
@@ -44,7 +44,7 @@ async def ask(server: Running, method: str, message: Any, token: str = "") -> An
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         path = f"/inference.GRPCInferenceService/{method}"
         call = channel.unary_unary(path, type(message).SerializeToString, answer.FromString)
-        return await call(message, metadata=bearer(token), timeout=30)
+        return await call(message, metadata=bearer(token), timeout=100)
 
 
 async def code(asked: Any) -> grpc.StatusCode:
@@ -80,20 +80,20 @@ async def test_statistics_are_what_was_asked_of_each_version(
     assert (await client.post("/v2/models/m/versions/1.1.0/infer", json=body(X))).status_code == 200
     assert (await client.post("/v2/models/nobody/infer", json=body(X))).status_code == 404
 
-    (reported,) = (await client.get("/v2/models/m/versions/1.0.0/stats")).json()["model_stats"]
-    stats = reported["inference_stats"]
-    assert (reported["inference_count"], reported["execution_count"]) == (11, 5)
+    (statistics,) = (await client.get("/v2/models/m/versions/1.0.0/stats")).json()["model_stats"]
+    stats = statistics["inference_stats"]
+    assert (statistics["inference_count"], statistics["execution_count"]) == (11, 5)
     assert {name: stats[name]["count"] for name in stats} == {
         "success": 5, "fail": 1, "queue": 5, "compute_input": 5, "compute_infer": 5, "compute_output": 5,
         "cache_hit": 0, "cache_miss": 0,
     }  # fmt: skip
     assert stats["success"]["ns"] >= stats["queue"]["ns"] + stats["compute_infer"]["ns"] > 0
     assert stats["fail"]["ns"] > 0
-    assert {one["batch_size"]: one["compute_infer"]["count"] for one in reported["batch_stats"]} == rows
-    assert sum(one["compute_infer"]["ns"] for one in reported["batch_stats"]) == pytest.approx(
+    assert {one["batch_size"]: one["compute_infer"]["count"] for one in statistics["batch_stats"]} == rows
+    assert sum(one["compute_infer"]["ns"] for one in statistics["batch_stats"]) == pytest.approx(
         stats["compute_infer"]["ns"], abs=5
     )
-    assert reported["last_inference"] > 1_700_000_000_000
+    assert statistics["last_inference"] > 1_700_000_000_000
 
     listed = (await client.get("/v2/models/m/stats")).json()["model_stats"]
     assert [(one["version"], one["inference_stats"]["success"]["count"]) for one in listed] == [
@@ -124,10 +124,10 @@ async def test_requests_that_share_a_run_are_each_an_answer_of_one_execution(
     document["inputs"].append(rounds)
     answers = await asyncio.gather(*(client.post("/v2/models/slow/infer", json=document) for _ in range(6)))
     assert {answer.status_code for answer in answers} == {200}
-    (reported,) = (await client.get("/v2/models/slow/stats")).json()["model_stats"]
-    assert (reported["inference_count"], reported["inference_stats"]["compute_infer"]["count"]) == (6, 6)
-    runs = {one["batch_size"]: one["compute_infer"]["count"] for one in reported["batch_stats"]}
-    assert sum(runs.values()) == reported["execution_count"]
+    (statistics,) = (await client.get("/v2/models/slow/stats")).json()["model_stats"]
+    assert (statistics["inference_count"], statistics["inference_stats"]["compute_infer"]["count"]) == (6, 6)
+    runs = {one["batch_size"]: one["compute_infer"]["count"] for one in statistics["batch_stats"]}
+    assert sum(runs.values()) == statistics["execution_count"]
     assert sum(size * count for size, count in runs.items()) == 6
 
 
@@ -171,9 +171,9 @@ async def test_a_model_may_be_called_as_a_path_is(
     client = opened(await start_server())
     assert (await client.post("/v2/models/stats/infer", json=body(X))).status_code == 200
     assert (await client.get("/v2/models/stats/versions/1.0.0")).json()["name"] == "stats"
-    (reported,) = (await client.get("/v2/models/stats")).json()["model_stats"]
-    assert (reported["name"], reported["inference_count"]) == ("stats", 1)
-    assert (await client.get("/v2/models/stats/stats")).json()["model_stats"] == [reported]
+    (statistics,) = (await client.get("/v2/models/stats")).json()["model_stats"]
+    assert (statistics["name"], statistics["inference_count"]) == ("stats", 1)
+    assert (await client.get("/v2/models/stats/stats")).json()["model_stats"] == [statistics]
 
 
 async def test_where_nothing_may_be_changed_everything_may_be_asked(

@@ -39,7 +39,7 @@ def boom(*_: object, **__: object) -> None:
 async def unary(server: Running, path: str, message: bytes) -> str:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         try:
-            await channel.unary_unary(path)(message, timeout=20)
+            await channel.unary_unary(path)(message, timeout=100)
         except grpc.aio.AioRpcError as error:
             return error.code().name
     return "OK"
@@ -47,7 +47,7 @@ async def unary(server: Running, path: str, message: bytes) -> str:
 
 async def stream(server: Running, path: str, message: bytes) -> bytes:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
-        (answer,) = [item async for item in channel.stream_stream(path)(iter([message]), timeout=20)]
+        (answer,) = [item async for item in channel.stream_stream(path)(iter([message]), timeout=100)]
     return answer
 
 
@@ -151,7 +151,7 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
 async def lines(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
     """Returns what the log tells of requests, in order, once it tells so much: a thread writes it."""
     reported: list[str] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while len(reported) < count:
             logged = map(json.loads, capfd.readouterr().err.splitlines())
             reported += [line.get("code", line["event"]) for line in logged if line["event"] in _OF_REQUESTS]

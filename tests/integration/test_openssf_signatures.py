@@ -134,7 +134,7 @@ def test_the_command_of_openssf_verifies_what_turnout_signed_and_signs_what_turn
 
     def ran(*arguments: str | Path) -> str:
         done = subprocess.run(
-            [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=60
+            [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=200
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

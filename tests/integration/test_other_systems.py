@@ -93,7 +93,7 @@ def test_without_what_linux_has_everything_imports_and_serves_on_the_cpu(tmp_pat
     onnx.save(scaled(2), tmp_path / "model.onnx")
     program = system + SERVE
     command = [sys.executable, "-c", program, tmp_path / "models", tmp_path / "model.onnx"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "served"
 

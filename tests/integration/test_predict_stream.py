@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from semver import Version
 
+from held import held_runs
 from onnx_models import scaled, slow
 from turnout.config import Limits, ModelOverrides, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -30,11 +31,16 @@ def all_models(publish_for_module) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stub(all_models, start_server_for_module):
-    """Of a server whose model `two` has two runners, and `one` one."""
+async def server(all_models, start_server_for_module):
+    """Its model `two` has two runners, and `one` one."""
     one_runner = Runtime(runners=1, inline_threshold_us=0)
     overrides = {"two": ModelOverrides(runtime=THREADS), "one": ModelOverrides(runtime=one_runner)}
-    async with stub_of(await start_server_for_module(model=overrides)) as stub:
+    return await start_server_for_module(model=overrides)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stub(server):
+    async with stub_of(server) as stub:
         yield stub
 
 
@@ -46,7 +52,7 @@ def _item(model: str, request_id: str, timeout_ms: int = 0, version: str = "", *
 
 async def _read(stream, count: int) -> dict[str, pb.PredictStreamResponse]:
     answers = {}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         for _ in range(count):
             answer = await stream.read()
             assert answer is not grpc.aio.EOF
@@ -55,19 +61,20 @@ async def _read(stream, count: int) -> dict[str, pb.PredictStreamResponse]:
 
 
 @one_server
-async def test_answers_bear_their_requests_id_whatever_the_order(stub) -> None:
+async def test_answers_bear_their_requests_id_whatever_the_order(server, stub) -> None:
     stream = stub.PredictStream()
-    await stream.write(_item("slow", "late", x=X, n=np.int64(20_000)))
-    for i in range(20):
-        await stream.write(_item("fast", f"r{i}", x=X + i))
-    first = await stream.read()
-    answers = await _read(stream, 20)
+    with held_runs(server, "slow") as go_on:
+        await stream.write(_item("slow", "late", x=X, n=np.int64(1)))
+        for i in range(20):
+            await stream.write(_item("fast", f"r{i}", x=X + i))
+        answers = await _read(stream, 20)
+        go_on.set()
+        last = await _read(stream, 1)
     await stream.done_writing()
     assert await stream.read() is grpc.aio.EOF
-    assert first.request_id == "r0"
-    for i in range(1, 20):
+    for i in range(20):
         np.testing.assert_array_equal(outputs_of(answers[f"r{i}"].response)["y"], 3 * (X + i))
-    assert "late" in answers
+    assert last.keys() == {"late"}
 
 
 async def test_items_that_come_together_are_answered_each(publish_model, start_server) -> None:
@@ -110,11 +117,12 @@ async def test_one_items_failure_is_its_own_status_and_not_the_streams_end(stub)
 
 
 @one_server
-async def test_an_id_that_is_under_way_is_refused(stub) -> None:
+async def test_an_id_that_is_under_way_is_refused(server, stub) -> None:
     stream = stub.PredictStream()
-    await stream.write(_item("two", "a", x=X, n=np.int64(30_000)))
-    await stream.write(_item("two", "a", x=X, n=np.int64(1)))
-    refused = await stream.read()
+    with held_runs(server, "two"):
+        await stream.write(_item("two", "a", x=X, n=np.int64(2)))
+        await stream.write(_item("two", "a", x=X, n=np.int64(1)))
+        refused = await stream.read()
     answered = await stream.read()
     await stream.done_writing()
     assert refused.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -122,23 +130,28 @@ async def test_an_id_that_is_under_way_is_refused(stub) -> None:
 
 
 @one_server
-async def test_an_item_has_a_time_of_its_own(stub) -> None:
+async def test_an_item_has_a_time_of_its_own(server, stub) -> None:
     stream = stub.PredictStream()
-    await stream.write(_item("one", "long", x=X, n=np.int64(40_000)))
-    await stream.write(_item("one", "short", timeout_ms=20, x=X, n=np.int64(2)))
-    answers = await _read(stream, 2)
+    with held_runs(server, "one"):
+        await stream.write(_item("one", "long", x=X, n=np.int64(1)))
+        await stream.write(_item("one", "short", timeout_ms=20, x=X, n=np.int64(2)))
+        answers = await _read(stream, 1)
+    answers |= await _read(stream, 1)
     await stream.done_writing()
     assert answers["short"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert answers["long"].WhichOneof("result") == "response"
 
 
 @one_server
-async def test_a_cancelled_item_is_not_answered(stub) -> None:
+async def test_a_cancelled_item_is_not_answered(server, stub) -> None:
     stream = stub.PredictStream()
-    await stream.write(_item("one", "first", x=X, n=np.int64(30_000)))
-    await stream.write(_item("one", "given up", x=X, n=np.int64(2)))
-    await stream.write(pb.PredictStreamRequest(cancel="given up"))
-    await stream.write(_item("one", "last", x=X, n=np.int64(3)))
+    with held_runs(server, "one"):
+        await stream.write(_item("one", "first", x=X, n=np.int64(1)))
+        await stream.write(_item("one", "given up", x=X, n=np.int64(2)))
+        await stream.write(pb.PredictStreamRequest(cancel="given up"))
+        await stream.write(_item("one", "last", x=X, n=np.int64(3)))
+        await stream.write(_item("fast", "beside", x=X))
+        assert (await _read(stream, 1)).keys() == {"beside"}  # all that was written is read
     answers = await _read(stream, 2)
     await stream.done_writing()
     assert await stream.read() is grpc.aio.EOF
@@ -184,7 +197,7 @@ async def test_a_drained_stream_finishes_and_ends_with_unavailable(publish_model
         await _read(stream, 1)
         await stream.write(_item("m", "under way", x=X, n=np.int64(20_000)))
         handle = next(iter(server.services.catalog.snapshot.models["m"].versions.values())).handle
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             while not handle.inflight:
                 await asyncio.sleep(0.001)
         server.services.inference.drain()
@@ -219,17 +232,25 @@ async def test_an_items_time_runs_from_when_its_client_wrote_it(publish_model, s
     assert [recorder.roles["baseline"].codes["DEADLINE_EXCEEDED"] for recorder in recorders] == [1, 1]
 
 
+TIMES = {"first": 0, "long": 0, "short": 50, "last": 0}
+"""Milliseconds that items may take; 0 for any time."""
+
+
 async def test_time_that_a_stream_is_not_read_counts(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", slow())
     server = await start_server(limits=Limits(max_stream_items=1), runtime=THREADS)
     async with stub_of(server) as stub:
         stream = stub.PredictStream()
-        # The first is answered at once, the second holds reading up for longer than the third may take.
-        for name, timeout_ms, rounds in (("first", 0, 1), ("long", 0, 40_000), ("short", 50, 1), ("last", 0, 1)):
-            item = _item("m", name, timeout_ms, x=X, n=np.int64(rounds))
-            item.sent_ms = int(time.monotonic() * 1000)
-            await stream.write(item)
-        answers = await _read(stream, 4)
+        items = {name: _item("m", name, timeout_ms, x=X, n=np.int64(1)) for name, timeout_ms in TIMES.items()}
+        items["first"].sent_ms = int(time.monotonic() * 1000)
+        await stream.write(items.pop("first"))
+        answers = await _read(stream, 1)  # at once
+        with held_runs(server, "m") as go_on:  # the second holds reading up for longer than the third may take
+            for item in items.values():
+                item.sent_ms = int(time.monotonic() * 1000)
+                await stream.write(item)
+            asyncio.get_running_loop().call_later(0.2, go_on.set)
+            answers |= await _read(stream, 3)
         await stream.done_writing()
     assert answers["short"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert all(answers[name].HasField("response") for name in ("first", "long", "last"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from semver import Version
 from typer.testing import CliRunner
 
+from held import held_runs
 from onnx_models import scaled, slow
 from routing_wire import policy, put
 from turnout.cli.main import application
@@ -107,7 +109,7 @@ async def test_running_servers_unload_what_goes_and_fail_no_other_request(five, 
     done = await asyncio.to_thread(_prune, models, "--yes")
     assert {one["version"] for one in done["removed"]} == {"3.0.0", "4.0.0"}
     assert _on_disk(models) == {"1.0.0", "2.0.0", "5.0.0"}, "a rollback goes back to 1.0.0, and no more to 4.0.0"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         left = {"1.0.0", "2.0.0", "5.0.0"}
         await server.services.catalog.wait_for(lambda s: set(map(str, s.models["m"].versions)) == left)
     stop.set()
@@ -125,10 +127,11 @@ async def test_a_version_that_a_server_still_has_in_memory_is_not_removed_under_
     for major in (2, 3):
         publish_model("m", f"{major}.0.0", scaled(major))
     server = await start_server(runtime=Runtime(runners=1, inline_threshold_us=0))
-    async with stub_of(server) as stub:
-        call = stub.Predict(request("m", "1.0.0", x=X, n=np.int64(60_000)))
+    async with stub_of(server) as stub, AsyncExitStack() as stack:
+        go_on = stack.enter_context(held_runs(server, "m"))
+        call = stub.Predict(request("m", "1.0.0", x=X, n=np.int64(1)))
         handle = server.services.catalog.snapshot.models["m"].versions[Version(1)].handle
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while not handle.inflight:
                 await asyncio.sleep(0.005)
         done = await asyncio.to_thread(lambda: _prune(models, "--yes", "--wait", "0", code=1))
@@ -136,8 +139,9 @@ async def test_a_version_that_a_server_still_has_in_memory_is_not_removed_under_
         assert refused["version"] == "1.0.0"
         assert "is in memory of a server" in refused["reason"]
         assert "1.0.0" in _on_disk(models)
+        go_on.set()
         assert (await call).outputs, "the request under way was answered"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         state = lambda s: s.models["m"].versions[Version(1)].state  # noqa: E731
         await server.services.catalog.wait_for(lambda s: state(s) is LifecycleState.UNLOADED)
     again = await asyncio.to_thread(_prune, models, "--yes")

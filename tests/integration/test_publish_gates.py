@@ -110,7 +110,7 @@ def test_too_low_a_number_is_refused_and_the_right_one_named(publish_gated: Publ
     publish_gated("3.0.0", onnx_models.matmul(16))
     gate, message = refused(publish_gated, "1.0.1", onnx_models.matmul(seed=2))
     assert gate == "bump"
-    assert message.startswith("1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights are others")
+    assert message.startswith("1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights differ")
     assert refused(publish_gated, "1.1.0", onnx_models.matmul(32))[1].startswith("1.1.0 over 1.0.0 has to be a MAJOR")
     publish_gated("1.1.0", onnx_models.matmul(seed=2))
 
@@ -344,9 +344,9 @@ def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Proces
          ModelFailure, "m"),
         ('{"error": {"kind": "Path", "message": "m", "retry_after": null, "violations": [], "cause": ""}}',
          ModelFailure, "m"),
-        ('{"error": {"kind": "InvalidModel"}}', ModelFailure, "its process answered with what is no answer"),
-        ('{"error": 1}', ModelFailure, "its process answered with what is no answer"),
-        ("{", ModelFailure, "its process answered with what is no answer"),
+        ('{"error": {"kind": "InvalidModel"}}', ModelFailure, "its process answered with what is not an answer"),
+        ('{"error": 1}', ModelFailure, "its process answered with what is not an answer"),
+        ("{", ModelFailure, "its process answered with what is not an answer"),
     ],
 )  # fmt: skip
 def test_what_a_child_says_of_its_trouble_is_believed_within_bounds(

@@ -37,10 +37,10 @@ async def followed(server, models) -> None:
     """Waits until the server has followed its state store."""
     with StateStore.open(Settings(models=models).state_url) as store:
         revision = store.revision()
-    await settled(lambda: server.services.manager._inventory.revision >= revision, limit=60)
+    await settled(lambda: server.services.manager._inventory.revision >= revision)
     await server.services.traffic.refresh()
     await settled(
-        lambda: all(e.handle for e in server.services.catalog.snapshot.model("m").versions.values()), limit=60
+        lambda: all(e.handle for e in server.services.catalog.snapshot.model("m").versions.values()), limit=120
     )
 
 
@@ -134,7 +134,7 @@ async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_mo
         publish_model("m", version, scaled(1))
     server = await start_server(model={"m": {"load": ["1.0.0", "3"]}})
     await server.services.manager.refresh()
-    await settled(lambda: not server.services.manager._tasks, limit=60)
+    await settled(lambda: not server.services.manager._tasks)
     await server.services.manager.unload("m", Version(2))
     message = await run(server, models, "traffic", "show", "m")
     assert "1.1.0 is not loaded here, so that ^1 gets 1.0.0" in message.out

@@ -209,7 +209,7 @@ async def test_a_model_that_cannot_lie_where_it_is_served_is_copied(models: Path
     assert await answer(server, "named", "4") == ("4.0.0", [0.0, 4.0, 8.0, 12.0])
     assert await answer(server, "linked", "5") == ("5.0.0", [0.0, 5.0, 10.0, 15.0])
     assert await answer(server, "whole", "6") == ("6.0.0", [0.0, 6.0, 12.0, 18.0])
-    directory = server.services.declarer._repository.directory("named", Version(4))
+    directory = server.services.release_writer._repository.directory("named", Version(4))
     assert not directory.is_relative_to(models)
 
 
@@ -315,7 +315,7 @@ async def test_what_cannot_be_served_is_named(models: Path, start_server) -> Non
     status, lines = await ready(server)
     assert (status, lines[0]) == (503, "not ready")
     assert any(line.startswith("plan is not served: platform: tensorrt_plan") for line in lines)
-    assert any(line.startswith("broken 1 is not served: the file is no ONNX model") for line in lines)
+    assert any(line.startswith("broken 1 is not served: the file is not an ONNX model") for line in lines)
     assert "loose.onnx lies loose and is not served; expected loose/1/model.onnx" in lines
 
 

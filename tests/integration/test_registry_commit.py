@@ -138,7 +138,7 @@ def test_a_directory_that_holds_more_than_the_version_is_left_as_it_is(repositor
     home = repository.root / "m" / "1.0.0"
     source = onnx_models.save_external(home)
     (home / "training.log").write_text("precious")
-    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is no version stands in its place"):
+    with pytest.raises(AlreadyExistsError, match=r"m 1\.0\.0: something that is not a version stands in its place"):
         publish(repository, request(source))
     assert sorted(os.listdir(home)) == ["model.onnx", "training.log", "weights.data"]
     assert repository.published() == ()
@@ -189,7 +189,7 @@ def test_many_threads_that_publish_one_version_make_one(repository, tmp_path):
 
     def attempt(source: Path) -> None:
         try:
-            publish(repository, request(source), gates=[Look(lambda candidate: ready.wait(30))])
+            publish(repository, request(source), gates=[Look(lambda candidate: ready.wait(100))])
             outcomes.append("created")
         except AlreadyExistsError:
             outcomes.append("refused")
@@ -198,7 +198,7 @@ def test_many_threads_that_publish_one_version_make_one(repository, tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert sorted(outcomes) == ["created"] + ["refused"] * 5
     repository.verify("m", V1)
     assert left_in_staging(repository) == []
@@ -209,14 +209,14 @@ def test_many_threads_that_publish_the_same_content_all_succeed_and_one_creates(
     created: list[bool] = []
 
     def attempt() -> None:
-        gates = [Look(lambda candidate: ready.wait(30))]
+        gates = [Look(lambda candidate: ready.wait(100))]
         created.append(publish(repository, request(source), gates=gates).created)
 
     threads = [threading.Thread(target=attempt) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert sorted(created) == [False] * 4 + [True]
 
 
@@ -226,7 +226,7 @@ def test_build_metadata_twins_that_race_make_one(repository, source):
 
     def attempt(build: int) -> None:
         try:
-            publish(repository, request(source, f"1.0.0+b{build}"), gates=[Look(lambda candidate: ready.wait(30))])
+            publish(repository, request(source, f"1.0.0+b{build}"), gates=[Look(lambda candidate: ready.wait(100))])
             outcomes.append("created")
         except AlreadyExistsError:
             outcomes.append("refused")
@@ -235,7 +235,7 @@ def test_build_metadata_twins_that_race_make_one(repository, source):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert sorted(outcomes) == ["created"] + ["refused"] * 3
     assert len(repository.published()) == 1
 

@@ -146,19 +146,25 @@ def test_a_directory_that_no_command_can_publish_is_reported_without_one(reposit
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda b: b"", "m 1.0.0: manifest.json is no JSON"),
-        (lambda b: b"\xff", "m 1.0.0: manifest.json is no JSON"),
-        (lambda b: b"[" * 100_000, "m 1.0.0: manifest.json is no JSON"),
-        (lambda b: b"[]", "m 1.0.0: manifest.json is no manifest that this release reads: not a manifest: TypeError"),
+        (lambda b: b"", "m 1.0.0: manifest.json is not JSON"),
+        (lambda b: b"\xff", "m 1.0.0: manifest.json is not JSON"),
+        (lambda b: b"[" * 100_000, "m 1.0.0: manifest.json is not JSON"),
+        (
+            lambda b: b"[]",
+            "m 1.0.0: manifest.json is not a manifest that this release reads: not a manifest: TypeError",
+        ),
         (
             lambda b: b + b"\n",
             "m 1.0.0: manifest.json is not in its canonical form, or a later release of Turnout wrote",
         ),
         (lambda b: b[:-1] + b',"x":1}', "m 1.0.0: manifest.json is not in its canonical form, or a later release"),
-        (lambda b: b.replace(b'"schema":1', b'"schema":2'), "m 1.0.0: manifest.json is no manifest that this release"),
+        (
+            lambda b: b.replace(b'"schema":1', b'"schema":2'),
+            "m 1.0.0: manifest.json is not a manifest that this release",
+        ),
         (lambda b: b.replace(b'"m"', b'"n"'), "m 1.0.0: manifest.json is that of n 1.0.0"),
         (lambda b: b.replace(b'"1.0.0"', b'"1.0.1"'), "m 1.0.0: manifest.json is that of m 1.0.1"),
-        (lambda b: b.replace(b"deep/weights", b"../weights.."), "m 1.0.0: manifest.json is no manifest that this"),
+        (lambda b: b.replace(b"deep/weights", b"../weights.."), "m 1.0.0: manifest.json is not a manifest that this"),
         (lambda b: b" " * ((16 << 20) + 1), "m 1.0.0: manifest.json is larger than 16777216 bytes"),
     ],
 )
@@ -186,13 +192,13 @@ def test_a_version_in_a_directory_with_a_leading_v_is_reported(repository):
     put(repository)
     repository.directory("m", V1).rename(repository.root / "m" / "v1.0.0")
     (problem,) = repository.scan().problems
-    assert problem.reason == "m 'v1.0.0': the directory's name is no exact version"
+    assert problem.reason == "m 'v1.0.0': the directory's name is not an exact version"
 
 
 def test_a_directory_that_is_no_model_name_is_reported(repository):
     (repository.root / "-magika" / "1.0.0").mkdir(parents=True)
     (problem,) = repository.scan().problems
-    assert problem.reason.startswith("directory '-magika' is no model name, expected 1 to 128 of A-Z, a-z, 0-9")
+    assert problem.reason.startswith("directory '-magika' is not a model name, expected 1 to 128 of A-Z, a-z, 0-9")
 
 
 def test_links_in_place_of_directories_are_reported_and_not_followed(repository):

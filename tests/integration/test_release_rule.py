@@ -1,6 +1,7 @@
 """Releases, the policy and rollbacks keep in step: on a real server, by the commands that operators type."""
 
 import asyncio
+import time
 
 import onnx
 import pytest
@@ -38,7 +39,7 @@ async def done(server, models, *arguments: str, local: bool = False) -> str:
     assert message.code == 0, message.err
     if local:
         revision = revision_of(models)
-        await settled(lambda: server.services.manager._inventory.revision >= revision, limit=60)
+        await settled(lambda: server.services.manager._inventory.revision >= revision)
         await server.services.traffic.refresh()
     await check_printed(server, message.out)
     return message.out
@@ -177,10 +178,9 @@ async def test_a_publish_that_releases_follows_the_rule(server, models, tmp_path
 
 
 async def settled_plain(server, expected: set[str]) -> None:
-    for _ in range(100):
-        if await plain(server) == expected:
-            return
-    assert await plain(server) == expected
+    deadline = time.monotonic() + 100
+    while (answering := await plain(server)) != expected:
+        assert time.monotonic() < deadline, answering
 
 
 # Withdraw

@@ -390,7 +390,7 @@ async def _answer(server: Any, version: str) -> list[float]:
 
 
 async def _until_available(server: Any, value: str) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client, asyncio.timeout(60):
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client, asyncio.timeout(100):
         while True:
             text = (await client.get("/metrics")).text
             if f"turnout_repository_available {value}" in text or f"turnout_repository_available {value}.0" in text:

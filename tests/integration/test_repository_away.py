@@ -36,7 +36,7 @@ def serve(publish_model, start_server, state):
         publish_model("m", "2.0.0", scaled(2), release=False)
         running = await start_server(state=state, repository=RepositorySettings(poll_interval_s=0.05))
         for version in (ONE, TWO):
-            await asyncio.to_thread(running.services.declarer.release, "m", version, actor="test", reason="")
+            await asyncio.to_thread(running.services.release_writer.release, "m", version, actor="test", reason="")
         await running.services.manager.refresh()
         return running
 
@@ -49,7 +49,7 @@ def _states(server) -> dict[Version, LifecycleState]:
 
 
 async def _until(condition) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -101,7 +101,7 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models,
     assert reported["ready"] is True
     assert [part["part"] for part in reported["unavailable"]] == ["model repository"]
     # What is declared meanwhile is followed: the state store is there.
-    await asyncio.to_thread(server.services.declarer._store.set_tag, "m", "old", ONE, actor="test", reason="")
+    await asyncio.to_thread(server.services.release_writer._store.set_tag, "m", "old", ONE, actor="test", reason="")
     await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.tags == {"old": ONE})
 
     _bring_back(models, how)

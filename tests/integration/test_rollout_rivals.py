@@ -26,8 +26,8 @@ async def server(publish_model, start_server):
 
 async def attempts(server, model: str = "m") -> dict[int, pb.Rollout]:
     async with control_of(server) as control:
-        reported = await control.ListRollouts(pb.ListRolloutsRequest(model=model))
-    return {rollout.attempt: rollout for rollout in reported.rollouts}
+        listed = await control.ListRollouts(pb.ListRolloutsRequest(model=model))
+    return {rollout.attempt: rollout for rollout in listed.rollouts}
 
 
 async def attempt_until(server, number: int, *states: str) -> pb.Rollout:

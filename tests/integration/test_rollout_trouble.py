@@ -80,7 +80,7 @@ async def test_without_any_traffic_it_waits_says_so_and_goes_on_by_hand(plain_pa
 
 async def test_a_handful_of_requests_is_no_ground_to_promote_on(plain_pair, start_server) -> None:
     server = await start_server(rollout=TICK)
-    await start(server, "1.1.0", CAREFREE | {"step_deadline_s": 1.5, "min_requests": 100})
+    await start(server, "1.1.0", CAREFREE | {"step_deadline_s": 4.0, "min_requests": 100})
     await until(server, in_state("soaking"))
     answers = await ask(server, KEYLESS)
     met = sum(a.role == "canary" for a in answers)
@@ -178,7 +178,7 @@ async def test_a_clock_set_back_leaves_no_rollout_to_nobody(plain_pair, models) 
         await until(server, in_state("soaking"))
     clock.day = 0.0
     async with one_server(models, clock) as server:
-        await settled(lambda: server.services.rollouts.active, lambda: "its lease lasts until tomorrow", limit=20)
+        await settled(lambda: server.services.rollouts.active, lambda: "its lease lasts until tomorrow")
         await command(server, pb.ROLLOUT_COMMAND_ABORT)
         assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"
 

@@ -46,7 +46,7 @@ def oip_of(channel: grpc.aio.Channel):
 def http_post(server, path: str, headers: dict[str, str]) -> dict:
     body = json.dumps({"inputs": {"x": X.tolist()}}).encode()
     call = urllib.request.Request(f"http://{server.http}{path}", body, headers)
-    with urllib.request.urlopen(call, timeout=10) as answer:
+    with urllib.request.urlopen(call, timeout=100) as answer:
         return json.load(answer)
 
 
@@ -96,9 +96,9 @@ async def test_a_version_can_be_forced_only_from_configured_networks(start_serve
     open_ = await start_server(routing={"version_override_from": ["127.0.0.0/8", "::1"]})
     force = (("x-turnout-version", "1.1.0"),)
     async with stub_of(closed) as stub:
-        reported = await refusal(stub.Predict(request("m", x=X), metadata=force))
-        assert reported.code is grpc.StatusCode.PERMISSION_DENIED
-        assert "x-turnout-version" in reported.message
+        error = await refusal(stub.Predict(request("m", x=X), metadata=force))
+        assert error.code is grpc.StatusCode.PERMISSION_DENIED
+        assert "x-turnout-version" in error.message
     async with stub_of(open_) as stub:
         answer = read(await stub.Predict(request("m", "2.0.0", x=np.ones_like(X)), metadata=force))
         assert (answer.version, answer.role, answer.factor) == ("1.1.0", "pinned", 2.0)
@@ -117,9 +117,9 @@ async def test_a_version_can_be_forced_only_from_configured_networks(start_serve
 async def test_a_preference_that_is_none_is_refused(start_server, metadata, says: str) -> None:
     server = await start_server()
     async with stub_of(server) as stub:
-        reported = await refusal(stub.Predict(request("m", x=X), metadata=metadata))
-    assert reported.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert says in reported.message
+        error = await refusal(stub.Predict(request("m", x=X), metadata=metadata))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert says in error.message
     # grpc.aio makes INTERNAL of a refusal that comes while a request is written to the stream.
     async with Http2Client(server.grpc.host, server.grpc.port) as client:
         answer = await client.call("/turnout.v1.PredictionService/PredictStream", message(b""), (*CALL, *metadata))
@@ -151,15 +151,17 @@ async def test_the_explainer_agrees_with_what_happens(start_server) -> None:
         for _ in range(100):
             selector = draw.choice(["", "^1", "1", "2", "1.1.0", "latest", "*", "~1.0", "9", "stable"])
             key = f"user-{draw.randrange(50)}"
-            reported = await control.ExplainRoute(pb.ExplainRouteRequest(model="m", selector=selector, routing_key=key))
-            if reported.refusal:
+            explanation = await control.ExplainRoute(
+                pb.ExplainRouteRequest(model="m", selector=selector, routing_key=key)
+            )
+            if explanation.refusal:
                 assert selector in ("9", "stable")
-                assert not reported.chances
+                assert not explanation.chances
                 continue
             (answer,) = await ask(server, [key], selector)
-            (chance,) = reported.chances
+            (chance,) = explanation.chances
             assert (chance.route.version, chance.route.epoch, chance.chance) == (answer.version, answer.epoch, 1.0)
-            assert reported.steps[-1].finding == f"{answer.version} as {answer.role}"
+            assert explanation.steps[-1].finding == f"{answer.version} as {answer.role}"
         split = await control.ExplainRoute(pb.ExplainRouteRequest(model="m"))
         assert [(c.route.version, round(c.chance, 3)) for c in split.chances] == [("1.0.0", 0.6), ("1.1.0", 0.4)]
         before = (await scrape(server))["turnout_route_decisions_total", "model=m", "role=canary", "version=1.1.0"]

@@ -159,7 +159,7 @@ async def test_nobody_is_held_for_company_until_the_deadline_is_over(runners: in
     await _until(lambda: batcher._timekeeper is not None)
     company = _send(batcher, _x(width=2))
     for width in (3, 2):  # in a line of its own, then behind one that is in no hurry
-        await _send(batcher, _x(width=width), deadline=time.monotonic() + 2.0)
+        await _send(batcher, _x(width=width), deadline=time.monotonic() + 5.0)
     await company  # went along
     assert not held.done()
     await _close(batcher)
@@ -373,7 +373,7 @@ async def test_who_gave_up_is_not_run_again_with_the_rest_of_a_failed_batch() ->
     batcher = _batcher(run, BATCHED, runners=1, max_delay=FOREVER)
     stays = [_send(batcher, _x()) for _ in range(2)]
     leaves = _send(batcher, _x())
-    late = _send(batcher, _x(), deadline=time.monotonic() + 0.05)
+    late = _send(batcher, _x(), deadline=time.monotonic() + 0.5)
     await gate.wait_for(1)
     leaves.cancel()
     with pytest.raises(DeadlineExceededError):

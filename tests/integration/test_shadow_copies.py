@@ -47,9 +47,9 @@ async def test_each_shadow_gets_its_share_of_the_baselines_answers(publish_model
     calls = numbered(1000, x=X)
     assert (await predict(server, calls)).errors == []
     for version, rate in (("1.1.0", 0.25), ("1.2.0", 0.6)):
-        reported = await settled(server, version, sampled(calls, version, rate))
-        assert set(reported.outcomes) == {"agreed" if version == "1.1.0" else "disagreed"}
-        assert not reported.dropped
+        comparison = await settled(server, version, sampled(calls, version, rate))
+        assert set(comparison.outcomes) == {"agreed" if version == "1.1.0" else "disagreed"}
+        assert not comparison.dropped
 
 
 async def test_pins_and_canaries_are_not_copied(publish_model, start_server) -> None:
@@ -91,12 +91,13 @@ async def test_what_a_lane_cannot_take_is_dropped_and_counted(publish_model, sta
     server = await start_server(shadow=PATIENT | {"noise_rate": 0, "max_inflight": 1} | bound)
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     assert (await predict(server, numbered(60, x=X, n=SLOW))).errors == []
-    reported = await settled(server, "1.1.0", 60)
-    assert set(reported.dropped) == {reason}
-    assert reported.dropped[reason] > 0
+    comparison = await settled(server, "1.1.0", 60)
+    assert set(comparison.dropped) == {reason}
+    assert comparison.dropped[reason] > 0
     seen = await scrape(server)
     assert (
-        seen["turnout_shadow_dropped_total", "model=m", f"reason={reason}", "version=1.1.0"] == reported.dropped[reason]
+        seen["turnout_shadow_dropped_total", "model=m", f"reason={reason}", "version=1.1.0"]
+        == comparison.dropped[reason]
     )
 
 
@@ -107,9 +108,9 @@ async def test_strings_count_by_their_length(publish_model, start_server) -> Non
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     long = np.full((1, 4), "a" * 15_000, object)
     assert (await predict(server, numbered(200, x=long), at_once=32)).errors == []
-    reported = await settled(server, "1.1.0", 200)
-    assert set(reported.dropped) <= {"queue_bytes"}
-    assert reported.dropped["queue_bytes"] > 0
+    comparison = await settled(server, "1.1.0", 200)
+    assert set(comparison.dropped) <= {"queue_bytes"}
+    assert comparison.dropped["queue_bytes"] > 0
 
 
 async def test_copies_for_a_shadow_that_is_not_ready_are_dropped(publish_model, start_server, models) -> None:
@@ -122,8 +123,8 @@ async def test_copies_for_a_shadow_that_is_not_ready_are_dropped(publish_model, 
     server = await start_server(shadow=PATIENT)
     live = await predict(server, numbered(5, x=X))
     assert live.errors == []
-    reported = await settled(server, "1.1.0", 5)
-    assert dict(reported.dropped) == {"not_ready": 5}
+    comparison = await settled(server, "1.1.0", 5)
+    assert dict(comparison.dropped) == {"not_ready": 5}
 
 
 async def test_a_shadow_that_the_policy_drops_keeps_its_record(publish_model, start_server) -> None:
@@ -149,29 +150,28 @@ async def test_the_metrics_say_what_the_report_says(publish_model, start_server)
     server = await start_server(shadow=PATIENT | {"noise_rate": 0.5})
     await put(server, policy("1.0.0", {"1.1.0": 1.0}))
     await predict(server, numbered(20, x=X) + numbered(20, 20, x=0 * X))
-    reported = await settled(server, "1.1.0", 40)
-    for _ in range(100):
-        if reported.noise_runs == 40:
-            break
-        await asyncio.sleep(0.02)
-        reported = await report(server, "1.1.0")
-    assert (reported.noise_runs, reported.noise_disagreements) == (40, 0), "each while so many disagree"
+    comparison = await settled(server, "1.1.0", 40)
+    async with asyncio.timeout(100):
+        while comparison.noise_runs < 40:
+            await asyncio.sleep(0.02)
+            comparison = await report(server, "1.1.0")
+    assert (comparison.noise_runs, comparison.noise_disagreements) == (40, 0), "each while so many disagree"
     seen = await scrape(server)
     labels = ("model=m", "version=1.1.0")
 
     def value(name: str, **more: str) -> float:
         return seen[(name, *sorted([*labels, *(f"{key}={text}" for key, text in more.items())]))]
 
-    assert value("turnout_shadow_requests_total", outcome="agreed") == reported.outcomes["agreed"] == 20
-    assert value("turnout_shadow_requests_total", outcome="disagreed") == reported.outcomes["disagreed"] == 20
+    assert value("turnout_shadow_requests_total", outcome="agreed") == comparison.outcomes["agreed"] == 20
+    assert value("turnout_shadow_requests_total", outcome="disagreed") == comparison.outcomes["disagreed"] == 20
     assert value("turnout_shadow_mismatch_total", output="y", kind="value") == 20
-    assert value("turnout_shadow_agreement_ratio") == reported.agreement == 0.5
+    assert value("turnout_shadow_agreement_ratio") == comparison.agreement == 0.5
     assert value("turnout_shadow_lag_seconds_count") == 40
     assert value("turnout_shadow_abs_difference_count", output="y") == 40
     assert value("turnout_shadow_abs_difference_sum", output="y") == pytest.approx(20 * 0.5)
     assert value("turnout_shadow_abs_difference_bucket", output="y", le="0.1") == 20
     assert value("turnout_shadow_abs_difference_bucket", output="y", le="1.0") == 40
-    (output,) = reported.outputs
+    (output,) = comparison.outputs
     assert (output.compared, output.max_abs, output.mean_abs) == (40, 0.5, 0.25)
 
 

@@ -159,13 +159,13 @@ def test_closing_waits_for_the_call_that_is_running(state_url: str) -> None:
 
     def clock() -> datetime:
         begun.set()
-        assert finish.wait(10)
+        assert finish.wait(100)
         return datetime.now(UTC)
 
     store = StateStore.open(state_url, now=clock)
     with ThreadPoolExecutor(2) as threads:
         releasing = threads.submit(store.release, "magika", V1, **WHO)
-        assert begun.wait(10)
+        assert begun.wait(100)
         closing = threads.submit(store.close)
         assert not releasing.done()
         assert not closing.done()
@@ -183,13 +183,13 @@ def test_readers_do_not_wait_for_a_writer_and_writers_not_forever(state_url: str
 
         def clock() -> datetime:
             begun.set()
-            assert finish.wait(30)
+            assert finish.wait(100)
             return datetime.now(UTC)
 
         with StateStore.open(state_url, now=clock) as slow, ThreadPoolExecutor(1) as thread:
             tagging = thread.submit(slow.set_tag, "magika", "stable", V1, **WHO)
             try:
-                assert begun.wait(10)
+                assert begun.wait(100)
                 assert store.release_state().revision == 1
                 with pytest.raises(UnavailableError, match="lock was held for too long") as caught:
                     hurried.set_tag("magika", "next", V1, **WHO)
@@ -237,7 +237,7 @@ def test_a_process_killed_in_mid_transaction_leaves_the_earlier_state(state_url:
         with process(_STOP_BEFORE_COMMIT, state_url) as child:
             assert store.release_state() == before
             child.send_signal(signal.SIGKILL)
-            assert child.wait(10) == -signal.SIGKILL
+            assert child.wait(100) == -signal.SIGKILL
         assert store.release_state() == before
         assert len(store.events()) == 2
         # Its lock went with it.
@@ -255,7 +255,7 @@ def test_a_process_killed_with_a_policy_written_and_not_committed_leaves_the_ear
         with process(_STOP_AT_COMMIT_OF_A_POLICY, state_url) as child:
             assert (store.policies(), store.events(), store.revision()) == before
             child.send_signal(signal.SIGKILL)
-            assert child.wait(10) == -signal.SIGKILL
+            assert child.wait(100) == -signal.SIGKILL
         assert (store.policies(), store.events(), store.revision()) == before
         # Its lock went with it, and its epoch is still to be had.
         assert store.put_policy("magika", {}, expected_epoch=1, action="clear", **WHO).epoch == 2

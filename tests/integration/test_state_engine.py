@@ -103,7 +103,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     file = tmp_path / "state.db"
     file.write_text("a note to myself, long enough to be taken for the header of a database file" * 20)
     before = file.read_bytes()
-    with pytest.raises(ConfigError, match="its file is no SQLite database"):
+    with pytest.raises(ConfigError, match="its file is not an SQLite database"):
         StateStore.open(sqlite_url(file))
     assert file.read_bytes() == before
 
@@ -148,7 +148,9 @@ with StateStore.open(sys.argv[1]) as store:
 def test_a_disk_that_takes_no_more_makes_changes_unavailable_until_it_does(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     url = sqlite_url(tmp_path / "state.db")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", _FILL, url], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _FILL, url], capture_output=True, text=True, timeout=100
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "the state store cannot be used: its file could not be read or written\n"
     assert os.fspath(tmp_path) not in done.stdout

@@ -45,7 +45,7 @@ def serve(publish_model, start_server):
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -149,12 +149,12 @@ async def test_a_copy_of_the_store_in_its_place_goes_on_and_an_older_one_does_no
     await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.release_status(TWO) == "released")
     _checkpoint(database)
     same = shutil.copy(database, database.with_name("same.db"))
-    await asyncio.to_thread(server.services.declarer._store.revision)
+    await asyncio.to_thread(server.services.release_writer._store.revision)
     for path in ("state.db-wal", "state.db-shm"):
         database.with_name(path).unlink()
     Path(same).rename(database)
     await _until(lambda: not _reason(server))
-    tag = server.services.declarer._store.set_tag
+    tag = server.services.release_writer._store.set_tag
     await asyncio.to_thread(tag, "m", "stable", ONE, actor="test", reason="")
     with StateStore.open(Settings(models=database.parent.parent).state_url) as store:
         assert store.release_state().of("m").tags == {"stable": ONE}

@@ -146,7 +146,7 @@ def test_exactly_one_of_eight_threads_wins_each_epoch(store: StateStore) -> None
     def race(thread: int) -> list[bool]:
         won = []
         for epoch in range(rounds):
-            start.wait(30)
+            start.wait(100)
             try:
                 record = store.put_policy("magika", {"by": thread}, expected_epoch=epoch, **SET)
             except Conflict:

@@ -64,7 +64,7 @@ def test_a_document_changed_afterwards_changes_nothing_kept(store: StateStore) -
         {"seed": float(1 << 53)},
         {"salt": "\udcff"},
         {"\udcff": 1},
-        {1: "a key that is no text"},
+        {1: "a key that is not text"},
         {"versions": {"3.2.0"}},
         {"salt": b"bytes"},
     ],

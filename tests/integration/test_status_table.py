@@ -9,16 +9,17 @@ import pytest
 import pytest_asyncio
 from semver import Version
 
-from onnx_models import adds_two, gather, look_up, matmul, scaled, slow
-from turnout.config import Loading, ModelOverrides, QueueLimits, Runtime
+from held import held_loads, held_runs
+from onnx_models import adds_two, gather, look_up, scaled, slow
+from turnout.config import ModelOverrides, QueueLimits, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, refusal, request, stub_of
 
 pytestmark = pytest.mark.both_transports
 
 Code = grpc.StatusCode
-LONG = np.int64(30_000)
-"""Rounds of the slow model: about a quarter of a second."""
+LONG = np.int64(2)
+"""Rounds of the slow model, and the least of others: requests of one number would run together."""
 
 one_server = pytest.mark.asyncio(loop_scope="module")
 """Of tests that change nothing on the server which they share."""
@@ -38,7 +39,9 @@ def all_models(publish_for_module) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(all_models, start_server_for_module):
     server = await start_server_for_module()
-    await asyncio.to_thread(server.services.declarer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason="")
+    await asyncio.to_thread(
+        server.services.release_writer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason=""
+    )
     await server.services.manager.refresh()
     return server
 
@@ -124,10 +127,9 @@ async def test_a_known_version_that_is_not_loaded_is_a_failed_precondition(publi
 
 async def test_a_version_that_loads_is_unavailable_with_a_time_to_try_again(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(1))
-    publish_model("m", "2.0.0", matmul(512))  # the highest loads first, and takes its time with so many warm-up runs
-    server = await start_server(wait=False, loading=Loading(concurrency=1, warmup_runs=1000))
-    async with stub_of(server) as stub:
-        refused = await refusal(stub.Predict(request("m", "1.0.0", x=X)))
+    with held_loads():
+        async with stub_of(await start_server(wait=False)) as stub:
+            refused = await refusal(stub.Predict(request("m", "1.0.0", x=X)))
     assert refused.code is Code.UNAVAILABLE
     assert refused.retry_after
 
@@ -147,7 +149,11 @@ async def test_a_queue_full_by_requests_refuses_with_a_time_to_try_again(publish
     limits = QueueLimits(max_queue_requests=2)
     server = await start_server(model={"m": ModelOverrides(runtime=ONE_RUNNER, limits=limits)})
     async with stub_of(server) as stub:
-        calls = [stub.Predict(request("m", x=X, n=LONG + i)) for i in range(6)]
+        with held_runs(server, "m"):
+            calls = [asyncio.ensure_future(stub.Predict(request("m", x=X, n=LONG + i))) for i in range(6)]
+            async with asyncio.timeout(100):
+                while sum(call.done() for call in calls) < 3:
+                    await asyncio.sleep(0.001)
         refused = [outcome for outcome in await asyncio.gather(*calls, return_exceptions=True) if _is_error(outcome)]
     assert 3 <= len(refused) <= 4  # one runs or is about to, two wait
     assert {error.code() for error in refused} == {Code.RESOURCE_EXHAUSTED}
@@ -159,11 +165,12 @@ async def test_a_queue_full_by_bytes_refuses(publish_model, start_server) -> Non
     server = await start_server(model={"m": ModelOverrides(runtime=ONE_RUNNER, limits=limits)})
     rows = np.zeros((100, 4), np.float32)
     async with stub_of(server) as stub:
-        running = [stub.Predict(request("m", x=rows, n=LONG))]
-        await _wait_until_it_runs(server)
-        running.append(stub.Predict(request("m", x=rows, n=LONG + 1)))
-        await _wait_for_queue(server, 1)
-        refused = await refusal(stub.Predict(request("m", x=rows, n=LONG)))
+        with held_runs(server, "m"):
+            running = [stub.Predict(request("m", x=rows, n=LONG))]
+            await _wait_until_it_runs(server)
+            running.append(stub.Predict(request("m", x=rows, n=LONG + 1)))
+            await _wait_for_queue(server, 1)
+            refused = await refusal(stub.Predict(request("m", x=rows, n=LONG)))
         await asyncio.gather(*running)
     assert refused.code is Code.RESOURCE_EXHAUSTED
     assert "bytes" in refused.message
@@ -174,9 +181,11 @@ async def test_a_deadline_that_passes_in_the_queue_is_never_computed(publish_mod
     publish_model("m", "1.0.0", slow())
     server = await start_server(model={"m": ModelOverrides(runtime=ONE_RUNNER)})
     async with stub_of(server) as stub:
-        busy = stub.Predict(request("m", x=X, n=LONG))
-        await _wait_until_it_runs(server)
-        late = await refusal(stub.Predict(request("m", x=X, n=np.int64(1)), timeout=0.05))
+        with held_runs(server, "m"):
+            busy = stub.Predict(request("m", x=X, n=LONG))
+            await _wait_until_it_runs(server)
+            late = await refusal(stub.Predict(request("m", x=X, n=np.int64(1)), timeout=0.5))
+            await _wait_for_queue(server, 0)
         await busy
     assert late.code is Code.DEADLINE_EXCEEDED
     await _wait_for_inflight(server, 0)
@@ -187,12 +196,13 @@ async def test_a_cancelled_request_leaves_the_queue(publish_model, start_server)
     publish_model("m", "1.0.0", slow())
     server = await start_server(model={"m": ModelOverrides(runtime=ONE_RUNNER)})
     async with stub_of(server) as stub:
-        busy = stub.Predict(request("m", x=X, n=LONG))
-        await _wait_until_it_runs(server)
-        waiting = stub.Predict(request("m", x=X, n=np.int64(1)))
-        await _wait_for_queue(server, 1)
-        waiting.cancel()
-        await _wait_for_queue(server, 0)
+        with held_runs(server, "m"):
+            busy = stub.Predict(request("m", x=X, n=LONG))
+            await _wait_until_it_runs(server)
+            waiting = stub.Predict(request("m", x=X, n=np.int64(1)))
+            await _wait_for_queue(server, 1)
+            waiting.cancel()
+            await _wait_for_queue(server, 0)
         await busy
     assert _handle(server).recorder.batches.runs == 1
 
@@ -274,12 +284,12 @@ async def _wait_until_it_runs(server) -> None:
 
 
 async def _wait_for_queue(server, depth: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         while _handle(server).queue_depth != depth:
             await asyncio.sleep(0.001)
 
 
 async def _wait_for_inflight(server, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         while _handle(server).inflight != count:
             await asyncio.sleep(0.001)

@@ -134,9 +134,9 @@ async def _answers(server: Running) -> dict[str, Refusal]:
 
 async def _settled(stub: PredictionServiceStub, asked: prediction_pb2.PredictRequest) -> Refusal:
     """What it is refused with in the end: a version that is not trusted is looked at again after every change."""
-    while (reported := await refusal(stub.Predict(asked))).code is Code.UNAVAILABLE:
-        await asyncio.sleep(reported.retry_after or 0)
-    return reported
+    while (error := await refusal(stub.Predict(asked))).code is Code.UNAVAILABLE:
+        await asyncio.sleep(error.retry_after or 0)
+    return error
 
 
 async def test_every_row_about_versions_is_answered_as_the_table_says(rows: dict[str, Refusal], models: Path) -> None:
@@ -155,8 +155,8 @@ async def test_a_rollout_of_a_yanked_version_is_a_failed_precondition(publish_mo
     publish_model("m", "2.0.0", onnx_models.scaled(2), release=False)
     server = await start_server()
     await put(server, policy("1.0.0"))
-    await asyncio.to_thread(server.services.declarer.yank, "m", Version(2), actor="ada", reason="it leaks")
+    await asyncio.to_thread(server.services.release_writer.yank, "m", Version(2), actor="ada", reason="it leaks")
     async with control_of(server) as control:
-        reported = await refusal(control.StartRollout(rollout_pb2.StartRolloutRequest(model="m", version="2.0.0")))
-    assert reported.code is Code.FAILED_PRECONDITION
-    assert "yanked" in reported.message
+        error = await refusal(control.StartRollout(rollout_pb2.StartRolloutRequest(model="m", version="2.0.0")))
+    assert error.code is Code.FAILED_PRECONDITION
+    assert "yanked" in error.message

@@ -25,7 +25,7 @@ from turnout.telemetry.system_stats import CachedReading
 from turnout.threads import Threads
 from wire import X, outputs_of, request, stub_of
 
-BOUND = 30.0
+BOUND = 100.0
 ONE, TWO = Version(1, 0, 0), Version(2, 0, 0)
 
 
@@ -38,7 +38,7 @@ class Hang:
 
     def __call__(self, *_: object, **__: object) -> None:
         self._entered.release()
-        self._released.wait(4 * BOUND)
+        self._released.wait(2 * BOUND)
 
     def release(self) -> None:
         self._released.set()
@@ -254,5 +254,5 @@ def test_a_process_ends_with_its_code_although_threads_are_in_native_code(tmp_pa
         "print('said')\n"
         "end_process(3)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(model)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program, str(model)], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "")

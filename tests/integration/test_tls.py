@@ -31,7 +31,7 @@ from wire import X, request
 AUTHORITY, OTHERS = Authority.make("an authority"), Authority.make("others")
 LISTENERS = ("grpc", "control")
 QUICKLY = 0.05
-BOUND = 20.0
+BOUND = 60.0
 
 
 @dataclass(frozen=True)

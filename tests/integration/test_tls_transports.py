@@ -27,7 +27,7 @@ from turnout_client.tls import ClosedOnReset
 AUTHORITY, OTHERS = Authority.make("an authority"), Authority.make("others")
 CLIENT = AUTHORITY.issue("a client")
 TRANSPORTS = ("h2corn", "grpcio")
-BOUND = 20.0
+BOUND = 60.0
 
 
 def identity(mode: Any = "none", name: str = "a server") -> ServerIdentity:
@@ -219,7 +219,7 @@ async def test_a_client_that_reads_nothing_does_not_keep_the_server_from_ending(
             await numbers.read()
             if not change:
                 await server.listener.show(identity())
-        async with asyncio.timeout(4.0):  # h2corn would wait for it a minute, and for the end of calls a month
+        async with asyncio.timeout(30.0):  # h2corn would wait for it a minute, and for the end of calls a month
             await server.listener.stop(0.1)
 
 
@@ -243,7 +243,7 @@ async def test_a_connection_that_stands_still_is_cut_at_the_end() -> None:
 
         held = await asyncio.get_running_loop().run_in_executor(None, ask_and_read_nothing)
         await begun.wait()
-        async with asyncio.timeout(4.0):
+        async with asyncio.timeout(30.0):
             await server.listener.stop(0.1)
         held.close()
 

@@ -69,5 +69,5 @@ from turnout_client.tracing import caller, traced
 assert caller() == ("", "") and traced(()) == ()
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

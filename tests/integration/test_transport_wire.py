@@ -1,4 +1,4 @@
-"""What is on the wire of a call: framing, headers and trailers, and what is no call at all."""
+"""What is on the wire of a call: framing, headers and trailers, and what is not a call at all."""
 
 import asyncio
 import gzip
@@ -26,7 +26,7 @@ def with_header(name: str, value: str) -> tuple[tuple[str, str], ...]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Carried]:
-    async with carried(message_seconds=0.2) as server:
+    async with carried(message_seconds=20.0) as server:
         yield server
 
 
@@ -168,13 +168,13 @@ async def test_the_server_ends_a_call_whose_deadline_passed(
     server: Carried, client: Http2Client, method: str, content_type: str
 ) -> None:
     headers = [(name, content_type if name == "content-type" else value) for name, value in CALL]
-    answer = await client.call(SERVICE + method, framed(b""), (*headers, ("grpc-timeout", "50m")))
+    answer = await client.call(SERVICE + method, framed(b""), (*headers, ("grpc-timeout", "500m")))
     assert answer.grpc_status == code_pb2.DEADLINE_EXCEEDED
     assert server.seen.cancelled.is_set()
 
 
 async def test_the_server_ends_a_stream_whose_deadline_passed(client: Http2Client) -> None:
-    stream = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "50m"))
+    stream = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "500m"))
     answer = await client.answer(stream)
     assert (answer.body, answer.grpc_status) == (framed(b"begun"), code_pb2.DEADLINE_EXCEEDED)
 
@@ -188,8 +188,8 @@ async def test_a_method_is_to_end_a_little_before_its_client_gives_up(client: Ht
 
 
 async def test_deadlines_pass_in_their_order(client: Http2Client) -> None:
-    late = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "400m"))
-    early = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "50m"))
+    late = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "4S"))
+    early = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "500m"))
     never = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "1H"))
     assert (await client.answer(early)).grpc_status == code_pb2.DEADLINE_EXCEEDED
     assert not client.answers[late].ended
@@ -198,20 +198,23 @@ async def test_deadlines_pass_in_their_order(client: Http2Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex"])
-async def test_a_message_that_does_not_go_on_is_given_up(server: Carried, client: Http2Client, method: str) -> None:
-    stream = await client.begin(SERVICE + method)
-    await client.send(stream, framed(b"x" * 100)[:50])
-    answer = await client.answer(stream)
-    assert (answer.grpc_status, "limits.body_timeout_s" in answer.grpc_message) == (code_pb2.DEADLINE_EXCEEDED, True)
-    assert server.budget.held == 0
+async def test_a_message_that_does_not_go_on_is_given_up(method: str) -> None:
+    async with carried(message_seconds=0.2) as server, Http2Client(server.address.host, server.address.port) as client:
+        stream = await client.begin(SERVICE + method)
+        await client.send(stream, framed(b"x" * 100)[:50])
+        answer = await client.answer(stream)
+        assert answer.grpc_status == code_pb2.DEADLINE_EXCEEDED
+        assert "limits.body_timeout_s" in answer.grpc_message
+        assert server.budget.held == 0
 
 
-async def test_a_stream_may_be_silent_between_its_messages(client: Http2Client) -> None:
-    stream = await client.begin(SERVICE + "Duplex")
-    await client.send(stream, framed(b"a"))
-    await asyncio.sleep(0.5)  # more than a message may pause
-    await client.send(stream, framed(b"b"), end=True)
-    assert (await client.answer(stream)).body == framed(b"a") + framed(b"b")
+async def test_a_stream_may_be_silent_between_its_messages() -> None:
+    async with carried(message_seconds=0.2) as server, Http2Client(server.address.host, server.address.port) as client:
+        stream = await client.begin(SERVICE + "Duplex")
+        await client.send(stream, framed(b"a"))
+        await asyncio.sleep(0.5)  # more than a message may pause
+        await client.send(stream, framed(b"b"), end=True)
+        assert (await client.answer(stream)).body == framed(b"a") + framed(b"b")
 
 
 async def test_unfinished_messages_share_a_budget() -> None:
@@ -222,7 +225,7 @@ async def test_unfinished_messages_share_a_budget() -> None:
         streams = [await client.begin(SERVICE + method) for method in ("Echo", "Duplex", "Echo")]
         for held, stream in zip((90_000, 180_000, 180_000), streams, strict=True):
             await client.send(stream, PREFIX.pack(0, 1 << 20) + bytes(90_000))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(100):
                 while server.budget.held != held:
                     await asyncio.sleep(0.01)
         refused = await client.answer(streams[2])
@@ -234,7 +237,7 @@ async def test_unfinished_messages_share_a_budget() -> None:
         held = server.budget.held
         client.frame(RstStreamFrame(streams[0], 8))
         await client.flush()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             while server.budget.held == held:
                 await asyncio.sleep(0.01)
         assert server.budget.held == 90_000

@@ -46,11 +46,11 @@ async def call(
     sent = iter([payload]) if streams[0] else payload
     async with grpc.aio.insecure_channel(str(server.control if control else server.grpc)) as channel:
         if streams == (False, False):
-            return [await channel.unary_unary(path)(sent, timeout=20)]
+            return [await channel.unary_unary(path)(sent, timeout=100)]
         if streams == (True, False):
-            return [await channel.stream_unary(path)(sent, timeout=20)]
+            return [await channel.stream_unary(path)(sent, timeout=100)]
         make = channel.stream_stream if streams[0] else channel.unary_stream
-        return [answer async for answer in make(path)(sent, timeout=20)]
+        return [answer async for answer in make(path)(sent, timeout=100)]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ async def test_an_item_whose_answer_cannot_be_encoded_fails_alone(server, monkey
             prediction_pb2.PredictStreamRequest(request=request("m", x=X, request_id=name)).SerializeToString()
             for name in ("bad", "good")
         ]
-        stream = channel.stream_stream("/turnout.v1.PredictionService/PredictStream")(iter(items), timeout=20)
+        stream = channel.stream_stream("/turnout.v1.PredictionService/PredictStream")(iter(items), timeout=100)
         answers = [prediction_pb2.PredictStreamResponse.FromString(answer) async for answer in stream]
     by_id = {answer.request_id: answer for answer in answers}
     assert by_id["bad"].error.code == grpc.StatusCode.INTERNAL.value[0]
@@ -200,7 +200,7 @@ async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkey
     monkeypatch.setattr(exchange, "stream_answer", fails_once)
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         path = "/inference.GRPCInferenceService/ModelStreamInfer"
-        stream = channel.stream_stream(path)(iter([infer(), infer()]), timeout=20)
+        stream = channel.stream_stream(path)(iter([infer(), infer()]), timeout=100)
         bad, good = [oip.ModelStreamInferResponse.FromString(answer) async for answer in stream]
     assert "whose log tells why" in bad.error_message
     assert not good.error_message

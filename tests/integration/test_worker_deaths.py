@@ -65,7 +65,7 @@ def at_once() -> Restarts:
 
 
 async def bounded(run) -> int:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         return await run
 
 
@@ -106,7 +106,7 @@ async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, 
         lines = [line for line in text.splitlines() if line.startswith('turnout_worker_restarts_total{worker="1"}')]
         return float(lines[0].rpartition(" ")[2])
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while await restarted() < early_deaths + 1:
             await asyncio.sleep(0.01)
     assert not running.done()
@@ -125,7 +125,7 @@ async def test_a_worker_that_does_not_drain_in_time_is_killed(models, monkeypatc
     stubborn = "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)\n" + SERVES + WAITS
     parent, recorded_ticks = supervisor(models, stubborn, drain=Drain(delay_s=0.0, timeout_s=0.1))
     running = asyncio.create_task(parent.run())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while not parent.serves:
             await asyncio.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -138,7 +138,7 @@ async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path) -> None:
     notes += "    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: open(path, 'x').close())\n"
     parent, _ = supervisor(models, notes + SERVES + WAITS)
     running = asyncio.create_task(parent.run())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while not parent.serves:
             await asyncio.sleep(0.01)
         os.kill(os.getpid(), signal.SIGHUP)
@@ -157,7 +157,7 @@ async def test_a_worker_that_is_killed_keeps_its_counts_in_the_sum(models) -> No
         text = (await parent._scrape(negotiate(""))).decode()
         return float(next(line for line in text.splitlines() if line.startswith("turnout_requests_total{")).split()[-1])
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while not parent.serves:
             await asyncio.sleep(0.01)
         first = [worker.process.pid for worker in parent._workers]

@@ -50,10 +50,10 @@ async def test_a_yank_of_what_no_rollback_goes_back_to_says_nothing(three, publi
 
 def test_releases_alone_have_a_way_back_too(three, models) -> None:
     with StateStore.open(Settings(models=models).state_url) as store:
-        declarer = ReleaseStateWriter(Repository(models), store)
-        assert declarer.rollback_target("m").targets == (Version(2), Version(1))
-        declarer.yank("m", Version(2), actor="ada", reason="it leaks")
-        back = declarer.rollback_target("m")
+        release_writer = ReleaseStateWriter(Repository(models), store)
+        assert release_writer.rollback_target("m").targets == (Version(2), Version(1))
+        release_writer.yank("m", Version(2), actor="ada", reason="it leaks")
+        back = release_writer.rollback_target("m")
         assert back.targets == (Version(1),)
         assert "now it goes back to 1.0.0" in back.yank_warning("m", Version(2))
         assert back.yank_warning("m", Version(1)) == "", "it was not yanked"
@@ -90,7 +90,7 @@ async def test_whoever_follows_the_advice_about_a_rollout_gets_there(three, star
     await put(server, policy("1.0.0"))
     plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
     await server.services.rollouts.start("m", Version(2), plan, "ada", "")
-    async with control_of(server) as control, asyncio.timeout(30):
+    async with control_of(server) as control, asyncio.timeout(100):
         refused = await refusal(control.UnloadVersion(pb.UnloadVersionRequest(model="m", version="2.0.0")))
         assert "`turnout rollout abort m --attempt 1`" in refused.message
         await _run(server, refused.message)

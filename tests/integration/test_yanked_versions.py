@@ -81,17 +81,24 @@ async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, sta
                 return answered.version, answered.warning
 
             assert await asyncio.to_thread(ask) == ("2.0.0", "m 2.0.0 was yanked (it leaks für immer)")
-    lines = [json.loads(line) for line in reported.getvalue().splitlines()]
-    warned = [line for line in lines if line["event"] == "answered with a warning"]
+
+    def warnings() -> list[dict[str, str]]:
+        lines = map(json.loads, reported.getvalue().splitlines())
+        return [line for line in lines if line["event"] == "answered with a warning"]
+
+    async with asyncio.timeout(100):  # another thread writes them
+        while len({line["selector"] for line in warnings()}) < 2:
+            await asyncio.sleep(0.01)
+    warned = warnings()
     assert {(line["selector"], line["version"]) for line in warned} == {("2.0.0", "2.0.0"), (two_versions, "2.0.0")}
     assert len(warned) < 15, "once a selector and state of the world, not once a request"
 
 
 async def test_what_the_policy_a_rollout_or_a_tag_needs_is_not_yanked(two_versions, start_server) -> None:
     server = await start_server()
-    declarer = server.services.declarer
+    release_writer = server.services.release_writer
     await put(server, policy("1.0.0", v2_0_0=0.1))
-    await asyncio.to_thread(declarer.set_tag, "m", "stable", TWO, actor="test", reason="")
+    await asyncio.to_thread(release_writer.set_tag, "m", "stable", TWO, actor="test", reason="")
     await server.services.manager.refresh()
     async with control_of(server) as control, stub_of(server) as stub:
         refused = await refusal(control.YankVersion(pb.YankVersionRequest(**YANK)))
@@ -120,9 +127,9 @@ async def test_a_yanked_version_gets_no_part_in_a_policy(two_versions, start_ser
 
 async def test_other_servers_and_commands_are_followed_by_themselves(two_versions, start_server) -> None:
     server = await start_server()
-    declarer = server.services.declarer
-    async with stub_of(server) as stub, asyncio.timeout(20):
-        await asyncio.to_thread(declarer.yank, "m", TWO, actor="test", reason="it leaks")
+    release_writer = server.services.release_writer
+    async with stub_of(server) as stub, asyncio.timeout(100):
+        await asyncio.to_thread(release_writer.yank, "m", TWO, actor="test", reason="it leaks")
         while (await stub.Predict(request("m", x=X))).route.version != "1.0.0":
             await asyncio.sleep(0.01)
 
@@ -162,7 +169,7 @@ async def test_a_rollout_that_runs_holds_on_to_both_its_versions(two_versions, s
     await services.rollouts.start("m", TWO, Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]}), "ada", "")
     for version, part in ((TWO, "takes it to the baseline"), (ONE, "may have to go back to it")):
         with pytest.raises(ChangeRefused, match=rf"rollout 1 {part}; abort the rollout, or wait for its end"):
-            await asyncio.to_thread(services.declarer.yank, "m", version, actor="ada", reason="now")
+            await asyncio.to_thread(services.release_writer.yank, "m", version, actor="ada", reason="now")
 
 
 async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begun(
@@ -173,7 +180,7 @@ async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begu
     server = await start_server()
     services = server.services
     await put(server, policy("1.0.0"))
-    await asyncio.to_thread(services.declarer.yank, "m", TWO, actor="ada", reason="it leaks")
+    await asyncio.to_thread(services.release_writer.yank, "m", TWO, actor="ada", reason="it leaks")
     # What the server knew a moment before: it looks at its own snapshot first, which may be older than the yank.
     monkeypatch.setattr(services.rollouts, "refusals", lambda model, candidate: [])
     with pytest.raises(ChangeRefused, match=r"^2\.0\.0 of m was yanked$"):

@@ -10,9 +10,9 @@ from semver import Version
 from rollout_values import PLAN
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.manifest.signature import Signature
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, ModelSnapshot
 from turnout.rollout.changes.release import release, state_without, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import ChangeOutcome, Situation
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.default_answers import answers_of
@@ -32,12 +32,12 @@ class ReleaseRule(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = Situation("m", dict.fromkeys(VERSIONS, Signature((), ())), {})
+        self.now = ModelSnapshot("m", dict.fromkeys(VERSIONS, Signature((), ())), {})
         self.gone_back_from: set[Version] = set()
         self.kept: set[Version] = set()
         self.attempts = 0
 
-    def take(self, outcome: ChangeOutcome) -> Situation:
+    def take(self, outcome: ChangeOutcome) -> ModelSnapshot:
         """Records an outcome; returns how it was before."""
         before = self.now
         after = before.after(outcome)

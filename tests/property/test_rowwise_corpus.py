@@ -154,7 +154,7 @@ def alike(one: NDArray, other: NDArray) -> bool:
 def alike_rows(one: NDArray, other: NDArray, axis: int, split: tuple[int, ...]) -> bool:
     if split != SPLITS[-1]:
         return alike(one, other)
-    # Which element is the largest where one is no number is left to chance by some kernels: in its own row only.
+    # Which element is the largest where one is not a number is left to chance by some kernels: in its own row only.
     others = range(sum(split[:-1]))
     return one.shape == other.shape and alike(np.take(one, others, axis), np.take(other, others, axis))
 
@@ -174,7 +174,7 @@ def compare(
             {n: random_rows(random, v, rows, axes[n]) if n in axes else v for n, v in case.inputs.items() if n in taken}
             for rows in split
         ]
-        for name, value in requests[-1].items():  # what is no number spreads further than any other value
+        for name, value in requests[-1].items():  # what is not a number spreads further than any other value
             if split == SPLITS[-1] and name in axes and value.dtype.kind == "f" and value.size:
                 value.reshape(-1)[0] = np.nan
         alone = [answers(session, request) for request in requests]

@@ -20,12 +20,12 @@ def test_the_server_is_live_and_ready(addresses: Addresses) -> None:
 def test_the_server_does_not_claim_statistics_and_tells_them(addresses: Addresses) -> None:
     with InferenceServerClient(addresses.data) as client:
         metadata = client.get_server_metadata()
-        (reported,) = client.get_inference_statistics("scale", "1.10.0").model_stats
+        (statistics,) = client.get_inference_statistics("scale", "1.10.0").model_stats
     assert metadata.name == "turnout"
     assert metadata.version
     assert not {"statistics", "system_shared_memory"} & set(metadata.extensions)
     assert {"binary_tensor_data", "classification"} <= set(metadata.extensions)
-    assert (reported.name, reported.version) == ("scale", "1.10.0")
+    assert (statistics.name, statistics.version) == ("scale", "1.10.0")
 
 
 def test_a_model_is_ready_where_a_request_would_be_taken(addresses: Addresses) -> None:

@@ -1,9 +1,9 @@
 """Prometheus's own tool reads the rules and runs their tests; each alert has a runbook that names real commands."""
 
+import functools
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,9 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 needs_promtool = needs(program("prometheus", "promtool"), "prometheus")
 
 
-def rules() -> Iterator[dict]:
-    for file in RULES:
-        for group in yaml.safe_load(file.read_text())["groups"]:
-            yield from group["rules"]
+@functools.cache
+def rules() -> list[dict]:
+    return [rule for file in RULES for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
 
 @needs_promtool

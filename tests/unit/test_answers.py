@@ -27,19 +27,19 @@ def _statuses(*released: str) -> dict[Version, ReleaseStatus]:
         (
             Policy(_v("1.2.0"), (Canary(_v("1.3.0"), 500),)),
             ("1.2.0",),
-            "plain requests: 1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3); latest: 1.2.0; "
-            "^1: 1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3)",
+            "plain requests: 1.2.0 (95%), 1.3.0 (5%, canary of rollout 3); latest: 1.2.0; "
+            "^1: 1.2.0 (95%), 1.3.0 (5%, canary of rollout 3)",
         ),
         (
             Policy(_v("1.2.0"), (Canary(_v("2.0.0"), 1250),)),
             ("1.2.0", "1.9.0"),
-            "plain requests: 1.2.0 (87.5 %), 2.0.0 (12.5 %, canary); latest: 1.9.0; ^1: 1.2.0",
+            "plain requests: 1.2.0 (87.5%), 2.0.0 (12.5%, canary); latest: 1.9.0; ^1: 1.2.0",
         ),
         (Policy(_v("1.2.0"), (Canary(_v("1.3.0"), 0),)), ("1.2.0",), "plain requests: 1.2.0; latest: 1.2.0; ^1: 1.2.0"),
         (
             Policy(_v("1.0.0"), (Canary(_v("1.1.0"), 10_000),)),
             ("1.0.0",),
-            "plain requests: 1.1.0 (100 %, canary); latest: 1.0.0; ^1: 1.1.0 (100 %, canary)",
+            "plain requests: 1.1.0 (100%, canary); latest: 1.0.0; ^1: 1.1.0 (100%, canary)",
         ),
         (
             Policy(_v("0.2.1")),

@@ -146,7 +146,7 @@ def test_nothing_is_granted_by_an_empty_file() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[grant]", r"p is no valid TOML: .*line 1"),
+        ("[[grant]", r"p is not valid TOML: .*line 1"),
         ("x = 1\n", r"p, line 1: unknown table 'x'; expected grant, limit"),
         (GRANT + "[[grants]]\n", r"p, line 5: unknown table 'grants'; expected grant"),
         ("[grant]\n", r"p: expected tables \[\[grant\]\], in double brackets"),

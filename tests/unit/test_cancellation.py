@@ -40,10 +40,10 @@ def test_hashing_ends_when_it_is_cancelled() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert source.begun.wait(30)
+    assert source.begun.wait(100)
     cancellation.cancel(UnavailableError("the server stops"))
     cancellation.cancel(UnavailableError("said again"))
-    thread.join(30)
+    thread.join(100)
     assert not thread.is_alive()
     assert [str(error) for error in raised] == ["the server stops"]
 

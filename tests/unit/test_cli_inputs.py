@@ -102,7 +102,7 @@ def test_a_file_that_holds_no_plain_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "pickled.npy", np.array([object()]), allow_pickle=True)
     np.savez(tmp_path / "many.npz", a=np.zeros(1))
     for name in ("text.npy", "empty.npy", "pickled.npy", "many.npz"):
-        assert "is no .npy file of plain elements" in fault(f"x=@{tmp_path}/{name}")
+        assert "is not an .npy file of plain elements" in fault(f"x=@{tmp_path}/{name}")
     assert "No such file" in fault(f"x=@{tmp_path}/nowhere.npy")
 
 

@@ -92,10 +92,10 @@ def test_a_plan_shows_the_probes_that_it_names_and_that_a_webhook_confirms() -> 
     ],
 )
 def test_what_was_tried_by_hand_is_told_on_a_line(outcome, value, detail, line) -> None:
-    reported = pb.TryProbeResponse(
+    tried = pb.TryProbeResponse(
         outcome=outcome, value=value, detail=detail, seconds=0.25, baseline="1.0.0", asked=PROBE
     )
-    first, second = displayed(*tried_lines("qa", reported)).splitlines()
+    first, second = displayed(*tried_lines("qa", tried)).splitlines()
     assert first == line
     assert second == "passes: at most 0.1; the baseline is 1.0.0; it took 0.2s"
 

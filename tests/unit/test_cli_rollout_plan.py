@@ -51,7 +51,7 @@ def test_steps_of_another_form_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("alpha = ", "is no TOML"),
+        ("alpha = ", "is not TOML"),
         ("alpha = nan", "value that no plan can have"),
         ("alpha = 2026-01-01", "value that no plan can have"),
         ("[[steps]]\nweight = 0.1\nsoak = 5", r"steps\[0\].soak: unknown, did you mean soak_s\?"),

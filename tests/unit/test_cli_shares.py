@@ -2,9 +2,8 @@
 
 import pytest
 
-from turnout.cli.shares import read_part, read_share
 from turnout.errors import InvalidRequest
-from turnout.web.report.formatting import share_text
+from turnout.shares import read_part, read_share, share_text
 
 
 @pytest.mark.parametrize(

@@ -49,17 +49,17 @@ def cells(displayed, columns=120):
 
 
 def test_rates_are_what_came_between_two_tellings():
-    displayed = picture(
+    screen = picture(
         reported(10.0, version("1.0.0", role(requests=100, failures=10)), unrouted=5),
         reported(12.0, version("1.0.0", role(requests=300, failures=30)), unrouted=9),
     )
-    (row,) = displayed.rows
+    (row,) = screen.rows
     assert (row.rate, row.failures, row.failed_share) == (100, 10, 0.1)
-    assert (displayed.seconds, displayed.rate, displayed.failures, displayed.unrouted) == (2, 100, 10, 2)
+    assert (screen.seconds, screen.rate, screen.failures, screen.unrouted) == (2, 100, 10, 2)
 
 
 def test_latencies_are_those_of_the_requests_in_between():
-    displayed = picture(
+    screen = picture(
         reported(1.0, version("1.0.0", role(requests=1000, seconds=0.001))),
         reported(
             2.0,
@@ -80,17 +80,17 @@ def test_latencies_are_those_of_the_requests_in_between():
             ),
         ),
     )
-    (row,) = displayed.rows
+    (row,) = screen.rows
     assert row.p50 == pytest.approx(0.1, rel=0.5)
     assert row.p99 == pytest.approx(0.1, rel=0.5)
 
 
 def test_roles_are_added_up_and_told_apart():
-    displayed = picture(
+    screen = picture(
         reported(1.0, version("1.0.0", role("canary"), role("pinned"))),
         reported(2.0, version("1.0.0", role("canary", 30, weight=0.1), role("pinned", 10), role("shadow", weight=0.5))),
     )
-    (row,) = displayed.rows
+    (row,) = screen.rows
     assert row.rate == 40
     assert [(p.role, p.weight, p.rate) for p in row.parts] == [
         ("canary", 0.1, 30),
@@ -100,9 +100,9 @@ def test_roles_are_added_up_and_told_apart():
 
 
 def test_one_telling_knows_no_rates():
-    displayed = picture(None, reported(5.0, version("1.0.0", role(requests=100))))
-    (row,) = displayed.rows
-    assert (row.rate, row.failures, row.p50, row.p99, displayed.rate, displayed.unrouted) == (None,) * 6
+    screen = picture(None, reported(5.0, version("1.0.0", role(requests=100))))
+    (row,) = screen.rows
+    assert (row.rate, row.failures, row.p50, row.p99, screen.rate, screen.unrouted) == (None,) * 6
 
 
 def test_a_server_that_was_started_anew_knows_no_rates_at_first():
@@ -115,10 +115,10 @@ def test_a_server_that_was_started_anew_knows_no_rates_at_first():
 
 
 def test_a_version_that_was_loaded_anew_has_counted_from_0():
-    displayed = picture(
+    screen = picture(
         reported(1.0, version("1.0.0", role(requests=100))), reported(2.0, version("1.0.0", role(requests=7)))
     )
-    assert displayed.rate == 7
+    assert screen.rate == 7
 
 
 def test_a_version_that_came_in_between_is_counted_whole():
@@ -129,16 +129,16 @@ def test_the_busiest_stand_first_and_what_is_not_in_service_last():
     quiet, busy = version("1.0.0", role(requests=1)), version("2.0.0", role(requests=9))
     gone = version("9.0.0", state=VersionState.VERSION_STATE_UNLOADED)
     idle = version("0.1.0")
-    displayed = picture(reported(1.0), reported(2.0, gone, quiet, idle, busy))
-    assert [row.version for row in displayed.rows] == ["2.0.0", "1.0.0", "0.1.0", "9.0.0"]
+    screen = picture(reported(1.0), reported(2.0, gone, quiet, idle, busy))
+    assert [row.version for row in screen.rows] == ["2.0.0", "1.0.0", "0.1.0", "9.0.0"]
 
 
 def test_every_fact_has_its_column():
-    displayed = picture(
+    screen = picture(
         reported(1.0, version("1.2.0", role("canary"))),
         reported(2.0, version("1.2.0", role("canary", 250, 5, weight=0.05), inflight=9, queue_depth=6, queue_fill=0.2)),
     )
-    heads, (row,) = cells(displayed)
+    heads, (row,) = cells(screen)
     assert dict(zip(heads, row, strict=True)) == {
         "MODEL": "m", "VERSION": "1.2.0", "STATE": "ready", "TRAFFIC": "canary 5%", "REQ/S": "250",
         "P50": row[5], "P99": row[6], "FAILED": "2.0%", "QUEUE": "6", "RUNNING": "3",
@@ -191,10 +191,8 @@ def test_without_a_terminal_everything_is_shown():
 
 
 def test_80_columns_hold_the_traffic_of_names_of_usual_length():
-    displayed = picture(
-        reported(1.0), reported(2.0, version("1.10.0", role(requests=123456, weight=1.0), model="magika"))
-    )
-    heads, _ = cells(displayed, 80)
+    screen = picture(reported(1.0), reported(2.0, version("1.10.0", role(requests=123456, weight=1.0), model="magika")))
+    heads, _ = cells(screen, 80)
     assert {"MODEL", "VERSION", "STATE", "TRAFFIC", "REQ/S", "P99", "FAILED"} <= set(heads)
 
 
@@ -206,19 +204,19 @@ def test_a_rollout_is_a_line_that_says_where_it_stands():
 
 
 def test_the_head_tells_what_holds_for_the_whole_server():
-    displayed = picture(
+    screen = picture(
         reported(60.0, version("1.0.0", role())),
         reported(61.0, version("1.0.0", role(requests=1000, failures=20)), unrouted=4, draining=True),
     )
-    head = " ".join(lines(displayed, 200)[:2])
+    head = " ".join(lines(screen, 200)[:2])
     for fact in ("127.0.0.1:8003, draining", "1 model, 1 of 1 version ready", "up 1m1s", "1,000 requests/s",
                  "2.0% failed", "4/s reached no version"):  # fmt: skip
         assert fact in head
 
 
 def test_few_failures_are_never_none():
-    displayed = picture(reported(1.0), reported(2.0, version("1.0.0", role(requests=100_000, failures=1))))
-    _, (row,) = cells(displayed)
+    screen = picture(reported(1.0), reported(2.0, version("1.0.0", role(requests=100_000, failures=1))))
+    _, (row,) = cells(screen)
     assert "<0.1%" in row
 
 
@@ -242,11 +240,11 @@ def test_a_server_that_is_gone_is_said_until_it_is_back():
 
 
 def test_json_has_the_same_numbers():
-    displayed = picture(
+    screen = picture(
         reported(1.0, version("1.0.0", role())), reported(3.0, version("1.0.0", role(requests=10, weight=1.0)))
     )
-    told_body = json.loads(json.dumps(body(displayed)))
+    told_body = json.loads(json.dumps(body(screen)))
     (row,) = told_body["versions"]
     assert told_body["requests_per_second"] == row["requests_per_second"] == 5
     assert row["roles"] == [{"role": "baseline", "weight": 1.0, "requests_per_second": 5}]
-    assert row["p99_ms"] == displayed.rows[0].p99 * 1e3
+    assert row["p99_ms"] == screen.rows[0].p99 * 1e3

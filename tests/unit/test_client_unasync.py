@@ -19,7 +19,7 @@ def to_sync(monkeypatch):
 
 def test_the_committed_client_is_what_the_generator_makes():
     run = subprocess.run(
-        [sys.executable, CLIENT / "unasync.py", "--check"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, CLIENT / "unasync.py", "--check"], capture_output=True, text=True, timeout=200, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from turnout.app.process import loop_factory
-from turnout.rpc.transport.asgi.eager import ENDED, allow_ended, begun, started
+from turnout.rpc.transport.asgi.eager_tasks import ENDED, allow_ended, begun, started
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -22,5 +22,5 @@ loop.close()
 @pytest.mark.parametrize(("given", "expected"), [("cpu", "uvloop"), ("gpu", "asyncio"), ("without", "asyncio")])
 def test_it_is_libuvs_where_that_is_known_to_serve(given: str, expected: str) -> None:
     command = [sys.executable, "-c", _MODULE, given]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     assert done.stdout.strip() == expected

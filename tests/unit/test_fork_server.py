@@ -42,7 +42,7 @@ warm.main()
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not true():
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -109,7 +109,7 @@ def test_a_child_leads_a_group_has_no_input_and_no_descriptor_of_another(warm: s
 
 
 def test_a_child_is_killed_when_its_time_is_over(warm: str, tmp_path: Path) -> None:
-    ended = run(warm, tmp_path, "import signal; signal.pause()", timeout=0.5)
+    ended = run(warm, tmp_path, "import signal; signal.pause()", timeout=2.0)
     assert ended.timed_out
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: gone(pid))
@@ -160,7 +160,7 @@ def test_a_child_dies_with_whoever_asked_and_with_the_warm_process(tmp_path: Pat
         assert not gone(second)
         warm.kill()
         wait_until(lambda: gone(second))
-        assert callers[1].wait(30) == 1
+        assert callers[1].wait(100) == 1
 
 
 @pytest.mark.slow

@@ -46,5 +46,5 @@ def test_what_no_plan_says_is_refused_with_the_nearest(tmp_path: Path, text: str
 
 def test_a_plan_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / PLAN_FILE).write_text("[")
-    with pytest.raises(ConfigError, match=r"gates\.toml is no TOML"):
+    with pytest.raises(ConfigError, match=r"gates\.toml is not TOML"):
         read_plan(tmp_path, "m")

@@ -46,33 +46,32 @@ def is_inline(handle: VersionHandle) -> bool:
     return handle.infer_now({}, ()) is not None
 
 
-async def pause_of(handle: VersionHandle) -> float:
-    """Returns how long a version stays off the event loop."""
-    began = time.monotonic()
-    async with asyncio.timeout(20):
+async def until_inline(handle: VersionHandle) -> None:
+    async with asyncio.timeout(60):
         while not is_inline(handle):
             await asyncio.sleep(0.005)
-    return time.monotonic() - began
 
 
 async def test_a_stall_ends_it_for_a_while_and_the_next_one_for_longer(model_and_handle) -> None:
     model, handle = model_and_handle
     for least in (0.05, 0.15, 0.45):
-        model.seconds = 0.11
+        model.seconds, began = 0.11, time.monotonic()
         assert is_inline(handle)
         model.seconds = 0.0
         assert not is_inline(handle)
-        assert await pause_of(handle) > least - 0.02
+        await until_inline(handle)
+        assert time.monotonic() - began > 0.11 + least - 0.02
 
 
-async def test_so_do_several_slow_runs_and_one_alone_does_not(model_and_handle) -> None:
+async def test_so_do_several_slow_runs_and_one_alone_does_not(model_and_handle, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_STALL_SECONDS", 20.0)  # the machine stalls as well
     model, handle = model_and_handle
     model.seconds = 0.01  # 20 times the threshold of 300 us, and more
     for _ in range(5):
         assert is_inline(handle)
     assert not is_inline(handle)
     model.seconds = 0.0
-    await pause_of(handle)
+    await until_inline(handle)
     model.seconds = 0.01
     assert is_inline(handle)
     model.seconds = 0.0

@@ -58,7 +58,7 @@ def test_a_keeper_that_dies_of_what_nobody_foresaw_leaves_nobody_waiting() -> No
     with pytest.raises(ModelFailure, match="ZeroDivisionError"):
         pool({}, [])
     pool.close()
-    started[0].join(10)
+    started[0].join(60)
     assert not started[0].is_alive()
 
 

@@ -40,7 +40,7 @@ def logging_to_memory(monkeypatch, form="json"):
 
 
 def lines_of(log, stream):
-    assert log._logger._writer.flush(10)
+    assert log._logger._writer.flush(100)
     return stream.getvalue().splitlines()
 
 
@@ -108,7 +108,7 @@ def test_a_line_that_cannot_be_written_is_counted_and_raises_nothing(kind) -> No
         writer = LineWriter(stream)
         for _ in range(100):
             writer.write("line")
-        assert writer.flush(10)
+        assert writer.flush(100)
     assert dropped_lines() - before == 100
 
 
@@ -125,7 +125,7 @@ def test_after_some_writes_lines_wait_for_others_unless_somebody_waits_for_them(
             assert reader.read(4096) == f"{line}\n".encode(), "it waits for no other"
         for line in ("one", "two", "three"):
             writer.write(line)
-        assert writer.flush(10)
+        assert writer.flush(100)
         assert reader.read(4096) == b"one\ntwo\nthree\n"
         for _ in range(4):
             writer.write("x" * 499)
@@ -140,7 +140,7 @@ def test_a_reader_who_stopped_stops_nobody_and_gets_the_first_lines_once_he_read
     start = time.monotonic()
     for _ in range(2 * MAX_WAITING_BYTES // 1000):
         writer.write(line)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     dropped = dropped_lines() - before
     assert MAX_WAITING_BYTES // 1100 < dropped < 2 * MAX_WAITING_BYTES // 1000
 
@@ -153,9 +153,9 @@ def test_a_reader_who_stopped_stops_nobody_and_gets_the_first_lines_once_he_read
 
     reader = threading.Thread(target=drain)
     reader.start()
-    assert writer.flush(30)
+    assert writer.flush(100)
     writer._stream.close()
-    reader.join(30)
+    reader.join(100)
     os.close(read)
     assert received == 2 * MAX_WAITING_BYTES // 1000 - dropped
 

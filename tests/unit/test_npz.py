@@ -126,7 +126,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a header cut short": (lambda p: archive(p, {"inputs/x.npy": b"\x93NUMPY\x01\x00\x40"}), "sound|header"),
     "no array at all": (lambda p: archive(p, {"inputs/x.npy": b"hello"}), "no .npy array"),
     "a version to come": (lambda p: archive(p, {"inputs/x.npy": b"\x93NUMPY\x09\x00aa"}), "unknown version 9.0"),
-    "another file": (lambda p: archive(p, {"../../etc/passwd": b"x"}), "which is no .npy array"),
+    "another file": (lambda p: archive(p, {"../../etc/passwd": b"x"}), "which is not an .npy array"),
     "a name on the way out": (lambda p: archive(p, {"inputs/../../x.npy": npy((1,), data=bytes(4))}), ""),
     "one name twice": (
         lambda p: archive_twice(p),
@@ -146,8 +146,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a size that is a lie": (lambda p: with_patch(p, DIRECTORY, 24, "<I", 1), "ends early|no sound"),
     "another checksum": (lambda p: with_patch(p, DIRECTORY, 16, "<I", 7), "no sound .npz archive"),
     "ZIP64": (lambda p: p.write_bytes(b"PK\x06\x07" + bytes(16) + END + bytes(18)), "ZIP64"),
-    "no archive": (lambda p: p.write_bytes(b"\x93NUMPY" * 100), "is no .npz archive"),
-    "nothing": (lambda p: p.write_bytes(b""), "is no .npz archive"),
+    "no archive": (lambda p: p.write_bytes(b"\x93NUMPY" * 100), "is not an .npz archive"),
+    "nothing": (lambda p: p.write_bytes(b""), "is not an .npz archive"),
     "a directory of files": (lambda p: p.mkdir(), "is a directory, expected a regular file"),
     "nobody": (lambda p: None, "is missing"),
 }

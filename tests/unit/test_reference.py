@@ -23,7 +23,7 @@ LABELS = re.findall(r"^\| (.*?) \| (.*?) ?\| (.*?) \|$", (DOCS / "metrics.md").r
 
 
 def generated(*arguments: str | Path, script: Path = GENERATE) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def test_what_is_no_metadata_file_is_refused(read, name, content):
 
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
     (tmp_path / "meta.json").write_bytes(b"\xff")
-    with pytest.raises(InvalidRequest, match=r"^meta: meta\.json is no JSON"):
+    with pytest.raises(InvalidRequest, match=r"^meta: meta\.json is not JSON"):
         read_metadata(tmp_path / "meta.json")
 
 

@@ -185,7 +185,7 @@ def test_a_dimension_that_json_would_round_is_refused(facts):
 def test_what_is_no_protobuf_is_refused(tmp_path, data):
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
-    with pytest.raises(InvalidModel, match="the file is no ONNX model"):
+    with pytest.raises(InvalidModel, match="the file is not an ONNX model"):
         read_model(path)
 
 

@@ -85,6 +85,6 @@ def test_a_file_that_names_another_version_is_named(release, tree) -> None:
 
 def test_the_command_says_what_is_in_the_way() -> None:
     command = [sys.executable, ROOT / "deploy" / "release.py", "check", "99.0.0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: expected 99.0.0 everywhere: pyproject.toml names")

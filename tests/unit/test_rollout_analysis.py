@@ -47,10 +47,10 @@ def test_without_a_measurement_a_step_is_not_passed_and_with_one_that_passes_it_
 def test_more_failures_than_may_take_the_candidate_back_in_every_state_that_is_asked() -> None:
     for state in (S.SOAKING, S.DECIDING, S.WATCHING):
         rollout = replace(reached(state, replace(PROBED, probes=())), plan=PROBED)
-        once, reported = gone(rollout, measured(rollout, FAILED))
+        once, entries = gone(rollout, measured(rollout, FAILED))
         assert once.state is not S.ABORTING
-        assert [e.text for e in reported if e.kind == "probe"] == ["probe qa failed: why (1 in this step, 1 may)"]
-        twice, reported = gone(once, measured(once, FAILED)) if once.stage is not None else (once, reported)
+        assert [e.text for e in entries if e.kind == "probe"] == ["probe qa failed: why (1 in this step, 1 may)"]
+        twice, entries = gone(once, measured(once, FAILED)) if once.stage is not None else (once, entries)
         assert (twice.state, twice.cause) == (S.ABORTING, "probe")
         assert twice.verdict == "probe qa failed 2 times in this step, 1 may, the last: why"
         paused = replace(once, pauses=reached(S.SOAKING).pauses)
@@ -66,9 +66,9 @@ def test_a_verdict_by_evidence_goes_before_a_probe() -> None:
 def test_what_was_asked_in_another_step_or_of_another_probe_counts_for_nothing() -> None:
     rollout = replace(reached(S.SOAKING, replace(PROBED, probes=())), plan=PROBED)
     for facts in (measured(rollout, FAILED, FAILED, stage=0), measured(rollout, FAILED, FAILED, probe="other")):
-        after, reported = gone(rollout, facts)
+        after, entries = gone(rollout, facts)
         assert (after.state, dict(after.probes)) == (S.SOAKING, {})
-        assert not [e for e in reported if e.kind == "probe"]
+        assert not [e for e in entries if e.kind == "probe"]
     for state in RUNNING:
         elsewhere = replace(reached(state, replace(PLAN, probes=())), plan=replace(PLAN, probes=("qa",)))
         if elsewhere.stage is None:
@@ -149,7 +149,7 @@ def waiting(plan: Plan = PLAN) -> Rollout:
 def test_a_veto_holds_is_not_asked_again_and_a_resume_asks_at_once() -> None:
     held, _ = gone(waiting(), answered(1, Reply.VETO, "not now"))
     assert [(p.kind, p.reason) for p in held.pauses] == [
-        ("veto", "the confirm webhook vetoes step 2 of 2 (50.00%): not now")
+        ("veto", "the confirm webhook vetoes step 2 of 2 (50%): not now")
     ]
     still, _ = gone(held, *[CONFIRMS] * 20)
     assert (still.pauses, still.step) == (held.pauses, 0)

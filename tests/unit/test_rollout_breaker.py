@@ -88,9 +88,9 @@ def test_a_plan_that_allows_no_bad_past_allows_none() -> None:
 @pytest.mark.parametrize("state", JUDGED)
 @pytest.mark.parametrize("hindrance", [{}, {"frozen": True}, {"ready": False}, {"other": "epoch 7"}], ids=str)
 def test_it_takes_back_in_every_state_whatever_else_is_so(state, hindrance) -> None:
-    after, reported = advance(reached(state), replace(SILENT, slots=[FAILING], **hindrance))
+    after, entries = advance(reached(state), replace(SILENT, slots=[FAILING], **hindrance))
     assert (after.state, after.end, after.cause) == (S.ABORTING, S.ROLLED_BACK, "breaker")
-    assert [entry.kind for entry in reported] == ["breaker", "aborting"]
+    assert [entry.kind for entry in entries] == ["breaker", "aborting"]
     assert "slot 7 on a" in after.verdict
     assert after.released
 

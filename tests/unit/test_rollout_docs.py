@@ -19,7 +19,8 @@ from turnout.rollout.guards.guards import Guards
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.measurements import ProbeOutcome
 from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, PlanStep, ShadowStage
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.shares import share_text
+from turnout.web.report.formatting import duration_text
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "rollouts.md").read_text()

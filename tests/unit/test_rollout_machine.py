@@ -25,8 +25,8 @@ def kinds(entries) -> list[str]:
 
 
 def test_a_good_candidate_takes_every_step_once_and_in_order() -> None:
-    rollout, reported = until(begun(), lambda r: r.state.final)
-    assert kinds(reported) == [
+    rollout, entries = until(begun(), lambda r: r.state.final)
+    assert kinds(entries) == [
         "validating", "shadowing", *("ramping", "soaking", "deciding") * 2, "promoting", "watching", "succeeded",
     ]  # fmt: skip
     assert rollout.state is S.SUCCEEDED
@@ -48,35 +48,35 @@ def test_what_has_ended_does_not_move_any_more() -> None:
     ids=str,
 )  # fmt: skip
 def test_a_verdict_beats_whatever_else_is_so_in_every_state(state, hindrance) -> None:
-    rollout, reported = advance(reached(state), replace(BAD, **hindrance))
+    rollout, entries = advance(reached(state), replace(BAD, **hindrance))
     assert rollout.state is S.ABORTING
     assert rollout.end is S.ROLLED_BACK
-    assert kinds(reported) == ["verdict", "aborting"]
+    assert kinds(entries) == ["verdict", "aborting"]
     assert "60 of" in rollout.verdict
 
 
 @pytest.mark.parametrize("state", JUDGED)
 def test_a_verdict_is_looked_for_while_paused(state) -> None:
     paused = pause(reached(state), OPERATOR)[0]
-    rollout, reported = advance(paused, BAD)
+    rollout, entries = advance(paused, BAD)
     assert rollout.state is S.ABORTING
     assert not rollout.pauses
-    assert kinds(reported) == ["verdict", "aborting"]
+    assert kinds(entries) == ["verdict", "aborting"]
 
 
 def test_a_verdict_waits_until_the_version_before_has_its_traffic_again() -> None:
-    rollout, reported = gone(reached(S.ABORTING), *[replace(GOOD, in_force=False)] * 3)
+    rollout, entries = gone(reached(S.ABORTING), *[replace(GOOD, in_force=False)] * 3)
     assert rollout.state is S.ABORTING
-    assert not reported
-    rollout, reported = gone(rollout, GOOD)
+    assert not entries
+    rollout, entries = gone(rollout, GOOD)
     assert rollout.state is S.ROLLED_BACK
-    assert "1.0.0 has all of the traffic" in reported[0].text
+    assert "1.0.0 has all of the traffic" in entries[0].text
 
 
 def test_a_rollback_that_cannot_be_put_in_force_is_explained_once() -> None:
     facts = replace(SILENT, in_force=False, refused="it is frozen")
-    rollout, reported = gone(reached(S.ABORTING), *[facts] * 30)
-    assert kinds(reported) == ["pause"]
+    rollout, entries = gone(reached(S.ABORTING), *[facts] * 30)
+    assert kinds(entries) == ["pause"]
     assert "not on record yet: it is frozen" in rollout.pauses[0].reason
     assert gone(rollout, GOOD)[0].state is S.ROLLED_BACK
 
@@ -99,9 +99,9 @@ def test_every_kind_of_pause_counts_as_idle_and_runs_out(kind) -> None:
     after = gone(paused, *[facts] * 10)[0]
     assert after.idle_s == 50
     assert after.step_s == paused.step_s
-    ended, reported = until(after, lambda r: r.state is S.ABORTING, facts)
+    ended, entries = until(after, lambda r: r.state is S.ABORTING, facts)
     assert "nothing went on for 305 s" in ended.verdict
-    assert kinds(reported) == ["verdict", "aborting"] or kinds(reported) == ["pause", "verdict", "aborting"]
+    assert kinds(entries) == ["verdict", "aborting"] or kinds(entries) == ["pause", "verdict", "aborting"]
 
 
 def test_progress_ends_idleness() -> None:
@@ -110,8 +110,8 @@ def test_progress_ends_idleness() -> None:
 
 
 def test_a_pause_by_a_stranger_says_so_once() -> None:
-    rollout, reported = gone(reached(S.SOAKING), *[replace(SILENT, other="epoch 7, by bob: mine")] * 3)
-    assert kinds(reported) == ["pause"]
+    rollout, entries = gone(reached(S.SOAKING), *[replace(SILENT, other="epoch 7, by bob: mine")] * 3)
+    assert kinds(entries) == ["pause"]
     assert rollout.pauses == (Pause("traffic", "somebody else changed the traffic: epoch 7, by bob: mine"),)
 
 
@@ -126,10 +126,10 @@ def test_a_candidate_that_is_never_ready_fails() -> None:
 
 @pytest.mark.parametrize("state", JUDGED)
 def test_a_candidate_that_cannot_be_served_fails_with_the_reason(state) -> None:
-    rollout, reported = gone(reached(state), replace(SILENT, trouble="its bytes changed"), SILENT)
+    rollout, entries = gone(reached(state), replace(SILENT, trouble="its bytes changed"), SILENT)
     assert rollout.state is S.FAILED
     assert "its bytes changed" in rollout.verdict
-    assert kinds(reported) == ["verdict", "aborting", "failed"]
+    assert kinds(entries) == ["verdict", "aborting", "failed"]
 
 
 TIMED = replace(PLAN, metrics=("errors", "p90"), shadow=None, threshold_samples=50)
@@ -138,11 +138,11 @@ TIMED = replace(PLAN, metrics=("errors", "p90"), shadow=None, threshold_samples=
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.VALIDATING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
 def test_validating_without_traffic_comes_to_what_the_plan_says(choice, state) -> None:
     plan = replace(TIMED, on_insufficient=choice)
-    rollout, reported = until(begun(plan), lambda r: bool(r.pauses) or r.state is state is not S.VALIDATING, SILENT)
+    rollout, entries = until(begun(plan), lambda r: bool(r.pauses) or r.state is state is not S.VALIDATING, SILENT)
     assert rollout.state is state
     assert 30 < rollout.active_s <= 40
     explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
-    assert choice == "promote" or "only 0 of the 50 requests" in explained, reported
+    assert choice == "promote" or "only 0 of the 50 requests" in explained, entries
 
 
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
@@ -200,9 +200,9 @@ def test_a_gate_holds_until_somebody_promotes_and_resume_does_not_open_it() -> N
         resume(held, "ann", "")
     both = pause(held, OPERATOR)[0]
     assert [p.kind for p in resume(both, "ann", "")[0].pauses] == ["gate"]
-    opened, reported = promote(held, "ann", "looks fine", full=False)
+    opened, entries = promote(held, "ann", "looks fine", full=False)
     assert (opened.state, opened.step, opened.pauses) == (S.RAMPING, 1, ())
-    assert kinds(reported) == ["promote", "ramping"]
+    assert kinds(entries) == ["promote", "ramping"]
     assert until(opened, lambda r: r.state.final)[0].state is S.SUCCEEDED
 
 
@@ -228,9 +228,9 @@ def test_promote_in_the_last_step_promotes(state) -> None:
 @pytest.mark.parametrize("state", [s for s in RUNNING if s not in (S.ABORTING, S.PROMOTING, S.WATCHING)])
 def test_promote_full_passes_all_steps(state) -> None:
     paused = pause(reached(state), OPERATOR)[0]
-    after, reported = promote(paused, "ann", "I know it", full=True)
+    after, entries = promote(paused, "ann", "I know it", full=True)
     assert (after.state, after.pauses) == (S.PROMOTING, ())
-    assert reported[0].actor == "ann"
+    assert entries[0].actor == "ann"
 
 
 @pytest.mark.parametrize("state", [S.ABORTING, S.PROMOTING, S.WATCHING])
@@ -279,11 +279,11 @@ def test_an_abort_of_what_is_taken_back_keeps_the_first_reason() -> None:
 
 
 def test_an_abort_before_the_first_tick_ends_at_once() -> None:
-    after, reported = abort(begun(), "a mistake", kind="abort", actor="ann")
+    after, entries = abort(begun(), "a mistake", kind="abort", actor="ann")
     assert after.state is S.ROLLED_BACK
-    assert kinds(reported) == ["abort", "rolled_back"]
-    after, reported = abort(begun(), "in its place", S.SUPERSEDED, kind="superseded")
-    assert kinds(reported) == ["superseded"]
+    assert kinds(entries) == ["abort", "rolled_back"]
+    after, entries = abort(begun(), "in its place", S.SUPERSEDED, kind="superseded")
+    assert kinds(entries) == ["superseded"]
 
 
 @pytest.mark.parametrize(
@@ -302,10 +302,10 @@ def test_what_has_ended_takes_no_command(act) -> None:
 
 
 def test_one_that_another_overtook_is_superseded() -> None:
-    rollout, reported = gone(reached(S.SOAKING), replace(GOOD, overtaken=V3), GOOD)
+    rollout, entries = gone(reached(S.SOAKING), replace(GOOD, overtaken=V3), GOOD)
     assert rollout.state is S.SUPERSEDED
     assert "another rollout made 3.0.0 the baseline" in rollout.verdict
-    assert kinds(reported) == ["superseded", "aborting", "superseded"]
+    assert kinds(entries) == ["superseded", "aborting", "superseded"]
 
 
 def test_rivals_share_alpha_and_a_share_never_grows_back() -> None:
@@ -567,10 +567,10 @@ def test_a_shadow_with_nothing_to_compare_says_so_and_goes_by_the_plan(says, end
     why = "the baseline disagrees with itself in 16 of 16 repeats"
     seen = replace(GOOD, ticks=(), shadow=Count(), incomparable=why)
     shadowing = until(begun(replace(PLAN, on_insufficient=says)), lambda r: r.state is S.SHADOWING)[0]
-    after, reported = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
+    after, entries = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
     assert after.state is ends
     if says != "promote":
-        assert why in " ".join([entry.text for entry in reported] + [pause.reason for pause in after.pauses])
+        assert why in " ".join([entry.text for entry in entries] + [pause.reason for pause in after.pauses])
 
 
 def test_the_history_is_kept_from_the_first_step_on() -> None:

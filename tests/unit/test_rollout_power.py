@@ -138,7 +138,7 @@ def test_a_plan_says_from_which_step_on_keyed_traffic_tells_anything() -> None:
     (message,) = [
         text for text in missed(Plan(), replace(TRAFFIC, keyed=groups_of(200))) if "effective tenants" in text
     ]
-    assert "at 5.00%, and 10 are needed: no verdict from keyed traffic before step 3" in message
+    assert "at 5%, and 10 are needed: no verdict from keyed traffic before step 3" in message
     assert "in any step" in keyed_text(Plan(), replace(TRAFFIC, keyed=groups_of(8)))
     assert keyed_text(Plan(), replace(TRAFFIC, keyed=groups_of(5000))) == ""
     assert keyed_text(Plan(), TRAFFIC) == ""

@@ -21,7 +21,7 @@ class SlowToStart:
     def start(self):
         self.starts += 1
         self.starting.set()
-        assert self.let.wait(30)
+        assert self.let.wait(100)
         return self
 
     alive = True

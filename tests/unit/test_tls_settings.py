@@ -1,4 +1,4 @@
-"""`[tls]` holds for all listeners; a listener's own table says what it does otherwise; half a TLS is no TLS."""
+"""`[tls]` holds for all listeners; a listener's own table says what it does otherwise; half a TLS is not a TLS."""
 
 import tomllib
 from pathlib import Path

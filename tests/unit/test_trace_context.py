@@ -1,4 +1,4 @@
-"""A caller's span is read as W3C Trace Context says, and a part of it that is wrong is no span at all."""
+"""A caller's span is read as W3C Trace Context says, and a part of it that is wrong is not a span at all."""
 
 import pytest
 from hypothesis import given

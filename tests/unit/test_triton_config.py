@@ -40,11 +40,11 @@ def test_a_field_that_nobody_knows_is_passed_over_and_told() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"max_batch_size: many", "is no model configuration: line 1:17"),
+        (b"max_batch_size: many", "is not a model configuration: line 1:17"),
         (b"input { data_type: TYPE_FP33 }", "has no value named"),
-        (b"name: \xff", "is no UTF-8"),
-        (b"name: 'm", "is no model configuration"),
-        (b"{" * 1000, "is no model configuration"),
+        (b"name: \xff", "is not UTF-8"),
+        (b"name: 'm", "is not a model configuration"),
+        (b"{" * 1000, "is not a model configuration"),
         (b"x {" * 80_000, "is nested too deeply"),
         (b"#" * (MAX_CONFIG_BYTES + 1), "is larger than"),
     ],
@@ -224,7 +224,7 @@ def test_a_warm_up_request_that_cannot_be_is_left_out_with_the_reason(tmp_path: 
         (b"a\r\nb\r\n", "2 labels of the version"),
         (b"a\na\n", "names a class twice"),
         (b"a\nb\nc\n", "has 3 labels for 2 classes"),
-        (b"\xff\n", "is no UTF-8"),
+        (b"\xff\n", "is not UTF-8"),
         (None, "is missing"),
     ],
 )

@@ -114,7 +114,7 @@ def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, sta
         catalog=base.catalog,
         router=serving.router,
         manager=serving.manager,
-        declarer=rollouts.declarer,
+        release_writer=rollouts.release_writer,
         traffic=serving.traffic,
         explainer=serving.explainer,
         policies=serving.policies,
@@ -219,7 +219,7 @@ def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
 
     return RegistryServicer(
         UploadMethods(parts.uploads, rollouts.operations, release_state, parts.refresh, threads, transfers.idle_s),
-        PublishedVersionMethods(base.repository, rollouts.declarer, release_state, trust, parts.refresh, threads),
+        PublishedVersionMethods(base.repository, rollouts.release_writer, release_state, trust, parts.refresh, threads),
         FetchMethods(base.repository, threads, transfers.idle_s, transfers.max_fetches),
         threads,
     )

@@ -104,7 +104,7 @@ class Mount:
             store: Keeps what is declared.
             models: Settings by model.
             log: Takes what Triton's configurations ask for in vain.
-            release_all: Nobody else declares anything: every version that is no prerelease is released.
+            release_all: Nobody else declares anything: every version that is not a prerelease is released.
         """
         self._repository = repository
         self._store = store

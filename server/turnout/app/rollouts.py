@@ -37,7 +37,7 @@ class Rollouts:
         engine: Advances the rollouts.
         releases: Releases, withdrawals and rollbacks by hand.
         operations: What releases do to the repository and the state store.
-        declarer: Records releases and tags.
+        release_writer: Records releases and tags.
         log: What rollouts did.
         analyses: Asks probes.
         previews: What rollouts would do.
@@ -49,7 +49,7 @@ class Rollouts:
     engine: RolloutEngine
     releases: Releases
     operations: Operations
-    declarer: ReleaseStateWriter
+    release_writer: ReleaseStateWriter
     log: RolloutLog
     analyses: Analyses
     previews: Previews

@@ -20,7 +20,7 @@ _TOLD = 10
 
 
 def prepare_repository(repository: Repository, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is no version.
+    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is not a version.
 
     Raises:
         ConfigError: It cannot be read.
@@ -42,7 +42,7 @@ def prepare_repository(repository: Repository, settings: Settings, log: Filterin
 
 
 def _look_at_remote(repository: Repository, log: FilteringBoundLogger) -> None:
-    """Reports what is no version. A store that does not answer keeps no server from starting: it may have a cache."""
+    """Reports what is not a version. A store that does not answer does not stop the start: there may be a cache."""
     try:
         for name in repository.sweep():
             log.warning("swept a publish that never finished", staging=name)

@@ -31,9 +31,9 @@ class OptionGroup:
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")]
-JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Answer, and fail, in JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Print the result, or the error, as JSON.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
-HistoryLimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")]
+HistoryLimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="How many to show.")]
 ReleaseOption = Annotated[
     bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
 ]
@@ -92,20 +92,20 @@ class CallOptions(OptionGroup):
     tls_key: Annotated[str, _tls_option("key", "FILE", "Its private key.")] = ""
     tls_server_name: Annotated[
         str,
-        _tls_option("server-name", "NAME", "Name in the server's certificate, where that is not the host of --server."),
+        _tls_option("server-name", "NAME", "Name in the server's certificate, if it is not the host of --server."),
     ] = ""
     token_file: Annotated[
         str,
         typer.Option(
             "--token-file",
             metavar="FILE",
-            help="The token to show to the server. (default: what TURNOUT_TOKEN holds)",
+            help="File that holds the bearer token. (default: the variable TURNOUT_TOKEN)",
             envvar="TURNOUT_TOKEN_FILE",
             show_default=False,
         ),
     ] = ""
     plaintext_token: Annotated[
-        bool, typer.Option("--plaintext-token", metavar="", help="Send it to other machines without TLS, too.")
+        bool, typer.Option("--plaintext-token", metavar="", help="Send the token without TLS, to other machines too.")
     ] = False
 
 

@@ -39,14 +39,18 @@ def backup(
 def restore(
     file: _File,
     replace: Annotated[
-        bool, typer.Option("--replace", metavar="", help="Keep what an SQLite store holds in a file beside it.")
+        bool,
+        typer.Option(
+            "--replace", metavar="", help="Replace an SQLite store; what it held is kept in a file beside it."
+        ),
     ] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Make the state store hold what a backup does. Stop all servers first.
+    """Restore the state store from a backup. Stop all servers first.
 
-    Into SQLite, or into an empty PostgreSQL database, whichever the backup is from: it is the way from one to the
-    other, too. What is restored is brought to this release's schema, and its log is checked; the file stays as it is.
+    It restores into SQLite or an empty PostgreSQL database, whichever the backup came from: that is also how you move
+    from one to the other. The data is migrated to this release's schema, and its log is checked. The backup file is not
+    changed.
     """
     from turnout.cli.workspace import Workspace
     from turnout.rollout.engine.peers import alive_seconds

@@ -192,7 +192,7 @@ class ModelVersions:
         """Gathers what is known of the model `name`.
 
         Raises:
-            InvalidRequest: That is no model name.
+            InvalidRequest: That is not a model name.
             ModelNotFound: There is no such model; the error names the nearest.
         """
         published = {p.manifest.version: p for p in reversed(listing.versions(check_model_name(name)))}
@@ -227,7 +227,7 @@ def split_reference(text: str) -> tuple[str, str | None]:
     """Splits `NAME@SELECTOR`; the selector is None where there is no `@`.
 
     Raises:
-        InvalidRequest: NAME is no model name.
+        InvalidRequest: NAME is not a model name.
     """
     name, at, selector = text.partition("@")
     return check_model_name(name), selector if at else None
@@ -237,7 +237,7 @@ def exact_reference(text: str) -> tuple[str, Version]:
     """Splits `NAME@VERSION`.
 
     Raises:
-        InvalidRequest: NAME is no model name, or VERSION is missing or not exact.
+        InvalidRequest: NAME is not a model name, or VERSION is missing or not exact.
     """
     name, version = split_reference(text)
     if not version:

@@ -46,7 +46,7 @@ def write_model(file: Path, model: str, tables: Mapping[str, Mapping[str, Any]])
     except OSError as error:
         raise ConfigError(f"{file} cannot be changed: {error.strerror}") from None
     except (TOMLKitError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{file} is no TOML that can be changed here: {error}") from None
+        raise ConfigError(f"{file} is not TOML that can be changed here: {error}") from None
     _replace(file, text)
 
 

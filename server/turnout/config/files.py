@@ -22,14 +22,14 @@ class NoRegularFileError(OSError):
     """A directory, a pipe or a device."""
 
     def __init__(self) -> None:
-        super().__init__(0, "it is no regular file")
+        super().__init__(0, "it is not a regular file")
 
 
 def open_regular(path: str) -> BinaryIO:
     """Opens a regular file to read. A pipe without a writer does not hold the caller up.
 
     Raises:
-        NoRegularFileError: It is no regular file.
+        NoRegularFileError: It is not a regular file.
         OSError: It cannot be opened.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
@@ -57,7 +57,7 @@ def read_setting_file(setting: str, path: str, most: int, too_large: str = "") -
     except FileNotFoundError:
         raise ConfigError(f"{setting}: there is no file {path}") from None
     except NoRegularFileError:
-        raise ConfigError(f"{setting}: {path} is no regular file") from None
+        raise ConfigError(f"{setting}: {path} is not a regular file") from None
     except OSError as error:
         raise ConfigError(f"{setting}: {path} cannot be read: {error.strerror}") from None
     if len(data) > most << 20:
@@ -105,13 +105,13 @@ def read_secret(setting: str, file: str) -> str:
     """Returns what a file holds, without white space around it.
 
     Raises:
-        ConfigError: It cannot be read, is no text, or is too large to be a secret.
+        ConfigError: It cannot be read, is not text, or is too large to be a secret.
     """
     try:
         with open_regular(file) as opened:
             data = opened.read(_MOST_SECRET_BYTES + 1)
     except NoRegularFileError:
-        raise ConfigError(f"{setting}: {file} is no regular file") from None
+        raise ConfigError(f"{setting}: {file} is not a regular file") from None
     except OSError as error:
         raise ConfigError(f"{setting}: {file} cannot be read: {error.strerror}") from None
     try:

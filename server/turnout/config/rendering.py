@@ -20,7 +20,7 @@ _USER_PASSWORD = re.compile(r":[^:@\s]+@")
 
 
 def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Returns `settings` as TOML, each value that is no default with its origin beside it, passwords as `***`.
+    """Returns `settings` as TOML, each value that is not a default with its origin beside it, passwords as `***`.
 
     Args:
         settings: The settings.

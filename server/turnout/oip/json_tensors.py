@@ -48,7 +48,7 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
         data: As JSON's parser returned it.
 
     Raises:
-        InvalidTensor: It is no list, or not of as many elements as the shape has, or one has no place in the type.
+        InvalidTensor: It is not a list, or not of as many elements as the shape has, or one has no place in the type.
     """
     field = f"inputs[{index}].data"
     if kind.name in _UNWRITABLE:
@@ -191,7 +191,7 @@ def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
 
 
 def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
-    """Returns the elements, each of a type that has a place in the dtype; what is no finite number as such.
+    """Returns the elements, each of a type that has a place in the dtype; what is not a finite number as such.
 
     Args:
         field: What errors name, `{}` standing for the place of an element.

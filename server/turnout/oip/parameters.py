@@ -65,7 +65,7 @@ def read_outputs(
         classified; and where in shared memory each is to be written that does not travel in the answer.
 
     Raises:
-        InvalidRequest: `classification` is no count, the parameters of a region of shared memory are not valid, or
+        InvalidRequest: `classification` is not a count, the parameters of a region of shared memory are not valid, or
             an output has both.
     """
     if not outputs:
@@ -159,7 +159,7 @@ def whole(value: Value, field_path: str) -> int:
     """Returns a parameter that is a whole number.
 
     Raises:
-        InvalidRequest: It is no whole number, or one that 64 bits cannot hold.
+        InvalidRequest: It is not a whole number, or one that 64 bits cannot hold.
     """
     if type(value) is not int or not -(2**63) <= value < 2**64:
         raise InvalidRequest.at(field_path, "expected a whole number of at most 64 bits")

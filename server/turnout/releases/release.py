@@ -13,8 +13,8 @@ from turnout.registry.signing.trust import keep
 from turnout.registry.storage.files import storage_errors
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
-from turnout.routing.pinned_versions import policy_holds, rollout_holds, tag_hold
 from turnout.routing.policy import PolicyState
+from turnout.routing.policy_holds import policy_holds, rollout_holds, tag_hold
 from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.selection.selector import tag_name
 from turnout.serving.versions.hold import Hold
@@ -187,7 +187,7 @@ class ReleaseStateWriter:
             The version that it named before, or None.
 
         Raises:
-            InvalidRequest: The tag reads as a version or a range, is reserved, or is no tag at all.
+            InvalidRequest: The tag reads as a version or a range, is reserved, or is not a tag at all.
             ModelNotFound, VersionNotFound: There is no such version.
             Conflict: It names another version than is expected.
         """

@@ -273,7 +273,7 @@ class Plan:
         samples = 0 <= self.threshold_samples <= RECENT
         check("threshold_samples", samples, f"a whole number, 0 to {RECENT}: older ones are not kept")
         compared = self.evidence_metrics if set(self.metrics) <= set(allowed) else (ERRORS,)
-        check("metrics", len(compared) > 0, "one that is no latency, where from_broken leaves latencies out")
+        check("metrics", len(compared) > 0, "one that is not a latency, where from_broken leaves latencies out")
         for field, limits in self._limits():
             shares = (limits.error_share, limits.invalid_share)
             check(field, all(share is None or 0 <= share < 1 for share in shares), "shares, 0 or more and below 1")
@@ -330,7 +330,7 @@ def _read(kind: type, body: object, where: str, problems: list[FieldViolation]) 
 
 def _value(kind: object, value: object, name: str, problems: list[FieldViolation]) -> Any:
     """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
-    # A whole number of 400 digits is none: it is no float.
+    # A whole number of 400 digits is none: it is not a float.
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if value is None and kind in (float | None, ShadowStage | None, Guards | None):
         return None

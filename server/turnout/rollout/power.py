@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from turnout.rollout.evidence import ERRORS, GAMMA_0, GROUPS, LEAST_UNITS, Metric
 from turnout.rollout.evidence.dispersion import LEAST_SPREAD
 from turnout.rollout.plan import Plan, PlanStep
+from turnout.shares import share_text
 
 ERROR_FACTORS = (2.0, 5.0, 10.0)
 SLOWDOWN = 1.2
@@ -102,8 +103,8 @@ def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
     most = units[plan.steps.index(last)]
     return (
         f"{sum(traffic.keyed):.0%} of the traffic has routing keys, about {most:.0f} effective tenants at "
-        f"{last.weight:.2%}, and {LEAST_UNITS} are needed: no verdict from keyed traffic {until}, only the circuit "
-        "breaker and guards look at it"
+        f"{share_text(last.weight)}, and {LEAST_UNITS} are needed: no verdict from keyed traffic {until}, only the "
+        "circuit breaker and guards look at it"
     )
 
 

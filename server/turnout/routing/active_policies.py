@@ -6,8 +6,8 @@ from datetime import datetime
 
 from semver import Version
 
-from turnout.routing.pinned_versions import diversion_hold, policy_holds
 from turnout.routing.policy import PolicyState
+from turnout.routing.policy_holds import diversion_hold, policy_holds
 from turnout.routing.slots import Owners
 from turnout.serving.data_plane.inference import AnswerObserver
 from turnout.serving.versions.hold import Hold

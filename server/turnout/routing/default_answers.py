@@ -14,6 +14,7 @@ from turnout.routing.policy import UNITS, Policy
 from turnout.routing.rollback import default_version
 from turnout.routing.selection.ranges import Range
 from turnout.routing.selection.selector import LATEST
+from turnout.shares import share_text
 from turnout.state.release_status import ReleaseStatus
 
 _RANGES_IN_TEXT = 4
@@ -129,11 +130,11 @@ def answers_text(answers: RoutingTable) -> str:
 
 
 def parts_text(parts: Iterable[SelectorPart]) -> str:
-    """Returns who answers a selector: `1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3)`."""
+    """Returns who answers a selector: `1.2.0 (95%), 1.3.0 (5%, canary of rollout 3)`."""
     several = tuple(parts)
     if len(several) == 1 and not several[0].canary:
         return str(several[0].version)
-    return ", ".join(f"{p.version} ({p.weight * 100 / UNITS:g} %{_role(p)})" for p in several) or "nobody"
+    return ", ".join(f"{p.version} ({share_text(p.weight / UNITS)}{_role(p)})" for p in several) or "nobody"
 
 
 def _role(part: SelectorPart) -> str:

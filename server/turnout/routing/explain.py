@@ -13,6 +13,7 @@ from turnout.routing.split import Split
 from turnout.serving.data_plane.inference import Route
 from turnout.serving.versions.catalog import Catalog, ModelEntry
 from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.shares import share_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _meaning(selector: Selector) -> str:
         case Default():
             return "empty: the policy decides, or the highest released version answers"
         case Latest():
-            return "latest: the highest released version that is no prerelease"
+            return "latest: the highest released version that is not a prerelease"
         case Exact(version=version):
             return f"exactly {version}: no policy touches it"
         case ByDigest(digest=digest):
@@ -114,8 +115,8 @@ def _meaning(selector: Selector) -> str:
 def _policy_steps(
     applied: AppliedPolicy, policy: Policy, selector: Selector, canaries: frozenset[object] | None
 ) -> Iterator[ExplanationStep]:
-    shares = "".join(f", canary {c.version} at {c.weight / UNITS:.2%}" for c in policy.canaries)
-    shadows = "".join(f", shadow {s.version} at {s.rate / UNITS:.2%}" for s in policy.shadows)
+    shares = "".join(f", canary {c.version} at {share_text(c.weight / UNITS)}" for c in policy.canaries)
+    shadows = "".join(f", shadow {s.version} at {share_text(s.rate / UNITS)}" for s in policy.shadows)
     yield ExplanationStep("policy", f"epoch {applied.epoch}: baseline {policy.baseline}{shares}{shadows}")
     if isinstance(selector, InRange):
         if canaries is None:
@@ -151,5 +152,5 @@ def _slot_steps(applied: AppliedPolicy, slot: int) -> Iterator[ExplanationStep]:
 
 def _answers(chances: Mapping[Route, float]) -> Iterator[ExplanationStep]:
     for route, chance in sorted(chances.items(), key=lambda item: -item[1]):
-        likely = "" if chance == 1 else f", {chance:.2%} of requests"
+        likely = "" if chance == 1 else f", {share_text(chance)} of requests"
         yield ExplanationStep("answer", f"{route.entry.version_text} as {route.role}{likely}")

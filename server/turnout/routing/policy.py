@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from semver import Version
 
 from turnout.registry.compatibility.compat import refusals
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import Signature
 from turnout.routing.selection.selector import Default, InRange, Selector
 from turnout.routing.slots import SLOTS, SlotTable
@@ -32,7 +33,7 @@ _READABLE = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Canary:
+class Canary(JsonForm):
     """A version that gets a share of the baseline's requests.
 
     Attributes:
@@ -44,7 +45,7 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Shadow:
+class Shadow(JsonForm):
     """A version that gets copies of the baseline's requests.
 
     Attributes:
@@ -56,7 +57,7 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(JsonForm):
     """Who answers requests that pin no version.
 
     Attributes:
@@ -72,6 +73,8 @@ class Policy:
     shadows: tuple[Shadow, ...] = ()
     twin: int = 0
 
+    ADDED = ("twin",)
+
     @property
     def versions(self) -> frozenset[Version]:
         """Every version that has a part in it."""
@@ -84,29 +87,6 @@ class Policy:
     def rate(self, version: Version) -> int:
         """Returns the rate of a shadow, 0 where `version` is none."""
         return next((s.rate for s in self.shadows if s.version == version), 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
-        return {
-            "baseline": str(self.baseline),
-            "canaries": [{"version": str(c.version), "weight": c.weight} for c in self.canaries],
-            "shadows": [{"version": str(s.version), "rate": s.rate} for s in self.shadows],
-            "twin": self.twin,
-        }
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: It did not write that.
-        """
-        return cls(
-            Version.parse(body["baseline"]),
-            tuple(Canary(Version.parse(c["version"]), int(c["weight"])) for c in body["canaries"]),
-            tuple(Shadow(Version.parse(s["version"]), int(s["rate"])) for s in body["shadows"]),
-            int(body.get("twin", 0)),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,7 @@ class PolicyRouter:
 
         Args:
             applied: The policy.
-            baseline: The route of who is no canary's.
+            baseline: The route of who is not a canary's.
             able: Canaries that may answer the selector and can, by version.
             key: Model and selector.
         """
@@ -300,7 +300,7 @@ def _unsplit(entry: VersionEntry, selector: str, epoch: int, warning: str, finde
 
 
 def _damage(damaged: Damaged | None, selector: Selector) -> str:
-    """Returns what is wrong with the version that the selector names, "" where that is no damaged one."""
+    """Returns what is wrong with the version that the selector names, "" where that is not a damaged one."""
     if damaged is None:
         return ""
     match selector:

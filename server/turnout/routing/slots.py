@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.serving.counting import keyed_outcomes
 from turnout.serving.counting.keyed_outcomes import SlotFinder
 
@@ -32,7 +33,7 @@ ORDER_BYTES = 16
 
 KEY_SALT = b""
 """What keys are hashed with, unless a table of an earlier release says otherwise: the same on all servers, and before a
-model has any policy. It is no secret: which slots a trial takes, and when, follows from the trial's own order."""
+model has any policy. It is not a secret: which slots a trial takes, and when, follows from the trial's own order."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio: its multiples, modulo 2**64, fill the range more evenly than any other's."""
@@ -44,7 +45,7 @@ Run = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(JsonForm):
     """The positions of one owner.
 
     Attributes:
@@ -61,7 +62,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotTable:
+class SlotTable(JsonForm):
     """Who owns which slot; what nobody claims is the baseline's.
 
     Attributes:
@@ -73,6 +74,8 @@ class SlotTable:
     salt: bytes = KEY_SALT
     claims: tuple[Claim, ...] = ()
     order: bytes = b""
+
+    ADDED = ("order",)
 
     def __post_init__(self) -> None:
         runs = sorted(run for claim in self.claims for run in claim.runs)
@@ -145,21 +148,6 @@ class SlotTable:
             return self
         claims[owner] = _runs(positions[first : first + count])
         return replace(self, claims=tuple(Claim(name, runs) for name, runs in claims.items()))
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form that the state store holds."""
-        claims = [{"owner": c.owner, "runs": [list(run) for run in c.runs]} for c in self.claims]
-        return {"salt": self.salt.hex(), "order": self.order.hex(), "claims": claims}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: It did not write that.
-        """
-        claims = (Claim(str(c["owner"]), tuple((int(a), int(b)) for a, b in c["runs"])) for c in body["claims"])
-        return cls(bytes.fromhex(body["salt"]), tuple(claims), bytes.fromhex(body.get("order", "")))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,7 +31,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.ConfigError: grpc.StatusCode.INTERNAL,
     asyncio.CancelledError: grpc.StatusCode.CANCELLED,
 }
-"""By error class; a class not named here has its nearest base's code, and what is no TurnoutError is INTERNAL."""
+"""By error class; a class not named here has its nearest base's code, and what is not a TurnoutError is INTERNAL."""
 
 _MAX_MESSAGE = 1024
 """Characters of a status message: it travels in a header, and headers are bounded."""

@@ -80,7 +80,7 @@ class Services:
         catalog: What is served.
         router: Finds what a selector names.
         manager: Loads and unloads.
-        declarer: Records releases and tags.
+        release_writer: Records releases and tags.
         traffic: Changes policies.
         explainer: Explains routes.
         policies: In force.
@@ -105,7 +105,7 @@ class Services:
     catalog: Catalog
     router: Router
     manager: Manager
-    declarer: ReleaseStateWriter
+    release_writer: ReleaseStateWriter
     traffic: Traffic
     explainer: Explainer
     policies: Policies
@@ -245,7 +245,7 @@ def _control(services: Services) -> Sequence[object]:
         record_weights(catalog, services.policies, services.router)
 
     return (
-        VersionMethods(services.loads, manager.refresh, catalog, services.declarer, services.releases),
+        VersionMethods(services.loads, manager.refresh, catalog, services.release_writer, services.releases),
         TrafficMethods(services.traffic, services.policies, catalog, services.explainer, rollouts.answers, peers),
         ShadowMethods(services.shadows, catalog, peers),
         RolloutMethods(rollouts, services.releases, services.rollout_log, services.previews, services.analyses),

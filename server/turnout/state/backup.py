@@ -89,7 +89,7 @@ def look(file: Path) -> Backup:
 
     Raises:
         NotFoundError: There is no such file.
-        ConfigError: It is no backup, or it is damaged.
+        ConfigError: It is not a backup, or it is damaged.
     """
     if not file.is_file():
         raise NotFoundError(f"there is no file {file}")
@@ -103,7 +103,7 @@ def look(file: Path) -> Backup:
             events, models = connection.execute("SELECT count(*), count(DISTINCT model) FROM events").fetchone()
             (revision,) = connection.execute("SELECT number FROM revision").fetchone()
     except (sqlite3.Error, TypeError) as error:
-        raise ConfigError(f"{file} is no backup of a state store ({error})") from error
+        raise ConfigError(f"{file} is not a backup of a state store ({error})") from error
     return Backup(str(found), int(events), int(models), int(revision), file.stat().st_size)
 
 
@@ -118,8 +118,8 @@ def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds:
 
     Raises:
         NotFoundError: There is no such file.
-        ConfigError: It is no backup, is damaged or of a later release, or its log is not what was written; or the store
-            cannot be used.
+        ConfigError: It is not a backup, it is damaged or of a later release, its log is not what was written, or the
+            store cannot be used.
         ChangeRefused: The store holds something and is not to be replaced, or a server runs on it.
         UnavailableError: The database does not answer.
     """

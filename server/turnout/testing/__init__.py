@@ -77,12 +77,22 @@ def serve(models: Mapping[str, str | Path] | str | Path, *, wait: bool = True, *
             root = Path(models)
         else:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-"))) / "models"
-            _publish(models, root)
+            publish_models(root, models)
         made = Settings(**{"models": root, **FREE_PORTS, **settings})
         yield stack.enter_context(_serving(made, wait))
 
 
-def _publish(models: Mapping[str, str | Path], root: Path) -> None:
+def publish_models(root: Path, models: Mapping[str, str | Path]) -> None:
+    """Publishes and releases ONNX files in a repository, which is made if it does not exist.
+
+    Args:
+        root: Of the repository.
+        models: The files by `NAME@VERSION`.
+
+    Raises:
+        ValueError: An entry is not `NAME@VERSION`.
+        TurnoutError: A model cannot be published.
+    """
     repository = Repository(root)
     with StateStore.open(Settings(models=root).state_url) as store:
         for reference, path in models.items():

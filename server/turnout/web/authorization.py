@@ -83,7 +83,7 @@ def protect(
         path = getattr(route, "path", "")
         need = need_of(ROUTES, path)
         if not isinstance(route, Route):
-            raise LookupError(f"{path} is no plain route, which nothing protects")
+            raise LookupError(f"{path} is not a plain route, which nothing protects")
         if authority is not None:
             need = PUBLIC if anonymous_metrics and path == "/metrics" else need
             asked = session if path.startswith("/console") else None

@@ -36,7 +36,7 @@ def decode(snapshot: bytes) -> list[Family]:
     """Returns the families of a snapshot, their series in lists.
 
     Raises:
-        ValueError: It is no snapshot.
+        ValueError: It is not a snapshot.
     """
     families: dict[str, Family] = {}
     for line in snapshot.split(b"\n") if snapshot else ():

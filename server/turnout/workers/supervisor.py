@@ -18,7 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings, SettingsSource, in_force
 from turnout.errors import ConfigError, TurnoutError, UnavailableError
-from turnout.telemetry.exposition import FamilyCollector, render
+from turnout.telemetry.exposition import Exposition, FamilyCollector
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.process import own_families
 from turnout.telemetry.metrics.workers import worker_families
@@ -98,6 +98,7 @@ class Supervisor:
         self._program = program
         self._workers = [Worker(index, restarts()) for index in range(settings.workers)]
         self._totals = Totals()
+        self._exposition = Exposition()
         self._counting = asyncio.Lock()  # an older snapshot that is taken after a newer one would look like a reset
         self._asked: dict[tuple[str, str], bool] = {}
         self._process = CollectorRegistry(auto_describe=False)
@@ -305,7 +306,8 @@ class Supervisor:
             complete = await self._count()
             self._totals.update(_PARENT, own_families(self._process.collect()))
             families = [*self._totals.families(complete=complete), *self._families()]
-        return b"".join([block async for block in render(FamilyCollector(lambda: families), content_type)])
+        collector = FamilyCollector(lambda: families)
+        return b"".join([block async for block in self._exposition.render(collector, content_type)])
 
     async def _count(self) -> bool:
         """Asks every worker what it counts; returns whether each runs, is ready, and has told."""

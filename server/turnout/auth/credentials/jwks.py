@@ -133,7 +133,7 @@ def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
         document = json.loads(data)
         listed = document["keys"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError(f"{where} is no JSON Web Key Set") from None
+        raise ConfigError(f"{where} is not a JSON Web Key Set") from None
     if not isinstance(listed, list) or len(listed) > _MOST_KEYS:
         raise ConfigError(f"{where}: expected at most {_MOST_KEYS} keys")
     found: dict[str, VerificationKey] = {}

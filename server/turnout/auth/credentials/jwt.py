@@ -48,7 +48,7 @@ class JwtVerifier:
             header = jwt.get_unverified_header(token)
             claimed = jwt.decode(token, options={"verify_signature": False})
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
-            raise UnauthenticatedError("the credential is no token of this server, and no JWT") from None
+            raise UnauthenticatedError("the credential is neither a token of this server nor a JWT") from None
         issuer = claimed.get("iss")
         name = self._names.get(issuer) if isinstance(issuer, str) else None
         if name is None:

@@ -62,7 +62,7 @@ def check_name(name: str) -> str:
     """Returns the name of a token that is to be made.
 
     Raises:
-        InvalidRequest: It is no name that a token may have.
+        InvalidRequest: It is not a name that a token may have.
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest.at("name", f"expected 1 to 63 of letters, digits, . _ @ and -, got {name[:64]!r}")
@@ -73,7 +73,7 @@ def check_scope(roles: Sequence[str], models: Sequence[str]) -> tuple[tuple[str,
     """Returns what a token that is to be made is for.
 
     Raises:
-        InvalidRequest: There is no such role, or that is no pattern of a model's name.
+        InvalidRequest: There is no such role, or that is not a pattern of a model's name.
     """
     known = {str(role) for role in AccessRole}
     for role in roles:

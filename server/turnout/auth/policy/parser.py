@@ -53,7 +53,7 @@ def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is no valid TOML: {error}") from None
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
     lines = _LineNumbers.of(text)
     for key in document:
         if key not in _TABLES:

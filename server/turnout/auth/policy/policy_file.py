@@ -18,7 +18,7 @@ def load_policy(path: str, share: int = 1) -> AccessPolicy:
         share: As of `read_policy`.
 
     Raises:
-        ConfigError: It cannot be read, or is no policy.
+        ConfigError: It cannot be read, or is not a policy.
     """
     if not path:
         return AccessPolicy()
@@ -26,5 +26,5 @@ def load_policy(path: str, share: int = 1) -> AccessPolicy:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise ConfigError(f"auth.policy: {path} is no text in UTF-8") from None
+        raise ConfigError(f"auth.policy: {path} is not text in UTF-8") from None
     return read_policy(text, f"auth.policy: {Path(path).name}", share)

@@ -21,19 +21,21 @@ application = typer.Typer(no_args_is_help=True, help="Say who may do what, and c
 def explain(
     identity: Annotated[
         str,
-        typer.Argument(metavar="IDENTITY", help="As in spiffe://..., dns:NAME, token:NAME, jwt:ISSUER/NAME, local."),
+        typer.Argument(
+            metavar="IDENTITY", help="For example spiffe://..., dns:NAME, token:NAME, jwt:ISSUER/NAME, local."
+        ),
     ],
     action: Annotated[str, typer.Argument(metavar="ACTION", help="predict, read, publish, operate or admin.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help='A model\'s name; "" for the server itself.')],
     also: Annotated[
         list[str] | None,
         typer.Option(
-            "--also", metavar="NAME", help="Another name of theirs, as in group:ISSUER/NAME; may be repeated."
+            "--also", metavar="NAME", help="Another name of the caller, such as group:ISSUER/NAME; may be repeated."
         ),
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Say whether somebody may do something with a model, and by which rule. Exits with 1 if they may not."""
+    """Say whether a caller may do something with a model, and by which rule. Exits with 1 if not."""
     from turnout.auth.policy.policy_file import load_policy
     from turnout.auth.roles import AccessRole
     from turnout.cli.workspace import Workspace

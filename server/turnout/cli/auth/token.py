@@ -21,22 +21,24 @@ application = typer.Typer(
 
 @application.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom it is for; callers go by token:NAME.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for; the caller's identity is token:NAME.")],
     role: Annotated[
         list[str],
         typer.Option("--role", metavar="ROLE", help="predict, read, publish, operate or admin; may be repeated."),
     ],
     model: Annotated[
         list[str],
-        typer.Option("--model", metavar="PATTERN", help="Models, in which * stands for anything; may be repeated."),
+        typer.Option(
+            "--model", metavar="PATTERN", help="Models that it is for; * stands for anything. May be repeated."
+        ),
     ],
     expires: Annotated[
-        str, typer.Option("--expires", metavar="TIME", help="After which it is worth nothing: 30d, 12h, or never.")
+        str, typer.Option("--expires", metavar="TIME", help="When it expires: 30d, 12h, or never.")
     ] = "90d",
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Make a token, and print it: this once, for only a hash of it is kept.
+    """Create a token and print it. It is shown only this once: the state store keeps its hash.
 
     It can do what its roles and models say and nothing else, whatever the policy file grants to others. To replace a
     token, make another of the same name, hand it out, and revoke the old one by its id.
@@ -64,10 +66,10 @@ def create(
 
 @application.command(name="list")
 def list_(
-    every: Annotated[bool, typer.Option("--all", metavar="", help="Those that expired or were revoked too.")] = False,
+    every: Annotated[bool, typer.Option("--all", metavar="", help="Also those that expired or were revoked.")] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """List tokens: whose they are, what they can do, and until when. No token can be read from it."""
+    """List tokens: who they are for, what they can do, and until when. The tokens themselves are not shown."""
     from turnout.cli.workspace import Workspace
 
     with reporting(as_json=target.as_json) as out:
@@ -93,7 +95,7 @@ def revoke(
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Make tokens worth nothing, at once: calls with them are refused, and their streams end."""
+    """Revoke tokens, at once: calls with them are refused, and their streams end."""
     from turnout.cli.workspace import Workspace, actor_or_login
 
     with reporting(as_json=target.as_json) as out:

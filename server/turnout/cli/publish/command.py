@@ -22,8 +22,8 @@ REFUSED, TAKEN = 3, 4
 
 _GATES_SECONDS = 3600.0
 
-_META = """What you say of it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents. Tables:
-training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
+_META = """What you state about it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents.
+Tables: training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
 
 
 class _PublishTarget(TargetOptions):
@@ -65,12 +65,14 @@ def publish(
     certificate: CertificateOption = None,
     skip_gate: Annotated[
         list[str] | None,
-        typer.Option("--skip-gate", metavar="GATE", help="Do without a gate; needs --reason. May be repeated."),
+        typer.Option("--skip-gate", metavar="GATE", help="Skip a gate; needs --reason. May be repeated."),
     ] = None,
     drop_zipmap: Annotated[
         bool,
         typer.Option(
-            "--drop-zipmap", metavar="", help="Take out the ZipMap that scikit-learn's classifiers end in, once proved."
+            "--drop-zipmap",
+            metavar="",
+            help="Remove the ZipMap that scikit-learn's classifiers end in, if no answer changes.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -81,8 +83,8 @@ def publish(
 ) -> None:
     """Check an ONNX model and put it into the repository as an immutable version.
 
-    Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
-    exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
+    Publishing the same content again changes nothing. Running servers load it at once. Exits with 0 if the version
+    exists now (or would, with --dry-run), 3 if a gate refused it, 4 if its number is taken, and 1 for other errors.
 
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """

@@ -92,11 +92,11 @@ def import_triton(
 ) -> None:
     """Publish a model repository of NVIDIA Triton: version 3 of a model becomes 3.0.0.
 
-    For example `turnout import triton model_repository --dry-run`. A client's `model_version="3"` goes on naming that
-    version. Of each config.pbtxt every field is listed, with what became of it. The repository itself is not changed;
-    `turnout serve --models DIR --read-only` serves it without an import.
+    For example `turnout import triton model_repository --dry-run`. Clients that ask for `model_version="3"` still get
+    that version. Every field of each config.pbtxt is listed, with what became of it. The repository itself is not
+    changed; `turnout serve --models DIR --read-only` serves it without an import.
 
-    Ends with 0 where all was taken, 3 where a model or a version was not, 1 for other errors.
+    Exits with 0 if everything was imported, 3 if a model or a version was not, and 1 for other errors.
     """
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import InvalidRequest
@@ -111,7 +111,7 @@ def import_triton(
             raise InvalidRequest.at("DIR", f"{directory.name!r} {explain(error)}") from error
         if not found:
             raise InvalidRequest.at(
-                "DIR", f"{directory.name!r} is no Triton model repository: it holds no <model>/<number>/model.onnx"
+                "DIR", f"{directory.name!r} is not a Triton model repository: it holds no <model>/<number>/model.onnx"
             )
         names = [one.name for one in found]
         if unknown := [name for name in model or () if name not in names]:

@@ -14,7 +14,7 @@ from turnout.cli.output import reporting
 def import_version(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `turnout export` wrote.")],
     digest: Annotated[
-        str | None, typer.Option("--digest", metavar="SHA256", help="Take it in only if it is this very version.")
+        str | None, typer.Option("--digest", metavar="SHA256", help="Import it only if it has this digest.")
     ] = None,
     release: ReleaseOption = False,
     change: ChangeOptions = ChangeOptions(),
@@ -22,8 +22,8 @@ def import_version(
 ) -> None:
     """Take an exported version into the repository, with the same digest.
 
-    Every file of it is checked, and the gates run. Name the digest you expect: an export that somebody made anew is
-    another version, and says so nowhere else.
+    Every file is checked, and the gates run. Pass the digest that you expect: nothing else shows that somebody changed
+    the export and hashed it anew.
     """
     from turnout.cli.publish.publish_view import Released, result_body, result_view
     from turnout.cli.workspace import Workspace, actor_or_login
@@ -38,7 +38,7 @@ def import_version(
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
         if not (directory / "models").is_dir():
-            raise InvalidRequest.at("DIR", f"{directory.name!r} is no export: it holds no models/")
+            raise InvalidRequest.at("DIR", f"{directory.name!r} is not an export: it holds no models/")
         source = Repository(directory / "models")
         published = only_version(source)
         if digest is not None and digest != published.digest:

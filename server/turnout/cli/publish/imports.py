@@ -24,7 +24,7 @@ class _Group(TyperGroup):
 application = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    help="Take in what comes from elsewhere. `turnout import DIR` is `turnout import export DIR`.",
+    help="Import versions from an export or from Triton. `turnout import DIR` is `turnout import export DIR`.",
 )
 application.command(_DEFAULT)(import_version)
 application.command("triton")(import_triton)

@@ -13,9 +13,7 @@ from turnout.cli.publish.signers import PassphraseOption, passphrase
 if TYPE_CHECKING:
     from turnout.registry.signing.keys import PublicKey
 
-application = typer.Typer(
-    no_args_is_help=True, help="Make keys that versions are signed with, and show their public part."
-)
+application = typer.Typer(no_args_is_help=True, help="Make keys for signing versions, and show their public part.")
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The private key, as PEM.")]
 

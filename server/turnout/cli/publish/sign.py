@@ -39,7 +39,7 @@ def sign(
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Sign every file of a version, once all of them were read and are what was published.
+    """Sign every file of a version, after checking that each is what was published.
 
     The signature is an OpenSSF model signature (a Sigstore bundle). It lies beside the version, outside its digest.
     Servers that refused the version try it again.

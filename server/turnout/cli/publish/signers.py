@@ -58,7 +58,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
 
     Raises:
         ConfigError: A file cannot be used.
-        InvalidRequest: It is no model signature, or another key made it.
+        InvalidRequest: It is not a model signature, or another key made it.
     """
     from turnout.registry.signing.bundle import Bundle
     from turnout.registry.signing.keys import PublicKey

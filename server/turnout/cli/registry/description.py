@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Manifest
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.manifest.signature import DataType, TensorSpec
@@ -53,7 +54,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class Live(JsonForm):
     """What a server does with it.
 
     Attributes:
@@ -172,7 +173,7 @@ class VersionDescription:
             "batching": self.batching,
         }
         if self.content is not None:
-            body["files"] = [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.content.files]
+            body["files"] = [file.to_json() for file in self.content.files]
             body["metadata"] = self.content.metadata
             evidence_records = self.content.evidence_records
             body["signatures"] = dict(evidence_records.signatures)
@@ -184,13 +185,7 @@ class VersionDescription:
             tolerances = self.content.tolerances
             body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}
         if self.live is not None:
-            body["state"] = self.live.state
-            body["reason"] = self.live.reason
-            body["providers"] = list(self.live.providers)
-            body["max_batch_rows"] = self.live.max_batch_rows
-            body["load_seconds"] = self.live.load_seconds
-            body["isolation"] = self.live.isolation
-            body["cuda_graphs"] = self.live.cuda_graphs
+            body |= self.live.to_json()
         return body
 
 

@@ -27,7 +27,7 @@ def diff(
 ) -> None:
     """Compare two versions: signature, weights, metadata, answers, latency.
 
-    Both are run, on the golden cases that they take and on synthetic inputs. The two may be of different models.
+    Both are run on the golden cases that fit them and on synthetic inputs. They may belong to different models.
     """
     from turnout.cli.workspace import Workspace
     from turnout.registry.diff.version_diff import diff_body, diff_versions

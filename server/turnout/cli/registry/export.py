@@ -15,7 +15,9 @@ def export(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory.")],
     wheel: Annotated[
         Path | None,
-        typer.Option("--wheel", metavar="FILE", help="Turnout's wheel, for an image that needs no index for it."),
+        typer.Option(
+            "--wheel", metavar="FILE", help="Turnout's wheel, for an image that is built without a package index."
+        ),
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
@@ -37,7 +39,7 @@ def export(
         if not selector:
             raise InvalidRequest.at("version", f"expected NAME@SELECTOR, such as {name}@3.2.0")
         if wheel is not None and not (wheel.is_file() and wheel.name.startswith("turnout-") and wheel.suffix == ".whl"):
-            raise InvalidRequest.at("--wheel", f"{wheel.name!r} is no wheel of Turnout")
+            raise InvalidRequest.at("--wheel", f"{wheel.name!r} is not a wheel of Turnout")
         workspace = Workspace.open(target)
         chosen = details_from_disk(workspace, name, selector).chosen
         assert chosen is not None, "a selector names a version, or is refused"

@@ -29,7 +29,8 @@ def fetch(
 ) -> None:
     """Copy a version from a running server: its manifest and every file, each checked against its digest.
 
-    Its signatures, with --signatures, are for `model_signing verify key DIR --public_key ci.pub.pem --signature FILE`.
+    With --signatures, it copies the signatures, too, for `model_signing verify key DIR --public_key ci.pub.pem
+    --signature FILE`.
     """
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference

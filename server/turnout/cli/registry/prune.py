@@ -34,30 +34,35 @@ def prune(
     keep_releases: Annotated[
         int | None,
         typer.Option(
-            "--keep-releases", metavar="N", min=1, help="Of each model. (default: retention.releases, 3)",
+            "--keep-releases", metavar="N", min=1,
+            help="Latest releases to keep of each model. (default: retention.releases, 3)",
             show_default=False,
         ),
     ] = None,
     newer_than: Annotated[
         int | None,
         typer.Option(
-            "--newer-than", metavar="DAYS", min=0, help="Keep what is. (default: retention.versions_days, 30)",
+            "--newer-than", metavar="DAYS", min=0,
+            help="Keep versions that are not older. (default: retention.versions_days, 30)",
             show_default=False,
         ),
     ] = None,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", min=0, help="For servers to unload each version.")
+        float, typer.Option(
+            "--wait", metavar="SECONDS", min=0,
+            help="How long to wait for servers to unload each version.",
+        )
     ] = 30.0,
     actor: ActorOption = None,
     reason: Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.")] = "pruned",
     target: DiskTarget = DiskTarget(),
 ) -> None:  # fmt: skip
-    """Remove versions that nothing needs, after a look at the plan: what goes, what stays and why.
+    """Remove versions that nothing needs. First shows the plan: what goes, what stays, and why.
 
-    What answers plain requests, what a policy, a rollout or a tag names, what a rollback goes back to, what `load`
-    names, the latest releases and what is new stay. Running servers unload what goes first; nothing is removed under
-    one that still has it in memory. A pruned version's number is never used again. In an object store, files of no
-    version that nobody has touched for a day go too. Ends with 1 where a version could not go.
+    These stay: versions that answer plain requests; that a policy, a rollout, a tag or `load` names; that a rollback
+    would go back to; the latest releases; and recent versions. Running servers unload a version before its files are
+    removed. A pruned version's number is never used again. In an object store, files that belong to no version and are
+    older than a day go too. Exits with 1 if a version could not be removed.
     """
     from datetime import UTC, datetime, timedelta
 

@@ -22,7 +22,7 @@ def show(
 ) -> None:
     """Describe a model, or print the card of the version that a selector names.
 
-    Of a model: all versions, the latest declarations, and more of the version that answers by default.
+    For a model: all versions, the latest changes, and details of the version that answers by default.
     """
     from turnout.cli.registry.card import markdown as card
     from turnout.cli.registry.survey import details_from_disk

@@ -50,7 +50,9 @@ def verify(
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option("--head", metavar="HEAD", help="What `turnout log --head` printed once; the log has to hold it."),
+        typer.Option(
+            "--head", metavar="HEAD", help="What `turnout log --head` printed earlier; the log has to contain it."
+        ),
     ] = None,
     signed_by: Annotated[
         list[Path] | None,
@@ -66,9 +68,9 @@ def verify(
 ) -> None:
     """Read every byte of published versions, and the log of all changes, and compare both with what was written.
 
-    Ends with 1 where a file changed, is missing, or does not belong there, or where the log is not what was written.
-    A version that no event tells of, since its publisher died just before, is recorded now. Signatures are checked
-    against what [signing] trusts, or against --signed-by.
+    Exits with 1 if a file changed, is missing or does not belong there, or if the log is not what was written. A
+    version without an event, because its publisher died just before, is recorded now. Signatures are checked against
+    what [signing] trusts, or against --signed-by.
     """
     from turnout.cli.registry.audit import LogAudit
     from turnout.cli.workspace import Workspace, actor_or_login, split_reference

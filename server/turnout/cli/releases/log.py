@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 def log(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One model. (default: all)")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="How many to show.")] = 50,
     head: Annotated[
-        bool, typer.Option("--head", metavar="", help="Only the last event's number and hash, to keep elsewhere.")
+        bool, typer.Option("--head", metavar="", help="Print only the last event's number and hash, to keep elsewhere.")
     ] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Show who changed what, when and why, the newest first.
 
     Each event holds the hash of the one before it, so that `turnout verify` sees what was done to the log. Keep what
-    --head prints where nobody who can write to the store can write, and hand it to `turnout verify --head`: that shows
-    too whether the end of the log was cut off.
+    --head prints in a place that nobody who can write to the store can change, and pass it to `turnout verify --head`:
+    then a log whose end was cut off is noticed, too.
     """
     from turnout.cli.registry.tables import log_table
     from turnout.cli.workspace import Workspace

@@ -33,7 +33,9 @@ def release(
     no_traffic: Annotated[
         bool,
         typer.Option(
-            "--no-traffic", metavar="", help="For ranges and `latest` alone; plain requests stay as they are."
+            "--no-traffic",
+            metavar="",
+            help="Release it for ranges and `latest` alone; plain requests stay as they are.",
         ),
     ] = False,
     supersede: Annotated[
@@ -73,7 +75,7 @@ def withdraw(
     actor: ActorOption = None,
     target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
-    """Take a release back: ranges and `latest` skip the version, and pins go on reaching it. `release` gives it back.
+    """Take a release back: ranges and `latest` skip the version, and pins still reach it.
 
     Refused for the baseline (`turnout rollback` goes back from that) and for what a rollout needs.
     """

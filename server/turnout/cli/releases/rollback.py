@@ -21,7 +21,10 @@ def rollback(
     ] = None,
     keep_released: Annotated[
         bool,
-        typer.Option("--keep-released", metavar="", help="Ranges and `latest` go on meeting what is gone back from."),
+        typer.Option(
+            "--keep-released", metavar="",
+            help="Keep the version released, so that ranges and `latest` still reach it.",
+        ),
     ] = False,
     actor: ActorOption = None,
     epoch: Annotated[
@@ -35,9 +38,9 @@ def rollback(
 ) -> None:  # fmt: skip
     """Give all of a model's traffic back to a version that had it before, now. Ends its rollouts and canaries.
 
-    What is gone back from is a candidate again, so that ranges and `latest` leave it too; `turnout release` gives it
-    back. A second rollback goes further back, and none ever returns to what was gone back from. Ends with 1 where there
-    is nothing to go back to.
+    The version that loses the traffic is a candidate again, so that ranges and `latest` leave it too; `turnout release`
+    releases it again. A second rollback goes further back, and never to a version that was rolled back. Exits with 1 if
+    there is nothing to go back to.
     """
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server

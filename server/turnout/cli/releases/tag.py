@@ -28,13 +28,14 @@ def tag(
         ),
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", metavar="", help="Remove the tag.")] = False,
-    history: Annotated[bool, typer.Option("--history", metavar="", help="Show where the tag stood.")] = False,
+    history: Annotated[bool, typer.Option("--history", metavar="", help="Show which versions the tag named.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make a tag name a version, remove it, or show its history. Running servers follow within a second.
 
-    With --expect a move that somebody else came before is refused, with the version that the tag names by now.
+    With --expect, the move is refused if somebody else moved the tag first, and the error says which version it names
+    now.
     """
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login
@@ -59,17 +60,17 @@ def tag(
             _show_history(out, workspace, name, tag)
             return
         with workspace.store() as store:
-            declarer, operations = (
+            release_writer, operations = (
                 ReleaseStateWriter(workspace.repository, store),
                 Operations(workspace.repository, store),
             )
             if exact is None:
-                before: Version | None = declarer.delete_tag(
+                before: Version | None = release_writer.delete_tag(
                     name, tag, actor=who, reason=change.reason, expect=expected
                 )
                 sentence = f"{name}@{tag} is gone; it was {before}"
             else:
-                before = declarer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
+                before = release_writer.set_tag(name, tag, exact, actor=who, reason=change.reason, expect=expected)
                 was = "" if before is None else "; it was before" if before == exact else f"; it was {before}"
                 sentence = f"{name}@{tag} is {exact}{was}"
             answers = operations.answers(name)

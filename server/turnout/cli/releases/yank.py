@@ -20,8 +20,8 @@ def yank(
 ) -> None:
     """Withdraw a version: ranges and the empty selector skip it, and its number is never used again.
 
-    Pins to it are refused, or answered with a warning where `routing.yanked_pins` says so. Refused itself while the
-    policy in force, a rollout or a tag needs the version. Running servers follow within a second.
+    Pins to it are refused, or answered with a warning if `routing.yanked_pins` says so. You cannot yank a version that
+    the policy in force, a rollout or a tag needs. Running servers follow within a second.
     """
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
@@ -34,10 +34,10 @@ def yank(
         workspace = Workspace.open(target)
         workspace.require_repository()
         with workspace.store() as store:
-            declarer = ReleaseStateWriter(workspace.repository, store)
-            before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
+            release_writer = ReleaseStateWriter(workspace.repository, store)
+            before = release_writer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
-            warning = declarer.rollback_target(name).yank_warning(name, exact)
+            warning = release_writer.rollback_target(name).yank_warning(name, exact)
             default = ModelVersions.of(name, workspace.scan(), store.release_state()).default
         changed = before is not ReleaseStatus.YANKED
         outcome = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
@@ -60,12 +60,12 @@ def unyank(
     reason: _WhyOption,
     i_know_why: Annotated[
         bool,
-        typer.Option("--i-know-why", metavar="", help="Needed: what was withdrawn for a reason comes back."),
+        typer.Option("--i-know-why", metavar="", help="Required, since the version was yanked for a reason."),
     ] = False,
     actor: ActorOption = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
-    """Take a withdrawal back. The version is a candidate from then on: whether to release it is decided anew."""
+    """Make a yanked version a candidate again. Release it if it should get general traffic again."""
     from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused
@@ -81,8 +81,8 @@ def unyank(
                 why = store.release_state().of(name).reasons.get(exact)
                 was = f" ({why})" if why else ""
                 raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, say --i-know-why")
-            declarer = ReleaseStateWriter(workspace.repository, store)
-            changed = declarer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
+            release_writer = ReleaseStateWriter(workspace.repository, store)
+            changed = release_writer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
         outcome = "is a candidate again" if changed else "was not yanked; nothing changed"
         body = {"model": name, "version": str(exact), "changed": changed, "answers": answers_body(answers)}

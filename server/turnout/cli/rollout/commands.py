@@ -36,7 +36,7 @@ def plan(
 ) -> None:
     """Say what a rollout would do, and what it would see with the present traffic. Changes nothing.
 
-    Ends with 1 where the rollout would be refused now.
+    Exits with 1 if the rollout would be refused now.
     """
     from turnout.cli.connection import Server
     from turnout.cli.rollout.forecast import forecast_body, forecast_lines
@@ -61,12 +61,12 @@ def start(
     wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
     timeout: Annotated[
         str | None,
-        typer.Option("--timeout", metavar="TIME", help="Of --wait: at most that long.", show_default=False),
+        typer.Option("--timeout", metavar="TIME", help="How long --wait follows it at most.", show_default=False),
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Begin a rollout. What the plan does not say has its default.
+    """Begin a rollout. Fields that the plan does not name have their defaults.
 
     Exit codes of --wait:
     0    the candidate became the baseline
@@ -107,7 +107,7 @@ def status(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Show how rollouts stand: the latest of one model, or of each."""
+    """Show the latest rollout of one model, or of each."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import overview, rollout_body, status_lines
     from turnout_proto.v1 import rollout_pb2 as pb
@@ -154,7 +154,7 @@ def explain(
     attempt: AttemptOption = 0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Explain in words and numbers why a rollout stands where it stands, and what happens next."""
+    """Explain, in words and numbers, why a rollout is where it is, and what happens next."""
     from turnout.cli.connection import Server
     from turnout.cli.rollout.ticks import read_replay
     from turnout.cli.rollout.view import explanation_body, explanation_lines
@@ -176,7 +176,7 @@ def watch(
 ) -> None:
     """Follow a model's latest rollout until it ends, through restarts of its server too.
 
-    A view that moves on a terminal; elsewhere, an event a line.
+    A live view on a terminal; elsewhere, one line for each event.
 
     Exit codes:
     0    the candidate became the baseline

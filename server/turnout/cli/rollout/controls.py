@@ -45,11 +45,11 @@ def resume(
 
 def promote(
     name: NameArgument,
-    full: Annotated[bool, typer.Option("--full", metavar="", help="Make it the baseline, past all steps.")] = False,
+    full: Annotated[bool, typer.Option("--full", metavar="", help="Skip all steps, and make it the baseline.")] = False,
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Take the next step now, whatever there is to see, or open the gate that it waits at."""
+    """Take the next step now, whatever the evidence says, or open the gate that it waits at."""
     _command("PROMOTE_FULL" if full else "PROMOTE", name, change, target, attempt=change.attempt)
 
 
@@ -98,8 +98,8 @@ def _command(
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import rollout_body, sentence
-    from turnout.cli.shares import read_share
     from turnout.cli.workspace import actor_or_login
+    from turnout.shares import read_share
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=target.as_json) as out:

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import configured_body, configured_table
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.shares import share_text
+from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
 from turnout_proto.v1 import rollout_pb2 as pb
 

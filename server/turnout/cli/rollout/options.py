@@ -17,26 +17,36 @@ def _option(name: str, metavar: str, text: str) -> Any:
 class PlanOptions(OptionGroup):
     """What a command line says of a plan; None for what it does not. The names are those of a plan's fields."""
 
-    file: Annotated[Path | None, _option("plan", "FILE", "TOML; options go before it.")] = None
-    steps: Annotated[str | None, _option("steps", "SHARE:TIME,...", "As in 1%:5m,5%:10m,25%:15m:gate.")] = None
-    shadow: Annotated[str | None, _option("shadow", "SHARE:TIME", "Compare copies first, as in 10%:10m; or `off`.")] = (
-        None
-    )
-    metrics: Annotated[
-        str | None, _option("metrics", "NAME,...", "Of errors, invalid, p90, p95, p99, stalled, slo.")
+    file: Annotated[Path | None, _option("plan", "FILE", "The plan, in TOML; options override it.")] = None
+    steps: Annotated[
+        str | None, _option("steps", "SHARE:TIME,...", "Weights and times, such as 1%:5m,5%:10m,25%:15m:gate.")
     ] = None
-    alpha: Annotated[float | None, _option("alpha", "CHANCE", "Of taking back one that is not worse.")] = None
-    min_requests: Annotated[int | None, _option("min-requests", "N", "Of the candidate, in each step.")] = None
-    slo_ms: Annotated[float | None, _option("slo-ms", "MS", "Latency objective, looked at too.")] = None
+    shadow: Annotated[
+        str | None, _option("shadow", "SHARE:TIME", "Compare copies first, such as 10%:10m; or `off`.")
+    ] = None
+    metrics: Annotated[
+        str | None, _option("metrics", "NAME,...", "What to compare: errors, invalid, p90, p95, p99, stalled, slo.")
+    ] = None
+    alpha: Annotated[
+        float | None, _option("alpha", "CHANCE", "Chance of taking back a candidate that is not worse.")
+    ] = None
+    min_requests: Annotated[
+        int | None, _option("min-requests", "N", "Least requests of the candidate in each step.")
+    ] = None
+    slo_ms: Annotated[float | None, _option("slo-ms", "MS", "Latency objective to compare as well.")] = None
     on_insufficient: Annotated[
         str | None,
-        _option("on-insufficient", "WHAT", "Too little to see at a deadline: pause, abort or promote."),
+        _option("on-insufficient", "WHAT", "If there is too little evidence at a deadline: pause, abort or promote."),
     ] = None
     on_newer: Annotated[
-        str | None, _option("on-newer", "WHAT", "Another one runs: refuse, queue, replace or beside.")
+        str | None, _option("on-newer", "WHAT", "If another rollout runs: refuse, queue, replace or beside.")
     ] = None
-    watch_for: Annotated[str | None, _option("watch-for", "TIME", "After promotion, as in 30m.")] = None
-    holdback: Annotated[str | None, _option("holdback", "SHARE", "That the version before keeps meanwhile.")] = None
+    watch_for: Annotated[
+        str | None, _option("watch-for", "TIME", "How long to watch it after promotion, such as 30m.")
+    ] = None
+    holdback: Annotated[str | None, _option("holdback", "SHARE", "Share that the earlier version keeps meanwhile.")] = (
+        None
+    )
     guards: Annotated[
         list[str] | None,
         _option(
@@ -64,8 +74,8 @@ class PlanOptions(OptionGroup):
         """
         from turnout.cli.durations import read_duration
         from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps
-        from turnout.cli.shares import read_share
         from turnout.errors import ConfigError
+        from turnout.shares import read_share
 
         body = {} if self.file is None else read_plan_file(self.file)
         plain = {

@@ -11,12 +11,12 @@ from typing import Any
 
 from turnout.cli.durations import read_duration
 from turnout.cli.output import ServerRefused
-from turnout.cli.shares import read_share
 from turnout.errors import ConfigError, FieldViolation, InvalidRequest
 from turnout.registry.storage.files import explain, read_small
 from turnout.rollout.guards.circuit_breaker import Breaker
 from turnout.rollout.guards.guards import Guards
 from turnout.rollout.plan import RETIRED, PlanStep, ShadowStage
+from turnout.shares import read_share
 
 _MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "
@@ -26,7 +26,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """Reads a plan file.
 
     Raises:
-        ConfigError: There is no such file, or it is no TOML.
+        ConfigError: There is no such file, or it is not TOML.
         InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
     """
     try:
@@ -38,7 +38,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     try:
         body = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"the plan {path} is no TOML: {error}") from None
+        raise ConfigError(f"the plan {path} is not TOML: {error}") from None
     steps = body.get("steps")
     for number, step in enumerate(steps if isinstance(steps, list) else ()):
         _check_keys(f"steps[{number}]", step, PlanStep)

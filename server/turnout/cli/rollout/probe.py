@@ -12,16 +12,18 @@ _TIMEOUT = 90.0
 
 
 def probe(
-    probe: Annotated[str | None, typer.Argument(metavar="[PROBE]", help="One to try. (default: list them)")] = None,
+    probe: Annotated[
+        str | None, typer.Argument(metavar="[PROBE]", help="The probe to try. (default: list them)")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="NAME@VERSION", help="The candidate to ask about.", show_default=False),
     ] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """List the probes of the server's configuration, or try one by hand. It counts for no rollout.
+    """List the probes that the server is configured with, or try one. A try counts for no rollout.
 
-    Exit codes where one is tried:
+    Exit codes if you try one:
     0    it passed
     1    it failed
     3    it is inconclusive: neither pass nor fail

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from turnout.cli.output import facts, table
 from turnout.cli.rollout.probe_view import measured_body, measured_table
+from turnout.shares import share_text
 from turnout.web.report.explain import Finding, RolloutExplanation, evidence_text, status_sentence
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 

@@ -65,7 +65,9 @@ def _from_file(spec: TensorSpec, path: Path) -> Array:
     except OSError as error:
         raise InvalidTensor.at(f"inputs.{spec.name}", f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, EOFError) as error:
-        raise InvalidTensor.at(f"inputs.{spec.name}", f"{path} is no .npy file of plain elements: {error}") from None
+        raise InvalidTensor.at(
+            f"inputs.{spec.name}", f"{path} is not an .npy file of plain elements: {error}"
+        ) from None
     if array.dtype.kind == "U":
         return array.astype(object)
     if spec.dtype is DataType.BFLOAT16 and array.dtype == np.dtype("V2"):

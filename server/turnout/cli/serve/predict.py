@@ -26,7 +26,7 @@ def predict(
     ] = None,
     outputs: Annotated[
         list[str] | None,
-        typer.Option("--output", "-o", metavar="NAME", help="An output wanted; may be repeated. (default: all)"),
+        typer.Option("--output", "-o", metavar="NAME", help="An output that you want; may be repeated. (default: all)"),
     ] = None,
     key: Annotated[
         str, typer.Option("--key", metavar="KEY", help="Routing key: the same key meets the same version.")

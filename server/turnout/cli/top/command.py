@@ -10,16 +10,16 @@ from turnout.cli.output import reporting
 
 def top(
     interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="From one picture to the next.")
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="From one update to the next.")
     ] = 2.0,
     once: Annotated[
-        bool, typer.Option("--once", metavar="", help="Watch for one interval, print one picture, and end.")
+        bool, typer.Option("--once", metavar="", help="Watch for one interval, print the result, and exit.")
     ] = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Watch what every version does: requests, latency, failures, queues, traffic, rollouts. Ctrl-C ends it.
 
-    The busiest stand first. With --json, each picture is a line; with --once, one document.
+    The busiest come first. With --json, each update is one line; with --once, one document.
     """
     from turnout.cli.connection import Server
     from turnout.cli.top.live import one_picture, watch

@@ -10,8 +10,9 @@ from rich.text import Text
 from turnout.cli.output import table
 from turnout.cli.rollout.view import state_text
 from turnout.cli.top.rates import SHADOW, ActivityRow, Picture
+from turnout.shares import share_text
 from turnout.web.report.explain import evidence_text
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
 
 _GAP = 3

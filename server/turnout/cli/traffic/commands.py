@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 
 ForceOption = Annotated[
-    bool, typer.Option("--force", metavar="", help="Although a signature does not fit the baseline's clients.")
+    bool, typer.Option("--force", metavar="", help="Do it even if a signature does not fit the baseline's clients.")
 ]
 CanaryOption = Annotated[
     list[str] | None,
@@ -36,7 +36,7 @@ class TrafficChangeOptions(ChangeOptions):
     ] = None
 
 
-application = typer.Typer(no_args_is_help=True, help="Say who answers requests that pin no version.")
+application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that pin none.")
 
 
 @application.command()
@@ -70,10 +70,11 @@ def set_(
 ) -> None:
     """Put a policy in force: a baseline, canaries with shares, shadows with rates.
 
-    The policy is whole: a canary or shadow that is not named goes. Keys that met a canary go on meeting it.
+    The policy replaces the one before: a canary or shadow that you do not name is removed. Keys that met a canary stay
+    with it.
     """
-    from turnout.cli.shares import read_part
     from turnout.errors import InvalidRequest
+    from turnout.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -100,7 +101,7 @@ def ramp(
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Give one canary another share; everything else stays."""
-    from turnout.cli.shares import read_part
+    from turnout.shares import read_part
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -133,7 +134,7 @@ def freeze(
     change: TrafficChangeOptions = TrafficChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Refuse every change but one that takes traffic back; a rollout goes no further, and only takes back."""
+    """Refuse every change but those that take traffic back. A rollout goes no further, and may only take back."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":
@@ -167,7 +168,7 @@ def history(
     limit: HistoryLimitOption = 20,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """List the policies that were: who set them, when, and why."""
+    """List earlier policies: who set them, when, and why."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import history_rows, state_body
     from turnout_proto.v1 import traffic_pb2 as pb
@@ -183,14 +184,16 @@ def history(
 @application.command()
 def explain(
     name: NameArgument,
-    selector: Annotated[str, typer.Option("--selector", metavar="SELECTOR", help="As a client writes it.")] = "",
+    selector: Annotated[
+        str, typer.Option("--selector", metavar="SELECTOR", help="The selector, as a client writes it.")
+    ] = "",
     key: Annotated[str, typer.Option("--key", metavar="KEY", help="The routing key.")] = "",
     baseline_only: Annotated[
         bool, typer.Option("--baseline-only", metavar="", help="As with `x-turnout-role: baseline`.")
     ] = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Explain, step by step, which version would answer a request. Ends with 1 where none would."""
+    """Explain, step by step, which version would answer a request. Exits with 1 if none would."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import explanation_body, explanation_rows
     from turnout_proto.v1 import traffic_pb2 as pb

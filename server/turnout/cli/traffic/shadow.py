@@ -11,11 +11,14 @@ from turnout.cli.output import reporting
 def shadow(
     name: NameArgument,
     worst: Annotated[
-        int, typer.Option("--worst", metavar="N", min=0, max=100, help="The worst disagreements shown of each shadow.")
+        int,
+        typer.Option(
+            "--worst", metavar="N", min=0, max=100, help="How many of the worst disagreements to show for each shadow."
+        ),
     ] = 5,
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Show what the shadows of a model answer otherwise than its baseline."""
+    """Show where the shadows of a model answer differently from its baseline."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.shadow_view import report_body, report_lines
     from turnout_proto.v1 import traffic_pb2 as pb

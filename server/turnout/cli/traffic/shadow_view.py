@@ -9,6 +9,7 @@ from rich.text import Text
 
 from turnout.cli.output import facts, table
 from turnout.cli.serve.inputs import dtype_name, json_elements, summary
+from turnout.shares import share_text
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 
@@ -16,7 +17,7 @@ from turnout_proto.v1 import traffic_pb2 as pb
 def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
     """Returns one shadow's report, for people."""
     yield Text.assemble((report.version, "bold"), " as a shadow of ", (report.baseline, "bold"), f"  ({report.state})")
-    agreement = f"{report.agreement:.2%}" if report.HasField("agreement") else "nothing was compared yet"
+    agreement = share_text(report.agreement) if report.HasField("agreement") else "nothing was compared yet"
     noise = f"{report.noise_disagreements:,} of {report.noise_runs:,} runs" if report.noise_runs else "not seen yet"
     pairs: list[tuple[str, RenderableType]] = [
         ("agreement", agreement),
@@ -35,8 +36,8 @@ def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
                 _counts(output.mismatches) or "0",
                 f"{output.max_abs:.3g}",
                 f"{output.mean_abs:.3g}",
-                f"{output.top1:.2%}" if output.HasField("top1") else "",
-                f"{output.top_k:.2%}" if output.HasField("top_k") else "",
+                share_text(output.top1) if output.HasField("top1") else "",
+                share_text(output.top_k) if output.HasField("top_k") else "",
             )
             for output in report.outputs
         ]

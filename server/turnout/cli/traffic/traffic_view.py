@@ -9,7 +9,7 @@ from rich.text import Text
 
 from turnout.cli.answers_view import answers_body, answers_line, read_answers
 from turnout.cli.output import table
-from turnout.web.report.formatting import share_text
+from turnout.shares import share_text
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
@@ -76,7 +76,7 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     rows = []
     for share in state.shares:
         shadow = share.role == prediction_pb2.ROLE_SHADOW
-        seen = "" if shadow or not decided else f"{share.decisions / decided:.2%}"
+        seen = "" if shadow or not decided else share_text(share.decisions / decided)
         rows.append(
             (
                 share.version,

@@ -29,7 +29,8 @@ def tune(
     inputs: Annotated[
         Path | None,
         typer.Option(
-            "--inputs", metavar="PATH", help="Captured inputs: a .npz as a golden case's, or a directory of them.",
+            "--inputs", metavar="PATH",
+            help="Captured inputs: an .npz file like a golden case, or a directory of them.",
             show_default=False,
         ),
     ] = None,
@@ -40,7 +41,7 @@ def tune(
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:  # fmt: skip
-    """Try threads, runners, batch sizes and delays of a version out, and say which are best.
+    """Find the best threads, runners, batch sizes and delays for a version, by trying them.
 
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
     Each setting is run in turn with the present ones. Nothing is changed without --write.

@@ -255,7 +255,7 @@ class SharedMemory:
                 raise
 
     async def unregister(self, caller: Caller | None, name: str = "") -> None:
-        """Takes the name of a caller's region away, or of all of them. One that is not registered is no error.
+        """Takes the name of a caller's region away, or of all of them. One that is not registered is not an error.
 
         Raises:
             Unsupported: It is off.

@@ -67,7 +67,7 @@ def differs(got: NDArray[Any], expected: NDArray[Any], tolerance: Tolerance | No
 
 
 def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Returns the largest absolute difference; infinite where shapes, text or one value that is no number differ."""
+    """Returns the largest absolute difference; infinite where shapes, text or one value that is not a number differ."""
     if got.shape != expected.shape:
         return float("inf")
     if got.dtype == object or expected.dtype == object:

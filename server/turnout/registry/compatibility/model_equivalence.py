@@ -62,7 +62,7 @@ def equivalence_changes(equivalence: ModelEquivalence) -> tuple[VersionChange, .
             return ()
         case WeightsEquivalence.OTHERS:
             count = f"{equivalence.changed} of {equivalence.tensors} tensors" if equivalence.changed else "tensors"
-            return (VersionChange("weights", VersionBump.MINOR, f"are others ({count} changed)"),)
+            return (VersionChange("weights", VersionBump.MINOR, f"differ ({count} changed)"),)
         case WeightsEquivalence.UNKNOWN:
             return (_by_answers(equivalence),)
         case WeightsEquivalence.SAME_AS_STORED:
@@ -77,7 +77,7 @@ def _same_weights(equivalence: ModelEquivalence, message: str) -> VersionChange:
         if equivalence.same_operators:
             return VersionChange("weights", VersionBump.PATCH, f"{message}, and so are the operators; nothing was run")
         return VersionChange(
-            "operators", VersionBump.MINOR, "are others, and nothing was run that would show the same answers"
+            "operators", VersionBump.MINOR, "differ, and nothing was run that would show the same answers"
         )
     if agreement.within:
         return VersionChange(
@@ -92,10 +92,10 @@ def _by_answers(equivalence: ModelEquivalence) -> VersionChange:
     agreement = equivalence.agreement
     if agreement is not None and agreement.close and agreement.within and agreement.examples >= ENOUGH_EXAMPLES:
         return VersionChange(
-            "weights", VersionBump.PATCH, f"are stored otherwise, and {_explain(agreement)} are answered closely"
+            "weights", VersionBump.PATCH, f"are stored differently, and {_explain(agreement)} are answered closely"
         )
     return VersionChange(
-        "weights", VersionBump.MINOR, "are others as stored, and nothing shows that they answer the same"
+        "weights", VersionBump.MINOR, "are stored differently, and nothing shows that they answer the same"
     )
 
 

@@ -4,8 +4,8 @@ from turnout.errors import TurnoutError
 from turnout.registry.gates.comparison import as_sandbox_version, golden_files, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
-from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.registry.gates.verdicts import failure_verdict
 
 _MIB = 1 << 20
 
@@ -23,7 +23,7 @@ class LatencyGate(SandboxGate[LatencyOptions]):
             return seen
         alone = seen.run_seconds * 1e3
         if plan.p50_ms_max and alone > plan.p50_ms_max:
-            return ruled(
+            return failure_verdict(
                 plan.on_failure,
                 f"a run takes {alone:.2f} ms, the plan allows {plan.p50_ms_max:g} ms",
                 {"run_ms": alone},
@@ -55,7 +55,7 @@ class LatencyGate(SandboxGate[LatencyOptions]):
         )
         for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
             if ratio > bound:
-                return ruled(plan.on_failure, f"{message}; the plan allows {bound:g} x at {name}", numbers)
+                return failure_verdict(plan.on_failure, f"{message}; the plan allows {bound:g} x at {name}", numbers)
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
 
@@ -74,7 +74,7 @@ class MemoryGate(SandboxGate[MemoryOptions]):
         numbers = {"peak_mib": own}
         message = f"{own:.1f} MiB at its peak"
         if plan.mib_max and own > plan.mib_max:
-            return ruled(plan.on_failure, f"{message}, the plan allows {plan.mib_max:g} MiB", numbers)
+            return failure_verdict(plan.on_failure, f"{message}, the plan allows {plan.mib_max:g} MiB", numbers)
         if parent is None:
             return GateVerdict(GateOutcome.PASSED, f"{message}; no lower version to compare it with", numbers)
         try:
@@ -86,5 +86,5 @@ class MemoryGate(SandboxGate[MemoryOptions]):
         numbers |= {"parent_peak_mib": theirs, "ratio": ratio}
         message += f", {theirs:.1f} MiB of {parent.manifest.version} ({ratio:.2f} x)"
         if ratio > plan.ratio_max and own - theirs > plan.slack_mib:
-            return ruled(plan.on_failure, f"{message}; the plan allows {plan.ratio_max:g} x", numbers)
+            return failure_verdict(plan.on_failure, f"{message}; the plan allows {plan.ratio_max:g} x", numbers)
         return GateVerdict(GateOutcome.PASSED, message, numbers)

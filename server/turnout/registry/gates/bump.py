@@ -8,7 +8,7 @@ from turnout.registry.compatibility.sandbox import SandboxVersion
 from turnout.registry.gates.comparison import ParentComparison, VersionDifference, as_sandbox_version
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import BumpOptions
-from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.verdicts import failure_verdict
 
 _NAMED = 4
 
@@ -74,7 +74,7 @@ class BumpGate:
         if finding.sufficient:
             return GateVerdict(GateOutcome.PASSED, finding.summary, numbers)
         right = next_version(parent.version, required, candidate.taken)
-        return ruled(
+        return failure_verdict(
             self._plan.on_failure,
             f"{manifest.version} over {parent.version} has to be a {required.name} version, {right}: "
             f"{_reasons(finding.difference)}",

@@ -16,6 +16,7 @@ from semver import Version
 
 from turnout.cancellation import checkpoint
 from turnout.errors import FieldViolation, InvalidModel, InvalidRequest
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.listing import Published
 
@@ -102,7 +103,7 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(JsonForm):
     """Someone's wish to do without a gate.
 
     Attributes:

@@ -11,8 +11,8 @@ from turnout.registry.compatibility.sandbox import ExampleResult
 from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import GoldenOptions
-from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import SandboxGate, attempted
+from turnout.registry.gates.verdicts import failure_verdict
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.golden import GoldenCase, case_names, class_numbers, read_case
 
@@ -46,7 +46,9 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         """Compares answers with what the cases expect."""
         plan, paths = self.plan, golden_paths(candidate)
         if len(paths) < plan.cases_min:
-            return ruled(plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}")
+            return failure_verdict(
+                plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}"
+            )
         named = {path: case_names(candidate.directory / path) for path in paths}
         expecting = [path for path, names in named.items() if names["outputs"] or names["labels"]]
         if not expecting:
@@ -64,7 +66,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         numbers = {"cases": float(len(expecting)), "outside_tolerance": float(len(faults))}
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            return ruled(plan.on_failure, f"{faults[0]}{more}", numbers)
+            return failure_verdict(plan.on_failure, f"{faults[0]}{more}", numbers)
         accuracy = _accuracy(candidate.manifest, labelled, answers)
         if not accuracy.rows:
             return GateVerdict(GateOutcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
@@ -77,7 +79,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         numbers |= {"rows": float(accuracy.rows), "top1": accuracy.ratio}
         message = f"{accuracy.right} of {accuracy.rows} labelled rows are right ({accuracy.ratio:.1%})"
         if accuracy.ratio < plan.top1_min:
-            return ruled(plan.on_failure, f"{message}, the plan wants {plan.top1_min:.1%}", numbers)
+            return failure_verdict(plan.on_failure, f"{message}, the plan wants {plan.top1_min:.1%}", numbers)
         theirs = self._parent_accuracy(candidate, cases)
         if theirs is None:
             return GateVerdict(GateOutcome.PASSED, message, numbers)
@@ -85,7 +87,9 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         message += f", {theirs.ratio:.1%} of its parent's answers are"
         # A row's worth of rounding must not decide.
         if theirs.ratio - accuracy.ratio > plan.top1_worse_by_max + 1e-9:
-            return ruled(plan.on_failure, f"{message}: worse by more than {plan.top1_worse_by_max:.1%}", numbers)
+            return failure_verdict(
+                plan.on_failure, f"{message}: worse by more than {plan.top1_worse_by_max:.1%}", numbers
+            )
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
     def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from turnout.registry.gates.comparison import golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import MetadataOptions
-from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.verdicts import failure_verdict
 
 
 class MetadataGate:
@@ -23,7 +23,7 @@ class MetadataGate:
         stated = _stated(candidate)
         missing = [name for name in self._plan.required if not stated.get(name)]
         if missing:
-            return ruled(self._plan.on_failure, f"not stated: {', '.join(missing)}")
+            return failure_verdict(self._plan.on_failure, f"not stated: {', '.join(missing)}")
         return GateVerdict(GateOutcome.PASSED, f"stated: {', '.join(self._plan.required)}")
 
 

@@ -171,7 +171,7 @@ def read_plan(root: Path, model: str) -> GatePlan:
         try:
             body = tomllib.loads(data.decode())
         except ValueError as error:
-            raise ConfigError(f"{name} is no TOML: {error}") from error
+            raise ConfigError(f"{name} is not TOML: {error}") from error
         plan = over(plan, body, name)
     return plan
 

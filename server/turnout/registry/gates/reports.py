@@ -61,7 +61,7 @@ class GateAttestation:
             parent=str(body["parent"] or ""),
             report=GateReport(
                 tuple(_result(result) for result in body["gates"]),
-                tuple(Skip(str(s["gate"]), str(s["reason"]), str(s["actor"])) for s in body["skips"]),
+                tuple(Skip.from_json(skip) for skip in body["skips"]),
             ),
             imported=bool(body["imported"]),
         )
@@ -147,7 +147,7 @@ def report_json(report: GateReport) -> dict[str, Any]:
             }
             for result in report.results
         ],
-        "skips": [{"gate": s.gate, "reason": s.reason, "actor": s.actor} for s in report.skips],
+        "skips": [skip.to_json() for skip in report.skips],
     }
 
 

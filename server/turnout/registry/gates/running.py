@@ -11,7 +11,7 @@ from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, LoadOptions, OnFailure
-from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.verdicts import failure_verdict
 
 _MIB = 1 << 20
 
@@ -50,11 +50,11 @@ class LoadGate(SandboxGate[LoadOptions]):
         where = f"loaded in {seen.load_seconds:.2f} s on {seen.provider}"
         bound = self.plan.seconds_max
         if bound and seen.load_seconds > bound:
-            return ruled(self.plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
+            return failure_verdict(self.plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
         own = golden_paths(candidate)
         if faults := [answer for answer in seen.answers if answer.example in own and answer.fault]:
             fault = f"{faults[0].example} cannot be run: {faults[0].fault}"
-            return ruled(self.plan.on_failure, f"{where}, but {fault}", numbers)
+            return failure_verdict(self.plan.on_failure, f"{where}, but {fault}", numbers)
         if seen.warning:
             return GateVerdict(GateOutcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
         return GateVerdict(GateOutcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
@@ -78,7 +78,7 @@ class DeterminismGate(SandboxGate[DeterminismOptions]):
         message = f"one input answered twice differs by up to {seen.wander:.3g}"
         if not seen.strays:
             return GateVerdict(GateOutcome.PASSED, f"{message}, within tolerance", numbers)
-        return ruled(self.plan.on_failure, f"{message}, beyond tolerance", numbers)
+        return failure_verdict(self.plan.on_failure, f"{message}, beyond tolerance", numbers)
 
 
 class BatchabilityGate(SandboxGate[BatchabilityOptions]):
@@ -98,9 +98,11 @@ class BatchabilityGate(SandboxGate[BatchabilityOptions]):
             claimed = declared is not None and declared.enabled and declared.axes is not None
             action = OnFailure.REFUSE if claimed else self.plan.on_failure
             message = "declared as batchable, and " if claimed else "rows of a batch leak into each other: "
-            return ruled(action, f"{message}{seen.batching}")
+            return failure_verdict(action, f"{message}{seen.batching}")
         if self.plan.required:
-            return ruled(OnFailure.REFUSE, f"the plan requires a version that can be batched: {seen.batching}")
+            return failure_verdict(
+                OnFailure.REFUSE, f"the plan requires a version that can be batched: {seen.batching}"
+            )
         if _parent_batches(candidate) and declared is None:
             return GateVerdict(GateOutcome.WARNED, f"its parent declares batching: {seen.batching}")
         return GateVerdict(GateOutcome.SKIPPED, seen.batching)

@@ -38,12 +38,12 @@ def read_canonical(data: bytes) -> Manifest:
     try:
         body = json.loads(data, parse_int=_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError("is no JSON") from error
+        raise ValueError("is not JSON") from error
     try:
         manifest = Manifest.from_json(body)
         canonical = canonical_bytes(manifest)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"is no manifest that this release reads: {error}") from error
+        raise ValueError(f"is not a manifest that this release reads: {error}") from error
     if canonical != data:
         raise ValueError("is not in its canonical form, or a later release of Turnout wrote it")
     return manifest

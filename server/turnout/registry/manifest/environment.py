@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from operator import eq, ge, gt, le, lt, ne
-from typing import Self
+
+from turnout.registry.manifest.json_form import JsonForm
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 _COMPARISON = re.compile(rf"\s*(>=|<=|==|!=|>|<)?\s*({_NUMBER.pattern})\s*")
@@ -20,7 +21,7 @@ _MAX_RANGE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(JsonForm):
     """Ranges, where a publisher declares it; exact versions, where a machine was looked at; "" for nothing.
 
     Attributes:
@@ -36,14 +37,7 @@ class Environment:
     driver: str = ""
     python: str = ""
 
-    def to_json(self) -> dict[str, str]:
-        """Returns the JSON form; what is not said is left out."""
-        return {one.name: value for one in fields(self) if (value := getattr(self, one.name))}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, str]) -> Self:
-        """Reads what `to_json` wrote; of other keys nothing is taken."""
-        return cls(**{one.name: str(body[one.name]) for one in fields(cls) if one.name in body})
+    OMIT_DEFAULTS = True
 
 
 NAMES = tuple(one.name for one in fields(Environment))
@@ -61,7 +55,7 @@ def check_range(text: str) -> str:
     """Returns `text`, a range.
 
     Raises:
-        ValueError: It is no range.
+        ValueError: It is not a range.
     """
     if len(text) > _MAX_RANGE or not all(_COMPARISON.fullmatch(part) for part in text.split(",")):
         raise ValueError(f"expected a range such as >=1.22,<2 or a version such as 1.31, got {text[:64]!r}")

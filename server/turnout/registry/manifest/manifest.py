@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from semver import Version
 
+from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.registry.manifest.names import MODEL_NAME
 from turnout.registry.manifest.provenance import Provenance
 from turnout.registry.manifest.signature import Signature
-from turnout.registry.manifest.versions import known_version
 
 SCHEMA = 1
 """Number of the manifest's form; a reader refuses a higher one."""
@@ -26,7 +26,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(JsonForm):
     """One file of a version.
 
     Attributes:
@@ -50,7 +50,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchingDeclaration:
+class BatchingDeclaration(JsonForm):
     """How requests may be put together, as the publisher declares it.
 
     Attributes:
@@ -73,7 +73,7 @@ class BatchingDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class Tolerance(JsonForm):
     """How far an output may be from what is expected: |got - expected| <= atol + rtol * |expected|."""
 
     atol: float
@@ -85,7 +85,7 @@ class Tolerance:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(JsonForm):
     """What a publisher states about one version.
 
     Attributes:
@@ -119,6 +119,8 @@ class Manifest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
 
+    OMIT_DEFAULTS = True
+
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.model):
             raise ValueError(f"model name {self.model!r} is not of the form {MODEL_NAME.pattern}")
@@ -135,34 +137,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form. What the publisher left unsaid is left out."""
-        body: dict[str, Any] = {
-            "schema": SCHEMA,
-            "model": self.model,
-            "version": str(self.version),
-            "files": [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.files],
-            "signature": self.signature.to_json(),
-            "opset": dict(self.opset),
-            "ir_version": self.ir_version,
-        }
-        if self.batching is not None:
-            body["batching"] = {
-                "enabled": self.batching.enabled,
-                "max_rows": self.batching.max_rows,
-                "axes": None if self.batching.axes is None else dict(self.batching.axes),
-            }
-        if self.tolerances:
-            body["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
-        if self.scores:
-            body["scores"] = dict(self.scores)
-        if self.labels:
-            body["labels"] = {name: list(labels) for name, labels in self.labels.items()}
-        if self.preprocessing:
-            body["preprocessing"] = dict(self.preprocessing)
-        if self.metadata:
-            body["metadata"] = dict(self.metadata)
-        if provenance := self.provenance.to_json():
-            body["provenance"] = provenance
-        return body
+        return {"schema": SCHEMA} | fields_to_json(self)
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
@@ -174,21 +149,6 @@ class Manifest:
         try:
             if body["schema"] != SCHEMA:
                 raise ValueError(f"manifest schema {body['schema']!r} is not {SCHEMA}, the one this release reads")
-            batching = body.get("batching")
-            return cls(
-                model=body["model"],
-                version=known_version(body["version"]),
-                files=tuple(FileEntry(f["path"], f["size"], f["digest"]) for f in body["files"]),
-                signature=Signature.from_json(body["signature"]),
-                opset=dict(body["opset"]),
-                ir_version=int(body["ir_version"]),
-                batching=None if batching is None else BatchingDeclaration(**batching),
-                tolerances={name: Tolerance(**t) for name, t in body.get("tolerances", {}).items()},
-                scores={str(name): bool(is_so) for name, is_so in body.get("scores", {}).items()},
-                labels={str(name): tuple(map(str, labels)) for name, labels in body.get("labels", {}).items()},
-                preprocessing=dict(body.get("preprocessing", {})),
-                metadata=dict(body.get("metadata", {})),
-                provenance=Provenance.from_json(body.get("provenance", {})),
-            )
+            return fields_from_json(cls, body)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {type(error).__name__} {error}") from error

@@ -21,7 +21,7 @@ def check_model_name(text: str) -> str:
     """Returns `text`, a model's name.
 
     Raises:
-        InvalidRequest: It is no name that a model may have.
+        InvalidRequest: It is not a name that a model may have.
     """
     if fault := model_name_fault(text):
         raise InvalidRequest.at("model", f"{text[:64]!r} {fault}")
@@ -31,9 +31,9 @@ def check_model_name(text: str) -> str:
 def model_name_fault(text: str) -> str | None:
     """Says why `text` cannot be a model's name, in half a sentence; None where it can."""
     if not MODEL_NAME.fullmatch(text):
-        return "is no model name, expected 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+        return "is not a model name, expected 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
     if text.lower() in RESERVED_NAMES:
-        return "is no model name: a file of the repository has it"
+        return "is not a model name: a file of the repository has it"
     return None
 
 
@@ -53,13 +53,13 @@ def parse_version(text: str) -> Version:
     """Reads one exact version, such as `3.2.0`, `v3.2.0` or `3.3.0-rc.1+build.5`.
 
     Raises:
-        InvalidRequest: It is no SemVer 2.0.0 version.
+        InvalidRequest: It is not a SemVer 2.0.0 version.
     """
     plain = text.removeprefix("v")
     if len(text) > MAX_VERSION_LENGTH or not is_exact_version(plain):
         raise InvalidRequest.at(
             "version",
-            f"{text[:64]!r} is no exact version, expected MAJOR.MINOR.PATCH as SemVer 2.0.0 has it, such as 3.2.0"
+            f"{text[:64]!r} is not an exact version, expected MAJOR.MINOR.PATCH as SemVer 2.0.0 has it, such as 3.2.0"
             f" or 3.3.0-rc.1, in {MAX_VERSION_LENGTH} characters at most",
         )
     return Version.parse(plain)

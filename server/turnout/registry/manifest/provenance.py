@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from turnout.registry.manifest.environment import NAMES, Environment, check_range
+from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.registry.manifest.names import MODEL_NAME
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -21,7 +22,7 @@ MAX_ITEMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class PinnedSource:
+class PinnedSource(JsonForm):
     """Something that lies elsewhere, pinned by its digest.
 
     Attributes:
@@ -38,13 +39,9 @@ class PinnedSource:
         if not DIGEST.fullmatch(self.digest):
             raise ValueError(f"digest is {self.digest[:80]!r}, expected sha256: and 64 hex digits")
 
-    def to_json(self) -> dict[str, str]:
-        """Returns the JSON form."""
-        return {"name": self.name, "digest": self.digest}
-
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class Training(JsonForm):
     """How a version was trained.
 
     Attributes:
@@ -61,6 +58,8 @@ class Training:
     seed: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    OMIT_DEFAULTS = True
+
     def __post_init__(self) -> None:
         if self.commit and not COMMIT.fullmatch(self.commit):
             raise ValueError(f"commit is {self.commit[:80]!r}, expected the full hash, 40 or 64 hex digits")
@@ -73,20 +72,9 @@ class Training:
             if count > MAX_ITEMS:
                 raise ValueError(f"{what}: expected at most {MAX_ITEMS}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON form; what is not said is left out."""
-        body: dict[str, Any] = {
-            "datasets": [one.to_json() for one in self.datasets],
-            "commit": self.commit,
-            "hyperparameters": dict(self.hyperparameters),
-            "metrics": dict(self.metrics),
-        }
-        entries = {name: value for name, value in body.items() if value}
-        return entries if self.seed is None else entries | {"seed": self.seed}
-
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(JsonForm):
     """Where a version comes from.
 
     Attributes:
@@ -101,6 +89,8 @@ class Provenance:
     environment: Environment = field(default_factory=Environment)
     parents: tuple[str, ...] = ()
 
+    OMIT_DEFAULTS = True
+
     def __post_init__(self) -> None:
         for name in NAMES:
             if text := getattr(self.environment, name):
@@ -113,13 +103,10 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form, which is also how `publish --meta` takes it; what is not said is left out."""
-        body: dict[str, Any] = {
-            "training": self.training.to_json(),
-            "dependencies": {} if self.lock is None else {"lock": self.lock.to_json()},
-            "environment": self.environment.to_json(),
-            "parents": list(self.parents),
-        }
-        return {name: value for name, value in body.items() if value}
+        body = fields_to_json(self)
+        if "lock" in body:
+            body["dependencies"] = {"lock": body.pop("lock")}
+        return body
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
@@ -128,17 +115,4 @@ class Provenance:
         Raises:
             ValueError, KeyError, TypeError: It did not write that.
         """
-        training = body.get("training", {})
-        lock = body.get("dependencies", {}).get("lock")
-        return cls(
-            Training(
-                tuple(PinnedSource(one["name"], one["digest"]) for one in training.get("datasets", ())),
-                training.get("commit", ""),
-                dict(training.get("hyperparameters", {})),
-                training.get("seed"),
-                dict(training.get("metrics", {})),
-            ),
-            None if lock is None else PinnedSource(lock["name"], lock["digest"]),
-            Environment.from_json(body.get("environment", {})),
-            tuple(body.get("parents", ())),
-        )
+        return fields_from_json(cls, {**body, **body.get("dependencies", {})})

@@ -1,9 +1,10 @@
 """What a model takes and gives: element types, tensor specifications, signatures. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+
+from turnout.registry.manifest.json_form import JsonForm
 
 
 class DataType(StrEnum):
@@ -30,7 +31,7 @@ Dimension = int | str | None
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(JsonForm):
     """One input or output.
 
     Attributes:
@@ -45,30 +46,19 @@ class TensorSpec:
     shape: tuple[Dimension, ...]
     has_default: bool = False
 
+    OMIT_DEFAULTS = True
+
+    def __post_init__(self) -> None:
+        if any(isinstance(size, int) and size < 0 for size in self.shape):
+            raise ValueError(f"shape {self.shape!r} has a size below 0")
+
     def __str__(self) -> str:
         dims = ", ".join("?" if d is None else str(d) for d in self.shape)
         return f"{self.name}: {self.dtype}[{dims}]"
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form that manifests hold."""
-        body: dict[str, Any] = {"name": self.name, "dtype": str(self.dtype), "shape": list(self.shape)}
-        return body | {"has_default": True} if self.has_default else body
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            KeyError, ValueError: It did not write that.
-        """
-        shape = tuple(body["shape"])
-        if not all(d is None or isinstance(d, str) or (type(d) is int and d >= 0) for d in shape):
-            raise ValueError(f"shape {shape!r} is not a list of sizes, names and nulls")
-        return cls(str(body["name"]), DataType(body["dtype"]), shape, bool(body.get("has_default", False)))
-
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(JsonForm):
     """All inputs and outputs of a model, in the graph's order."""
 
     inputs: tuple[TensorSpec, ...]
@@ -86,22 +76,6 @@ class Signature:
     def output(self, name: str) -> TensorSpec | None:
         """Returns the output of that name, or None."""
         return next((spec for spec in self.outputs if spec.name == name), None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form that manifests hold."""
-        return {"inputs": [s.to_json() for s in self.inputs], "outputs": [s.to_json() for s in self.outputs]}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Sequence[Mapping[str, Any]]]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            KeyError, ValueError: It did not write that.
-        """
-        return cls(
-            tuple(TensorSpec.from_json(s) for s in body["inputs"]),
-            tuple(TensorSpec.from_json(s) for s in body["outputs"]),
-        )
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:

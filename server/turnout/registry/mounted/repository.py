@@ -94,7 +94,7 @@ class MountedRepository(Repository):
         """Returns where that version lies, or would lie in a repository.
 
         Raises:
-            InvalidRequest: `model` is no model name.
+            InvalidRequest: `model` is not a model name.
         """
         place = self._found().get((check_model_name(model), version))
         return super().directory(model, version) if place is None else place.directory

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from turnout.errors import InvalidModel
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
@@ -17,7 +18,7 @@ _MEMORY_ADDRESS = "_ORT_MEM_ADDR_"
 
 
 @dataclass(frozen=True, slots=True)
-class ExternalFile:
+class ExternalFile(JsonForm):
     """A file beside the ONNX file that holds weights.
 
     Attributes:
@@ -33,7 +34,7 @@ def external_files(model: ModelProto) -> tuple[ExternalFile, ...]:
     """Returns the files that hold weights of `model`, by path. None of them is looked for.
 
     Raises:
-        InvalidModel: One leaves the model's directory, or what is said of it is no description of a part of a file.
+        InvalidModel: One leaves the model's directory, or what is said of it is not a description of a part of a file.
     """
     sizes: dict[str, int] = {}
     for tensor in _tensors(model):
@@ -71,7 +72,9 @@ def _inside(location: str, what: str) -> str:
     try:
         FileEntry(plain, 0, f"sha256:{'0' * 64}")
     except ValueError as error:
-        raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, which is no plain relative path") from error
+        raise InvalidModel(
+            f"{what} keeps its data in {location[:256]!r}, which is not a plain relative path"
+        ) from error
     if path.parts[0] in (MODEL_FILE, MANIFEST_FILE, GOLDEN_DIRECTORY):
         raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, a name that the registry needs for itself")
     return plain
@@ -133,9 +136,9 @@ def text_of(value: object, what: str) -> str:
     """Returns `value`, a string of a protobuf message.
 
     Raises:
-        InvalidModel: It is no UTF-8; `what` says which string it is.
+        InvalidModel: It is not UTF-8; `what` says which string it is.
     """
-    # Protobuf hands out bytes for a proto2 string that is no UTF-8.
+    # Protobuf hands out bytes for a proto2 string that is not UTF-8.
     if not isinstance(value, str):
         raise InvalidModel(f"{what} is not UTF-8")
     return value

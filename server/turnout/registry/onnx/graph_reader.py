@@ -42,7 +42,7 @@ def read_graph(path: Path) -> ModelGraph:
     """Reads the graph of the ONNX file at `path`.
 
     Raises:
-        InvalidModel: It is no ONNX model.
+        InvalidModel: It is not an ONNX model.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
@@ -54,7 +54,7 @@ def read_graph(path: Path) -> ModelGraph:
     try:
         model.ParseFromString(structure)
     except DecodeError as error:
-        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
     return describe(model)
 
 

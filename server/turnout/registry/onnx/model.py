@@ -6,13 +6,13 @@ Weights kept outside the file are neither read nor looked for.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from turnout.errors import InvalidModel
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
 from turnout.registry.onnx.external_data import ExternalFile, external_files, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
@@ -42,7 +42,7 @@ _FIRST_IR_WITH_DEFAULTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelFacts(JsonForm):
     """What an ONNX file says of itself.
 
     Attributes:
@@ -57,25 +57,6 @@ class ModelFacts:
     opset: Mapping[str, int]
     ir_version: int
     external: tuple[ExternalFile, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        return {
-            "signature": self.signature.to_json(),
-            "opset": dict(self.opset),
-            "ir_version": self.ir_version,
-            "external": [[file.path, file.min_size] for file in self.external],
-        }
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote."""
-        return cls(
-            Signature.from_json(body["signature"]),
-            dict(body["opset"]),
-            int(body["ir_version"]),
-            tuple(ExternalFile(str(path), int(size)) for path, size in body["external"]),
-        )
 
 
 ReadModel = Callable[[Path], ModelFacts]
@@ -95,7 +76,7 @@ def read_model(path: Path) -> ModelFacts:
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
     return _facts(model)
 
 

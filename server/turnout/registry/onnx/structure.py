@@ -41,7 +41,7 @@ def without_weights(data: bytes | mmap.mmap) -> bytes:
     try:
         return _stripped(data, 0, len(data), "model", 0)
     except WireFormatError:
-        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from None
+        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from None
 
 
 def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, depth: int) -> bytes:

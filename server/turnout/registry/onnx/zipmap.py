@@ -1,6 +1,6 @@
 """The ZipMap at the end of scikit-learn's classifiers (skl2onnx's default), and the model without it.
 
-ZipMap makes of each row of scores a map from class to score, which is no tensor: no server's protocol carries it.
+ZipMap makes of each row of scores a map from class to score, which is not a tensor: no server's protocol carries it.
 """
 
 from collections.abc import Iterator, Mapping

@@ -8,11 +8,12 @@ It is found out, not stated, so it lies outside the version's digest.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from semver import Version
 
 from turnout.registry.manifest.environment import Environment
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 
@@ -24,7 +25,7 @@ _IMPORTED = "imported-"
 
 
 @dataclass(frozen=True, slots=True)
-class SeenEnvironment:
+class SeenEnvironment(JsonForm):
     """What was seen when a version was published.
 
     Attributes:
@@ -43,35 +44,6 @@ class SeenEnvironment:
     turnout: str
     libraries: Mapping[str, str]
     imported: bool = False
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: It did not write that.
-        """
-        return cls(
-            digest=str(body["digest"]),
-            time=str(body["time"]),
-            environment=Environment.from_json(body["environment"]),
-            platform=str(body["platform"]),
-            turnout=str(body["turnout"]),
-            libraries={str(name): str(value) for name, value in body["libraries"].items()},
-            imported=bool(body["imported"]),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        return {
-            "digest": self.digest,
-            "time": self.time,
-            "environment": self.environment.to_json(),
-            "platform": self.platform,
-            "turnout": self.turnout,
-            "libraries": dict(self.libraries),
-            "imported": self.imported,
-        }
 
 
 def recorded_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:

@@ -30,7 +30,7 @@ def read_table(value: object, where: str) -> dict[str, Any]:
     """Reads a table.
 
     Raises:
-        InvalidRequest: It is no table.
+        InvalidRequest: It is not a table.
     """
     if not isinstance(value, dict):
         raise InvalidRequest.at(where, "expected a table")
@@ -41,7 +41,7 @@ def read_list(value: object, where: str, what: str = "values") -> list[Any]:
     """Reads a list of whatever.
 
     Raises:
-        InvalidRequest: It is no list.
+        InvalidRequest: It is not a list.
     """
     if not isinstance(value, list):
         raise InvalidRequest.at(where, f"expected a list of {what}")
@@ -52,7 +52,7 @@ def read_text(value: object, where: str) -> str:
     """Reads text.
 
     Raises:
-        InvalidRequest: It is no text.
+        InvalidRequest: It is not text.
     """
     if not isinstance(value, str):
         raise InvalidRequest.at(where, "expected a string")
@@ -75,7 +75,7 @@ def read_integer(value: object, where: str) -> int:
     """Reads an integer.
 
     Raises:
-        InvalidRequest: It is no integer, or beyond `MAX_INTEGER`.
+        InvalidRequest: It is not an integer, or beyond `MAX_INTEGER`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
         raise InvalidRequest.at(where, "expected an integer")
@@ -86,7 +86,7 @@ def read_number(value: object, where: str) -> float:
     """Reads a finite number.
 
     Raises:
-        InvalidRequest: It is no number.
+        InvalidRequest: It is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest.at(where, "expected a number")
@@ -107,7 +107,7 @@ def check_json(value: object, where: str, depth: int = 0) -> None:
             return
         case str():
             if any("\ud800" <= character <= "\udfff" for character in value):
-                raise InvalidRequest.at(where, "holds half of a surrogate pair, which is no Unicode text")
+                raise InvalidRequest.at(where, "holds half of a surrogate pair, which is not Unicode text")
         case int():
             if abs(value) > MAX_INTEGER:
                 raise InvalidRequest.at(where, "is an integer beyond 2**53, which JSON readers round; write it as text")
@@ -120,7 +120,7 @@ def check_json(value: object, where: str, depth: int = 0) -> None:
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise InvalidRequest.at(where, "has a key that is no string")
+                    raise InvalidRequest.at(where, "has a key that is not a string")
                 check_json(key, where, depth)
                 check_json(item, f"{where}.{key}", depth + 1)
         case _:

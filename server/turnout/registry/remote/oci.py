@@ -239,7 +239,7 @@ class OciStore:
             try:
                 page = [str(tag) for tag in json.loads(answer.content).get("tags") or ()]
             except (ValueError, AttributeError, TypeError, RecursionError) as error:
-                raise StoreFault(5, "answers with what is no list of tags") from error
+                raise StoreFault(5, "answers with what is not a list of tags") from error
             found += page
             if len(found) > self._max:
                 raise StoreFault(0, f"holds more than {self._max} tags (repository.max_objects)")

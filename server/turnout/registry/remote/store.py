@@ -59,7 +59,7 @@ class Store(Protocol):
     """What versions live in. Safe to use from several threads."""
 
     def documents(self) -> Sequence[Document]:
-        """Lists all documents. What is no document of Turnout's may be among them.
+        """Lists all documents. What is not a document of Turnout's may be among them.
 
         Raises:
             FileNotFoundError: There is no such bucket or repository.

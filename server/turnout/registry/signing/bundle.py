@@ -142,7 +142,7 @@ class Bundle:
 
     @property
     def statement(self) -> Statement:
-        """What is signed. Raises ValueError where that is no statement about files."""
+        """What is signed. Raises ValueError where that is not a statement about files."""
         return Statement.parse(self.payload)
 
     def to_bytes(self) -> bytes:
@@ -192,7 +192,7 @@ class Bundle:
                 raise ValueError(f"it has {len(chain)} certificates, expected 1 to {MAX_CERTIFICATES}")
             return cls(payload, value, "", chain)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("it is no Sigstore bundle with a model signature") from error
+            raise ValueError("it is not a Sigstore bundle with a model signature") from error
 
 
 def message(payload: bytes) -> bytes:
@@ -213,9 +213,9 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is no JSON") from error
+        raise ValueError(f"{what} is not JSON") from error
     if not isinstance(body, dict):
-        raise ValueError(f"{what} is no JSON object")
+        raise ValueError(f"{what} is not a JSON object")
     return body
 
 
@@ -223,4 +223,4 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ValueError("it holds what is no base64") from error
+        raise ValueError("it holds what is not base64") from error

@@ -39,12 +39,12 @@ class SignerCertificate:
         """Reads the certificates of a bundle, the signer's first.
 
         Raises:
-            ValueError: One is no certificate, or it is about no key that signs models.
+            ValueError: One is not a certificate, or it is about no key that signs models.
         """
         try:
             return cls._of(tuple(map(x509.load_der_x509_certificate, chain)))
         except _UNREADABLE as error:
-            raise ValueError(_half(error, "holds what is no certificate")) from None
+            raise ValueError(_half(error, "holds what is not a certificate")) from None
 
     @classmethod
     def load(cls, file: Path) -> Self:

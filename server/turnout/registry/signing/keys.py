@@ -209,7 +209,7 @@ def read_pem(file: Path, what: str) -> bytes:
     try:
         data = read_small(file, _MOST_BYTES)
     except (OSError, ValueError) as error:
-        reason = explain(error) if isinstance(error, OSError) else "is no path"
+        reason = explain(error) if isinstance(error, OSError) else "is not a path"
         raise ConfigError(f"the {what} {str(file)[:200]!r} {reason}") from None
     if len(data) > _MOST_BYTES:
         raise ConfigError(f"{file} is too large to be a {what}")

@@ -36,7 +36,7 @@ class SignatureStatus(StrEnum):
     OTHER = "of other content"
     """It is one of another version, or of what a publish that was cut short would have published."""
     WRONG = "does not fit"
-    """It does not cover this version as it is, its key did not make it, or it is no signature at all."""
+    """It does not cover this version as it is, its key did not make it, or it is not a signature at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> P
 
     Raises:
         InvalidRequest: A file cannot be read, or is too large.
-        InvalidModel: The file is no ONNX model, or refers to files outside its directory.
+        InvalidModel: The file is not an ONNX model, or refers to files outside its directory.
     """
     budget = Budget(bounds)
     model = home / "model.onnx"

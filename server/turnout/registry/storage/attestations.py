@@ -28,7 +28,7 @@ def directory(repository: Repository, model: str, version: Version) -> Path:
     """Returns where the attestations of a version are, or would be.
 
     Raises:
-        InvalidRequest: `model` is no model name.
+        InvalidRequest: `model` is not a model name.
     """
     return repository.directory(model, version).parent / ATTESTATIONS / str(version)
 

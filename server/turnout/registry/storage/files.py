@@ -75,7 +75,7 @@ def open_outside(path: Path) -> Iterator[BinaryIO]:
     """Opens a regular file that someone named, following links: where they lead was that person's choice.
 
     Raises:
-        OSError: It is not there or cannot be read; or, with the number ELOOP, it is no regular file.
+        OSError: It is not there or cannot be read; or, with the number ELOOP, it is not a regular file.
     """
     with _plain(os.open(path, _FILE & ~os.O_NOFOLLOW)) as file:
         yield file

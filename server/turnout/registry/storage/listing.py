@@ -25,7 +25,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the repository that is no version, where one could be expected.
+    """Something in the repository that is not a version, where one could be expected.
 
     Attributes:
         model: Name of the directory that stands where a model's does.

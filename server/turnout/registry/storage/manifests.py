@@ -24,7 +24,7 @@ def read_manifest(directory: Path) -> Published:
     """Reads the manifest in `directory`.
 
     Raises:
-        ValueError: It is no manifest.
+        ValueError: It is not a manifest.
         OSError: It cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:

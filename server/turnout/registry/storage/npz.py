@@ -102,7 +102,7 @@ def read_npz(
         The headers of all arrays, and the arrays wanted; text as object arrays of `str`.
 
     Raises:
-        NpzError: It cannot be read, holds what is no plain array, or passes a bound.
+        NpzError: It cannot be read, holds what is not a plain array, or passes a bound.
     """
     try:
         with open_outside(path) as file:
@@ -115,11 +115,11 @@ def read_npz(
                 return headers, {name: _read(archive, members[name], name, headers[name]) for name in chosen}
     except OSError as error:
         if error.errno == errno.EINVAL:  # a directory that points before the file's beginning
-            raise NpzError("is no sound .npz archive") from error
+            raise NpzError("is not a sound .npz archive") from error
         raise NpzError(explain(error)) from error
     # What zipfile raises of archives that lie about themselves, depending on where.
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
-        raise NpzError(f"is no sound .npz archive ({_words(error)})") from error
+        raise NpzError(f"is not a sound .npz archive ({_words(error)})") from error
 
 
 def _check_directory(file: BinaryIO) -> None:
@@ -130,7 +130,7 @@ def _check_directory(file: BinaryIO) -> None:
     file.seek(0)
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < _END_SIZE:
-        raise NpzError("is no .npz archive")
+        raise NpzError("is not an .npz archive")
     if tail[max(at - _LOCATOR_SIZE, 0) : at].startswith(_ZIP64_END):
         raise NpzError("is a ZIP64 archive, which only more than 4 GiB or 65,535 arrays need")
     (directory,) = struct.unpack_from("<I", tail, at + 12)
@@ -146,7 +146,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for entry in entries:
         name = entry.filename.removesuffix(_SUFFIX)
         if name == entry.filename:
-            raise NpzError(f"holds {entry.filename[:128]!r}, which is no .npy array")
+            raise NpzError(f"holds {entry.filename[:128]!r}, which is not an .npy array")
         if name in members:
             raise NpzError(f"holds {name[:128]!r} twice")
         if entry.flag_bits & _ENCRYPTED:
@@ -172,7 +172,7 @@ def _header(stream: IO[bytes], name: str) -> ArrayHeader:
     try:
         version = np.lib.format.read_magic(stream)
     except ValueError as error:
-        raise NpzError(f"{what} which is no .npy array") from error
+        raise NpzError(f"{what} which is not an .npy array") from error
     # NumPy reads as many bytes as the length says before it looks at that number.
     width = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}.get(version)
     if width is None:
@@ -239,7 +239,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, header: 
             return shaped.astype(object)
         return shaped.astype(header.dtype.newbyteorder("="), order="C", copy=header.fortran)
     except (ValueError, OverflowError) as error:  # dimensions beyond NumPy
-        raise NpzError(f"holds {name[:128]!r}, which is no array that NumPy can hold") from error
+        raise NpzError(f"holds {name[:128]!r}, which is not an array that NumPy can hold") from error
 
 
 def _check_letters(letters: NDArray[Any], name: str) -> None:

@@ -26,7 +26,7 @@ def move_in_place(staged: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         raise AlreadyExistsError(
-            f"{target.parent.name} {target.name}: something that is no version stands in its place; move it away, or"
+            f"{target.parent.name} {target.name}: something that is not a version stands in its place; move it away, or"
             " leave nothing there but the files that are to be published"
         ) from error
 

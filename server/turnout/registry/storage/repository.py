@@ -91,7 +91,7 @@ class Repository:
         """Returns where that version stands, or would stand.
 
         Raises:
-            InvalidRequest: `model` is no model name.
+            InvalidRequest: `model` is not a model name.
         """
         return self.root / check_model_name(model) / str(version)
 
@@ -99,7 +99,7 @@ class Repository:
         """Returns the directory of a version with its files in it, brought here first where they live elsewhere.
 
         Raises:
-            InvalidRequest: `model` is no model name.
+            InvalidRequest: `model` is not a model name.
             ModelNotFound, VersionNotFound: There is no such version; only where it would have to be brought here.
             DigestMismatch: What was brought is not what was published.
             StoreUnavailable: It cannot be brought here now.
@@ -233,9 +233,9 @@ class Repository:
         """Reads one version's manifest.
 
         Raises:
-            InvalidRequest: `model` is no model name.
+            InvalidRequest: `model` is not a model name.
             ModelNotFound, VersionNotFound: There is no such version; the error names the nearest.
-            DigestMismatch: It exists, but what should be its manifest is no manifest.
+            DigestMismatch: It exists, but what should be its manifest is not a manifest.
         """
         directory = self.directory(model, version)
         link = directory.is_symlink() or directory.parent.is_symlink()

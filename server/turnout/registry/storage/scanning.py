@@ -155,7 +155,7 @@ def _look(directory: Path, model: str, version: str) -> Published | Problem:
     if directory.is_symlink():
         return Problem(model, version, f"{model} {version} is a link, and links are not followed")
     if not is_exact_version(version):
-        return Problem(model, version, f"{model} {version!r}: the directory's name is no exact version")
+        return Problem(model, version, f"{model} {version!r}: the directory's name is not an exact version")
     try:
         return read_version(directory, model, version)
     except (ValueError, OSError) as error:

@@ -77,7 +77,7 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
     """Finds the model's files and reads every byte of them for their digests.
 
     Raises:
-        InvalidModel: One is missing, or the model's file is no ONNX file.
+        InvalidModel: One is missing, or the model's file is not an ONNX file.
         InvalidRequest: They cannot be those of a version.
     """
     home = request.source.parent

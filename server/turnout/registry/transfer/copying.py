@@ -48,7 +48,7 @@ def only_version(repository: Repository) -> Published:
     except OSError as error:
         raise InvalidRequest(f"the export cannot be read: {error.strerror}") from error
     if listing.problems:
-        raise DigestMismatch(f"the export holds what is no version: {listing.problems[0].reason}")
+        raise DigestMismatch(f"the export holds what is not a version: {listing.problems[0].reason}")
     if len(listing.published) != 1:
         raise InvalidRequest(f"expected an export of one version, found {len(listing.published)}")
     return listing.published[0]
@@ -173,7 +173,7 @@ def _check_manifest(published: Published, facts: ModelFacts) -> None:
 
 
 def _evidence_records(source: Repository, published: Published) -> Mapping[str, bytes]:
-    """Returns what is attested of a version, by file name; what is about another digest, or is no JSON, is left out."""
+    """Returns the attestations of a version, by file name, less those about another digest or that are not JSON."""
     manifest = published.manifest
     try:
         found = attestations.read(source, manifest.model, manifest.version, "")

@@ -110,7 +110,7 @@ def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Versi
 
     Raises:
         InvalidRequest: There is something at `to`, or it cannot be written to.
-        DigestMismatch: It is no manifest, or that of another version.
+        DigestMismatch: It is not a manifest, or that of another version.
     """
     try:
         read = read_canonical(manifest)
@@ -135,7 +135,7 @@ def new_directory(to: Path) -> Iterator[Path]:
         OSError: It cannot be made.
     """
     if os.path.lexists(to) and (to.is_symlink() or not to.is_dir() or any(to.iterdir())):
-        raise InvalidRequest.at("--to", f"{to.name!r} exists and is no empty directory")
+        raise InvalidRequest.at("--to", f"{to.name!r} exists and is not an empty directory")
     to.parent.mkdir(parents=True, exist_ok=True)
     home = Path(mkdtemp(prefix=f".{to.name}.", dir=to.parent))
     try:

@@ -40,8 +40,8 @@ def parse_config(data: bytes) -> tuple[ModelConfig, str]:
             lenient = text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
             return lenient, f"{unknown[2]} (line {unknown[1]})"
     except text_format.ParseError as error:
-        raise InvalidModel(f"{CONFIG_FILE} is no model configuration: line {str(error)[:200]}") from error
+        raise InvalidModel(f"{CONFIG_FILE} is not a model configuration: line {str(error)[:200]}") from error
     except UnicodeDecodeError as error:
-        raise InvalidModel(f"{CONFIG_FILE} is no UTF-8") from error
+        raise InvalidModel(f"{CONFIG_FILE} is not UTF-8") from error
     except RecursionError as error:
         raise InvalidModel(f"{CONFIG_FILE} is nested too deeply") from error

@@ -295,7 +295,7 @@ def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]]
         try:
             lines = read(file).decode().rstrip("\n").split("\n")
         except UnicodeDecodeError:
-            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} is no UTF-8"))
+            rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} is not UTF-8"))
             continue
         except (OSError, ValueError) as error:
             rows.append(MappedField(path, FieldOutcome.LEFT_OUT, f"{file[:64]} {error}"))

@@ -105,7 +105,7 @@ def _array(model: TritonModel, name: str, spec: pb.ModelWarmup.Input, count: int
 
 def _read(model: TritonModel, file: str) -> bytes:
     if not file or any(part in ("", ".", "..") for part in file.split("/")):
-        raise InvalidModel(f"input_data_file {file[:64]!r} is no plain relative path")
+        raise InvalidModel(f"input_data_file {file[:64]!r} is not a plain relative path")
     try:
         with open_inside(model.directory / WARM_UP_DIRECTORY, file) as opened:
             return opened.read(MAX_SAMPLE_BYTES + 1)

@@ -141,7 +141,7 @@ def _sources(numbers: Mapping[int, Path], file: str) -> tuple[dict[int, Path], d
     for number in sorted(numbers):
         source = numbers[number] / file
         if not _inside(file):
-            faults[number] = f"default_model_filename {file[:64]!r} is no plain relative path"
+            faults[number] = f"default_model_filename {file[:64]!r} is not a plain relative path"
         elif number > _MAX_NUMBER:
             faults[number] = f"versions have numbers of at most {_MAX_NUMBER}"
         elif source.is_dir() and (source / MODEL_FILE).is_file():
@@ -183,7 +183,7 @@ def _read_inside(directory: Path, path: str) -> bytes:
         ValueError: It cannot be read; says why, in half a sentence.
     """
     if not _inside(path):
-        raise ValueError("is no plain relative path")
+        raise ValueError("is not a plain relative path")
     try:
         with open_inside(directory, path) as file:
             data = file.read(MAX_LABEL_BYTES + 1)

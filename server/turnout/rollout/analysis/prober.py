@@ -136,7 +136,7 @@ class Prober:
         try:
             document = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
-            raise UnavailableError("its answer is no JSON" if fine else f"it answered {answer.status}") from None
+            raise UnavailableError("its answer is not JSON" if fine else f"it answered {answer.status}") from None
         value = number_in(document) if probe.is_query else value_at(document, probe.json_path)
         if isinstance(value, bool):
             if probe.numeric:

@@ -13,9 +13,9 @@ from turnout.errors import ChangeRefused, Conflict, ModelNotFound, UnavailableEr
 from turnout.registry.manifest.signature import Signature
 from turnout.registry.storage.listing import Listing
 from turnout.registry.storage.repository import Repository
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, Ending, ModelSnapshot, RollbackOrigin
 from turnout.rollout.changes.release import release, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import ChangeOutcome, Ending, RollbackOrigin, Situation
 from turnout.rollout.machine.records import UnreadableRollout, split_records
 from turnout.routing.default_answers import RoutingTable
 from turnout.routing.policy import PolicyState, readable
@@ -90,8 +90,8 @@ class Operations:
         exact = self._repository.find(model, version).manifest.version
         order = secrets.token_bytes(ORDER_BYTES)
 
-        def decide(situation: Situation, epoch: int) -> ChangeOutcome:
-            return release(situation, exact, order, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
+        def decide(snapshot: ModelSnapshot, epoch: int) -> ChangeOutcome:
+            return release(snapshot, exact, order, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
 
         return self._decide(model, decide, actor, reason, trouble, strict=True)
 
@@ -105,7 +105,7 @@ class Operations:
     def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> ChangeResult:
         """Takes a release back: the version is a candidate again. Raises as `release`."""
         exact = self._repository.find(model, version).manifest.version
-        return self._decide(model, lambda situation, _: withdraw(situation, exact), actor, reason, strict=True)
+        return self._decide(model, lambda snapshot, _: withdraw(snapshot, exact), actor, reason, strict=True)
 
     def rollback(
         self,
@@ -141,15 +141,13 @@ class Operations:
         """
         order = secrets.token_bytes(ORDER_BYTES)
 
-        def decide(situation: Situation, epoch: int) -> ChangeOutcome:
-            _refuse_stale(situation, epoch, expected_epoch)
-            if since is not None and since.overruled(
-                epoch, situation.actor, situation.state.policy, situation.answering
-            ):
+        def decide(snapshot: ModelSnapshot, epoch: int) -> ChangeOutcome:
+            _refuse_stale(snapshot, epoch, expected_epoch)
+            if since is not None and since.overruled(epoch, snapshot.actor, snapshot.state.policy, snapshot.answering):
                 raise Conflict(
-                    f"who answers {model} was changed since: {situation.actor or 'somebody'} decided otherwise"
+                    f"who answers {model} was changed since: {snapshot.actor or 'somebody'} decided otherwise"
                 )
-            return rollback(situation, to, order, keep_released=keep_released, actor=actor, reason=reason)
+            return rollback(snapshot, to, order, keep_released=keep_released, actor=actor, reason=reason)
 
         return self._decide(model, decide, actor, reason, trouble, signatures=signatures)
 
@@ -175,8 +173,8 @@ class Operations:
             ChangeRefused: There is no such unreadable rollout.
         """
 
-        def decide(situation: Situation, _: int) -> ChangeOutcome:
-            found = tuple(u for u in situation.unreadable if attempt in (0, u.record.attempt))
+        def decide(snapshot: ModelSnapshot, _: int) -> ChangeOutcome:
+            found = tuple(u for u in snapshot.unreadable if attempt in (0, u.record.attempt))
             if not found:
                 which = f"{attempt} " if attempt else ""
                 raise ChangeRefused(f"no rollout {which}of {model} that runs is unreadable: abort it without --discard")
@@ -189,11 +187,11 @@ class Operations:
         """Returns who answers what, by what the state store holds; nobody anything where there is no such model."""
         return self._look(model, self._found(model)).answers
 
-    def _look(self, model: str, signatures: Mapping[Version, Signature]) -> Situation:
-        seen: list[Situation] = []
+    def _look(self, model: str, signatures: Mapping[Version, Signature]) -> ModelSnapshot:
+        seen: list[ModelSnapshot] = []
 
         def look(view: StoredModel) -> ModelChange:
-            seen.append(_situation(view, signatures, lambda _: "")[0])
+            seen.append(_model_snapshot(view, signatures, lambda _: "")[0])
             return ModelChange()
 
         self._store.decide(model, look, actor="", reason="")
@@ -216,7 +214,7 @@ class Operations:
     def _decide(
         self,
         model: str,
-        decide: Callable[[Situation, int], ChangeOutcome],
+        decide: Callable[[ModelSnapshot, int], ChangeOutcome],
         actor: str,
         reason: str,
         trouble: Trouble = lambda _: "",
@@ -225,7 +223,7 @@ class Operations:
         signatures: Mapping[Version, Signature] | None = None,
     ) -> ChangeResult:
         signatures = self._signatures(model) if signatures is None else signatures
-        made: list[tuple[Situation, int, ChangeOutcome]] = []
+        made: list[tuple[ModelSnapshot, int, ChangeOutcome]] = []
 
         def make(view: StoredModel) -> ModelChange:
             last = view.policy()
@@ -234,14 +232,14 @@ class Operations:
                     f"epoch {last.epoch} of the policy of {model} cannot be read by this release of Turnout: "
                     f"`turnout traffic set {model} --baseline VERSION` or `turnout rollback {model}` replaces it"
                 )
-            situation, epoch = _situation(view, signatures, trouble)
-            outcome = decide(situation, epoch)
-            made.append((situation, epoch, outcome))
+            snapshot, epoch = _model_snapshot(view, signatures, trouble)
+            outcome = decide(snapshot, epoch)
+            made.append((snapshot, epoch, outcome))
             return _change(outcome, {record.attempt: record for record in view.running()}, actor, reason)
 
         policy, _ = self._store.decide(model, make, actor=actor, reason=reason)
-        situation, epoch, outcome = made[-1]
-        after = situation.after(outcome)
+        snapshot, epoch, outcome = made[-1]
+        after = snapshot.after(outcome)
         return ChangeResult(
             outcome.sentence,
             outcome.changes,
@@ -252,7 +250,9 @@ class Operations:
         )
 
 
-def _situation(view: StoredModel, signatures: Mapping[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
+def _model_snapshot(
+    view: StoredModel, signatures: Mapping[Version, Signature], trouble: Trouble
+) -> tuple[ModelSnapshot, int]:
     """Returns a model as it is, and its policy's epoch."""
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
@@ -260,7 +260,7 @@ def _situation(view: StoredModel, signatures: Mapping[Version, Signature], troub
     exact = {v: v for v in signatures}  # with the build metadata that they were published with
     history = [HistoryEntry.of_policy(record.revision, state.policy) for record, state in states]
     history += [HistoryEntry.of_status(c.revision, c.version, c.status) for c in view.status_changes()]
-    situation = Situation(
+    snapshot = ModelSnapshot(
         view.model,
         signatures,
         {exact[v]: status for v, status in view.statuses().items() if v in exact},
@@ -271,7 +271,7 @@ def _situation(view: StoredModel, signatures: Mapping[Version, Signature], troub
         trouble,
         epochs[0].actor if epochs else "",
     )
-    return situation, epochs[0].epoch if epochs else 0
+    return snapshot, epochs[0].epoch if epochs else 0
 
 
 def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
@@ -295,14 +295,14 @@ def _discarded(one: UnreadableRollout, actor: str, reason: str) -> RolloutWrite:
     return RolloutWrite(record.attempt, record.number, "failed", True, None, record.driver, 0.0, notes)
 
 
-def _refuse_stale(situation: Situation, epoch: int, expected: int | None) -> None:
+def _refuse_stale(snapshot: ModelSnapshot, epoch: int, expected: int | None) -> None:
     """Refuses what was decided on by another epoch than the present one: of the rollout that runs, or of the policy."""
     if expected is None:
         return
-    for rollout in situation.rollouts:
+    for rollout in snapshot.rollouts:
         refuse_stale(rollout.candidate, rollout.epoch, str(rollout.state), expected)
-    if not situation.rollouts and epoch != expected:
-        raise Conflict(f"the policy of {situation.model} is at epoch {epoch} by now, not {expected}; look again")
+    if not snapshot.rollouts and epoch != expected:
+        raise Conflict(f"the policy of {snapshot.model} is at epoch {epoch} by now, not {expected}; look again")
 
 
 def refuse_stale(candidate: Version, epoch: int, state: str, expected: int | None) -> None:

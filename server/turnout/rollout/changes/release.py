@@ -11,7 +11,7 @@ from semver import Version
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.versions import precedence
-from turnout.rollout.changes.situation import ChangeOutcome, Ending, Situation, running_text
+from turnout.rollout.changes.model_snapshot import ChangeOutcome, Ending, ModelSnapshot, running_text
 from turnout.rollout.machine.attempt import Rollout, RolloutState
 from turnout.rollout.machine.overrides import end_now
 from turnout.routing.policy import Policy, PolicyState
@@ -22,12 +22,12 @@ _S = RolloutState
 
 
 def release(
-    situation: Situation, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
+    snapshot: ModelSnapshot, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
 ) -> ChangeOutcome:
     """Returns what it comes to that a version is released.
 
     Args:
-        situation: The model.
+        snapshot: The model.
         version: One that exists.
         order: As of `PolicyState.with_policy`.
         traffic: It answers plain requests from now on, if it is higher than what does.
@@ -39,17 +39,17 @@ def release(
         ChangeRefused: Something is in the way; the message says what, and the ways out.
         InvalidRequest: The version is yanked.
     """
-    model, before = situation.model, situation.answering
-    if situation.status(version) is ReleaseStatus.YANKED:
+    model, before = snapshot.model, snapshot.answering
+    if snapshot.status(version) is ReleaseStatus.YANKED:
         raise InvalidRequest.at("version", f"{version} of {model} is yanked, and is never used again")
-    after = _answering(situation, version) if traffic else before
+    after = _answering(snapshot, version) if traffic else before
     moves = after != before
-    keeps = not traffic and situation.state.policy is None and _answering(situation, version) != before
-    if situation.status(version) is ReleaseStatus.RELEASED and not moves:
+    keeps = not traffic and snapshot.state.policy is None and _answering(snapshot, version) != before
+    if snapshot.status(version) is ReleaseStatus.RELEASED and not moves:
         return ChangeOutcome(f"{model} {version} was released before; nothing changed")
-    if why := situation.trouble(version):
+    if why := snapshot.trouble(version):
         raise ChangeRefused(f"{version} cannot answer: {why}")
-    if situation.state.frozen:
+    if snapshot.state.frozen:
         raise ChangeRefused(
             f"traffic of {model} is frozen, and a release changes who answers: `turnout traffic freeze {model} --off` "
             "first"
@@ -58,56 +58,54 @@ def release(
         raise ChangeRefused(
             f"nothing answers plain requests of {model} yet, so that the first release does: leave --no-traffic out"
         )
-    if moves and (situation.rollouts or situation.unreadable) and not supersede:
-        raise ChangeRefused(_in_the_way(situation, version))
+    if moves and (snapshot.rollouts or snapshot.unreadable) and not supersede:
+        raise ChangeRefused(_in_the_way(snapshot, version))
     endings: tuple[Ending, ...] = ()
-    state = situation.state
+    state = snapshot.state
     if moves and supersede:
         text = f"{version} answers plain requests"
         why = f"{version} was released{f': {reason}' if reason else ''}"
-        endings = tuple(
-            end_now(r, why, _S.SUPERSEDED, text, kind="superseded", actor=actor) for r in situation.rollouts
-        )
-        state = state_without(state, situation.rollouts, order)
+        endings = tuple(end_now(r, why, _S.SUPERSEDED, text, kind="superseded", actor=actor) for r in snapshot.rollouts)
+        state = state_without(state, snapshot.rollouts, order)
     if moves and state.policy is not None:
-        state = _moved(situation, state, version, order)
+        state = _moved(snapshot, state, version, order)
     elif keeps and before is not None:
         state = state.with_policy(Policy(before), order)
     statuses = {version: ReleaseStatus.RELEASED}
-    for rollout in situation.rollouts if endings else ():
+    for rollout in snapshot.rollouts if endings else ():
         if rollout.state is _S.ABORTING and rollout.released and rollout.candidate != version:
             statuses[rollout.candidate] = ReleaseStatus.CANDIDATE
     return ChangeOutcome(
-        _text(situation, version, moves=moves),
-        state=None if state == situation.state else state,
+        _text(snapshot, version, moves=moves),
+        state=None if state == snapshot.state else state,
         action="release",
         statuses=statuses,
         endings=endings,
-        discards=situation.unreadable if moves and supersede else (),
+        discards=snapshot.unreadable if moves and supersede else (),
     )
 
 
-def withdraw(situation: Situation, version: Version) -> ChangeOutcome:
+def withdraw(snapshot: ModelSnapshot, version: Version) -> ChangeOutcome:
     """Returns what it comes to that a version's release is taken back.
 
     Raises:
         ChangeRefused: It answers plain requests, or a rollout needs it; the message says what to do.
     """
-    model, policy = situation.model, situation.state.policy
-    if situation.status(version) is not ReleaseStatus.RELEASED:
+    model, policy = snapshot.model, snapshot.state.policy
+    if snapshot.status(version) is not ReleaseStatus.RELEASED:
         return ChangeOutcome(f"{model} {version} was not released; nothing changed")
     if policy is not None and policy.baseline == version:
         raise ChangeRefused(
             f"{version} is the baseline of {model}: `turnout rollback {model}` goes back from it and takes its release "
             "back, or release another one first"
         )
-    for rollout in situation.rollouts:
+    for rollout in snapshot.rollouts:
         if version in (rollout.candidate, rollout.previous):
             raise ChangeRefused(
                 f"rollout {rollout.attempt} of {model} needs {version}: `turnout rollout abort {model}` first"
             )
-    if situation.unreadable:
-        raise ChangeRefused(situation.unreadable[0].sentence)
+    if snapshot.unreadable:
+        raise ChangeRefused(snapshot.unreadable[0].sentence)
     return ChangeOutcome(f"{model} {version} is a candidate again", statuses={version: ReleaseStatus.CANDIDATE})
 
 
@@ -121,27 +119,27 @@ def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], order: byte
     return state.with_policy(_fitting(replace(state.policy, canaries=canaries, shadows=shadows)), order)
 
 
-def _answering(situation: Situation, version: Version) -> Version | None:
+def _answering(snapshot: ModelSnapshot, version: Version) -> Version | None:
     """Returns who answers plain requests once `version` is released, and the policy is kept in step."""
-    policy = situation.state.policy
+    policy = snapshot.state.policy
     if policy is None:
-        return default_version({**situation.statuses, version: ReleaseStatus.RELEASED})
+        return default_version({**snapshot.statuses, version: ReleaseStatus.RELEASED})
     higher = version.prerelease is None and precedence(version) > precedence(policy.baseline)
     return version if higher else policy.baseline
 
 
-def _moved(situation: Situation, state: PolicyState, version: Version, order: bytes) -> PolicyState:
+def _moved(snapshot: ModelSnapshot, state: PolicyState, version: Version, order: bytes) -> PolicyState:
     """Returns the policy with `version` as its baseline; other canaries and shadows keep their shares."""
     policy = state.policy
     assert policy is not None
     canaries = tuple(c for c in policy.canaries if c.version != version)
     shadows = tuple(s for s in policy.shadows if s.version != version)
-    signature = situation.signatures[version]
+    signature = snapshot.signatures[version]
     for part in (*(c.version for c in canaries), *(s.version for s in shadows)):
-        other = situation.signatures.get(part)
+        other = snapshot.signatures.get(part)
         if other is not None and (reasons := refusals(signature, other)):
             raise ChangeRefused(
-                f"{part}, which has a part in the traffic of {situation.model}, does not fit the clients of {version} "
+                f"{part}, which has a part in the traffic of {snapshot.model}, does not fit the clients of {version} "
                 f"({', '.join(reasons)}): take it out with `turnout traffic set`, or release with --no-traffic"
             )
     return state.with_policy(_fitting(replace(policy, baseline=version, canaries=canaries, shadows=shadows)), order)
@@ -152,24 +150,24 @@ def _fitting(policy: Policy) -> Policy:
     return policy if policy.canaries else replace(policy, twin=0)
 
 
-def _in_the_way(situation: Situation, version: Version) -> str:
-    model = situation.model
+def _in_the_way(snapshot: ModelSnapshot, version: Version) -> str:
+    model = snapshot.model
     message = (
-        f"{version} of {model} is not released: a rollout runs ({running_text(situation)}), and {version} would take "
-        f"plain requests over from {situation.answering or 'nobody'} meanwhile"
+        f"{version} of {model} is not released: a rollout runs ({running_text(snapshot)}), and {version} would take "
+        f"plain requests over from {snapshot.answering or 'nobody'} meanwhile"
     )
     ways = [f"`turnout rollout abort {model}` first"]
-    if situation.unreadable:
+    if snapshot.unreadable:
         ways = [f"`turnout rollout abort {model} --discard` first"]
-    if any(rollout.candidate == version for rollout in situation.rollouts):
+    if any(rollout.candidate == version for rollout in snapshot.rollouts):
         ways.append(f"`turnout rollout promote {model} --full`")
     ways.append(f"`turnout release {model}@{version} --supersede`, which ends the rollout")
     ways.append("or the same with --no-traffic, for ranges and `latest` alone")
     return f"{message}; {', '.join(ways)}"
 
 
-def _text(situation: Situation, version: Version, *, moves: bool) -> str:
-    model, before = situation.model, situation.answering
+def _text(snapshot: ModelSnapshot, version: Version, *, moves: bool) -> str:
+    model, before = snapshot.model, snapshot.answering
     message = f"{model} {version} is released"
     if moves:
         return message if before is None else f"{message}, and answers plain requests in place of {before}"

@@ -11,7 +11,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, ModelNotFound, TurnoutError, UnavailableError
-from turnout.rollout.changes.situation import RollbackOrigin
+from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.policy_origin import policy_text, set_by_others
@@ -156,7 +156,7 @@ class Enforcement:
     def _answering(self, model: str) -> Version | None:
         """Returns the version that plain requests get by what is on record, ready here or not; None if none does."""
         try:
-            return self._serving.situation(model, ()).answering
+            return self._serving.model_snapshot(model, ()).answering
         except ModelNotFound:
             return None
 

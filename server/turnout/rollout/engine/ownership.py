@@ -11,7 +11,7 @@ from turnout.rollout.clock import Instant
 from turnout.rollout.engine.active_rollout import UNKNOWN, ActiveRollout
 from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.records import UnreadableRollout, read_record
-from turnout.routing.pinned_versions import rollout_holds
+from turnout.routing.policy_holds import rollout_holds
 from turnout.serving.versions.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from semver import Version
 
 from turnout.registry.manifest.signature import Signature
-from turnout.rollout.changes.situation import Situation
+from turnout.rollout.changes.model_snapshot import ModelSnapshot
 from turnout.rollout.counters import ClosedTick
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.server_ticks import CollectedTicks
@@ -154,7 +154,7 @@ class LiveState(Protocol):
         """
         ...
 
-    def situation(self, model: str, running: Sequence[Rollout]) -> Situation:
+    def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
         """Returns a model as far as this server knows, without asking the state store.
 
         Raises:

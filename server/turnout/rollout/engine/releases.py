@@ -7,9 +7,9 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, TurnoutError, UnavailableError
+from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.changes.operations import ChangeResult, Operations
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import RollbackOrigin
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion
@@ -120,13 +120,13 @@ class Releases:
         self, model: str, to: Version | None, actor: str, reason: str, error: UnavailableError, *, keep_released: bool
     ) -> ChangeResult:
         """Has a rollback in force in memory, where the state store does not answer, and says so."""
-        situation = self._serving.situation(model, [r for r in self._engine.running if r.model == model])
-        outcome = rollback(situation, to, b"", keep_released=keep_released, actor=actor, reason=reason)
-        target = situation.after(outcome).answering
+        snapshot = self._serving.model_snapshot(model, [r for r in self._engine.running if r.model == model])
+        outcome = rollback(snapshot, to, b"", keep_released=keep_released, actor=actor, reason=reason)
+        target = snapshot.after(outcome).answering
         if target is None:
             raise error
         applied, _ = self._serving.in_force(model)
-        since = RollbackOrigin(0 if applied is None else applied.epoch, situation.answering)
+        since = RollbackOrigin(0 if applied is None else applied.epoch, snapshot.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is ReleaseStatus.CANDIDATE)
         now = self._engine.now
         self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))

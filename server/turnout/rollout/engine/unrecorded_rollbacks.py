@@ -22,7 +22,7 @@ from typing import Any, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.rollout.changes.situation import RollbackOrigin
+from turnout.rollout.changes.model_snapshot import RollbackOrigin
 from turnout.rollout.engine.ports import LiveState
 from turnout.rollout.machine.attempt import RolloutState
 from turnout.threads import Threads

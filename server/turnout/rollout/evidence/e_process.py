@@ -19,10 +19,10 @@ from enum import StrEnum
 from typing import Any, Self
 
 from turnout.rollout.evidence.keyed import Keyed
-from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio, share_ratio, started
+from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio, share_ratios, started
 from turnout.rollout.evidence.metrics import INVALID, Metric
 from turnout.rollout.evidence.rarity import is_rare
-from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick
+from turnout.rollout.evidence.ticks import NOTHING, Count, Tick
 
 GAMMA_0 = 0.5
 """Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
@@ -93,16 +93,14 @@ class Accumulator:
             phi: Requests that share their fate.
         """
         canary, baseline = tick.counts(metric.name)
-        worse, fit = (
-            tuple(sum(_log_ratio(metric, stratum, null, other) for stratum in tick.strata) / phi for other in others)
-            for null, others in _hypotheses(metric)
-        )
+        arms = [(s.canary.get(metric.name, NOTHING), s.baseline.get(metric.name, NOTHING)) for s in tick.strata]
+        worse, fit = (_log_ratios(metric, arms, null, others, phi) for null, others in _hypotheses(metric))
         keyed = self.keyed
         if keyed is None and any(metric.name in s.keyed_canary or metric.name in s.keyed_baseline for s in tick.strata):
             keyed = Keyed.start(metric, self.worse, self.fit)
         if keyed is None:
             log_worse, log_fit = (
-                tuple(started(m, gamma) + step for m, step in zip(known, steps, strict=True))
+                tuple(m + step for m, step in zip(started(known, gamma), steps, strict=True))
                 for known, steps in ((self.worse, worse), (self.fit, fit))
             )
         else:
@@ -160,8 +158,7 @@ class Evidence:
 
     def of(self, metric: str) -> float:
         """Returns the e-value that a metric has against "not worse"; 0 below its floor."""
-        spec, known = self._spec(metric), self.accumulators[metric]
-        return mean_exp(known.worse) if known.canary.bad >= spec.floor else 0.0
+        return self._of(next(m for m in self.metrics if m.name == metric))
 
     def fit(self, metric: str) -> float:
         """Returns the e-value that a metric has against "not fit for promotion"."""
@@ -170,7 +167,7 @@ class Evidence:
     @property
     def combined(self) -> float:
         """The weighted mean of the metrics' e-values, which is an e-value whatever their dependence."""
-        return math.fsum(m.weight * self.of(m.name) for m in self.metrics)
+        return math.fsum(m.weight * self._of(m) for m in self.metrics)
 
     def worse(self, alpha: float) -> bool:
         """Tells whether the candidate is to be taken back."""
@@ -233,8 +230,9 @@ class Evidence:
                     return f"its counts of {metric.name} are none"
         return ""
 
-    def _spec(self, metric: str) -> Metric:
-        return next(m for m in self.metrics if m.name == metric)
+    def _of(self, metric: Metric) -> float:
+        known = self.accumulators[metric.name]
+        return mean_exp(known.worse) if known.canary.bad >= metric.floor else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the state store holds; JSON keeps each double exactly, so a replay meets the same."""
@@ -262,8 +260,14 @@ def _hypotheses(metric: Metric) -> tuple[tuple[float, tuple[float, ...]], tuple[
     return (metric.null, worse), (metric.null * metric.good_null, fit)
 
 
-def _log_ratio(metric: Metric, stratum: Stratum, null: float, other: float) -> float:
-    canary = stratum.canary.get(metric.name, NOTHING)
+def _log_ratios(
+    metric: Metric, arms: Sequence[tuple[Count, Count]], null: float, others: Sequence[float], phi: int
+) -> tuple[float, ...]:
+    """Returns log L of each alternative, of all servers' canaries and baselines together."""
+    if not arms:
+        return (0.0,) * len(others)
     if metric.one_armed:
-        return rate_ratio(canary, null, other)
-    return share_ratio(canary, stratum.baseline.get(metric.name, NOTHING), null, other)
+        found = [[rate_ratio(canary, null, other) for other in others] for canary, _ in arms]
+    else:
+        found = [share_ratios(canary, baseline, null, others) for canary, baseline in arms]
+    return tuple(sum(steps) / phi for steps in zip(*found, strict=True))

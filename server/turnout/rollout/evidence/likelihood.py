@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from turnout.rollout.evidence.ticks import Count
 
 
-def share_ratio(canary: Count, baseline: Count, null: float, other: float) -> float:
-    """Returns the log likelihood ratio of the canary's share of the bad events, `other` against `null`."""
+def share_ratios(canary: Count, baseline: Count, null: float, others: Sequence[float]) -> list[float]:
+    """Returns the log likelihood ratios of the canary's share of the bad events, each of `others` against `null`."""
     if not canary.requests or not baseline.requests:
-        return 0.0
+        return [0.0] * len(others)
     a, b = canary.requests, baseline.requests
-    # theta(r) / theta(s) = (r / s) (s a + b) / (r a + b), and (1 - theta(r)) / (1 - theta(s)) = (s a + b) / (r a + b).
-    common = math.log((null * a + b) / (other * a + b))
-    return canary.bad * (math.log(other / null) + common) + baseline.bad * common
+    found = []
+    for other in others:
+        # theta(r) / theta(s) = (r / s) (s a + b) / (r a + b); (1 - theta(r)) / (1 - theta(s)) = (s a + b) / (r a + b).
+        common = math.log((null * a + b) / (other * a + b))
+        found.append(canary.bad * (math.log(other / null) + common) + baseline.bad * common)
+    return found
 
 
 def rate_ratio(count: Count, null: float, other: float) -> float:
@@ -22,13 +25,13 @@ def rate_ratio(count: Count, null: float, other: float) -> float:
     return count.bad * math.log(q / p) + (count.requests - count.bad) * math.log((1 - q) / (1 - p))
 
 
-def started(log_m: float, gamma: float) -> float:
-    """Returns log(exp(log_m) + gamma)."""
+def started(logs: Sequence[float], gamma: float) -> list[float]:
+    """Returns log(exp(log M) + gamma) of each log M, which are finite."""
     if gamma <= 0:
-        return log_m
+        return list(logs)
     log_gamma = math.log(gamma)
-    high, low = max(log_m, log_gamma), min(log_m, log_gamma)
-    return high + math.log1p(math.exp(low - high))
+    pairs = [(log_m, log_gamma) if log_m > log_gamma else (log_gamma, log_m) for log_m in logs]
+    return [high + math.log1p(math.exp(low - high)) for high, low in pairs]
 
 
 def mean_exp(logs: Sequence[float]) -> float:

@@ -7,7 +7,6 @@ and a sum is all there is to know of those.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -207,9 +206,10 @@ class Tick:
 
     def counts(self, metric: str) -> tuple[Count, Count]:
         """Returns the canary's and the baseline's counts of a metric, keyed or not."""
-        canary = [_both(s.canary, s.keyed_canary, metric) for s in self.strata]
-        baseline = [_both(s.baseline, s.keyed_baseline, metric) for s in self.strata]
-        return reduce(Count.plus, canary, NOTHING), reduce(Count.plus, baseline, NOTHING)
+        return (
+            _total([(s.canary, s.keyed_canary) for s in self.strata], metric),
+            _total([(s.baseline, s.keyed_baseline) for s in self.strata], metric),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the log holds."""
@@ -226,9 +226,11 @@ class Tick:
 def _summed(arms: Sequence[tuple[Counts, UnitCounts]]) -> dict[str, Count]:
     """Returns one arm's counts over all strata, keyed or not, by metric."""
     metrics = dict.fromkeys(metric for counts, units in arms for metric in (*counts, *units))
-    return {metric: reduce(Count.plus, (_both(*arm, metric) for arm in arms), NOTHING) for metric in metrics}
+    return {metric: _total(arms, metric) for metric in metrics}
 
 
-def _both(counts: Counts, units: UnitCounts, metric: str) -> Count:
-    unkeyed = counts.get(metric, NOTHING)
-    return unkeyed.plus(units[metric].total) if metric in units else unkeyed
+def _total(arms: Sequence[tuple[Counts, UnitCounts]], metric: str) -> Count:
+    """Returns one arm's count of a metric over all strata, keyed or not."""
+    found = [counts[metric] for counts, _ in arms if metric in counts]
+    found += [units[metric].total for _, units in arms if metric in units]
+    return found[0] if len(found) == 1 else Count(sum(c.requests for c in found), sum(c.bad for c in found))

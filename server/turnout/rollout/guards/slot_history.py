@@ -1,6 +1,6 @@
 """What slots did on the baseline before a rollout's first step, and what is to be expected of them from there. Pure.
 
-A tenant that was always slow is no news. So the exposure of a unit is not its requests but the bad events to expect of
+A tenant that was always slow is not news. So the exposure of a unit is not its requests but the bad events to expect of
 them: requests x the unit's own share of bad events before, shrunk towards everybody's by two events' worth. The window
 is the same for both arms and for all steps, and ends before the first one.
 """

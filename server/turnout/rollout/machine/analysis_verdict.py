@@ -7,6 +7,7 @@ from turnout.rollout.machine.attempt import Moved, Pause, Rollout, RolloutHistor
 from turnout.rollout.machine.confirmation import Confirmation, Reply
 from turnout.rollout.machine.measurements import NOT_ASKED, Measurement, ProbeOutcome, ProbeRecord
 from turnout.rollout.machine.overrides import pause, step_to
+from turnout.shares import share_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +163,4 @@ def _what(rollout: Rollout, number: int) -> str:
     steps = rollout.plan.steps
     if number >= len(steps):
         return "the promotion"
-    return f"step {number + 1} of {len(steps)} ({steps[number].weight:.2%})"
+    return f"step {number + 1} of {len(steps)} ({share_text(steps[number].weight)})"

@@ -13,6 +13,7 @@ from typing import Any, Self
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
+from turnout.registry.manifest.json_form import JsonForm
 from turnout.rollout.evidence import Count, Evidence
 from turnout.rollout.evidence.per_server import PerServer
 from turnout.rollout.guards.guards import Guards
@@ -67,7 +68,7 @@ PROMOTED = (_S.PROMOTING, _S.WATCHING, _S.SUCCEEDED)
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(JsonForm):
     """Why a rollout stands still.
 
     Attributes:
@@ -79,6 +80,8 @@ class Pause:
     kind: str
     reason: str
     actor: str = ""
+
+    AS_LIST = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +251,7 @@ class Rollout:
             "schema": _SCHEMA, "candidate": str(self.candidate), "previous": str(self.previous),
             "plan": self.plan.to_json(), "plan_digest": self.plan.digest, "evidence": self.evidence.to_json(),
             "state": str(self.state), "end": str(self.end), "thresholds": dict(self.thresholds), "weight": self.weight,
-            "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "step_keyed": list(self.step_keyed),
+            "pauses": [pause.to_json() for pause in self.pauses], "step_keyed": list(self.step_keyed),
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
             "per_server": self.per_server.to_json(),
             "probes": {name: record.to_json() for name, record in self.probes.items()},
@@ -267,7 +270,7 @@ class Rollout:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
             plain = {
-                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # what is no text is told below
+                name: body[_KEYS[name]] if kind is str else kind(body[_KEYS[name]])  # what is not text is told below
                 for name, kind in _PLAIN.items()
                 if _KEYS[name] in body or name not in _LATER
             }
@@ -280,7 +283,7 @@ class Rollout:
                 end=RolloutState(body["end"]),
                 thresholds={k: float(v) for k, v in body["thresholds"].items()},
                 weight=None if body["weight"] is None else float(body["weight"]),
-                pauses=tuple(Pause(*p) for p in body["pauses"]),
+                pauses=tuple(map(Pause.from_json, body["pauses"])),
                 # Of a release that did not write these: nothing is known of the step so far.
                 step_keyed=_two(body.get("step_keyed", (0, 0))),
                 step_counts={name: Count.from_json(counted) for name, counted in body.get("step_counts", {}).items()},
@@ -311,7 +314,7 @@ class Rollout:
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
-            (self.weight is None or 0 < self.weight <= 1, "its weight is no share"),
+            (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),
             (self.state is not _S.SHADOWING or self.plan.shadow is not None, "it shadows, and its plan does not"),
             (self.end.final, f"it is to end as {self.end}"),
         )

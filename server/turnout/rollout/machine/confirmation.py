@@ -5,10 +5,11 @@ rollout before anything is done about it, so that a restart repeats no question 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+
+from turnout.registry.manifest.json_form import JsonForm
 
 LONGEST_REASON = 500
 
@@ -27,7 +28,7 @@ class Reply(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmation:
+class Confirmation(JsonForm):
     """Where the question stands whether a step may begin.
 
     Attributes:
@@ -44,21 +45,11 @@ class Confirmation:
     tries: int = 0
     waited_s: float = 0.0
 
-    def to_json(self) -> list[Any]:
-        """Returns the form that a rollout's document has."""
-        return [self.step, str(self.reply), self.reason, self.tries, self.waited_s]
+    AS_LIST = True
 
-    @classmethod
-    def from_json(cls, body: Sequence[Any]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ValueError, TypeError: It did not write that.
-        """
-        step, reply, reason, tries, waited = body
-        if not isinstance(reason, str) or int(step) < 0 or int(tries) < 0 or not 0 <= float(waited) < math.inf:
+    def __post_init__(self) -> None:
+        if min(self.step, self.tries) < 0 or not 0 <= self.waited_s < math.inf:
             raise ValueError("expected the state of a confirmation")
-        return cls(int(step), Reply(reply), reason, int(tries), float(waited))
 
 
 def reply_of(status: int, body: object) -> tuple[Reply, str]:

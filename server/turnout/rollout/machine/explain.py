@@ -5,9 +5,10 @@ import math
 from turnout.rollout.evidence import LEAST_UNITS, Evidence
 from turnout.rollout.machine.analysis_verdict import unconfirmed, unmeasured
 from turnout.rollout.machine.attempt import STEPPING, Rollout
+from turnout.shares import share_text
 
 _KEYED_REQUESTS, _KEYED_RATIO = 20, 20
-"""An arm that has less than a twentieth of what its share lets expect is no measure of the other."""
+"""An arm that has less than a twentieth of what its share lets expect is not a measure of the other."""
 
 _SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 
@@ -95,7 +96,7 @@ def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     known = evidence.accumulators[strongest.name]
     share = f"{known.canary.bad} of {known.canary.requests}"
     if strongest.one_armed:
-        seen = f"{share} copies disagreed, where {strongest.null:.2%} may"
+        seen = f"{share} copies disagreed, where {share_text(strongest.null)} may"
     else:
         other = f"{known.baseline.bad} of {known.baseline.requests}"
         seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"

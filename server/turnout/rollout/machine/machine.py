@@ -34,6 +34,7 @@ from turnout.rollout.machine.attempt import (
 from turnout.rollout.machine.confirmation import Confirmation
 from turnout.rollout.machine.explain import counts_text, server_verdict_text, unseen, verdict_text
 from turnout.rollout.machine.overrides import abort, pause, take_back
+from turnout.shares import share_text
 
 _S = RolloutState
 _NONE = Count()
@@ -110,7 +111,8 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
-        why = f"{facts.overtaken_by} made {facts.overtaken} the baseline, and {rollout.previous} is no measure any more"
+        taken = f"{facts.overtaken_by} made {facts.overtaken} the baseline"
+        why = f"{taken}, and {rollout.previous} is no measure any more"
         return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
     if facts.other:
         return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
@@ -223,7 +225,7 @@ def _validating(rollout: Rollout, facts: Facts) -> Moved:
         if (held := _insufficient(rollout, why)) is not None:
             return held
     if rollout.plan.shadow is not None:
-        return enter(rollout, _S.SHADOWING, f"{rollout.plan.shadow.rate:.2%} of the requests are copied")
+        return enter(rollout, _S.SHADOWING, f"{share_text(rollout.plan.shadow.rate)} of the requests are copied")
     return begin_step(_fixed(rollout, facts), facts.analysis, 0, rollout.plan.validating_s)
 
 
@@ -244,7 +246,7 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
         return rollout, ()
     why = (
         f"{known.requests} copies were compared in {rollout.in_state_s:.0f} s and {known.bad} disagreed, "
-        f"which does not show an agreement of {stage.agreement:.2%}"
+        f"which does not show an agreement of {share_text(stage.agreement)}"
     )
     return _insufficient(rollout, why) or first_step()
 
@@ -253,7 +255,7 @@ def _ramping(rollout: Rollout, facts: Facts) -> Moved:
     if not facts.in_force:
         return rollout, ()
     fixed = fresh_step(_fixed(rollout, facts))
-    return enter(fixed, _S.SOAKING, f"{rollout.canary_weight:.2%} of the traffic goes to {rollout.candidate}")
+    return enter(fixed, _S.SOAKING, f"{share_text(rollout.canary_weight)} of the traffic goes to {rollout.candidate}")
 
 
 def _soaking(rollout: Rollout, _: Facts) -> Moved:
@@ -282,7 +284,7 @@ def _promoting(rollout: Rollout, facts: Facts) -> Moved:
         return rollout, ()
     if rollout.plan.watch_s == 0:
         return _succeed(replace(rollout, finishing=True), facts)
-    kept = f"{rollout.previous}, which keeps {rollout.plan.holdback:.2%}"
+    kept = f"{rollout.previous}, which keeps {share_text(rollout.plan.holdback)}"
     return enter(fresh_step(rollout), _S.WATCHING, f"watched for {rollout.plan.watch_s:.0f} s beside {kept}")
 
 

@@ -1,16 +1,16 @@
 """What probes measured in a step, and whether that takes the candidate back or lets the step be passed. Pure.
 
-A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is no measure. An
+A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is not a measure. An
 inconclusive one is neither pass nor fail; it counts only by how many came in a row. Probes are outside of alpha, as
 guards are.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
+
+from turnout.registry.manifest.json_form import JsonForm
 
 LONGEST_DETAIL = 300
 """Characters of a measurement's detail."""
@@ -24,8 +24,13 @@ class ProbeOutcome(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
+def _not_below_0(*counts: int) -> None:
+    if min(counts) < 0:
+        raise ValueError("expected counts of measurements, got one below 0")
+
+
 @dataclass(frozen=True, slots=True)
-class ProbeLimits:
+class ProbeLimits(JsonForm):
     """What a probe's measurements of a step have to come to.
 
     Attributes:
@@ -37,6 +42,11 @@ class ProbeLimits:
     count: int = 1
     failure_limit: int = 2
     consecutive_error_limit: int = 4
+
+    AS_LIST = True
+
+    def __post_init__(self) -> None:
+        _not_below_0(self.count, self.failure_limit, self.consecutive_error_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeRecord:
+class ProbeRecord(JsonForm):
     """A probe's measurements in one step.
 
     Attributes:
@@ -82,6 +92,9 @@ class ProbeRecord:
     detail: str = ""
     time: datetime | None = None
     limits: ProbeLimits = ProbeLimits()
+
+    def __post_init__(self) -> None:
+        _not_below_0(self.passed, self.failed, self.inconclusive, self.errors)
 
     def taken(self, one: Measurement) -> "ProbeRecord":
         """Returns the record with one more measurement."""
@@ -116,44 +129,6 @@ class ProbeRecord:
             return f"{self.passed} of {self.limits.count} measurements passed"
         return ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form that a rollout's document has."""
-        limits = self.limits
-        return {
-            "passed": self.passed, "failed": self.failed, "inconclusive": self.inconclusive, "errors": self.errors,
-            "conclusive": self.conclusive and str(self.conclusive), "outcome": self.outcome and str(self.outcome),
-            "value": self.value, "detail": self.detail, "time": self.time and self.time.isoformat(),
-            "limits": [limits.count, limits.failure_limit, limits.consecutive_error_limit],
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ValueError, KeyError, TypeError: It did not write that.
-        """
-        passed, failed, inconclusive, errors = (
-            int(body[key]) for key in ("passed", "failed", "inconclusive", "errors")
-        )
-        count, failures, errors_limit = (int(limit) for limit in body["limits"])
-        value, detail, time = body["value"], body["detail"], body["time"]
-        numbers = passed, failed, inconclusive, errors, count, failures, errors_limit
-        if any(number < 0 for number in numbers) or not (isinstance(value, str) and isinstance(detail, str)):
-            raise ValueError("expected the record of a probe")
-        return cls(
-            passed,
-            failed,
-            inconclusive,
-            errors,
-            None if body["conclusive"] is None else ProbeOutcome(body["conclusive"]),
-            None if body["outcome"] is None else ProbeOutcome(body["outcome"]),
-            value,
-            detail,
-            None if time is None else datetime.fromisoformat(time),
-            ProbeLimits(count, failures, errors_limit),
-        )
-
 
 NOT_ASKED = ProbeRecord()
 """Of a probe before its first measurement in a step."""
@@ -163,7 +138,7 @@ def judged(value: float, fail_above: float | None, fail_below: float | None) -> 
     """Returns what a number says, and which limit it is beyond.
 
     Args:
-        value: Infinity is compared like any other; NaN is no measure.
+        value: Infinity is compared like any other; NaN is not a measure.
         fail_above: A number above this fails; None for no such limit.
         fail_below: A number below this fails; None for no such limit.
     """

@@ -16,6 +16,7 @@ from turnout.rollout.machine.attempt import (
     refuse_final,
 )
 from turnout.rollout.machine.confirmation import Reply
+from turnout.shares import share_text
 
 _S = RolloutState
 
@@ -100,7 +101,7 @@ def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Move
     refuse_final(rollout)
     if rollout.state not in STEPPING:
         raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: only a step has a weight")
-    text = f"weight {weight:.2%}{': ' + reason if reason else ''}"
+    text = f"weight {share_text(weight)}{': ' + reason if reason else ''}"
     return moved(rollout, weight=weight), (RolloutHistoryEntry("set_weight", text, actor),)
 
 
@@ -192,9 +193,8 @@ def step_to(rollout: Rollout, number: int) -> Moved:
     """Returns the rollout at the beginning of a step, at its gate, or promoted where there is no further step."""
     if number >= len(rollout.plan.steps):
         return enter(rollout, _S.PROMOTING, f"{rollout.candidate} becomes the baseline")
-    step = rollout.plan.steps[number]
+    step, name = rollout.plan.steps[number], f"step {number + 1} of {len(rollout.plan.steps)}"
     if step.gate and rollout.passed_gate < number:
-        waits = f"step {number + 1} of {len(rollout.plan.steps)} ({step.weight:.2%}) waits for somebody to promote"
-        return pause(rollout, Pause("gate", waits))
-    text = f"step {number + 1} of {len(rollout.plan.steps)}: {step.weight:.2%}"
+        return pause(rollout, Pause("gate", f"{name} ({share_text(step.weight)}) waits for somebody to promote"))
+    text = f"{name}: {share_text(step.weight)}"
     return enter(replace(fresh_step(rollout), step=number, weight=None), _S.RAMPING, text)

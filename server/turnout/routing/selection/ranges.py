@@ -156,7 +156,7 @@ class _Partial:
     def parse(cls, text: str) -> Self:
         match = _PARTIAL.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no version in full (1.2.3), in part (1.2) or with wildcards (1.x)")
+            raise ValueError(f"{text!r} is not a version in full (1.2.3), in part (1.2) or with wildcards (1.x)")
         written = match.group("major", "minor", "patch")
         major, minor, patch = (_number(part) for part in written)
         wildcard = any(part is not None and part in "xX*" for part in written)

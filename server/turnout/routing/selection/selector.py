@@ -1,10 +1,10 @@
 """What a client writes in the version field. Pure; which version it then names is
 `turnout.routing.selection.resolution`.
 
-    ""                        Default     the highest released version that is no prerelease (or what a policy says)
+    ""                        Default     the highest released version that is not a prerelease (or what a policy says)
     3.2.0  v3.2.0             Exact       that version, candidate or not
     sha256:<64 hex digits>    ByDigest    the version with that digest
-    latest                    Latest      the highest released version that is no prerelease, whatever a policy says
+    latest                    Latest      the highest released version that is not a prerelease, whatever a policy says
     stable                    ByTag       the version that the tag stands at
     ^3.2  3.x  >=3.1 <4       InRange     the highest released version in the range (`turnout.routing.selection.ranges`)
 
@@ -42,7 +42,7 @@ class Default:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The highest released version that is no prerelease."""
+    """The highest released version that is not a prerelease."""
 
     def __str__(self) -> str:
         return LATEST
@@ -108,7 +108,7 @@ def parse(text: str) -> Selector:
     """Reads a version field.
 
     Raises:
-        InvalidSelector: It is no selector; the error says what was expected and what is wrong.
+        InvalidSelector: It is not a selector; the error says what was expected and what is wrong.
     """
     if not text:
         return Default()

@@ -109,9 +109,9 @@ class OutputComparison:
         cosine: Of the angle between both, flattened; 1 for two zero vectors, 0 where only one is zero.
         differing: Elements beyond tolerance, or NaN or infinite on one side only; of exact outputs, unequal ones.
         top1: Share of rows (all but the last axis) with the same winner, ties within tolerance included; None where
-            the output is no scores.
+            the output is not scores.
         top_k: Share of the shadow's k highest classes that are among the baseline's k highest, mean over the rows,
-            k = min(rule's top_k, classes); None where the output is no scores.
+            k = min(rule's top_k, classes); None where the output is not scores.
         margin: By how much the baseline's winner leads the shadow's winner in the baseline's scores, in the
             disagreeing row where that is most; None where no row disagrees.
         severity: Orders disagreements, higher is worse; 0 where it agrees. A value beyond tolerance is 1 to 2 by how

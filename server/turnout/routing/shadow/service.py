@@ -197,7 +197,7 @@ def _hook(name: str) -> Redact:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"shadow.redact: {name} cannot be imported: {error}") from error
     if not callable(hook):
-        raise ConfigError(f"shadow.redact: {name} is no function")
+        raise ConfigError(f"shadow.redact: {name} is not a function")
     return hook
 
 

@@ -163,7 +163,7 @@ def read_plan(text: str) -> Plan:
     """Reads a plan as it came, with the metrics that every new rollout looks at.
 
     Raises:
-        InvalidRequest: It is no plan.
+        InvalidRequest: It is not a plan.
     """
     if len(text) > _MAX_PLAN:
         raise InvalidRequest.at("plan_json", f"expected at most {_MAX_PLAN} characters")

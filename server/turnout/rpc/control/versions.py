@@ -30,13 +30,13 @@ class VersionMethods:
         loads: Manager | Peers,
         refresh: Callable[[], Awaitable[None]],
         catalog: Catalog,
-        declarer: ReleaseStateWriter,
+        release_writer: ReleaseStateWriter,
         releases: Releases,
     ) -> None:
         self._loads = loads
         self._refresh = refresh
         self._catalog = catalog
-        self._declarer = declarer
+        self._release_writer = release_writer
         self._releases = releases
 
     async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:  # noqa: N802
@@ -77,10 +77,10 @@ class VersionMethods:
     async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:  # noqa: N802
         """Withdraws a version; in force when the call returns."""
         version = parse_version(request.version)
-        before = await self._declare(self._declarer.yank, request, version)
+        before = await self._declare(self._release_writer.yank, request, version)
         warning = ""
         with suppress(OSError, UnavailableError):  # it is yanked, whatever can be said of it
-            back = await self._declarer.in_thread(self._declarer.rollback_target, request.model)
+            back = await self._release_writer.in_thread(self._release_writer.rollback_target, request.model)
             warning = back.yank_warning(request.model, version)
         return pb.YankVersionResponse(
             changed=before is not ReleaseStatus.YANKED,
@@ -92,25 +92,27 @@ class VersionMethods:
         """Takes a withdrawal back; in force when the call returns."""
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
-        changed = await self._declare(self._declarer.unyank, request, parse_version(request.version))
+        changed = await self._declare(self._release_writer.unyank, request, parse_version(request.version))
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
         """Makes a tag name a version; in force when the call returns."""
         version = parse_version(request.version)
-        previous = await self._declare(self._declarer.set_tag, request, request.tag, version, expect=_expected(request))
+        previous = await self._declare(
+            self._release_writer.set_tag, request, request.tag, version, expect=_expected(request)
+        )
         before = "" if previous is None else str(previous)
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
     async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:  # noqa: N802
         """Removes a tag; in force when the call returns."""
-        previous = await self._declare(self._declarer.delete_tag, request, request.tag, expect=_expected(request))
+        previous = await self._declare(self._release_writer.delete_tag, request, request.tag, expect=_expected(request))
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     async def _declare(self, change: Callable[..., T], request: _Declaration, *arguments: Any, **named: Any) -> T:
         """Makes a change in a thread, and has it in force here."""
         check_record(request.actor, request.reason)
-        result = await self._declarer.in_thread(
+        result = await self._release_writer.in_thread(
             change, request.model, *arguments, actor=request.actor, reason=request.reason, **named
         )
         await self._refresh()

@@ -48,7 +48,7 @@ def signature(request: pb.PublishUploadRequest | pb.SignVersionRequest) -> MadeE
     """Reads a signature that was made elsewhere, and checks that its key made it.
 
     Raises:
-        InvalidRequest: It is no signature, another key made it, or it is in the format of earlier releases.
+        InvalidRequest: It is not a signature, another key made it, or it is in the format of earlier releases.
     """
     if request.HasField("signature"):
         raise InvalidRequest.at(

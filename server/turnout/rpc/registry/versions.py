@@ -24,7 +24,7 @@ class PublishedVersionMethods:
     def __init__(
         self,
         repository: Repository,
-        declarer: ReleaseStateWriter,
+        release_writer: ReleaseStateWriter,
         release_state: Callable[[str], ModelReleaseState],
         trust: Callable[[str], Trust],
         refresh: Callable[[], Awaitable[None]],
@@ -34,14 +34,14 @@ class PublishedVersionMethods:
 
         Args:
             repository: Where versions are.
-            declarer: Records signatures.
+            release_writer: Records signatures.
             release_state: Returns what was declared of a model. Blocking.
             trust: Returns whose signatures count for a model. Blocking.
             refresh: Puts in force what was signed.
             threads: Do what touches the disk.
         """
         self._repository = repository
-        self._declarer = declarer
+        self._release_writer = release_writer
         self._release_state = release_state
         self._trust = trust
         self._refresh = refresh
@@ -60,7 +60,9 @@ class PublishedVersionMethods:
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:
         version, signer = parse_version(request.version), signature(request)
-        return self._declarer.sign(request.model, version, signer, actor=request.actor, reason=request.reason).changed
+        return self._release_writer.sign(
+            request.model, version, signer, actor=request.actor, reason=request.reason
+        ).changed
 
     def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
         found: Published = self._repository.find(request.model, parse_version(request.version))

@@ -14,7 +14,7 @@ us for 64 of them. A product that is not finite may only have overflowed."""
 
 
 def all_finite(outputs: Sequence[NDArray[Any]]) -> bool:
-    """Tells whether no output holds NaN or infinity; what is no floating-point number cannot."""
+    """Tells whether no output holds NaN or infinity; what is not a floating-point number cannot."""
     for output in outputs:
         kind = output.dtype.char
         if kind in "fd" and output.size <= _PRODUCT and _isfinite(_product(output, output)):

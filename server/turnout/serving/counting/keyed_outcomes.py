@@ -95,7 +95,7 @@ class Judged(NamedTuple, Generic[Flags]):
     """What is made of callers who waited no longer.
 
     Attributes:
-        excused: It is no error.
+        excused: It is not an error.
         untimed: It says nothing about how long the answer would have taken.
     """
 

@@ -1,4 +1,4 @@
-"""Runs that a child may not survive, and that nobody asked for: inputs are made up, so what they do is no finding.
+"""Runs that a child may not survive, and that nobody asked for: inputs are made up, so what they do is not a finding.
 
 The child writes down what it begins. Where it dies, the next child is told, and leaves that out.
 """

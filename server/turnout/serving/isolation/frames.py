@@ -118,7 +118,7 @@ def unpack_answer(arena: Arena, frame: bytes) -> list[Array]:
 
     Raises:
         TurnoutError: As the child says.
-        FrameError: It is no answer.
+        FrameError: It is not an answer.
     """
     reader = _Reader(frame)
     kind, count, _ = reader.take(_HEADER)

@@ -151,7 +151,7 @@ class IsolatedSession:
                 self.providers, self.device = unpack_loaded(answer)
             except FrameError as error:
                 self._end()
-                raise ModelFailure("its process answered with what is no answer") from error
+                raise ModelFailure("its process answered with what is not an answer") from error
             except TurnoutError:
                 self._end()
                 raise
@@ -177,8 +177,8 @@ class IsolatedSession:
                 answer = self._exchange(pack_request(self._requests, inputs, outputs), given_up)
                 return unpack_answer(self._answers, answer)
             except FrameError as error:
-                self._kill_because("it answered with what is no answer")
-                raise ModelCrashed("its process was ended: it answered with what is no answer") from error
+                self._kill_because("it answered with what is not an answer")
+                raise ModelCrashed("its process was ended: it answered with what is not an answer") from error
 
     def wait(self) -> str:
         """Waits until the child has ended, and returns how: `SIGFPE`, or `exit code 1`. From one thread only."""

@@ -74,7 +74,7 @@ class NodeCall:
         """Returns an attribute."""
         value = self.node.attributes.get(name, default)
         if not isinstance(value, int):
-            raise NotRowWise(f"attribute {name} is no whole number")
+            raise NotRowWise(f"attribute {name} is not a whole number")
         return value
 
     def integers(self, name: str) -> tuple[int, ...] | None:
@@ -84,13 +84,13 @@ class NodeCall:
             return None
         if isinstance(value, tuple) and all(isinstance(v, int) for v in value):
             return tuple(v for v in value if isinstance(v, int))
-        raise NotRowWise(f"attribute {name} is no list of whole numbers")
+        raise NotRowWise(f"attribute {name} is not a list of whole numbers")
 
     def text(self, name: str, default: str) -> str:
         """Returns an attribute."""
         value = self.node.attributes.get(name, default)
         if not isinstance(value, str):
-            raise NotRowWise(f"attribute {name} is no text")
+            raise NotRowWise(f"attribute {name} is not text")
         return value
 
     def attribute(self, name: str) -> Attribute | None:
@@ -102,7 +102,7 @@ class NodeCall:
         value = self.node.attributes.get(name)
         if value is None or isinstance(value, GraphTensor):
             return value
-        raise NotRowWise(f"attribute {name} is no tensor")
+        raise NotRowWise(f"attribute {name} is not a tensor")
 
     def axis(self, name: str, default: int, rank: int) -> int:
         """Returns an attribute that is an axis of a tensor of `rank`, counted from 0."""

@@ -113,7 +113,7 @@ def _size(spec: TensorSpec, axis: int) -> Size:
         case int(size):
             return Size(size)
         case str(name) if not spec.has_default:  # what stands in for one that is not sent has sizes of its own
-            return symbol(repr(name))  # within quotes it is no other symbol's name
+            return symbol(repr(name))  # within quotes it is not another symbol's name
         case _:
             return symbol(f"{spec.name!r}[{axis}]")
 

@@ -161,7 +161,8 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
     host.limit_data(limit)
     before = host.reset_peak()
     try:
-        return read_model(request.model).to_json()
+        facts: dict[str, Any] = read_model(request.model).to_json()
+        return facts
     except (InvalidModel, MemoryError) as error:
         host.unlimit_data()  # for a few words
         # Protobuf says of memory that it could not have what it says of bytes that make no sense.

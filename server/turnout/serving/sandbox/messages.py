@@ -102,7 +102,7 @@ def read_failure(body: Mapping[str, Any], refused: Collection[type[TurnoutError]
 
     Args:
         body: What it returned.
-        refused: Errors that are not for the child to raise: they become ModelFailure, as what is no error does.
+        refused: Errors that are not for the child to raise: they become ModelFailure, as what is not an error does.
 
     Raises:
         FrameError: It did not return that.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from turnout.cancellation import Cancellation
+from turnout.host import KEEP_PRIORITY
 
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 """What a scratch directory holds: the question, the answer, and its arrays."""
@@ -24,7 +25,10 @@ JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 DROPPED_FILE = "dropped.onnx"
 """In a scratch directory, a model without its ZipMap."""
 
-KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+KEPT_ENVIRONMENT = (
+    *("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES"),
+    KEEP_PRIORITY,
+)
 KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
 
 CHILD_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}

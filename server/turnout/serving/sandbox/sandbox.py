@@ -203,7 +203,7 @@ def _read(scratch: Path) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
         failure = read_failure(body["error"]) if "error" in body else None
     except (OSError, ValueError, FrameError) as error:
-        raise ModelFailure("its process answered with what is no answer") from error
+        raise ModelFailure("its process answered with what is not an answer") from error
     if failure is not None:
         # The child ran a model, and may say anything: other errors are not for it to raise.
         raise failure if isinstance(failure, _TOLD) else ModelFailure(failure.message)

@@ -44,7 +44,7 @@ def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: T
     try:
         proto = onnx.load(model, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from error
+        raise InvalidModel("the file is not an ONNX model: it does not parse as protobuf") from error
     unzipped = drop_zipmap(proto)
     target = scratch / DROPPED_FILE
     target.write_bytes(proto.SerializeToString(deterministic=True))

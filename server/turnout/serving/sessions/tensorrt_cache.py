@@ -42,7 +42,7 @@ class TensorrtCache:
             runtime: Version of ONNX Runtime, which fixes that of TensorRT.
 
         Raises:
-            ValueError: That is no digest, or the device has no name.
+            ValueError: That is not a digest, or the device has no name.
         """
         matched = _DIGEST.fullmatch(digest)
         device = _UNFIT.sub("-", gpu).strip("-.").lower()

@@ -72,7 +72,7 @@ class Inventory:
         self._failed_at: dict[tuple[str, Version], float] = {}
         self._failures: dict[tuple[str, Version], int] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
-        self._left: tuple[str, ...] = ()  # what could be served, and is no version
+        self._left: tuple[str, ...] = ()  # what could be served, and is not a version
         self._begun = False
 
     @property

@@ -123,7 +123,7 @@ class OnDemand:
         return load
 
     async def _attempt(self, model: str, version: Version) -> TurnoutError | None:
-        """Loads a version, and returns why that cannot be: an error that nobody waits for is no unseen exception."""
+        """Loads a version, and returns why that failed: nobody may be waiting, and an exception would go unseen."""
         await asyncio.sleep(0)  # until whoever asked is counted
         try:
             await self._load(model, version)

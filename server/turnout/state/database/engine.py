@@ -73,7 +73,7 @@ class Location:
         """Reads a state URL.
 
         Raises:
-            ConfigError: It is no URL, or that of a database that Turnout does not keep its state in.
+            ConfigError: It is not a URL, or that of a database that Turnout does not keep its state in.
         """
         try:
             url = make_url(text)

@@ -37,7 +37,7 @@ _SQLITE = {
     sqlite3.SQLITE_PERM: DatabaseFault("its file may not be used by this user", lasting=True),
     sqlite3.SQLITE_READONLY: _READ_ONLY,
     sqlite3.SQLITE_CORRUPT: DatabaseFault("its file is damaged", lasting=True, advice=_RESTORE),
-    sqlite3.SQLITE_NOTADB: DatabaseFault("its file is no SQLite database", lasting=True, advice=_RESTORE),
+    sqlite3.SQLITE_NOTADB: DatabaseFault("its file is not an SQLite database", lasting=True, advice=_RESTORE),
 }
 
 _POSTGRESQL = {

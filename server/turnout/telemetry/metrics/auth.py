@@ -19,7 +19,7 @@ class RefusalReason(StrEnum):
     ENDED = "ended"
     """A stream whose caller's time was up, or whose credential was revoked."""
     SIGN_IN = "sign_in"
-    """A sign-in to the console with something that is no token."""
+    """A sign-in to the console with something that is not a token."""
     SIGN_IN_THROTTLED = "sign_in_throttled"
     """A sign-in that came too soon after those that failed."""
 

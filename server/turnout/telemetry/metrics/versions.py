@@ -15,7 +15,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import FamilyCollector, render
+from turnout.telemetry.exposition import Exposition, FamilyCollector
 from turnout.telemetry.families import Family, Labels
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
@@ -204,6 +204,7 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(FamilyCollector(self.families))
         self._registry.register(self._process)
+        self._exposition = Exposition()
 
     def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
         """Returns the recorder of a version that comes into service.
@@ -254,7 +255,7 @@ class Metrics:
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
         """Yields all metrics in a format, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        async for block in render(self._registry, content_type):
+        async for block in self._exposition.render(self._registry, content_type):
             yield block
         self._run_down(versions)
 

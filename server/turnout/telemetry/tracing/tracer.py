@@ -147,7 +147,7 @@ class Tracer:
         return (self._bits(_ID_BITS) or 1).to_bytes(8)
 
     def new_span_ids(self, count: int) -> bytes:
-        """Makes up ids of `count` spans, one after another; none will ever be zero, which is no id."""
+        """Makes up ids of `count` spans, one after another; none will ever be zero, which is not an id."""
         return self._bits(_ID_BITS * count).to_bytes(8 * count) if count else b""
 
     def new_trace_id(self) -> bytes:

@@ -48,7 +48,7 @@ class VersionComparison:
 
         Raises:
             UnavailableError: The files of one cannot be read.
-            TurnoutError: One of them is no ONNX model that can be read.
+            TurnoutError: One of them is not an ONNX model that can be read.
         """
         key = new.digest, old.digest
         if key in self._kept:

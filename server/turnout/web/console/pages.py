@@ -266,7 +266,7 @@ def attempt_of(request: Request) -> int:
     """Returns the number of the rollout that a page is about.
 
     Raises:
-        NotFoundError: It is no number that an attempt can have.
+        NotFoundError: It is not a number that an attempt can have.
     """
     text = request.path_params["attempt"]
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from turnout.rollout.plan import Plan
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.shares import share_text
+from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _STEPPING = ("ramping", "soaking", "deciding")

@@ -63,7 +63,7 @@ class JsonBodies:
         """Returns the object in a body; an empty one where there is no body.
 
         Raises:
-            InvalidRequest: It is no object, or too large; the error shows `example`.
+            InvalidRequest: It is not an object, or too large; the error shows `example`.
             Exhausted: As `BodyReceiver.receive`.
             ClientDisconnect: It never came whole.
         """

@@ -73,8 +73,8 @@ def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFA
         limits: On what it may hold.
 
     Raises:
-        InvalidRequest: The header is no length within the body, or what should be an object of JSON is none, or beyond
-            the limits.
+        InvalidRequest: The header is not a length within the body, or the JSON is not an object or is beyond the
+            limits.
     """
     end = len(body)
     if header_length is not None:

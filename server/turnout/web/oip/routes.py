@@ -58,7 +58,7 @@ def oip_routes(
         Route("/v2", description.server),
         Route("/v2/health/live", description.live),
         Route("/v2/health/ready", description.ready),
-        *(route for endpoints in extensions for route in endpoints.routes()),  # `stats` is no model's name there
+        *(route for endpoints in extensions for route in endpoints.routes()),  # `stats` is not a model's name there
         *of_versions,
         *(http.route(f"{base}/infer", exchange) for base in (_MODEL, _VERSION)),
         Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),

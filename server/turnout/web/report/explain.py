@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.machine.explain import few_units_text
 from turnout.rollout.plan import Plan
-from turnout.web.report.formatting import duration_text, share_text
+from turnout.shares import share_text
+from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import Seen
 from turnout_proto.v1 import rollout_pb2 as pb
 

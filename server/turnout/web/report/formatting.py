@@ -1,22 +1,10 @@
-"""Shares, times and commands, as people read them."""
+"""Times and commands, as people read them."""
 
 import math
 
 from markupsafe import Markup, escape
 
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
-
-
-def share_text(share: float) -> str:
-    """Returns a share for people: `5%`, `0.01%`, `33.3%`.
-
-    Shares are set in steps of 0.01 %, and slots come that near: 10 % of 65,536 of them are 10.0006 %. What is finer is
-    shown where nothing, or everything, would be wrong.
-    """
-    text = f"{share * 100:.2f}"
-    if text in ("0.00", "100.00"):
-        text = f"{share * 100:.4f}"
-    return text.rstrip("0").rstrip(".") + "%"
 
 
 def duration_text(seconds: float) -> str:

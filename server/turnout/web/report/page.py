@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from turnout.rollout.evidence import Evidence
 from turnout.rollout.plan import Plan
+from turnout.shares import share_text
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.web.report.colours import version_colours
 from turnout.web.report.explain import evidence_text, explain
-from turnout.web.report.formatting import duration_text, share_text, ticked
+from turnout.web.report.formatting import duration_text, ticked
 from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 

@@ -84,7 +84,7 @@ class Replay:
         try:
             bodies = [json.loads(text) for text in answer.ticks_json]
         except (ValueError, RecursionError):
-            raise InvalidRequest("the server tells ticks that are no JSON") from None
+            raise InvalidRequest("the server sent ticks that are not JSON") from None
         times = [stamp.ToDatetime(UTC) for stamp in answer.times]
         return cls.replayed(answer.rollout, list(zip(times, bodies, strict=True)))
 
@@ -146,7 +146,7 @@ def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
     for stratum in tick.strata:
         unkeyed = stratum.canary.get(metric), stratum.baseline.get(metric)
         keyed = stratum.keyed_canary.get(metric), stratum.keyed_baseline.get(metric)
-        # Keyed requests by what was to be expected of them: a tenant that was always slow is no news.
+        # Keyed requests by what was to be expected of them: a tenant that was always slow is not news.
         for pair in (
             [(one.requests, one.bad) for one in unkeyed if one is not None],
             [(float(one.expected.sum()), one.total.bad) for one in keyed if one is not None],
@@ -168,12 +168,12 @@ def read_plan_json(text: str) -> Plan:
     """Reads a plan as a server tells it; what a later release of it added is left out.
 
     Raises:
-        InvalidRequest: It is no plan that this release can read.
+        InvalidRequest: It is not a plan that this release can read.
     """
     try:
         body = json.loads(text)
         return Plan.from_json({f.name: body[f.name] for f in fields(Plan) if f.name in body})
     except (ValueError, TypeError, RecursionError):
-        raise InvalidRequest("the server tells a plan that is none") from None
+        raise InvalidRequest("the server sent a plan that cannot be read") from None
     except InvalidRequest as error:
         raise InvalidRequest(f"the server tells a plan that this release cannot read: {error.message}") from None

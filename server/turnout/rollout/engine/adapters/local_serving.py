@@ -9,7 +9,7 @@ from semver import Version
 from turnout.errors import NotFoundError
 from turnout.registry.compatibility.compat import refusals
 from turnout.registry.manifest.signature import Signature
-from turnout.rollout.changes.situation import Situation, situation_answers
+from turnout.rollout.changes.model_snapshot import ModelSnapshot, answers_with_rollouts
 from turnout.rollout.counters import ClosedTick, Place, SlotsInForce
 from turnout.rollout.engine.active_rollout import ActiveRollout
 from turnout.rollout.engine.policy_origin import newer_baseline, policy_text, set_by_others
@@ -184,11 +184,11 @@ class LocalServing:
         if (diverted := self._policies.diverted.get(model)) is not None:
             policy = Policy(diverted)
             statuses |= dict.fromkeys(self._policies.withdrawn[model], ReleaseStatus.CANDIDATE)
-        found = situation_answers(policy, statuses, running)
+        found = answers_with_rollouts(policy, statuses, running)
         ready = {v: s for v, s in statuses.items() if known.versions[v].state is LifecycleState.READY}
         idle = (LifecycleState.NEW, LifecycleState.UNLOADED)
         states = {v: "not loaded" if e.state in idle else str(e.state) for v, e in known.versions.items()}
-        found = replace(found, notes=standing_in(found, situation_answers(policy, ready, running), states))
+        found = replace(found, notes=standing_in(found, answers_with_rollouts(policy, ready, running), states))
         stand_in = applied.stand_in if applied is not None else None
         entry = self.entry(model, policy.baseline) if policy is not None else None
         if stand_in is None or entry is None or entry.state is LifecycleState.READY:
@@ -235,14 +235,14 @@ class LocalServing:
         """Has the policy hold again."""
         self._policies.undivert(model)
 
-    def situation(self, model: str, running: Sequence[Rollout]) -> Situation:
+    def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
         """Returns a model as far as this server knows, without asking the state store."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
         statuses = {version: entry.release_status for version, entry in known.versions.items()}
         present = default_version(statuses) if policy is None else policy.baseline
         before = self._policies.fallbacks.get(model, Fallbacks()).nearest
-        return Situation(
+        return ModelSnapshot(
             model, self.signatures(model), statuses, PolicyState() if applied is None else applied.state,
             tuple(running), (), tuple(v for v in (before, present) if v is not None),
             lambda version: "" if self.is_ready(model, version) else "it is not ready here",

@@ -29,7 +29,7 @@ from turnout.rpc.transport.asgi.call import (
     send_only_status,
 )
 from turnout.rpc.transport.asgi.compression import ENCODING_NAMES
-from turnout.rpc.transport.asgi.eager import begun
+from turnout.rpc.transport.asgi.eager_tasks import begun
 from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import CANCELLED, INTERNAL, UNIMPLEMENTED, trailers_for

@@ -19,7 +19,7 @@ from turnout.rpc.transport.asgi.compression import (
     compress,
     decompress,
 )
-from turnout.rpc.transport.asgi.eager import started
+from turnout.rpc.transport.asgi.eager_tasks import started
 from turnout.rpc.transport.asgi.framing import PREFIX, PREFIX_BYTES, FrameSplitter, FramingError, MessageTooLarge
 from turnout.rpc.transport.asgi.headers import parse_timeout
 from turnout.rpc.transport.asgi.running_calls import RunningCall
@@ -392,7 +392,7 @@ async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes
 
 
 async def send_http(send: Send, code: int, sentence: str, *more: tuple[bytes, bytes]) -> None:
-    """Answers a request that is no gRPC call."""
+    """Answers a request that is not a gRPC call."""
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *more]
     await send({"type": "http.response.start", "status": code, "headers": headers})
     await send({"type": "http.response.body", "body": sentence.encode() + b"\n"})

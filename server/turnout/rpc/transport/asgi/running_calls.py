@@ -126,7 +126,7 @@ class RunningCalls:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Counts the task that runs in it as an HTTP request, which is no call and is ended with the calls."""
+        """Counts the task that runs in it as an HTTP request, which is not a call and is ended with the calls."""
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)

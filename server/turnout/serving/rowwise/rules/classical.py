@@ -12,7 +12,7 @@ def _table(call: NodeCall) -> Rows:
     """Returns the state of an input of (rows, features); of one dimension these operators take all for one row."""
     rows = call.rows(0)
     if rows.rank != 2 or rows.axis:
-        raise NotRowWise("its input is no table with its rows along the first axis")
+        raise NotRowWise("its input is not a table with its rows along the first axis")
     return rows
 
 

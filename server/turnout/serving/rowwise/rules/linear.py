@@ -68,7 +68,7 @@ def _matmul(call: NodeCall) -> Sequence[State]:
 def _swapped(state: Shared | Rows) -> Shared | Rows:
     """Returns a tensor with its last two axes changed over."""
     if state.shape is None or len(state.shape) < 2:
-        raise NotRowWise("it turns a tensor that is no matrix")
+        raise NotRowWise("it turns a tensor that is not a matrix")
     shape = (*state.shape[:-2], state.shape[-1], state.shape[-2])
     if isinstance(state, Shared):
         return Shared(shape)

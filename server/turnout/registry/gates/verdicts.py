@@ -6,7 +6,7 @@ from turnout.registry.gates.gate import GateOutcome, GateVerdict
 from turnout.registry.gates.plan import OnFailure
 
 
-def ruled(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
+def failure_verdict(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
     """Returns the verdict on what is not as it should be: it refuses, or is reported."""
     outcome = GateOutcome.FAILED if on_failure is OnFailure.REFUSE else GateOutcome.WARNED
     return GateVerdict(outcome, evidence, numbers or {})

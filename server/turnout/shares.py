@@ -1,4 +1,4 @@
-"""Shares of traffic, as people write and read them."""
+"""Shares of traffic, as people write and read them. Pure."""
 
 import re
 from decimal import Decimal
@@ -39,3 +39,15 @@ def read_part(text: str, option: str) -> tuple[str, float]:
     if not equals or not version:
         raise InvalidRequest(f"{option}: expected VERSION=SHARE, such as 3.3.0=5%, got {text!r}")
     return version, read_share(share)
+
+
+def share_text(share: float) -> str:
+    """Returns a share for people: `5%`, `0.01%`, `33.3%`.
+
+    Shares are set in steps of 0.01 %, and slots come that near: 10 % of 65,536 of them are 10.0006 %. What is finer is
+    shown where nothing, or everything, would be wrong.
+    """
+    text = f"{share * 100:.2f}"
+    if text in ("0.00", "100.00"):
+        text = f"{share * 100:.4f}"
+    return text.rstrip("0").rstrip(".") + "%"

@@ -16,7 +16,7 @@ from turnout.state.release_status import ReleaseStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ModelSnapshot:
     """One model as it is.
 
     Attributes:
@@ -48,14 +48,14 @@ class Situation:
     @property
     def answers(self) -> RoutingTable:
         """Who answers what."""
-        return situation_answers(self.state.policy, self.statuses, self.rollouts)
+        return answers_with_rollouts(self.state.policy, self.statuses, self.rollouts)
 
     def status(self, version: Version) -> ReleaseStatus:
         """Returns a version's release status."""
         return self.statuses.get(version, ReleaseStatus.CANDIDATE)
 
-    def after(self, outcome: "ChangeOutcome") -> "Situation":
-        """Returns the situation once `outcome` is recorded."""
+    def after(self, outcome: "ChangeOutcome") -> "ModelSnapshot":
+        """Returns the snapshot once `outcome` is recorded."""
         changed = {v: s for v, s in outcome.statuses.items() if self.status(v) is not ReleaseStatus.YANKED}
         ended = {rollout.attempt for rollout, _ in outcome.endings}
         discarded = {one.record.attempt for one in outcome.discards}
@@ -72,7 +72,7 @@ class Situation:
         return replace(after, history=(*self.history, now))
 
 
-def situation_answers(
+def answers_with_rollouts(
     policy: Policy | None, statuses: Mapping[Version, ReleaseStatus], rollouts: Iterable[Rollout]
 ) -> RoutingTable:
     """Returns who answers what, with the canaries that rollouts send."""
@@ -97,7 +97,7 @@ class RollbackOrigin:
     answering: Version | None
 
     def overruled(self, epoch: int, actor: str, policy: Policy | None, answering: Version | None) -> bool:
-        """Tells whether somebody has decided otherwise since; what rollouts did to the policy meanwhile is no decision.
+        """Tells whether somebody has decided otherwise since; what rollouts did to the policy does not count.
 
         Args:
             epoch: Of the policy now.
@@ -140,8 +140,8 @@ class ChangeOutcome:
         return bool(self.state is not None or self.statuses or self.endings or self.discards)
 
 
-def running_text(situation: Situation) -> str:
+def running_text(snapshot: ModelSnapshot) -> str:
     """Returns the rollouts that run, in words."""
-    parts = [f"attempt {r.attempt}, {r.candidate} over {r.previous}, {r.state}" for r in situation.rollouts]
-    parts += [f"attempt {u.record.attempt}, which this release cannot read" for u in situation.unreadable]
+    parts = [f"attempt {r.attempt}, {r.candidate} over {r.previous}, {r.state}" for r in snapshot.rollouts]
+    parts += [f"attempt {u.record.attempt}, which this release cannot read" for u in snapshot.unreadable]
     return "; ".join(parts)

@@ -1,0 +1,54 @@
+"""Holds up what a server does in threads of its own, so that a test sees what is so meanwhile, however slow it is."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from semver import Version
+
+from turnout.app.server import Running
+from turnout.serving.versions import manager
+
+_LIMIT_SECONDS = 200.0
+
+
+@contextmanager
+def held_runs(server: Running, model: str, version: str = "1.0.0") -> Iterator[threading.Event]:
+    """Has the runs of a version begin once the event is set; the end of the context sets it.
+
+    Of runs in threads, which those have that `inline_threshold_us = 0` keeps from the event loop, or their loops do.
+    """
+    entry = server.services.catalog.snapshot.models[model].versions[Version.parse(version)]
+    assert entry.handle is not None
+    batcher: Any = entry.handle._batchers[""]
+    serve, go_on = batcher._serve, threading.Event()
+
+    def held(*args: Any) -> None:
+        assert go_on.wait(_LIMIT_SECONDS)
+        serve(*args)
+
+    batcher._serve = held
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+        batcher._serve = serve
+
+
+@contextmanager
+def held_loads() -> Iterator[threading.Event]:
+    """Has versions load once the event is set, in all servers of this process; the end of the context sets it."""
+    go_on, load = threading.Event(), manager.load  # type: ignore[attr-defined]
+
+    def held(*args: Any) -> Any:
+        assert go_on.wait(_LIMIT_SECONDS)
+        return load(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager, "load", held)
+        try:
+            yield go_on
+        finally:
+            go_on.set()
