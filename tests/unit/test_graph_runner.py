@@ -172,6 +172,22 @@ def test_a_graph_that_answers_otherwise_than_a_plain_run_is_not_used(subject, li
         made.capture(run)
 
 
+def test_whatever_the_runtime_raises_while_it_captures_is_a_reason_to_do_without(subject) -> None:
+    made, threads = subject(matmul()), []
+
+    def fail(array: Array) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    made.session.value_like = fail
+    plan, runners = preparation.prepare(
+        [made.session], made.manifest, PlanInForce(made.batch_plan), pageable, _started(threads)
+    )
+    assert (plan.buckets, runners) == ((), [])
+    assert plan.reason == "off: a graph of 1 row cannot be captured: CUDA failure 2: out of memory"
+    for thread in threads:
+        thread.join(BOUND)
+
+
 def test_leaving_the_context_frees_every_host_buffer(subject) -> None:
     made, held = subject(matmul()), set()
 

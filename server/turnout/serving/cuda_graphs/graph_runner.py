@@ -17,6 +17,7 @@ import onnxruntime as ort
 from turnout.errors import TurnoutError
 from turnout.serving.cuda_graphs.plan import GraphPlan
 from turnout.serving.sessions.io_binding import Allocate, BoundRunner, HostBuffer
+from turnout.serving.sessions.runtime_errors import sentence
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
 
@@ -83,10 +84,11 @@ class GraphRunner:
                 self._graphs[bucket] = graph
                 graph.capture(first)
                 self._prove(graph, (first, second, first), (*expected, expected[0]), differs)
-            except TurnoutError as error:
-                raise GraphsFailed(f"{_rows(bucket)} cannot be captured: {error.message}") from error
-            except TimeoutError as error:
-                raise GraphsFailed(f"{_rows(bucket)} were not captured: {error}") from error
+            except GraphsFailed:
+                raise
+            except Exception as error:  # whatever ONNX Runtime raises: the version can be served without
+                why = error.message if isinstance(error, TurnoutError) else sentence(str(error)) or repr(error)
+                raise GraphsFailed(f"a graph of {_rows(bucket)} cannot be captured: {why}") from error
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the model once; arguments, answer and errors are those of `Session.run`."""

@@ -85,10 +85,11 @@ class LoadedVersion:
     in_force: PlanInForce | None = None
 
     def free(self) -> None:
-        """Gives back what its sessions have on GPUs, once no request and no run is under way; waits for threads."""
+        """Gives back what was captured, and closes those sessions, once no run is under way; waits for threads."""
         preparation.close(self.runners)
         for session in self.sessions:
-            session.close()
+            if session.captures:
+                session.close()
 
     @property
     def engine(self) -> "Session | ChildPool":

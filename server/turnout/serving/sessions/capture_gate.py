@@ -11,6 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 
+_PAUSE_SECONDS = 0.05
+"""Between two attempts, in which those who waited get in."""
+
 
 class CaptureGate:
     """Lets any number in, or one alone. `with gate:` is being inside."""
@@ -38,7 +41,7 @@ class CaptureGate:
 
         Args:
             attempts: How often it is tried.
-            seconds: How long each attempt keeps others waiting, and how long is waited after it.
+            seconds: How long each attempt keeps others waiting.
 
         Raises:
             TimeoutError: There was always somebody inside.
@@ -46,7 +49,7 @@ class CaptureGate:
         for _ in range(attempts):
             if self._close(seconds):
                 break
-            time.sleep(seconds)
+            time.sleep(min(seconds, _PAUSE_SECONDS))
         else:
             raise TimeoutError(f"there was no moment without a run on a GPU in {attempts} attempts")
         try:
@@ -77,7 +80,7 @@ RUNS = CaptureGate()
 """Runs on GPUs, and allocations of pinned memory: microseconds to seconds."""
 
 LOADS = CaptureGate()
-"""Sessions on GPUs that are made or given back: up to minutes, and seldom."""
+"""Sessions on GPUs that are made, or closed: up to minutes, and seldom."""
 
 
 @contextlib.contextmanager

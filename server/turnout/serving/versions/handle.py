@@ -344,9 +344,7 @@ class VersionHandle:
             self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
-        if self.loaded is not None and any(
-            session.device != "cpu" or session.captures for session in self.loaded.sessions
-        ):
+        if self.loaded is not None and self.loaded.graphs.buckets:
             threads = Threads("close")
             await threads.run(self.loaded.free)
             threads.shutdown()
