@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import uvloop
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -372,6 +373,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, nargs="+", default=IN_FLIGHT)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
     parser.add_argument("--windows", type=int, default=3, help="of each number in flight, in turn with ONNX Runtime")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="decision 35 asks")
     parser.add_argument("--size", type=int, default=SIZE, help="of the MatMul")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--out", type=Path, help="a JSON file, which is added to")
@@ -394,10 +396,11 @@ def main() -> int:
     out = arguments.out or RESULTS / f"gpu-{slug}.json"
     with tempfile.TemporaryDirectory(prefix="turnout-gpu-") as scratch:
         bench = Bench(Path(scratch), arguments.device, arguments.size)
-        part, failed = asyncio.run(_PARTS[arguments.part](bench, arguments))
-    name = arguments.part
-    if name == "speed":
-        name = f"speed, {arguments.model}, {arguments.way}, graphs {arguments.graphs}, spin {arguments.spin}"
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if arguments.loop == "uvloop" else None) as runner:
+            part, failed = runner.run(_PARTS[arguments.part](bench, arguments))
+    name = arguments.part if arguments.loop == "asyncio" else f"{arguments.part} on {arguments.loop}"
+    if arguments.part == "speed":
+        name += f", {arguments.model}, {arguments.way}, graphs {arguments.graphs}, spin {arguments.spin}"
     _write(out, machine, name, part | {"failed": failed})
     for line in failed:
         _say(f"failed: {line}")
