@@ -111,7 +111,7 @@ async def latest(server: Running, model: str = "m") -> pb.Rollout:
 
 
 async def until(
-    server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 120.0, model: str = "m"
+    server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 200.0, model: str = "m"
 ) -> list[pb.Rollout]:
     """Watches a rollout until `fine`; returns what was told, the last one fine."""
     reported: list[pb.Rollout] = []
