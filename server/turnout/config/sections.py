@@ -153,6 +153,13 @@ class Runtime(Section):
             for no bound.
         arena_extend_strategy: Whether an arena grows by doubling, or by what is requested.
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): faster, and less exact.
+        tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
+            GPU and ONNX Runtime; "" builds them at each load. Nobody else may write to it, since engines are code.
+        cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each size of batch (1, 2, 4,
+            8, ... rows), where that can be done and its answers are those of plain runs; `off` never does.
+        gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
+            sleeps: it is at hand sooner, and takes a core meanwhile. It stops looking where requests come too seldom
+            for that. 0: not at all, as on the CPU.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
         isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
@@ -177,6 +184,9 @@ class Runtime(Section):
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
+    tensorrt_cache: FilePath = ""
+    cuda_graphs: Literal["off", "auto"] = "off"
+    gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0
     inline_threshold_us: CountOrNone = 300
     isolation: Literal["auto", "thread", "process"] = "auto"
     processes: Annotated[CountOrNone, Field(le=256)] = 0
