@@ -49,10 +49,11 @@ CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
 _PATIENCE = "30s"
 """For which Envoy waits for a server here, whose machine has other things to do."""
 
-# `turnout` with a fault: whoever drives the rollout that a file names stops for good where the file says, and says so
-# by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for; "STATE:applied"
-# after that traffic was put in force and before that is recorded. Its lease lasts until it is killed: another server
-# would else take the rollout over from one that only stands still, and be past the next place before it is named.
+# `turnout` with a fault: whoever drives the rollout that a file names stops where the file says, for as long as it says
+# so, and tells it by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for;
+# "STATE:applied" after that traffic was put in force and before that is recorded. Its lease lasts until it is killed:
+# another server would else take the rollout over from one that only stands still, and be past the next place before it
+# is named.
 HOLDING = """
 import asyncio, contextlib, os
 from pathlib import Path
@@ -72,7 +73,9 @@ def stops(active, where):
 async def hold(active, where):
     if active.saved and (place := stops(active, where)):
         (marks / "held").write_text(place)
-        await asyncio.Event().wait()
+        while (marks / "hold").read_text() == place:
+            await asyncio.sleep(0.02)
+        (marks / "held").unlink(missing_ok=True)  # another one was killed in its stead
 
 async def applying(self, active, *more):
     await hold(active, "recorded")
@@ -210,10 +213,10 @@ class Fleet:
             following: Where the next one is to stop.
         """
         await self.held(place)
-        self.hold(following)
         stuck = self._stuck(place)
         for name in stuck:
             await asyncio.to_thread(self.kill, name)
+        self.hold(following)  # who comes there by now goes on
         for name in stuck[1:]:
             await asyncio.to_thread(self.start, name)
         return stuck[0]
@@ -307,6 +310,8 @@ class Fleet:
                     try:
                         answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=100)
                         load.answers[answer.route.version] += 1
+                        load.streak = load.streak + 1 if answer.route.version == load.latest else 1
+                        load.latest = answer.route.version
                         load.last[answer.route.version] = max(sent, load.last.get(answer.route.version, sent))
                     except grpc.aio.AioRpcError as error:
                         load.codes[error.code().name] += 1
@@ -348,10 +353,13 @@ class Load:
         numbers: Which: no order, or each server's turn would bring the same ones.
         answers: By version.
         last: By version, when the latest request that it answered was sent, by the monotonic clock.
+        latest, streak: Who answered the latest of them, and how many it answered without a break.
         codes, refusals: Of failed requests: by code, and what was said.
     """
 
     make: Lookups
+    latest: str = ""
+    streak: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     last: dict[str, float] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)

@@ -84,7 +84,7 @@ def serving(
     process.start()
     try:
         pattern = re.compile(r'"grpc": "([^"]+)", "http": "([^"]+)", "control": "([^"]+)"')
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while not (found := pattern.search(log.read_text())):
             assert process.is_alive(), log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -11,7 +11,7 @@ class Scrape:
 
     def __init__(self, http: str) -> None:
         """Reads the metrics of the server that listens for HTTP on `http`."""
-        with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{http}/metrics", timeout=60) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
         self._samples = [sample for family in families for sample in family.samples]
 

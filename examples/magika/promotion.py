@@ -70,7 +70,7 @@ def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm, rollout_pb2.Ro
     console.print(f"[bold]what clients saw:[/] {harm}")
     with grpc.insecure_channel(server.control) as channel:
         asked = rollout_pb2.GetRolloutTicksRequest(model="magika")
-        rollout = ControlServiceStub(channel).GetRolloutTicks(asked, timeout=10).rollout
+        rollout = ControlServiceStub(channel).GetRolloutTicks(asked, timeout=60).rollout
     return code, harm, rollout
 
 

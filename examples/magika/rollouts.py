@@ -221,7 +221,7 @@ def play(server: Server, scene: Scene) -> Outcome:
     with grpc.insecure_channel(server.control) as channel:
         control = ControlServiceStub(channel)
         policy = traffic_pb2.Policy(baseline=scene.baseline)
-        control.SetTraffic(traffic_pb2.SetTrafficRequest(model="magika", policy=policy), timeout=10)
+        control.SetTraffic(traffic_pb2.SetTrafficRequest(model="magika", policy=policy), timeout=60)
         with load_of(server, scene) as load:
             load.wait(BEFORE)
             before = [one.seconds for one in load.got]

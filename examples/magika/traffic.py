@@ -71,7 +71,7 @@ def canary(server: Server) -> int:
     console.print(f"users that met both versions: {both}")
     steer(server, "traffic", "explain", "magika", "--key", "user-7")
     steer(server, "traffic", "show", "magika")
-    off = abs(shares["canary"] - 0.2) > 4 * math.sqrt(0.2 * 0.8 / USERS)
+    off = abs(shares["canary"] - 0.2) > 5 * math.sqrt(0.2 * 0.8 / USERS)
     return sum((both > 0, off))
 
 

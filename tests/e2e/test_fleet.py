@@ -355,8 +355,12 @@ async def test_a_verdict_of_servers_that_are_cut_off_from_the_store_holds_and_is
             load.make.bad = True
             await settled(lambda: load.codes["INTERNAL"], servers.logs)
             # It is seen, and back on all of them, before the store is: as soon as one server's own requests say so.
-            await settled(lambda: load.last["1.0.0"] - load.last["1.1.0"] > 1.0, servers.logs)
-            assert (servers.record(model).state == "soaking") is everybody
+            # Where the machine has other things to do a second alone has few requests, or none.
+            await settled(lambda: load.streak > 100 and load.last["1.0.0"] - load.last["1.1.0"] > 1.0, servers.logs)
+            if everybody:
+                assert servers.record(model).state == "soaking"
+            else:
+                await settled(lambda: servers.record(model).state != "soaking", servers.logs)
         finally:
             for proxy in cut:
                 proxy.restore()

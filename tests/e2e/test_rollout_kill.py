@@ -84,7 +84,7 @@ main()
 PLAN = {
     "steps": [{"weight": 0.25, "soak_s": 0.4}, {"weight": 0.5, "soak_s": 0.4}],
     "shadow": {"rate": 1.0, "duration_s": 0.3, "agreement": 0.9, "min_samples": 20},
-    "metrics": ["errors", "p90"],
+    "metrics": ["errors"],
     "alpha": 1e-6,
     "beta": 0.5,
     "min_requests": 10,
@@ -93,7 +93,10 @@ PLAN = {
     "step_deadline_s": 100.0,
     "watch_s": 0.4,
 }
-"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy."""
+"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy.
+
+A p90 whose threshold was found while they were busier than ever is exceeded too seldom to be sure of it within minutes.
+"""
 
 
 class Load:
@@ -123,12 +126,12 @@ async def load_on(address: str, count: int = 4) -> AsyncIterator[Load]:
             while not over.is_set():
                 number += 1
                 try:
-                    answer = await stub.Predict(load.make(number), timeout=30)
+                    answer = await stub.Predict(load.make(number), timeout=100)
                     load.versions[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     load.codes[error.code().name] += 1
                     await asyncio.sleep(0.05)  # or they take a core from the server that starts
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.02)
 
         clients = [asyncio.create_task(client()) for _ in range(count)]
         try:
@@ -192,7 +195,10 @@ class House:
         assert Rollout.from_json(json.loads(taken.read_text())) == self.killed
 
     async def kill_when_held(self, server: ServerProcess, state: str) -> None:
-        await settled((self.marks / "held").exists, lambda: (state, self.kinds(), self.rollout, server.log.read_text()))
+        def seen() -> object:
+            return state, self.kinds(), self.rollout, server.log.read_text()
+
+        await settled((self.marks / "held").exists, seen, limit=240.0)  # a verdict takes some hundreds of requests
         server.send(signal.SIGKILL)
         server.wait()
         self.killed = self.rollout
@@ -299,7 +305,8 @@ async def test_a_rollback_after_promotion_withdraws_the_release_although_its_ser
     """Killed before the one write that gives the traffic back and withdraws the release."""
     async with load_on(house.address) as load:
         with house.serving("watching:applied") as server:
-            await start(server, watch_s=300.0)
+            # A baseline that keeps 5 % has so few requests that thousands are wanted for a verdict.
+            await start(server, watch_s=300.0, holdback=0.4)
             await house.kill_when_held(server, "watching")
         load.make.bad = True
         with house.serving("aborting:withdrawing") as server:

@@ -7,7 +7,7 @@ from run_rules import Addresses
 from tensors import X, rounds, tensor
 from tritonclient.grpc import InferenceServerClient
 
-WAIT = 30
+WAIT = 100
 """Seconds that an answer may take."""
 
 

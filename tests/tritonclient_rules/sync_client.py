@@ -116,7 +116,7 @@ def test_a_classification_is_the_highest_values_as_text(addresses: Addresses) ->
 def test_parameters_of_the_callers_own_do_no_harm(addresses: Addresses) -> None:
     with InferenceServerClient(addresses.data) as client:
         parameters = {"mine": "a", "flag": True, "number": 7, "share": 0.5, "routing_key": "alice"}
-        result = client.infer("scale", [tensor("x", X)], parameters=parameters, priority=1, timeout=5_000_000)
+        result = client.infer("scale", [tensor("x", X)], parameters=parameters, priority=1, timeout=60_000_000)
     np.testing.assert_array_equal(result.as_numpy("y"), 3 * X)
 
 

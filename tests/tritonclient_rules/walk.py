@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from tritonclient.utils import shared_memory as shm
 
 X = np.array([[1.0, -2.0, 0.5, 4.0]], np.float32)
-WAIT = 30
+WAIT = 100
 """Seconds that an answer may take."""
 
 MODULES = {module.__name__: module for module in (grpcclient, grpc_aio, httpclient, http_aio)}
@@ -84,7 +84,7 @@ def number(value) -> int:
 
 def check_infer(client: Client) -> None:
     answer = client.call(
-        "infer", "scale", [client.tensor()], model_version="1.9.0", request_id="r-1", priority=1, timeout=5_000_000,
+        "infer", "scale", [client.tensor()], model_version="1.9.0", request_id="r-1", priority=1, timeout=60_000_000,
         headers={"x-routing-key": "k"}, parameters={"mine": 1},
     )  # fmt: skip
     np.testing.assert_array_equal(answer.as_numpy("y"), 2 * X)

@@ -346,7 +346,7 @@ class Manager:
             settings = await self._placed(entry, settings)
             published = Published(entry.manifest, entry.digest)
             if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
-                self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)
+                self._log.warning("version is not signed as required", model=model, version=str(version), reason=doubt)
             loaded = await self._loads.run(
                 self._cancellable_load,
                 self._repository,
