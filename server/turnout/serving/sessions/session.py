@@ -186,7 +186,10 @@ class Session:
     def run_bound(self, binding: Any) -> None:
         """Runs the model once on what `binding` binds. Raises as `run`."""
         try:
-            with self.turn() if self._guarded else nullcontext():
+            if not self._guarded:
+                self._run_bound(binding._iobinding, self._run_options)
+                return
+            with self.turn():
                 self._run_bound(binding._iobinding, self._run_options)
         except Exception as error:
             raise run_failure(error) from error
