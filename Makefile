@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test debian check unit coverage bench protos breaking dashboards manifests reference docs pictures serve format \
+.PHONY: demo test gpu debian check unit coverage bench protos breaking dashboards manifests reference docs pictures serve format \
         dist release clean
 
 # Bytecode is kept, whatever the environment says: each of some hundred processes would compile the same 400 modules,
@@ -22,6 +22,11 @@ demo: $(STAMP)
 test: debian $(STAMP)
 	$(BIN)/python -m pytest -n auto --ignore=tests/gpu
 	$(BIN)/python -m pytest tests/gpu
+
+# On a machine with a CUDA device: the tests that need one, and whether all starts that benchmarks/gpu.py measures.
+gpu: $(STAMP)
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python benchmarks/gpu.py start
 
 debian:
 	PYTHON=$(PYTHON) tests/setup_debian.sh

@@ -18,6 +18,7 @@ class InProcess:
     service = "in process"
     operation = _OPERATION
     details = ()
+    caller = None
     deadline = None
     heavy = False
     costly = False
@@ -29,7 +30,7 @@ class InProcess:
     def parent(self) -> None:
         """Returns no span."""
 
-    def parse(self) -> None:
+    def read(self) -> None:
         """Does nothing."""
 
     def envelope(self) -> InferenceRequest:

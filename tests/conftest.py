@@ -7,7 +7,7 @@ import signal
 import ssl
 import sys
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -136,6 +136,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for fixture, scope in (("data_transport", "function"), ("module_transport", "module")):
             if fixture in metafunc.fixturenames:
                 metafunc.parametrize(fixture, TRANSPORTS, indirect=True, scope=scope)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Has no garbage collected meanwhile, in any worker: 1.3 of 10 s of CPU, 3.4 of 15 where bytecode is made first."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:

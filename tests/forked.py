@@ -20,7 +20,7 @@ import turnout.app.process
 import turnout.app.server
 import turnout.cli.main
 import turnout.cli.serve.command
-import turnout.cli.serve.cuda
+import turnout.serving.sessions.cuda_driver
 from turnout.serving.sessions import providers
 
 botocore_models.read_ahead()

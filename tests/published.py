@@ -60,6 +60,7 @@ class PublishedRepositories:
         history: str | None = hashlib.sha256().hexdigest()
         seen: Seen = {}
         count = 0
+        repository = Repository(models)  # one, which reads a manifest once, not at each publish
 
         def publish_one(
             name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any
@@ -76,7 +77,7 @@ class PublishedRepositories:
                 shutil.copytree(self._directory / history, models, dirs_exist_ok=True, copy_function=_copy_changed)
                 digest = self._digests[history]
             else:
-                digest = self._publish(models, file, name, version, release, more)
+                digest = self._publish(repository, file, name, version, release, more)
                 if history is not None:
                     shutil.copytree(models, self._directory / history)
                     self._digests[history] = digest
@@ -87,16 +88,16 @@ class PublishedRepositories:
         return publish_one
 
     def _publish(
-        self, models: Path, file: Path, name: str, version: str, release: bool, more: Mapping[str, Any]
+        self, repository: Repository, file: Path, name: str, version: str, release: bool, more: Mapping[str, Any]
     ) -> str:
-        repository, exact, state = Repository(models), Version.parse(version), models / _STATE
+        exact, state = Version.parse(version), repository.root / _STATE
         digest = publish(repository, PublishRequest(name, exact, file, **more)).digest
         if release:
             if not state.exists():
                 # As the store would make it, in a tenth of the CPU: hundreds of tests begin so.
                 state.parent.mkdir(mode=0o700, exist_ok=True)
                 shutil.copy(self._empty_state, state)
-            with StateStore.open(Settings(models=models).state_url) as store:
+            with StateStore.open(Settings(models=repository.root).state_url) as store:
                 ReleaseStateWriter(repository, store).release(name, exact, actor="test", reason="")
         return digest
 

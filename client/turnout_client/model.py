@@ -136,6 +136,8 @@ class VersionInfo:
         load_seconds: Time that loading and warming took; 0.0 where it is not loaded.
         isolation: Whether it runs in the server's process or in child processes, and why, in words; "" where it is not
             loaded, or the server is too old to tell.
+        cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words; ""
+            where it does not run on a GPU and nobody asked for them, or the server is too old to tell.
     """
 
     version: str
@@ -152,6 +154,7 @@ class VersionInfo:
     providers: tuple[str, ...]
     load_seconds: float
     isolation: str = ""
+    cuda_graphs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

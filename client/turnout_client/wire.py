@@ -145,6 +145,7 @@ def read_version(version: catalog_pb2.ModelVersion) -> VersionInfo:
         providers=tuple(version.providers),
         load_seconds=version.load_seconds,
         isolation=version.isolation,
+        cuda_graphs=version.cuda_graphs,
     )
 
 

@@ -13,7 +13,7 @@ from turnout.workers.member import Member
 
 def main() -> None:
     """Runs the worker at the end of the socket whose number is the one argument."""
-    from turnout.cli.serve.cuda import cuda_driver
+    from turnout.serving.sessions.cuda_driver import cuda_driver
 
     with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:
         code = runner.run(_work(int(sys.argv[1])))

@@ -173,7 +173,7 @@ def test_what_is_not_signed_by_a_trusted_key_is_told_and_not_published(shell: Sh
     found = {v["version"]: v for v in shell.json("verify", code=1)["versions"]}
     assert (found["1.0.0"]["untrusted"], found["1.0.0"]["signatures"]) == ("", {made["key_id"]: "trusted"})
     assert found["2.0.0"]["untrusted"] == "it is not signed, and signing.signatures asks for that"
-    assert "1 of 2 versions are not signed as is asked" in shell.run("verify", code=1).stdout
+    assert "1 of 2 versions are not signed as required" in shell.run("verify", code=1).stdout
     assert f"{made['key_id']} (trusted)" in shell.run("show", "m@1.0.0").stdout
 
     refused = shell.error("publish", "m", "3.0.0", "1.onnx", code=3)

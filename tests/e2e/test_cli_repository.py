@@ -152,8 +152,8 @@ def test_what_does_not_exist_is_refused_with_the_nearest(shell: Shell) -> None:
 
 def test_a_malformed_name_version_tag_or_selector_is_refused(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
-    assert "no model name" in shell.error("publish", ".m", "1.0.0", "model.onnx")
-    assert "no exact version" in shell.error("publish", "m", "1.0", "model.onnx")
+    assert "not a model name" in shell.error("publish", ".m", "1.0.0", "model.onnx")
+    assert "not an exact version" in shell.error("publish", "m", "1.0", "model.onnx")
     assert "expected NAME@VERSION" in shell.error("release", "m")
     assert "reserved" in shell.error("tag", "m", "latest", "1.0.0")
     assert "reads as a version" in shell.error("tag", "m", "v1", "1.0.0")
@@ -163,7 +163,7 @@ def test_a_malformed_name_version_tag_or_selector_is_refused(shell: Shell) -> No
 def test_a_file_that_is_no_model_is_refused_and_named(shell: Shell) -> None:
     (shell.folder / "text.onnx").write_text("hello")
     assert shell.error("publish", "m", "1.0.0", "nowhere.onnx") == "FILE: there is no nowhere.onnx"
-    assert "no ONNX model" in shell.error("publish", "m", "1.0.0", "text.onnx")
+    assert "not an ONNX model" in shell.error("publish", "m", "1.0.0", "text.onnx")
     assert not (shell.folder / "models" / "m").exists()
 
 

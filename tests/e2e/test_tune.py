@@ -1,4 +1,4 @@
-"""`turnout tune` on a real version, in its own process."""
+"""`turnout tune` on a real version, in a process that is forked, or its own where signals end it."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forked_commands import turnout_program
 from onnx_models import matmul
-from processes import TURNOUT
 from turnout.config import load_settings
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, publish_model, models) -> Path:
 
 
 def _tune(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [*TURNOUT, "tune", "m@1.0.0", *arguments]
+    command = [turnout_program(), "tune", "m@1.0.0", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
@@ -72,7 +72,7 @@ def test_people_read_a_table_and_where_the_inputs_come_from(folder: Path) -> Non
 
 
 def test_what_is_not_there_is_told(folder: Path) -> None:
-    command = [*TURNOUT, "tune", "m@9.0.0", "--json"]
+    command = [turnout_program(), "tune", "m@9.0.0", "--json"]
     missing = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert missing.returncode == 1
     assert json.loads(missing.stderr)["error"]["kind"] == "VersionNotFound"

@@ -202,7 +202,7 @@ async def test_a_candidate_that_answers_nobody_is_taken_back_on_errors(serve) ->
     def one(_: int) -> v1.PredictRequest:
         return request("m", x=X, n=np.array(400_000))  # many seconds, in the candidate alone
 
-    async with clients(server, one, count=30, pause=0.1, timeout_s=4) as seen:
+    async with clients(server, one, count=30, pause=0.1, timeout_s=2) as seen:
         await asyncio.sleep(0.5)
         await start(server, "1.1.0", CAREFREE | {"metrics": ["errors"]})
         last = (await until(server, in_state(*FINAL)))[-1]

@@ -13,7 +13,8 @@ import pytest
 from turnout.errors import DeadlineExceededError, ModelFailure, QueueFull
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
-from turnout.serving.batching.batcher import Batcher, QueueBounds
+from turnout.serving.batching.batcher import Batcher
+from turnout.serving.batching.request_queue import QueueBounds
 from turnout.serving.sessions.session import MakeRunner
 from turnout.serving.sessions.tensor import Array
 
@@ -70,12 +71,18 @@ def _batcher(
     *,
     runners: int = 4,
     max_delay: float = 0.0,
+    spin: float = 0.0,
     make: MakeRunner | None = None,
     demoted: Callable[[str], None] = lambda reason: None,
 ) -> Batcher:
     makers = [make or (lambda: contextlib.nullcontext(run))] * runners
     return Batcher(
-        "m@1", PlanInForce(plan), QueueBounds(100, 1 << 20, max_delay), makers, lambda rows, seconds: None, demoted
+        "m@1",
+        PlanInForce(plan),
+        QueueBounds(100, 1 << 20, max_delay, spin),
+        makers,
+        lambda rows, seconds: None,
+        demoted,
     )
 
 
@@ -422,4 +429,53 @@ async def test_how_many_rows_there_are_is_never_shared() -> None:
     for _ in range(3):
         assert await _together(batcher, gate, [_x()] * 3) == [1] * 3
     assert len(reported) == 1
+    await _close(batcher)
+
+
+async def test_of_idle_runners_one_looks_for_requests_and_it_is_called_first() -> None:
+    ran: list[str] = []
+
+    def run(inputs: Mapping[str, Array], _: Sequence[str]) -> list[Array]:
+        ran.append(threading.current_thread().name)
+        barrier.wait()
+        return [inputs["x"]]
+
+    batcher = _batcher(run, runners=2, spin=FOREVER)
+    barrier = threading.Barrier(2, timeout=BOUND)
+    await asyncio.gather(_send(batcher, _x()), _send(batcher, _x()))
+    await _until(lambda: len(batcher._idle) == 2)
+    assert batcher._spinning
+    barrier = threading.Barrier(1)
+    first = batcher._idle[-1]
+    for _ in range(50):
+        await asyncio.wait_for(_send(batcher, _x()), BOUND)
+        await _until(lambda: len(batcher._idle) == 2 and batcher._spinning)
+        assert batcher._idle[-1] is first
+    assert len(set(ran[2:])) == 1
+    await _close(batcher)  # ends the one that looks, too
+
+
+async def test_a_runner_that_looked_in_vain_sleeps_and_looks_no_more_until_requests_come_sooner() -> None:
+    batcher = _batcher(lambda inputs, _: [inputs["x"]], runners=1, spin=1e-6)
+    for _ in range(20):
+        await asyncio.wait_for(_send(batcher, _x()), BOUND)
+        await _until(lambda: len(batcher._idle) == 1 and not batcher._spinning)  # it looked in vain
+    assert not batcher._spin.worthwhile
+    batcher._spin.seconds = BOUND
+    await asyncio.wait_for(_send(batcher, _x()), BOUND)  # came in time, had it looked so long
+    await _until(lambda: batcher._spinning)
+    await asyncio.wait_for(_send(batcher, _x()), BOUND)
+    await _close(batcher)
+
+
+async def test_a_caller_that_leaves_a_runner_that_looks_takes_no_call_from_the_next() -> None:
+    batcher = _batcher(lambda inputs, _: [inputs["x"]], runners=2, spin=1e-4)
+    for _ in range(100):
+        leaves = [_send(batcher, _x()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in leaves:
+            task.cancel()
+        await asyncio.wait_for(_send(batcher, _x()), BOUND)
+        await asyncio.gather(*leaves, return_exceptions=True)
+    assert batcher.waiting == 0
     await _close(batcher)

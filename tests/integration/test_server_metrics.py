@@ -158,7 +158,7 @@ async def test_a_scrape_of_100_versions_is_under_5_mb_and_250_ms_and_shrinks_whe
     assert text.count(b'turnout_request_duration_seconds_count{model="m"') == 101  # pinned, and one as the baseline too
     assert len(text) < 5_000_000
     took = []
-    for _ in range(5):
+    while len(took) < 5 and (not took or min(took) >= 0.25):
         begun = time.process_time()
         await server_text(server)
         took.append(time.process_time() - begun)

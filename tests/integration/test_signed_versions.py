@@ -382,7 +382,7 @@ async def test_an_unsigned_version_is_served_with_a_warning_where_the_policy_say
     publish_model("m", "1.0.0", scaled(1))
     server = await start_server(signing=required(key, policy="warn"))
     assert server.services.catalog.snapshot.models["m"].versions[ONE].state is LifecycleState.READY
-    logged = [line for line in capsys.readouterr().err.splitlines() if "not signed as is asked" in line]
+    logged = [line for line in capsys.readouterr().err.splitlines() if "not signed as required" in line]
     assert len(logged) == 1
     assert "it is not signed, and signing.signatures asks for that" in logged[0]
 

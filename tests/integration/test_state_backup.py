@@ -201,11 +201,11 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(backup_file: Pat
     cases = [
         (tmp_path / "none.db", NotFoundError, "there is no file"),
         (tmp_path, NotFoundError, "there is no file"),
-        (damaged("text", lambda f: f.write_text("a backup")), ConfigError, "no backup of a state store"),
-        (damaged("empty", lambda f: f.write_bytes(b"")), ConfigError, "no backup of a state store"),
+        (damaged("text", lambda f: f.write_text("a backup")), ConfigError, "not a backup of a state store"),
+        (damaged("empty", lambda f: f.write_bytes(b"")), ConfigError, "not a backup of a state store"),
         (damaged("half", lambda f: f.write_bytes(f.read_bytes()[:9000])), ConfigError, "half.db is"),
         (damaged("middle", middle), ConfigError, "middle.db is"),
-        (damaged("other", sql("DROP TABLE events")), ConfigError, "no backup of a state store"),
+        (damaged("other", sql("DROP TABLE events")), ConfigError, "not a backup of a state store"),
         (damaged("later", sql("UPDATE alembic_version SET version_num = '0999'")), ConfigError, "knows none after"),
         (
             damaged("forged", sql("DROP TRIGGER events_no_update", "UPDATE events SET actor = 'eve' WHERE id = 2")),

@@ -1,7 +1,7 @@
 """Runs every rule of modules here, inside tritonclient's own environment, and prints what became of each as JSON.
 
 `python run_rules.py DATA_ADDRESS CONTROL_ADDRESS HTTP_ADDRESS MODULE...`. A rule is a function `test_*`, async or not,
-that takes `Addresses`. Each module runs in a fork of a process that has imported tritonclient (half a second of CPU)
+that takes `Addresses`. Each module runs in a fork of a process that has imported tritonclient, half a second of CPU,
 and called nothing of it.
 """
 

@@ -5,8 +5,12 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
+from turnout.config import Runtime
 from turnout.errors import ConfigError
 from turnout.serving.sessions import providers
+from turnout.serving.sessions.cuda_driver import CudaDevice
+from turnout.serving.sessions.engine_cache import engine_cache_options
+from turnout.serving.sessions.session import _with_options
 from turnout.serving.sessions.tensorrt_cache import TensorrtCache
 
 DIGEST = "sha256:" + "ab" * 32
@@ -80,3 +84,40 @@ def test_who_asks_for_it_where_it_is_not_is_told_what_is_missing() -> None:
         providers.choose(["tensorrt", "cuda", "cpu"])
     if LIBRARY.exists():
         assert "libnvinfer.so." in refused.value.message
+
+
+H200 = CudaDevice(0, "NVIDIA H200", 1 << 37, "9.0")
+
+
+def test_folders_of_a_version_are_made_for_the_server_alone_and_the_provider_is_told_of_them(tmp_path) -> None:
+    options = engine_cache_options(str(tmp_path / "cache"), DIGEST, H200)
+    for key in ("trt_engine_cache_path", "trt_timing_cache_path"):
+        folder = Path(options[key])
+        assert folder.is_dir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert engine_cache_options(str(tmp_path / "cache"), DIGEST, H200) == options  # as at the next load
+    names = [providers.TENSORRT, providers.CUDA, providers.CPU]
+    given = dict(_with_options(names, 1, Runtime(), options, captures=False))
+    assert given[providers.TENSORRT] == {"device_id": "1", **options}
+    assert not set(options) & set(given[providers.CUDA])
+
+
+@pytest.mark.parametrize("below", [".", "tensorrt", "tensorrt/engines"])
+def test_folders_that_others_may_write_to_are_refused_since_engines_are_code(tmp_path, below: str) -> None:
+    root = tmp_path / "cache"
+    engine_cache_options(str(root), DIGEST, H200)
+    (root / below).chmod(0o770)
+    with pytest.raises(ConfigError, match=f"others may write to .*{(root / below).name}"):
+        engine_cache_options(str(root), DIGEST, H200)
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="tensorrt_cache"):
+        engine_cache_options(str(tmp_path / "file"), DIGEST, H200)
+
+
+def test_every_option_is_one_that_the_provider_knows() -> None:
+    known = LIBRARY.read_bytes()
+    for option in _of().options():
+        assert option.encode() in known

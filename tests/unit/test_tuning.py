@@ -34,6 +34,16 @@ def test_threads_and_runners_share_the_cores() -> None:
     assert {t.threads for t in threads_and_runners(PRESENT, 6, on_gpu=True)} == {1}
 
 
+def test_on_a_gpu_cuda_graphs_are_tried_whose_sessions_take_one_runner() -> None:
+    tried = list(threads_and_runners(PRESENT, 6, on_gpu=True))
+    assert [(t.runners, t.cuda_graphs) for t in tried] == [*((n, "off") for n in (1, 2, 3, 4)), (0, "auto")]
+    assert "CUDA graphs" in str(tried[-1])
+    assert "CUDA graphs" not in str(tried[0])
+    assert tried[-1].changes(PRESENT) == {"runtime": {"cuda_graphs": "auto"}}
+    assert tried[-1].over(Settings().for_model("m")).runtime.cuda_graphs == "auto"
+    assert all(t.cuda_graphs == "off" for t in threads_and_runners(PRESENT, 6, on_gpu=False))
+
+
 def test_batches_are_tried_only_where_requests_may_share_runs() -> None:
     assert [t.max_rows for t in batch_sizes(PRESENT, 20)] == [0, 4, 8, 16]
     assert list(batch_sizes(PRESENT, 0)) == list(delays(PRESENT, 0)) == []

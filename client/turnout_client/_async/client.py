@@ -31,23 +31,24 @@ class AsyncClient:
             prediction = await client.predict("magika", {"bytes": features})
             prediction["target_label"], prediction.version
 
-    Nothing is sent before the first call. UNAVAILABLE is tried again, and so is RESOURCE_EXHAUSTED where the server
-    says when; a call's timeout bounds all its tries together.
+    Nothing is sent before the first call. A call that gets UNAVAILABLE is tried again, and so is one that gets
+    RESOURCE_EXHAUSTED if the server says when. A call's timeout covers all of its tries.
 
     Args:
         target: `HOST:PORT`, `dns:///HOST:PORT`, `unix:PATH`, or several addresses as `ipv4:HOST:PORT,HOST:PORT`, which
             calls take turns over.
         version: The selector of predictions that name none: an exact version, a range, a digest or a tag; "" leaves the
             choice to the server.
-        timeout: Seconds that a call may take where it says nothing itself; None for no bound.
-        transport: "unary" makes a call of each prediction. "stream" sends all of them over one stream to one server:
-            with 16 in flight on asyncio 1.8 times as many predictions of a small model a second, on threads 1.3.
+        timeout: Seconds that a call may take if it has no timeout of its own; None for no bound.
+        transport: "unary" makes one call for each prediction. "stream" sends all of them over one stream to one server,
+            which answers 1.8 times as many predictions of a small model a second with 16 in flight on asyncio, and 1.3
+            times on threads.
         retries: How often a call is tried again, or the whole policy.
-        tls: Whom to trust, and what to show, where the server speaks TLS; None for plain text.
+        tls: What to trust, and which certificate to show, if the server uses TLS; None for plain text.
         credentials: Of the channel, instead of `tls`, for what that cannot say.
-        token: Shown to the server with each call: a token or JWT, or what returns the one of now, as `TokenFile` does.
-        plaintext_token: Send it unencrypted to other machines, too.
-        metadata: Pairs sent with each call. Where OpenTelemetry has a current span, it is sent along too.
+        token: Sent with each call: a token or JWT, or a function that returns the current one, as `TokenFile` does.
+        plaintext_token: Send the token unencrypted, to other machines too.
+        metadata: Pairs sent with each call. If OpenTelemetry has a current span, it is sent along, too.
         options: gRPC channel arguments; they replace this client's own of the same name.
 
     Raises:
@@ -109,10 +110,10 @@ class AsyncClient:
             InvalidArgument: The selector, or an input, is not what the model asks for.
             NotFound: There is no such model or version.
             FailedPrecondition: The version is not in service.
-            Unavailable, ResourceExhausted: Not now, and not in the time or tries allowed.
-            DeadlineExceeded: The time is over.
+            Unavailable, ResourceExhausted: The server could not answer within the time and tries allowed.
+            DeadlineExceeded: The timeout passed.
             Internal: The model failed.
-            TurnoutClientError: Any other status; the tree stands in `turnout_client.errors`.
+            TurnoutClientError: Any other status; `turnout_client.errors` has the whole tree.
         """
         if isinstance(outputs, str):
             raise TypeError(f"expected a sequence of output names, got the string {outputs!r}")

@@ -39,16 +39,15 @@ class JwtIssuer(Section):
     """Who signs JWTs that are believed, such as an OpenID Connect provider.
 
     Attributes:
-        issuer: What `iss` has to be.
-        audience: What `aud` has to have one of.
+        issuer: The value that `iss` has to have.
+        audience: Values, one of which `aud` has to hold.
         jwks: The public keys: a file, or an https URL.
-        jwks_ca: PEM file of the authorities that may have signed the certificate of that URL; "" for those of the
-            system.
-        algorithms: That a token may be signed by. Symmetric ones and `none` are never taken.
-        subject_claim: Names the bearer, as `jwt:NAME/...`.
-        groups_claim: Holds groups, which grants may name as `group:NAME/...`; "" for none.
+        jwks_ca: PEM file with the authorities to trust for that URL; "" for the system's.
+        algorithms: Signature algorithms that are accepted. Symmetric ones and `none` never are.
+        subject_claim: Claim that names the caller, as `jwt:NAME/...`.
+        groups_claim: Claim that holds groups, which grants may name as `group:NAME/...`; "" for none.
         leeway_s: How far clocks may differ.
-        refresh_s: How often the keys are fetched anew. If that fails, those before stay in force.
+        refresh_s: How often the keys are fetched again. If that fails, the earlier ones stay in force.
     """
 
     issuer: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -77,13 +76,14 @@ class Auth(Section):
     Attributes:
         enabled: Each call has to prove who makes it: by a token (`turnout token create`), a JWT, or a client
             certificate (`tls.client_certificates`).
-        policy: The file that grants roles to identities, and limits them; "" for none: then only tokens grant
-            anything. It is read again when it changes.
-        loopback: Whoever calls over loopback without a credential is `local`, and may do everything. Not behind a
-            proxy on this machine: all that it hands on comes over loopback.
+        policy: The file that grants roles to identities, and limits them; "" for none: then only tokens grant anything.
+            It is read again when it changes.
+        loopback: Callers over loopback without a credential are `local`, and may do everything. Turn this off behind a
+            proxy on this machine: everything that it forwards comes over loopback.
         anonymous_metrics: Let anybody read `/metrics`, which names every model.
-        poll_interval_s: How often the files are looked at, and streams of callers whose time is up are ended.
-        jwt: By a name of yours: issuers of JWTs.
+        poll_interval_s: How often the files are checked for changes, and streams of callers whose credential has
+            expired are ended.
+        jwt: Issuers of JWTs, by a name that you choose.
     """
 
     enabled: bool = False

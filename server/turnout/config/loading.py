@@ -14,16 +14,16 @@ class Loading(Section):
     """How versions come into service.
 
     Attributes:
-        load: Which versions of a model are loaded where the model's own `load` says nothing: `all`, `latest:N`,
-            `on_demand` or a list of selectors.
+        load: Which versions of a model are loaded if the model has no `load` of its own: `all`, `latest:N`, `on_demand`
+            or a list of selectors.
         memory_budget_bytes: Most memory that the versions loaded may take together on the CPU, as
-            `turnout_version_memory_bytes` counts it, and at least their files; 0 for no bound. Where a load asks for
-            more, versions that were loaded on demand are unloaded, the least recently used first.
+            `turnout_version_memory_bytes` counts it, and at least their files; 0 for no bound. If a load needs more,
+            versions that were loaded on demand are unloaded, the least recently used first.
         gpu_memory_budget_bytes: The same on each GPU.
         concurrency: Most versions that load at the same time.
-        warmup_runs: Runs of each batch size that will be used, before a version is Ready.
-        environment: What happens where a version declares another environment than this machine is: `warn` in the log,
-            `refuse` to load it, or `ignore` it.
+        warmup_runs: Runs of each batch size before a version is Ready.
+        environment: What happens if a version declares an environment that this machine does not match: `warn` in the
+            log, `refuse` to load it, or `ignore` it.
     """
 
     load: LoadField = LoadAll()
@@ -40,8 +40,8 @@ class SandboxSettings(Section):
     Attributes:
         memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
             what the machine, or the container, has; 0 for that half.
-        timeout_s: Longest that all processes of one question may take together.
-        run_timeout_s: Longest that one run of made-up inputs may take; golden cases may take what `timeout_s` leaves.
+        timeout_s: Longest time for all processes of one trial together.
+        run_timeout_s: Longest time for one run on made-up inputs; golden cases may take what `timeout_s` leaves.
     """
 
     memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)

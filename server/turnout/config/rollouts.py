@@ -66,17 +66,17 @@ class RolloutSettings(Section):
     """How rollouts are driven.
 
     Attributes:
-        tick_s: Between two looks at what was counted.
-        webhook_url: Told of every event by POST; "" for nobody.
-        webhook_secret: Signs what is sent, to `confirm_url` too: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no
-            signature.
+        tick_s: Length of a tick: how often counts are looked at.
+        webhook_url: URL that gets every event by POST; "" for none.
+        webhook_secret: Secret that signs what is sent, to `confirm_url` too: `X-Turnout-Signature: sha256=HMAC(body)`;
+            "" for no signature.
         webhook_format: `plain` sends the event itself; `cloudevents` puts it into a CloudEvent 1.0 (structured JSON).
-        webhook_source: `source` of the CloudEvents, a URI reference: what tells these servers from others.
-        webhook_secret_file: A file with the secret, instead.
-        confirm_url: Asked by POST before each step of every rollout, and before promotion; "" for nobody. 2xx lets the
-            rollout go on, 4xx holds it.
+        webhook_source: `source` of the CloudEvents, a URI reference that tells these servers from others.
+        webhook_secret_file: A file with the secret, instead of the secret itself.
+        confirm_url: URL that is asked by POST before each step of every rollout, and before promotion; "" for none. 2xx
+            lets the rollout go on, 4xx holds it.
         confirm_timeout_s: How long an answer may take.
-        confirm_ca_file: PEM file with the authorities that `confirm_url` is trusted by; "" for those of the system.
+        confirm_ca_file: PEM file with the authorities to trust for `confirm_url`; "" for the system's.
     """
 
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
@@ -98,7 +98,7 @@ class Probe(Section):
     Attributes:
         url: With `query`, where a Prometheus is, such as http://prometheus:9090; else what is asked, with {model},
             {candidate} and {baseline} in its path or query.
-        query: PromQL that makes one number, with {model}, {candidate} and {baseline}; "" for an HTTP endpoint.
+        query: PromQL that returns one number, with {model}, {candidate} and {baseline}; "" for an HTTP endpoint.
         method: Of an HTTP endpoint. `POST` sends the rollout as JSON.
         json_path: Where a number or a boolean is in an HTTP endpoint's JSON, such as `$.data.rate`; true passes.
         fail_above: A number above this fails.
@@ -108,12 +108,12 @@ class Probe(Section):
         timeout_s: How long one may take.
         count: Measurements that have to pass in a step before it is passed.
         failure_limit: Measurements that may fail in a step; one more takes the candidate back.
-        consecutive_error_limit: So many times in a row it may be impossible to ask; beyond that, what was measured
-            before counts no more.
+        consecutive_error_limit: How many times in a row a measurement may be inconclusive; beyond that, earlier
+            measurements no longer count.
         headers: Sent along.
         bearer_token: Sent as `Authorization: Bearer`; "" for none.
-        bearer_token_file: The same, of a file that is read each time.
-        ca_file: PEM file with the authorities that the endpoint is trusted by; "" for those of the system.
+        bearer_token_file: A file with the bearer token, which is read each time.
+        ca_file: PEM file with the authorities to trust for the endpoint; "" for the system's.
     """
 
     url: Annotated[str, Field(max_length=4096), AfterValidator(_http_url), AfterValidator(_known_placeholders)]

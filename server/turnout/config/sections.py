@@ -60,24 +60,25 @@ class Limits(QueueLimits):
         max_tensors: Most inputs of a request, and most outputs that it may name.
         max_rank: Most dimensions of a tensor.
         max_name_bytes: Longest name of a model, version, input or output.
-        max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw ones are bound
-            by the size of the message only.
+        max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw tensors are
+            bounded by the size of the message only.
         max_strings: Most strings of a request.
         max_requests: Most requests under way in the whole server, gRPC and HTTP together; more are refused with
             RESOURCE_EXHAUSTED (429). Health checks, probes and scrapes are always taken.
-        max_unfinished_bytes: Most bytes of requests that have come in part, of all together.
-        max_connections: Most connections of a listener; more wait to be taken. No more than the process may open files
-            for, less a reserve.
+        max_unfinished_bytes: Most bytes of all requests together that have arrived in part.
+        max_connections: Most connections of a listener; more have to wait. Never more than the process may open files,
+            less a reserve.
         max_streams: Most calls under way on one connection; clients open no more.
-        max_header_bytes: Of the headers of a request, with its request line.
-        max_headers: Headers of a request.
-        header_timeout_s: How long a new connection may take to say what it speaks, and headers that have begun to end.
-        body_timeout_s: How long nothing may come of a request that has begun; between the messages of a stream there
-            is no bound. 0: none at all.
-        stall_timeout_s: How long a client may take nothing of an answer. 0: no bound.
-        idle_timeout_s: After which a connection without a request is closed. 0: never.
-        max_connection_age_s: How often a listener has its clients connect anew (GOAWAY), for load balancers to spread
-            them; calls under way have `drain.timeout_s`. 0: never.
+        max_header_bytes: Most bytes of a request's headers, its request line included.
+        max_headers: Most headers of a request.
+        header_timeout_s: How long a new connection may take to say what it speaks, and a request to send all of its
+            headers.
+        body_timeout_s: How long a request that has begun may send nothing; between the messages of a stream there is no
+            bound. 0: no bound.
+        stall_timeout_s: How long a client may read nothing of an answer. 0: no bound.
+        idle_timeout_s: How long a connection without a request stays open. 0: for ever.
+        max_connection_age_s: How often a listener tells its clients to connect again (GOAWAY), so that load balancers
+            can spread them; calls under way have `drain.timeout_s`. 0: never.
     """
 
     max_message_bytes: Size = ByteSize(64 * _MIB)
@@ -121,9 +122,9 @@ class BatchingSettings(Section):
     Attributes:
         enabled: False: no version is batched, whatever its manifest says.
         max_rows: Most rows in a batch; a manifest may ask for fewer.
-        max_delay_ms: How long a free runner waits for a fuller batch, and no longer than half of the time that a
-            request's deadline leaves. 0: it takes what is there.
-        only_where_it_pays: Batch only as many rows as warm-up showed to cost less together than apart.
+        max_delay_ms: How long a free runner waits for a fuller batch, at most half of the time that a request's
+            deadline leaves. 0: it takes what is there.
+        only_where_it_pays: Batch only sizes that warm-up showed to cost less together than apart.
     """
 
     enabled: bool = True
@@ -136,30 +137,36 @@ class Runtime(Section):
     """How ONNX Runtime sessions are made.
 
     Attributes:
-        providers: What to run on, in order of preference; one that is named and not usable fails the load. `auto`:
+        providers: What to run on, in order of preference; a load fails if one that you name cannot be used. `auto`:
             CUDA where it works, else the CPU.
         device_ids: Devices of a GPU provider; a version gets one session on each.
-        gpus_per_version: Of these, how many a version is loaded on: those that have least of other versions in memory;
-            0 for all of them.
+        gpus_per_version: How many of these devices a version is loaded on, those with the least memory in use by other
+            versions; 0 for all.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
-        runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
-            whole cores (of a control group's quota of 1.5: one), of which each worker has its part, and as many as pay
-            on a GPU.
-        optimization_level: Of the graph, by ONNX Runtime.
+        runners: Runs of a version at the same time, per device. 0: on the CPU as many as the process has whole cores
+            (one, for a control group's quota of 1.5), divided between workers; on a GPU as many as pay.
+        optimization_level: How far ONNX Runtime optimises the graph.
         cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
         gpu_in_each_worker: With several workers, load versions on a GPU once in each of them. A server with several
             workers does not start on a machine with a GPU that versions may use, unless this is set.
         arena_limit_bytes: Most memory that a version may take on each GPU, weights and tensors of its runs together; 0
             for no bound.
-        arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
-        tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
+        arena_extend_strategy: Whether an arena grows by doubling, or by what is requested.
+        tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): faster, and less exact.
+        tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
+            GPU and ONNX Runtime; "" builds them at each load. Nobody else may write to it, since engines are code.
+        cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each size of batch (1, 2, 4,
+            8, ... rows), where that can be done and its answers are those of plain runs; `off` never does.
+        gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
+            sleeps: it is at hand sooner, and takes a core meanwhile. It stops looking where requests come too seldom
+            for that. 0: not at all, as on the CPU.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
         isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
             from the server and cost a copy of its memory each; `thread` in the server's own process; `auto` in child
             processes where the graph has an operator that the values of a request can crash, or make take memory or
             time without a bound.
-        processes: Most child processes of a version; 0: as many as its runners.
+        processes: Most child processes of a version; 0: as many as it has runners.
         memory_limit_bytes: Most memory that the runs in a child process on the CPU may take beside the loaded model; 0
             for no bound.
         kill_after_s: How long a run in a child process may go on after the last of its requests passed its deadline or
@@ -177,6 +184,9 @@ class Runtime(Section):
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
+    tensorrt_cache: FilePath = ""
+    cuda_graphs: Literal["off", "auto"] = "off"
+    gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0
     inline_threshold_us: CountOrNone = 300
     isolation: Literal["auto", "thread", "process"] = "auto"
     processes: Annotated[CountOrNone, Field(le=256)] = 0
@@ -188,9 +198,9 @@ class Drain(Section):
     """How the server stops.
 
     Attributes:
-        delay_s: How long requests are still taken after readiness went off, for load balancers to notice; not after
-            Ctrl-C.
-        timeout_s: How long requests under way may take after that.
+        delay_s: How long requests are still accepted after readiness is turned off, so that load balancers notice; not
+            after Ctrl-C.
+        timeout_s: How long requests under way have after that to end.
     """
 
     delay_s: Duration = 5.0
@@ -204,18 +214,19 @@ class RepositorySettings(Section):
         watch: Pick up what other processes publish.
         poll_interval_s: How often the state store is asked for new releases and tags.
         remote_poll_s: How often an object store or a registry is asked for new versions; one that does not answer is
-            asked less and less often, once a minute at last.
+            asked less often, down to once a minute.
         endpoint_url: Address of an object store or registry that is not where its kind usually is, such as
             `https://minio.example.org`; "" for what the store's own environment variables say. With `http://` nothing
             is encrypted.
         cache: Directory that files of versions in an object store or registry are kept in, on a local disk; several
             servers and commands may share it. "" for `~/.cache/turnout`, or what `XDG_CACHE_HOME` says.
         cache_max_bytes: Most bytes of files in it; the least recently used versions that no server has loaded go first.
-        timeout_s: How long an object store or registry may take to answer, or say nothing in the middle of a file.
-        max_objects: Most objects under the prefix, or tags of the registry's repository, that are listed; with more,
-            nothing of it is taken over.
-        oci_settle_s: Longest that a publisher may take between its look at a tag of a registry and its write; how long
-            it waits then before it looks whose version stands. Alike for all who publish to one repository.
+        timeout_s: How long an object store or registry may take to answer, or send nothing in the middle of a file.
+        max_objects: Most objects under the prefix, or tags of the registry's repository. If there are more, the listing
+            is not used.
+        oci_settle_s: Longest time that a publisher may take between reading a registry's tag and writing it, and how
+            long it then waits before it checks that the tag is still its own. Set the same value for all publishers of
+            a repository.
     """
 
     watch: bool = True
@@ -233,13 +244,12 @@ class Retention(Section):
     """What is kept, and for how long.
 
     Attributes:
-        releases: `turnout prune` keeps so many of a model's latest releases.
-        versions_days: `turnout prune` keeps what was published less long ago.
-        ticks_days: What the ticks of ended rollouts counted is removed after so long, by the servers themselves; 0
-            keeps it for ever.
-        events_days: What the log tells of policies and ended rollouts is removed after so long, but for the last event
-            of each rollout and the last hundred policies of a model; 0 keeps it for ever. Publications, releases,
-            yanks, tags and signatures stay in any case.
+        releases: How many of a model's latest releases `turnout prune` keeps.
+        versions_days: `turnout prune` keeps versions that are younger than this.
+        ticks_days: How long servers keep the ticks of ended rollouts; 0 for ever.
+        events_days: How long the log keeps events of policies and ended rollouts; 0 for ever. The last event of each
+            rollout and the last hundred policies of a model stay, and so do all events of publishing, releases, yanks,
+            tags and signatures.
     """
 
     releases: Count = 3
@@ -254,10 +264,10 @@ class Transfers(Section):
     Attributes:
         max_file_bytes: Largest file that an upload may hold.
         max_upload_bytes: Most bytes of one version.
-        max_uploads: Uploads that are open at the same time.
-        max_fetches: Fetches that are under way at the same time.
-        idle_s: A stream on which nothing moves for so long is ended.
-        keep_s: How long an upload that broke off is kept for its client to go on with.
+        max_uploads: Most uploads at the same time.
+        max_fetches: Most fetches at the same time.
+        idle_s: How long a stream may send nothing before it is ended.
+        keep_s: How long an interrupted upload is kept, so that its client can go on with it.
     """
 
     max_file_bytes: Size = ByteSize(16 * 1024 * _MIB)
@@ -272,11 +282,11 @@ class Routing(Section):
     """How requests say where they want to go, beside the version field.
 
     Attributes:
-        key_header: Metadata or header that carries the routing key of a request which has none of its own.
+        key_header: Metadata key or header that carries the routing key, if the request's own field is empty.
         version_override_from: Networks whose callers may force a version with `x-turnout-version`, for testing. None by
             default: the header is refused then.
-        yanked_pins: What becomes of a pin, digest or tag that names a yanked version: `refuse` it, or answer it as long
-            as the version is there, and `warn`.
+        yanked_pins: What happens to a pin, digest or tag that names a yanked version: `refuse` it, or `warn` and answer
+            as long as the version exists.
     """
 
     key_header: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{0,60}[a-z0-9_.]$")] = "x-routing-key"
@@ -288,10 +298,10 @@ class Signing(Section):
     """Whose signatures make a version fit to be served.
 
     Attributes:
-        signatures: What becomes of a version that nobody trusted signed: `off` does not ask, `warn` publishes and loads
-            it with a warning, `require` does neither.
+        signatures: What happens to a version without a trusted signature: `off` does not check, `warn` publishes and
+            loads it with a warning, `require` does neither.
         trusted_keys: Public keys (P-256, P-384, P-521): paths of PEM files, or what `turnout key show` prints.
-        trusted_authorities: PEM files of authorities. A signature counts whose certificate one of them issued for
+        trusted_authorities: PEM files of authorities. A signature counts if one of them issued its certificate, for
             signing.
     """
 
@@ -317,22 +327,22 @@ class ShadowLane(Section):
 
     Attributes:
         isolation: `process` runs a shadow in a child process, which costs its memory once more and keeps even a native
-            crash from the server; `thread` in the server's process, where it also costs live p99 some.
+            crash from the server; `thread` in the server's process, where it also costs some live p99.
         memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
             `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
-        max_inflight: Copies that are run at the same time.
-        max_queue_requests: Copies that may wait; what would pass that is dropped and counted.
-        max_queue_bytes: Bytes of their inputs and outputs, likewise.
-        max_lag_s: A copy that waited this long is dropped and counted.
-        timeout_s: A run is ended after this.
+        max_inflight: Most copies that run at the same time.
+        max_queue_requests: Most copies that may wait; more are dropped and counted.
+        max_queue_bytes: Most bytes of their inputs and outputs, likewise.
+        max_lag_s: How long a copy may wait; then it is dropped and counted.
+        timeout_s: How long a run may take; then it is ended.
         noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
-        top_k: Classes that are compared where an output is scores.
-        keep_worst: Disagreements that are kept for people to look at, for each pair.
-        keep_inputs: Keep their inputs too.
+        top_k: How many of the best classes are compared, for outputs that are scores.
+        keep_worst: How many of the worst disagreements are kept for you to look at, of each pair.
+        keep_inputs: Keep the inputs of these disagreements, too.
         redact: `package.module:function` that is given a model's name and the inputs by name before they are kept, and
             returns what may be kept of them.
-        tolerances: By output name or by dtype; before those of the manifest.
-        scores: By output name: whether it is scores, whatever its values look like.
+        tolerances: By output name or by dtype; they override the manifest's.
+        scores: By output name: whether the output is scores, whatever its values look like.
     """
 
     isolation: Literal["process", "thread"] = "process"
@@ -355,14 +365,14 @@ class Oip(Section):
     """The Open Inference Protocol, as clients speak it on the data listener and over HTTP.
 
     Attributes:
-        allow_repository_control: Let them load and unload versions. On the control listener they may in any case.
-        allow_settings_changes: Let them change how the log and tracing are set until the server ends. On the control
-            listener they may in any case.
+        allow_repository_control: Let clients load and unload versions. On the control listener they always may.
+        allow_settings_changes: Let clients change the settings of the log and of tracing, until the server ends. On the
+            control listener they always may.
         system_shared_memory: Let callers on this machine register regions of POSIX shared memory, which must belong to
             the user that the server runs as; tensors can then lie there instead of in messages.
-        max_shared_memory_regions: Regions that one caller may have registered at the same time.
-        max_shared_memory_bytes: Bytes of all regions of one caller. What the server writes there before the caller did
-            counts as the server's memory.
+        max_shared_memory_regions: Most regions that one caller may have registered at the same time.
+        max_shared_memory_bytes: Most bytes of all regions of one caller. What the server writes there before the caller
+            did counts as the server's memory.
     """
 
     allow_repository_control: bool = False
@@ -378,7 +388,7 @@ class Log(Section):
     Attributes:
         format: `auto` is `console` on a terminal and `json` elsewhere.
         level: The least severe events that are logged.
-        access_sample_rate: Share of successful requests that get a line, 0 to 1; failed ones always do.
+        access_sample_rate: Share of successful requests that are logged, 0 to 1; failed ones always are.
     """
 
     format: Literal["auto", "json", "console"] = "auto"
@@ -390,15 +400,15 @@ class Tracing(Section):
     """Spans of requests, sent to an OpenTelemetry collector; needs the extra `otel`.
 
     Attributes:
-        endpoint: Of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` where that is missing.
+        endpoint: Address of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` where that is missing.
         protocol: Of OTLP.
-        headers: Sent along, such as an API key.
+        headers: Headers to send along, such as an API key.
         service_name: `service.name` of all spans.
-        sample_ratio: Share of requests that are traced, of those whose caller has not decided that.
+        sample_ratio: Share of requests that are traced, of those whose caller has not decided.
         interval_s: How often spans are sent.
         timeout_s: Of one export.
-        max_queue_spans: Spans that wait to be sent; what would pass that is dropped and counted.
-        max_batch_spans: Spans of one export; what would make it larger than 3 MiB waits for the next.
+        max_queue_spans: Most spans that wait to be sent; more are dropped and counted.
+        max_batch_spans: Most spans of one export; it is at most 3 MiB, and the rest waits for the next one.
     """
 
     endpoint: OtlpEndpoint = ""

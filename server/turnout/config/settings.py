@@ -54,9 +54,9 @@ class ModelOverrides(Section):
 
     Attributes:
         load: Which versions are loaded: `all`, `latest:N` (the N highest releases, newer candidates and what tags
-            name), `on_demand` (what answers by default and what tags name; every other version by the first request
-            for it), or a list of selectors; and always what policies, rollouts and rollbacks need. As `loading.load`
-            where it is not set.
+            name), `on_demand` (what answers by default and what tags name; every other version by the first request for
+            it), or a list of selectors; and always what policies, rollouts and rollbacks need. As `loading.load` where
+            it is not set.
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
         false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
             out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
@@ -137,15 +137,15 @@ class Settings(BaseSettings):
         models: The model repository: a directory, or `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `oci://HOST/NAME`,
             which need a `state` elsewhere. Credentials are never part of it.
         read_only: Serve what `models` holds, and never write to it: a repository, exports of versions, or a Triton
-            model repository. Nothing is published to it. Without `state`, every version is released, or of Triton's
-            those that its version policy serves, and what is declared meanwhile is forgotten with the server.
+            model repository. Nothing is published to it. Without `state`, every version is released (in a Triton model
+            repository, those that its version policy serves), and changes are forgotten when the server ends.
         state: URL of the state store; "" for a SQLite file in the repository.
         grpc: The data listener; nothing on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener.
         insecure: Listen on addresses that other machines reach without TLS, or without asking who calls.
-        server_name: What this server goes by among those that share its state store, in `turnout servers`, metrics and
-            verdicts; "" for HOST:PORT of the data listener. No two may have the same.
+        server_name: Name of this server among those that share its state store, in `turnout servers`, metrics and
+            verdicts; "" for HOST:PORT of the data listener. No two may have the same name.
         workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
             least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
             `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.

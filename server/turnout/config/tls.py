@@ -19,12 +19,12 @@ class ListenerTls(Section):
     """What one listener does otherwise than `[tls]` says; only the keys given count.
 
     Attributes:
-        enabled: False: plain text, whatever certificate is set.
+        enabled: False: plain text, even if a certificate is set.
         cert: PEM file with the server's certificate, and the intermediate ones after it; "" for plain text.
         key: PEM file with the certificate's private key, not encrypted. It may be the same file.
-        client_ca: PEM file with the authorities that sign certificates of clients.
+        client_ca: PEM file with the authorities that sign clients' certificates.
         client_certificates: `required` refuses clients without a certificate of `client_ca`; `optional` asks for one
-            and takes clients without it too; `none` does not ask.
+            and also accepts clients without; `none` does not ask.
     """
 
     enabled: bool = True
@@ -40,7 +40,7 @@ class TlsSettings(ListenerTls):
     The files are read again when they change: new connections get the new certificate, those that exist go on.
 
     Attributes:
-        poll_interval_s: How often the files are looked at; 0 for never.
+        poll_interval_s: How often the files are checked for changes; 0 for never.
         grpc, http, control: What the listener of this name does otherwise.
     """
 

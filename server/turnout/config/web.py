@@ -10,9 +10,9 @@ class WebSettings(Section):
     """What browsers may do on the HTTP listener.
 
     Attributes:
-        hosts: Names that the server is reached by. A request with another name in its Host header is refused: whoever
-            owns that name could have a browser take this server for their site. Addresses and localhost always pass.
-            If it is empty: on a loopback listener no name but localhost, elsewhere any.
+        hosts: Host names of the server. A request with another name in its Host header is refused, because the owner of
+            that name could make a browser take this server for their site. Addresses and localhost always pass. If it
+            is empty, a loopback listener accepts no name but localhost, and other listeners accept any.
     """
 
     hosts: HostNames = ()
@@ -22,10 +22,10 @@ class Console(Section):
     """The console, on the HTTP listener.
 
     Attributes:
-        enabled: Whether it is there at all.
-        token: Whoever knows it may pause, promote and abort from there; "" leaves it read-only, but for those to whom
-            `[auth]` grants more. At least 16 characters.
-        token_file: A file with it, instead.
+        enabled: Serve the console.
+        token: Token with which people may pause, promote and abort in the console, at least 16 characters. "": the
+            console is read-only, except for those to whom `[auth]` grants more.
+        token_file: A file with the token, instead of the token itself.
     """
 
     enabled: bool = True

@@ -89,6 +89,7 @@ def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
         providers=entry.providers,
         load_seconds=entry.load_seconds,
         isolation=entry.isolation,
+        cuda_graphs=entry.cuda_graphs,
     )
 
 

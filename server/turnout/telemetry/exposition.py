@@ -85,8 +85,8 @@ class Exposition:
                 if time.perf_counter() - begun > _PIECES_SECONDS:
                     await asyncio.sleep(0)
                     begun = time.perf_counter()
-        yield "".join([*block, writer.end]).encode()
         self._templates[media_type] = writer.used
+        yield "".join([*block, writer.end]).encode()
 
 
 async def in_blocks(text: bytes) -> AsyncIterator[bytes]:

@@ -39,6 +39,7 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_unfinished_bytes": Rule.SUM,
     "turnout_queue_fill_ratio": Rule.MOST,
     "turnout_version_load_duration_seconds": Rule.MOST,
+    "turnout_version_cuda_graphs": Rule.MOST,
     "turnout_version_memory_bytes": Rule.SUM,
     "turnout_version_memory_budget_bytes": Rule.SUM,
     "turnout_version_waiting_requests": Rule.SUM,

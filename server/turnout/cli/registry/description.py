@@ -64,6 +64,7 @@ class Live(JsonForm):
         max_batch_rows: Rows that a batch may hold; 0 where it is served unbatched.
         load_seconds: What loading and warming took.
         isolation: Whether it runs in processes of its own, and why, in words.
+        cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words.
     """
 
     state: str
@@ -72,6 +73,7 @@ class Live(JsonForm):
     max_batch_rows: int
     load_seconds: float
     isolation: str = ""
+    cuda_graphs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class VersionDescription:
                 version.max_batch_rows,
                 version.load_seconds,
                 version.isolation,
+                version.cuda_graphs,
             ),
         )
 

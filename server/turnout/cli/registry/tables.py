@@ -58,6 +58,8 @@ def details(version: VersionDescription) -> Table:
             pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
         if live.isolation:
             pairs.append(("isolation", live.isolation))
+        if live.cuda_graphs:
+            pairs.append(("CUDA graphs", live.cuda_graphs))
     pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
     pairs.append(("outputs", "\n".join(map(str, version.outputs))))
     if version.batching:

@@ -102,7 +102,7 @@ def verify(
         body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
         ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
         if untrusted:
-            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as is asked")
+            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as required")
         out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
         if not ok:
             raise typer.Exit(1)

@@ -15,7 +15,6 @@ from turnout import __version__, host
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
 from turnout.cli.output import size_text
-from turnout.cli.serve import cuda
 from turnout.cli.workspace import repository_of
 from turnout.config import (
     LISTENERS,
@@ -30,6 +29,7 @@ from turnout.config import (
 from turnout.config.rendering import redacted
 from turnout.config.repository_url import NO_STATE, RepositoryUrl
 from turnout.errors import ConfigError, TurnoutError
+from turnout.serving.sessions import cuda_driver as cuda
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.database.engine import Database, Location
 from turnout.tls.certificates import read_identity

@@ -70,8 +70,8 @@ def serve(
         import asyncio
 
         from turnout.app.process import loop_factory
-        from turnout.cli.serve.cuda import cuda_driver
         from turnout.scratch import place_for_temporary_files
+        from turnout.serving.sessions.cuda_driver import cuda_driver
         from turnout.threads import end_process
 
         place_for_temporary_files()

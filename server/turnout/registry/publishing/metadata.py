@@ -183,7 +183,7 @@ def read_metadata(path: Path) -> VersionMetadata:
     try:
         body = forms[path.suffix](data.decode())
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest.at("meta", f"{path.name} is no {path.suffix[1:].upper()}: {error}") from error
+        raise InvalidRequest.at("meta", f"{path.name} is not {path.suffix[1:].upper()}: {error}") from error
     if isinstance(body, dict) and isinstance(body.get("dependencies"), dict) and "lock_file" in body["dependencies"]:
         body = body | {"dependencies": _with_lock(body["dependencies"], path.parent)}
     return parse_metadata(body)

@@ -142,7 +142,7 @@ class Trust:
         return signed
 
     def doubt(self, repository: Repository, published: Published) -> str:
-        """Returns why a version is not signed as is asked, "" where it is, or nothing is asked. Reads small files."""
+        """Returns why a version is not signed as required, "" where it is, or nothing is asked. Reads small files."""
         return "" if self.policy == "off" else self.fault(published, self.signed(repository, published))
 
     def signed(self, repository: Repository, published: Published) -> list[Signed]:

@@ -52,7 +52,7 @@ class MessageReader(Generic[MessageT]):
             return self._parse(data)
         except DecodeError:
             name = self._message.DESCRIPTOR.full_name
-            raise MalformedMessage(f"the message is no {name}: its bytes cannot be parsed") from None
+            raise MalformedMessage(f"the message is not a {name}: its bytes cannot be parsed") from None
 
     async def read(self, data: bytes) -> MessageT:
         """Returns a message, which is parsed in a thread if that takes long. Raises as `parse`."""

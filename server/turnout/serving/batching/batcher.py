@@ -1,6 +1,6 @@
 """One version's queue and runner threads: a batch is formed when a runner gets free, out of what waits then.
 
-    event loop:     submit -> queue (bounded in requests and bytes)          future <- call_soon_threadsafe
+    event loop:     submit -> queue (bounded in requests and bytes)          future <- hand back, in groups
     runner thread:            take a batch of one shape -> join -> run -> split -^
 
 Requests of different shapes wait in line beside each other and take turns, so that none blocks another. A request whose
@@ -8,44 +8,30 @@ deadline passed, or whose caller left, leaves the queue and is never computed.
 
 A request calls a runner: one that is idle, else a new one. A runner that was called is idle no more, though it may not
 have woken yet, so that requests that come at once find a runner each. Where lines are held for company, one idle runner
-keeps the time for all of them; when it takes a batch it calls another to keep it.
+keeps the time for all of them; when it takes a batch it calls another to keep it. Of the others one may look for
+requests for a while before it sleeps (`turnout.serving.batching.spin`), and is the first to be called.
 
 Requests that shared a run whose outputs do not add up run again alone, and no request of the version shares one after.
 """
 
 import asyncio
-import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from turnout.errors import DeadlineExceededError, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.answer import BatchedAnswer
 from turnout.serving.batching.batch import BatchSizeMismatch, Lines, join, split
 from turnout.serving.batching.batchability import BatchPlan
-from turnout.serving.batching.request_queue import QueuedRequest, RequestQueue
+from turnout.serving.batching.hand_back import HandBack
+from turnout.serving.batching.request_queue import QueueBounds, QueuedRequest, RequestQueue
+from turnout.serving.batching.spin import Spin, look
+from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import EndableRun, MakeRunner, Run
 from turnout.serving.sessions.tensor import Array
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class QueueBounds:
-    """How much may wait, and how long a runner waits for more.
-
-    Attributes:
-        requests: Most requests that wait.
-        nbytes: Most bytes of inputs that wait.
-        max_delay: Seconds that a free runner waits for a fuller batch; 0.0 takes what is there.
-    """
-
-    requests: int
-    nbytes: int
-    max_delay: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -117,11 +103,14 @@ class Batcher:
         self._on_demoted = on_demoted
         self._lines = Lines()
         self._loop = asyncio.get_running_loop()
+        self._hand_back = HandBack(self._loop)
         self._lock = threading.Lock()  # guards all that follows
         self._queue: RequestQueue[_Pending] = RequestQueue(bounds.max_delay)
         self._unused = list(runners)[::-1]
         self._runners: set[_Runner] = set()
         self._idle: list[_Runner] = []  # the last to become so first: its caches are warmest
+        self._spin = Spin(bounds.spin)
+        self._spinning = False
         self._timekeeper: _Runner | None = None
         self._kept_until = 0.0  # when the timekeeper looks at the queue of its own accord
         self._closed = False
@@ -271,9 +260,10 @@ class Batcher:
     def _start_runner(self) -> None:
         runner = _Runner(self._unused.pop(), self._loop.create_future())
         self._runners.add(runner)
-        name = f"run-{self._name}-{self._started}"
+        name, work = f"run-{self._name}-{self._started}", functools.partial(self._work, runner)
         try:
-            threading.Thread(target=self._work, args=(runner,), name=name, daemon=True).start()
+            if not (isinstance(runner.make, PreparedRunner) and runner.make.start(work)):
+                threading.Thread(target=work, name=name, daemon=True).start()
         except RuntimeError as error:  # the system has no thread left
             self._runners.remove(runner)
             self._unused.append(runner.make)
@@ -315,12 +305,11 @@ class Batcher:
         """Waits until the runner is called, or until a held line is due where no other keeps the time."""
         due = None if self._timekeeper is not None else self._queue.due(max_rows)
         if due is None:
-            self._idle.append(runner)
-        else:
-            self._timekeeper, self._kept_until = runner, due
-        timeout = -1.0 if due is None else max(due - time.monotonic(), 0.0)
+            self._idle_until_called(runner)
+            return
+        self._timekeeper, self._kept_until = runner, due
         self._lock.release()
-        called = runner.called.acquire(timeout=timeout)
+        called = runner.called.acquire(timeout=max(due - time.monotonic(), 0.0))
         self._lock.acquire()
         if called:
             return
@@ -329,18 +318,32 @@ class Batcher:
         else:
             runner.called.acquire()  # it was called in the moment that the time was over
 
+    def _idle_until_called(self, runner: _Runner) -> None:
+        looks = not self._spinning and self._spin.worthwhile
+        self._idle.insert(0 if self._spinning else len(self._idle), runner)  # who looks is called first
+        self._spinning |= looks
+        self._lock.release()
+        began = time.monotonic()
+        called = looks and look(runner.called, self._spin.seconds)
+        if looks:
+            self._spinning = False
+        if not called:
+            runner.called.acquire()
+        self._lock.acquire()
+        self._spin.idled(time.monotonic() - began)
+
     def _serve(self, runner: _Runner, run: Run, batch: Sequence[_Pending]) -> None:
         """Runs a batch and hands over its answers."""
         plan = self._in_force.plan
         if len(batch) == 1:
-            self._resolve(self._deliver, self._run_alone(plan, run, batch[0]))
+            self._hand_back.call(self._deliver, self._run_alone(plan, run, batch[0]))
         elif outcome := self._run_together(plan, run, batch):
-            self._resolve(self._deliver, outcome)
+            self._hand_back.call(self._deliver, outcome)
         else:
             for index, pending in enumerate(batch):
                 runner.in_hand = batch[index:]
                 if not pending.future.done():
-                    self._resolve(self._deliver, self._run_alone(self._in_force.plan, run, pending))
+                    self._hand_back.call(self._deliver, self._run_alone(self._in_force.plan, run, pending))
         runner.in_hand = ()
 
     def _run_alone(self, plan: BatchPlan, run: Run, pending: _Pending) -> _Outcome:
@@ -374,7 +377,7 @@ class Batcher:
 
     def _demote(self, fault: str) -> None:
         self._in_force.demote(fault)
-        self._resolve(self._on_demoted, self._in_force.plan.reason)
+        self._hand_back.call(self._on_demoted, self._in_force.plan.reason)
 
     def _execute(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome:
         rows = sum(pending.rows for pending in batch)
@@ -413,13 +416,8 @@ class Batcher:
                 self._call_runner()
         if left:
             failure = trouble if isinstance(trouble, TurnoutError) else _unexpected(trouble)
-            self._resolve(self._deliver, _Outcome(left, 0, [failure] * len(left)))
-        self._resolve(_finish, runner.ended)
-
-    def _resolve(self, call: Callable[[_T], None], argument: _T) -> None:
-        # A closed loop has nobody left to answer; the thread goes on to its own end.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call, argument)
+            self._hand_back.call(self._deliver, _Outcome(left, 0, [failure] * len(left)))
+        self._hand_back.call(_finish, runner.ended)
 
 
 def _finish(future: "asyncio.Future[None]") -> None:

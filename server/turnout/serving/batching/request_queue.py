@@ -15,6 +15,23 @@ from turnout.serving.batching.batch import Line
 from turnout.serving.sessions.tensor import Array
 
 
+@dataclass(frozen=True, slots=True)
+class QueueBounds:
+    """How much may wait, and how long a runner waits for more.
+
+    Attributes:
+        requests: Most requests that wait.
+        nbytes: Most bytes of inputs that wait.
+        max_delay: Seconds that a free runner waits for a fuller batch; 0.0 takes what is there.
+        spin: Seconds that an idle runner looks for requests before it sleeps, one at a time; 0.0 for none.
+    """
+
+    requests: int
+    nbytes: int
+    max_delay: float = 0.0
+    spin: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
     """A request that waits.

@@ -7,22 +7,25 @@ versions that serve beside it come first.
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turnout.config import BatchingSettings, ModelSettings, Runtime
-from turnout.errors import MemoryBudgetExceeded
+from turnout.errors import MemoryBudgetExceeded, ModelFailure
 from turnout.host import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.signing.trust import Trust
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
+from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
+from turnout.serving.cuda_graphs import preparation
+from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
@@ -30,13 +33,19 @@ from turnout.serving.loading.load_proof import prove_at_load
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
+from turnout.serving.sessions.cuda_driver import cuda_driver
+from turnout.serving.sessions.engine_cache import engine_cache_options
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.sessions.memory import used_bytes
+from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
 """Control flow, whose running time depends on the values given: never run on the event loop."""
+
+CAPTURING = frozenset({providers.CUDA})
+"""Providers whose runs are captured as CUDA graphs."""
 
 RUNNERS_PER_GPU = 2
 """One runner copies inputs while the other computes; more only queue on the device."""
@@ -58,6 +67,8 @@ class LoadedVersion:
         seconds: What loading took.
         pool: Its child processes, where it is isolated.
         isolation: Where it runs, and why there.
+        graphs: Which of its runs are captured as CUDA graphs, or why none are.
+        in_force: How requests are put together while it serves; None for as `plan` says at first.
     """
 
     sessions: Sequence[Session]
@@ -70,6 +81,15 @@ class LoadedVersion:
     seconds: float
     pool: ChildPool | None = None
     isolation: Isolation = IN_THIS_PROCESS
+    graphs: GraphPlan = NO_GRAPHS
+    in_force: PlanInForce | None = None
+
+    def free(self) -> None:
+        """Gives back what was captured, and closes those sessions, once no run is under way; waits for threads."""
+        preparation.close(self.runners)
+        for session in self.sessions:
+            if session.captures:
+                session.close()
 
     @property
     def engine(self) -> "Session | ChildPool":
@@ -126,15 +146,21 @@ def load(
     isolation = decide(runtime.isolation, graph)
     count = _runner_count(runtime, on_gpu, settings.workers)
     pool: ChildPool | None = None
-    sessions: list[Session] = []
+    sessions: Sequence[Session] = ()
+    prepared: Sequence[PreparedRunner] = ()
+    make = functools.partial(_sessions, directory / MODEL_FILE, published, names, runtime)
+    not_captured = _not_captured(runtime, names, isolation, manifest, graph)
+    graphs = not_captured or NO_GRAPHS
     if isolation.process:
         pool = _pool(directory / MODEL_FILE, manifest, names, runtime, on_gpu, count, supervision)
         pool.open()
+    elif not_captured is not None:
+        sessions = make(captures=False)
     else:
-        sessions = [
-            Session(directory / MODEL_FILE, manifest.signature, names, device_id, runtime)
-            for device_id in (runtime.device_ids if on_gpu else (0,))
-        ]
+        try:
+            sessions = make(captures=True)
+        except ModelFailure as error:
+            sessions, graphs = make(captures=False), off(error.message)
     try:
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
@@ -147,17 +173,33 @@ def load(
             warm_up(run, plan, outputs, warmup_runs, pays)
         if pays:
             plan = paying_plan(plan, warmth)
-        inline_bytes = 0 if on_gpu or pool is not None else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        in_force = PlanInForce(plan)
+        if sessions and sessions[0].captures:
+            graphs, prepared = preparation.prepare(
+                sessions, manifest, in_force, pinned_allocator(), supervision.start_thread
+            )
+            if not prepared:
+                for session in sessions:
+                    session.close()
+                sessions = make(captures=False)
+                runs = [session.run for session in sessions]
+                for run in runs:
+                    warm_up(run, plan, outputs, warmup_runs, pays)
+        in_force.plan = replace(plan, sample=None)
+        inline_bytes = (
+            0 if on_gpu or pool is not None or prepared else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        )
         if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
             inline_bytes = 0
         if pool is not None:
             pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
             runners = _pooled(pool, count * (len(devices) if on_gpu else 1))
         else:
-            runners = _runners(sessions, on_gpu and bindable(manifest.signature), count)
+            runners = prepared or _runners(sessions, on_gpu and bindable(manifest.signature), count)
     except BaseException:
         if pool is not None:
             pool.close()
+        preparation.close(prepared)
         raise
     return LoadedVersion(
         sessions=sessions,
@@ -170,6 +212,8 @@ def load(
         seconds=time.monotonic() - began,
         pool=pool,
         isolation=isolation,
+        graphs=graphs,
+        in_force=in_force,
     )
 
 
@@ -191,6 +235,43 @@ def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings
 
 def _providers(runtime: Runtime) -> tuple[str, ...]:
     return providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
+
+
+def _sessions(
+    model: Path, published: Published, names: Sequence[str], runtime: Runtime, *, captures: bool
+) -> Sequence[Session]:
+    """Makes a session for each device. Raises ModelFailure, MemoryBudgetExceeded and ConfigError as `load`."""
+    signature = published.manifest.signature
+    caches: Mapping[int, Mapping[str, str]] = {}
+    if names[0] == providers.TENSORRT and runtime.tensorrt_cache:
+        found = {device.index: device for device in cuda_driver().devices}
+        caches = {
+            index: engine_cache_options(runtime.tensorrt_cache, published.digest, found[index])
+            for index in runtime.device_ids
+            if index in found  # of another the session says what is wrong
+        }
+    return [
+        Session(model, signature, names, device, runtime, captures=captures, tensorrt=caches.get(device, {}))
+        for device in (runtime.device_ids if names[0] != providers.CPU else (0,))
+    ]
+
+
+def _not_captured(
+    runtime: Runtime, names: Sequence[str], isolation: Isolation, manifest: Manifest, graph: ModelGraph
+) -> GraphPlan | None:
+    """Returns why no CUDA graph is captured, as far as that is known before a version is loaded; None for nothing."""
+    if runtime.cuda_graphs == "off":
+        return off("the configuration says so") if names[0] in CAPTURING else NO_GRAPHS
+    if names[0] not in CAPTURING:
+        return off("it does not run on CUDA")
+    if isolation.process:
+        return off("it runs in child processes")
+    if runtime.runners > 1:
+        return off(
+            f"a session that captures takes runs from one thread only, and [runtime] runners = {runtime.runners}"
+        )
+    why = obstacle(manifest.signature, graph)
+    return off(why) if why else None
 
 
 def _pool(

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import TensorProto
 
 from turnout.registry.manifest.signature import DataType, Signature
+from turnout.serving.sessions.capture_gate import RUNS
 from turnout.serving.sessions.session import Session, host_array, ort_value
 from turnout.serving.sessions.tensor import Array
 
@@ -72,13 +73,15 @@ def pinned_allocator() -> Allocate:
 
 def _pinned(cudart: ctypes.CDLL, size: int) -> HostBuffer:
     pointer = ctypes.c_void_p()
-    status = cudart.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)), ctypes.c_uint(_PORTABLE))
+    with RUNS:  # no call of this kind while a CUDA graph is captured
+        status = cudart.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)), ctypes.c_uint(_PORTABLE))
     if status != 0 or not pointer.value:  # page-locked memory is scarce; ordinary memory is only slower
         return pageable(size)
     address = pointer.value
 
     def free() -> None:
-        cudart.cudaFreeHost(ctypes.c_void_p(address))
+        with RUNS:
+            cudart.cudaFreeHost(ctypes.c_void_p(address))
 
     return HostBuffer(size, address, None, free)
 

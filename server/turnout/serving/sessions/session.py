@@ -5,10 +5,12 @@ its own (`turnout.serving.sessions.io_binding`), since an IO binding serves one 
 """
 
 import ctypes
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -16,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from turnout.registry.manifest.signature import DataType, Signature
+from turnout.serving.sessions.capture_gate import LOADS, RUNS, capturing
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT
 from turnout.serving.sessions.runtime_errors import load_failure, run_failure
 from turnout.serving.sessions.tensor import Array
@@ -44,6 +47,8 @@ class EndableRun(ABC):
 MakeRunner = Callable[[], AbstractContextManager[Run]]
 """Makes what one runner thread runs with, in that thread; leaving the context frees what belongs to the thread."""
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
 _BFLOAT16 = 16
 """ONNX's number of the element type (TensorProto.BFLOAT16)."""
 
@@ -53,6 +58,11 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+_GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
+"""A run's option that names the CUDA graph it captures or launches, and its value for a plain run
+(onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation). A session that captures takes a run
+without it for one of graph 0."""
+
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
 
@@ -73,6 +83,7 @@ class Session:
     Attributes:
         providers: Execution providers the session really runs on, in order.
         device: `cpu` or `cuda:N`.
+        captures: Runs of it may be captured as CUDA graphs; they go on one at a time.
     """
 
     def __init__(
@@ -84,6 +95,8 @@ class Session:
         runtime: "Runtime",
         *,
         prepack: bool = True,
+        captures: bool = False,
+        tensorrt: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Reads and optimises the graph; takes as long as that takes, without holding the GIL.
 
@@ -95,18 +108,26 @@ class Session:
             runtime: The model's settings.
             prepack: Copy weights into the form that kernels like best: quicker, and in memory twice where the first
                 form is only mapped.
+            captures: Let runs be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On the CPU
+                the same calls are made, and nothing is captured.
+            tensorrt: Options of the TensorRT provider beside those that `runtime` says.
 
         Raises:
-            ModelFailure: ONNX Runtime cannot load the model.
+            ModelFailure: ONNX Runtime cannot load the model, or cannot capture it: it has control flow, or nodes that
+                the CUDA provider has no kernels for.
             MemoryBudgetExceeded: It does not fit the memory it may take.
         """
         options = _options(runtime)
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        on_gpu = any(name != CPU for name in providers)
         try:
-            self._session: Any = ort.InferenceSession(
-                str(model), options, providers=_with_options(providers, device_id, runtime)
-            )
+            with LOADS if on_gpu else nullcontext():
+                self._session: Any = ort.InferenceSession(
+                    str(model),
+                    options,
+                    providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
+                )
         except Exception as error:
             raise load_failure(error) from error
         self._session.disable_fallback()
@@ -115,6 +136,12 @@ class Session:
         self._run = self._session._sess.run
         self._run_bound = self._session._sess.run_with_iobinding
         self._run_options = ort.RunOptions()
+        self.captures = captures
+        # ONNX Runtime, "Using CUDA Graphs in the CUDA EP": "Multi-threaded usage is currently not supported".
+        self._one_at_a_time = threading.Lock() if captures else None
+        if captures:
+            self._run_options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+        self._guarded = on_gpu or captures
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
         self.device_id = device_id
@@ -140,6 +167,11 @@ class Session:
         """
         try:
             options = self._run_options if stop is None else stop.options
+            if self._guarded:
+                if self.captures and stop is not None:
+                    options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+                with self.turn():
+                    return self._run_plainly(inputs, outputs, options)
             if self._bfloat16:
                 return self._run_values(inputs, outputs, options)
             values: list[Array] = self._run(outputs, inputs, options)
@@ -154,9 +186,67 @@ class Session:
     def run_bound(self, binding: Any) -> None:
         """Runs the model once on what `binding` binds. Raises as `run`."""
         try:
-            self._run_bound(binding._iobinding, self._run_options)
+            if not self._guarded:
+                self._run_bound(binding._iobinding, self._run_options)
+                return
+            with self.turn():
+                self._run_bound(binding._iobinding, self._run_options)
         except Exception as error:
             raise run_failure(error) from error
+
+    def value_like(self, array: Array) -> Any:
+        """Returns an OrtValue on the session's device with room for an array's like; of its own arena, where ONNX
+        Runtime knows that (1.31 does), so that its memory goes when the session does.
+        """
+        make = getattr(self._session, "create_ortvalue_from_shape_and_type", ort.OrtValue.ortvalue_from_shape_and_type)
+        device = self.device.partition(":")[0]
+        return make(list(array.shape), array.dtype.type, device, self.device_id if device != "cpu" else 0)
+
+    def capture(self, binding: Any, graph: int) -> Callable[[], None]:
+        """Runs the model on what `binding` binds until that is captured as a CUDA graph; returns what launches it.
+
+        ONNX Runtime runs it twice, for what is allocated then cannot be during the capture, and once more to capture
+        it. Both have to be called in one thread, and `turn` held around what is returned. What is bound lies on the
+        session's device, and has to stay where it is.
+
+        Args:
+            binding: Holds values for all inputs and outputs.
+            graph: A number from 1 that no other capture in this process had: a graph that a number was given stays as
+                long as the session, and would be launched in place of a new one.
+
+        Raises:
+            TurnoutError: As `run`: it cannot be run, or not be captured.
+            TimeoutError: There was no moment for it, since a run on a GPU or a load was always under way.
+        """
+        options = ort.RunOptions()
+        options.add_run_config_entry(_GRAPH_ID, str(graph))
+
+        def launch() -> None:
+            try:
+                self._run_bound(binding._iobinding, options)
+            except Exception as error:
+                raise run_failure(error) from error
+
+        with capturing(), self._one_at_a_time or nullcontext():
+            launch()
+        return launch
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Is held around what uses a GPU: no capture goes on meanwhile, and no other run of a session that captures."""
+        with RUNS, self._one_at_a_time or nullcontext():
+            yield
+
+    def close(self) -> None:
+        """Gives its memory back, once its runs have ended and its bindings are let go. It is of no use after."""
+        with LOADS if self._guarded else nullcontext():
+            self._session = self._run = self._run_bound = None
+
+    def _run_plainly(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
+        if self._bfloat16:
+            return self._run_values(inputs, outputs, options)
+        values: list[Array] = self._run(outputs, inputs, options)
+        return values
 
     def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs through OrtValues: ONNX Runtime's NumPy interface does not know ml_dtypes' bfloat16."""
@@ -198,7 +288,9 @@ def _options(runtime: "Runtime") -> ort.SessionOptions:
     return options
 
 
-def _with_options(providers: Sequence[str], device_id: int, runtime: "Runtime") -> list[tuple[str, dict[str, str]]]:
+def _with_options(
+    providers: Sequence[str], device_id: int, runtime: "Runtime", tensorrt: Mapping[str, str], *, captures: bool
+) -> list[tuple[str, dict[str, str]]]:
     gpu = {"device_id": str(device_id)}
     cuda = gpu | {
         "arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy],
@@ -209,5 +301,7 @@ def _with_options(providers: Sequence[str], device_id: int, runtime: "Runtime") 
     }
     if runtime.arena_limit_bytes:
         cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
-    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu}
+    if captures:
+        cuda["enable_cuda_graph"] = "1"
+    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu | dict(tensorrt)}
     return [(name, by_name[name]) for name in providers]

@@ -6,7 +6,8 @@
 An engine is right for the model, the GPU and the libraries that it was built with, and ONNX Runtime does not look
 whether they are the same: so each has a folder of its own. Never in the repository, whose versions do not change.
 
-No session is given these options yet: that has to be seen on a GPU first.
+`[runtime] tensorrt_cache` says where; a session is given these options if it is set, which was not seen on a GPU yet.
+The options are those of onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html, "TensorRT EP Caches".
 """
 
 import re

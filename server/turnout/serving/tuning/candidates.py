@@ -23,19 +23,23 @@ class Tuned:
         runners: `runtime.runners`.
         max_rows: `batching.max_rows`; 0 where requests share no run.
         delay_ms: `batching.max_delay_ms`.
+        cuda_graphs: `runtime.cuda_graphs`.
     """
 
     threads: int
     runners: int
     max_rows: int
     delay_ms: float
+    cuda_graphs: str = "off"
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Self:
         """Returns what a model's settings say."""
         batching, runtime = settings.batching, settings.runtime
         rows = batching.max_rows if batching.enabled else 0
-        return cls(runtime.intra_op_threads, runtime.runners, rows, batching.max_delay_ms)
+        return cls(
+            runtime.intra_op_threads, runtime.runners, rows, batching.max_delay_ms, cuda_graphs=runtime.cuda_graphs
+        )
 
     def over(self, settings: ModelSettings) -> ModelSettings:
         """Returns a model's settings with these in them."""
@@ -49,7 +53,8 @@ class Tuned:
         batching: dict[str, Any] = {"enabled": bool(self.max_rows)}
         if self.max_rows:
             batching |= {"max_rows": self.max_rows, "max_delay_ms": self.delay_ms}
-        return {"runtime": {"intra_op_threads": self.threads, "runners": self.runners}, "batching": batching}
+        runtime = {"intra_op_threads": self.threads, "runners": self.runners, "cuda_graphs": self.cuda_graphs}
+        return {"runtime": runtime, "batching": batching}
 
     def changes(self, before: "Tuned") -> dict[str, dict[str, Any]]:
         """Returns by table and key what is set otherwise than in `before`."""
@@ -62,6 +67,8 @@ class Tuned:
 
     def __str__(self) -> str:
         runners = "runners by cores" if not self.runners else _counted(self.runners, "runner")
+        if self.cuda_graphs != "off":
+            runners += " with CUDA graphs"
         threads = "threads by ONNX Runtime" if not self.threads else _counted(self.threads, "thread")
         if not self.max_rows:
             return f"{runners}, {threads}, unbatched"
@@ -78,7 +85,8 @@ def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tu
         on_gpu: Runs happen on a GPU, where threads have no say.
     """
     if on_gpu:
-        yield from (replace(best, runners=runners) for runners in (1, 2, 3, 4))
+        yield from (replace(best, runners=runners, cuda_graphs="off") for runners in (1, 2, 3, 4))
+        yield replace(best, runners=0, cuda_graphs="auto")
         return
     for threads in _powers(cores):
         for runners in _powers(max(cores // threads, 1)):

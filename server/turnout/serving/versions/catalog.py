@@ -36,6 +36,8 @@ class VersionEntry:
         max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
         batching: Why it is batched as it is, in words.
         isolation: Whether it runs in processes of its own, and why, in words; "" where it is not loaded.
+        cuda_graphs: For which sizes of batches its runs are captured, or why for none, in words; "" where it does not
+            run on a GPU and nobody asked for them.
         on_demand: Nothing but requests needs it in memory: the first one for it has it loaded, and waits for that.
         load_seconds: Time that verification, loading and warming took; 0.0 where it is not loaded.
         version_text: The version as text; made once, since every answer carries it.
@@ -52,6 +54,7 @@ class VersionEntry:
     max_batch_rows: int = 0
     batching: str = ""
     isolation: str = ""
+    cuda_graphs: str = ""
     load_seconds: float = 0.0
     on_demand: bool = False
     version_text: str = field(init=False)

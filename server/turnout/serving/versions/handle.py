@@ -15,7 +15,8 @@ from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimed
 from turnout.registry.manifest.manifest import Manifest
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.answer import BatchedAnswer
-from turnout.serving.batching.batcher import Batcher, QueueBounds
+from turnout.serving.batching.batcher import Batcher
+from turnout.serving.batching.request_queue import QueueBounds
 from turnout.serving.counting.arm_counts import Arms
 from turnout.serving.counting.keyed_outcomes import SlotHistory
 from turnout.serving.inputs.validation import Validator
@@ -125,7 +126,7 @@ class VersionHandle:
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
-        self._in_force = PlanInForce(loaded.plan)
+        self._in_force = loaded.in_force or PlanInForce(loaded.plan)
         self._demoted = False
         self._on_demoted = on_demoted
         self._loaded_at = time.monotonic()
@@ -137,6 +138,7 @@ class VersionHandle:
             settings.limits.max_queue_requests,
             int(settings.limits.max_queue_bytes),
             settings.batching.max_delay_ms / 1e3,
+            settings.runtime.gpu_spin_us * 1e-6 if any(session.device != "cpu" for session in loaded.sessions) else 0.0,
         )
         self._batchers = {"": self._lane("")}
 
@@ -342,6 +344,10 @@ class VersionHandle:
             self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
+        if self.loaded is not None and self.loaded.graphs.buckets:
+            threads = Threads("close")
+            await threads.run(self.loaded.free)
+            threads.shutdown()
         # Everything that refers to the sessions goes, so that their memory can be given back.
         self.loaded = pool = None
         self._forget_kinds()

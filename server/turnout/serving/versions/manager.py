@@ -346,7 +346,7 @@ class Manager:
             settings = await self._placed(entry, settings)
             published = Published(entry.manifest, entry.digest)
             if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
-                self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)
+                self._log.warning("version is not signed as required", model=model, version=str(version), reason=doubt)
             loaded = await self._loads.run(
                 self._cancellable_load,
                 self._repository,
@@ -368,6 +368,7 @@ class Manager:
         recorder.load_seconds = loaded.seconds
         recorder.memory_bytes = dict(loaded.memory_bytes)
         self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
+        recorder.cuda_graphs = len(loaded.graphs.buckets) if loaded.graphs.reason else None
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
@@ -375,11 +376,12 @@ class Manager:
         self._inventory.move(
             model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
             max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
-            isolation=str(loaded.isolation),
+            isolation=str(loaded.isolation), cuda_graphs=loaded.graphs.reason,
         )  # fmt: skip
         self._log.info(
             "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
             providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
+            **({"cuda_graphs": loaded.graphs.reason} if loaded.graphs.reason else {}),
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
@@ -402,7 +404,7 @@ class Manager:
         self._metrics.retire(model, str(version))
         self._inventory.move(
             model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
-            isolation="",
+            isolation="", cuda_graphs="",
         )  # fmt: skip
         self._log.info("version unloaded", model=model, version=str(version))
 

@@ -121,6 +121,8 @@ class VersionRecorder:
         memory_bytes: By device (`cpu`, `cuda:0`).
         isolated_restarts: Child processes of it that died and were replaced; None if it has none.
         isolated_processes: Child processes that run.
+        cuda_graphs: Sizes of batches for which its runs are captured; None where it does not run on a GPU and nobody
+            asked for that.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
         demoted: Times that it stopped sharing runs, since an output of one did not add up.
@@ -141,6 +143,7 @@ class VersionRecorder:
     memory_bytes: dict[str, int] = field(default_factory=dict)
     isolated_restarts: int | None = None
     isolated_processes: int = 0
+    cuda_graphs: int | None = None
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
     traffic_share: dict[str, Ratio] = field(default_factory=dict)
     demoted: int = 0
@@ -374,6 +377,10 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         "turnout_version_memory_bytes", "gauge",
         "Growth of the process, or of the device, while it loaded, and what its child processes have.",
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 where none are.",
+        [(v.labels, v.cuda_graphs) for v in present if v.cuda_graphs is not None],
     )  # fmt: skip
     yield Family(
         "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, desired and in force.",

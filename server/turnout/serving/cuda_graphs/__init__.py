@@ -1,0 +1,1 @@
+"""CUDA graphs: a version's runs, captured once for each size of batch and launched whole after that."""

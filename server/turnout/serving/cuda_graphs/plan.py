@@ -1,0 +1,134 @@
+"""For which sizes of requests a version's runs are captured as CUDA graphs, and why for none. Pure.
+
+A captured graph reads and writes the same memory at each launch, so its shapes never change. There is one for each
+*bucket*: 1, 2, 4, 8, ... rows. A request or batch of other sizes is filled up to the next bucket with copies of its
+last row, and the rows that were added are cut from the outputs; that is right where rows keep to themselves, which
+batching has proved. ONNX Runtime's conditions are those of its documentation, "Using CUDA Graphs in the CUDA EP"
+(onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-in-the-cuda-ep): no control flow,
+all nodes on the device, tensors only, shapes and addresses that do not change, and no runs from several threads.
+"""
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from turnout.registry.manifest.signature import DataType, Signature
+from turnout.registry.onnx.graph import ModelGraph
+from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.sessions.tensor import Array
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+MOST_BUFFER_BYTES = 256 * 1024 * 1024
+"""Of the inputs and outputs of all graphs of a version, on the host and on the device each."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """What is captured.
+
+    Attributes:
+        buckets: Rows of each graph, ascending; () where nothing is captured.
+        reason: Why it is so, in words.
+        shapes: Of each input, with one row.
+        input_axes: The axis that rows are along, of each input that has rows.
+        output_axes: The same of outputs.
+    """
+
+    buckets: tuple[int, ...]
+    reason: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_axes: Mapping[str, int] = field(default_factory=dict)
+    output_axes: Mapping[str, int] = field(default_factory=dict)
+
+    def rows_of(self, inputs: Mapping[str, Array]) -> int | None:
+        """Returns the rows of inputs that a graph may run; None where their names or shapes are others than captured.
+
+        Inputs without rows count as one.
+        """
+        if inputs.keys() != self.shapes.keys():
+            return None
+        rows = None
+        for name, array in inputs.items():
+            expected, axis = self.shapes[name], self.input_axes.get(name)
+            if axis is None:
+                if array.shape != expected:
+                    return None
+                continue
+            shape = array.shape
+            if shape[:axis] != expected[:axis] or shape[axis + 1 :] != expected[axis + 1 :] or len(shape) <= axis:
+                return None
+            if rows is not None and rows != shape[axis]:
+                return None
+            rows = shape[axis]
+        return 1 if rows is None else rows
+
+    def bucket(self, rows: int) -> int | None:
+        """Returns the rows of the smallest graph that holds so many; None where none does, or there are none."""
+        index = bisect.bisect_left(self.buckets, rows)
+        return self.buckets[index] if rows >= 1 and index < len(self.buckets) else None
+
+    def within(self, bytes_per_row: int, most: int = MOST_BUFFER_BYTES) -> "GraphPlan":
+        """Returns the plan with as many of the smaller buckets as have memory; bytes are of inputs and outputs."""
+        kept: list[int] = []
+        for rows in self.buckets:
+            if bytes_per_row * (sum(kept) + rows) > most:
+                break
+            kept.append(rows)
+        if not kept:
+            return off(f"inputs and outputs of one row take {bytes_per_row:,} bytes, more than {most:,}")
+        return replace(self, buckets=tuple(kept), reason=_captured(kept))
+
+
+NO_GRAPHS = GraphPlan((), "")
+"""Where nothing is captured, and nobody asked for it."""
+
+
+def off(reason: str) -> GraphPlan:
+    """Returns the plan that captures nothing."""
+    return GraphPlan((), f"off: {reason}")
+
+
+def obstacle(signature: Signature, graph: ModelGraph) -> str:
+    """Returns why no graph of a model can be captured, as far as that is known before it is loaded; "" for nothing."""
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.dtype in (DataType.STRING, DataType.BFLOAT16):
+            return f"{spec.name} is of {spec.dtype.value}, which is not bound to a device here"
+    flow = next((node for node in graph.graph.all_nodes() if node.op_type in CONTROL_FLOW), None)
+    if flow is not None:
+        return f"it has control flow ({flow.op_type})"
+    return ""
+
+
+def plan_graphs(signature: Signature, plan: BatchPlan) -> GraphPlan:
+    """Returns which sizes are captured, of a version that batches by `plan`."""
+    sample = plan.sample
+    if sample is None:
+        return off("no inputs were found that it runs on; a golden case would give them")
+    axes = plan.input_axes
+    if plan.max_rows < 2 and not axes:  # nothing is filled up to a size of one, so nothing has to be proved for it
+        axes = {name: 0 for name, array in sample.items() if array.shape[:1] == (1,)}
+    for spec in signature.inputs:
+        if spec.name not in sample:
+            continue
+        for axis, dimension in enumerate(spec.shape):
+            if not isinstance(dimension, int) and axes.get(spec.name) != axis:
+                called = f" ({dimension})" if dimension else ""
+                return off(f"dimension {axis} of input {spec.name}{called} is free, and is no batch dimension")
+    shapes = {name: array.shape for name, array in sample.items()}
+    if plan.max_rows < 2:
+        return GraphPlan((1,), _captured([1]), shapes, axes, plan.output_axes)
+    if plan.sizes is not None:
+        return off("its rows are proved to keep to themselves for some sizes only")
+    whole = [spec.name for spec in signature.outputs if spec.name not in plan.output_axes]
+    if whole:
+        return off(f"output {whole[0]} has no batch dimension: rows that fill a batch up might show in it")
+    buckets = [1]
+    while buckets[-1] < plan.max_rows:
+        buckets.append(min(buckets[-1] * 2, plan.max_rows))
+    return GraphPlan(tuple(buckets), _captured(buckets), shapes, axes, plan.output_axes)
+
+
+def _captured(buckets: list[int]) -> str:
+    rows = ", ".join(map(str, buckets))
+    return f"captured for {rows} {'row' if buckets == [1] else 'rows'}, proved against plain runs"

@@ -1,0 +1,102 @@
+"""Has a version's sessions captured while it is loaded, each in the thread that will launch its graphs."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from turnout.errors import TurnoutError
+from turnout.registry.compatibility.agreement import differs, tolerance_of
+from turnout.registry.manifest.manifest import Manifest
+from turnout.serving.batching.active_plan import PlanInForce
+from turnout.serving.batching.batch_check import rows_to_try
+from turnout.serving.cuda_graphs.graph_runner import Differs, GraphRunner, GraphsFailed, Row
+from turnout.serving.cuda_graphs.plan import GraphPlan, off, plan_graphs
+from turnout.serving.sessions.io_binding import Allocate, BoundRunner
+from turnout.serving.sessions.prepared_runner import PreparedRunner
+from turnout.serving.sessions.session import MakeRunner, Run, Session
+from turnout.serving.sessions.tensor import Array
+
+StartThread = Callable[[Callable[[], None]], None]
+
+
+def prepare(
+    sessions: Sequence[Session], manifest: Manifest, in_force: PlanInForce, allocate: Allocate, start: StartThread
+) -> tuple[GraphPlan, Sequence[PreparedRunner]]:
+    """Captures a version's graphs.
+
+    Args:
+        sessions: One for each device; they capture.
+        manifest: Of the version.
+        in_force: How it batches, with a sample.
+        allocate: Makes host buffers.
+        start: Runs its argument in a new thread of ordinary priority.
+
+    Returns:
+        What was captured, and a runner for each session; or why nothing was, and no runners. Then the sessions are not
+        to be used any more: a capture that failed may leave a stream in a state that no run is good for.
+    """
+    plan = plan_graphs(manifest.signature, in_force.plan)
+    runners: list[PreparedRunner] = []
+    if not plan.buckets:
+        return plan, runners
+    names = [spec.name for spec in manifest.signature.outputs]
+    try:
+        rows = _rows(sessions[0].run, in_force, names)
+        plan = plan.within(_bytes(rows[0], sessions[0].run(rows[0], names)))
+        if not plan.buckets:
+            return plan, runners
+        make = functools.partial(_capturing, plan, names, rows, _differs(manifest), allocate, in_force)
+        for session in sessions:
+            plainly = functools.partial(BoundRunner, session, allocate)
+            runners.append(PreparedRunner(start, functools.partial(make, session), plainly))
+    except (GraphsFailed, TurnoutError, TimeoutError) as error:
+        close(runners)
+        return off(error.message if isinstance(error, TurnoutError) else str(error)), []
+    except BaseException:
+        close(runners)
+        raise
+    return plan, runners
+
+
+def close(runners: Sequence[MakeRunner]) -> None:
+    """Ends the prepared threads among a version's runners, and waits until what they run with is freed."""
+    for runner in runners:
+        if isinstance(runner, PreparedRunner):
+            runner.close()
+
+
+@contextlib.contextmanager
+def _capturing(
+    plan: GraphPlan,
+    outputs: Sequence[str],
+    rows: Sequence[Row],
+    differs: Differs,
+    allocate: Allocate,
+    in_force: PlanInForce,
+    session: Session,
+) -> Iterator[Run]:
+    with GraphRunner(session, plan, outputs, allocate, lambda: in_force.plan.max_rows >= 2) as runner:
+        runner.capture(rows, differs)
+        yield runner
+
+
+def _rows(run: Run, in_force: PlanInForce, outputs: Sequence[str]) -> Sequence[Row]:
+    """Returns different inputs of one row that a version runs on, its sample first."""
+    sample = in_force.plan.sample
+    assert sample is not None, "nothing is captured without"
+    axes: Mapping[str, int] = in_force.plan.input_axes or dict.fromkeys(sample, 0)
+    rows = [sample]
+    for row in rows_to_try(sample, axes, ())[1:]:
+        with contextlib.suppress(TurnoutError):
+            run(row, outputs)
+            rows.append(row)
+    return rows
+
+
+def _bytes(inputs: Row, outputs: Sequence[Array]) -> int:
+    return sum(array.nbytes for array in (*inputs.values(), *outputs))
+
+
+def _differs(manifest: Manifest) -> Differs:
+    tolerances = {spec.name: tolerance_of(manifest, spec) for spec in manifest.signature.outputs}
+    return lambda name, got, expected: differs(got, expected, tolerances[name])
