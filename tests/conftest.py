@@ -1,103 +1,38 @@
 """Fixtures that build on each other: repository -> server -> client."""
 
-import functools
 import gc
 import os
 import signal
-import ssl
-import sys
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import httpx
 import hypothesis
 import pytest
 import pytest_asyncio
-import sqlalchemy
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
+import shared_machine
+from log_lines import with_all_lines
 from order import scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
 from turnout.app.server import Running, running
 from turnout.config import Address, Settings
-from turnout.host import KEEP_PRIORITY
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
-from turnout.rollout.engine import engine
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
-from turnout.telemetry.log_writer import LineWriter
 from turnout.telemetry.logging import make_logger
 from turnout.testing import FREE_PORTS
-from turnout_client import AsyncClient, Client
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("turnout"), max_examples=30)
 hypothesis.settings.load_profile("turnout")
 
-PATIENCE_SECONDS = 60.0
-"""Within which whoever is asked has to answer, where a test does not say otherwise."""
-
-# httpx reads the certificates of the world's authorities for each client, 25 ms of CPU, and tests make hundreds.
-_make_ssl_context = httpx._transports.default.create_ssl_context
-
-
-@functools.cache
-def _authorities() -> ssl.SSLContext:
-    return _make_ssl_context()
-
-
-def _ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
-    if verify is True and cert is None and trust_env:
-        return _authorities()
-    return _make_ssl_context(verify, cert, trust_env)
-
-
-httpx._transports.default.create_ssl_context = _ssl_context
-
-# SQLAlchemy compiles statements anew for each database, a quarter of the CPU that a server's start takes. Tests open
-# thousands of SQLite stores, and what is compiled is the same for all of them: their dialects are equal.
-_compiled: MutableMapping[Any, Any] = sqlalchemy.util.LRUCache(1000)
-SQLiteDialect_pysqlite.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign,assignment]
-SQLiteDialect_pysqlite.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign,assignment]
-
-
-@sqlalchemy.event.listens_for(sqlalchemy.Engine, "engine_connect")
-def _share_what_is_compiled(connection: sqlalchemy.Connection) -> None:
-    if isinstance(connection.dialect, SQLiteDialect_pysqlite):
-        connection.execution_options(compiled_cache=_compiled)
-
-
-# Five seconds is what a program has to answer in that shares two cores with three others of the kind.
-for part in ("connect", "read", "write", "pool"):
-    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_SECONDS)
-
-# So is ten seconds.
-for kind in (Client, AsyncClient):
-    kind.__init__.__kwdefaults__["timeout"] = PATIENCE_SECONDS
-
-_writers: "weakref.WeakSet[LineWriter]" = weakref.WeakSet()
-_make_writer = LineWriter.__init__
-
-
-def _remember(writer: LineWriter, stream: TextIO | None) -> None:
-    _make_writer(writer, stream)
-    _writers.add(writer)
-
-
-LineWriter.__init__ = _remember  # type: ignore[method-assign]
-
-# A command of an operator gives a store up after three seconds, which a disk that everybody writes to may take.
-engine._COMMAND_WAIT = PATIENCE_SECONDS / 3
-engine.RolloutEngine.operate.__defaults__ = (engine._COMMAND_WAIT,)
-
-# What a server does when nobody else wants a core would not be done for minutes, and limits would be over.
-os.environ[KEEP_PRIORITY] = "1"
+shared_machine.be_patient()
+shared_machine.share_what_is_costly()
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -190,30 +125,16 @@ def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
     server.close()
 
 
-def _with_all_lines(capture: pytest.CaptureFixture[Any]) -> pytest.CaptureFixture[Any]:
-    """Has what was logged before it is read be among what is read: a thread of its own writes it."""
-    read = capture.readouterr
-
-    def flushed() -> Any:
-        for writer in list(_writers):
-            if writer._stream in (sys.stdout, sys.stderr):
-                writer.flush(PATIENCE_SECONDS)
-        return read()
-
-    capture.readouterr = flushed  # type: ignore[method-assign]
-    return capture
-
-
 @pytest.fixture
 def capsys(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
     """What this process writes, with the lines that it logged so far."""
-    return _with_all_lines(capsys)
+    return with_all_lines(capsys)
 
 
 @pytest.fixture
 def capfd(capfd: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
     """The same, with what its children write."""
-    return _with_all_lines(capfd)
+    return with_all_lines(capfd)
 
 
 @pytest.fixture
