@@ -26,6 +26,10 @@ _FROM_TEXT: Mapping[type, _Read] = {
 }  # fmt: skip
 
 
+_AS_THEY_ARE = frozenset({str, int, float, bool, NoneType})
+"""Types that JSON has itself; most of what there is, and looked for first."""
+
+
 class JsonForm:
     """Has a JSON form by its fields; for dataclasses.
 
@@ -79,6 +83,8 @@ def fields_from_json(kind: type[T], body: Mapping[str, Any]) -> T:
 
 
 def _to_json(value: Any) -> Any:
+    if type(value) in _AS_THEY_ARE:
+        return value
     if isinstance(value, JsonForm):
         return value.to_json()
     if isinstance(value, str | Version):
