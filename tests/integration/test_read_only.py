@@ -253,6 +253,19 @@ async def test_a_file_system_that_hangs_is_waited_for_once(models: Path, tmp_pat
         assert store.release_state().of("m").release_statuses == {V1: ReleaseStatus.RELEASED}
 
 
+async def test_two_who_look_at_once_both_see_the_end(models: Path, tmp_path: Path, monkeypatch) -> None:
+    """Those who follow the state store and those who follow the directory do; the second one ended the server."""
+    repository = MountedRepository(models, read_model, lambda: tmp_path)
+    with StateStore.open(sqlite_url(tmp_path / "state.db")) as store:
+        mount = Mount(repository, store, ModelTable({}), make_logger("json", "warning"), release_all=True)
+        looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(repository, "in_thread", lambda _: looked)
+        both = [asyncio.create_task(mount.refresh()) for _ in range(2)]
+        await asyncio.sleep(0)  # each waits
+        looked.set_result(None)
+        await asyncio.gather(*both)
+
+
 def test_nobody_waits_while_a_model_that_is_new_is_read(models: Path, tmp_path: Path) -> None:
     reading, goes_on = threading.Event(), threading.Event()
 

@@ -124,9 +124,11 @@ class Mount:
         seconds = 0.0
         if self._following is None:
             self._following, seconds = asyncio.ensure_future(self._repository.in_thread(self.follow)), _SECONDS
-        await asyncio.wait([self._following], timeout=seconds)
-        if self._following.done():
-            following, self._following = self._following, None
+        following = self._following  # whoever asks meanwhile may be the first to see that it has ended
+        await asyncio.wait([following], timeout=seconds)
+        if following.done():
+            if self._following is following:
+                self._following = None
             following.result()
 
     def follow(self) -> None:

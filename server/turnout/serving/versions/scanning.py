@@ -25,12 +25,16 @@ class Scanner:
             return error
 
     async def _scan(self) -> Listing:
-        if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
-            await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
+        before = self._scanning
+        if before is not None:  # one that was given up; it may have begun before what is looked for
+            await asyncio.wait([before], timeout=SCAN_SECONDS)
         if self._scanning is None or self._scanning.done():
             self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
-            await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
-        if not self._scanning.done():
+        scanning = self._scanning
+        if scanning is not before:
+            await asyncio.wait([scanning], timeout=SCAN_SECONDS)
+        if not scanning.done():
             raise TimeoutError(errno.ETIMEDOUT, f"no answer within {SCAN_SECONDS:g} s")
-        scanned, self._scanning = self._scanning, None
-        return scanned.result()
+        if self._scanning is scanning:
+            self._scanning = None
+        return scanning.result()
