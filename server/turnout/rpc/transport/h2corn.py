@@ -13,8 +13,7 @@ Nor can it be told to take no more and keep what it has: its GOAWAY is followed 
 no call is open, and what a client sent meanwhile fails ("Broken pipe"; 1 of some 10,000 calls). So a generation that
 certificates retire is not told: its event loop (tokio's epoll) is made to look at the listening socket no more.
 
-`Server._serve_worker_fds` is what h2corn's own worker processes call. The public `serve` is the same with a banner on
-stderr, between the lines of JSON that are this server's log (docs/decisions/0046-h2corn.md).
+`Server._serve_worker_fds` is what h2corn's own workers call: the public `serve` without a banner in this server's log.
 """
 
 import asyncio
@@ -69,10 +68,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
 
 _CORES_FOR_TWO_THREADS = 4
-"""From which on two threads read and write connections, h2corn's default. One carries more than one event loop can
-answer; on two cores the second only took turns with it, the event loop and the client, and each held up the others (by
-turns on a quiet machine: 10.4 to 8.3 thousand requests a second at 16 in flight, p99 6.3 to 8.2 ms; at 64, 11.4 to
-10.2 thousand; with tensors of 10 MB alike)."""
+"""With fewer, one thread reads and writes connections. A second, h2corn's default, took turns with it, the event loop
+and the client (on two cores, 16 in flight, without it: 8.3 -> 10.4 thousand requests a second, p99 8.2 -> 6.3 ms)."""
 
 _RESTART_SECONDS = 0.2
 """Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
