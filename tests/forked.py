@@ -20,7 +20,7 @@ import turnout.app.process
 import turnout.app.server
 import turnout.cli.main
 import turnout.cli.serve.command
-import turnout.serving.sessions.cuda_driver
+import turnout.serving.sessions.cuda_driver  # noqa: F401
 from turnout.serving.sessions import providers
 
 botocore_models.read_ahead()
@@ -28,14 +28,6 @@ providers.prepare_for_forks()
 gc.collect()
 gc.freeze()
 _FORKED_FROM = os.getpid()
-
-
-def keep_priority() -> None:
-    """Has commands of this process not give way to all that runs: beside other tests, a publish would wait for minutes.
-
-    That they do give way in a process of their own is held by `tests/unit/test_main.py`.
-    """
-    turnout.__main__.lower_priority = lambda: None
 
 
 def run(code: str, arguments: Sequence[str], environment: Mapping[str, str], log: str) -> None:
@@ -48,5 +40,4 @@ def run(code: str, arguments: Sequence[str], environment: Mapping[str, str], log
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["turnout", *arguments]
-    keep_priority()
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})

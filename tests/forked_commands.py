@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import forked
 import turnout.__main__
 from processes import forking
 
@@ -141,7 +140,6 @@ def _run(arguments: Sequence[str], directory: str, environment: Mapping[str, str
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["turnout", *arguments]
-        forked.keep_priority()
         turnout.__main__.main()
         code = 0
     except SystemExit as end:

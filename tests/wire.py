@@ -1,11 +1,14 @@
 """Speaks `turnout.v1` to a server under test, and reads status details."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 import numpy as np
+import onnx
+import onnxruntime as ort
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_status import rpc_status
 from numpy.typing import NDArray
@@ -44,6 +47,18 @@ def request(
 def outputs_of(answer: pb.PredictResponse) -> Mapping[str, NDArray]:
     """Reads the outputs by name, in order."""
     return {tensor.name: tensors.decode(tensor) for tensor in answer.outputs}
+
+
+async def answers_together(
+    server: Running, model: onnx.ModelProto, sent: Sequence[NDArray]
+) -> Sequence[pb.PredictResponse]:
+    """Sends all of `sent` to m as x at once, and holds the y of each answer against ONNX Runtime's own."""
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for x, answer in zip(sent, answers, strict=True):
+        np.testing.assert_allclose(outputs_of(answer)["y"], session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-4)
+    return answers
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import threading
 
 import httpx
 import numpy as np
-import onnxruntime as ort
 from semver import Version
 from typer.testing import CliRunner
 
@@ -18,7 +17,7 @@ from turnout.registry.manifest.manifest import BatchingDeclaration as DeclaredBa
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.serving.sessions.fixed_shape_run import PreparedRun
 from turnout.serving.versions.handle import _BOUND_AFTER, _MOST_BOUND
-from wire import outputs_of, refusal, request, stub_of
+from wire import answers_together, outputs_of, refusal, request, stub_of
 
 ALWAYS = BatchingSettings(only_where_it_pays=False)
 ONE_RUNNER = Runtime(runners=1, inline_threshold_us=0)
@@ -47,11 +46,7 @@ async def test_concurrent_requests_share_runs_and_each_gets_its_own_rows(publish
     server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
     random = np.random.default_rng(3)
     sent = [random.standard_normal((1 + i % 3, 64)).astype(np.float32) for i in range(60)]
-    async with stub_of(server) as stub:
-        answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for x, answer in zip(sent, answers, strict=True):
-        np.testing.assert_allclose(outputs_of(answer)["y"], session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-4)
+    answers = await answers_together(server, model, sent)
     runs, rows = _batches(server)
     assert rows == sum(len(x) for x in sent)
     assert runs < len(sent)

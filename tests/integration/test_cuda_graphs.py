@@ -4,7 +4,6 @@ import asyncio
 import threading
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from semver import Version
 from typer.testing import CliRunner
@@ -15,7 +14,7 @@ from turnout.config import BatchingSettings, Runtime
 from turnout.serving.cuda_graphs.graph_runner import GraphRunner
 from turnout.serving.loading import loader
 from turnout.serving.sessions.providers import CPU, CUDA
-from wire import outputs_of, request, stub_of
+from wire import answers_together, outputs_of, request, stub_of
 
 ALWAYS = BatchingSettings(max_rows=8, only_where_it_pays=False)
 GRAPHS = Runtime(cuda_graphs="auto")
@@ -48,11 +47,7 @@ async def test_requests_of_all_sizes_are_answered_by_graphs_in_one_thread(
     assert _entry(server).cuda_graphs == "captured for 1, 2, 4, 8 rows, proved against plain runs"
     random = np.random.default_rng(3)
     sent = [random.standard_normal((1 + i % 9, 64)).astype(np.float32) for i in range(60)]
-    async with stub_of(server) as stub:
-        answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for x, answer in zip(sent, answers, strict=True):
-        np.testing.assert_allclose(outputs_of(answer)["y"], session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-4)
+    await answers_together(server, model, sent)
     assert len({ident for _, ident in launched}) == 1
     assert sum(rows for rows, _ in launched) == sum(len(x) for x in sent)
 

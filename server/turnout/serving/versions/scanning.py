@@ -11,7 +11,7 @@ SCAN_SECONDS = 10.0
 
 
 class Scanner:
-    """Looks what versions exist. Used on the event loop only."""
+    """Looks what versions exist. Used on the event loop only, by one caller at a time."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -25,16 +25,12 @@ class Scanner:
             return error
 
     async def _scan(self) -> Listing:
-        before = self._scanning
-        if before is not None:  # one that was given up; it may have begun before what is looked for
-            await asyncio.wait([before], timeout=SCAN_SECONDS)
+        if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
+            await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
         if self._scanning is None or self._scanning.done():
             self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
-        scanning = self._scanning
-        if scanning is not before:
-            await asyncio.wait([scanning], timeout=SCAN_SECONDS)
-        if not scanning.done():
+            await asyncio.wait([self._scanning], timeout=SCAN_SECONDS)
+        if not self._scanning.done():
             raise TimeoutError(errno.ETIMEDOUT, f"no answer within {SCAN_SECONDS:g} s")
-        if self._scanning is scanning:
-            self._scanning = None
-        return scanning.result()
+        scanned, self._scanning = self._scanning, None
+        return scanned.result()
