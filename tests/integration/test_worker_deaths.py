@@ -42,6 +42,10 @@ SERVES = """
     await member.listening()
     await member.ready()
 """
+UP = """
+    while not member.others_ready:  # whoever ends before that ends a server that was never up
+        await asyncio.sleep(0.01)
+"""
 WAITS = """
     await asyncio.Event().wait()
 """
@@ -78,7 +82,7 @@ def early_deaths(monkeypatch) -> int:
 
 
 async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models, early_deaths) -> None:
-    parent, recorded_ticks = supervisor(models, SERVES + "    os._exit(3)\n", at_once)
+    parent, recorded_ticks = supervisor(models, SERVES + UP + "    os._exit(3)\n", at_once)
     assert await bounded(parent.run()) == 1
     assert [one["event"] for one in recorded_ticks][-2:] == [
         f"every worker died at once {early_deaths} times in a row: the server gives up",
@@ -97,7 +101,7 @@ async def test_clients_and_operators_cannot_have_one_port(models) -> None:
 
 
 async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, early_deaths) -> None:
-    dies = SERVES + "    if index == 1: os._exit(3)\n" + WAITS
+    dies = SERVES + UP + "    if index == 1: os._exit(3)\n" + WAITS
     parent, _ = supervisor(models, dies, at_once)
     running = asyncio.create_task(parent.run())
 
