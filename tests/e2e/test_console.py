@@ -280,8 +280,8 @@ async def test_without_the_token_there_are_no_buttons_and_posts_are_refused(serv
         assert await here.page.locator("form").count() == 0
         for command in ("pause", "promote", "promote-full", "abort"):
             assert await post(here, server, command) == 403
-        reported = await latest(server)
-        assert (reported.state, list(reported.pauses)) == ("soaking", [])
+        rollout = await latest(server)
+        assert (rollout.state, list(rollout.pauses)) == ("soaking", [])
 
 
 async def test_who_is_not_signed_in_sees_where_to_and_posts_are_refused(serve, browser) -> None:
@@ -317,8 +317,8 @@ async def test_another_site_cannot_press_a_button_for_somebody_who_is_signed_in(
             await evil.get_by_role("button", name="Win").click()
         assert (await (await refused.value).request.header_value("cookie")) is None
         assert (await refused.value).status == 403
-        reported = await latest(server)
-        assert (reported.state, list(reported.pauses)) == ("soaking", [])
+        rollout = await latest(server)
+        assert (rollout.state, list(rollout.pauses)) == ("soaking", [])
         await here.page.get_by_role("button", name="Pause").click()  # the session is still there, for its owner
         await expect(here.page.locator("#live [role=status]")).to_contain_text("paused by hand (ann)")
 

@@ -52,8 +52,8 @@ async def test_pins_to_a_yanked_version_are_refused_with_the_reason(two_versions
 
 
 async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, start_server) -> None:
-    reported = io.StringIO()
-    with redirect_stderr(reported):
+    stderr = io.StringIO()
+    with redirect_stderr(stderr):
         server = await start_server(routing=WARN, model={"m": ModelOverrides(load=LoadLatest(1))})
         async with control_of(server) as control, stub_of(server) as stub:
             await control.YankVersion(pb.YankVersionRequest(**YANK | {"reason": "it leaks für immer"}))
@@ -83,7 +83,7 @@ async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, sta
             assert await asyncio.to_thread(ask) == ("2.0.0", "m 2.0.0 was yanked (it leaks für immer)")
 
     def warnings() -> list[dict[str, str]]:
-        lines = map(json.loads, reported.getvalue().splitlines())
+        lines = map(json.loads, stderr.getvalue().splitlines())
         return [line for line in lines if line["event"] == "answered with a warning"]
 
     async with asyncio.timeout(100):  # another thread writes them
