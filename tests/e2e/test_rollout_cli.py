@@ -152,7 +152,7 @@ def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: Server, t
 
     back = turnout("rollback", "m", "--reason", "customers complain", "--server", server.control)
     assert back.stdout == (
-        "m went back to 1.0.0; 1.1.0 is released no more\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
+        "m went back to 1.0.0; 1.1.0 is no longer released\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
     )
     state = json.loads(turnout("traffic", "show", "m", "--server", server.control, "--json").stdout)["models"][0]
     assert (state["policy"]["baseline"], state["reason"]) == ("1.0.0", "customers complain")

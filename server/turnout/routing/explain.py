@@ -72,7 +72,7 @@ class Explainer:
             message = f"in force and not on record yet: {to} answers what is left to the policy"
             gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
             steps.append(
-                ExplanationStep("rollback", f"{message}{f'; {gone} counts as released no more' if gone else ''}")
+                ExplanationStep("rollback", f"{message}{f'; {gone} counts as not released' if gone else ''}")
             )
             canaries = None
         slot = None

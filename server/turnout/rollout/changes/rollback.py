@@ -59,7 +59,7 @@ def rollback(
         raise ChangeRefused(f"{target} answers all plain requests of {model} already; nothing was changed")
     gone = f"{model} went back to {target}"
     if statuses:
-        gone += f"; {', '.join(map(str, statuses))} is released no more"
+        gone += f"; {', '.join(map(str, statuses))} is no longer released"
     return ChangeOutcome(gone, state, "rollback", statuses, endings, snapshot.unreadable)
 
 

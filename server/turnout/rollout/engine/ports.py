@@ -122,7 +122,7 @@ class LiveState(Protocol):
 
         Args:
             model: The model.
-            without: Versions that count as released no more.
+            without: Versions that count as not released.
         """
         ...
 

@@ -43,7 +43,7 @@ class Diversion:
         actor: Who asked; "" for the rollout itself.
         reason: Why.
         began: Since when.
-        withdrawn: Versions that count as released no more.
+        withdrawn: Versions that count as not released.
         keep_released: As of a rollback by hand.
         recorded: Epoch of the policy with which it was on record; None: it is not yet.
         cause: Of a rollout's: what took the candidate back, as in `Rollout`.
