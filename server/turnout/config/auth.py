@@ -23,7 +23,7 @@ def _jwks(value: str) -> str:
         return value
     try:
         parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises where it is none
+        parts.port  # noqa: B018 - raises if it is not a port
     except ValueError:
         raise ValueError("expected a file, or an https URL") from None
     if "@" in parts.netloc or parts.fragment:

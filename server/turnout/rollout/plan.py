@@ -330,7 +330,7 @@ def _read(kind: type, body: object, where: str, problems: list[FieldViolation]) 
 
 def _value(kind: object, value: object, name: str, problems: list[FieldViolation]) -> Any:
     """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
-    # A whole number of 400 digits is none: it is not a float.
+    # A whole number of 400 digits does not fit a float.
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if value is None and kind in (float | None, ShadowStage | None, Guards | None):
         return None

@@ -91,7 +91,7 @@ def expected_units(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> floa
 
 
 def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
-    """Returns from which step on keyed traffic can tell anything, in a sentence; "" where every step can."""
+    """Returns from which step on keyed traffic can tell anything, in a sentence; "" if every step can."""
     if sum(traffic.keyed) <= 0:
         return ""
     units = [expected_units(plan, step, traffic) for step in plan.steps]

@@ -23,8 +23,8 @@ class AppliedPolicy:
         state: What that epoch holds.
         owners: Its slots, laid out for look-up.
         tally: Requests that each owner got, by its number, of those that every one of them might have got.
-        observer: Is told of the baseline's answers; None where there is no shadow.
-        stand_in: Answers in the baseline's place until that is ready here; None where it was.
+        observer: Is told of the baseline's answers; None if there is no shadow.
+        stand_in: Answers in the baseline's place until that is ready here; None if it was.
         changed_at, actor, reason, action: Where it came from.
     """
 

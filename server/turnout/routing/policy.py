@@ -81,11 +81,11 @@ class Policy(JsonForm):
         return frozenset((self.baseline, *(c.version for c in self.canaries), *(s.version for s in self.shadows)))
 
     def weight(self, version: Version) -> int:
-        """Returns the weight of a canary, 0 where `version` is none."""
+        """Returns the weight of a canary; 0 if `version` is not a canary."""
         return next((c.weight for c in self.canaries if c.version == version), 0)
 
     def rate(self, version: Version) -> int:
-        """Returns the rate of a shadow, 0 where `version` is none."""
+        """Returns the rate of a shadow; 0 if `version` is not a shadow."""
         return next((s.rate for s in self.shadows if s.version == version), 0)
 
 
@@ -182,7 +182,7 @@ class PolicyState:
 
 
 def readable(document: Mapping[str, Any]) -> PolicyState | None:
-    """Returns what an epoch holds that the state store has as `document`; None where this release cannot read it."""
+    """Returns what an epoch holds that the state store has as `document`; None if this release cannot read it."""
     try:
         return PolicyState.from_json(document)
     except ValueError:
@@ -205,7 +205,7 @@ class PolicyFact:
 
 
 def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
-    """Returns the canaries that a request may meet; None where the policy does not decide on it.
+    """Returns the canaries that a request may meet; None if the policy does not decide on it.
 
     The empty selector leaves all to the policy. A range does so where the baseline satisfies it, and is never sent to a
     canary that does not. Whatever else a client writes names one version, and no policy touches that.

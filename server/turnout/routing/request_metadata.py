@@ -27,7 +27,7 @@ class Preferences:
 
     Attributes:
         routing_key: For requests that carry none; "" for none.
-        selector: In place of the requests' own; None where theirs stands.
+        selector: In place of the requests' own; None if theirs stands.
         baseline_only: No canary may answer.
     """
 

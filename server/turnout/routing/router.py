@@ -300,7 +300,7 @@ def _unsplit(entry: VersionEntry, selector: str, epoch: int, warning: str, finde
 
 
 def _damage(damaged: Damaged | None, selector: Selector) -> str:
-    """Returns what is wrong with the version that the selector names, "" where that is not a damaged one."""
+    """Returns what is wrong with the version that the selector names, "" if that is not a damaged one."""
     if damaged is None:
         return ""
     match selector:
@@ -323,7 +323,7 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
 
 
 def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Route | None:
-    """Returns the route to what answers until the policy's baseline is ready; None where nothing can."""
+    """Returns the route to what answers until the policy's baseline is ready; None if nothing can."""
     applied = resolutions.policies.get(model)
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or applied.stand_in is None or eligible(selector, policy) is None:

@@ -155,7 +155,7 @@ class Traffic:
         return await self._change(model, change, "redraw", decide)
 
     async def ramp(self, model: str, canary: Canary, change: ChangeOrigin) -> AppliedPolicy:
-        """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
+        """Gives one canary another weight; a version that is not a canary yet becomes one. Raises as `put`."""
         exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
         order = secrets.token_bytes(ORDER_BYTES)
 

@@ -49,7 +49,7 @@ class _LogReplay:
         try:
             self._take(row["model"], row["kind"], json.loads(row["payload"]))
         except (ValueError, KeyError, TypeError):
-            self.unread.append(f"event {row['id']} has a payload that is none of its kind")
+            self.unread.append(f"event {row['id']} has a payload that does not fit its kind")
 
     def _take(self, model: str, kind: str, payload: Mapping[str, Any]) -> None:
         match kind:

@@ -116,6 +116,6 @@ def check_text(field: str, text: str, most: int, *, least: int = 0) -> None:
 
 
 def check_limit(limit: int) -> None:
-    """Refuses a number of rows that is none."""
+    """Refuses a number of rows below 1."""
     if limit < 1:
         raise InvalidRequest.at("limit", f"expected 1 or more, got {limit}")

@@ -122,7 +122,7 @@ def last_epoch(connection: Connection, model: str) -> int:
 
 
 def at(connection: Connection, model: str, epoch: int) -> PolicyRecord | None:
-    """Reads one epoch of a model; None where it never was, or was removed."""
+    """Reads one epoch of a model; None if it never was, or was removed."""
     query = select(schema.policies).where(schema.policies.c.model == model, schema.policies.c.epoch == epoch)
     row = connection.execute(query).one_or_none()
     return None if row is None else _record(row)

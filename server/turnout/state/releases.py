@@ -40,7 +40,7 @@ class VersionUses:
     """What holds on to a version, read in the transaction that is to withdraw it.
 
     Attributes:
-        policy: The model's policy in force; None where it never had one.
+        policy: The model's policy in force; None if it never had one.
         rollouts: The model's rollouts that have not ended.
         tags: Those that name the version.
     """
@@ -282,7 +282,7 @@ class ReleaseStore:
             expect: The version that it has to name before; "" for no tag of that name; None for whatever it names.
 
         Returns:
-            The version that it named before, None where it is new. Where that is the same, nothing is
+            The version that it named before, None if it is new. Where that is the same, nothing is
             changed or logged.
 
         Raises:

@@ -203,7 +203,7 @@ def _record(row: Row[Any]) -> RolloutRecord:
 
 
 def _object(text: str) -> Mapping[str, Any]:
-    """Returns a JSON object; an empty one where `text` is none, so that one row's damage hides no other row."""
+    """Returns a JSON object; an empty one if `text` is not one, so that one row's damage hides no other row."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):

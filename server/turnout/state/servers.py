@@ -117,7 +117,7 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
     """Writes what a server says of itself, and what it counted; a count that is there already stays as it is.
 
     Returns:
-        The database's time; None where another server of this name is alive, and nothing was written.
+        The database's time; None if another server of this name is alive, and nothing was written.
     """
     now = clock(connection)
     row = connection.execute(_SERVER, {"called": server.name}).one_or_none()

@@ -156,7 +156,7 @@ class StateStore(Sharing):
         """Returns the last epochs of a model's policy, newest first.
 
         Args:
-            model: Whose; of one that never had a policy there are none.
+            model: Whose; a model that never had a policy has no epochs.
             limit: At most that many, 1 or more.
 
         Raises:

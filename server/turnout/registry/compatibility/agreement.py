@@ -38,7 +38,7 @@ class AnswerAgreement:
         golden: Of these, golden cases.
         within: Every output of every example was within tolerance, and none was answered by one of the two alone.
         close: They were close as `CLOSE_RELATIVE` has it.
-        furthest: Output that differed most, as a largest absolute difference, in words; "" where none did.
+        furthest: Output that differed most, as a largest absolute difference, in words; "" if none did.
         largest: That difference; infinite where shapes or text differ.
     """
 

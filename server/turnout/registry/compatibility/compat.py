@@ -197,7 +197,7 @@ def _rank_change(subject: str, before: TensorSpec, after: TensorSpec) -> Version
 
 
 def _size_reason(axis: int, was: Dimension, now: Dimension) -> str | None:
-    """Says how dimension `axis` differs; None where it does not, as between free ones of any name."""
+    """Says how dimension `axis` differs; None if it does not, as between free ones of any name."""
     match was, now:
         case int(), int():
             return None if was == now else f"dimension {axis} is {now} and was {was}"

@@ -66,7 +66,7 @@ def automatic(bump: VersionBump, held_against: Version | None, taken: Collection
 
     Args:
         bump: What the change over `held_against` obliges to.
-        held_against: The nearest lower version, that is, of `above(taken)`; None if there is none.
+        held_against: The nearest lower version, that is, of `above(taken)`; None if there is no lower one.
         taken: Every version number of the model that was ever used.
     """
     highest = max(taken, default=None)

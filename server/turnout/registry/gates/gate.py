@@ -64,7 +64,7 @@ class Candidate:
         manifest: What the publisher states.
         digest: `sha256:` of the canonical manifest.
         facts: What the ONNX file says of itself.
-        parent: What it is compared with; None where nothing lower is published.
+        parent: What it is compared with; None if nothing lower is published.
         taken: Version numbers of its model that were used before, as far as is known.
     """
 

@@ -35,7 +35,7 @@ class GateAttestation:
         digest: Of the version that it is about.
         time: When, in RFC 3339.
         turnout: Release of Turnout.
-        parent: The version that it was compared with; "" where there was no lower one.
+        parent: The version that it was compared with; "" if there was no lower one.
         report: What the gates found, and which of them somebody did without.
         imported: It came with the version from another repository.
     """

@@ -93,7 +93,7 @@ class PublishResult:
         digest: `sha256:` of the canonical manifest.
         created: False where the very same version existed already, and after a dry run.
         report: What the gates found; empty where the version existed already.
-        parent: The version that it was compared with; None where there is no lower one.
+        parent: The version that it was compared with; None if there is no lower one.
         dry_run: All was done but the commit.
     """
 
@@ -185,7 +185,7 @@ def publish(
 
 
 def source_size(request: PublishRequest) -> int:
-    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 where nobody can tell.
+    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 if nobody can tell.
 
     Whether the source is fit to be published is not asked here.
     """

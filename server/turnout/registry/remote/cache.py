@@ -291,7 +291,7 @@ class Cache:
 
 
 def _claim(directory: Path) -> int | None:
-    """Returns a descriptor that holds a version against servers; None where one has it loaded."""
+    """Returns a descriptor that holds a version against servers; None if one has it loaded."""
     try:
         descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -27,7 +27,7 @@ class IndexEntry:
 
     Attributes:
         stamp: Of the document.
-        modified: When it was written, by the store's clock; None where the store does not say.
+        modified: When it was written, by the store's clock; None if the store does not say.
     """
 
     stamp: str
@@ -42,7 +42,7 @@ class Index:
         self._home = root / _FOLDER
 
     def load(self) -> Mapping[str, IndexEntry] | None:
-        """Returns the manifests that were listed last, by key; None where nothing was, or it cannot be read."""
+        """Returns the manifests that were listed last, by key; None if nothing was, or it cannot be read."""
         found: dict[str, IndexEntry] = {}
         try:
             body = json.loads(read_small(self._home / "listing.json", _MAX_BYTES))

@@ -74,7 +74,7 @@ class RemoteListing:
         return [key for key in map(parse_key, (*self._entries, *self._faults)) if isinstance(key, ManifestKey)]
 
     def entry(self, key: str) -> IndexEntry | None:
-        """Returns the version that a key names; None where there is none, or its manifest cannot be read."""
+        """Returns the version that a key names; None if there is none, or its manifest cannot be read."""
         return self._entries.get(key)
 
     def fault(self, key: str) -> str:

@@ -222,7 +222,7 @@ class Repository:
         return 0
 
     def cache_use(self) -> CacheUse | None:
-        """Returns what is in the cache; None where versions live here."""
+        """Returns what is in the cache; None if versions live here."""
         return None
 
     def being_published(self, published: Published) -> bool:

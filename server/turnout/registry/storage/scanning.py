@@ -1,4 +1,4 @@
-"""Scanning a directory of models: which versions stand in it, and what stands where versions could and is none."""
+"""Scanning a directory of models: which versions it holds, and what lies where a version could be and is not one."""
 
 import os
 from collections.abc import Mapping

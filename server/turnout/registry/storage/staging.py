@@ -120,7 +120,7 @@ def sweep(root: Path) -> tuple[str, ...]:
 
 
 def _claim(home: Path) -> int | None:
-    """Takes over a staging directory; None where its builder, or another sweep, has it."""
+    """Takes over a staging directory; None if its builder, or another sweep, has it."""
     with suppress(OSError):
         owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if host.try_lock(owner):

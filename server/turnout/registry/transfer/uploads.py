@@ -68,7 +68,7 @@ class UploadStatus:
     """What became of an upload manifest that a client sent.
 
     Attributes:
-        upload_id: Names the upload; "" where the version exists.
+        upload_id: Names the upload; "" if the version exists.
         received: Bytes that are there of each file.
         existing: The version, where the very same one exists.
     """

@@ -268,5 +268,5 @@ def _context(rollout: Rollout) -> ProbeContext:
 def _unknown(name: str, known: Collection[str]) -> str:
     near = get_close_matches(name[:64], known, n=1, cutoff=0.6)
     guess = f", did you mean {near[0]}?" if near else ";"
-    there_are = f"There are {', '.join(known)}" if known else "there is none in the configuration"
+    there_are = f"There are {', '.join(known)}" if known else "no probe is configured"
     return f"there is no probe {name[:64]!r}{guess} {there_are}".replace("; There", "; there")

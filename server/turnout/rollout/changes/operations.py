@@ -26,7 +26,7 @@ from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
 Trouble = Callable[[Version], str]
-"""Says why a version cannot answer; "" where it can, or where nobody knows here."""
+"""Says why a version cannot answer; "" if it can, or where nobody knows here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ChangeResult:
         changed: Whether anything was.
         answers: Who answers what from now on.
         baseline: The version that plain requests get from now on, canaries aside; None if there is none.
-        epoch: Of the policy from now on; 0 where there never was one.
+        epoch: Of the policy from now on; 0 if there never was one.
         endings: Rollouts that ended by it.
     """
 

@@ -50,7 +50,7 @@ class PerServer:
         return type(self)({**self.taken, **taken}, self.evidence)
 
     def worse(self, alpha: float) -> str | None:
-        """Returns the server on which the candidate is worst among those where it is to be taken back; None: nowhere.
+        """Returns the server on which the candidate is worst, of those whose evidence rolls it back; None if none does.
 
         Args:
             alpha: Chance that a candidate is taken back that is not worse, for all servers together.

@@ -137,7 +137,7 @@ class Stratum:
     """One server's part of a tick. Arms are compared within it, so that no difference between servers confounds.
 
     Attributes:
-        server: Its name; "" where one server is all there is.
+        server: Its name; "" if one server is all there is.
         canary, baseline: Traffic without routing keys, by metric.
         keyed_canary, keyed_baseline: Traffic with keys, by metric.
     """

@@ -72,7 +72,7 @@ class SlotRecord:
 
 
 def tripped(breaker: Breaker, records: Iterable[SlotRecord]) -> SlotRecord | None:
-    """Returns the slot that harms most among those that trip the breaker; None where none does."""
+    """Returns the slot that harms most among those that trip the breaker; None if none does."""
     found = [record for record in records if breaker.on and _trips(breaker, record)]
     return max(found, key=lambda record: record.candidate.bad, default=None)
 

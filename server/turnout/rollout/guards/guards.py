@@ -22,7 +22,7 @@ _ENOUGH = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Limits; None where there is none.
+    """Limits; None for no limit.
 
     Attributes:
         error_share: Of the candidate's requests that fail by the server's fault, at most.
@@ -43,7 +43,7 @@ class Guards:
 
 
 def broken(guards: Guards, counts: Mapping[str, Count], phi: int) -> str:
-    """Returns which limit the candidate breaks, in words and numbers; "" where it keeps them all.
+    """Returns which limit the candidate breaks, in words and numbers; "" if it keeps them all.
 
     Args:
         guards: The limits.

@@ -32,7 +32,7 @@ class Analysis:
     Attributes:
         measurements: Of probes, the oldest first.
         confirms: A webhook confirms steps.
-        answer: Of the webhook; None where it has not said anything.
+        answer: Of the webhook; None if it has not said anything.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -65,7 +65,7 @@ def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
 
 
 def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
-    """Returns what takes the candidate back, `probe` or `webhook`, and why; None where neither does."""
+    """Returns what takes the candidate back, `probe` or `webhook`, and why; None if neither does."""
     for name in rollout.asked_probes:
         record = rollout.probes.get(name, NOT_ASKED)
         if record.has_failed:
@@ -145,7 +145,7 @@ def _veto(rollout: Rollout, asked: Confirmation) -> Pause:
 
 
 def _measurement_text(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
-    """Returns what is to be told of a measurement; "" where it is as usual."""
+    """Returns what is to be told of a measurement; "" if it is as usual."""
     match one.outcome:
         case ProbeOutcome.FAILED:
             return (

@@ -129,7 +129,7 @@ class Rollout:
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
         per_server: What is known of each server's part.
-        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" where it was
+        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" if it was
             something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
@@ -141,7 +141,7 @@ class Rollout:
         end: The state that `aborting` leads to.
         actor, reason: Who began it, and why.
         probes: What probes measured in this step, by name.
-        confirmation: What the confirm webhook says of the next step; None where it was not asked.
+        confirmation: What the confirm webhook says of the next step; None if it was not asked.
     """
 
     model: str
@@ -303,15 +303,15 @@ class Rollout:
         return read
 
     def _problem(self) -> str:
-        """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
+        """Returns what no rollout can be, "" if nothing is so: what is read must not fail at the next tick."""
         texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
         texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
         seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]
         seconds += self.thresholds.values()
         counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
-            (all(isinstance(text, str) for text in texts), "a text is none"),
-            (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
+            (all(isinstance(text, str) for text in texts), "a text is missing"),
+            (all(0 <= value < math.inf for value in seconds), "a time is negative or not a number"),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
             (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),

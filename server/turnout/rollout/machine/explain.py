@@ -40,7 +40,7 @@ def unseen(rollout: Rollout) -> list[str]:
 
 
 def few_units_text(evidence: Evidence) -> str:
-    """Returns why keyed traffic tells nothing; "" where it does, or there is none to judge by."""
+    """Returns why keyed traffic tells nothing; "" if it does, or there is none to judge by."""
     units = evidence.effective_units
     if units is None or units >= LEAST_UNITS:
         return ""

@@ -8,7 +8,7 @@
     stable                    ByTag       the version that the tag stands at
     ^3.2  3.x  >=3.1 <4       InRange     the highest released version in the range (`turnout.routing.selection.ranges`)
 
-Whatever is none of these is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
+Anything else is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
 version (`x`, `v3`, `v03`) is never a tag.
 """
 
@@ -153,7 +153,7 @@ def _reads_as_tag(text: str) -> bool:
 
 
 def _exact(text: str) -> Version | None:
-    """Returns the version that `text` writes out in full, or None where it is something else."""
+    """Returns the version that `text` writes out in full, or None if it is something else."""
     try:
         version = Version.parse(text.removeprefix("v"))
     except ValueError:

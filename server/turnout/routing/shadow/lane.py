@@ -52,7 +52,7 @@ class LaneDependencies:
     """What a lane works with.
 
     Attributes:
-        find: Returns the handle of one of the model's versions, None where it is not Ready.
+        find: Returns the handle of one of the model's versions, None if it is not Ready.
         runner_for: Makes what runs copies on a version; may take as long as a load. Called with the handle and whether
             it is the shadow's, or the baseline's for its noise.
         rules: Returns how each output is compared.
@@ -317,7 +317,7 @@ _OUTCOMES = {
 
 
 def _trouble(runner: "asyncio.Future[CopyRunner]") -> str:
-    """Returns why a runner can run nothing, "" where it can or is still being made."""
+    """Returns why a runner can run nothing, "" if it can or is still being made."""
     if not runner.done() or runner.cancelled():
         return ""
     if (error := runner.exception()) is not None:

@@ -214,7 +214,7 @@ class Ledger:
 
     @property
     def incomparable(self) -> str:
-        """Why nothing is left to compare, in a sentence; "" where something is."""
+        """Why nothing is left to compare, in a sentence; "" if something is."""
         return self.noise.nothing_left(self.outputs.keys())
 
     def bad(self, sample: ShadowSample, allowed: float) -> bool:

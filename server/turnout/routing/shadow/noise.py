@@ -91,7 +91,7 @@ class Noise:
         return (number * _GOLDEN) % 1.0 < allowed / (self.rate + allowed)
 
     def nothing_left(self, outputs: Collection[str]) -> str:
-        """Returns in a sentence why nothing can be compared, "" where something can.
+        """Returns in a sentence why nothing can be compared, "" if something can.
 
         Args:
             outputs: All that were compared.

@@ -360,7 +360,7 @@ class Batcher:
             return _Outcome([pending], pending.rows, [failure])
 
     def _run_together(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome | None:
-        """Returns None where each request has to run by itself: one bad request fails no other client's, and of a
+        """Returns None if each request has to run by itself: one bad request fails no other client's, and of a
         version that was seen to mix rows no joined run is believed.
         """
         line, names = batch[0].line, {name for pending in batch for name in pending.outputs}

@@ -41,7 +41,7 @@ class QueuedRequest:
         outputs: Names of the outputs wanted.
         rows: That it adds to a batch.
         nbytes: Of its inputs.
-        line: What it has to have in common with those it shares a run with; None where it runs alone.
+        line: What it has to have in common with those it shares a run with; None if it runs alone.
         deadline: When its answer is worth nothing any more, seconds of the caller's clock; None for never.
         admitted: When it came, on that clock.
     """
@@ -159,7 +159,7 @@ class RequestQueue(Generic[R]):
         return []
 
     def due(self, max_rows: int) -> float | None:
-        """Returns when the first line is ready, which may have been long ago; None where nothing waits."""
+        """Returns when the first line is ready, which may have been long ago; None if nothing waits."""
         return min((self._due(line, max_rows) for line in self._lines.values()), default=None)
 
     def _ready(self, now: float, max_rows: int, *, hold: bool) -> Line | R | None:

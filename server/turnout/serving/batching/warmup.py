@@ -27,7 +27,7 @@ class WarmUp:
     Attributes:
         seconds_by_rows: The quickest run of each batch size, in seconds; empty where there was nothing to run.
         bytes_per_row: Size of the inputs of one row.
-        warning: Why there was nothing to run, or why a batch size could not be; "" where all went well.
+        warning: Why there was nothing to run, or why a batch size could not be; "" if all went well.
     """
 
     seconds_by_rows: Mapping[int, float] = field(default_factory=dict)

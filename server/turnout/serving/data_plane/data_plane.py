@@ -67,7 +67,7 @@ class RequestTelemetry:
         metrics: Counts those that reach no version.
         access: Logs them.
         code_of: Name of the status code that an error becomes; the protocols' one table.
-        tracer: Traces them; None where tracing is off.
+        tracer: Traces them; None if tracing is off.
     """
 
     metrics: Metrics
@@ -81,7 +81,7 @@ class DataPlane:
 
     Attributes:
         draining: Set by `drain`; what is long-lived on a connection ends then.
-        authority: Says who may run which model; None where everybody is taken at their word.
+        authority: Says who may run which model; None if everybody is taken at their word.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class DataPlane:
             catalog: Tells which model names are real ones.
             telemetry: Counts, logs and traces requests.
             conversions: Decodes and encodes what is large.
-            authority: Says who may run which model; None where everybody is taken at their word.
-            on_demand: Has versions loaded that requests ask for; None where none are.
+            authority: Says who may run which model; None if everybody is taken at their word.
+            on_demand: Has versions loaded that requests ask for; None if none are.
         """
         self._router = router
         self._catalog = catalog
@@ -371,7 +371,7 @@ class DataPlane:
         self._access.failed(request, route, code, took, error, trace)
 
     def _traced(self, tracer: Tracer, exchange: InferenceExchange[Any]) -> Trace | None:
-        """Returns the trace of a request that begins; None where nothing is to be noted of it."""
+        """Returns the trace of a request that begins; None if nothing is to be noted of it."""
         trace = tracer.begin(exchange.operation, exchange.parent())
         if trace is not None and trace.sampled and exchange.details:
             trace.details = exchange.details

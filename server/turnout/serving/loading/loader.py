@@ -62,7 +62,7 @@ class LoadedVersion:
         plan: How requests are put together.
         warmth: What warm-up found.
         inline_bytes: Requests with at most so many bytes of inputs run in less than the configured threshold, and so on
-            the event loop itself; 0 where none do.
+            the event loop itself; 0 if none do.
         memory_bytes: What loading took, by device.
         seconds: What loading took.
         pool: Its child processes, where it is isolated.

@@ -140,8 +140,8 @@ class ProcessSandbox:
         """Finds inputs that a version runs on.
 
         Returns:
-            How they are made up, None where they are the first row of the first golden case that fits; and why there
-            are none, "" where there are.
+            How they are made up, None if they are the first row of the first golden case that fits; and why there
+            are none, "" if there are.
 
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.

@@ -38,7 +38,7 @@ class ProviderReport:
         name: ONNX Runtime's name of it.
         available: The installed ONNX Runtime was built with it.
         usable: A session really ran on it.
-        detail: Why it is not usable; "" where it is.
+        detail: Why it is not usable; "" if it is.
     """
 
     name: str

@@ -283,7 +283,7 @@ def _cases(path: Path) -> Sequence[Path]:
     """Returns the files of captured inputs.
 
     Raises:
-        InvalidRequest: There are none.
+        InvalidRequest: There are no inputs.
     """
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():
@@ -292,7 +292,7 @@ def _cases(path: Path) -> Sequence[Path]:
 
 
 def _most_rows(settings: ModelSettings, published: Published, loaded: LoadedVersion) -> int:
-    """Returns the most rows that batches of the version may have; 0 where its requests share no run."""
+    """Returns the most rows that batches of the version may have; 0 if its requests share no run."""
     stated = published.manifest.batching
     if stated is not None and not stated.enabled:
         return 0

@@ -248,7 +248,7 @@ class Database:
                 self._change.notify_all()
 
     def _explain(self, error: sqlite3.Error | DBAPIError, *, starting: bool) -> TurnoutError | None:
-        """Returns what to raise in the place of `error`; None where that tells of a mistake in Turnout."""
+        """Returns what to raise in the place of `error`; None if that tells of a mistake in Turnout."""
         driver: BaseException = error
         lost = False
         if isinstance(error, DBAPIError):

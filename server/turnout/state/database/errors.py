@@ -60,7 +60,7 @@ _POSTGRESQL = {
 
 
 def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
-    """Says what a driver's `error` means; None where it tells of a mistake in Turnout, not of the database's health.
+    """Says what a driver's `error` means; None if it tells of a mistake in Turnout, not of the database's health.
 
     Args:
         error: As sqlite3 or psycopg raised it.

@@ -68,7 +68,7 @@ class SqliteFile:
             return False
 
     def fault(self, *, begun: bool = False) -> str:
-        """Returns what is wrong with the files by their names, in words; "" where nothing is.
+        """Returns what is wrong with the files by their names, in words; "" if nothing is.
 
         Args:
             begun: A transaction has read, so that the write-ahead log and its index have to be there.

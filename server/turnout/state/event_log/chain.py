@@ -238,7 +238,7 @@ class _Links:
 
 
 def _place(row: Mapping[str, Any]) -> int | None:
-    """Returns the number that an event had when its hash was made; None where that is none near by."""
+    """Returns the number that an event had when its hash was made; None if that is not a number near by."""
     here = int(row["id"])
     for number in range(max(here - _SEARCHED, 1), here + _SEARCHED):
         if event_hash({**row, "id": number}, row["previous"]) == row["hash"]:

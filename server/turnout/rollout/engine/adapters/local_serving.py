@@ -261,7 +261,7 @@ class LocalServing:
         return default if default is not None and default > rollout.previous else None
 
     def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
-        """Returns who answers plain requests, in words; "" where the version before does, and nobody else."""
+        """Returns who answers plain requests, in words; "" if the version before does, and nobody else."""
         known = self._catalog.snapshot.models.get(rollout.model)
         statuses = {v: entry.release_status for v, entry in known.versions.items()} if known is not None else {}
         parts = answers_of(policy, statuses).plain
@@ -299,7 +299,7 @@ class LocalServing:
     def _shadowed(self, active: ActiveRollout) -> tuple[Count, str]:
         """Returns the copies that were judged since the last look, and those that disagreed or failed.
 
-        And why nothing can be compared, in a sentence; "" where something can.
+        And why nothing can be compared, in a sentence; "" if something can.
         """
         rollout = active.rollout
         if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING:
