@@ -44,9 +44,10 @@ class PlanOptions(OptionGroup):
     watch_for: Annotated[
         str | None, _option("watch-for", "TIME", "How long to watch it after promotion, such as 30m.")
     ] = None
-    holdback: Annotated[str | None, _option("holdback", "SHARE", "Share that the earlier version keeps meanwhile.")] = (
-        None
-    )
+    holdback: Annotated[
+        str | None,
+        _option("holdback", "SHARE", "Share that the previous version keeps while the candidate is watched."),
+    ] = None
     guards: Annotated[
         list[str] | None,
         _option(
