@@ -112,7 +112,7 @@ class Counters:
         *,
         rest_meets_candidate: bool = False,
     ) -> None:
-        """Counts what comes by these places from now on; where it was counted before, it is so no more.
+        """Counts what comes by these places from now on; if it was counted before, it is so no more.
 
         Args:
             canary: Where the canary's requests come by.

@@ -43,8 +43,8 @@ class TrafficEstimate:
         rate: Unpinned requests a second.
         error_rate: Share of the baseline's requests that fail by the server's fault.
         slow: By latency metric, share of requests that pass its threshold once each takes 1.2 times as long, and share
-            that does now; nothing where the latency is not known yet.
-        keyed: Share of all requests that each slot group has with a routing key; empty where none has one, or nothing
+            that does now; nothing if the latency is not known yet.
+        keyed: Share of all requests that each slot group has with a routing key; empty if none has one, or nothing
             is known of it.
     """
 

@@ -47,7 +47,7 @@ class Policies:
     Attributes:
         current: By model; replaced whole, never changed.
         diverted: By model, the version that answers in place of the policy's baseline and canaries, or of the highest
-            release where there is no policy: a rollback that cannot be recorded yet.
+            release if there is no policy: a rollback that cannot be recorded yet.
         withdrawn: By model that is diverted, the versions that count as not released.
         fallbacks: By model, what may have to answer next.
         meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.

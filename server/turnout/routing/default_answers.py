@@ -42,7 +42,7 @@ class SelectorAnswer:
 
     Attributes:
         selector: As a client writes it; "" for a plain request.
-        parts: The baseline first; empty where nobody answers.
+        parts: The baseline first; empty if nobody answers.
     """
 
     selector: str

@@ -30,7 +30,7 @@ class RouteExplanation:
 
     Attributes:
         steps: In their order.
-        chances: Who may answer and how likely; empty where nobody does.
+        chances: Who may answer and how likely; empty if nobody does.
         refusal: Why nobody does; None if somebody does.
         slot: Of the routing key; None if no slot decides.
     """

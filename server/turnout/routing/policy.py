@@ -25,7 +25,7 @@ TWIN = "twin"
 """Owner of the baseline twin's slots, and the lane that its requests take; no version can be named so."""
 
 CONTROL = "control"
-"""The lane that a twin is compared with where there is no canary: what such a comparison finds is a false alarm."""
+"""The lane that a twin is compared with if there is no canary: what such a comparison finds is a false alarm."""
 
 _SCHEMA = 2
 _READABLE = (1, 2)
@@ -111,7 +111,7 @@ class PolicyState:
 
         Args:
             policy: The new one.
-            order: Of slots; taken where there was no canary before, so that another trial meets other keys; canaries
+            order: Of slots; taken if there was no canary before, so that another trial meets other keys; canaries
                 that go on keep theirs.
             traffic: Requests by slot, as far as they are known, shape (SLOTS,): a twin whose slots carry too little
                 of it, or too much, gets others.
@@ -157,7 +157,7 @@ class PolicyState:
         return replace(self, frozen=frozen)
 
     def reverted(self, earlier: "PolicyState") -> Self:
-        """Returns the state with the policy, and the very keys, of an earlier one; frozen where it is now."""
+        """Returns the state with the policy, and the very keys, of an earlier one; frozen if it is now."""
         return replace(self, policy=earlier.policy, table=earlier.table)
 
     def to_json(self) -> dict[str, Any]:

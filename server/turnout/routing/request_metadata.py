@@ -62,7 +62,7 @@ class PreferenceReader:
 
         Args:
             metadata: Keys, in lower case, and values.
-            caller: Returns the caller's address; asked only where it matters.
+            caller: Returns the caller's address; asked only if it matters.
 
         Raises:
             InvalidRequest: A value is not what is expected.

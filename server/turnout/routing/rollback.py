@@ -46,7 +46,7 @@ class HistoryEntry:
 def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:
     """Returns the versions that answered plain requests, each time another one came to, the present one last.
 
-    The policy's baseline did where there was a policy, and else the highest released version that is not a prerelease.
+    The policy's baseline did if there was a policy, and else the highest released version that is not a prerelease.
     """
     found: list[Version] = []
     statuses: dict[Version, ReleaseStatus] = {}

@@ -153,7 +153,7 @@ class PolicyRouter:
         Args:
             catalog: What is served.
             policies: In force.
-            serve_yanked: Selectors that name one version are answered with a warning where it was yanked, and not
+            serve_yanked: Selectors that name one version are answered with a warning if it was yanked, and not
                 refused.
         """
         self._serve_yanked = serve_yanked

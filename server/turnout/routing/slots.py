@@ -235,7 +235,7 @@ def _free(claims: Mapping[str, Sequence[Run]]) -> Iterator[Run]:
 
 
 def _first(runs: Iterator[Run], count: int) -> tuple[Run, ...]:
-    """Returns the first `count` positions of `runs`, or all where there are fewer."""
+    """Returns the first `count` positions of `runs`, or all if there are fewer."""
     taken: list[Run] = []
     for start, stop in runs:
         if count <= 0:

@@ -32,9 +32,9 @@ class PolicyRecord:
         revision: That of the change that made it.
         time: When, in UTC, to the microsecond.
         action: What was done, in the word of whoever did it.
-        actor: Who asked for it; empty where they did not say.
-        reason: Why; empty where they did not say.
-        document: The policy itself, as JSON values; empty where from then on there was none.
+        actor: Who asked for it; empty if they did not say.
+        reason: Why; empty if they did not say.
+        document: The policy itself, as JSON values; empty if from then on there was none.
     """
 
     model: str

@@ -25,8 +25,8 @@ class ModelReleaseState:
     Attributes:
         release_statuses: By version; a version not named is a candidate.
         tags: Movable names.
-        reasons: Why versions were yanked, where that is known.
-        digests: What versions had when they were published, where that was recorded.
+        reasons: Why versions were yanked, if that is known.
+        digests: What versions had when they were published, if that was recorded.
         pruned: Versions whose files were removed; they are yanked too.
     """
 

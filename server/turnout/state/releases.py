@@ -66,12 +66,12 @@ class ReleaseStore:
             model: Its model.
             version: Which; that it exists is for the caller to know.
             digest: Of its manifest.
-            actor: Who published it, at most 256 bytes; who found it, where nobody recorded it.
+            actor: Who published it, at most 256 bytes; who found it, if nobody recorded it.
             reason: Why, at most 1,024 bytes.
             found: It was found, and its publisher never said so.
 
         Returns:
-            False where that was recorded before, with this digest; nothing is changed or logged then.
+            False if that was recorded before, with this digest; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: An argument is too long.
@@ -98,7 +98,7 @@ class ReleaseStore:
             reason: Why, at most 1,024 bytes.
 
         Returns:
-            False where that was recorded before, of this key and this digest; nothing is changed or logged then.
+            False if that was recorded before, of this key and this digest; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: An argument is too long.
@@ -122,7 +122,7 @@ class ReleaseStore:
             reason: Why, at most 1,024 bytes.
 
         Returns:
-            False where it was released already; nothing is changed or logged then.
+            False if it was released already; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: The version is yanked, or an argument is too long.
@@ -153,7 +153,7 @@ class ReleaseStore:
             rollout: Attempt and number of the rollout that asks; it must not have been written since.
 
         Returns:
-            False where it is not released; nothing is changed or logged then.
+            False if it is not released; nothing is changed or logged then.
 
         Raises:
             Conflict: Another server wrote the rollout meanwhile.
@@ -177,10 +177,10 @@ class ReleaseStore:
             version: Which; whether it was published is for the caller to know.
             actor: Who asks, at most 256 bytes.
             reason: Why, 1 to 1,024 bytes: clients that pin the version are told.
-            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+            refuse: Raises if one of the uses forbids it. What it is shown is locked until the change is made.
 
         Returns:
-            What it was before; where it was yanked, nothing is changed or logged.
+            What it was before; if it was yanked, nothing is changed or logged.
 
         Raises:
             InvalidRequest: No reason was given, or an argument is too long.
@@ -217,10 +217,10 @@ class ReleaseStore:
             size_bytes: Of its files.
             actor: Who asks, at most 256 bytes.
             reason: Why, 1 to 1,024 bytes.
-            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+            refuse: Raises if one of the uses forbids it. What it is shown is locked until the change is made.
 
         Returns:
-            False where that was recorded before; nothing is changed or logged then.
+            False if that was recorded before; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: An argument is too long.
@@ -252,7 +252,7 @@ class ReleaseStore:
             reason: Why, 1 to 1,024 bytes.
 
         Returns:
-            False where it was not yanked; nothing is changed or logged then.
+            False if it was not yanked; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: No reason was given, or an argument is too long.

@@ -30,7 +30,7 @@ class RolloutRecord:
         started, changed: When, UTC.
         driver: The server that drives it.
         driven_until: Until when no other may, UTC, by the clock of the database.
-        document: The rollout itself, as JSON values; empty where it is not a JSON object.
+        document: The rollout itself, as JSON values; empty if it is not a JSON object.
     """
 
     model: str

@@ -50,7 +50,7 @@ class StateStore(Sharing):
     def open(
         cls, url: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), lock_wait: float = LOCK_WAIT
     ) -> Self:
-        """Opens the store, and makes it or brings it to this release's schema where it is not there.
+        """Opens the store, and makes it or brings it to this release's schema if it is not there.
 
         Args:
             url: `sqlite:///FILE`, its directory made if need be, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
@@ -148,7 +148,7 @@ class StateStore(Sharing):
         )
 
     def policies(self) -> dict[str, PolicyRecord]:
-        """Returns the policy in force of each model that ever had one; its document is empty where it has none now."""
+        """Returns the policy in force of each model that ever had one; its document is empty if it has none now."""
         with self._database.reading() as connection:
             return {record.model: record for record in policies.in_force(connection)}
 

@@ -20,7 +20,7 @@ TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
         DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
     }
 )
-"""How far one output may be from another that should be the same, where the manifest does not say: kernels pick other
+"""How far one output may be from another that should be the same, if the manifest does not say: kernels pick other
 blockings, and so other orders of summation, for other batch sizes. Other dtypes must be equal."""
 
 CLOSE_RELATIVE = 1e-3

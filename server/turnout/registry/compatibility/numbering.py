@@ -16,7 +16,7 @@ from semver import Version
 from turnout.registry.compatibility.compat import VersionBump
 
 FIRST = Version(1)
-"""What the first version of a model is called where nobody says."""
+"""What the first version of a model is called if nobody says."""
 
 
 def nearest_lower(version: Version, published: Collection[Version]) -> Version | None:

@@ -35,7 +35,7 @@ class ExampleResult:
     Attributes:
         example: The golden case's file, such as `golden/one.npz`, or the number of the synthetic input.
         golden: The example is a golden case.
-        outputs: By name; bfloat16 as float32, which holds all its values. Empty where it could not answer.
+        outputs: By name; bfloat16 as float32, which holds all its values. Empty if it could not answer.
         fault: Why it could not; "" if it could.
     """
 
@@ -54,7 +54,7 @@ class SandboxReport:
         load_seconds: What reading and optimising it took.
         run_seconds: Its quickest run of one row; 0.0 if no input was found that it runs on.
         peak_bytes: Most memory the process held, less what it held before loading. Weights that are only mapped count
-            where they were touched.
+            if they were touched.
         warning: Why it could not be warmed; "" if it could.
         batched: Requests can be put together, as its batches showed.
         mixes: A batch of two ran, and its rows were answered otherwise than alone.

@@ -22,7 +22,7 @@ class TensorType:
 
     Attributes:
         element: Element type as `turnout.registry.manifest.signature.DataType` spells it, or as ONNX does
-            (`float8e4m3fn`) where that has no name for it; "" if it is not known.
+            (`float8e4m3fn`) if that has no name for it; "" if it is not known.
         shape: Its dimensions; None if not even the rank is known.
     """
 

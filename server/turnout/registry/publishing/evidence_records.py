@@ -17,7 +17,7 @@ class EvidenceRecords:
 
     Attributes:
         signatures: What the signature of each key is worth.
-        seen: The machine that published it, where that was recorded.
+        seen: The machine that published it, if that was recorded.
         reports: What its gates found, the newest last.
     """
 

@@ -148,7 +148,7 @@ class Cache:
             self.make_room(0, manifest)
 
     def adopt(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
-        """Takes over a version that was put together on this machine, where there is room; else leaves it.
+        """Takes over a version that was put together on this machine, if there is room; else leaves it.
 
         Raises:
             OSError: The cache cannot be written to.

@@ -56,11 +56,11 @@ class Index:
         return found
 
     def keep(self, data: bytes, digest: str) -> None:
-        """Keeps a manifest. Raises OSError where the cache cannot be written to."""
+        """Keeps a manifest. Raises OSError if the cache cannot be written to."""
         _write(self._manifest(digest), data)
 
     def save(self, entries: Mapping[str, IndexEntry]) -> None:
-        """Keeps a listing; manifests that it does not name go. Raises OSError where the cache cannot be written to."""
+        """Keeps a listing; manifests that it does not name go. Raises OSError if the cache cannot be written to."""
         body = {key: [entry.stamp, entry.modified, entry.published.digest] for key, entry in entries.items()}
         _write(self._home / "listing.json", json.dumps({"manifests": body}).encode())
         named = {self._manifest(entry.published.digest).name for entry in entries.values()}

@@ -126,8 +126,8 @@ class Bundle:
         payload: What is signed: the statement's bytes.
         signature: Over `message`.
         hint: Names the key that made it: the SHA-256 of its public part as PEM, in hex; "" if certificates do, or
-            where it comes from the first releases of `model_signing`.
-        certificates: The signer's, as DER, and those between it and an authority; empty where a bare key signed.
+            if it comes from the first releases of `model_signing`.
+        certificates: The signer's, as DER, and those between it and an authority; empty if a bare key signed.
     """
 
     payload: bytes
@@ -142,7 +142,7 @@ class Bundle:
 
     @property
     def statement(self) -> Statement:
-        """What is signed. Raises ValueError where that is not a statement about files."""
+        """What is signed. Raises ValueError if that is not a statement about files."""
         return Statement.parse(self.payload)
 
     def to_bytes(self) -> bytes:

@@ -44,7 +44,7 @@ class Signed:
     """A signature that was found, and what it is worth.
 
     Attributes:
-        key: The id of its key; the file's name where it cannot be read.
+        key: The id of its key; the file's name if it cannot be read.
         worth: What it is worth.
         why: Why it is worth no more, as half a sentence; "" if nothing is to be said.
     """
@@ -181,7 +181,7 @@ class SignatureFile:
 
 @dataclass(frozen=True, slots=True)
 class SignatureGate:
-    """Lets in only what somebody trusted signed; where that is asked for without force, tells what is not.
+    """Lets in only what somebody trusted signed; if that is asked for without force, tells what is not.
 
     Attributes:
         trust: Whose signatures count.

@@ -80,7 +80,7 @@ class Listing:
     Attributes:
         published: By model name, then by version in ascending order.
         problems: By model and version directory.
-        present: False where the root directory does not exist.
+        present: False if the root directory does not exist.
         away: Why this is what was listed earlier, in half a sentence without a path; "" if it was listed now.
     """
 

@@ -92,7 +92,7 @@ def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
 def sweep(root: Path) -> tuple[str, ...]:
     """Removes the staging directories whose builder is gone, and returns their names.
 
-    Nobody has to wait for it, a server that starts least of all: where the lock is held or the repository cannot be
+    Nobody has to wait for it, a server that starts least of all: if the lock is held or the repository cannot be
     written to, nothing is swept, and a later sweep will.
 
     Raises:

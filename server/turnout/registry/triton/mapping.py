@@ -275,7 +275,7 @@ def _setting(rows: list[MappedField], path: str, note: str) -> None:
 
 
 Read = Callable[[str], bytes]
-"""Reads a file of the model's directory; raises OSError or ValueError where that cannot be."""
+"""Reads a file of the model's directory; raises OSError or ValueError if that cannot be."""
 
 
 def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[MappedField]]:

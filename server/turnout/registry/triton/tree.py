@@ -83,7 +83,7 @@ def read_tree(root: Path) -> tuple[TritonModel, ...]:
         root: Its directory.
 
     Returns:
-        Its models by name; none where it is no such repository.
+        Its models by name; none if it is no such repository.
 
     Raises:
         OSError: It cannot be read.

@@ -26,7 +26,7 @@ from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
 Trouble = Callable[[Version], str]
-"""Says why a version cannot answer; "" if it can, or where nobody knows here."""
+"""Says why a version cannot answer; "" if it can, or if nobody knows here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Operations:
             reason: Why.
             keep_released: What is gone back from stays released.
             expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
-            since: What the rollback was decided on, if that was before; refused where somebody has changed it since.
+            since: What the rollback was decided on, if that was before; refused if somebody has changed it since.
             trouble: Says why a version cannot answer.
             signatures: Of the versions that are served, so that a repository that is away hinders nothing; None: those
                 that are in the repository.
@@ -184,7 +184,7 @@ class Operations:
         return self._decide(model, decide, actor, reason, signatures=signatures)
 
     def answers(self, model: str) -> RoutingTable:
-        """Returns who answers what, by what the state store holds; nobody anything where there is no such model."""
+        """Returns who answers what, by what the state store holds; nobody anything if there is no such model."""
         return self._look(model, self._found(model)).answers
 
     def _look(self, model: str, signatures: Mapping[Version, Signature]) -> ModelSnapshot:

@@ -31,7 +31,7 @@ def release(
         version: One that exists.
         order: As of `PolicyState.with_policy`.
         traffic: It answers plain requests from now on, if it is higher than what does.
-        supersede: Rollouts that run end, where they are in the way.
+        supersede: Rollouts that run end, if they are in the way.
         actor: Who asks.
         reason: Why.
 
@@ -146,7 +146,7 @@ def _moved(snapshot: ModelSnapshot, state: PolicyState, version: Version, order:
 
 
 def _fitting(policy: Policy) -> Policy:
-    """Returns the policy with no twin where there is no canary to compare with it."""
+    """Returns the policy with no twin if there is no canary to compare with it."""
     return policy if policy.canaries else replace(policy, twin=0)
 
 

@@ -35,7 +35,7 @@ class ActiveRollout:
             rollout meanwhile, it is told that.
         mailed: Servers whose parts came by the state store since the last were taken.
         delivered: By server, number of the last tick that goes from the state store with the next write.
-        unread: The record, where it is newer than `rollout`: nothing happened but that another server counted.
+        unread: The record, if it is newer than `rollout`: nothing happened but that another server counted.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
         entries, ticks: What is still to be recorded.

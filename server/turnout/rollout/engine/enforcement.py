@@ -102,7 +102,7 @@ class Enforcement:
             active.refused = ""
 
     def undivert(self, *, fresh: bool) -> None:
-        """Has policies hold again where a rollback that was not on record is, or has ended otherwise.
+        """Has policies hold again if a rollback that was not on record is, or has ended otherwise.
 
         Args:
             fresh: It is known which rollouts run.
@@ -192,7 +192,7 @@ class Enforcement:
         active.rollout = self.routed(rollout)
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
-        """Gives the arm that the canary is compared with other keys, where it has hardly any requests with one."""
+        """Gives the arm that the canary is compared with other keys, if it has hardly any requests with one."""
         rollout = active.rollout
         active.counters.redrawn()
         why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"

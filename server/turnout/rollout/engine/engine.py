@@ -53,7 +53,7 @@ _COMMAND_WAIT = 3.0
 """Seconds that a command waits for it. No tick runs meanwhile."""
 
 _COMMAND_PAUSE = 0.01
-"""Seconds after which a command is tried again where the server that drives the rollout wrote in between."""
+"""Seconds after which a command is tried again if the server that drives the rollout wrote in between."""
 
 
 class RolloutEngine:

@@ -46,7 +46,7 @@ def stopped_by_traffic(rollout: Rollout) -> bool:
 def refuse_other_baseline(
     before: Rollout, after: Rollout, applied: AppliedPolicy | None, baseline: Version | None
 ) -> None:
-    """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
+    """Refuses to let a rollout go on if somebody has made another version the baseline meanwhile.
 
     To go on would undo that silently, and compare with a version that has no traffic.
 

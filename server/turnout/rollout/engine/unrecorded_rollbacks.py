@@ -171,7 +171,7 @@ class DiversionFiles:
 
 
 def _kept_seconds(diversion: Diversion) -> float:
-    """Returns for how long a file stays once its rollback is on record: short, where no epoch tells who knows of it."""
+    """Returns for how long a file stays once its rollback is on record: short, if no epoch tells who knows of it."""
     return _RECORDED_SECONDS if diversion.recorded != diversion.since.epoch else _RECORDED_UNSEEN_SECONDS
 
 

@@ -178,7 +178,7 @@ class Evidence:
 
         Args:
             beta: 1/beta is the e-value that shows it.
-            exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
+            exposure: Requests of the canary that suffice if it had no bad event, since no ratio can be shown then.
             alone: The baseline is broken, and to be better than it shows nothing.
         """
         return [m.name for m in self.metrics if not self.fitness(m, beta, exposure, alone=alone).fit]

@@ -35,7 +35,7 @@ class Guards:
     invalid_share: float | None = None
 
     def over(self, other: "Guards | None") -> "Guards":
-        """Returns these limits, and those of `other` where they have none."""
+        """Returns these limits, and those of `other` if they have none."""
         if other is None:
             return self
         missing = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}

@@ -18,7 +18,7 @@ class MovedSlots:
     """Counts by slot what came of the requests that a candidate got since the slot was moved to it.
 
     What the slot did on the baseline are its latest requests there before; and those that failed on the candidate and
-    that the baseline was asked about, where fewer than 200 are known.
+    that the baseline was asked about, if fewer than 200 are known.
     """
 
     def __init__(self) -> None:

@@ -85,7 +85,7 @@ def unmeasured(rollout: Rollout) -> list[str]:
 
 
 def unconfirmed(rollout: Rollout) -> list[str]:
-    """Returns what the confirm webhook has not said yet, in a sentence; nothing where it is not asked."""
+    """Returns what the confirm webhook has not said yet, in a sentence; nothing if it is not asked."""
     asked = rollout.confirmation
     if asked is None or asked.reply is not Reply.WAITING:
         return []
@@ -94,7 +94,7 @@ def unconfirmed(rollout: Rollout) -> list[str]:
 
 
 def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float) -> Moved:
-    """Returns the rollout at its next step or promoted, or where it waits for the webhook to confirm that.
+    """Returns the rollout at its next step or promoted, or waiting for the webhook to confirm that.
 
     Args:
         rollout: All else that the step takes is there.

@@ -1,7 +1,7 @@
 """One attempt to make a candidate the baseline, as a value. Pure.
 
 Pending -> Validating -> Shadowing -> {Ramping -> Soaking -> Deciding} a step -> Promoting -> Watching -> Succeeded
-any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate cannot be served at all
+any of them -> Aborting -> RolledBack | Superseded;   Failed if the candidate cannot be served at all
 """
 
 import math
@@ -205,7 +205,7 @@ class Rollout:
 
     @property
     def holdback(self) -> float:
-        """The share that the version before keeps once the candidate is the baseline; none where nobody watches."""
+        """The share that the version before keeps once the candidate is the baseline; none if nobody watches."""
         return 0.0 if self.finishing or self.plan.watch_s == 0 else self.plan.holdback
 
     @property
@@ -371,6 +371,6 @@ def moved(rollout: Rollout, **changes: Any) -> Rollout:
 
 
 def refuse_final(rollout: Rollout) -> None:
-    """Raises ChangeRefused where the rollout has ended."""
+    """Raises ChangeRefused if the rollout has ended."""
     if rollout.state.final:
         raise ChangeRefused(f"the rollout of {rollout.candidate} has ended: {rollout.state}")

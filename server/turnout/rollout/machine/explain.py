@@ -48,7 +48,7 @@ def few_units_text(evidence: Evidence) -> str:
 
 
 def _unmatched(rollout: Rollout) -> list[str]:
-    """Returns that the canary's keyed traffic is compared with hardly any, where it is.
+    """Returns that the canary's keyed traffic is compared with hardly any, if it is.
 
     Traffic with keys goes by slots and traffic without by turns: one may miss an arm while the other does not.
     """
@@ -64,7 +64,7 @@ def _unmatched(rollout: Rollout) -> list[str]:
 def _silent(rollout: Rollout) -> list[str]:
     """Returns which arm has no traffic now: a step that sees one arm alone sees nothing, and goes no further.
 
-    Now is a minute, or ten times the arm's own mean gap where that is longer.
+    Now is a minute, or ten times the arm's own mean gap if that is longer.
     """
     arms = [("the canary", rollout.step_requests, rollout.silent_s)]
     if not rollout.plan.from_broken:

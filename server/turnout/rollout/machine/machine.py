@@ -345,7 +345,7 @@ def _waited(asked: Confirmation | None, seconds: float) -> Confirmation | None:
 
 
 def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
-    """Returns the rollout with the thresholds of now; where nothing is known, with those that it has."""
+    """Returns the rollout with the thresholds of now; if nothing is known, with those that it has."""
     if facts.thresholds is None:
         return rollout
     return replace(rollout, thresholds=dict(facts.thresholds), shortest_timeout=facts.shortest_timeout)

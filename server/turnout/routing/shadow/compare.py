@@ -1,6 +1,6 @@
 """How a shadow's outputs compare with the baseline's. Pure.
 
-Floats agree within a tolerance, scores by their winners, and integers, booleans and strings only where they are equal.
+Floats agree within a tolerance, scores by their winners, and integers, booleans and strings only if they are equal.
 No pair of arrays of the wire's types raises or warns.
 """
 
@@ -70,7 +70,7 @@ class OutputRule:
 
     Attributes:
         tolerance: How far floats may be apart; without a meaning for other types.
-        scores: True where the last axis holds one score for each class, False where it does not, None to tell by the
+        scores: True if the last axis holds one score for each class, False if it does not, None to tell by the
             baseline's values. Only floats with two classes or more can be scores.
         strict_values: Scores must be within tolerance as well.
         top_k: How many of the highest classes are compared with each other, 1 or more.
@@ -96,15 +96,15 @@ class OutputComparison:
     """One output of the baseline beside the shadow's of the same name.
 
     Measures are taken over the elements that are finite on both sides. Where they cannot be taken (another shape or
-    type, strings that differ) they are NaN; where nothing differs they are 0, and `cosine` is 1.
+    type, strings that differ) they are NaN; if nothing differs they are 0, and `cosine` is 1.
 
     Attributes:
         name: The output's name.
         kind: In what it disagrees; None if it agrees.
-        detail: The same in a short sentence without any value of a payload but differences; empty where it agrees.
+        detail: The same in a short sentence without any value of a payload but differences; empty if it agrees.
         elements: Of the baseline's output.
         max_abs: Largest absolute difference.
-        max_rel: Largest difference relative to the baseline's value, where that is not zero.
+        max_rel: Largest difference relative to the baseline's value, if that is not zero.
         rmse: Root of the mean squared difference.
         cosine: Of the angle between both, flattened; 1 for two zero vectors, 0 if only one is zero.
         differing: Elements beyond tolerance, or NaN or infinite on one side only; of exact outputs, unequal ones.

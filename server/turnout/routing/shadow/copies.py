@@ -49,7 +49,7 @@ class Pair:
 
 
 def trace_copy(pair: Pair, copy: Copy, outcome: CopyOutcome, error: TurnoutError | None = None) -> None:
-    """Has a span made of a copy that was dealt with, where its request is traced."""
+    """Has a span made of a copy that was dealt with, if its request is traced."""
     trace = copy.trace
     if trace is None or not trace.sampled:
         return

@@ -162,7 +162,7 @@ class Ledger:
         """Counts a comparison, `lag` seconds after the live answer.
 
         Returns:
-            True where it is one of the worst so far, and its Disagreement should be kept.
+            True if it is one of the worst so far, and its Disagreement should be kept.
         """
         self.compared += 1
         self.recorder.lag.observe(lag)
@@ -181,7 +181,7 @@ class Ledger:
         return not comparison.agrees and self._among_worst(comparison.severity)
 
     def keep(self, disagreement: Disagreement) -> None:
-        """Keeps one of the worst disagreements; the least of them goes where there are more than may be kept."""
+        """Keeps one of the worst disagreements; the least of them goes if there are more than may be kept."""
         item = (disagreement.comparison.severity, next(self._numbers), disagreement)
         if len(self._worst) < self._keep_worst:
             heapq.heappush(self._worst, item)

@@ -239,7 +239,7 @@ class Batcher:
     # What follows is called with the lock held, by the event loop or a runner.
 
     def _call_runner(self, due: float | None = None) -> None:
-        """Has a runner look at the queue, where one has reason to.
+        """Has a runner look at the queue, if one has reason to.
 
         Args:
             due: When a line can be taken; None for now. Until then it is enough that somebody keeps the time.
@@ -302,7 +302,7 @@ class Batcher:
                     self._wait(runner, max_rows)
 
     def _wait(self, runner: _Runner, max_rows: int) -> None:
-        """Waits until the runner is called, or until a held line is due where no other keeps the time."""
+        """Waits until the runner is called, or until a held line is due if no other keeps the time."""
         due = None if self._timekeeper is not None else self._queue.due(max_rows)
         if due is None:
             self._idle_until_called(runner)

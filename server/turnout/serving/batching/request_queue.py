@@ -141,10 +141,10 @@ class RequestQueue(Generic[R]):
         Args:
             now: The time.
             max_rows: Most rows of a batch; a request that has more runs alone.
-            hold: False where no line is held for company.
+            hold: False if no line is held for company.
 
         Returns:
-            Requests of one line, the first come first, without those whose deadline passed; [] where no line is ready.
+            Requests of one line, the first come first, without those whose deadline passed; [] if no line is ready.
         """
         while (key := self._ready(now, max_rows, hold=hold)) is not None:
             line = self._lines[key]

@@ -25,7 +25,7 @@ class WarmUp:
     """What warm-up found.
 
     Attributes:
-        seconds_by_rows: The quickest run of each batch size, in seconds; empty where there was nothing to run.
+        seconds_by_rows: The quickest run of each batch size, in seconds; empty if there was nothing to run.
         bytes_per_row: Size of the inputs of one row.
         warning: Why there was nothing to run, or why a batch size could not be; "" if all went well.
     """

@@ -203,7 +203,7 @@ class DataPlane:
     async def _infer(
         self, pending: Pending[Any], request: InferenceRequest, trace: Trace | None
     ) -> tuple[Sequence[str], BatchedAnswer]:
-        """Runs a request on a runner, after its version was loaded for it where that has to be.
+        """Runs a request on a runner, after its version was loaded for it if that has to be.
 
         Raises:
             TurnoutError: As `Router.route`, `OnDemand.loaded` and `VersionHandle.infer`.

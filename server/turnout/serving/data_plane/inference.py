@@ -89,7 +89,7 @@ class Route:
         warning: str = "",
         slots: SlotFinder | None = None,
     ) -> Self:
-        """Makes the route to a version that is Ready; `slots` finds those of keys, where these play a part."""
+        """Makes the route to a version that is Ready; `slots` finds those of keys, if these play a part."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
         recorder = handle.recorder.role(role)

@@ -27,7 +27,7 @@ class SampleInputs:
     Attributes:
         inputs: By name; None if none were found.
         recipe: How they were made up; None if they are of a golden case.
-        trouble: What the version said to the last that were tried, where none were found.
+        trouble: What the version said to the last that were tried, if none were found.
         deadly: Nothing that was tried could be run to an end.
     """
 

@@ -56,7 +56,7 @@ class LoadedVersion:
     """A version in memory, warm.
 
     Attributes:
-        sessions: One for each device; none where the version is isolated.
+        sessions: One for each device; none if the version is isolated.
         runners: Makers of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
         plan: How requests are put together.
@@ -65,7 +65,7 @@ class LoadedVersion:
             the event loop itself; 0 if none do.
         memory_bytes: What loading took, by device.
         seconds: What loading took.
-        pool: Its child processes, where it is isolated.
+        pool: Its child processes, if it is isolated.
         isolation: Where it runs, and why there.
         graphs: Which of its runs are captured as CUDA graphs, or why none are.
         in_force: How requests are put together while it serves; None for as `plan` says at first.
@@ -119,7 +119,7 @@ def load(
         settings: Of its model.
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
-        supervision: What its child processes are watched with, where it is isolated.
+        supervision: What its child processes are watched with, if it is isolated.
         processes: Starts what tries out inputs that had better not be tried in this process.
 
     Raises:

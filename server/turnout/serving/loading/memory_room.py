@@ -79,7 +79,7 @@ class MemoryRoom:
         Args:
             key: The version.
             size: Of its files, in bytes: what it takes at least on each device. What it took when it was loaded here
-                before counts where that is more.
+                before counts if that is more.
             devices: Where it will be loaded.
 
         Raises:

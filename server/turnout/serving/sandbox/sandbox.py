@@ -2,7 +2,7 @@
 question.
 
 A model that is about to be published may take its process down, hang, or fill the memory: the child ends, and the gate
-says so. Memory is measured there too, where nothing else has been. Arrays come back as `.npz` without pickles, the rest
+says so. Memory is measured there too, if nothing else has been. Arrays come back as `.npz` without pickles, the rest
 as JSON.
 """
 

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) tells of the GPUs of this machine; nothing, quietly, where it is not there.
+"""What NVIDIA's management library (NVML) tells of the GPUs of this machine; nothing, quietly, if it is not there.
 
 The bindings (`nvidia-ml-py`, of the `gpu` extra) are looked for when a server starts, and not before.
 """

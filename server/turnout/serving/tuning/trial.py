@@ -261,7 +261,7 @@ async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight:
 
 
 async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
-    """Sends a request the way the data plane does: at once where its run is short, else through the queue."""
+    """Sends a request the way the data plane does: at once if its run is short, else through the queue."""
     kind = "tune", number
     if handle.infer_now(inputs, (), "", kind) is None:
         await handle.infer(inputs, (), None, "", kind)

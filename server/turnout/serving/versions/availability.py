@@ -44,7 +44,7 @@ class Availability:
         return self._unserved
 
     def report_unserved(self, reasons: Sequence[str]) -> None:
-        """Notes what should be served where nothing is; () if something is, or nothing is there."""
+        """Notes what should be served if nothing is; () if something is, or nothing is there."""
         if (unserved := tuple(reasons)) != self._unserved:
             self._unserved = unserved
             if unserved:

@@ -164,7 +164,7 @@ class Database:
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
-        """A transaction that may change the database; committed at its end, and undone where its block raises.
+        """A transaction that may change the database; committed at its end, and undone if its block raises.
 
         On SQLite it is the only one that writes from its begin on. On PostgreSQL it sees what was committed before each
         of its statements, so the rows that a decision rests on are to be locked first.
@@ -184,7 +184,7 @@ class Database:
         self._mark = (revision, digest)
 
     def check(self) -> None:
-        """Looks whether the database can be read and written, its content included where that is a file.
+        """Looks whether the database can be read and written, its content included if that is a file.
 
         Raises:
             UnavailableError: It cannot; the message says why and what to do.
@@ -194,7 +194,7 @@ class Database:
             _refuse(self._file.check())
 
     def _follow_file(self, file: SqliteFile) -> None:
-        """Goes on with a file that took the place of the one that is open, where it holds the log so far."""
+        """Goes on with a file that took the place of the one that is open, if it holds the log so far."""
         if not file.replaced or self._mark is None:
             return
         with self._change:
@@ -298,7 +298,7 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
         connection.execute("PRAGMA synchronous = FULL").close()
 
     event.listen(engine, "begin", _begin)
-    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails where another one
+    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails if another one
     # wrote in between, and no waiting helps it.
     return engine.execution_options(**{_BEGIN: "BEGIN"}), engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
