@@ -65,7 +65,7 @@ class Policies:
         self.current = dict(self.current)
 
     def divert(self, model: str, to: Version, withdrawn: Collection[Version] = ()) -> None:
-        """Has `to` answer everything that is left to the policy, and `withdrawn` be no releases, until `undivert`."""
+        """Makes `to` answer in place of the policy, and `withdrawn` count as not released, until `undivert`."""
         gone = frozenset(withdrawn)
         if (self.diverted.get(model), self.withdrawn.get(model)) != (to, gone):
             self.diverted = {**self.diverted, model: to}
@@ -73,14 +73,14 @@ class Policies:
             self.current = dict(self.current)  # what was worked out goes
 
     def undivert(self, model: str) -> None:
-        """Has the policy hold again."""
+        """Lets the policy decide again."""
         if model in self.diverted:
             self.diverted = {name: to for name, to in self.diverted.items() if name != model}
             self.withdrawn = {name: gone for name, gone in self.withdrawn.items() if name != model}
             self.current = dict(self.current)
 
     def pinned_versions(self, model: str) -> Mapping[Version, Hold]:
-        """Returns the versions that the model's policy needs in memory, and as what it does."""
+        """Returns the versions that the model's policy needs in memory, and in which role."""
         applied = self.current.get(model)
         pinned_versions = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
         diverted = self.diverted.get(model)

@@ -139,7 +139,7 @@ class PolicyState:
         return self if self.policy is None else self.with_policy(self.policy, b"", traffic)
 
     def with_canary(self, canary: Canary, order: bytes) -> Self:
-        """Returns the state in which one canary has another weight, or has come to be one; there is a policy."""
+        """Returns the state in which one canary has another weight, or is a new one; needs a policy."""
         assert self.policy is not None
         known = self.policy.canaries
         if any(c.version == canary.version for c in known):
@@ -153,7 +153,7 @@ class PolicyState:
         return replace(self, policy=None, table=replace(self.table, claims=()))
 
     def with_frozen(self, frozen: bool) -> Self:
-        """Returns the state in which changes are refused, or taken again."""
+        """Returns the state in which changes are refused, or accepted again."""
         return replace(self, frozen=frozen)
 
     def reverted(self, earlier: "PolicyState") -> Self:
@@ -220,7 +220,7 @@ def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
 
 
 def malformed(policy: Policy) -> list[tuple[str, str]]:
-    """Returns why no policy can be so, whatever is known of its versions: fields, and what is wrong with them."""
+    """Returns what is wrong with a policy, whatever its versions are: fields, and why."""
     problems: list[tuple[str, str]] = []
     for index, canary in enumerate(policy.canaries):
         if not 0 <= canary.weight <= UNITS:
@@ -271,7 +271,7 @@ def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -
 
 
 def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Iterable[Version]) -> bool:
-    """Tells whether a change only takes traffic back, as is allowed while changes are frozen.
+    """Tells whether a change only takes traffic back, which is allowed while changes are frozen.
 
     No canary gains, no shadow does, and the baseline is the one it was or one that was it in an earlier epoch. To end
     the policy is no way back: it lets whatever was released last have everything.

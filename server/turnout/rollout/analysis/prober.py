@@ -60,7 +60,7 @@ class ProbeContext:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What one question came to.
+    """The result of one measurement.
 
     Attributes:
         outcome: What it says of the candidate.

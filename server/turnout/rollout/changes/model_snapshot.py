@@ -1,4 +1,4 @@
-"""A model as a change of who answers is decided on, and what is decided. Pure."""
+"""The snapshot of a model that changes are decided on, and the changes. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -116,7 +116,7 @@ Ending = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
-    """What a change comes to.
+    """What a change does to the model; decided, and not recorded yet.
 
     Attributes:
         sentence: What was done, for people.

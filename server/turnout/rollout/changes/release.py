@@ -24,7 +24,7 @@ _S = RolloutState
 def release(
     snapshot: ModelSnapshot, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
 ) -> ChangeOutcome:
-    """Returns what it comes to that a version is released.
+    """Decides what releasing a version changes.
 
     Args:
         snapshot: The model.
@@ -86,7 +86,7 @@ def release(
 
 
 def withdraw(snapshot: ModelSnapshot, version: Version) -> ChangeOutcome:
-    """Returns what it comes to that a version's release is taken back.
+    """Decides what withdrawing a release changes.
 
     Raises:
         ChangeRefused: It answers plain requests, or a rollout needs it; the message says what to do.

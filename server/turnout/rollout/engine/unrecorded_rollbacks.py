@@ -204,7 +204,7 @@ class Diversions:
         return self._current.get(model)
 
     def begin(self, diversion: Diversion) -> None:
-        """Has one in force at once, and kept soon."""
+        """Applies one at once, and saves it soon."""
         known = self._current.get(diversion.model)
         self._serving.divert(diversion.model, diversion.to, diversion.withdrawn)
         if known is not None and replace(diversion, reason=known.reason, began=known.began) == known:
@@ -216,7 +216,7 @@ class Diversions:
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
     def end(self, model: str, recorded: int | None = None) -> None:
-        """Has the policy hold again.
+        """Lets the policy decide again.
 
         Args:
             model: Its model.

@@ -42,7 +42,7 @@ class Fitness(StrEnum):
 
     @property
     def fit(self) -> bool:
-        """Whether it stands in the way of no promotion."""
+        """Whether it allows promotion."""
         return self is not Fitness.OPEN
 
 
@@ -112,7 +112,7 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known about one attempt; a value that `taken` makes the next of.
+    """What is known about one attempt: an immutable value; `taken` returns the next one.
 
     Attributes:
         metrics: What is counted.
@@ -170,7 +170,7 @@ class Evidence:
         return math.fsum(m.weight * self._of(m) for m in self.metrics)
 
     def worse(self, alpha: float) -> bool:
-        """Tells whether the candidate is to be taken back."""
+        """Tells whether the candidate is to be rolled back."""
         return self.combined >= 1.0 / alpha
 
     def unproven(self, beta: float, exposure: int, *, alone: bool = False) -> list[str]:
@@ -213,7 +213,7 @@ class Evidence:
         return float(most.units) if most is not None and most.bad.any() else None
 
     def problem(self) -> str:
-        """Returns what no evidence can be, "" if nothing is so."""
+        """Returns what is wrong with evidence that was read; "" if nothing is."""
         if set(self.accumulators) != {metric.name for metric in self.metrics}:
             return "its evidence is of other metrics than its plan"
         if not (self.phi >= 1 and all(math.isfinite(x) for x in (self.duration, self.left, self.peak))):

@@ -73,5 +73,5 @@ class PerServer:
         return cls({str(name): int(tick) for name, tick in body["taken"].items()}, evidence)
 
     def problem(self) -> str:
-        """Returns what none of it can be, "" if nothing is so."""
+        """Returns what is wrong with values that were read; "" if nothing is."""
         return next((problem for one in self.evidence.values() if (problem := one.problem())), "")

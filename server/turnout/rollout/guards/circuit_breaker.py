@@ -1,4 +1,4 @@
-"""The circuit breaker: a slot that did well on the baseline, and fails on the candidate, takes it back at once. Pure.
+"""The circuit breaker: a slot that did well on the baseline and fails on the candidate rolls it back at once. Pure.
 
 The evidence asks whether all of the candidate's traffic does worse than it may. It cannot say so of one routing key
 that fails entirely, since one unit is no sample. This is for that case, and outside of alpha: it makes no promise about
@@ -78,7 +78,7 @@ def tripped(breaker: Breaker, records: Iterable[SlotRecord]) -> SlotRecord | Non
 
 
 def trip_text(record: SlotRecord) -> str:
-    """Returns why the candidate is taken back, in words and numbers."""
+    """Returns why the candidate is rolled back, in words and numbers."""
     where = f" on {record.server}" if record.server else ""
     met, before, elsewhere = record.candidate, record.before, record.elsewhere
     return (

@@ -28,7 +28,7 @@ class MovedSlots:
         self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 
     def own(self, owned: NDArray[np.bool_], window: KeyedWindow, records: SlotRecords, stalled: float) -> None:
-        """Notes which slots meet the candidate from now on.
+        """Notes which slots the candidate answers from now on.
 
         Args:
             owned: Those slots, shape (SLOTS,).

@@ -1,4 +1,4 @@
-"""What answers from outside do to a rollout: measurements of its probes, and what the confirm webhook said. Pure."""
+"""What measurements of probes and answers of the confirm webhook do to a rollout. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
 
 
 def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
-    """Returns what takes the candidate back, `probe` or `webhook`, and why; None if neither does."""
+    """Returns what rolls the candidate back, `probe` or `webhook`, and why; None if neither does."""
     for name in rollout.asked_probes:
         record = rollout.probes.get(name, NOT_ASKED)
         if record.has_failed:

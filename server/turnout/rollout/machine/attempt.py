@@ -43,7 +43,7 @@ class RolloutState(StrEnum):
     PROMOTING = "promoting"
     """The candidate is being made the baseline."""
     WATCHING = "watching"
-    """The candidate is the baseline, and can still be taken back."""
+    """The candidate is the baseline, and can still be rolled back."""
     SUCCEEDED = "succeeded"
     """The candidate is the baseline, and the version before has no traffic left."""
     ABORTING = "aborting"
@@ -57,7 +57,7 @@ class RolloutState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Nothing comes after it."""
+        """The rollout has ended."""
         return self in _FINAL
 
 
@@ -69,7 +69,7 @@ PROMOTED = (_S.PROMOTING, _S.WATCHING, _S.SUCCEEDED)
 
 @dataclass(frozen=True, slots=True)
 class Pause(JsonForm):
-    """Why a rollout stands still.
+    """Why a rollout is paused.
 
     Attributes:
         kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
@@ -205,12 +205,12 @@ class Rollout:
 
     @property
     def holdback(self) -> float:
-        """The share that the version before keeps once the candidate is the baseline; none if nobody watches."""
+        """The share that the previous version keeps once the candidate is the baseline; 0 without a watch."""
         return 0.0 if self.finishing or self.plan.watch_s == 0 else self.plan.holdback
 
     @property
     def alpha(self) -> float:
-        """Chance that this rollout takes back a candidate that is not worse.
+        """Chance that this rollout rolls back a candidate that is not worse.
 
         Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
         theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
@@ -303,7 +303,7 @@ class Rollout:
         return read
 
     def _problem(self) -> str:
-        """Returns what no rollout can be, "" if nothing is so: what is read must not fail at the next tick."""
+        """Returns what is wrong with a rollout that was read, "" if nothing is: it must not fail at the next tick."""
         texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
         texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
         seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]

@@ -80,12 +80,12 @@ def _silent(rollout: Rollout) -> list[str]:
 
 
 def verdict_text(rollout: Rollout) -> str:
-    """Returns in words and numbers why the candidate is taken back."""
+    """Returns in words and numbers why the candidate is rolled back."""
     return _verdict_text(rollout, rollout.evidence, rollout.alpha)
 
 
 def server_verdict_text(rollout: Rollout, server: str) -> str:
-    """Returns in words and numbers why the candidate is taken back for what one server saw."""
+    """Returns in words and numbers why the candidate is rolled back for what one server saw."""
     several = rollout.per_server.evidence
     message = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
     return f"on {server}, one of {len(several)} servers, {message}"

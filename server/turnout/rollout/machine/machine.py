@@ -1,6 +1,6 @@
-"""How a rollout goes from one tick to the next. Pure: `advance` makes the next state out of facts.
+"""How a rollout goes from one tick to the next. Pure: `advance` computes the next state from facts.
 
-A verdict goes before any progress, and is looked for in every state that is not final, pauses included.
+A verdict comes before any progress, and is looked for in every state that is not final, pauses included.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,10 +43,10 @@ _ABORT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is so, at one tick.
+    """What is known at one tick.
 
     Attributes:
-        seconds: Since the last tick; the clock on the wall has no part in it.
+        seconds: Since the last tick, by the monotonic clock.
         ticks: Counts that were closed since the last tick, the oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
         incomparable: Why no copies can be compared: what the baseline does to itself; "" if they can.

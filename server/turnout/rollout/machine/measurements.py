@@ -1,4 +1,4 @@
-"""What probes measured in a step, and whether that takes the candidate back or lets the step be passed. Pure.
+"""What probes measured in a step, and whether that rolls the candidate back or lets the step pass. Pure.
 
 A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is not a measure. An
 inconclusive one is neither pass nor fail; it counts only by how many came in a row. Probes are outside of alpha, as

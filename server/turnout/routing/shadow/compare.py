@@ -37,7 +37,7 @@ _UNMEASURED: Measures = (math.nan, math.nan, math.nan, math.nan)
 
 
 class MismatchKind(StrEnum):
-    """In what an output disagrees."""
+    """How an output disagrees."""
 
     MISSING = "missing"
     DTYPE = "dtype"
@@ -135,7 +135,7 @@ class OutputComparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether nobody would call the two outputs different."""
+        """Whether the two outputs agree."""
         return self.kind is None
 
 

@@ -122,7 +122,7 @@ class Lane:
         return len(self._running)
 
     async def close(self, reason: str, bound: float) -> None:
-        """Takes nothing any more, drops what waits, and waits at most `bound` seconds for what runs."""
+        """Accepts no more copies, drops those that wait, and waits at most `bound` seconds for those that run."""
         self._shut(reason)
         self._dispatcher.cancel()
         if self._running:

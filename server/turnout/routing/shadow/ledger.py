@@ -1,4 +1,4 @@
-"""What came of one shadow's comparisons with one baseline. Owned by the event loop."""
+"""The results of one shadow's comparisons with one baseline. Owned by the event loop."""
 
 import heapq
 import itertools
@@ -141,7 +141,7 @@ class Ledger:
 
     @property
     def agreement(self) -> float | None:
-        """Share of the compared copies that agree, with what the baseline does to itself taken off."""
+        """Share of the compared copies that agree, with the baseline's own noise subtracted."""
         return self._agreement.value if self.compared else None
 
     @property
@@ -218,7 +218,7 @@ class Ledger:
         return self.noise.nothing_left(self.outputs.keys())
 
     def bad(self, sample: ShadowSample, allowed: float) -> bool:
-        """Tells whether a sample counts against the shadow, with what the baseline does to itself taken off.
+        """Tells whether a sample counts against the shadow, with the baseline's own noise subtracted.
 
         Args:
             sample: One of `samples`.

@@ -1,4 +1,4 @@
-"""What the baseline does to itself, taken off what a shadow seems to do. Pure.
+"""The baseline's own noise, which is subtracted from a shadow's disagreement. Pure.
 
 A model that draws random numbers differs from itself, and so does one whose kernels do not sum in the same order each
 time. Copies are run on the baseline once more, and outputs that differ there are *noisy*.

@@ -1,4 +1,4 @@
-"""What a version answers to one request of a batch."""
+"""A version's answer to one request of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

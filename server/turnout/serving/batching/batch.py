@@ -22,7 +22,7 @@ Line = tuple[Hashable, ...]
 
 
 class BatchSizeMismatch(Exception):
-    """A run of several requests gave an output whose size is not the sum of theirs: whose rows are whose is unknown."""
+    """A shared run gave an output of the wrong size: nobody knows which rows belong to which request."""
 
 
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:

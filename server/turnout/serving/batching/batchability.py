@@ -146,7 +146,7 @@ class _AxesAttempt:
         return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal())
 
     def _equal(self) -> list[list[tuple[str, int]]]:
-        """Returns the dimensions that the proof takes for equal; nothing else holds a request to it."""
+        """Returns the dimensions that the proof assumes to be equal; nothing else checks that of a request."""
         required = [spec for spec in self.manifest.signature.inputs if not spec.has_default]
         groups = shared_symbols(Signature(tuple(required), ())).values()
         beside = [[(name, axis) for name, axis in group if self.input_axes.get(name) != axis] for group in groups]

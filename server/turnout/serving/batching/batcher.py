@@ -1,4 +1,4 @@
-"""One version's queue and runner threads: a batch is formed when a runner gets free, out of what waits then.
+"""One version's queue and runner threads: a free runner forms a batch of the requests that wait.
 
     event loop:     submit -> queue (bounded in requests and bytes)          future <- hand back, in groups
     runner thread:            take a batch of one shape -> join -> run -> split -^
@@ -405,7 +405,7 @@ class Batcher:
         )
 
     def _end(self, runner: _Runner, trouble: BaseException | None) -> None:
-        """Answers what the runner took and did not answer, and hands the rest of the queue on."""
+        """Answers requests that a dying runner took, and hands the rest of the queue on."""
         left: list[_Pending] = list(runner.in_hand)
         with self._lock:
             self._runners.discard(runner)

@@ -122,7 +122,7 @@ class RequestQueue(Generic[R]):
                 del self._lines[key]
 
     def held_until(self, request: R) -> float:
-        """Returns until when a request may be held for company."""
+        """Returns until when a request may wait for a fuller batch."""
         if not self._max_delay or request.line is None:
             return request.admitted
         left = math.inf if request.deadline is None else request.deadline - request.admitted
@@ -136,7 +136,7 @@ class RequestQueue(Generic[R]):
         return everything
 
     def take(self, now: float, max_rows: int, *, hold: bool = True) -> list[R]:
-        """Takes out what one run may hold of the first line that is ready, which then waits its turn again.
+        """Takes as many requests of the first ready line as one run may hold; the line then waits its turn again.
 
         Args:
             now: The time.

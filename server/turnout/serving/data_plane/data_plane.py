@@ -117,7 +117,7 @@ class DataPlane:
         self.draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Has what is long-lived on a connection end. No new request comes then: listeners refuse them."""
+        """Ends what is long-lived on a connection, such as streams. Listeners refuse new requests by then."""
         self.draining.set()
 
     async def answer(self, exchange: InferenceExchange[T]) -> T:
@@ -126,7 +126,7 @@ class DataPlane:
         return await done.finish() if isinstance(done, Pending) else done
 
     def begin(self, exchange: InferenceExchange[T]) -> T | Pending[T]:
-        """Answers a request if nothing has to be waited for; else returns what is to be finished."""
+        """Answers a request if it need not wait; otherwise returns what `finish` needs."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         if exchange.heavy:
             return Pending(self, exchange, trace)
@@ -160,7 +160,7 @@ class DataPlane:
         return None
 
     def refuse(self, exchange: InferenceExchange[T], error: TurnoutError) -> T:
-        """Returns the refusal of a request that its protocol could not even hand in; it is counted like others."""
+        """Returns the refusal of a request that its protocol could not read; it is counted like others."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         return self._undecoded(exchange, trace, error)
 

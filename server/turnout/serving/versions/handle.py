@@ -1,4 +1,4 @@
-"""A version in service. Whoever holds the handle keeps the version alive: holding one costs its memory.
+"""A version in service. A held handle keeps the version, and its memory, alive.
 
 `infer_now` and `infer` are the way of a request through a version. `close` refuses what comes after, waits for what is
 under way, and frees the sessions.

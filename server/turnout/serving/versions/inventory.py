@@ -1,4 +1,4 @@
-"""What a server knows of versions: what is on disk, what was declared, how each stands. The one writer of the catalog.
+"""What a server knows of versions: files, releases, states. The only writer of the catalog.
 
 The manager acts on it; nothing here loads, waits or reads a file.
 """

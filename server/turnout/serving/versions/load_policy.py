@@ -43,7 +43,7 @@ class Fallbacks:
 
 @dataclass(frozen=True, slots=True)
 class DesiredServing:
-    """What is wanted of one model.
+    """What should be loaded of one model.
 
     Attributes:
         load: As configured.
