@@ -121,7 +121,7 @@ def _token_text(payload: Mapping[str, Any]) -> str:
 
 
 def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | None]) -> list[str]:
-    """Compares attempts and the states they are in; earlier releases' events tell that there is one, and no state."""
+    """Compares attempts and their states; events of earlier releases say that an attempt exists, without a state."""
     table = schema.rollouts.c
     rows = connection.execute(select(table.model, table.attempt, table.state))
     stands = {(row.model, str(row.attempt)): row.state for row in rows}

@@ -1,4 +1,4 @@
-"""The store's part about versions: that they exist, what they are fit for, who signed them, which tags name them."""
+"""The store's part about versions: publications, releases, signatures, tags."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
 @dataclass(frozen=True, slots=True)
 class VersionUses:
-    """What holds on to a version, read in the transaction that is to withdraw it.
+    """What needs a version, read in the transaction that is to withdraw it.
 
     Attributes:
         policy: The model's policy in force; None if it never had one.
@@ -51,7 +51,7 @@ class VersionUses:
 
 
 class ReleaseStore:
-    """Declares things about versions. The base of the store, which documents how its methods may be called."""
+    """Releases, withdraws, yanks and tags versions. The base of the store, which documents how to call its methods."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -243,7 +243,7 @@ class ReleaseStore:
         return True
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Takes the withdrawal of a version back: it is a candidate from then on, whatever it was before.
+        """Makes a yanked version a candidate, whatever it was before.
 
         Args:
             model: Its model.
@@ -333,7 +333,7 @@ class ReleaseStore:
         return Version.parse(known[tag])
 
     def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
-        """Returns the last moves of a tag, newest first; none of one that never was."""
+        """Returns the last moves of a tag, newest first; empty if the tag never existed."""
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, _TAG_KINDS, tag)
 
@@ -351,7 +351,7 @@ class ReleaseStore:
 
     @contextmanager
     def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
-        """The same; the change may be about no model, "", too."""
+        """The same; `model` may be "", for a change that is not about a model."""
         check_text("actor", actor, schema.ACTOR_LENGTH)
         check_text("reason", reason, schema.REASON_LENGTH)
         with self._database.writing() as connection:
@@ -379,7 +379,7 @@ def _uses(change: StateChange, version: Version) -> VersionUses:
 
 
 def uses(connection: Connection, model: str, version: Version) -> VersionUses:
-    """Reads what holds on to a version."""
+    """Reads what needs a version."""
     in_force = policies.latest(connection, model, limit=1)
     running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
     query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)

@@ -1,4 +1,4 @@
-"""Rollouts as they stand, and what their ticks counted. Their documents are opaque here."""
+"""Rollouts as they are recorded, and what their ticks counted. Their documents are opaque here."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ _KEYS_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class RolloutRecord:
-    """One rollout as it stands.
+    """One rollout as it is recorded.
 
     Attributes:
         number: Of the write; the next one has to name it.
@@ -47,7 +47,7 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an event tells of a rollout.
+    """What an event says about a rollout.
 
     Attributes:
         kind: What happened, in a word.
@@ -62,7 +62,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class RolloutWrite:
-    """What is to stand.
+    """What is to be written.
 
     Attributes:
         attempt: Which, of the model.

@@ -104,7 +104,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Skip(JsonForm):
-    """Someone's wish to do without a gate.
+    """A gate that somebody skips, and why.
 
     Attributes:
         reason: Why; goes on record.

@@ -1,4 +1,4 @@
-"""The gate `metadata`: a version comes with what its repository wants said."""
+"""The gate `metadata`: a version states what its repository requires."""
 
 from collections.abc import Mapping
 

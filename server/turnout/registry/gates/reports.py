@@ -136,7 +136,7 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
 
 
 def report_json(report: GateReport) -> dict[str, Any]:
-    """Returns what gates found, and which of them somebody did without, as JSON values."""
+    """Returns what gates found, and which were skipped, as JSON values."""
     return {
         "gates": [
             {

@@ -55,7 +55,7 @@ def sqlite_url(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A state URL, understood.
+    """A parsed state URL.
 
     Attributes:
         url: As SQLAlchemy takes it; holds the password.
@@ -203,7 +203,7 @@ class Database:
                 file.renew()
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Has `heard` called at each change of the database, in a thread, where the database can tell.
+        """Calls `heard` at each change of the database, in a thread, if the database announces changes.
 
         Args:
             heard: Quick, and raises nothing.
@@ -248,7 +248,7 @@ class Database:
                 self._change.notify_all()
 
     def _explain(self, error: sqlite3.Error | DBAPIError, *, starting: bool) -> TurnoutError | None:
-        """Returns what to raise in the place of `error`; None if that tells of a mistake in Turnout."""
+        """Returns what to raise instead of `error`; None if it is a bug in Turnout."""
         driver: BaseException = error
         lost = False
         if isinstance(error, DBAPIError):

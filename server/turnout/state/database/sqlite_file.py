@@ -35,7 +35,7 @@ class SqliteFile:
     """The file of a database that is open. Its methods may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the file as it is now for the right one.
+        """Accepts the file as it is now.
 
         Raises:
             OSError: It is not there.
@@ -49,7 +49,7 @@ class SqliteFile:
         self.renew()
 
     def renew(self) -> None:
-        """Takes the file as it is now for the right one.
+        """Accepts the file as it is now.
 
         Raises:
             OSError: It is not there.

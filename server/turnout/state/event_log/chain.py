@@ -1,4 +1,4 @@
-"""The log as a chain that shows what was done to it.
+"""The log as a hash chain, which shows tampering.
 
 Each event holds the hash of the event before it, and its own:
 
