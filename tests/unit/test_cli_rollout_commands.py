@@ -44,7 +44,7 @@ def test_a_rollback_wants_a_reason() -> None:
 @pytest.mark.parametrize("command", ["start", "watch"])
 def test_what_waits_says_what_it_ends_with(command: str) -> None:
     text = help_text("rollout", command)
-    for code in ("0    the candidate became", "1    it was taken back", "130  Ctrl-C"):
+    for code in ("0    the candidate became", "1    it was rolled back", "130  Ctrl-C"):
         assert code in text
 
 
