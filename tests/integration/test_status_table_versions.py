@@ -54,7 +54,7 @@ ROWS = {
     "InvalidRequest, a yank without a reason": Row(Code.INVALID_ARGUMENT, "expected 1 to", ("reason",)),
     "NotFound, an upload": Row(Code.NOT_FOUND, "there is no such upload"),
     "TagNotFound": Row(Code.NOT_FOUND, "m has no tag 'stabel'; there are: stable"),
-    "Conflict, a tag": Row(Code.ABORTED, "stands at 1.0.0, not 6.6.6"),
+    "Conflict, a tag": Row(Code.ABORTED, "names 1.0.0, not 6.6.6"),
     "ChangeRefused, a yank": Row(Code.FAILED_PRECONDITION, "is not yanked: the tag stable names it"),
     "ChangeRefused, an upload": Row(Code.FAILED_PRECONDITION, "model.onnx is not complete"),
     "Exhausted, uploads": Row(Code.RESOURCE_EXHAUSTED, "1 uploads are open"),

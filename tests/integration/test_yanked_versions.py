@@ -154,7 +154,7 @@ async def test_a_tag_is_moved_over_the_wire_only_from_where_it_is_expected(two_v
         await control.SetTag(pb.SetTagRequest(**move, version="1.0.0", expected_version=""))
         late = await refusal(control.SetTag(pb.SetTagRequest(**move, version="2.0.0", expected_version="")))
         assert late.code is grpc.StatusCode.ABORTED
-        assert late.message == "the tag 'stable' of m stands at 1.0.0, not new (set by ada: faster); look again"
+        assert late.message == "the tag 'stable' of m names 1.0.0 already (set by ada: faster); look again"
         await control.SetTag(pb.SetTagRequest(**move, version="2.0.0", expected_version="1.0.0"))
         gone = await refusal(control.DeleteTag(pb.DeleteTagRequest(model="m", tag="stable", expected_version="1.0.0")))
         assert gone.code is grpc.StatusCode.ABORTED

@@ -390,13 +390,13 @@ def uses(connection: Connection, model: str, version: Version) -> VersionUses:
 def _refuse_unexpected(change: StateChange, tag: str, is_at: str | None, expect: str | None) -> None:
     if expect is None or expect == (is_at or ""):
         return
-    wanted = expect or "new"
     if is_at is None:
-        raise Conflict(f"{change.model} has no tag {tag!r} by now, and it was expected at {wanted}; look again")
+        raise Conflict(f"{change.model} has no tag {tag!r} now, and it was expected to name {expect}; look again")
     last = events.latest(change.connection, change.model, 1, (EventKind.TAG_SET,), tag)
     by = (last[0].actor if last else "") or "somebody unnamed"
     why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
-    raise Conflict(f"the tag {tag!r} of {change.model} stands at {is_at}, not {wanted} (set by {by}{why}); look again")
+    expected = f", not {expect}" if expect else " already"
+    raise Conflict(f"the tag {tag!r} of {change.model} names {is_at}{expected} (set by {by}{why}); look again")
 
 
 def _is_tag(model: str, tag: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

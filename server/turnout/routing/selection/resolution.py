@@ -123,7 +123,7 @@ def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = 
                 raise VersionNotFound.of(versions.model, name, known)
             found = versions.find(target)
             if found is None:
-                raise VersionNotFound(f"the tag {name!r} of {versions.model} stands at {target}, which is not there")
+                raise VersionNotFound(f"the tag {name!r} of {versions.model} names {target}, which does not exist")
             return found
 
 

@@ -5,7 +5,7 @@
     3.2.0  v3.2.0             Exact       that version, candidate or not
     sha256:<64 hex digits>    ByDigest    the version with that digest
     latest                    Latest      the highest released version that is not a prerelease, whatever a policy says
-    stable                    ByTag       the version that the tag stands at
+    stable                    ByTag       the version that the tag names
     ^3.2  3.x  >=3.1 <4       InRange     the highest released version in the range (`turnout.routing.selection.ranges`)
 
 Anything else is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
@@ -92,7 +92,7 @@ class InRange:
 
 @dataclass(frozen=True, slots=True)
 class ByTag:
-    """The version that the tag stands at."""
+    """The version that the tag names."""
 
     name: str
 
