@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import numpy as np
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 import onnx_models
 from conftest import StartServer, make_settings
@@ -133,6 +133,32 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
             if "viewport" in look:  # each value stands beside its name, not upon it
                 paddings = "cells => cells.map(cell => getComputedStyle(cell).paddingLeft)"
                 assert set(await here.page.locator(".stack td").evaluate_all(paddings)) == {"136px"}
+
+
+async def test_a_refresh_that_was_queued_when_the_rollout_ended_puts_no_page_into_the_page(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await here.open(ROLLOUT)
+        page, let_go = here.page, asyncio.Event()
+        await page.evaluate("() => document.body.addEventListener('htmx:afterSettle', () => { window.swaps += 1; })")
+        await page.evaluate("window.swaps = 0")
+
+        async def slow(route: Route) -> None:
+            await let_go.wait()
+            await route.continue_()
+
+        await page.route(f"**{ROLLOUT}", slow)
+        await page.wait_for_function(
+            "() => (document.getElementById('live')['htmx-internal-data'].queuedRequests || []).length > 0"
+        )
+        swaps = await page.evaluate("window.swaps")
+        await command(server, pb.ROLLOUT_COMMAND_ABORT, actor="ann", reason="enough")
+        await until(server, in_state(*FINAL))
+        let_go.set()
+        await page.wait_for_function(f"() => window.swaps >= {swaps + 2}")
+        await expect(page.locator("#live [role=status]")).to_contain_text("Rolled back")
+        assert [await page.locator(each).count() for each in ("#live", "h1", "header", "#stale")] == [1, 1, 1, 1]
 
 
 async def test_a_rollout_is_followed_to_its_rollback_without_a_reload(serve, browser) -> None:
