@@ -260,6 +260,22 @@ async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_
         await expect(page.get_by_role("link", name="Sign in").first).to_be_visible()
 
 
+async def test_a_refresh_that_is_answered_by_another_page_leaves_what_is_shown_and_says_so(serve, browser) -> None:
+    server = await serve()
+    async with tab(browser, server) as here:
+        await here.open("/console/models/m")
+        page = here.page
+
+        async def signed_out(route: Route) -> None:
+            await route.continue_(url=f"http://{server.http}/console/sign-in")
+
+        await page.route("**/console/models/m", signed_out)
+        await expect(page.locator("#stale")).to_contain_text("another page came, such as one to sign in")
+        await expect(page.locator("#live")).to_contain_text("1.1.0")
+        await page.unroute("**/console/models/m")
+        await expect(page.locator("#stale")).to_be_empty()
+
+
 async def test_a_button_on_an_old_page_is_refused_in_words(serve, browser) -> None:
     server = await serve()
     async with load(server), tab(browser, server) as here:
