@@ -176,7 +176,7 @@ def load(
         in_force = PlanInForce(plan)
         if sessions and sessions[0].captures:
             graphs, prepared = preparation.prepare(
-                sessions, manifest, in_force, pinned_allocator(), supervision.start_thread
+                sessions, manifest, in_force, pinned_allocator(gated=True), supervision.start_thread
             )
             if not prepared:
                 for session in sessions:
@@ -324,7 +324,7 @@ def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
 
 def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:
     if bound:
-        allocate = pinned_allocator()
+        allocate = pinned_allocator(gated=sessions[0].gated)
         return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
     return [functools.partial(_shared, session) for _ in range(count) for session in sessions]
 

@@ -4,11 +4,15 @@ ONNX Runtime captures in CUDA's global mode (`cudaStreamCaptureModeGlobal` in it
 ends, calls such as `cudaMalloc` fail in every thread of the process. So runs, loads and allocations on a GPU pass a
 gate, and a capture waits for a moment in which nobody is inside. It never waits for long, since those who come
 meanwhile wait for it: a run that hangs may cost a version its graphs, and no other version its service.
+
+Where no version is to be captured, nobody passes a gate (`Passers`): the way of a run is as if there were none.
 """
 
 import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 _PAUSE_SECONDS = 0.05
@@ -76,11 +80,52 @@ class CaptureGate:
             self._changed.notify_all()
 
 
+class Passers:
+    """Who has to pass the gates in this process: everything that is made for a GPU once captures are expected.
+
+    What was made before runs as it did, past the gates. So nothing is captured as long as some of that is left.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Lock()
+        self._expected = False
+        self._past: weakref.WeakSet[object] = weakref.WeakSet()
+
+    def expect_captures(self) -> None:
+        """Has everything that is made for a GPU from now on pass the gates."""
+        with self._changed:
+            self._expected = True
+
+    def joined_by(self, session: object) -> bool:
+        """Tells whether a session that is about to be made for a GPU has to pass the gates."""
+        with self._changed:
+            if not self._expected:
+                self._past.add(session)
+            return self._expected
+
+    def left_by(self, session: object) -> None:
+        """Notes that a session is closed."""
+        with self._changed:
+            self._past.discard(session)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing uses a GPU past the gates."""
+        with self._changed:
+            if not self._past:
+                return True
+        gc.collect()  # what is unloaded may still be part of a cycle
+        with self._changed:
+            return not self._past
+
+
 RUNS = CaptureGate()
 """Runs on GPUs, and allocations of pinned memory: microseconds to seconds."""
 
 LOADS = CaptureGate()
 """Sessions on GPUs that are made, or closed: up to minutes, and seldom."""
+
+PASSERS = Passers()
 
 
 @contextlib.contextmanager
@@ -88,7 +133,12 @@ def capturing() -> Iterator[None]:
     """Is the only one that uses CUDA in this process.
 
     Raises:
-        TimeoutError: There was no moment for that: none without a load within half a minute, or none without a run.
+        TimeoutError: There was no moment for that: none without a load within half a minute, or none without a run; or
+            versions are in memory that do not pass the gates.
     """
+    if not PASSERS.complete:
+        raise TimeoutError(
+            "versions were loaded on a GPU before CUDA graphs were asked for: load them again, or restart the server"
+        )
     with LOADS.alone(attempts=3, seconds=10.0), RUNS.alone(attempts=20, seconds=0.05):
         yield

@@ -35,6 +35,7 @@ from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
 from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
+from turnout.serving.sessions.capture_gate import PASSERS
 from turnout.serving.sessions.memory import release_memory
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.demand import VersionDemand
@@ -95,6 +96,8 @@ class Manager:
         self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
+        if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
+            PASSERS.expect_captures()  # before anything is loaded: versions without graphs keep away from captures, too
         self.on_demand = OnDemand(settings, self._bring)
 
     async def refresh(self) -> None:
