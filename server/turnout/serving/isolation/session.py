@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from turnout.config import Runtime
@@ -79,6 +80,7 @@ class IsolatedSession:
         device_id: int,
         runtime: Runtime,
         resources: ChildResources = DEFAULT_RESOURCES,
+        tensorrt: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Prepares; no process is started.
 
@@ -89,6 +91,7 @@ class IsolatedSession:
             device_id: Of a GPU provider.
             runtime: The model's settings.
             resources: That the child may take.
+            tensorrt: As `Session` takes it.
         """
         self._job = {
             "model": str(model),
@@ -98,6 +101,7 @@ class IsolatedSession:
             "runtime": runtime.model_dump(mode="json"),
             "memory_limit": resources.memory_limit,
             "priority": resources.priority,
+            "tensorrt": dict(tensorrt),
         }
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"

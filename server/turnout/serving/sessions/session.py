@@ -132,6 +132,8 @@ class Session:
                     str(model),
                     options,
                     providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
+                    # Else an engine that cannot be built is told on standard output, and CUDA or the CPU serves.
+                    enable_fallback=TENSORRT not in providers,
                 )
         except Exception as error:
             raise load_failure(error) from error

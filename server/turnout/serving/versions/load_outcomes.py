@@ -68,7 +68,8 @@ def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
     """
     name = f"{entry.model} {entry.version}"
     if entry.state in (LifecycleState.LOADING, LifecycleState.WARMING):
-        return VersionLoading(f"{name} is {entry.state}", retry_after=LOADING_RETRY_SECONDS)
+        what = f": {entry.reason}" if entry.reason else ""
+        return VersionLoading(f"{name} is {entry.state}{what}", retry_after=LOADING_RETRY_SECONDS)
     if isinstance(entry.failure, DigestMismatch):
         return type(entry.failure)(entry.failure.message, violations=entry.failure.violations)
     if entry.state is LifecycleState.FAILED:

@@ -37,6 +37,9 @@ from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.capture_gate import PASSERS
 from turnout.serving.sessions.memory import release_memory
+from turnout.serving.sessions.providers import TENSORRT
+from turnout.serving.tensorrt.engine_cache import forget
+from turnout.serving.tensorrt.fallback import builds_engines
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.handle import VersionHandle
@@ -44,6 +47,7 @@ from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
 from turnout.serving.versions.load_policy import DesiredServing, moves, on_demand, wanted
+from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
 from turnout.serving.versions.scanning import Scanner
@@ -83,6 +87,7 @@ class Manager:
         self._catalog = catalog
         self._metrics, self._log = telemetry.metrics, telemetry.log
         self._inventory = Inventory(catalog, telemetry.availability, telemetry.log)
+        self._stages = LoadStages(self._inventory, telemetry.availability, telemetry.log)
         self._processes = processes
         self._cancellation = Cancellation()
         self._asked: dict[str, dict[Version, bool]] = {}
@@ -91,6 +96,7 @@ class Manager:
         self._refreshing = asyncio.Lock()
         self._scanner = Scanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
+        self._builds = Threads("build")  # one at a time: TensorRT chooses kernels by how long they take
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
         self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
@@ -144,6 +150,7 @@ class Manager:
         for version in self._inventory.drop_gone(model):
             self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
             self._room.forget((model, version))
+            self._forget_engines(model, version)
         if not (entries := self._inventory.versions(model)):
             return
         if self._inventory.tags_moved(model):
@@ -210,6 +217,7 @@ class Manager:
         if closing := [asyncio.create_task(handle.close()) for handle in self._inventory.handles()]:
             await asyncio.wait(closing, timeout=bound)
         self._loads.shutdown()
+        self._builds.shutdown()
         self._supervision.kill()  # of those that hang, or that were still loading
         for key in list(self._in_use):
             self._let_go(*key)
@@ -338,6 +346,9 @@ class Manager:
         def warming() -> None:
             loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
 
+        def on_stage(stage: str) -> None:
+            loop.call_soon_threadsafe(self._stages.begin, model, version, stage)
+
         stated = self._inventory.model_releases(model).digests.get(version, entry.digest)
         try:
             if stated != entry.digest:
@@ -350,7 +361,8 @@ class Manager:
             published = Published(entry.manifest, entry.digest)
             if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
                 self._log.warning("version is not signed as required", model=model, version=str(version), reason=doubt)
-            loaded = await self._loads.run(
+            threads = self._builds if builds_engines(settings.runtime.providers) else self._loads
+            loaded = await threads.run(
                 self._cancellable_load,
                 self._repository,
                 published,
@@ -359,6 +371,7 @@ class Manager:
                 warming,
                 self._supervision,
                 self._processes,
+                on_stage,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -366,12 +379,16 @@ class Manager:
         except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
             self._failed(entry, unexpected(error))
             return
+        finally:
+            self._stages.end(model, version)
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
         self._count_load(entry, None)
         recorder.load_seconds = loaded.seconds
         recorder.memory_bytes = dict(loaded.memory_bytes)
         self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
         recorder.cuda_graphs = len(loaded.graphs.buckets) if loaded.graphs.reason else None
+        recorder.tensorrt = loaded.providers[0] == TENSORRT if loaded.tensorrt else None
+        recorder.tensorrt_fp16 = loaded.precision.fp16 if loaded.precision.reason else None
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
@@ -379,12 +396,13 @@ class Manager:
         self._inventory.move(
             model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
             max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
-            isolation=str(loaded.isolation), cuda_graphs=loaded.graphs.reason,
+            isolation=str(loaded.isolation), cuda_graphs=loaded.graphs.reason, tensorrt=loaded.tensorrt,
         )  # fmt: skip
         self._log.info(
             "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
             providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
             **({"cuda_graphs": loaded.graphs.reason} if loaded.graphs.reason else {}),
+            **({"tensorrt": loaded.tensorrt} if loaded.tensorrt else {}),
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
@@ -407,7 +425,7 @@ class Manager:
         self._metrics.retire(model, str(version))
         self._inventory.move(
             model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
-            isolation="", cuda_graphs="",
+            isolation="", cuda_graphs="", tensorrt="",
         )  # fmt: skip
         self._log.info("version unloaded", model=model, version=str(version))
 
@@ -421,6 +439,13 @@ class Manager:
         """Lets a version's files be removed, and others have its memory."""
         self._room.leave((model, version))
         in_use.let_go(self._in_use.pop((model, version), None))
+
+    def _forget_engines(self, model: str, version: Version) -> None:
+        """Removes what TensorRT kept of a version that is gone; the catalog still shows it."""
+        cache = self._settings.for_model(model).runtime.tensorrt_cache
+        shown = self._catalog.snapshot.models.get(model)
+        if cache and shown is not None and (entry := shown.versions.get(version)) is not None:
+            self._freeing.submit(forget, cache, entry.digest)
 
     def _count_load(self, entry: VersionEntry, error: TurnoutError | None) -> None:
         counts, outcome = self._metrics.server, load_outcome(error)
