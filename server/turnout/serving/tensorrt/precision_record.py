@@ -32,7 +32,8 @@ class PrecisionRecord:
     def read(self) -> Precision | None:
         """Returns what was found out; None if nothing was, with other settings, or the file is damaged."""
         try:
-            body = json.loads(read_small(self.path, _MOST_BYTES))
+            data = read_small(self.path, _MOST_BYTES)
+            body = json.loads(data) if len(data) <= _MOST_BYTES else None
         except (OSError, ValueError, RecursionError):
             return None
         match body:
