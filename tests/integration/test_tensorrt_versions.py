@@ -7,6 +7,7 @@ Runtime converts it. All that is around it is what serves: loading, the comparis
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from conftest import make_settings
 from onnx_models import matmul, scaled
 from turnout.app.server import running
 from turnout.cli.main import application
+from turnout.cli.output import CommandOutput
+from turnout.cli.serve import load as load_command
+from turnout.cli.waiting import told_meanwhile
 from turnout.config import ModelOverrides, Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import Tolerance
@@ -243,6 +247,53 @@ async def test_a_slow_build_holds_up_nobody_else_and_is_shown_while_it_goes_on(
     assert _entry(server).reason == ""
     assert server.services.availability.notes == []
     np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])
+
+
+async def test_who_waits_for_a_load_is_told_what_takes_long_in_it(
+    publish_model, start_server, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_command, "_LOOK_SECONDS", 0.1)
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(runtime=tensorrt())
+    await server.services.manager.unload("m", ONE)
+    machine.may_go_on.clear()
+    machine.begun.clear()
+
+    def end_once_it_was_told() -> None:
+        for _ in range(int(BOUND / 0.01)):
+            if said:
+                break
+            time.sleep(0.01)
+        machine.may_go_on.set()
+
+    said: list[str] = []
+    monkeypatch.setattr(CommandOutput, "note", lambda self, sentence: said.append(sentence))
+    ending = asyncio.create_task(asyncio.to_thread(end_once_it_was_told))
+    done = await asyncio.to_thread(
+        CliRunner().invoke, application(), ["load", "m@1.0.0", "--server", str(server.control)]
+    )
+    await ending
+    assert done.exit_code == 0, done.output
+    assert said[0].startswith("m 1.0.0: building TensorRT engines, for ")
+
+
+def test_what_goes_on_is_told_time_and_again_until_it_ends() -> None:
+    said, twice = [], threading.Event()
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if len(said) == 2:
+            twice.set()
+
+    with told_meanwhile(say, "", 0.01):
+        pass
+    assert said == []
+    with told_meanwhile(say, "it builds", 0.01):
+        assert twice.wait(BOUND)
+    assert said[:2] == ["it builds, for 0 s"] * 2
+    count = len(said)
+    assert not [thread for thread in threading.enumerate() if thread.name == "waiting"]
+    assert len(said) == count
 
 
 async def test_a_build_that_fails_has_the_next_provider_serve_and_says_why(

@@ -48,6 +48,11 @@ class LoadStages:
             task.cancel()
         self._shown.pop((model, version), None)
 
+    def close(self) -> None:
+        """Shows nothing more."""
+        for model, version in list(self._tasks):
+            self.end(model, version)
+
     async def _show(self, model: str, version: Version, stage: str) -> None:
         loop = asyncio.get_running_loop()
         began, times = loop.time(), 0

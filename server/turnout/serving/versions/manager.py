@@ -212,6 +212,7 @@ class Manager:
         self._closing = True
         await self.on_demand.close()
         self._cancellation.cancel(Draining("the server stops"))
+        self._stages.close()
         for task in self._tasks.values():
             task.cancel()
         if closing := [asyncio.create_task(handle.close()) for handle in self._inventory.handles()]:
