@@ -37,7 +37,6 @@ from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sessions.capture_gate import PASSERS
 from turnout.serving.sessions.memory import release_memory
-from turnout.serving.sessions.providers import TENSORRT
 from turnout.serving.tensorrt.engine_cache import forget
 from turnout.serving.tensorrt.fallback import builds_engines
 from turnout.serving.versions.catalog import Catalog, VersionEntry
@@ -45,7 +44,15 @@ from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
+from turnout.serving.versions.load_outcomes import (
+    NOT_LOADED,
+    LoadTelemetry,
+    count_loaded,
+    load_failure,
+    load_outcome,
+    of_loaded,
+    unexpected,
+)
 from turnout.serving.versions.load_policy import DesiredServing, moves, on_demand, wanted
 from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
@@ -384,21 +391,13 @@ class Manager:
             self._stages.end(model, version)
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
         self._count_load(entry, None)
-        recorder.load_seconds = loaded.seconds
-        recorder.memory_bytes = dict(loaded.memory_bytes)
+        count_loaded(recorder, loaded)
         self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
-        recorder.cuda_graphs = len(loaded.graphs.buckets) if loaded.graphs.reason else None
-        recorder.tensorrt = loaded.providers[0] == TENSORRT if loaded.tensorrt else None
-        recorder.tensorrt_fp16 = loaded.precision.fp16 if loaded.precision.reason else None
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
         handle.sample()
-        self._inventory.move(
-            model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
-            max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
-            isolation=str(loaded.isolation), cuda_graphs=loaded.graphs.reason, tensorrt=loaded.tensorrt,
-        )  # fmt: skip
+        self._inventory.move(model, version, LifecycleState.READY, handle=handle, **of_loaded(loaded))
         self._log.info(
             "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
             providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
@@ -424,10 +423,7 @@ class Manager:
             await self._freeing.run(release_memory)
         self._let_go(model, version)
         self._metrics.retire(model, str(version))
-        self._inventory.move(
-            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
-            isolation="", cuda_graphs="", tensorrt="",
-        )  # fmt: skip
+        self._inventory.move(model, version, LifecycleState.UNLOADED, **NOT_LOADED)
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
