@@ -66,6 +66,18 @@ def count_loaded(recorder: VersionRecorder, loaded: LoadedVersion) -> None:
     recorder.tensorrt_fp16 = loaded.precision.fp16 if loaded.precision.reason else None
 
 
+def tell_loaded(log: FilteringBoundLogger, entry: VersionEntry, loaded: LoadedVersion) -> None:
+    """Logs how a version was loaded."""
+    log.info(
+        "version ready", model=entry.model, version=entry.version_text, seconds=round(loaded.seconds, 3),
+        providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
+        **({"cuda_graphs": loaded.graphs.reason} if loaded.graphs.reason else {}),
+        **({"tensorrt": loaded.tensorrt} if loaded.tensorrt else {}),
+    )  # fmt: skip
+    if loaded.warmth.warning:
+        log.warning("warm-up incomplete", model=entry.model, version=entry.version_text, reason=loaded.warmth.warning)
+
+
 def of_loaded(loaded: LoadedVersion) -> Mapping[str, Any]:
     """Returns what the entry of a version says of how it was loaded."""
     return {

@@ -39,20 +39,13 @@ from turnout.serving.sessions.capture_gate import PASSERS
 from turnout.serving.sessions.memory import release_memory
 from turnout.serving.tensorrt.engine_cache import forget
 from turnout.serving.tensorrt.fallback import builds_engines
+from turnout.serving.versions import load_outcomes
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
-from turnout.serving.versions.load_outcomes import (
-    NOT_LOADED,
-    LoadTelemetry,
-    count_loaded,
-    load_failure,
-    load_outcome,
-    of_loaded,
-    unexpected,
-)
+from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
 from turnout.serving.versions.load_policy import DesiredServing, moves, on_demand, wanted
 from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
@@ -391,21 +384,14 @@ class Manager:
             self._stages.end(model, version)
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
         self._count_load(entry, None)
-        count_loaded(recorder, loaded)
+        load_outcomes.count_loaded(recorder, loaded)
         self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
         handle.sample()
-        self._inventory.move(model, version, LifecycleState.READY, handle=handle, **of_loaded(loaded))
-        self._log.info(
-            "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
-            providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
-            **({"cuda_graphs": loaded.graphs.reason} if loaded.graphs.reason else {}),
-            **({"tensorrt": loaded.tensorrt} if loaded.tensorrt else {}),
-        )  # fmt: skip
-        if loaded.warmth.warning:
-            self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+        self._inventory.move(model, version, LifecycleState.READY, handle=handle, **load_outcomes.of_loaded(loaded))
+        load_outcomes.tell_loaded(self._log, entry, loaded)
 
     def _cancellable_hold(self, model: str, version: Version) -> int | None:
         with self._cancellation.applies():
@@ -423,7 +409,7 @@ class Manager:
             await self._freeing.run(release_memory)
         self._let_go(model, version)
         self._metrics.retire(model, str(version))
-        self._inventory.move(model, version, LifecycleState.UNLOADED, **NOT_LOADED)
+        self._inventory.move(model, version, LifecycleState.UNLOADED, **load_outcomes.NOT_LOADED)
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
