@@ -1,6 +1,9 @@
 """Builds that take too long are left behind, and what they bring later is freed; what follows is decided by rules."""
 
+import contextlib
+import gc
 import threading
+import weakref
 
 import pytest
 from hypothesis import given
@@ -82,6 +85,29 @@ def test_a_build_that_fails_after_it_was_left_behind_is_nobody_s() -> None:
     else:
         pytest.fail("the build that was left behind never ended")
     assert not slow.freed.is_set()
+
+
+def test_nothing_of_a_build_that_failed_stays_in_memory() -> None:
+    """Its traceback leads to the sessions that it made, which may be most of what a device has."""
+    made: list[weakref.ref[SlowBuild]] = []
+
+    def fail() -> str:
+        session = SlowBuild()
+        made.append(weakref.ref(session))
+        raise ModelFailure("it cannot be built")
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ModelFailure):
+            EngineBuilds().within(BOUND, "m", fail, _not_freed)
+        waiting = threading.Event()
+        for _ in range(int(BOUND / 0.01)):  # the thread may still be about to let go of it
+            if made[0]() is None:
+                break
+            waiting.wait(0.01)
+        assert made[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_server_that_stops_does_not_wait_for_a_build() -> None:

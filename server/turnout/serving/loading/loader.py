@@ -244,6 +244,8 @@ def _into_memory(
         except ModelFailure as error:
             sessions, graphs = make(captures=False), off(error.message)
     try:
+        if pool is not None and names[0] == providers.TENSORRT != pool.providers[0]:
+            raise ModelFailure(f"ONNX Runtime runs it on {pool.providers[0]}")
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
         sandbox = ProcessSandbox(settings, processes)

@@ -6,6 +6,7 @@ freed at once. Engines that were kept meanwhile are there for the next load.
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
@@ -51,17 +52,18 @@ class EngineBuilds:
         future.add_done_callback(lambda _: self._ended(name))
         try:
             self._wait(future, seconds)
+            return future.result()
         except BaseException:
             future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
             raise
-        return future.result()
+        finally:
+            del future  # its error's traceback leads here, and would keep in memory what failed
 
     def _wait(self, future: "Future[T]", seconds: float) -> None:
-        left = seconds
-        while not wait([future], min(left, _LOOK_SECONDS)).done:
+        end = time.monotonic() + seconds
+        while not wait([future], _LOOK_SECONDS).done:
             checkpoint()
-            left -= _LOOK_SECONDS
-            if left <= 0:
+            if time.monotonic() >= end:
                 raise ModelTimedOut(
                     f"its engines were not built within {seconds:g} s ([runtime] tensorrt_build_timeout_s)"
                 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from turnout import __version__
 from turnout.config import Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
@@ -48,7 +49,7 @@ def engine_sessions(
     decided = beforehand(runtime.tensorrt_fp16, manifest, isolated=False)
     if decided is not None:
         return make(False), decided
-    settings = {"optimization_level": runtime.optimization_level}
+    settings = {"optimization_level": runtime.optimization_level, "turnout": __version__}
     records = [caches[device].record(settings) for device in runtime.device_ids if device in caches]
     return PrecisionTrial(manifest, directory, make, records).sessions()
 
