@@ -13,7 +13,7 @@ from turnout.cli.main import application
 from turnout.config import BatchingSettings, ModelOverrides, Runtime
 from turnout.serving.cuda_graphs.graph_runner import GraphRunner
 from turnout.serving.loading import loader
-from turnout.serving.sessions.capture_gate import Passers
+from turnout.serving.sessions.capture_gate import GatedSessions
 from turnout.serving.sessions.providers import CPU, CUDA
 from turnout.serving.versions import manager
 from wire import answers_together, outputs_of, request, stub_of
@@ -149,8 +149,8 @@ async def test_other_settings_may_rule_captures_out(publish_model, start_server,
 async def test_versions_keep_away_from_captures_only_where_a_model_may_be_captured(
     publish_model, start_server, monkeypatch: pytest.MonkeyPatch, settings, expected: bool
 ) -> None:
-    passers = Passers()
-    monkeypatch.setattr(manager, "PASSERS", passers)
+    gated_sessions = GatedSessions()
+    monkeypatch.setattr(manager, "GATED", gated_sessions)
     publish_model("m", "1.0.0", scaled(2))
     await start_server(**settings)
-    assert passers.joined_by(passers) is expected
+    assert gated_sessions.add(gated_sessions) is expected

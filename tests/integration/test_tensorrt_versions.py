@@ -29,7 +29,7 @@ from turnout.app.server import running
 from turnout.cli.main import application
 from turnout.cli.output import CommandOutput
 from turnout.cli.serve import load as load_command
-from turnout.cli.waiting import told_meanwhile
+from turnout.cli.waiting import progress_notes
 from turnout.config import ModelOverrides, Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import Tolerance
@@ -249,6 +249,25 @@ async def test_a_slow_build_holds_up_nobody_else_and_is_shown_while_it_goes_on(
     np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])
 
 
+async def test_engines_of_several_versions_are_built_one_after_the_other(
+    publish_model, start_server, machine: Machine
+) -> None:
+    machine.may_go_on.clear()
+    for name in ("a", "b"):
+        publish_model(name, "1.0.0", scaled(2))
+    server = await start_server(wait=False, runtime=tensorrt())
+    await _wait_for(server, lambda: server.services.catalog.snapshot.models.keys() == {"a", "b"})
+
+    def stages() -> list[str]:
+        return sorted(_entry(server, name).reason.partition(",")[0] for name in ("a", "b"))
+
+    await _wait_for(
+        server, lambda: stages() == ["building TensorRT engines", "waiting for its turn to build TensorRT engines"]
+    )
+    machine.may_go_on.set()
+    await _wait_for(server, lambda: all(_entry(server, name).state == "ready" for name in ("a", "b")))
+
+
 async def test_who_waits_for_a_load_is_told_what_takes_long_in_it(
     publish_model, start_server, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,10 +304,10 @@ def test_what_goes_on_is_told_time_and_again_until_it_ends() -> None:
         if len(said) == 2:
             twice.set()
 
-    with told_meanwhile(say, "", 0.01):
+    with progress_notes(say, "", 0.01):
         pass
     assert said == []
-    with told_meanwhile(say, "it builds", 0.01):
+    with progress_notes(say, "it builds", 0.01):
         assert twice.wait(BOUND)
     assert said[:2] == ["it builds, for 0 s"] * 2
     count = len(said)

@@ -14,7 +14,7 @@ from onnx_models import matmul
 from turnout.config import Runtime
 from turnout.registry.onnx.model import read_model
 from turnout.serving.sessions import capture_gate, session
-from turnout.serving.sessions.capture_gate import LOADS, RUNS, CaptureGate, Passers
+from turnout.serving.sessions.capture_gate import LOADS, RUNS, CaptureGate, GatedSessions
 from turnout.serving.sessions.io_binding import BoundRunner, pageable
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.providers import CPU, CUDA
@@ -90,12 +90,12 @@ MakeSession = Callable[..., Session]
 
 
 @pytest.fixture
-def passers(monkeypatch: pytest.MonkeyPatch) -> Passers:
+def gated_sessions(monkeypatch: pytest.MonkeyPatch) -> GatedSessions:
     """Nothing was loaded in this process, and no captures are expected."""
-    passers = Passers()
-    monkeypatch.setattr(session, "PASSERS", passers)
-    monkeypatch.setattr(capture_gate, "PASSERS", passers)
-    return passers
+    gated_sessions = GatedSessions()
+    monkeypatch.setattr(session, "GATED", gated_sessions)
+    monkeypatch.setattr(capture_gate, "GATED", gated_sessions)
+    return gated_sessions
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def _run_all_ways(made: Session) -> None:
         bound({"x": x}, ["y"])
 
 
-@pytest.mark.usefixtures("passers")
+@pytest.mark.usefixtures("gated_sessions")
 def test_without_captures_a_session_on_a_gpu_is_made_and_run_and_closed_past_the_gates(on_gpu: MakeSession) -> None:
     done: list[bool] = []
 
@@ -132,9 +132,9 @@ def test_without_captures_a_session_on_a_gpu_is_made_and_run_and_closed_past_the
 
 
 def test_once_captures_are_expected_what_is_made_for_a_gpu_passes_the_gates(
-    passers: Passers, on_gpu: MakeSession
+    gated_sessions: GatedSessions, on_gpu: MakeSession
 ) -> None:
-    passers.expect_captures()
+    gated_sessions.expect_captures()
     made, on_the_cpu = on_gpu(), on_gpu((CPU,))
     assert made.gated
     assert not on_the_cpu.gated
@@ -153,7 +153,7 @@ def test_once_captures_are_expected_what_is_made_for_a_gpu_passes_the_gates(
 
 
 def test_nothing_is_captured_as_long_as_there_are_sessions_that_pass_no_gate(
-    passers: Passers, on_gpu: MakeSession
+    gated_sessions: GatedSessions, on_gpu: MakeSession
 ) -> None:
     old = on_gpu()
     new = on_gpu((CPU,), captures=True)
@@ -171,7 +171,7 @@ def test_nothing_is_captured_as_long_as_there_are_sessions_that_pass_no_gate(
     again = on_gpu()  # as when the version is loaded again
     assert again.gated
     new.capture(binding, 3)
-    assert passers.complete
+    assert gated_sessions.complete
 
 
 class _Made:

@@ -9,7 +9,7 @@ from turnout.serving.tensorrt.fallback import progress
 
 
 @contextmanager
-def told_meanwhile(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
+def progress_notes(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
     """Says what goes on and for how long, time and again, while the block runs.
 
     Args:

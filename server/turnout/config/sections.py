@@ -154,10 +154,11 @@ class Runtime(Section):
         arena_extend_strategy: Whether an arena grows by doubling, or by what is requested.
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): faster, and less exact.
         tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
-            GPU and ONNX Runtime; "" builds them at each load. Nobody else may write to it, since engines are code.
+            GPU, ONNX Runtime and TensorRT; "" builds them at each load. Nobody else may write to it, since engines are
+            code.
         tensorrt_cache_max_bytes: Most bytes of engines in it; those of the versions that were loaded least recently go
             first. 0 for no bound.
-        tensorrt_fp16: `golden` has TensorRT use FP16 for a version whose golden cases are answered as they expect then,
+        tensorrt_fp16: `golden` lets TensorRT use FP16 for a version if FP16 answers its golden cases as they expect,
             within its tolerances; `off` never does.
         tensorrt_build_timeout_s: How long TensorRT may take to build the engines of a version. After that, as after a
             build that fails, the version is loaded with the next of `providers`, or is Failed if there is none.

@@ -91,7 +91,7 @@ def publish(
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
     from turnout.cli.publish.publish_view import PublishRefusal, Released, gate_text, result_body, result_view
-    from turnout.cli.waiting import told_meanwhile
+    from turnout.cli.waiting import progress_notes
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExistsError, InvalidRequest
     from turnout.publishing import Publisher
@@ -138,7 +138,7 @@ def publish(
                 engines = builds_engines(workspace.settings.for_model(name).runtime.providers)
                 with (
                     out.progress("publishing", source_size(request), slow=True) as bar,
-                    told_meanwhile(out.note, _ENGINES if engines else "", _TOLD_SECONDS),
+                    progress_notes(out.note, _ENGINES if engines else "", _TOLD_SECONDS),
                 ):
                     result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
                 released = None

@@ -7,7 +7,7 @@ versions that serve beside it come first.
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decid
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
-from turnout.serving.loading.progress import LoadProgress, OnStage, unheard
+from turnout.serving.loading.progress import LoadProgress, OnStage, ignore_stage
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
@@ -126,7 +126,7 @@ def load(
     on_loaded: Callable[[], None],
     supervision: Supervision,
     processes: Processes,
-    on_stage: OnStage = unheard,
+    on_stage: OnStage = ignore_stage,
 ) -> LoadedVersion:
     """Brings a version into memory.
 
@@ -244,7 +244,7 @@ def _into_memory(
         except ModelFailure as error:
             sessions, graphs = make(captures=False), off(error.message)
     try:
-        if pool is not None and names[0] == providers.TENSORRT != pool.providers[0]:
+        if names[0] == providers.TENSORRT and pool is not None and pool.providers[0] != providers.TENSORRT:
             raise ModelFailure(f"ONNX Runtime runs it on {pool.providers[0]}")
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
@@ -302,11 +302,11 @@ def _into_memory(
         graphs=graphs,
         in_force=in_force,
         precision=precision,
-        tensorrt=_told(precision) if names[0] == providers.TENSORRT else "",
+        tensorrt=_tensorrt_sentence(precision) if names[0] == providers.TENSORRT else "",
     )
 
 
-def _told(precision: Precision) -> str:
+def _tensorrt_sentence(precision: Precision) -> str:
     return f"used, {precision.reason or 'full precision'}"
 
 
@@ -369,8 +369,10 @@ def _pool(
     supervision: Supervision,
 ) -> ChildPool:
     manifest, devices = published.manifest, runtime.device_ids if on_gpu else (0,)
-    caches = engine_caches(published.digest, runtime) if names[0] == providers.TENSORRT else {}
-    tensorrt = {index: provider_options(cache, fp16=False) for index, cache in caches.items()}
+    options: Mapping[int, Mapping[str, str]] = {}
+    if names[0] == providers.TENSORRT:
+        caches = engine_caches(published.digest, runtime)
+        options = {device: provider_options(caches.get(device), fp16=False) for device in devices}
 
     def make(number: int, first: bool) -> IsolatedSession:
         priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
@@ -382,7 +384,7 @@ def _pool(
             device,
             runtime,
             ChildResources(int(runtime.memory_limit_bytes), priority),
-            tensorrt.get(device, {}),
+            options.get(device, {}),
         )
 
     processes = runtime.processes or runners * len(devices)

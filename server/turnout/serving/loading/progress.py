@@ -7,8 +7,8 @@ OnStage = Callable[[str], None]
 """Told, from any thread, what begins in a load and takes long ("building TensorRT engines"); "" once it ended."""
 
 
-def unheard(stage: str) -> None:
-    """Is an `OnStage` of nobody."""
+def ignore_stage(stage: str) -> None:
+    """Does nothing: an `OnStage` for loads that nobody watches."""
 
 
 class LoadProgress:

@@ -5,7 +5,7 @@ ends, calls such as `cudaMalloc` fail in every thread of the process. So runs, l
 gate, and a capture waits for a moment in which nobody is inside. It never waits for long, since those who come
 meanwhile wait for it: a run that hangs may cost a version its graphs, and no other version its service.
 
-Where no version is to be captured, nobody passes a gate (`Passers`): the way of a run is as if there were none.
+Where no version is to be captured, nobody passes a gate (`GatedSessions`): the way of a run is as if there were none.
 """
 
 import contextlib
@@ -80,43 +80,44 @@ class CaptureGate:
             self._changed.notify_all()
 
 
-class Passers:
-    """Who has to pass the gates in this process: everything that is made for a GPU once captures are expected.
+class GatedSessions:
+    """Which sessions have to pass the gates in this process: those that are made for a GPU once captures are expected.
 
-    What was made before runs as it did, past the gates. So nothing is captured as long as some of that is left.
+    Sessions that were made before run past the gates, as if there were none. Nothing is captured while one of them is
+    left.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Lock()
         self._expected = False
-        self._past: weakref.WeakSet[object] = weakref.WeakSet()
+        self._ungated: weakref.WeakSet[object] = weakref.WeakSet()
 
     def expect_captures(self) -> None:
-        """Has everything that is made for a GPU from now on pass the gates."""
+        """Has each session that is made for a GPU from now on pass the gates."""
         with self._changed:
             self._expected = True
 
-    def joined_by(self, session: object) -> bool:
+    def add(self, session: object) -> bool:
         """Tells whether a session that is about to be made for a GPU has to pass the gates."""
         with self._changed:
             if not self._expected:
-                self._past.add(session)
+                self._ungated.add(session)
             return self._expected
 
-    def left_by(self, session: object) -> None:
+    def discard(self, session: object) -> None:
         """Notes that a session is closed."""
         with self._changed:
-            self._past.discard(session)
+            self._ungated.discard(session)
 
     @property
     def complete(self) -> bool:
-        """Nothing uses a GPU past the gates."""
+        """No session uses a GPU past the gates."""
         with self._changed:
-            if not self._past:
+            if not self._ungated:
                 return True
         gc.collect()  # what is unloaded may still be part of a cycle
         with self._changed:
-            return not self._past
+            return not self._ungated
 
 
 RUNS = CaptureGate()
@@ -125,7 +126,7 @@ RUNS = CaptureGate()
 LOADS = CaptureGate()
 """Sessions on GPUs that are made, or closed: up to minutes, and seldom."""
 
-PASSERS = Passers()
+GATED = GatedSessions()
 
 
 @contextlib.contextmanager
@@ -136,7 +137,7 @@ def capturing() -> Iterator[None]:
         TimeoutError: There was no moment for that: none without a load within half a minute, or none without a run; or
             versions are in memory that do not pass the gates.
     """
-    if not PASSERS.complete:
+    if not GATED.complete:
         raise TimeoutError(
             "versions were loaded on a GPU before CUDA graphs were asked for: load them again, or restart the server"
         )

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from turnout.registry.manifest.signature import DataType, Signature
-from turnout.serving.sessions.capture_gate import LOADS, PASSERS, RUNS, capturing
+from turnout.serving.sessions.capture_gate import GATED, LOADS, RUNS, capturing
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT
 from turnout.serving.sessions.runtime_errors import load_failure, run_failure
 from turnout.serving.sessions.tensor import Array
@@ -124,8 +124,8 @@ class Session:
             options.add_session_config_entry("session.disable_prepacking", "1")
         on_gpu = any(name != CPU for name in providers)
         if captures:
-            PASSERS.expect_captures()
-        self.gated = captures or (on_gpu and PASSERS.joined_by(self))
+            GATED.expect_captures()
+        self.gated = captures or (on_gpu and GATED.add(self))
         try:
             with LOADS if self.gated else nullcontext():
                 self._session: Any = ort.InferenceSession(
@@ -249,7 +249,7 @@ class Session:
         """Gives its memory back, once its runs have ended and its bindings are let go. It is of no use after."""
         with LOADS if self.gated else nullcontext():
             self._session = self._run = self._run_bound = None
-        PASSERS.left_by(self)
+        GATED.discard(self)
 
     def _run_plainly(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         if self._bfloat16:

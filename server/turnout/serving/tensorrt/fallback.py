@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 TENSORRT = "tensorrt"
 BUILDING = "building TensorRT engines"
+WAITING = "waiting for its turn to build TensorRT engines"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,10 @@ from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
 from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.sessions.capture_gate import PASSERS
+from turnout.serving.sessions.capture_gate import GATED
 from turnout.serving.sessions.memory import release_memory
 from turnout.serving.tensorrt.engine_cache import forget
-from turnout.serving.tensorrt.fallback import builds_engines
+from turnout.serving.tensorrt.fallback import WAITING, builds_engines
 from turnout.serving.versions import load_outcomes
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.demand import VersionDemand
@@ -103,7 +103,7 @@ class Manager:
         self._loop = asyncio.get_running_loop()
         self._closing = False
         if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
-            PASSERS.expect_captures()  # before anything is loaded: versions without graphs keep away from captures, too
+            GATED.expect_captures()  # before anything is loaded: versions without graphs keep away from captures, too
         self.on_demand = OnDemand(settings, self._bring)
 
     async def refresh(self) -> None:
@@ -362,7 +362,10 @@ class Manager:
             published = Published(entry.manifest, entry.digest)
             if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
                 self._log.warning("version is not signed as required", model=model, version=str(version), reason=doubt)
-            threads = self._builds if builds_engines(settings.runtime.providers) else self._loads
+            threads = self._loads
+            if builds_engines(settings.runtime.providers):
+                threads = self._builds
+                self._stages.begin(model, version, WAITING)
             loaded = await threads.run(
                 self._cancellable_load,
                 self._repository,
