@@ -34,6 +34,7 @@ from turnout.config import ModelOverrides, Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.serving.loading import loader
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
 from turnout.serving.sessions.providers import CPU, TENSORRT, ProviderReport
@@ -43,7 +44,7 @@ from turnout.serving.tensorrt import sessions as tensorrt_sessions
 from turnout.telemetry.logging import make_logger
 from wire import outputs_of, refusal, request, stub_of
 
-BOUND = 30.0
+BOUND = 60.0
 ONE = Version(1)
 
 
@@ -58,6 +59,7 @@ class Machine:
         begun: A build goes on.
         may_go_on: Builds end.
         sessions: All that were made.
+        ended_late: A build ended although it might not yet: somebody waited for it.
     """
 
     scratch: Path
@@ -66,6 +68,7 @@ class Machine:
     begun: threading.Event = field(default_factory=threading.Event)
     may_go_on: threading.Event = field(default_factory=threading.Event)
     sessions: list[Session] = field(default_factory=list)
+    ended_late: bool = False
 
     def make(
         self, model: Path, signature: Any, names: Any, device: int, runtime: Runtime, *, tensorrt: Mapping[str, str]
@@ -74,7 +77,8 @@ class Machine:
         given = dict(_with_options(names, device, runtime, tensorrt, captures=False))[TENSORRT]
         fp16 = given["trt_fp16_enable"] == "True"
         self.begun.set()
-        assert self.may_go_on.wait(BOUND)
+        if not self.may_go_on.wait(BOUND):
+            self.ended_late = True
         if why := self.fails(given):
             raise ModelFailure(why)
         self.built.append(given)
@@ -102,6 +106,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
     monkeypatch.setattr(tensorrt_sessions, "Session", made.make)
     driver = CudaDriver("13.0", (CudaDevice(0, "NVIDIA H200", 1 << 37, "9.0"),))
     monkeypatch.setattr(engine_cache, "cuda_driver", lambda: driver)
+    monkeypatch.setattr(loader, "ENGINE_BUILDS", build.EngineBuilds())  # none of another test is left behind in it
     yield made
     made.may_go_on.set()
 
@@ -360,12 +365,10 @@ async def _serving(models: Path, **settings: Any):
 async def test_a_server_stops_in_time_while_engines_are_built(publish_model, models, machine: Machine) -> None:
     machine.may_go_on.clear()
     publish_model("m", "1.0.0", scaled(2))
-    begun = 0.0
     async with _serving(models, runtime=tensorrt()) as server:
         await asyncio.to_thread(machine.begun.wait, BOUND)
         assert _entry(server).state == "loading"
-        begun = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - begun < 10.0  # and not until the build ends, BOUND later
+    assert not machine.ended_late  # or the server would have waited for it
 
 
 async def test_engines_that_are_damaged_are_built_once_more(

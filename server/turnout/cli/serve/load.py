@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 1.0
 """How often it is asked what a load that goes on is at."""
 
-_TOLD_SECONDS = 10.0
-"""How often that is told."""
+_SHOWN_SECONDS = 10.0
+"""How often that is shown."""
+
+_CALL_SECONDS = 10.0
 
 
 def load(
@@ -55,16 +57,16 @@ def _loaded(out: CommandOutput, server: "Server", name: str, version: str, timeo
     from turnout.cli.output import ServerRefused
     from turnout.threads import Threads
 
-    threads, told_at = Threads("load"), 0.0
+    threads, shown_at = Threads("load"), 0.0
     loading = threads.submit(server.load, name, version, timeout)
     threads.shutdown(cancel_futures=False)
     while not wait([loading], _LOOK_SECONDS).done:
-        if told_at and time.monotonic() - told_at < _TOLD_SECONDS:
+        if shown_at and time.monotonic() - shown_at < _SHOWN_SECONDS:
             continue
-        with suppress(ServerRefused), server.client(_LOOK_SECONDS) as client:
+        with suppress(ServerRefused), server.client(_CALL_SECONDS) as client:
             if reason := client.get_version(name, version).reason:
                 out.note(f"{name} {version}: {reason}")
-                told_at = time.monotonic()
+                shown_at = time.monotonic()
     return loading.result()
 
 
