@@ -34,6 +34,7 @@ from turnout.config import ModelOverrides, Runtime
 from turnout.errors import ModelFailure
 from turnout.registry.manifest.manifest import Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.routing.shadow import service as shadows
 from turnout.serving.loading import loader
 from turnout.serving.sessions import providers
 from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
@@ -87,7 +88,7 @@ class Machine:
             onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), half)
             model = half
         session = Session(model, signature, [CPU], device, runtime)
-        session.providers = (TENSORRT, CPU)
+        session.providers, session.tensorrt = (TENSORRT, CPU), tensorrt
         self.sessions.append(session)
         return session
 
@@ -408,3 +409,33 @@ async def test_a_version_that_tensorrt_runs_on_no_input_is_served_by_the_next_pr
     assert _entry(server).providers == (CPU,)
     assert _entry(server).tensorrt.startswith("not used: no inputs were found that it runs on there: ")
     np.testing.assert_array_equal(await _answer(server, "m", np.ones((1, 4), np.float32)), [[2.0] * 4])
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+async def test_a_shadow_runs_as_the_version_itself_does(
+    publish_model, start_server, tmp_path, machine: Machine, monkeypatch: pytest.MonkeyPatch, fp16: bool
+) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    class Child(shadows.IsolatedSession):
+        """A child as on a machine with TensorRT, whose session is on the CPU here."""
+
+        def __init__(self, model, signature, names, device, runtime, resources, tensorrt) -> None:
+            started.append((names, tensorrt))
+            super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt)
+
+    monkeypatch.setattr(shadows, "IsolatedSession", Child)
+    publish_model("m", "1.0.0", scaled(2), golden=(_case(tmp_path, inputs__x=np.ones((1, 4), np.float32)),))
+    wanted = {"tensorrt_fp16": "golden"} if fp16 else {}
+    server = await start_server(runtime=tensorrt(tensorrt_cache=str(tmp_path / "cache"), **wanted))
+    service, entry = server.services.shadows, _entry(server)
+    runner = await service._runner(entry.handle, service._settings.for_model("m").shadow, for_shadow=True)
+    try:
+        (y,) = await runner.run({"x": np.ones((1, 4), np.float32)}, ["y"])
+    finally:
+        runner.close()
+    np.testing.assert_array_equal(y, [[2.0] * 4])
+    ((names, options),) = started
+    assert names == (TENSORRT, CPU)
+    assert options["trt_fp16_enable"] == str(fp16)
+    assert options["trt_engine_cache_path"] == machine.built[-1]["trt_engine_cache_path"]

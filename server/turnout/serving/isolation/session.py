@@ -70,6 +70,7 @@ class IsolatedSession:
     Attributes:
         providers: Execution providers that the child's session really runs on; () before the first start.
         device: `cpu` or `cuda:N`.
+        tensorrt: As of `Session`.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class IsolatedSession:
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"
         self.device_id = device_id
+        self.tensorrt = tensorrt
         self._busy = threading.Lock()
         self._closed = False
         self._requests: Arena | None = None

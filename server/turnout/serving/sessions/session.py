@@ -84,6 +84,7 @@ class Session:
         providers: Execution providers the session really runs on, in order.
         device: `cpu` or `cuda:N`.
         captures: Runs of it may be captured as CUDA graphs; they go on one at a time.
+        tensorrt: Options that it was given for the TensorRT provider: another session of the version takes them, too.
         gated: It keeps away while another session captures: what it does on a GPU passes
             `turnout.serving.sessions.capture_gate`. Only where captures are expected in this process.
     """
@@ -144,6 +145,7 @@ class Session:
         self._run_bound = self._session._sess.run_with_iobinding
         self._run_options = ort.RunOptions()
         self.captures = captures
+        self.tensorrt = tensorrt
         # ONNX Runtime, "Using CUDA Graphs in the CUDA EP": "Multi-threaded usage is currently not supported".
         self._one_at_a_time = threading.Lock() if captures else None
         if captures:
