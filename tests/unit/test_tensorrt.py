@@ -3,14 +3,24 @@
 import os
 from pathlib import Path
 
+import onnx
 import onnxruntime as ort
 import pytest
+from semver import Version
 
-from turnout.config import Runtime
-from turnout.errors import ConfigError
+from onnx_models import matmul
+from turnout.config import Runtime, Settings
+from turnout.errors import ConfigError, ModelFailure
+from turnout.registry.manifest.digest import manifest_digest
+from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry, Manifest
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.onnx.model import read_model
+from turnout.serving.sandbox import child
+from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
-from turnout.serving.sessions.cuda_driver import CudaDevice
-from turnout.serving.sessions.session import _with_options
+from turnout.serving.sessions.cuda_driver import CudaDevice, CudaDriver
+from turnout.serving.sessions.session import Session, _with_options
+from turnout.serving.tensorrt import engine_cache
 from turnout.serving.tensorrt.cache import TensorrtCache
 from turnout.serving.tensorrt.engine_cache import EngineCache, forget, keep_within, provider_options
 
@@ -182,3 +192,40 @@ def test_what_may_be_damaged_is_removed_at_one_precision(tmp_path) -> None:
     assert cache.clear(fp16=True)
     assert not cache.clear(fp16=True)
     assert list(Path(cache.paths.engines_in(fp16=False)).iterdir())
+
+
+def _session(tmp_path: Path, *names: str) -> Session:
+    onnx.save(matmul(), tmp_path / "model.onnx")
+    return Session(tmp_path / "model.onnx", read_model(tmp_path / "model.onnx").signature, names, 0, Runtime())
+
+
+@pytest.mark.skipif(
+    not LIBRARY.exists() or any(r.name == providers.TENSORRT and r.usable for r in providers.probe()),
+    reason="this build of ONNX Runtime has no TensorRT provider, or it can be used here",
+)
+def test_a_session_that_tensorrt_cannot_have_is_refused_and_not_put_elsewhere_without_a_word(tmp_path, capfd) -> None:
+    with pytest.raises(ModelFailure, match="TensorRT"):
+        _session(tmp_path, providers.TENSORRT, providers.CUDA, providers.CPU)
+    assert capfd.readouterr().out == ""  # where ONNX Runtime's Python class says that it goes on with CUDA
+
+
+def test_gates_keep_engines_where_the_load_of_the_version_finds_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_cache, "cuda_driver", lambda: CudaDriver("13.0", (H200,)))
+    manifest = Manifest("m", Version(1), (FileEntry(MODEL_FILE, 1, DIGEST),), Signature((), ()), {"": 17}, 8)
+    runtime = Runtime(providers=("tensorrt", "cpu"), tensorrt_cache=str(tmp_path / "cache"))
+    found = child._kept_engines(manifest, runtime, 0)
+    caches = engine_cache.engine_caches(manifest_digest(manifest), runtime)
+    assert found == provider_options(caches[0], fp16=False)
+    (tmp_path / "cache").chmod(0o777)  # it cannot be used: the gates go on without
+    assert child._kept_engines(manifest, runtime, 0) == {"trt_fp16_enable": "False"}
+
+
+@pytest.mark.parametrize(
+    "runtime", [Runtime(), Runtime(providers=("cuda", "tensorrt")), Runtime(providers=("tensorrt",))]
+)
+def test_trials_have_time_for_engines_where_they_are_built(runtime: Runtime) -> None:
+    settings = Settings(runtime=runtime).for_model("m")
+    sandbox = ProcessSandbox(settings, None)  # type: ignore[arg-type] # nothing is started
+    more = runtime.tensorrt_build_timeout_s if runtime.providers == ("tensorrt",) else 0.0
+    assert sandbox._timeout == settings.trials.timeout_s + more
+    assert sandbox._run_seconds == settings.trials.run_timeout_s + more
