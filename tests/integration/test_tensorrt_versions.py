@@ -244,10 +244,9 @@ async def test_a_slow_build_holds_up_nobody_else_and_is_shown_while_it_goes_on(
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as http:
         assert "m 1.0.0: building TensorRT engines, for " in (await http.get("/readyz")).text
         assert "building TensorRT engines, for " in (await http.get("/console/models/m")).text
-    done = await asyncio.to_thread(
-        CliRunner().invoke, application(), ["show", "m@1.0.0", "--server", str(server.control)]
-    )
-    assert "building TensorRT engines" in done.output, done.output
+    for command in (["show", "m@1.0.0"], ["models"]):
+        done = await asyncio.to_thread(CliRunner().invoke, application(), [*command, "--server", str(server.control)])
+        assert "building TensorRT engines, for " in " ".join(done.output.split()), done.output
     machine.may_go_on.set()
     await _wait_for(server, lambda: _entry(server).state == "ready")
     assert _entry(server).reason == ""
