@@ -154,7 +154,14 @@ class Runtime(Section):
         arena_extend_strategy: Whether an arena grows by doubling, or by what is requested.
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): faster, and less exact.
         tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
-            GPU and ONNX Runtime; "" builds them at each load. Nobody else may write to it, since engines are code.
+            GPU, ONNX Runtime and TensorRT; "" builds them at each load. Nobody else may write to it, since engines are
+            code.
+        tensorrt_cache_max_bytes: Most bytes of engines in it; those of the versions that were loaded least recently go
+            first. 0 for no bound.
+        tensorrt_fp16: `golden` lets TensorRT use FP16 for a version if FP16 answers its golden cases as they expect,
+            within its tolerances; `off` never does.
+        tensorrt_build_timeout_s: How long TensorRT may take to build the engines of a version. After that, as after a
+            build that fails, the version is loaded with the next of `providers`, or is Failed if there is none.
         cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each size of batch (1, 2, 4,
             8, ... rows), where that can be done and its answers are those of plain runs; `off` never does.
         gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
@@ -185,6 +192,9 @@ class Runtime(Section):
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
     tensorrt_cache: FilePath = ""
+    tensorrt_cache_max_bytes: SizeOrNone = ByteSize(20 * 1024 * _MIB)
+    tensorrt_fp16: Literal["off", "golden"] = "off"
+    tensorrt_build_timeout_s: Annotated[Duration, Field(gt=0, le=86_400)] = 1800.0
     cuda_graphs: Literal["off", "auto"] = "off"
     gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0
     inline_threshold_us: CountOrNone = 300

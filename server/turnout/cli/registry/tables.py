@@ -60,6 +60,8 @@ def details(version: VersionDescription) -> Table:
             pairs.append(("isolation", live.isolation))
         if live.cuda_graphs:
             pairs.append(("CUDA graphs", live.cuda_graphs))
+        if live.tensorrt:
+            pairs.append(("TensorRT", live.tensorrt))
     pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
     pairs.append(("outputs", "\n".join(map(str, version.outputs))))
     if version.batching:

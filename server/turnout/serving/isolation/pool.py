@@ -102,6 +102,7 @@ class ChildPool(EndableRun):
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"
         self.device_id = 0
+        self.tensorrt: Mapping[str, str] = {}
 
     @property
     def pids(self) -> list[int]:
@@ -137,6 +138,7 @@ class ChildPool(EndableRun):
                 raise NotLoaded(f"{self._name} is being unloaded")
             first = self._children[0]
         self.providers, self.device, self.device_id = first.providers, first.device, first.device_id
+        self.tensorrt = first.tensorrt
 
     def serve(self, warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None) -> None:
         """Says that the version is loaded: more children are started from now on if they are wanted.

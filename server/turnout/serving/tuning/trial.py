@@ -120,6 +120,8 @@ class TuningTrial:
         async with AsyncExitStack() as stack:
             stack.callback(self._loads.shutdown)
             loaded, handle = await stack.enter_async_context(self._open(present))
+            if loaded.tensorrt:
+                self._say(f"TensorRT: {loaded.tensorrt}")
             requests = await self._loads.run(self._requests, loaded, captured)
             await _ask(handle, requests.inputs[0], 0)
             windows: list[Window] = []
@@ -194,6 +196,7 @@ class TuningTrial:
             lambda: None,
             self._supervision,
             self._processes,
+            lambda stage: self._say(stage) if stage else None,
         )
         recorder = Metrics().version(manifest.model, str(manifest.version), subject.published.digest)
         handle = VersionHandle(manifest, loaded, settings, recorder)

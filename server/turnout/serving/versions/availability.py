@@ -30,6 +30,7 @@ class Availability:
         self._reasons: dict[Dependency, str] = {}
         self._unserved: tuple[str, ...] = ()
         self._notes: list[tuple[str, Callable[[], bool]]] = []
+        self._loads: Callable[[], Sequence[str]] = tuple
 
     @property
     def reasons(self) -> Mapping[Dependency, str]:
@@ -53,7 +54,11 @@ class Availability:
     @property
     def notes(self) -> Sequence[str]:
         """What else somebody should know who asks whether the server is ready."""
-        return [text for text, holds in self._notes if holds()]
+        return [*(text for text, holds in self._notes if holds()), *self._loads()]
+
+    def report_loads(self, loads: Callable[[], Sequence[str]]) -> None:
+        """Has `loads` tell which loads are at something that takes minutes, a sentence each: they are notes, too."""
+        self._loads = loads
 
     def note(self, text: str, holds: Callable[[], bool]) -> None:
         """Adds a note, which is told for as long as `holds` says so."""

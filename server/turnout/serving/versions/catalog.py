@@ -38,6 +38,7 @@ class VersionEntry:
         isolation: Whether it runs in processes of its own, and why, in words; "" if it is not loaded.
         cuda_graphs: For which sizes of batches its runs are captured, or why for none, in words; "" if it does not
             run on a GPU and nobody asked for them.
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
         on_demand: Nothing but requests needs it in memory: the first one for it has it loaded, and waits for that.
         load_seconds: Time that verification, loading and warming took; 0.0 if it is not loaded.
         version_text: The version as text; made once, since every answer carries it.
@@ -55,6 +56,7 @@ class VersionEntry:
     batching: str = ""
     isolation: str = ""
     cuda_graphs: str = ""
+    tensorrt: str = ""
     load_seconds: float = 0.0
     on_demand: bool = False
     version_text: str = field(init=False)
