@@ -47,7 +47,7 @@ def details(version: VersionDescription) -> Table:
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
-        ("standing", Text.assemble(_styled(version.release_status), _because(version))),
+        ("release status", Text.assemble(_styled(version.release_status), _because(version))),
         ("tags", ", ".join(version.tags) or "none"),
     ]
     if live := version.live:

@@ -44,7 +44,7 @@ def tune(
     """Find the best threads, runners, batch sizes and delays for a version, by trying them.
 
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
-    Each setting is run in turn with the present ones. Nothing is changed without --write.
+    Each setting is run in turn with the current ones. Nothing is changed without --write.
     """
     from turnout.cli.tune.view import findings_view
     from turnout.cli.workspace import split_reference

@@ -70,7 +70,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
     def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:
-        """Returns how the parent does on the candidate's cases; None where it cannot be asked, or means other classes
+        """Returns how the parent does on the candidate's cases; None if it cannot be asked, or means other classes
         by its outputs.
         """
         parent = candidate.parent

@@ -79,7 +79,7 @@ class Shadows:
         self._hooks = {name: _hook(name) for name in {settings.shadow.redact, *_own_hooks(settings)} if name}
 
     def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
-        """Brings a model's lanes in line with its policy; returns who is to be told of the baseline's answers."""
+        """Opens and closes a model's lanes as its policy says; returns the observer of the baseline's answers."""
         shadows = policy.shadows if policy is not None and not self._stopped else ()
         baseline = str(policy.baseline) if policy is not None else ""
         wanted = {Pair(model, str(s.version), baseline): s.rate for s in shadows}

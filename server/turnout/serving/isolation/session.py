@@ -128,7 +128,7 @@ class IsolatedSession:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that is the child's alone; 0 where there is no child, or the system does not tell."""
+        """Memory that is the child's alone; 0 if there is no child, or the system does not tell."""
         return private_bytes(self.pid) if self.alive else 0
 
     def start(self, given_up: GivenUp = lambda: False, *, timeout: float = 60.0) -> None:

@@ -60,16 +60,16 @@ class LoadedVersion:
     """A version in memory, warm.
 
     Attributes:
-        sessions: One for each device; none where the version is isolated.
+        sessions: One for each device; none if the version is isolated.
         runners: Makers of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
         plan: How requests are put together.
         warmth: What warm-up found.
         inline_bytes: Requests with at most so many bytes of inputs run in less than the configured threshold, and so on
-            the event loop itself; 0 where none do.
+            the event loop itself; 0 if none do.
         memory_bytes: What loading took, by device.
         seconds: What loading took.
-        pool: Its child processes, where it is isolated.
+        pool: Its child processes, if it is isolated.
         isolation: Where it runs, and why there.
         graphs: Which of its runs are captured as CUDA graphs, or why none are.
         in_force: How requests are put together while it serves; None for as `plan` says at first.
@@ -136,7 +136,7 @@ def load(
         settings: Of its model.
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
-        supervision: What its child processes are watched with, where it is isolated.
+        supervision: What its child processes are watched with, if it is isolated.
         processes: Starts what tries out inputs that had better not be tried in this process.
         on_stage: Told of stages that may take minutes.
 

@@ -314,7 +314,7 @@ def _load(
         request: What is asked.
         index: Which version.
         arena: Keep freed memory, where the settings say so: what one run took then counts for the next as well.
-        prepack: As `Session` takes it; by default where the version is small.
+        prepack: As `Session` takes it; by default if the version is small.
     """
     directory, manifest = request.versions[index]
     wanted = request.runtime

@@ -2,7 +2,7 @@
 question.
 
 A model that is about to be published may take its process down, hang, or fill the memory: the child ends, and the gate
-says so. Memory is measured there too, where nothing else has been. Arrays come back as `.npz` without pickles, the rest
+says so. Memory is measured there too, if nothing else has been. Arrays come back as `.npz` without pickles, the rest
 as JSON.
 """
 
@@ -144,8 +144,8 @@ class ProcessSandbox:
         """Finds inputs that a version runs on.
 
         Returns:
-            How they are made up, None where they are the first row of the first golden case that fits; and why there
-            are none, "" where there are.
+            How they are made up, None if they are the first row of the first golden case that fits; and why there
+            are none, "" if there are.
 
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.

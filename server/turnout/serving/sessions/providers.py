@@ -38,7 +38,7 @@ class ProviderReport:
         name: ONNX Runtime's name of it.
         available: The installed ONNX Runtime was built with it.
         usable: A session really ran on it.
-        detail: Why it is not usable; "" where it is.
+        detail: Why it is not usable; "" if it is.
     """
 
     name: str
@@ -82,7 +82,7 @@ def missing_cuda_libraries() -> tuple[str, ...]:
 def usable_providers() -> tuple[str, ...]:
     """Returns the providers on which a session really runs, the fastest first; the CPU is always among them.
 
-    TensorRT is left out: it is used only where a model's configuration asks for it.
+    TensorRT is left out: it is used only if a model's configuration asks for it.
     """
     return tuple(report.name for report in probe() if report.usable and report.name != TENSORRT)
 

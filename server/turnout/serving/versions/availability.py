@@ -39,13 +39,13 @@ class Availability:
 
     @property
     def unserved(self) -> Sequence[str]:
-        """Why nothing is served although something should be, a sentence without a path for each of it; () where
+        """Why nothing is served although something should be, a sentence without a path for each of it; () if
         something is served, or nothing is there.
         """
         return self._unserved
 
     def report_unserved(self, reasons: Sequence[str]) -> None:
-        """Notes what should be served where nothing is; () where something is, or nothing is there."""
+        """Notes what should be served if nothing is; () if something is, or nothing is there."""
         if (unserved := tuple(reasons)) != self._unserved:
             self._unserved = unserved
             if unserved:
@@ -65,7 +65,7 @@ class Availability:
         self._notes.append((text, holds))
 
     def report(self, part: Dependency, reason: str) -> None:
-        """Notes why `part` is unavailable; "" where it is available."""
+        """Notes why `part` is unavailable; "" if it is available."""
         if part is Dependency.REPOSITORY:
             self._recorder.repository_available = not reason
         else:

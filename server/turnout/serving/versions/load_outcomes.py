@@ -116,7 +116,7 @@ def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
 
     Args:
         entry: The version; it is not Ready.
-        away: Why nothing can be loaded now, in a sentence; "" where that is not so.
+        away: Why nothing can be loaded now, in a sentence; "" if that is not so.
     """
     name = f"{entry.model} {entry.version}"
     if entry.state in (LifecycleState.LOADING, LifecycleState.WARMING):

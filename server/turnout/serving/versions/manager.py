@@ -1,4 +1,4 @@
-"""Brings what is loaded in line with what should be.
+"""Loads and unloads versions until what is loaded is what should be.
 
 `refresh` reads what exists (repository) and what was declared (state store); `reconcile` compares with what is loaded
 and starts loads and unloads beside the traffic. Each version's state moves only along
@@ -297,7 +297,7 @@ class Manager:
         return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, release_state: ReleaseState) -> None:
-        """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
+        """Loads versions again that are fit by now: somebody signed them, or recorded their publication."""
         unsigned, recorded = self._inventory.refused(release_state)
         if unsigned:
             self._repository.look_soon()
@@ -416,13 +416,13 @@ class Manager:
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
-        """Notes that a version's requests share runs no more; it stays so until it is loaded again."""
+        """Notes that a version is unbatched from now on, until it is loaded again."""
         entry = self._inventory.entry(model, version)
         self._inventory.put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
 
     def _let_go(self, model: str, version: Version) -> None:
-        """Lets a version's files be removed, and others have its memory."""
+        """Releases a version's files and its memory for others."""
         self._room.leave((model, version))
         in_use.let_go(self._in_use.pop((model, version), None))
 
