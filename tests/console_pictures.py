@@ -175,7 +175,7 @@ async def pictures(browser: Browser, server: Running) -> None:
             async with tab(browser, server, color_scheme=theme, **DESK) as here:
                 await take(here, f"overview-{theme}", "/console")
                 await take(here, f"model-{theme}", FRAUD)
-                await take(here, f"rollout-taken-back-{theme}", f"{FRAUD}/rollouts/1")
+                await take(here, f"rollout-rolled-back-{theme}", f"{FRAUD}/rollouts/1")
                 if theme == "light":
                     await take(here, "route", f"{FRAUD}/route?selector=%5E3&key=customer-17")
                     await take(here, "version", f"{FRAUD}/versions/3.4.0?with=3.2.0")

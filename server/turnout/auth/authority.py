@@ -168,7 +168,7 @@ class Authority:
             except UnknownKey as error:
                 await self._fetch_for(error.issuer)
                 identity, expires, credential = await self._threads.run(self._jwts.verify, text)
-            if changes == self._key_changes:  # else by keys that may have been taken back meanwhile
+            if changes == self._key_changes:  # else by keys that may have been withdrawn meanwhile
                 return self._made(identity, credential, expires)
 
     def of_token(self, text: str) -> Caller:

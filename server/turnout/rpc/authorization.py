@@ -125,7 +125,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
     def entered(
         message: bytes, call: RpcCall, caller: Caller | None, quota: Quota | None
     ) -> Response | Awaitable[Response]:
-        # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
+        # Each call sets it, so nobody has to reset it: if there is no task yet, that could be another context.
         MODEL_SEEN.set(None if caller is None else caller.seen)
         if quota is None:
             return behaviour(message, call)

@@ -142,7 +142,7 @@ def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
         )
         for m in r.metrics
     ]  # fmt: skip
-    texts = [*counts, ("combined", "", "taken back at"), heads[:3]]
+    texts = [*counts, ("combined", "", "rolled back at"), heads[:3]]
     taken = sum(max(len(row[i]) for row in texts) + _GAP for i in range(3))
     total = f"{evidence_text(r.e_value)} of {evidence_text(r.threshold)}"
     width = min(max(columns - taken - _GAP - len(total) - 1, len(heads[3]) - 1), _BAR)
@@ -150,7 +150,7 @@ def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
         (*row, bar(m.e_value, r.threshold, width), evidence_text(m.e_value))
         for row, m in zip(counts, r.metrics, strict=True)
     ]
-    last = (Text("combined", "bold"), "", Text("taken back at", "dim"), bar(r.e_value, r.threshold, width))
+    last = (Text("combined", "bold"), "", Text("rolled back at", "dim"), bar(r.e_value, r.threshold, width))
     return table(heads, [*rows, (*last, Text(total, "bold"))])
 
 

@@ -40,7 +40,7 @@ def measured_body(probe: pb.RolloutProbe) -> dict[str, Any]:
 
 def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
     """Returns a row for each probe of a configuration."""
-    columns = ("PROBE", "ASKS", "PASSES", "EVERY", "TAKEN BACK AFTER", "PASSED AFTER")
+    columns = ("PROBE", "ASKS", "PASSES", "EVERY", "ROLLED BACK AFTER", "PASSED AFTER")
     rows = [
         (
             p.name, p.kind, p.condition, duration_text(p.interval_seconds), f"{p.failure_limit + 1} that fail",

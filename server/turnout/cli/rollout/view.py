@@ -81,7 +81,7 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
         ("time in it", f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"),
         (
             "evidence",
-            f"{evidence_text(rollout.e_value)} that it is worse; taken back at {evidence_text(rollout.threshold)}",
+            f"{evidence_text(rollout.e_value)} that it is worse; rolled back at {evidence_text(rollout.threshold)}",
         ),
     ]
     pairs += [("paused", why) for why in rollout.pauses]

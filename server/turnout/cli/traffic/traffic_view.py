@@ -64,7 +64,7 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
         yield from _diverted_lines(state)
         return
-    frozen = ("  frozen: only what takes traffic back is taken", "bold yellow") if state.frozen else ("", "")
+    frozen = ("  frozen: only changes that take traffic back are accepted", "bold yellow") if state.frozen else ("", "")
     yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", frozen)
     if not state.HasField("policy"):
         yield "no policy: the highest released version answers"

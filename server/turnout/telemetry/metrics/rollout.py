@@ -188,7 +188,7 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     rollbacks = dict.fromkeys((model, cause) for model in models for cause in CAUSES) | dict(recorder.rollbacks)
     yield Family(
         "turnout_rollout_rollbacks_total", "counter",
-        "Candidates taken back, by evidence, circuit breaker, guard, probe, confirm webhook or something else.",
+        "Candidates rolled back, by evidence, circuit breaker, guard, probe, confirm webhook or something else.",
         [({"model": m, "reason_kind": c}, float(recorder.rollbacks.get((m, c), 0))) for m, c in rollbacks],
     )  # fmt: skip
     yield Family(

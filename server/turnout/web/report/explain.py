@@ -14,14 +14,14 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 _ENDED = {
     "succeeded": "{candidate} is the baseline now.",
-    "rolled_back": "{candidate} was taken back; {previous} has the traffic.",
+    "rolled_back": "{candidate} was rolled back; {previous} has the traffic.",
     "superseded": "Another rollout took its place.",
     "failed": "{candidate} could not be served; {previous} has the traffic.",
 }
 _STEPPING = ("ramping", "soaking", "deciding")
 _INSUFFICIENT = {
     "pause": "the rollout stands still and waits for somebody",
-    "abort": "the candidate is taken back",
+    "abort": "the candidate is rolled back",
     "promote": "it goes on all the same",
 }
 
@@ -88,7 +88,7 @@ class RolloutExplanation:
         status_sentence: Where it is, in a sentence.
         verdict: Why it ended or is ending; "" before that.
         findings: By metric.
-        e_value, threshold: Combined evidence that it is worse, and what it is taken back at.
+        e_value, threshold: Combined evidence that it is worse, and what it is rolled back at.
         peak: Highest combined evidence so far.
         reading: What the numbers mean, in sentences.
         fit_threshold: Evidence that shows a metric fit for promotion.
@@ -229,7 +229,7 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
     if rollout.pauses:
         yield (
             f"`turnout rollout resume {model}` lets it go on, `promote` opens a gate or takes the next step; after "
-            f"{duration_text(plan.max_pause_s)} of pause the candidate is taken back."
+            f"{duration_text(plan.max_pause_s)} of pause the candidate is rolled back."
         )
     limit = _INSUFFICIENT.get(plan.on_insufficient, plan.on_insufficient)
     match rollout.state:
@@ -259,14 +259,14 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
         case "watching":
             yield (
                 f"For {duration_text(max(rollout.soak_seconds - rollout.step_seconds, 0))} more, "
-                f"{rollout.candidate} may still be taken back; then {rollout.previous} gives up its share."
+                f"{rollout.candidate} may still be rolled back; then {rollout.previous} gives up its share."
             )
         case "aborting":
             yield f"The traffic is going back to {rollout.previous}; nothing stops that."
         case _:  # a later release's
             pass
     if rollout.state != "aborting":
-        yield "Whenever the evidence reaches the threshold, the candidate is taken back, paused or not."
+        yield "Whenever the evidence reaches the threshold, the candidate is rolled back, paused or not."
 
 
 def _rate_text(bad: int, requests: int) -> str:

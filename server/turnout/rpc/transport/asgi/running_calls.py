@@ -89,7 +89,7 @@ class RunningCall(Stream):
             self.task.cancel()
 
     def resume(self) -> None:
-        """Takes back the cancellation of `end`, for the status to be sent."""
+        """Undoes the cancellation of `end`, for the status to be sent."""
         if self.task is not None:
             self.task.uncancel()
 
