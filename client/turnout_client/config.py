@@ -22,7 +22,7 @@ _DEFAULTS: tuple[tuple[str, str | int], ...] = (
     # Tensors are as large as they are; -1 is no bound.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Finds a dead peer under a waiting call after 40 s at most, and sends nothing where no call waits.
+    # Finds a dead peer under a waiting call after 40 s at most, and sends nothing if no call waits.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),

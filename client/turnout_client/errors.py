@@ -53,8 +53,8 @@ class TurnoutClientError(Exception):
         code: The gRPC status.
         message: One sentence.
         violations: The fields at fault, if the server names any.
-        retry_after: Seconds after which the server asks to try again; None where it does not ask.
-        request_id: The request's id in the server's log; "" where it is not known.
+        retry_after: Seconds after which the server asks to try again; None if it does not ask.
+        request_id: The request's id in the server's log; "" if it is not known.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN

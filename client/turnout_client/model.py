@@ -46,7 +46,7 @@ class Timing:
     Attributes:
         queue_seconds: From admission to the start of the run.
         compute_seconds: The model's run, of the whole batch.
-        batch_rows: Rows in the batch that the request ran in, its own included; 0 where the version is not batched.
+        batch_rows: Rows in the batch that the request ran in, its own included; 0 if the version is not batched.
     """
 
     queue_seconds: float
@@ -67,7 +67,7 @@ class Prediction:
         version: The exact version that answered, for example `3.2.0`.
         digest: That version's digest, `sha256:` and 64 hexadecimal digits.
         role: How the version came to answer.
-        epoch: Epoch of the routing policy that decided; 0 where the model has none.
+        epoch: Epoch of the routing policy that decided; 0 if the model has none.
         timing: Where the time went.
         request_id: Names the request in the server's log.
         warning: What the server wants the caller to know, such as that a pinned version was yanked; "" for nothing.
@@ -102,7 +102,7 @@ class TensorInfo:
     Attributes:
         name: Its name.
         dtype: Its element type, for example `float32`, `bfloat16`, `bool` or `string`.
-        shape: Its dimensions, outermost first: a size, a symbolic name, or None where anything is accepted.
+        shape: Its dimensions, outermost first: a size, a symbolic name, or None if anything is accepted.
         has_default: An input that may be left out.
     """
 
@@ -125,20 +125,20 @@ class VersionInfo:
         digest: `sha256:` and 64 hexadecimal digits; pins the version's whole content.
         standing: What it was declared fit for.
         state: Where it is in its life.
-        reason: Why it is in that state; "" where there is nothing to say.
+        reason: Why it is in that state; "" if there is nothing to say.
         tags: Tags that name it, sorted.
         inputs: In the model's order.
         outputs: In the model's order.
         size_bytes: Size of its files.
-        max_batch_rows: Requests are batched up to this many rows; 0 where it is served unbatched.
+        max_batch_rows: Requests are batched up to this many rows; 0 if it is served unbatched.
         batching: Why it is batched as it is, in words.
-        providers: Execution providers its session runs on, in order; () where it is not loaded.
-        load_seconds: Time that loading and warming took; 0.0 where it is not loaded.
-        isolation: Whether it runs in the server's process or in child processes, and why, in words; "" where it is not
+        providers: Execution providers its session runs on, in order; () if it is not loaded.
+        load_seconds: Time that loading and warming took; 0.0 if it is not loaded.
+        isolation: Whether it runs in the server's process or in child processes, and why, in words; "" if it is not
             loaded, or the server is too old to tell.
         cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words; ""
             where it does not run on a GPU and nobody asked for them, or the server is too old to tell.
-        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that,
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" if nobody asked for that,
             or the server is too old to tell.
     """
 

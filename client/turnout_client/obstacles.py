@@ -154,7 +154,7 @@ def _plain_server(host: str, port: int, where: str) -> str:
 
 
 def _end(certificate: Path) -> datetime | None:
-    """Returns when a certificate ends; None where `cryptography` is not installed, which all else does without."""
+    """Returns when a certificate ends; None if `cryptography` is not installed, which all else does without."""
     try:
         from cryptography import x509  # 25 ms of CPU, for what seldom happens
     except ImportError:

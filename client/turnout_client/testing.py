@@ -160,7 +160,7 @@ class FakeServer:
     def _predict(
         self, request: PredictRequest, metadata: Sequence[tuple[str, str | bytes]], *, streamed: bool
     ) -> PredictResponse:
-        """Raises TurnoutClientError where that is the answer."""
+        """Raises TurnoutClientError if that is the answer."""
         try:
             inputs = {tensor.name: decode(tensor) for tensor in request.inputs}
         except TensorError as error:

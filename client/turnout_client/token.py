@@ -111,7 +111,7 @@ def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bo
     if plain and not plaintext_token and not is_local(target):
         raise ValueError(
             f"the token would travel unencrypted to {target}, and whoever sees it could use it: "
-            "give tls=Tls(...), or plaintext_token=True where the network is to be trusted"
+            "give tls=Tls(...), or plaintext_token=True if the network is to be trusted"
         )
     return Bearer(token)
 

@@ -54,7 +54,7 @@ class Threads(Executor):
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns what the call returns, which runs in a thread, with the context variables of the caller.
 
-        A caller that is cancelled takes its call back if that has not begun.
+        A caller that is cancelled cancels its call too, if that has not begun.
         """
         context = contextvars.copy_context()
         return await asyncio.wrap_future(self.submit(context.run, functools.partial(call, *args, **kwargs)))

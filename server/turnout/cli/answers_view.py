@@ -42,7 +42,7 @@ def answers_body(answers: RoutingTable) -> dict[str, Any]:
 
 
 def answers_line(answers: RoutingTable) -> str:
-    """Returns who answers what, on one line; "" where an older server said nothing about it."""
+    """Returns who answers what, on one line; "" if an older server said nothing about it."""
     return answers_text(answers) if answers.selectors else ""
 
 

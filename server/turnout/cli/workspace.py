@@ -217,14 +217,14 @@ class ModelVersions:
 
     @property
     def default(self) -> Version | None:
-        """The version that the empty selector answers with, canaries aside; None where nothing is released."""
+        """The version that the empty selector answers with, canaries aside; None if nothing is released."""
         if self.baseline is not None:
             return next((v for v in self.published if v == self.baseline), None)
         return next((v for v in self.index.released if v.prerelease is None), None)
 
 
 def split_reference(text: str) -> tuple[str, str | None]:
-    """Splits `NAME@SELECTOR`; the selector is None where there is no `@`.
+    """Splits `NAME@SELECTOR`; the selector is None if there is no `@`.
 
     Raises:
         InvalidRequest: NAME is not a model name.

@@ -33,7 +33,7 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
 
     Args:
         methods: By path.
-        authority: Says who may; None where everybody is taken at their word.
+        authority: Says who may; None if `[auth]` is not enabled.
 
     Raises:
         LookupError: Nothing says who may call one of them.
@@ -67,7 +67,7 @@ class _Entrance:
     authority: Authority
 
     async def identify(self, call: RpcCall) -> Caller | None:
-        """Returns who calls; None where nobody knows, and that is allowed. Raises UnauthenticatedError."""
+        """Returns who calls; None if nobody knows, and that is allowed. Raises UnauthenticatedError."""
         try:
             return await self.authority.identify(call)
         except UnauthenticatedError:
@@ -184,7 +184,7 @@ class MessageCheck:
         path: Of the method.
         authority: Says who may.
         model_of_upload: Finds the model of an upload.
-        recorded: Where a request says who acts, and why: "" for itself, `change` for that field; None where nowhere.
+        recorded: Where a request says who acts, and why: "" for itself, `change` for that field; None if nowhere.
     """
 
     path: str
@@ -197,7 +197,7 @@ class MessageCheck:
     def of(
         cls, path: str, method: MethodDescriptor, authority: Authority | None, model_of_upload: ModelOfUpload
     ) -> "MessageCheck | None":
-        """Makes that of a method; None where nothing is to be checked."""
+        """Makes that of a method; None if nothing is to be checked."""
         if authority is None:
             return None
         fields: Mapping[str, Any] = method.input_type.fields_by_name

@@ -47,7 +47,7 @@ class MethodGuard:
         thread: Parses large messages.
         faults: Counts what cannot be parsed and what nobody foresaw.
         log: Tells of both.
-        authority: Says who may call what; None where everybody is taken at their word.
+        authority: Says who may call what; None if `[auth]` is not enabled.
         model_of_upload: Finds the model of an upload, for that.
     """
 

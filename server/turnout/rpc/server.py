@@ -97,8 +97,8 @@ class Services:
         oip: The extensions of the Open Inference Protocol.
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
-        peers: The other workers; None where this server is alone.
-        authority: Says who may do what; None where everybody is taken at their word.
+        peers: The other workers; None if this server is alone.
+        authority: Says who may do what; None if `[auth]` is not enabled.
     """
 
     inference: DataPlane

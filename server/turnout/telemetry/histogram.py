@@ -42,7 +42,7 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float 
         q: Which, 0 to 1.
 
     Returns:
-        None where nothing was counted; the last bound for what is above it.
+        None if nothing was counted; the last bound for what is above it.
     """
     total = sum(counts)
     if not total:

@@ -16,7 +16,7 @@ from turnout.errors import MODEL_SEEN, TurnoutError, UnauthenticatedError
 _KEY = "turnout.caller"
 
 Session = Callable[[Request], Caller | None]
-"""Returns who is signed in; None where nobody is."""
+"""Returns who is signed in; None if nobody is."""
 
 Refuse = Callable[[Request, TurnoutError], Response]
 """Makes the answer to a request that is refused."""
@@ -53,7 +53,7 @@ class HttpCredentials:
 
 
 def caller_of(scope: Scope) -> Caller | None:
-    """Returns who makes a request; None where nobody asked, or nobody knows."""
+    """Returns who makes a request; None if nobody asked, or nobody knows."""
     found: Caller | None = scope.get(_KEY)
     return found
 
@@ -70,7 +70,7 @@ def protect(
 
     Args:
         routes: Of the application; they are changed.
-        authority: Says who may; None where everybody is taken at their word.
+        authority: Says who may; None if `[auth]` is not enabled.
         refuse: By path: makes the answer to a refused request.
         session: Tells who is signed in to the console.
         anonymous_metrics: Anybody may read the metrics.

@@ -38,7 +38,7 @@ class RolloutEndpoints:
             return error_response(error)
 
     async def check(self, request: Request) -> Response:
-        """200 where a check passes, 409 where it does not: for webhooks, which look at the status alone.
+        """200 if a check passes, 409 if it does not: for webhooks, which look at the status alone.
 
         What a caller sends along is not read.
         """

@@ -28,7 +28,7 @@ class WebServices:
         availability: What the server depends on and cannot reach now.
         faults: Counts errors that nobody foresaw.
         endpoints: Routes of `/predict`, of the Open Inference Protocol and of `/v1`.
-        console: The console's routes; none where it is off.
+        console: The console's routes; none if it is off.
         protect: Puts the question who calls in front of routes.
     """
 

@@ -32,7 +32,7 @@ class Restarts:
         minute, since a start takes a core for some seconds.
 
         Args:
-            served_seconds: From its being ready until its end; 0 where it never was.
+            served_seconds: From its being ready until its end; 0 if it never was.
         """
         self.early = 0 if served_seconds >= STEADY_SECONDS else self.early + 1
         self.count += 1
@@ -40,5 +40,5 @@ class Restarts:
 
     @property
     def hopeless(self) -> bool:
-        """True where it died at once again and again."""
+        """True if it died at once again and again."""
         return self.early >= MOST_EARLY_DEATHS

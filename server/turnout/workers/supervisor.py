@@ -52,7 +52,7 @@ class Worker:
         link: To it; None while none runs.
         joined: It asked what to do.
         listening: It takes connections.
-        ready_since: When it became ready, by the event loop's clock; None where it is not.
+        ready_since: When it became ready, by the event loop's clock; None if it is not.
     """
 
     index: int

@@ -33,7 +33,7 @@ class _Version:
     Attributes:
         number: Its number in Triton.
         outcome: `published`, `was there`, `would be published` or `refused`.
-        digest: Its digest; "" where it was refused.
+        digest: Its digest; "" if it was refused.
         release_status: Its release status; "" if it has none.
         reason: Why it was refused.
     """
@@ -175,7 +175,7 @@ def _import(
 
 
 def settings_toml(imported: "Sequence[_Imported]") -> str:
-    """Returns what the configurations set of the server, as TOML; "" where that is nothing."""
+    """Returns what the configurations set of the server, as TOML; "" if that is nothing."""
     from turnout.registry.triton.settings import as_toml
 
     return as_toml({one.model.name: one.model.settings for one in imported if not one.model.fault})

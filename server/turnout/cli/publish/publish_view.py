@@ -54,7 +54,7 @@ class PublishRefusal:
     Attributes:
         model: The model's name.
         version, digest: What it would have been.
-        parent: What it was compared with; None where there is no lower version.
+        parent: What it was compared with; None if there is no lower version.
         report: What the gates found.
     """
 

@@ -89,7 +89,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
 
 
 def passphrase(file: Path | None) -> str:
-    """Returns what a key is encrypted with; "" where nothing says so.
+    """Returns what a key is encrypted with; "" if nothing says so.
 
     Raises:
         ConfigError: The file cannot be used.

@@ -21,7 +21,7 @@ class LogAudit:
     """What the log showed.
 
     Attributes:
-        audit: Of the state store; None where there is no store.
+        audit: Of the state store; None if there is no store.
         recorded: Versions that no event names and that were recorded now.
         unrecorded: Versions that no event tells of and that could not be recorded.
         gone: Versions that were published and never yanked, and are not in the repository.
@@ -77,7 +77,7 @@ class LogAudit:
         return self.audit is None or not (self.audit.chain.faults or self.audit.differences or self.gone)
 
     def to_json(self) -> dict[str, Any] | None:
-        """Returns it as JSON values; None where there is no store."""
+        """Returns it as JSON values; None if there is no store."""
         if self.audit is None:
             return None
         chain = self.audit.chain

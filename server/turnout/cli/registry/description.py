@@ -26,7 +26,7 @@ class Content:
         metadata: As its publisher states.
         opset: Operator set version by domain.
         tolerances: Absolute and relative, by output or dtype.
-        yanked: Why it was yanked; "" where it was not.
+        yanked: Why it was yanked; "" if it was not.
         provenance: Where it comes from.
         evidence_records: What was found out about it: signatures, the machine that published it, reports of gates.
     """
@@ -59,9 +59,9 @@ class Live(JsonForm):
 
     Attributes:
         state: Where it is in its life.
-        reason: Why, "" where there is nothing to say.
+        reason: Why, "" if there is nothing to say.
         providers: What its session runs on, in order.
-        max_batch_rows: Rows that a batch may hold; 0 where it is served unbatched.
+        max_batch_rows: Rows that a batch may hold; 0 if it is served unbatched.
         load_seconds: What loading and warming took.
         isolation: Whether it runs in processes of its own, and why, in words.
         cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words.

@@ -51,7 +51,7 @@ def details_from_server(server: Server, name: str, selector: str | None) -> Deta
 
 
 def _closely(server: Server, version: VersionDescription, lenient: Collection[str]) -> VersionDescription:
-    """Adds what the server's registry tells; nothing where it ends with an error of a kind that is put up with."""
+    """Adds what the server's registry tells; nothing if it ends with an error of a kind that is put up with."""
     request = pb.DescribeVersionRequest(model=version.model, version=version.version)
     try:
         with server.registry() as registry:

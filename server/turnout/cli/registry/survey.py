@@ -48,8 +48,8 @@ class Details:
 
     Attributes:
         versions: All of them, the highest precedence first.
-        chosen: What the selector names; None where nothing answers by default and no selector was given.
-        events: The latest declarations, newest first; None where a server was asked, which does not tell.
+        chosen: What the selector names; None if nothing answers by default and no selector was given.
+        events: The latest declarations, newest first; None if a server was asked, which does not tell.
     """
 
     versions: tuple[VersionDescription, ...]

@@ -25,10 +25,10 @@ class Verified:
 
     Attributes:
         version: As its directory is named.
-        digest: The version's digest; None where its manifest cannot be read.
-        size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
-        fault: What is not as it was published, "" where all is.
-        untrusted: Why its signatures do not do where some are required, "" where they do.
+        digest: The version's digest; None if its manifest cannot be read.
+        size_bytes: Of its files, as its manifest says; 0 if that cannot be read.
+        fault: What is not as it was published, "" if all is.
+        untrusted: Why its signatures do not do where some are required, "" if they do.
         warning: Why they do not do where some are asked for without force.
         signatures: Who signed it, by key, and what each signature is worth.
     """
@@ -120,7 +120,7 @@ def _signed(result: Verified) -> str:
 
 
 def _signers(files: list[Path] | None) -> "Signing | None":
-    """Returns settings that require one of the signers that were named; None where none was.
+    """Returns settings that require one of the signers that were named; None if none was.
 
     Raises:
         ConfigError: A file is neither a public key nor certificates.

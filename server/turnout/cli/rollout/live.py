@@ -46,7 +46,7 @@ class View:
 
     Attributes:
         rollout: As the server sent it last; None before the first time.
-        notice: What is wrong with the connection; "" where nothing is.
+        notice: What is wrong with the connection; "" if nothing is.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -208,6 +208,6 @@ class _SeenEvents:
 
 
 def exit_code(rollout: pb.Rollout) -> int:
-    """Returns what a command ends with that waited for a rollout: 0 where it succeeded, 1 where it ended otherwise."""
+    """Returns what a command ends with that waited for a rollout: 0 if it succeeded, 1 where it ended otherwise."""
     assert rollout.state in FINAL
     return 0 if rollout.state == "succeeded" else 1

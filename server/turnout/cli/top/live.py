@@ -27,7 +27,7 @@ class Screen:
 
     Attributes:
         picture: The latest; None before the first.
-        notice: What is wrong with the connection; "" where nothing is.
+        notice: What is wrong with the connection; "" if nothing is.
     """
 
     def __init__(self, server: str) -> None:

@@ -18,7 +18,7 @@ class TrafficPart:
     Attributes:
         role: `pinned`, `baseline`, `canary` or `shadow`.
         weight: Share of the unpinned traffic, 0 to 1; of a shadow, the rate of its copies.
-        rate: Requests a second in that role; None where that is not known.
+        rate: Requests a second in that role; None if that is not known.
     """
 
     role: str
@@ -28,7 +28,7 @@ class TrafficPart:
 
 @dataclass(frozen=True, slots=True)
 class ActivityRow:
-    """What a version did between two readings. Rates and latencies are None where they are not known.
+    """What a version did between two readings. Rates and latencies are None if they are not known.
 
     Attributes:
         state: Where it is in its life.
@@ -68,9 +68,9 @@ class Picture:
     Attributes:
         rows: Of its versions, the busiest first, those that are not in service last.
         rollouts: That it drives.
-        seconds: Between the readings; 0 where there was only one of this process.
+        seconds: Between the readings; 0 if there was only one of this process.
         up: Seconds since the process began to count.
-        unrouted: Requests a second that reached no version; None where that is not known.
+        unrouted: Requests a second that reached no version; None if that is not known.
         draining: It takes no new requests.
     """
 

@@ -55,7 +55,7 @@ def view(current: Picture, server: str, notice: str, columns: int, rows: int | N
     Args:
         current: What the server did.
         server: Its address.
-        notice: What is wrong with the connection; "" where nothing is.
+        notice: What is wrong with the connection; "" if nothing is.
         columns: Of the terminal.
         rows: Of the terminal; None for as many as it takes.
     """

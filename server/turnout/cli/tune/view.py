@@ -23,8 +23,8 @@ def findings_view(
         findings: What was tried.
         source: Where the inputs came from.
         in_flight: Requests at once where throughput was measured.
-        tomls: What to set, by end; "" where that is nothing.
-        file: Where it could be written; "" where there is no file, None where writing was asked for.
+        tomls: What to set, by end; "" if that is nothing.
+        file: Where it could be written; "" if there is no file, None if writing was asked for.
     """
     yield f"Inputs: {_SOURCES[source]}."
     yield ""

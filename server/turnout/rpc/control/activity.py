@@ -40,7 +40,7 @@ class ActivityMethods:
             rollouts: How candidates become baselines.
             metrics: What is counted.
             accepting: Tells whether the server takes requests; False once it drains.
-            peers: The other workers; None where this server is alone.
+            peers: The other workers; None if this server is alone.
         """
         self._sample = sample
         self._catalog = catalog

@@ -74,7 +74,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         Args:
             deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
             preferences: What the call's metadata asks for.
-            caller: Who calls; None where nobody asked.
+            caller: Who calls; None if nobody asked.
 
         Raises:
             InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.

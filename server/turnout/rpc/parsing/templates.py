@@ -44,9 +44,9 @@ class Fields(NamedTuple):
     """Numbers of the fields of a message that may differ from request to request.
 
     Attributes:
-        request: Of the message that holds all the others; 0 where that is the whole.
+        request: Of the message that holds all the others; 0 if that is the whole.
         id: Of the request's name.
-        tensor: Of the messages that hold the elements; 0 where these stand in the request itself.
+        tensor: Of the messages that hold the elements; 0 if these stand in the request itself.
         elements: Of the elements of a tensor.
         sent: Of the time of sending, a number beside the request; 0 for none.
     """
@@ -263,7 +263,7 @@ def _number(data: bytes, at: slice) -> int:
 
 
 class _MessageWalk:
-    """Looks for what may differ in a message. Raises Malformed where one of these fields is there twice."""
+    """Looks for what may differ in a message. Raises Malformed if one of these fields is there twice."""
 
     def __init__(self, data: bytes, fields: Fields) -> None:
         self._data = data

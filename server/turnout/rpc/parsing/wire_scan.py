@@ -41,8 +41,8 @@ class _Field:
 
     Attributes:
         name: In messages to people.
-        message: The type of what it holds; None where that is no message.
-        width: Bytes of an element of a packed list; 0 for elements of their own length; None where it is not a list of
+        message: The type of what it holds; None if that is no message.
+        width: Bytes of an element of a packed list; 0 for elements of their own length; None if it is not a list of
             scalars. Lists of elements of one width are copied as they are, and bound by the message's size alone.
         kind: Which bound its elements count for.
     """

@@ -57,7 +57,7 @@ class RpcCall(ABC):
 
     Attributes:
         trailing: Metadata that is sent with the status OK; set by the method before it returns.
-        caller: Who calls, once that is known; None before that, and where everybody is taken at their word.
+        caller: Who calls, once that is known; None before that, and if `[auth]` is not enabled.
     """
 
     trailing: Metadata

@@ -13,7 +13,7 @@ class Gpu:
     Attributes:
         index: Its number on this machine, as nvidia-smi shows it.
         uuid: Its name for good.
-        device: What versions call it (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" where none is on it.
+        device: What versions call it (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" if none is on it.
         utilization: Share of the last second or less in which a kernel ran, 0 to 1.
         memory_used: Bytes in use by all processes.
         memory_total: Bytes that it has.

@@ -53,10 +53,10 @@ class ServerRecorder:
         evictions: Versions unloaded so that another fits the memory budget, by model.
         waiting_for_load: Requests that wait for the load of a version, by model.
         memory_budgets: What all versions may take together, by device that has a budget, in bytes.
-        epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
+        epochs: Epoch of the policy in force, by model; 0 if traffic was never changed.
         memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
-        spans: Spans of requests by what became of them; empty where tracing is off.
-        gpus: All that the driver shows, as of this scrape; none where it cannot be asked.
+        spans: Spans of requests by what became of them; empty if tracing is off.
+        gpus: All that the driver shows, as of this scrape; none if it cannot be asked.
         repository_available: The model repository could be read when it was looked at last.
         state_store_available: The state store could be read, and written to, when it was looked at last.
         missing_versions: Versions in memory whose files are gone from the repository, by model.

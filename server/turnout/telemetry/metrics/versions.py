@@ -121,10 +121,10 @@ class VersionRecorder:
         memory_bytes: By device (`cpu`, `cuda:0`).
         isolated_restarts: Child processes of it that died and were replaced; None if it has none.
         isolated_processes: Child processes that run.
-        cuda_graphs: Sizes of batches for which its runs are captured; None where it does not run on a GPU and nobody
+        cuda_graphs: Sizes of batches for which its runs are captured; None if it does not run on a GPU and nobody
             asked for that.
-        tensorrt: It runs on TensorRT; None where nobody asked for that.
-        tensorrt_fp16: It runs in FP16; None where nobody asked for that.
+        tensorrt: It runs on TensorRT; None if nobody asked for that.
+        tensorrt_fp16: It runs in FP16; None if nobody asked for that.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
         demoted: Times that it stopped sharing runs, since an output of one did not add up.
@@ -173,7 +173,7 @@ class KnownVersion:
 
     Attributes:
         state: Where it is in its life.
-        failure: Why it could not be loaded (a `LoadOutcome`); "" where it could, or was not tried.
+        failure: Why it could not be loaded (a `LoadOutcome`); "" if it could, or was not tried.
     """
 
     model: str
@@ -383,7 +383,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 where none are.",
+        "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 if none are.",
         [(v.labels, v.cuda_graphs) for v in present if v.cuda_graphs is not None],
     )  # fmt: skip
     yield Family(

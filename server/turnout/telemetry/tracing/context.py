@@ -59,7 +59,7 @@ def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
 
 
 def parse(traceparent: str, tracestate: str = "") -> SpanContext | None:
-    """Returns the span that the two values name; None where they name none."""
+    """Returns the span that the two values name; None if they name none."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None

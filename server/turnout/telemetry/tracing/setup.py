@@ -22,11 +22,11 @@ _SCOPE = "turnout"
 async def tracing(
     settings: Tracing, counts: MutableMapping[str, int], log: FilteringBoundLogger
 ) -> AsyncIterator[Tracer | None]:
-    """Yields what begins traces, None where tracing is off; leaving the context sends what still waits.
+    """Yields what begins traces, None if tracing is off; leaving the context sends what still waits.
 
     Args:
         settings: Of tracing.
-        counts: Filled with spans by what became of them; left alone where tracing is off.
+        counts: Filled with spans by what became of them; left alone if tracing is off.
         log: Where trouble with the collector is logged.
 
     Raises:

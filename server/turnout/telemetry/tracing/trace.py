@@ -89,7 +89,7 @@ class Sink(Protocol):
 
 
 class Trace:
-    """One request. Times are `time.monotonic()`; 0.0 where the request did not come so far.
+    """One request. Times are `time.monotonic()`; 0.0 if the request did not come so far.
 
     It holds no tensor, no route and no handle: it may wait longer than those should live.
 
@@ -109,12 +109,12 @@ class Trace:
         finished: When the answer was encoded, or the request had failed.
         version, role, digest, epoch: Of the route.
         batch_rows, batch_requests: As in the answer; None if there is none.
-        code: Name of the status code that it failed with; "" where it did not.
+        code: Name of the status code that it failed with; "" if it did not.
         error: Class of the error.
         status: What the protocol answered.
         fault: Whether that is the server's fault.
         message: What a failed request's caller is told.
-        recorder: Counted it; None where no version did.
+        recorder: Counted it; None if no version did.
         took: Seconds from its arrival to its answer, as they were counted.
     """
 

@@ -79,7 +79,7 @@ class Tracer:
         return int.from_bytes(trace.trace_id[-_SHARE_BITS // 8 :]) < bound
 
     def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
-        """Returns the trace of a request that comes; None where nothing is to be noted of it.
+        """Returns the trace of a request that comes; None if nothing is to be noted of it.
 
         Args:
             operation: What is called.

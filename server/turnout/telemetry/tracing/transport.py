@@ -53,7 +53,7 @@ class CollectorResponse:
         outcome: What became of the export.
         reason: Why, in a word or two; nothing that a header may hold.
         rejected: Spans that it did not take, of an export that it took.
-        pause: Seconds after which it wants to be asked again; None where it did not say.
+        pause: Seconds after which it wants to be asked again; None if it did not say.
     """
 
     outcome: ExportOutcome

@@ -44,7 +44,7 @@ class VersionComparison:
             examine: Whether weights may be read and both versions be run, where the number leaves that to be found out.
 
         Returns:
-            None where it is left to be found out, and nothing may be run.
+            None if it is left to be found out, and nothing may be run.
 
         Raises:
             UnavailableError: The files of one cannot be read.

@@ -23,7 +23,7 @@ class ModelViews:
             policies: What is routed.
             explainer: Explains routes.
             recent: The last hour.
-            part: Which worker's shadows and decisions these are, in a few words; "" where there is one.
+            part: Which worker's shadows and decisions these are, in a few words; "" if there is one.
         """
         self.explainer = explainer
         self.recent = recent

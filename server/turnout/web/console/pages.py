@@ -79,7 +79,7 @@ class Pages:
         return page(template, request, actor=self._name(request), possible=self.sessions.possible, **context)
 
     def _name(self, request: Request) -> str | None:
-        """Returns what a visitor is called; None where nobody knows them."""
+        """Returns what a visitor is called; None if nobody knows them."""
         visitor = self.sessions.visitor(request)
         return None if visitor is None else visitor.name
 

@@ -26,7 +26,7 @@ class ActivityPoint:
         time: Of the later sample, seconds since 1970.
         rate: Requests a second.
         failures: Requests a second that did not end with OK.
-        p50, p99: Latency in milliseconds; None where nothing was answered.
+        p50, p99: Latency in milliseconds; None if nothing was answered.
     """
 
     time: float

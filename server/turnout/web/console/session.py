@@ -39,7 +39,7 @@ class Visitor:
     Attributes:
         name: Shown to them; what they said where they signed in with the console's own token.
         actor: In the log: who they were proved to be.
-        caller: What they may do; None where `[auth]` is not enabled, and whoever is signed in may do everything.
+        caller: What they may do; None if `[auth]` is not enabled, and whoever is signed in may do everything.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Sessions:
     """Signs people in and out. Holds no state but its key, and who failed to lately.
 
     Attributes:
-        authority: Says who may do what; None where everybody is taken at their word.
+        authority: Says who may do what; None if `[auth]` is not enabled.
         throttle: Slows down whoever guesses.
     """
 
@@ -63,7 +63,7 @@ class Sessions:
         """Prepares.
 
         Args:
-            token: Whoever knows it may change things; "" where nobody may by that.
+            token: Whoever knows it may change things; "" if nobody may by that.
             authority: Says who else may.
             now: The clock, seconds since 1970.
         """
@@ -109,14 +109,14 @@ class Sessions:
         response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
 
     def caller(self, request: Request) -> Caller | None:
-        """Returns what whoever is signed in may do; None where nobody is, or `[auth]` is not enabled."""
+        """Returns what whoever is signed in may do; None if nobody is, or `[auth]` is not enabled."""
         if self.authority is None or (session := self._session(request)) is None:
             return None
         kind, held = session
         return self.authority.of_console() if kind == _BY_CONSOLE else self.authority.of_token_id(held)
 
     def visitor(self, request: Request) -> Visitor | None:
-        """Returns who looks at a page; None where nobody knows."""
+        """Returns who looks at a page; None if nobody knows."""
         session = self._session(request)
         if self.authority is None:
             return Visitor(session[1], session[1]) if session is not None else None

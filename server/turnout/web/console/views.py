@@ -25,7 +25,7 @@ class VersionRow:
     Attributes:
         tags: That name it.
         shares: Its parts in the traffic that the policy decides.
-        latest: What it did lately; None where nothing is known yet.
+        latest: What it did lately; None if nothing is known yet.
     """
 
     entry: VersionEntry
@@ -39,11 +39,11 @@ class ModelView:
     """One model.
 
     Attributes:
-        applied: Its policy in force; None where it never had one.
+        applied: Its policy in force; None if it never had one.
         versions: The highest first.
         split: Every part in the traffic, as in force; of versions too that are not in the repository any more.
-        diverted: The version that has all of the traffic in place of the policy's; "" where the policy holds.
-        answering: The version that answers where there is no policy; None where nothing does, or a policy decides.
+        diverted: The version that has all of the traffic in place of the policy's; "" if the policy holds.
+        answering: The version that answers where there is no policy; None if nothing does, or a policy decides.
         colours: The number of each version's colour.
     """
 

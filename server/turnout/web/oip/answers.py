@@ -34,7 +34,7 @@ def inference_answer(
 
     Args:
         call: The request.
-        request_id: Told again; "" where the client gave none.
+        request_id: Told again; "" if the client gave none.
         route: Which version answered.
         outputs: Name and value of each, in order.
         windows: Where in shared memory those are written that do not travel in the answer, by name.

@@ -38,7 +38,7 @@ class DescriptionEndpoints:
         return json_answer({"name": SERVER, "version": __version__, "extensions": self._description.extensions})
 
     async def model_ready(self, request: Request) -> Response:
-        """200 where a request for this version would be taken now; else the status that it would be refused with."""
+        """200 if a request for this version would be taken now; else the status that it would be refused with."""
         model, selector = _named(request)
         try:
             self._description.check_ready(model, selector)

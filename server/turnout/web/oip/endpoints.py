@@ -16,7 +16,7 @@ from turnout.web.json_body import SMALL_BYTES, json_object
 from turnout.web.oip.answers import empty_answer, error_answer, json_answer
 
 Document = Mapping[str, Any] | list[Any] | None
-"""Of an answer; None where there is nothing to say but that it is done."""
+"""Of an answer; None if there is nothing to say but that it is done."""
 
 Endpoint = Callable[[Request], Awaitable[Document]]
 
@@ -72,7 +72,7 @@ class JsonBodies:
 
 
 def parameters_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the parameters in a document. Raises InvalidRequest where they are no object."""
+    """Returns the parameters in a document. Raises InvalidRequest if they are no object."""
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise InvalidRequest.at("parameters", "expected an object")

@@ -36,7 +36,7 @@ class Finding:
         canary_bad, canary_requests: Of the candidate.
         baseline_bad, baseline_requests: Of the version that it is compared with; 0 if there is none.
         ratio: How often the candidate's requests were bad for each time that the other's were; of `disagreement`, its
-            rate for each that is allowed. None where there is nothing to compare.
+            rate for each that is allowed. None if there is nothing to compare.
         allowed: The highest ratio that is not worse.
         e_value: Evidence that it is worse.
         weight: Share of the combined evidence.

@@ -71,7 +71,7 @@ class PlotPoint:
 
     Attributes:
         time: Seconds since 1970.
-        weight: The candidate's share; None where that was not recorded.
+        weight: The candidate's share; None if that was not recorded.
         combined: The combined e-value.
         metrics: Each metric's e-value, in the plan's order.
     """
@@ -121,7 +121,7 @@ def drawing(
 
 
 def latencies(replay: Replay) -> tuple[Latency, Latency]:
-    """Returns the latencies of both arms, summed over the ticks; empty where none were recorded."""
+    """Returns the latencies of both arms, summed over the ticks; empty if none were recorded."""
     return _summed(one.canary for one in replay.recorded_ticks), _summed(one.baseline for one in replay.recorded_ticks)
 
 
@@ -134,7 +134,7 @@ def _summed(parts: Iterable[Latency]) -> Latency:
 
 
 def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
-    """Yields quantiles of both arms; none where no latencies were recorded."""
+    """Yields quantiles of both arms; none if no latencies were recorded."""
     arms = latencies(replay)
     if not all(arms):
         return

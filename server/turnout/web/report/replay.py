@@ -22,9 +22,9 @@ class RecordedTick:
     Attributes:
         time: When, UTC.
         tick: Its counts.
-        weight: The candidate's desired share; None where that was not recorded.
-        state: The rollout's; "" where that was not recorded.
-        canary, baseline: Latencies of both arms; empty where they were not recorded.
+        weight: The candidate's desired share; None if that was not recorded.
+        state: The rollout's; "" if that was not recorded.
+        canary, baseline: Latencies of both arms; empty if they were not recorded.
     """
 
     time: datetime
@@ -112,7 +112,7 @@ class Replay:
         """Returns how often the candidate's requests were bad for each time that the baseline's were.
 
         By Mantel and Haenszel (1959), over ticks: load that drifts and weights that change cancel, as in the evidence.
-        Infinity where only the candidate had bad ones, None where there is nothing to compare.
+        Infinity if only the candidate had bad ones, None if there is nothing to compare.
         """
         parts = [worse_and_better(one.tick, metric.name) for one in self.recorded_ticks]
         return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
@@ -158,7 +158,7 @@ def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
 
 
 def ratio_of(worse: float, better: float) -> float | None:
-    """Returns the ratio of both sums; infinity where only the candidate was bad, None where neither was."""
+    """Returns the ratio of both sums; infinity if only the candidate was bad, None if neither was."""
     if better:
         return worse / better
     return float("inf") if worse else None

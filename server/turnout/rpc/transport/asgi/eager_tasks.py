@@ -102,7 +102,7 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
         enter: Called once it runs in a task, if it has to.
 
     Returns:
-        The rest of it, for a task to go on with; `ENDED` where nothing is left.
+        The rest of it, for a task to go on with; `ENDED` if nothing is left.
     """
     try:
         awaited = call.send(None)
