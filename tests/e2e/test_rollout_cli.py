@@ -177,7 +177,7 @@ def test_a_bad_one_is_rolled_back_explained_reported_and_tried_again(server: Ser
     assert errors["canary_bad"] >= 3
     text = run(server, "explain", "m", "--attempt", "1").stdout
     assert f"{errors['canary_bad']} of {errors['canary_requests']}" in text
-    assert "Nothing is tried again by itself; `turnout rollout retry m` begins another attempt." in text
+    assert "Nothing is retried automatically; `turnout rollout retry m` begins another attempt." in text
     assert refused(server, "explain", "m", "--attempt", "9").startswith("error: m has had no rollout")
 
     page = tmp_path / "report.html"

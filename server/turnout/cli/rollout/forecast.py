@@ -1,4 +1,4 @@
-"""What a rollout would do and see, as tables and JSON."""
+"""Shows what a rollout would do, and what it could detect, as tables and JSON."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Rollouts as tables, sentences and JSON."""
+"""Shows rollouts as tables, sentences and JSON."""
 
 import json
 import math
@@ -23,13 +23,13 @@ STYLES: Mapping[str, str] = {
     "aborting": "bold red",
     "unreadable": "bold red",
 }
-"""Of states."""
+"""The colours of states."""
 
 _EVENTS_SHOWN = 10
 
 
 def sentence(rollout: pb.Rollout) -> str:
-    """Returns where a rollout stands, in one sentence."""
+    """Returns the state of a rollout in one sentence."""
     if rollout.state == "unreadable":
         return rollout.verdict
     verdict = f": {rollout.verdict}" if rollout.verdict else ""
@@ -67,7 +67,7 @@ def state_text(rollout: pb.Rollout) -> Text:
 
 
 def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
-    """Returns how a rollout stands, for people."""
+    """Returns the status of a rollout, for people."""
     if rollout.state == "unreadable":
         yield Text(sentence(rollout), STYLES["failed"])
         return
