@@ -191,7 +191,7 @@ class Supervisor:
         while not self._stopping.is_set():
             served, code = await self._run_once(worker)
             if self._stopping.is_set():
-                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # the signals may arrive before they can be handled
+                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # may arrive before they can be handled
                     self._code = self._code or 1
                 return
             if not self._announced:

@@ -105,7 +105,7 @@ def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse
     known = {(v.model, v.version): v for v in before.versions} if before is not None else {}
     rows = [_row(known.get((v.model, v.version)), v, after.latency_bounds, seconds) for v in after.versions]
     return Picture(
-        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: otherwise in the server's order
+        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: else as sent
         list(after.rollouts),
         seconds,
         after.seconds,
