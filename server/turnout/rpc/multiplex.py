@@ -123,11 +123,14 @@ class Multiplexer:
     async def _read(self) -> None:
         """Reads, and writes what is answered at once: all that has come together is answered together."""
         stream, plane, since_turn = self._stream, self._plane, 0
-        while not self._drained and (data := await stream.read()) is not None:
-            together = 0
-            while data is not None:
-                item = self._item(data)
-                del data
+        while not self._drained:
+            came = list(await stream.read_some(min(self._max_items - self._unanswered, _TOGETHER)))
+            if not came:
+                return
+            since_turn += len(came)
+            came.reverse()
+            while came:
+                item = self._item(came.pop())  # which lets go of a large one once it is parsed
                 if item.heavy:
                     await self._flush(by_reader=True)  # nobody waits for a large one to be parsed
                     refusal = await plane.parse(item)
@@ -141,12 +144,7 @@ class Multiplexer:
                 elif (task := self._by_key.get(item.cancels)) is not None:
                     task.cancel()
                 del item
-                together += 1
-                if together >= _TOGETHER or self._unanswered >= self._max_items:
-                    break
-                data = stream.read_now()
             await self._flush(by_reader=True)
-            since_turn += together
             if since_turn >= _TURN:
                 since_turn = 0
                 await asyncio.sleep(0)

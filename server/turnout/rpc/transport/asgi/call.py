@@ -106,6 +106,7 @@ class AsgiCall(RunningCall):
     _half_closed = False
     _held = 0
     _waiting: Awaitable[Event] | None = None
+    _fault: StatusError | None = None
 
     def __init__(
         self,
@@ -190,6 +191,8 @@ class AsgiCall(RunningCall):
 
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
+        if self._fault is not None:
+            raise self._fault
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
@@ -211,23 +214,45 @@ class AsgiCall(RunningCall):
         compressed, message = frame
         return await self._decompressed(message) if compressed else message
 
-    def read_now(self) -> bytes | None:
-        """Returns the client's next message if that has come, and is not compressed."""
-        if self._encoding is not IDENTITY or self._frames is None:
-            return None
-        frames = self._frames
-        while (frame := self._next(frames) if frames.buffered else None) is None:
-            if self._half_closed or frames.partial or self._waiting is not None:
-                return None
-            event = started(self._receive())
-            if not isinstance(event, tuple):
-                self._waiting = event
-                return None
-            if (whole := self._fed(event[0])) is not None:
-                return whole
-        if frame[0]:
-            raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
-        return frame[1]
+    async def read_some(self, most: int) -> Sequence[bytes]:
+        """Returns the client's next messages, of which `most` at most have come; none once it has sent its last."""
+        message = await self.read()
+        if message is None:
+            return ()
+        messages = [message]
+        if most > 1 and self._encoding is IDENTITY:
+            try:
+                self._take_more(messages, most)
+            except StatusError as error:  # what came before it is answered first
+                self._fault = error.with_traceback(None)
+        return messages
+
+    def _take_more(self, messages: list[bytes], most: int) -> None:
+        """Adds what else has come, up to `most` messages and as many bytes as are sent together.
+
+        All of it before any is answered: each event that is taken wakes the server's thread, which sleeps again before
+        one is answered.
+        """
+        frames, receive = self._frames, self._receive
+        assert frames is not None, "one was read"
+        size = len(messages[0])
+        while len(messages) < most and size < JOINED_BYTES:
+            if frames.buffered and (frame := self._next(frames)) is not None:
+                compressed, message = frame
+                if compressed:
+                    raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
+            else:
+                if self._half_closed or frames.partial or self._waiting is not None:
+                    return
+                event = started(receive())
+                if not isinstance(event, tuple):
+                    self._waiting = event
+                    return
+                if (whole := self._fed(event[0])) is None:
+                    continue
+                message = whole
+            messages.append(message)
+            size += len(message)
 
     def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
         """Returns the next message as `frames.next` does."""
