@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from turnout.auth.authority import Authority
 from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.port import Stream
@@ -81,6 +82,7 @@ class Multiplexer:
         self._tasks: set[Task] = set()
         self._by_key: dict[str, Task] = {}
         self._answers: deque[bytes | Task] = deque()
+        self._enter: Callable[[bytes | Task], None] = self._answers.append
         self._wake_writer = asyncio.Event()
         self._room = asyncio.Event()
         self._reading = True
@@ -160,11 +162,13 @@ class Multiplexer:
             repeated = f"{key[:_SHOWN_KEY]!r} is under way on this stream"
             self._enter(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
             return
-        try:
-            quota = self._entered()
-        except Exhausted as error:
-            self._enter(self._plane.refuse(item, error))
-            return
+        quota: Quota | None = None
+        if self._plane.authority is not None:
+            try:
+                quota = self._entered(self._plane.authority)
+            except Exhausted as error:
+                self._enter(self._plane.refuse(item, error))
+                return
         done = self._plane.begin(item)
         if not isinstance(done, Pending):
             if quota is not None:
@@ -182,15 +186,10 @@ class Multiplexer:
         self._ordering(task, self._enter)
         task.add_done_callback(self._wake)
 
-    def _entered(self) -> Quota | None:
+    def _entered(self, authority: Authority) -> Quota | None:
         """Counts one more request of the caller. Raises Exhausted if they make too many."""
-        if (authority := self._plane.authority) is None or (caller := self._stream.caller) is None:
-            return None
-        return authority.enter(caller)
-
-    def _enter(self, answer: bytes | Task) -> None:
-        """Puts an answer among those to be written, or a task that will have it."""
-        self._answers.append(answer)
+        caller = self._stream.caller
+        return None if caller is None else authority.enter(caller)
 
     def _wake(self, _: Task) -> None:
         self._wake_writer.set()

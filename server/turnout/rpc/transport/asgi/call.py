@@ -237,13 +237,15 @@ class AsgiCall(RunningCall):
         assert frames is not None, "one was read"
         size = len(messages[0])
         while len(messages) < most and size < JOINED_BYTES:
-            if frames.buffered and (frame := self._next(frames)) is not None:
+            if frames.buffered:
+                if (frame := self._next(frames)) is None:
+                    return  # it is not whole
                 compressed, message = frame
                 if compressed:
                     raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
+            elif self._half_closed:
+                return
             else:
-                if self._half_closed or frames.partial or self._waiting is not None:
-                    return
                 event = started(receive())
                 if not isinstance(event, tuple):
                     self._waiting = event
