@@ -40,6 +40,10 @@ class Client:
         self._waiting.set_result({"type": "http.request", "body": body, "more_body": more_body})
         self._waiting = None
 
+    def has_come(self, *bodies: bytes) -> None:
+        """Has more come, for whoever asks next."""
+        self._events += ({"type": "http.request", "body": body, "more_body": True} for body in bodies)
+
     def receive(self) -> Awaitable[Event]:
         """Returns the next event, which may be to come."""
         assert self._waiting is None or self._waiting.cancelled(), "one waits already"
@@ -101,6 +105,23 @@ async def test_all_that_has_come_is_read_at_once_whatever_events_it_came_in() ->
     client.come(b"", more_body=False)
     assert await call.read_some(16) == ()
     assert client.asked == 5  # once for each event
+
+
+async def test_of_messages_that_come_alone_each_is_answered_before_one_looks_for_more() -> None:
+    client = Client(framed(b"0"))
+    call = client.call()
+    assert await call.read_some(16) == [b"0"]
+    client.come(framed(b"1"))
+    assert await call.read_some(16) == [b"1"]  # it was waited for, and nothing came with it
+    assert client.asked == 3
+    client.come(framed(b"2"))
+    client.has_come(framed(b"3"), framed(b"4"))
+    assert await call.read_some(16) == [b"2"]
+    assert client.asked == 3
+    assert await call.read_some(16) == [b"3", b"4"]
+    client.come(framed(b"5"))
+    client.has_come(framed(b"6"))
+    assert await call.read_some(16) == [b"5", b"6"]  # those before did not come alone
 
 
 async def test_no_more_is_read_than_was_asked_for() -> None:

@@ -107,6 +107,8 @@ class AsgiCall(RunningCall):
     _held = 0
     _waiting: Awaitable[Event] | None = None
     _fault: StatusError | None = None
+    _waited = False
+    _alone = False
 
     def __init__(
         self,
@@ -205,9 +207,11 @@ class AsgiCall(RunningCall):
             if frames.partial:
                 frame = await self._rest(frames)
             else:
-                waiting, self._waiting = self._waiting, None
-                whole = self._fed(await (self._receive() if waiting is None else waiting))
-                if whole is not None:
+                event = self._waiting or started(self._receive())
+                if not isinstance(event, tuple):
+                    self._waiting, self._waited = None, True
+                    event = (await event,)
+                if (whole := self._fed(event[0])) is not None:
                     return whole
                 frame = self._next(frames)
         self.release()
@@ -216,22 +220,25 @@ class AsgiCall(RunningCall):
 
     async def read_some(self, most: int) -> Sequence[bytes]:
         """Returns the client's next messages, of which `most` at most have come; none once it has sent its last."""
+        self._waited = False
         message = await self.read()
         if message is None:
             return ()
         messages = [message]
-        if most > 1 and self._encoding is IDENTITY:
+        if most > 1 and self._encoding is IDENTITY and not (self._alone and self._waited):
             try:
                 self._take_more(messages, most)
             except StatusError as error:  # what came before it is answered first
                 self._fault = error.with_traceback(None)
+            self._alone = self._waited and len(messages) == 1
         return messages
 
     def _take_more(self, messages: list[bytes], most: int) -> None:
         """Adds what else has come, up to `most` messages and as many bytes as are sent together.
 
-        All of it before any is answered: each event that is taken wakes the server's thread, which sleeps again before
-        one is answered.
+        All of it before any is answered: each event that is taken wakes the server's thread, and so does asking for one
+        that has not come; it sleeps again before a message is answered. Where messages come alone, the next is
+        answered before one looks for more, which then wakes that thread together with the answer.
         """
         frames, receive = self._frames, self._receive
         assert frames is not None, "one was read"
