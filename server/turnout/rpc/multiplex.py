@@ -2,9 +2,10 @@
 
     reader: read -> answer at once, or start a task      writer: answers of tasks -> stream
 
-Requests of quick versions are answered in the reader without a task of their own, all that have come together in one
-go; that is what makes a stream cost half of unary calls. Reading pauses while as many requests as allowed are
-unanswered, and while there is no room for answers, so a client that does not read these stops itself and nobody else.
+Requests of quick versions are answered in the reader without a task of their own: what has come is read in one go, then
+answered, and the answers leave in one event; that is what makes a stream cost half of unary calls. Reading pauses while
+as many requests as allowed are unanswered, and while there is no room for answers, so a client that does not read these
+stops itself and nobody else.
 """
 
 import asyncio
@@ -22,8 +23,9 @@ from turnout.serving.data_plane.inference import InferenceExchange
 _SHOWN_KEY = 128
 """Characters of a key that a refusal repeats."""
 
-_TOGETHER = 16
-"""Items that are answered before the first of their answers is written: a millisecond of quick ones."""
+_TOGETHER = 8
+"""Items that are answered before the first of their answers is written. With 16, a client that has so many in flight
+waits until all are answered, and the server then waits for it."""
 
 _TURN = 64
 """Items after which others on the event loop have their turn, however much has come."""
