@@ -1,6 +1,7 @@
 """Real certificates, made for a test: an authority, and what it signs."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -109,7 +110,20 @@ def _sign(
         names = [x509.IPAddress(ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
         names += san
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    for extension in extensions:
+    kinds = {type(extension) for extension in extensions}
+    usual = _usual_extensions(key.public_key(), issuer, authority)
+    for extension in (*extensions, *(one for one in usual if type(one) not in kinds)):
         builder = builder.add_extension(extension, critical=False)
     signed = builder.sign(issuer.private if issuer else key, hashes.SHA256())
     return Certified(signed, key, issuer.chain if issuer else ())
+
+
+def _usual_extensions(key: Any, issuer: Authority | None, authority: bool) -> Iterator[x509.ExtensionType]:
+    """Yields what RFC 5280 asks for, and Python from 3.13 on (`ssl.VERIFY_X509_STRICT`)."""
+    yield x509.SubjectKeyIdentifier.from_public_key(key)
+    yield x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.certificate.public_key() if issuer else key)
+    if authority:
+        yield x509.KeyUsage(
+            digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
+            data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+        )  # fmt: skip

@@ -108,7 +108,8 @@ class FaultServer:
         self.items: list[PredictStreamRequest] = []
         self.metadata: dict[str, Any] = {}
         self.streams = 0
-        self.health = HealthServicer()
+        # Its other way holds a lock while it sends, which the end of a watch waits for: now and then it stands still.
+        self.health = HealthServicer(experimental_non_blocking=False)
         self.catalog: list[catalog_pb2.Model] = []
         self._threads = ThreadPoolExecutor(max_workers=32)
         self._server = grpc.server(self._threads, options=OPTIONS)

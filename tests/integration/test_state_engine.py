@@ -219,3 +219,17 @@ def test_a_user_without_rights_is_an_error_of_configuration(postgres_server: Pos
         connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest-password'")
     with pytest.raises(ConfigError, match="may not do that"):
         StateStore.open(url.replace(f"turnout:{PASSWORD}", "guest:guest-password"))
+
+
+def test_what_goes_on_longer_than_a_close_waits_leaves_no_connection_open(state_url: str, monkeypatch) -> None:
+    monkeypatch.setattr("turnout.state.database.engine._CLOSE_SECONDS", 0.01)
+    database = Database(Location.parse(state_url))
+    with database.reading() as connection:
+        driver = connection.connection.dbapi_connection
+        database.close()
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    if isinstance(driver, sqlite3.Connection):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            driver.execute("SELECT 1")
+    else:
+        assert driver.closed

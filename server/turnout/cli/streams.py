@@ -43,16 +43,17 @@ class _Error(io.FileIO):
 def writing_out() -> Iterator[None]:
     """Runs a command: one whose output cannot be written ends the process with 1 and a sentence."""
     _occupy_closed()
+    output: io.TextIOWrapper | None = None
     if sys.stdout is not None:
-        sys.stdout = _text(_Output(sys.stdout.fileno(), "wb", closefd=False), sys.stdout)
+        sys.stdout = output = _text(_Output(sys.stdout.fileno(), "wb", closefd=False), sys.stdout)
     if sys.stderr is not None:
         sys.stderr = _text(_Error(sys.stderr.fileno(), "wb", closefd=False), sys.stderr)
     try:
         try:
             yield
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            if output is not None:  # `sys.stdout` may be typer's by now, which hides that the reader has left
+                output.flush()
     except _OutputLost as error:
         _lost(error)
     except BrokenPipeError:

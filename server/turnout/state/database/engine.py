@@ -217,7 +217,7 @@ class Database:
         with self._change:
             self._closed = True
             self._change.wait_for(lambda: not self._running, _CLOSE_SECONDS)
-        self._writes.dispose()
+        self._writes.pool.dispose()
 
     @contextmanager
     def _transaction(self, engine: Engine, *, starting: bool) -> Iterator[Connection]:
@@ -245,7 +245,10 @@ class Database:
         finally:
             with self._change:
                 self._running -= 1
+                last = self._closed and not self._running
                 self._change.notify_all()
+            if last:  # `close` did not wait for it to the end
+                self._writes.pool.dispose()
 
     def _explain(self, error: sqlite3.Error | DBAPIError, *, starting: bool) -> TurnoutError | None:
         """Returns what to raise in the place of `error`; None where that tells of a mistake in Turnout."""
