@@ -122,6 +122,10 @@ async def test_of_messages_that_come_alone_each_is_answered_before_one_looks_for
     client.come(framed(b"5"))
     client.has_come(framed(b"6"))
     assert await call.read_some(16) == [b"5", b"6"]  # those before did not come alone
+    client.come(framed(b"7"))
+    assert await call.read_some(16) == [b"7"]
+    client.come(framed(b"8", b"9"))
+    assert await call.read_some(16) == [b"8", b"9"]  # nor does one that comes with another in an event
 
 
 async def test_no_more_is_read_than_was_asked_for() -> None:

@@ -224,25 +224,25 @@ class AsgiCall(RunningCall):
         message = await self.read()
         if message is None:
             return ()
-        messages = [message]
-        if most > 1 and self._encoding is IDENTITY and not (self._alone and self._waited):
+        messages, frames = [message], self._frames
+        assert frames is not None, "one was read"
+        alone = self._alone and self._waited and not frames.buffered
+        if most > 1 and self._encoding is IDENTITY and not alone:
             try:
-                self._take_more(messages, most)
+                self._take_more(frames, messages, most)
             except StatusError as error:  # what came before it is answered first
                 self._fault = error.with_traceback(None)
             self._alone = self._waited and len(messages) == 1
         return messages
 
-    def _take_more(self, messages: list[bytes], most: int) -> None:
+    def _take_more(self, frames: FrameSplitter, messages: list[bytes], most: int) -> None:
         """Adds what else has come, up to `most` messages and as many bytes as are sent together.
 
         All of it before any is answered: each event that is taken wakes the server's thread, and so does asking for one
         that has not come; it sleeps again before a message is answered. Where messages come alone, the next is
         answered before one looks for more, which then wakes that thread together with the answer.
         """
-        frames, receive = self._frames, self._receive
-        assert frames is not None, "one was read"
-        size = len(messages[0])
+        receive, size = self._receive, len(messages[0])
         while len(messages) < most and size < JOINED_BYTES:
             if frames.buffered:
                 if (frame := self._next(frames)) is None:
