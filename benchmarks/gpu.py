@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,9 @@ class Bench:
         loopback = Address("127.0.0.1", 0)
         if self.device == "cpu":
             runtime["inline_threshold_us"] = 0  # runs on the event loop are what a GPU does not have
+        runtime = {"providers": (self.device.partition(":")[0],)} | runtime
         settings = Settings(
-            models=root, grpc=loopback, http=loopback, control=loopback,
-            runtime=Runtime(providers=(self.device.partition(":")[0],), **runtime),
+            models=root, grpc=loopback, http=loopback, control=loopback, runtime=Runtime(**runtime)
         )  # fmt: skip
         async with running(settings, make_logger("json", "error")) as server:
             await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
@@ -174,17 +174,17 @@ async def start(bench: Bench, _: argparse.Namespace) -> tuple[Part, list[str]]:
     failed: list[str] = []
     found: Part = {"device": bench.device, "libraries_missing": list(providers.missing_cuda_libraries())}
 
-    async def check(name: str, **runtime: Any) -> None:
+    async def check(name: str, seconds: float = 60, atol: float = 1e-3, **runtime: Any) -> None:
         began, before = time.monotonic(), len(failed)
         try:
-            async with asyncio.timeout(60), bench.server("magika", "matmul", **runtime) as server:
+            async with asyncio.timeout(seconds), bench.server("magika", "matmul", **runtime) as server:
                 found[name] = _described(server)
                 for model, version in (("magika", MAGIKA), ("matmul", VERSIONS[0])):
                     inputs = bench.inputs[model]
                     result = await server.services.inference.answer(InProcess(model, version, inputs))
                     cpu = ort.InferenceSession(str(bench.files[model, version]), providers=[providers.CPU])
                     for (_, got), expected in zip(result.outputs, cpu.run(None, inputs), strict=True):
-                        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+                        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=atol)
         except Exception as error:  # noqa: BLE001 - what fails is what this is to find out, and the next is tried
             failed.append(f"{name}: {type(error).__name__}: {error}")
         _say(f"{name}: {time.monotonic() - began:.1f} s{'' if len(failed) == before else ', failed'}")
@@ -197,12 +197,32 @@ async def start(bench: Bench, _: argparse.Namespace) -> tuple[Part, list[str]]:
         _say(json.dumps(told, indent=2))
         if not any(reason.startswith("captured") for reason in told.values()):
             failed.append(f"no version has CUDA graphs: {told}")
+    await _tensorrt(bench, found, failed, check)
     try:
         Generator()
     except SystemExit as error:
         _say(f"no load generator, so no `speed --way grpc`: {error}")
         found["load_generator"] = str(error)
     return found, failed
+
+
+async def _tensorrt(bench: Bench, found: Part, failed: list[str], check: Callable[..., Awaitable[None]]) -> None:
+    """Checks that TensorRT builds engines, keeps them, and loads them the second time; where its library is there."""
+    report = next(report for report in providers.probe() if report.name == providers.TENSORRT)
+    if not report.usable:
+        found["tensorrt"] = report.detail
+        _say(f"no TensorRT, so it is not tried: {report.detail}")
+        return
+    cache = bench.scratch / "engines"
+    wanted = {"providers": ("tensorrt", "cuda", "cpu"), "tensorrt_cache": str(cache), "tensorrt_fp16": "golden"}
+    for name in ("TensorRT", "TensorRT, engines kept"):
+        await check(name, 120, 0.5, **wanted)  # TensorRT multiplies with TF32, and ONNX Runtime has no option for that
+        told = {version: body["tensorrt"] for version, body in found.get(name, {}).items()}
+        _say(json.dumps(told, indent=2))
+        if not told or not all(reason.startswith("used") for reason in told.values()):
+            failed.append(f"{name}: {told}")
+    if not any(cache.rglob("*.engine")):
+        failed.append("TensorRT keeps no engine")
 
 
 async def speed(bench: Bench, arguments: argparse.Namespace) -> tuple[Part, list[str]]:
@@ -322,7 +342,8 @@ def _described(server: Running) -> Part:
     return {
         f"{name}@{entry.version}": {
             "state": str(entry.state), "reason": entry.reason, "providers": list(entry.providers),
-            "batching": entry.batching, "cuda_graphs": entry.cuda_graphs,
+            "batching": entry.batching, "cuda_graphs": entry.cuda_graphs, "tensorrt": entry.tensorrt,
+            "load_seconds": entry.load_seconds,
         }
         for name, known in server.services.catalog.snapshot.models.items()
         for entry in known.versions.values()

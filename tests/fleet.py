@@ -259,8 +259,8 @@ class Fleet:
     def kinds(self, model: str) -> list[str]:
         """Returns what happened to the model's latest rollout, in order."""
         attempt = self.record(model).attempt
-        reported = [e for e in self.store.events(model, 1000) if e.kind == EventKind.ROLLOUT]
-        return [e.payload["kind"] for e in reversed(reported) if e.payload["attempt"] == attempt]
+        events = [e for e in self.store.events(model, 1000) if e.kind == EventKind.ROLLOUT]
+        return [e.payload["kind"] for e in reversed(events) if e.payload["attempt"] == attempt]
 
     def policy(self, model: str) -> PolicyState:
         """Returns the model's policy as it is recorded."""
@@ -468,8 +468,8 @@ def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str
     elif isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
         pairs = {str(key): (value, other[key]) for key, value in one.items()}
     else:
-        displayed = repr(one)[:300], repr(other)[:300]
-        return [] if displayed[0] == displayed[1] else [(path, *displayed)]
+        texts = repr(one)[:300], repr(other)[:300]
+        return [] if texts[0] == texts[1] else [(path, *texts)]
     return [found for name, pair in pairs.items() for found in _differing(*pair, f"{path}.{name}")]
 
 

@@ -389,19 +389,19 @@ class Sender:
 
     async def _answers(self, channel: grpc.aio.Channel, call: Call) -> None:
         token = next(self._tokens)
-        displayed = (("authorization", f"Bearer {token}"),) if token else ()
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
         if call.streams == (False, False):
-            await channel.unary_unary(call.method)(call.payloads[0], metadata=displayed)
+            await channel.unary_unary(call.method)(call.payloads[0], metadata=metadata)
         elif call.streams == (True, False):
-            await channel.stream_unary(call.method)(iter(call.payloads), metadata=displayed)
+            await channel.stream_unary(call.method)(iter(call.payloads), metadata=metadata)
         elif call.streams == (False, True):
-            stream = channel.unary_stream(call.method)(call.payloads[0], metadata=displayed)
+            stream = channel.unary_stream(call.method)(call.payloads[0], metadata=metadata)
             while await stream.read() is not grpc.aio.EOF:
                 if call.method.endswith("/Watch"):
                     stream.cancel()
                     return
         else:
-            stream = channel.stream_stream(call.method)(iter(call.payloads), metadata=displayed)
+            stream = channel.stream_stream(call.method)(iter(call.payloads), metadata=metadata)
             while (answer := await stream.read()) is not grpc.aio.EOF:
                 _check_item(call.method, answer)
 
@@ -411,9 +411,9 @@ class Sender:
         else:
             reader, writer = await asyncio.open_connection(self._http[0], int(self._http[2]), ssl=self._context)
         token = next(self._tokens)
-        displayed = f"\r\nAuthorization: Bearer {token}\r\n".encode() if token else b"\r\n"
+        header = f"\r\nAuthorization: Bearer {token}\r\n".encode() if token else b"\r\n"
         try:
-            writer.write(request.head.replace(b"\r\n", displayed, 1) + request.body)
+            writer.write(request.head.replace(b"\r\n", header, 1) + request.body)
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
             body = await reader.readexactly(int(fields[b"content-length"]))

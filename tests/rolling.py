@@ -112,11 +112,11 @@ class Outcomes:
 
     Attributes:
         codes: By kind of client ("unary", "stream", "rest") and code: a gRPC status, or HTTP's.
-        reported: What a few of the failed ones were told.
+        failures: The errors of a few of those that failed.
     """
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    reported: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def answered(self) -> int:
@@ -131,8 +131,8 @@ class Outcomes:
     def note(self, kind: str, code: str, count: int = 1, why: str = "") -> None:
         """Counts predictions."""
         self.codes[kind, code] += count
-        if why and len(self.reported) < 20:
-            self.reported.append(f"{kind} {code}: {why[:200]}")
+        if why and len(self.failures) < 20:
+            self.failures.append(f"{kind} {code}: {why[:200]}")
 
 
 @asynccontextmanager

@@ -57,23 +57,23 @@ def begun(plan: Plan = PLAN, **changes: Any) -> Rollout:
 
 def gone(rollout: Rollout, *facts: Facts) -> tuple[Rollout, list[RolloutHistoryEntry]]:
     """Returns the rollout after these ticks, and what was told."""
-    reported: list[RolloutHistoryEntry] = []
+    history: list[RolloutHistoryEntry] = []
     for one in facts:
         rollout, entries = advance(rollout, one)
-        reported += entries
-    return rollout, reported
+        history += entries
+    return rollout, history
 
 
 def until(
     rollout: Rollout, fine: Callable[[Rollout], bool], facts: Facts = GOOD, most: int = 200
 ) -> tuple[Rollout, list[RolloutHistoryEntry]]:
     """Returns the rollout after as many such ticks as it takes, and what was told."""
-    reported: list[RolloutHistoryEntry] = []
+    history: list[RolloutHistoryEntry] = []
     for _ in range(most):
         if fine(rollout):
-            return rollout, reported
+            return rollout, history
         rollout, entries = advance(rollout, facts)
-        reported += entries
+        history += entries
     raise AssertionError(f"not so after {most} ticks: {rollout.state}, {rollout.pauses}")
 
 

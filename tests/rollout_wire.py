@@ -114,21 +114,21 @@ async def until(
     server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 200.0, model: str = "m"
 ) -> list[pb.Rollout]:
     """Watches a rollout until `fine`; returns what was told, the last one fine."""
-    reported: list[pb.Rollout] = []
+    rollouts: list[pb.Rollout] = []
 
     async def watch() -> None:
         async with control_of(server) as control:
             async for message in control.WatchRollout(pb.WatchRolloutRequest(model=model)):
-                reported.append(message.rollout)
+                rollouts.append(message.rollout)
                 if fine(message.rollout):
                     return
 
     try:
         await asyncio.wait_for(watch(), limit)
     except TimeoutError:
-        raise AssertionError(f"not so within {limit} s: {reported[-1] if reported else 'nothing was told'}") from None
-    assert fine(reported[-1]), reported[-1]
-    return reported
+        raise AssertionError(f"not so within {limit} s: {rollouts[-1] if rollouts else 'nothing came'}") from None
+    assert fine(rollouts[-1]), rollouts[-1]
+    return rollouts
 
 
 def in_state(*states: str) -> Callable[[pb.Rollout], bool]:
@@ -181,11 +181,11 @@ def replayed(plan: Plan, ticks: Iterable[Mapping[str, Any]]) -> Evidence:
 async def check_evidence(server: Running) -> None:
     """The evidence is what the recorded ticks come to, to the very number."""
     async with control_of(server) as control:
-        reported = await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model="m"))
-    evidence = replayed(Plan.from_json(json.loads(reported.rollout.plan_json)), map(json.loads, reported.ticks_json))
-    assert evidence.combined == reported.rollout.e_value
+        recorded = await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model="m"))
+    evidence = replayed(Plan.from_json(json.loads(recorded.rollout.plan_json)), map(json.loads, recorded.ticks_json))
+    assert evidence.combined == recorded.rollout.e_value
     assert {m.name: evidence.fit(m.name) for m in evidence.metrics} == {
-        m.name: m.fit_value for m in reported.rollout.metrics
+        m.name: m.fit_value for m in recorded.rollout.metrics
     }
 
 

@@ -74,14 +74,14 @@ def numbered(count: int, start: int = 0, **inputs: object) -> list[v1.PredictReq
 async def report(server: Running, version: str, worst: int = 0) -> pb.ShadowReport:
     """Asks for what is known of one shadow of model `m`."""
     async with control_of(server) as control:
-        reported = await control.GetShadowReport(pb.GetShadowReportRequest(model="m", worst=worst))
-    (found,) = [shadow for shadow in reported.shadows if shadow.version == version]
+        answer = await control.GetShadowReport(pb.GetShadowReportRequest(model="m", worst=worst))
+    (found,) = [shadow for shadow in answer.shadows if shadow.version == version]
     return found
 
 
-def accounted(reported: pb.ShadowReport) -> int:
+def accounted(shadow: pb.ShadowReport) -> int:
     """Copies of which it is known what became."""
-    return sum(reported.outcomes.values()) + sum(reported.dropped.values())
+    return sum(shadow.outcomes.values()) + sum(shadow.dropped.values())
 
 
 async def settled(server: Running, version: str, copies: int, worst: int = 0) -> pb.ShadowReport:

@@ -138,6 +138,8 @@ class VersionInfo:
             loaded, or the server is too old to tell.
         cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words; ""
             where it does not run on a GPU and nobody asked for them, or the server is too old to tell.
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that,
+            or the server is too old to tell.
     """
 
     version: str
@@ -155,6 +157,7 @@ class VersionInfo:
     load_seconds: float
     isolation: str = ""
     cuda_graphs: str = ""
+    tensorrt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ def read_version(version: catalog_pb2.ModelVersion) -> VersionInfo:
         load_seconds=version.load_seconds,
         isolation=version.isolation,
         cuda_graphs=version.cuda_graphs,
+        tensorrt=version.tensorrt,
     )
 
 

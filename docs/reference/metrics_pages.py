@@ -83,6 +83,7 @@ def _one_of_everything() -> Metrics:
     version.isolated_restarts = 1
     version.isolated_processes = 1
     version.cuda_graphs = 4
+    version.tensorrt = version.tensorrt_fp16 = True
     version.traffic_weight = {("canary", "applied"): 1.0}
     version.traffic_share = {"canary": 1.0}
     shadow = metrics.shadow("m", "1.0.0")

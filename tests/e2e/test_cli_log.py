@@ -147,9 +147,9 @@ def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> No
 def test_a_tag_moves_only_from_where_it_is_expected_and_tells_its_history(shell: Shell) -> None:
     shell.run("tag", "m", "stable", "1.0.0", "--expect", "none", "--actor", "ada", "--reason", "first")
     late = shell.error("tag", "m", "stable", "2.0.0", "--expect", "none")
-    assert late == "the tag 'stable' of m stands at 1.0.0, not new (set by ada: first); look again"
+    assert late == "the tag 'stable' of m names 1.0.0 already (set by ada: first); look again"
     shell.run("tag", "m", "stable", "2.0.0", "--expect", "v1.0.0")
-    assert "stands at 2.0.0, not 1.0.0" in shell.error("tag", "m", "stable", "--delete", "--expect", "1.0.0")
+    assert "names 2.0.0, not 1.0.0" in shell.error("tag", "m", "stable", "--delete", "--expect", "1.0.0")
     shell.run("tag", "m", "stable", "--delete", "--expect", "2.0.0")
     events = shell.json("tag", "m", "stable", "--history")["events"]
     assert [(e["kind"], e["payload"]["previous"]) for e in events] == [

@@ -57,7 +57,7 @@ def ended(*arguments: str | Path) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout or done.stderr)
 
 
-def reported(*arguments: str | Path) -> Any:
+def command_json(*arguments: str | Path) -> Any:
     code, body = ended(*arguments)
     assert code == 0, body
     return body
@@ -72,16 +72,16 @@ def test_auto_is_chosen_by_the_server_and_a_second_run_changes_nothing(
     server: Server, models: Path, source: Path, other: Path
 ) -> None:
     to = ("--server", server.control)
-    first = reported("publish", "auto-m", "auto", source, *to)
+    first = command_json("publish", "auto-m", "auto", source, *to)
     assert (first["version"], first["created"], first["parent"]) == ("1.0.0", True, None)
-    tried = reported("publish", "auto-m", "auto", other, "--dry-run", *to)
+    tried = command_json("publish", "auto-m", "auto", other, "--dry-run", *to)
     assert (tried["version"], tried["created"], tried["dry_run"], tried["parent"]) == ("1.1.0", False, True, "1.0.0")
     assert [str(one.manifest.version) for one in Repository(models).scan().versions("auto-m")] == ["1.0.0"]
-    second = reported("publish", "auto-m", "auto", other, *to)
+    second = command_json("publish", "auto-m", "auto", other, *to)
     assert (second["version"], second["created"], second["digest"]) == ("1.1.0", True, tried["digest"])
     (load,) = [gate for gate in second["gates"] if gate["gate"] == "load"]
     assert load["numbers"]["load_seconds"] > 0
-    again = reported("publish", "auto-m", "auto", other, *to)
+    again = command_json("publish", "auto-m", "auto", other, *to)
     assert (again["version"], again["created"], again["gates"]) == ("1.1.0", False, [])
     assert staged(models) == []
 
@@ -90,7 +90,7 @@ def test_a_gate_that_refuses_ends_with_3_and_its_report_and_one_is_skipped_on_re
     server: Server, models: Path, source: Path, other: Path
 ) -> None:
     to = ("--server", server.control)
-    reported("publish", "skip-m", "1.0.0", source, *to)
+    command_json("publish", "skip-m", "1.0.0", source, *to)
     command = ("publish", "skip-m", "1.0.1", other, "--actor", "ci", *to)
     code, refused = ended(*command)
     assert (code, refused["ok"], refused["refused_by"]) == (3, False, "bump")
@@ -98,11 +98,11 @@ def test_a_gate_that_refuses_ends_with_3_and_its_report_and_one_is_skipped_on_re
     (bump,) = [gate for gate in refused["gates"] if gate["gate"] == "bump"]
     assert bump["outcome"] == "failed"
     assert "1.1.0" in bump["evidence"]
-    done = reported(*command, "--skip-gate", "bump", "--reason", "the client is ours")
+    done = command_json(*command, "--skip-gate", "bump", "--reason", "the client is ours")
     assert done["created"]
     (bump,) = [gate for gate in done["gates"] if gate["gate"] == "bump"]
     assert (bump["outcome"], bump["evidence"]) == ("skipped", "skipped on request by ci: the client is ours")
-    (report,) = reported("show", "skip-m@1.0.1", *to)["gate_reports"]
+    (report,) = command_json("show", "skip-m@1.0.1", *to)["gate_reports"]
     assert report["skips"] == [{"gate": "bump", "reason": "the client is ours", "actor": "ci"}]
     code, taken = ended("publish", "skip-m", "1.0.1", source, *to)
     assert (code, taken["error"]["kind"]) == (4, "AlreadyExists")
@@ -115,20 +115,20 @@ def test_a_key_that_never_leaves_the_job_signs_what_the_server_publishes(
     to = ("--server", server.control)
     code, refused = ended("publish", "trusted", "1.0.0", source, *to)
     assert (code, refused["refused_by"]) == (3, "signature")
-    signed = reported("publish", "trusted", "auto", source, "--sign-key", key, "--actor", "ci", *to)
+    signed = command_json("publish", "trusted", "auto", source, "--sign-key", key, "--actor", "ci", *to)
     assert (signed["version"], signed["created"]) == ("1.0.0", True)
-    again = reported("publish", "trusted", "1.0.0", source, "--sign-key", key, *to)
+    again = command_json("publish", "trusted", "1.0.0", source, "--sign-key", key, *to)
     assert not again["created"]
     PrivateKey.create(stranger := tmp_path / "stranger.pem")
-    reported("publish", "trusted", "1.0.0", source, "--sign-key", stranger, "--actor", "bob", *to)
+    command_json("publish", "trusted", "1.0.0", source, "--sign-key", stranger, "--actor", "bob", *to)
     known, unknown = (PrivateKey.load(file).public.id for file in (key, stranger))
     with StateStore.open(Settings(models=models).state_url) as store:
         assert store.release_state().of("trusted").digests == {Version(1): signed["digest"]}
         signings = [(e.payload["key"], e.actor) for e in store.events("trusted") if e.kind == "signed"]
     assert signings == [(unknown, "bob"), (known, "ci")], "the same key again is not an event"
-    assert reported("show", "trusted@1.0.0", *to)["signatures"] == {known: "trusted", unknown: "unknown key"}
-    reported("load", "trusted@1.0.0", *to)
-    got = reported("fetch", "trusted@1.0.0", "--to", tmp_path / "got", "--signatures", tmp_path / "signatures", *to)
+    assert command_json("show", "trusted@1.0.0", *to)["signatures"] == {known: "trusted", unknown: "unknown key"}
+    command_json("load", "trusted@1.0.0", *to)
+    got = command_json("fetch", "trusted@1.0.0", "--to", tmp_path / "got", "--signatures", tmp_path / "signatures", *to)
     (tmp_path / "key.pub.pem").write_text(PrivateKey.load(key).public.pem)
     verifying = Config().use_elliptic_key_verifier(public_key=tmp_path / "key.pub.pem")
     checked = []
@@ -146,9 +146,9 @@ def test_the_card_through_the_server_is_the_card_on_the_disk(
     (tmp_path / "meta.toml").write_text(
         'description = "by CI"\nauthors = ["Ada"]\n[training]\nseed = 7\nmetrics = { accuracy = 0.987 }\n'
     )
-    reported("publish", "card-m", "1.0.0", source, "--meta", tmp_path / "meta.toml", *to)
-    reported("load", "card-m@1.0.0", *to)
-    here, there = reported("show", "card-m@1.0.0", "--models", models), reported("show", "card-m@1.0.0", *to)
+    command_json("publish", "card-m", "1.0.0", source, "--meta", tmp_path / "meta.toml", *to)
+    command_json("load", "card-m@1.0.0", *to)
+    here, there = command_json("show", "card-m@1.0.0", "--models", models), command_json("show", "card-m@1.0.0", *to)
     assert here["provenance"] == {"training": {"metrics": {"accuracy": 0.987}, "seed": 7}}
     assert {name: there[name] for name in here if name != "batching"} == {
         name: value for name, value in here.items() if name != "batching"
@@ -162,5 +162,5 @@ def test_the_card_through_the_server_is_the_card_on_the_disk(
     card = turnout("show", "card-m@1.0.0", "--markdown", *to).stdout
     assert "| integrity | passed |" in card
     assert "accuracy 0.987" in card
-    data = reported("show", "card-m@1.0.0", "--server", server.grpc)
+    data = command_json("show", "card-m@1.0.0", "--server", server.grpc)
     assert (data["state"], "gate_reports" in data) == ("ready", False), "the data listener has no registry"

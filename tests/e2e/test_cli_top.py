@@ -111,11 +111,11 @@ class Terminal:
     def waits_for(self, *patterns: str, without: str = "no answer") -> None:
         """Returns once a picture shows all of the patterns, and not what it should be without."""
 
-        def displayed() -> bool:
+        def matches() -> bool:
             frame = self.frame
             return without not in frame and all(re.search(pattern, frame) for pattern in patterns)
 
-        eventually(displayed, lambda: self._seen[-3000:].decode(errors="replace"))
+        eventually(matches, lambda: self._seen[-3000:].decode(errors="replace"))
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -133,34 +133,36 @@ class Terminal:
 
 
 def test_once_prints_one_picture_of_an_interval(models: Path) -> None:
-    displayed: dict[str, Any] = {}
+    picture: dict[str, Any] = {}
+    text = ""
     with serving(models) as server, requests(server.http):
 
         def busy() -> bool:
             """Takes a picture; a busy machine may have sent nothing to one of the versions meanwhile."""
             done = turnout("top", "--once", "--json", "--interval", "1", "--server", server.control)
-            displayed.update(json.loads(done.stdout))
-            rows = {row["version"]: row for row in displayed["versions"]}
-            rates = [*(row["requests_per_second"] for row in rows.values()), displayed["unrouted_per_second"]]
+            picture.update(json.loads(done.stdout))
+            rows = {row["version"]: row for row in picture["versions"]}
+            rates = [*(row["requests_per_second"] for row in rows.values()), picture["unrouted_per_second"]]
             return all((rate or 0) > 0 for rate in rates) and len(rows) == 2
 
         eventually(busy, server.log.read_text)
 
         def pictured() -> bool:
-            displayed["text"] = turnout("top", "--once", "--interval", "0.5", "--server", server.control).stdout
-            return "reached no version" in displayed["text"]
+            nonlocal text
+            text = turnout("top", "--once", "--interval", "0.5", "--server", server.control).stdout
+            return "reached no version" in text
 
-        eventually(pictured, lambda: displayed["text"])
+        eventually(pictured, lambda: text)
 
-    rows = {row["version"]: row for row in displayed["versions"]}
-    assert displayed["seconds"] >= 1
+    rows = {row["version"]: row for row in picture["versions"]}
+    assert picture["seconds"] >= 1
     assert [role["role"] for role in rows["2.0.0"]["roles"]] == ["baseline"]
     assert rows["2.0.0"]["roles"][0]["weight"] == 1
     # It was the baseline for as long as 2.0.0 was not loaded yet.
     assert "pinned" in [role["role"] for role in rows["1.0.0"]["roles"]]
     assert 0 < rows["1.0.0"]["p50_ms"] <= rows["1.0.0"]["p99_ms"]
     assert rows["1.0.0"]["failures_per_second"] == 0
-    assert re.search(r"scale +2\.0\.0 +ready +baseline 100% +[\d,.]+", displayed["text"])
+    assert re.search(r"scale +2\.0\.0 +ready +baseline 100% +[\d,.]+", text)
 
 
 def test_a_terminal_shows_it_live_through_a_restart_and_a_resize(models: Path) -> None:

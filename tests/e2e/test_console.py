@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import numpy as np
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 import onnx_models
 from conftest import StartServer, make_settings
@@ -135,6 +135,32 @@ async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, pu
                 assert set(await here.page.locator(".stack td").evaluate_all(paddings)) == {"136px"}
 
 
+async def test_a_refresh_that_was_queued_when_the_rollout_ended_puts_no_page_into_the_page(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await here.open(ROLLOUT)
+        page, let_go = here.page, asyncio.Event()
+        await page.evaluate("() => document.body.addEventListener('htmx:afterSettle', () => { window.swaps += 1; })")
+        await page.evaluate("window.swaps = 0")
+
+        async def slow(route: Route) -> None:
+            await let_go.wait()
+            await route.continue_()
+
+        await page.route(f"**{ROLLOUT}", slow)
+        await page.wait_for_function(
+            "() => (document.getElementById('live')['htmx-internal-data'].queuedRequests || []).length > 0"
+        )
+        swaps = await page.evaluate("window.swaps")
+        await command(server, pb.ROLLOUT_COMMAND_ABORT, actor="ann", reason="enough")
+        await until(server, in_state(*FINAL))
+        let_go.set()
+        await page.wait_for_function(f"() => window.swaps >= {swaps + 2}")
+        await expect(page.locator("#live [role=status]")).to_contain_text("Rolled back")
+        assert [await page.locator(each).count() for each in ("#live", "h1", "header", "#stale")] == [1, 1, 1, 1]
+
+
 async def test_a_rollout_is_followed_to_its_rollback_without_a_reload(serve, browser) -> None:
     server = await serve()
     async with load(server), tab(browser, server) as here:
@@ -234,6 +260,22 @@ async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_
         await expect(page.get_by_role("link", name="Sign in").first).to_be_visible()
 
 
+async def test_a_refresh_that_is_answered_by_another_page_leaves_what_is_shown_and_says_so(serve, browser) -> None:
+    server = await serve()
+    async with tab(browser, server) as here:
+        await here.open("/console/models/m")
+        page = here.page
+
+        async def signed_out(route: Route) -> None:
+            await route.continue_(url=f"http://{server.http}/console/sign-in")
+
+        await page.route("**/console/models/m", signed_out)
+        await expect(page.locator("#stale")).to_contain_text("another page came, such as one to sign in")
+        await expect(page.locator("#live")).to_contain_text("1.1.0")
+        await page.unroute("**/console/models/m")
+        await expect(page.locator("#stale")).to_be_empty()
+
+
 async def test_a_button_on_an_old_page_is_refused_in_words(serve, browser) -> None:
     server = await serve()
     async with load(server), tab(browser, server) as here:
@@ -280,8 +322,8 @@ async def test_without_the_token_there_are_no_buttons_and_posts_are_refused(serv
         assert await here.page.locator("form").count() == 0
         for command in ("pause", "promote", "promote-full", "abort"):
             assert await post(here, server, command) == 403
-        reported = await latest(server)
-        assert (reported.state, list(reported.pauses)) == ("soaking", [])
+        rollout = await latest(server)
+        assert (rollout.state, list(rollout.pauses)) == ("soaking", [])
 
 
 async def test_who_is_not_signed_in_sees_where_to_and_posts_are_refused(serve, browser) -> None:
@@ -317,8 +359,8 @@ async def test_another_site_cannot_press_a_button_for_somebody_who_is_signed_in(
             await evil.get_by_role("button", name="Win").click()
         assert (await (await refused.value).request.header_value("cookie")) is None
         assert (await refused.value).status == 403
-        reported = await latest(server)
-        assert (reported.state, list(reported.pauses)) == ("soaking", [])
+        rollout = await latest(server)
+        assert (rollout.state, list(rollout.pauses)) == ("soaking", [])
         await here.page.get_by_role("button", name="Pause").click()  # the session is still there, for its owner
         await expect(here.page.locator("#live [role=status]")).to_contain_text("paused by hand (ann)")
 

@@ -189,13 +189,13 @@ def _judge(directory: Path, target: str, exported: set[str]) -> None:
     with prometheus(directory / "prometheus", target) as watch:
         missing = set(everything)
 
-        def displayed() -> bool:
+        def all_have_data() -> bool:
             nonlocal missing
             missing = {each for each in missing if not _has_data(watch, each.expression)}
             return {(each.board, each.panel) for each in missing} <= EMPTY.keys()
 
         try:
-            watch.wait("every panel has something to show", displayed)
+            watch.wait("every panel has something to show", all_have_data)
         except AssertionError as error:
             raise AssertionError([each for each in missing if (each.board, each.panel) not in EMPTY]) from error
         for expression in marks():

@@ -41,11 +41,11 @@ def test_the_demonstration_holds_all_it_claims() -> None:
         output.seek(0)
         printed = output.read()
     assert code == 0, printed
-    displayed = (
+    expected = (
         *("^1 -> 1.0.0", "^3 -> 3.3.0", "stable -> 3.2.0", "NOT_FOUND", "p99"),
         *("baseline 3.2.0, shadow 3.3.0 100%", "3.3.0 beside 3.2.0, from /metrics", "another first choice", "top1"),
         *("baseline 3.2.0 80%, canary 3.3.0 20%", "users that met both versions: 0", "answer      3."),
         *("drained, exit code 0", "all as it should be"),
     )
-    for text in displayed:
+    for text in expected:
         assert text in printed

@@ -173,14 +173,14 @@ async def test_the_evidence_of_three_servers_is_that_of_one_with_the_same_traffi
         failing = [200 + number for number in candidates[:4]]  # few enough to decide nothing
         second, same = [await ask_keyed(address, range(200, 1000), failing) for address in addresses]
         assert second == same
-        reported = Counter([*first.values(), *second.values()])
-        assert set(reported) == {"1.0.0", "1.1.0", "INTERNAL"}
-        met = before + reported["1.1.0"] + reported["INTERNAL"]
+        answers = Counter([*first.values(), *second.values()])
+        assert set(answers) == {"1.0.0", "1.1.0", "INTERNAL"}
+        met = before + answers["1.1.0"] + answers["INTERNAL"]
         for rollout in (of_one, lambda: servers.rollout("same")):
-            await settled(lambda rollout=rollout: arms(rollout())[ERRORS][0] >= met, lambda: (reported, servers.logs()))
+            await settled(lambda rollout=rollout: arms(rollout())[ERRORS][0] >= met, lambda: (answers, servers.logs()))
         one, three = of_one(), servers.rollout("same")
         assert arms(three) == arms(one)
-        assert arms(one)[ERRORS][:2] == (met, reported["INTERNAL"])
+        assert arms(one)[ERRORS][:2] == (met, answers["INTERNAL"])
         assert arms(one)[ERRORS][2] > 100
         for groups in ("requests", "bad"):
             apart = [getattr(r.evidence.accumulators[ERRORS].keyed, groups) for r in (one, three)]
@@ -298,8 +298,8 @@ async def test_a_server_that_drives_nothing_may_die(servers: Fleet) -> None:
 async def in_force(servers: Fleet, name: str, model: str) -> tuple[str, int, str]:
     """Returns who is the baseline on a server, how many canaries there are, and where a rollback diverts to."""
     async with grpc.aio.insecure_channel(servers.servers[name].control) as channel:
-        (reported,) = (await ControlServiceStub(channel).GetTraffic(traffic_pb2.GetTrafficRequest(model=model))).models
-    return reported.policy.baseline, len(reported.policy.canaries), reported.diverted
+        (traffic,) = (await ControlServiceStub(channel).GetTraffic(traffic_pb2.GetTrafficRequest(model=model))).models
+    return traffic.policy.baseline, len(traffic.policy.canaries), traffic.diverted
 
 
 async def seconds_until(what: Callable[[], Awaitable[bool]], since: float, why: Callable[[], object]) -> float:

@@ -86,9 +86,9 @@ def rolled_out(control: str) -> Iterator[pb.Rollout]:
     with grpc.insecure_channel(control) as channel:
         stub = ControlServiceStub(channel)
         stub.StartRollout(pb.StartRolloutRequest(model="m", version="1.1.0", plan_json=json.dumps(PLAN)), timeout=30)
-        for reported in stub.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=200):
-            yield reported.rollout
-            if reported.rollout.state in ("rolled_back", "succeeded", "superseded", "failed"):
+        for message in stub.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=200):
+            yield message.rollout
+            if message.rollout.state in ("rolled_back", "succeeded", "superseded", "failed"):
                 return
 
 

@@ -43,8 +43,8 @@ def test_the_exemplars_that_prometheus_keeps_are_traces_that_a_collector_got(pub
 
             watch.wait("exemplars are kept", some)
             found = exemplars()
-            reported = {exemplar["labels"]["trace_id"] for exemplar in found}
-            watch.wait("their spans came", lambda: reported <= {span.trace_id for span in collector.server_spans})
+            traces = {exemplar["labels"]["trace_id"] for exemplar in found}
+            watch.wait("their spans came", lambda: traces <= {span.trace_id for span in collector.server_spans})
             seconds = {
                 span.trace_id: (span.message.end_time_unix_nano - span.message.start_time_unix_nano) / 1e9
                 for span in collector.server_spans

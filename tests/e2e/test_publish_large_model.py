@@ -78,7 +78,7 @@ def test_a_terminal_is_shown_how_far_a_large_publish_is(tmp_path: Path) -> None:
     source = embedding(tmp_path, rows=1 << 16)
     command = [sys.executable, "-m", "turnout", "publish", "large", "1.0.0", str(source)]
     terminal, behind = pty.openpty()
-    displayed = b""
+    output = b""
     process = subprocess.Popen(
         [*command, "--models", str(tmp_path / "models")],
         stdout=subprocess.DEVNULL, stderr=behind, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
@@ -92,12 +92,12 @@ def test_a_terminal_is_shown_how_far_a_large_publish_is(tmp_path: Path) -> None:
                 break
             if not data:
                 break
-            displayed += data
+            output += data
         assert process.wait(timeout=240) == 0
     finally:
         process.kill()
         process.wait()
         os.close(terminal)
-    assert b"publishing" in displayed
-    assert "━".encode() in displayed, "a bar"
-    assert b"128.0/128.0 MiB" in displayed, "to the last byte"
+    assert b"publishing" in output
+    assert "━".encode() in output, "a bar"
+    assert b"128.0/128.0 MiB" in output, "to the last byte"

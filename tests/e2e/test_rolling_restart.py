@@ -30,7 +30,7 @@ async def test_a_rolling_restart_of_all_three_fails_no_request(models: Path, pub
                 before = outcomes.codes.copy()
                 await asyncio.to_thread(servers.restart, name)
                 assert all((outcomes.codes - before)[kind] for kind in before), "all of them went on"
-        assert outcomes.failed == 0, (outcomes.codes, outcomes.reported)
+        assert outcomes.failed == 0, (outcomes.codes, outcomes.failures)
         assert {kind for kind, _ in outcomes.codes} == CLIENTS.keys()
         assert outcomes.answered > 500
         assert servers.retried() == 0

@@ -106,7 +106,7 @@ def run(server: Server, *arguments: str, code: int = 0) -> "subprocess.Completed
     return done
 
 
-def reported(server: Server, *arguments: str) -> Any:
+def command_json(server: Server, *arguments: str) -> Any:
     """Runs a command and reads its JSON."""
     return json.loads(run(server, *arguments, "--json").stdout)
 
@@ -140,7 +140,7 @@ def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: Server, t
     assert [k for k in kinds if k == "soaking"] == ["soaking"] * 2
     assert kinds[-1] == "succeeded"
     assert lines[0].endswith("start: better (ann)")
-    (attempt,) = reported(server, "history", "m")["rollouts"]
+    (attempt,) = command_json(server, "history", "m")["rollouts"]
     assert (attempt["state"], attempt["candidate"], attempt["actor"], attempt["reason"]) == (
         "succeeded", "1.1.0", "ann", "better",
     )  # fmt: skip
@@ -152,7 +152,7 @@ def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: Server, t
 
     back = turnout("rollback", "m", "--reason", "customers complain", "--server", server.control)
     assert back.stdout == (
-        "m went back to 1.0.0; 1.1.0 is released no more\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
+        "m went back to 1.0.0; 1.1.0 is no longer released\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
     )
     state = json.loads(turnout("traffic", "show", "m", "--server", server.control, "--json").stdout)["models"][0]
     assert (state["policy"]["baseline"], state["reason"]) == ("1.0.0", "customers complain")
@@ -167,9 +167,9 @@ def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Serv
         run(server, "retry", "m", "--reason", "once more")
         last = until(server, final)
     assert (last.attempt, last.state, last.reason) == (2, "rolled_back", "once more")
-    assert [r["attempt"] for r in reported(server, "history", "m")["rollouts"]] == [2, 1]
+    assert [r["attempt"] for r in command_json(server, "history", "m")["rollouts"]] == [2, 1]
 
-    message = reported(server, "explain", "m", "--attempt", "1")
+    message = command_json(server, "explain", "m", "--attempt", "1")
     (errors,) = (metric for metric in message["metrics"] if metric["name"] == "errors")
     assert message["rollout"]["attempt"] == 1
     assert message["e_value"] >= message["threshold"] == 100
@@ -213,7 +213,7 @@ def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: Serve
 
 
 def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Server) -> None:
-    assert reported(server, "status") == {"rollouts": []}
+    assert command_json(server, "status") == {"rollouts": []}
     assert run(server, "status").stdout == "no rollouts yet\n"
     assert refused(server, "status", "m") == "error: m has had no rollout"
     with load(server, SLOWLY):
@@ -230,20 +230,20 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
         )
         stale = refused(server, "promote", "m", "--epoch", str(epoch))
         assert f"is at epoch {epoch + 1} by now (soaking), not {epoch}; look again" in stale
-        assert reported(server, "status", "m")["step"] == 1
+        assert command_json(server, "status", "m")["step"] == 1
         assert "Lacking\n- lunch (bob)\n- the soak has " in run(server, "explain", "m").stdout
-        assert reported(server, "resume", "m")["pauses"] == []
-        assert reported(server, "set-weight", "m", "30%")["weight"] == 0.3
-        assert reported(server, "promote", "m")["step"] == 2
-        assert reported(server, "freeze", "m", "--reason", "the weekend")["frozen"] is True
-        assert reported(server, "freeze", "m", "--off")["frozen"] is False
-        assert reported(server, "abort", "m", "--actor", "bob", "--reason", "enough")["state"] == "aborting"
+        assert command_json(server, "resume", "m")["pauses"] == []
+        assert command_json(server, "set-weight", "m", "30%")["weight"] == 0.3
+        assert command_json(server, "promote", "m")["step"] == 2
+        assert command_json(server, "freeze", "m", "--reason", "the weekend")["frozen"] is True
+        assert command_json(server, "freeze", "m", "--off")["frozen"] is False
+        assert command_json(server, "abort", "m", "--actor", "bob", "--reason", "enough")["state"] == "aborting"
         last = until(server, final)
         assert (last.state, last.verdict) == ("rolled_back", "enough")
         assert ("abort", "enough", "bob") in [(e.kind, e.text, e.actor) for e in last.events]
         assert refused(server, "pause", "m") == "error: no rollout of m runs"
         run(server, "start", "m", "--to", "1.1.0", *LONG)
-        full = reported(server, "promote", "m", "--full")
+        full = command_json(server, "promote", "m", "--full")
         assert (full["state"], full["weight"]) == ("promoting", 0.95)
         back = turnout("rollback", "m", "--reason", "no", "--server", server.control, "--json")
         assert json.loads(back.stdout)["baseline"] == "1.0.0"
@@ -251,7 +251,7 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
 
 def test_a_plan_is_told_with_what_it_would_see_and_changes_nothing(server: Server) -> None:
     with load(server):
-        body = reported(server, "plan", "m", "--to", "1.1.0", "--steps", "5%:1m,50%:10m:gate", "--shadow", "10%:1m")
+        body = command_json(server, "plan", "m", "--to", "1.1.0", "--steps", "5%:1m,50%:10m:gate", "--shadow", "10%:1m")
     assert (body["previous"], body["refusals"]) == ("1.0.0", [])
     assert [(s["weight"], s["soak_s"], s["gate"]) for s in body["plan"]["steps"]] == [
         (0.05, 60, False),
@@ -268,7 +268,7 @@ def test_a_plan_is_told_with_what_it_would_see_and_changes_nothing(server: Serve
     assert "refused: 2.0.0 does not fit the baseline's clients" in text
     assert "ERRORS X10" in text
     assert "no model is named 'n'" in refused(server, "plan", "n", "--to", "1.0.0")
-    assert reported(server, "status") == {"rollouts": []}
+    assert command_json(server, "status") == {"rollouts": []}
 
 
 def test_a_long_rollout_is_read_page_by_page(models: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_long_rollout_is_read_page_by_page(models: Path) -> None:
     with serving_in_thread(models, rollout={"tick_s": 0.1}) as server:
         with Client(server.grpc) as client:
             client.wait_ready("m", timeout=90)
-        (errors,) = (metric for metric in reported(server, "explain", "m")["metrics"] if metric["name"] == "errors")
+        (errors,) = (metric for metric in command_json(server, "explain", "m")["metrics"] if metric["name"] == "errors")
     assert (errors["canary_requests"], errors["baseline_requests"]) == (4321, sum(range(4321)))
 
 
@@ -295,7 +295,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(server: Server, tmp_path: Path)
     assert "does not fit the baseline's clients" in refused(server, "start", "m", "--to", "2.0.0")
     assert refused(server, "start", "m", "--to", "1.0.0") == "error: 1.0.0 is the baseline of m already"
     assert "no model is named 'n'" in refused(server, "start", "n", "--to", "1.0.0")
-    assert reported(server, "start", "m", "--to", "1.1.0", *LONG)["state"] == "pending"
+    assert command_json(server, "start", "m", "--to", "1.1.0", *LONG)["state"] == "pending"
     assert "1.1.0 is being rolled out (attempt 1" in refused(server, "start", "m", "--to", "1.2.0")
     failed = run(server, "start", "m", "--to", "1.2.0", "--json", code=1)
     assert json.loads(failed.stderr)["error"]["kind"] == "FailedPrecondition"
@@ -328,7 +328,7 @@ def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Serv
         process.send_signal(signal.SIGINT)
         assert "the rollout goes on: `turnout rollout watch m`" in line_with(process, "goes on", stderr=True)
         assert process.wait(60) == 130
-        assert reported(server, "status", "m")["state"] == "soaking"
+        assert command_json(server, "status", "m")["state"] == "soaking"
 
 
 def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) -> None:
@@ -336,7 +336,7 @@ def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) 
         line_with(process, "soaking")
         run(server, "start", "m", "--to", "1.1.0", *LONG, "--on-newer", "replace")
         assert process.wait(60) == 1
-        assert [r["state"] for r in reported(server, "history", "m")["rollouts"]][-1] == "superseded"
+        assert [r["state"] for r in command_json(server, "history", "m")["rollouts"]][-1] == "superseded"
 
 
 def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:

@@ -167,8 +167,8 @@ class House:
 
     def kinds(self) -> list[str]:
         attempt = self.record.attempt
-        reported = [e for e in self.store.events("m", 1000) if e.kind == EventKind.ROLLOUT]
-        return [e.payload["kind"] for e in reversed(reported) if e.payload["attempt"] == attempt]
+        events = [e for e in self.store.events("m", 1000) if e.kind == EventKind.ROLLOUT]
+        return [e.payload["kind"] for e in reversed(events) if e.payload["attempt"] == attempt]
 
     def policy(self) -> PolicyState:
         return PolicyState.from_json(self.store.policies()["m"].document)

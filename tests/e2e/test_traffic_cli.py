@@ -126,10 +126,10 @@ def test_explain_tells_the_decision_and_fails_where_nobody_answers(server: Serve
     traffic(server, "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=50%")
     with Client(server.grpc) as client:
         for key in KEYS[:5]:
-            reported = traffic(server, "explain", "m", "--selector", "^1", "--key", key)
-            (chance,) = reported["chances"]
+            explained = traffic(server, "explain", "m", "--selector", "^1", "--key", key)
+            (chance,) = explained["chances"]
             assert chance["version"] == client.predict("m", X, version="^1", routing_key=key).version
-            assert reported["slot"] is not None
+            assert explained["slot"] is not None
     output = turnout("traffic", "explain", "m", "--key", "a", "--server", server.control).stdout
     assert "selector" in output.splitlines()[0]
     assert "answer" in output.splitlines()[-1]

@@ -93,9 +93,9 @@ def test_a_trial_that_ends_early_leaves_no_process(folder: Path, ended: str) -> 
         else:
             os.kill(int(child), signal.SIGKILL)
         assert tuning.wait(60) == (130 if ended == "by Ctrl-C" else 1)
-        reported = tuning.stderr.read()
-        assert "Traceback" not in reported
-        assert ("the process that ran the version died" in reported) is (ended != "by Ctrl-C")
+        errors = tuning.stderr.read()
+        assert "Traceback" not in errors
+        assert ("the process that ran the version died" in errors) is (ended != "by Ctrl-C")
     assert not os.path.exists(f"/proc/{child}")
     assert not _group(int(child))
 

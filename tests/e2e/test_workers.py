@@ -167,7 +167,7 @@ def test_both_formats_are_whole_and_say_the_same(two_workers) -> None:
     openmetrics = httpx.get(f"http://{two_workers.http}/metrics", headers=OPENMETRICS).text
     assert openmetrics.endswith("# EOF\n")
 
-    def reported(families):
+    def values_of(families):
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in families
@@ -175,7 +175,7 @@ def test_both_formats_are_whole_and_say_the_same(two_workers) -> None:
             if sample.name.startswith("turnout_") and "memory" not in sample.name
         }
 
-    one, other = reported(read_text(text)), reported(read_openmetrics(openmetrics))
+    one, other = values_of(read_text(text)), values_of(read_openmetrics(openmetrics))
     assert {key: value for key, value in one.items() if "_tick_" not in key[0]} == {
         key: value for key, value in other.items() if "_tick_" not in key[0]
     }
@@ -278,7 +278,7 @@ def test_what_clients_register_and_set_holds_in_every_worker_and_outlives_one(tw
         asked = [oip(two_workers, "LogSettings", inference_pb2.LogSettingsRequest()) for _ in range(12)]
         return {answer.settings["log_verbose_level"].uint32_param for answer in asked}
 
-    def reported() -> tuple[int, int]:
+    def counted() -> tuple[int, int]:
         """Requests that were answered, and rows, by the statistics of all workers."""
         asked = inference_pb2.ModelStatisticsRequest(name="m", version="1.0.0")
         (statistics,) = oip(two_workers, "ModelStatistics", asked).model_stats
@@ -292,9 +292,9 @@ def test_what_clients_register_and_set_holds_in_every_worker_and_outlives_one(tw
     try:
         region = {"name": "r", "key": segment.name, "byte_size": segment.size}
         oip(two_workers, "SystemSharedMemoryRegister", inference_pb2.SystemSharedMemoryRegisterRequest(**region))
-        before = reported()
+        before = counted()
         count = answered()
-        assert reported() == (before[0] + count, before[1] + count)
+        assert counted() == (before[0] + count, before[1] + count)
         set_verbose(1)
         assert levels() == {1}
         wanted = restarts(two_workers) + 1
@@ -316,9 +316,9 @@ def test_top_adds_the_workers_up(two_workers) -> None:
     def baseline() -> activity_pb2.RoleActivity:
         with grpc.insecure_channel(two_workers.control) as channel:
             stub = control_pb2_grpc.ControlServiceStub(channel)
-            reported = stub.GetActivity(activity_pb2.GetActivityRequest(), timeout=60)
-        assert [version.version for version in reported.versions] == ["2.0.0", "1.0.0"]
-        return next(role for version in reported.versions for role in version.roles if role.role == "baseline")
+            activity = stub.GetActivity(activity_pb2.GetActivityRequest(), timeout=60)
+        assert [version.version for version in activity.versions] == ["2.0.0", "1.0.0"]
+        return next(role for version in activity.versions for role in version.roles if role.role == "baseline")
 
     before = baseline()
     ask(two_workers, connections=10, each=3)

@@ -17,8 +17,8 @@ async def activity(server) -> pb.GetActivityResponse:
         return await control.GetActivity(pb.GetActivityRequest())
 
 
-def by_version(reported: pb.GetActivityResponse) -> dict[str, pb.VersionActivity]:
-    return {version.version: version for version in reported.versions}
+def by_version(activity: pb.GetActivityResponse) -> dict[str, pb.VersionActivity]:
+    return {version.version: version for version in activity.versions}
 
 
 async def test_requests_failures_and_latencies_are_counted_by_version_and_role(publish_model, start_server) -> None:
@@ -31,17 +31,17 @@ async def test_requests_failures_and_latencies_are_counted_by_version_and_role(p
         await stub.Predict(request("m", "1.0.0", x=X))
         await refusal(stub.Predict(request("m", x=X.astype(np.float64))))
         await refusal(stub.Predict(request("nobody", x=X)))
-    reported = await activity(server)
+    answer = await activity(server)
 
-    versions = by_version(reported)
+    versions = by_version(answer)
     (default,) = versions["2.0.0"].roles
     (pinned,) = versions["1.0.0"].roles
     assert (default.role, default.requests, default.failures, default.weight) == ("baseline", 4, 1, 1.0)
     assert (pinned.role, pinned.requests, pinned.failures, pinned.weight) == ("pinned", 1, 0, 0.0)
     assert sum(default.latency) == 4
-    assert len(default.latency) == len(reported.latency_bounds) + 1
-    assert reported.unrouted == 1
-    assert not reported.draining
+    assert len(default.latency) == len(answer.latency_bounds) + 1
+    assert answer.unrouted == 1
+    assert not answer.draining
 
 
 async def test_weights_states_and_shadows_are_told(publish_model, start_server) -> None:

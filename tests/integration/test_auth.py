@@ -88,7 +88,7 @@ async def predicted(server: Running, credential: str, model: str = "fraud") -> g
     return grpc.StatusCode.OK
 
 
-async def displayed(server: Running, name: str, token: str) -> dict[str, float]:
+async def metric_series(server: Running, name: str, token: str) -> dict[str, float]:
     """Returns a metric's series, by their labels."""
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
         text = (await client.get("/metrics", headers=dict(bearer(token)))).text
@@ -141,7 +141,7 @@ async def test_a_stream_ends_when_its_callers_time_is_up(
             async with asyncio.timeout(BOUND):
                 await stream.read()
         assert await stream.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert (await displayed(server, "turnout_auth_refused_total", watcher))['reason="ended"'] == 1
+    assert (await metric_series(server, "turnout_auth_refused_total", watcher))['reason="ended"'] == 1
 
 
 @pytest.mark.both_transports
@@ -313,7 +313,7 @@ async def test_keys_are_rotated_and_kept_while_they_cannot_be_fetched(
     assert await predicted(server, second.sign()) is grpc.StatusCode.OK, "an unknown key is asked for at once"
     state["up"] = False
     assert await predicted(server, Issuer(kid="3").sign()) is grpc.StatusCode.UNAUTHENTICATED
-    assert (await displayed(server, "turnout_auth_keys_failing", old))['issuer="corp"'] == 1
+    assert (await metric_series(server, "turnout_auth_keys_failing", old))['issuer="corp"'] == 1
     assert await predicted(server, first.sign("ann", jti="new")) is grpc.StatusCode.OK, "the keys before stay in force"
     assert await predicted(server, second.sign("ann", jti="new")) is grpc.StatusCode.OK
     state.update(up=True, keys=[second])
@@ -391,7 +391,7 @@ async def test_a_policy_that_changes_holds_at_once_and_a_wrong_one_changes_nothi
         write_policy(file, "[[grant]]", 'identities = ["jwt:corp/*"]', 'roles = ["predit"]', 'models = ["*"]')
 
         async def failing() -> bool:
-            return (await displayed(server, "turnout_auth_policy_reload_failing", reader))[""] == 1
+            return (await metric_series(server, "turnout_auth_policy_reload_failing", reader))[""] == 1
 
         await until(failing)
         assert "the policy file cannot be used" in (await http.get("/readyz")).text
@@ -405,7 +405,7 @@ async def test_a_policy_that_changes_holds_at_once_and_a_wrong_one_changes_nothi
         assert "policy file" not in (await http.get("/readyz")).text
         assert await predicted(server, token) is grpc.StatusCode.PERMISSION_DENIED
         assert await predicted(server, issuer.sign("bob")) is grpc.StatusCode.OK
-        assert (await displayed(server, "turnout_auth_policy_reloads_total", reader))[""] == 1
+        assert (await metric_series(server, "turnout_auth_policy_reloads_total", reader))[""] == 1
 
 
 @pytest.mark.usefixtures("one_model")
@@ -457,7 +457,7 @@ async def test_rates_and_quotas_hold_by_identity(tmp_path: Path, models: Path, s
         assert answer.status_code == 429
         assert 50 < int(answer.headers["retry-after"]) <= 100
     assert await predicted(server, quick) is grpc.StatusCode.OK
-    assert (await displayed(server, "turnout_auth_limited_total", quick))['bound="rate",limit="slow"'] == 3
+    assert (await metric_series(server, "turnout_auth_limited_total", quick))['bound="rate",limit="slow"'] == 3
 
 
 @pytest.mark.both_transports
@@ -543,10 +543,10 @@ async def test_the_log_names_who_it_was_and_keeps_who_they_said_to_be(models: Pa
             metadata=bearer(token),
         )
     with StateStore.open(Settings(models=models).state_url) as store:
-        reported = {event.kind: (event.actor, event.reason) for event in store.events("fraud")}
-    assert reported["tag_set"] == ("token:ops", "it is good [as ann@laptop]")
-    assert reported["policy_changed"] == ("token:ops", "[as turnout rollout 7]")
-    assert reported["tag_deleted"] == ("token:ops", "é" * 512), "there was no room for more"
+        logged = {event.kind: (event.actor, event.reason) for event in store.events("fraud")}
+    assert logged["tag_set"] == ("token:ops", "it is good [as ann@laptop]")
+    assert logged["policy_changed"] == ("token:ops", "[as turnout rollout 7]")
+    assert logged["tag_deleted"] == ("token:ops", "é" * 512), "there was no room for more"
 
 
 async def test_lists_tell_of_what_their_reader_may_see(
@@ -565,15 +565,15 @@ async def test_lists_tell_of_what_their_reader_may_see(
         upload = registry_pb2.BeginUploadRequest(model="SECRET", version="1.0.0", metadata_json="{}")
         upload.files.add(path="model.onnx", size=3, digest=f"sha256:{hashlib.sha256(b'abc').hexdigest()}")
 
-        async def reported() -> str:
+        async def upload_error() -> str:
             call = RegistryServiceStub(channel).BeginUpload(upload, metadata=bearer(shouting))
             return (await refusal(call)).message
 
         async def known() -> bool:
-            return "was revoked" not in await reported()
+            return "was revoked" not in await upload_error()
 
         await until(known)
-        assert await reported() == "'SECRET' differs from another model's name in case only: take another name"
+        assert await upload_error() == "'SECRET' differs from another model's name in case only: take another name"
     mine = {"fraud", "fraud-eu"}
     assert {one.name for one in listed.models} == mine
     assert {one.model for one in traffic.models} == mine
@@ -643,7 +643,7 @@ async def test_guessing_at_the_console_gets_slower_with_each_failure(
         assert "Too many sign-ins failed" in answers[-1].text
         refused = await sign_in(client, "the console's own token")
         assert refused.status_code == 429, "who guesses right meanwhile is not told"
-    counted = await displayed(server, "turnout_auth_refused_total", reader)
+    counted = await metric_series(server, "turnout_auth_refused_total", reader)
     assert (counted['reason="sign_in"'], counted['reason="sign_in_throttled"']) == (5, 3)
 
 

@@ -35,7 +35,7 @@ def server(folder: Path) -> Iterator[Server]:
         yield process
 
 
-def reported(*arguments: Any, code: int = 0, **more: Any) -> Any:
+def command_json(*arguments: Any, code: int = 0, **more: Any) -> Any:
     """Returns what a command says in JSON."""
     done = run(*map(str, arguments), "--json", **more)
     assert done.returncode == code, done.stderr
@@ -44,7 +44,7 @@ def reported(*arguments: Any, code: int = 0, **more: Any) -> Any:
 
 def test_a_token_is_shown_once_and_listed_without_itself(folder: Path) -> None:
     config = ("--config", folder / "turnout.toml")
-    made = reported(
+    made = command_json(
         "token", "create", "ci", "--role", "publish", "--role", "read", "--model", "fraud-*", "--expires", "1h", *config
     )
     token = made.pop("token")
@@ -59,21 +59,21 @@ def test_a_token_is_shown_once_and_listed_without_itself(folder: Path) -> None:
     assert "ci" in listed
     assert token not in listed
     assert token.rpartition("_")[2] not in (folder / "models" / ".turnout" / "state.db").read_bytes().decode("latin-1")
-    allowed = reported("auth", "explain", "token:ci", "publish", "fraud-x", *config)
+    allowed = command_json("auth", "explain", "token:ci", "publish", "fraud-x", *config)
     assert allowed == {"allowed": True, "rule": f"token ci ({made['id']})", "limit": None}
-    assert reported("auth", "explain", "token:ci", "operate", "fraud-x", *config, code=1)["allowed"] is False
-    assert [one["state"] for one in reported("token", "revoke", "ci", *config)["revoked"]] == ["revoked"]
-    assert reported("token", "revoke", "ci", *config)["revoked"] == []
+    assert command_json("auth", "explain", "token:ci", "operate", "fraud-x", *config, code=1)["allowed"] is False
+    assert [one["state"] for one in command_json("token", "revoke", "ci", *config)["revoked"]] == ["revoked"]
+    assert command_json("token", "revoke", "ci", *config)["revoked"] == []
     assert (
-        reported("auth", "explain", "token:ci", "publish", "fraud-x", *config, code=1)["rule"]
+        command_json("auth", "explain", "token:ci", "publish", "fraud-x", *config, code=1)["rule"]
         == "no active token has that name"
     )
-    assert [one["state"] for one in reported("token", "list", "--all", *config)["tokens"] if one["name"] == "ci"] == [
-        "revoked"
-    ]
-    kinds = [event["kind"] for event in reported("log", *config)["events"]]
+    assert [
+        one["state"] for one in command_json("token", "list", "--all", *config)["tokens"] if one["name"] == "ci"
+    ] == ["revoked"]
+    kinds = [event["kind"] for event in command_json("log", *config)["events"]]
     assert kinds[:2] == ["token_revoked", "token_created"]
-    assert reported("verify", *config)["log"]["ok"] is True
+    assert command_json("verify", *config)["log"]["ok"] is True
 
 
 def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: 
         store._database.writing() as connection,
     ):
         connection.exec_driver_sql("UPDATE tokens SET roles = '[\"admin\"]'")
-    found = reported("verify", "--models", tmp_path / "models", code=1)
+    found = command_json("verify", "--models", tmp_path / "models", code=1)
     assert "the token" in found["log"]["differences"][0]
 
 
@@ -100,19 +100,21 @@ def test_a_token_that_was_changed_past_the_log_is_found(folder: Path, tmp_path: 
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(folder: Path, arguments: list[str], message: str) -> None:
-    assert message in reported(*arguments, "--config", folder / "turnout.toml", code=1)["error"]["message"]
+    assert message in command_json(*arguments, "--config", folder / "turnout.toml", code=1)["error"]["message"]
 
 
 def test_explain_goes_by_the_policy_and_names_its_rule(folder: Path) -> None:
     config = ("--config", folder / "turnout.toml")
-    assert reported("auth", "explain", "jwt:corp/ann", "read", "fraud-x", *config)["rule"] == "grant 1, line 1"
+    assert command_json("auth", "explain", "jwt:corp/ann", "read", "fraud-x", *config)["rule"] == "grant 1, line 1"
     assert (
-        reported("auth", "explain", "dns:a", "read", "fraud-x", *config, code=1)["rule"]
+        command_json("auth", "explain", "dns:a", "read", "fraud-x", *config, code=1)["rule"]
         == "no grant names this identity"
     )
-    assert reported("auth", "explain", "dns:a", "read", "fraud-x", "--also", "group:corp/ml", *config)["allowed"]
-    assert reported("auth", "explain", "local", "read", "fraud-x", *config, code=1)["rule"] == "auth.loopback is false"
-    assert reported("auth", "check", *config) == {"file": str(folder / "policy.toml"), "grants": 1, "limits": 0}
+    assert command_json("auth", "explain", "dns:a", "read", "fraud-x", "--also", "group:corp/ml", *config)["allowed"]
+    assert (
+        command_json("auth", "explain", "local", "read", "fraud-x", *config, code=1)["rule"] == "auth.loopback is false"
+    )
+    assert command_json("auth", "check", *config) == {"file": str(folder / "policy.toml"), "grants": 1, "limits": 0}
 
 
 @pytest.mark.parametrize(
@@ -171,10 +173,10 @@ def test_secrets_are_shown_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[
         **os.environ, "TURNOUT_CONSOLE__TOKEN": secret, "TURNOUT_ROLLOUT__WEBHOOK_SECRET_FILE": str(file),
         "TURNOUT_TRACING__HEADERS": json.dumps({"authorization": secret}), "TURNOUT_TOKEN": "turnout_secret",
     }  # fmt: skip
-    displayed = run("serve", "--print-config", "--models", str(tmp_path), env=environ)
-    assert displayed.returncode == 0, displayed.stderr
-    assert "secret secret" not in displayed.stdout
-    assert "turnout_secret" not in displayed.stdout
+    printed = run("serve", "--print-config", "--models", str(tmp_path), env=environ)
+    assert printed.returncode == 0, printed.stderr
+    assert "secret secret" not in printed.stdout
+    assert "turnout_secret" not in printed.stdout
     both = {**environ, "TURNOUT_CONSOLE__TOKEN_FILE": str(file)}
     refused = run("doctor", "--models", str(tmp_path), env=both)
     assert secret not in refused.stdout + refused.stderr

@@ -195,7 +195,7 @@ async def server(publish_model: Publish, start_server: StartServer, routes: list
 
 
 @pytest.fixture
-async def displayed(server: Running, models: Any) -> list[Credential]:
+async def known_credentials(server: Running, models: Any) -> list[Credential]:
     with StateStore.open(Settings(models=models).state_url) as store:
         found = list(credentials(store))
     last = [one for one in found if one.good][-1]
@@ -262,11 +262,11 @@ REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
 
 async def test_every_method_lets_in_whom_it_should_and_nobody_else(
-    server: Running, displayed: list[Credential]
+    server: Running, known_credentials: list[Credential]
 ) -> None:
     described = {path: (method, request) for path, method, request, _ in methods_of_all_services()}
     on_data = set(data_methods(server.services, Settings()))
-    admin = next(one for one in displayed if (one.role, one.pattern) == ("admin", EVERY))
+    admin = next(one for one in known_credentials if (one.role, one.pattern) == ("admin", EVERY))
     wrong: list[str] = []
     cells = 0
     limit, one_upload = asyncio.Semaphore(16), asyncio.Semaphore(1)  # who may abandon the upload does
@@ -304,13 +304,13 @@ async def test_every_method_lets_in_whom_it_should_and_nobody_else(
 
         tried = [("h2corn", data, path) for path in sorted(on_data)]
         tried += [("grpcio", control, path) for path in sorted(METHOD_RULES)]
-        await asyncio.gather(*(try_cell(*one, credential) for one in tried for credential in displayed))
+        await asyncio.gather(*(try_cell(*one, credential) for one in tried for credential in known_credentials))
     assert not wrong, f"{len(wrong)} of {cells} are wrong, such as {wrong[:5]}"
-    assert cells == len(displayed) * (len(on_data) + len(METHOD_RULES))
+    assert cells == len(known_credentials) * (len(on_data) + len(METHOD_RULES))
 
 
 async def test_every_route_lets_in_whom_it_should_and_nobody_else(
-    server: Running, displayed: list[Credential], routes: list[Route]
+    server: Running, known_credentials: list[Credential], routes: list[Route]
 ) -> None:
     values = {
         "model": GHOST,
@@ -338,13 +338,13 @@ async def test_every_route_lets_in_whom_it_should_and_nobody_else(
             refused = answer.status not in (403, 429)
         elif not expected and not signs_in:
             fits = answer.status == (403 if credential.good else 401)
-            reported = answer.status != 401 or answer.headers["www-authenticate"] == 'Bearer realm="turnout"'
-            refused = refused and fits and reported
+            challenged = answer.status != 401 or answer.headers["www-authenticate"] == 'Bearer realm="turnout"'
+            refused = refused and fits and challenged
         if refused is expected:
             wrong.append(f"{method} {path}, {credential.name}: {answer.status}")
 
     tried = [(route, method) for route in routes for method in sorted(route.methods or ()) if method != "HEAD"]
-    cells = [(*one, credential) for one in tried for credential in displayed]
+    cells = [(*one, credential) for one in tried for credential in known_credentials]
 
     def try_some(some: list[tuple[Route, str, Credential]]) -> None:
         # A request takes httpx 3 ms of CPU, and this client a third: there are two thousand.
@@ -354,15 +354,15 @@ async def test_every_route_lets_in_whom_it_should_and_nobody_else(
 
     await asyncio.gather(*(asyncio.to_thread(try_some, cells[first::4]) for first in range(4)))
     assert not wrong, f"{len(wrong)} of {len(cells)} are wrong, such as {wrong[:5]}"
-    assert len(cells) > len(ROUTE_RULES) * len(displayed)
+    assert len(cells) > len(ROUTE_RULES) * len(known_credentials)
 
 
 async def test_a_refusal_is_the_same_whether_there_is_such_a_model_or_not(
-    server: Running, displayed: list[Credential]
+    server: Running, known_credentials: list[Credential]
 ) -> None:
-    mine = next(one for one in displayed if (one.role, one.pattern) == ("admin", OTHER))
+    mine = next(one for one in known_credentials if (one.role, one.pattern) == ("admin", OTHER))
     described = {path: (method, request) for path, method, request, _ in methods_of_all_services()}
-    reported: dict[str, set[str]] = {}
+    answers: dict[str, set[str]] = {}
     async with (
         grpc.aio.insecure_channel(str(server.control)) as control,
         httpx.AsyncClient(base_url=f"http://{server.http}", headers=dict(bearer(mine.token))) as client,
@@ -388,16 +388,14 @@ async def test_a_refusal_is_the_same_whether_there_is_such_a_model_or_not(
                     else:
                         await control.unary_unary(path)(body, metadata=bearer(mine.token))
                 except grpc.aio.AioRpcError as error:
-                    reported.setdefault(path, set()).add(
-                        f"{error.code()} {(error.details() or '').replace(model, 'M')}"
-                    )
+                    answers.setdefault(path, set()).add(f"{error.code()} {(error.details() or '').replace(model, 'M')}")
         for path in ("/predict/M", "/v2/models/M", "/console/models/M"):
             for model in (GHOST, REAL):
                 method = "POST" if path.startswith("/predict") else "GET"
                 answer = await client.request(
                     method, path.replace("M", model), headers={"content-type": "application/json"}
                 )
-                reported.setdefault(path, set()).add(f"{answer.status_code} {answer.text.replace(model, 'M')}")
+                answers.setdefault(path, set()).add(f"{answer.status_code} {answer.text.replace(model, 'M')}")
         unknown = await control.unary_unary(f"/{V1}CatalogService/ListModels")(b"", metadata=bearer(mine.token))
         assert unknown == b"", "the list names no model that they may not see"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -408,17 +406,17 @@ async def test_a_refusal_is_the_same_whether_there_is_such_a_model_or_not(
         assert (caught.value.code(), caught.value.details()) == (
             grpc.StatusCode.NOT_FOUND, "no model is named 'other'; there are no models",
         )  # fmt: skip
-    assert len(reported) > 30
-    assert all(len(terms) == 1 for terms in reported.values()), {
-        path: terms for path, terms in reported.items() if len(terms) > 1
+    assert len(answers) > 30
+    assert all(len(texts) == 1 for texts in answers.values()), {
+        path: texts for path, texts in answers.items() if len(texts) > 1
     }
 
 
 async def test_no_answer_names_a_model_that_its_caller_may_not_see(
-    server: Running, displayed: list[Credential]
+    server: Running, known_credentials: list[Credential]
 ) -> None:
-    mine = next(one for one in displayed if (one.role, one.pattern) == ("admin", GHOST))
-    reported = []
+    mine = next(one for one in known_credentials if (one.role, one.pattern) == ("admin", GHOST))
+    answers = []
     async with grpc.aio.insecure_channel(str(server.control)) as control:
         for path, method, request, _ in methods_of_all_services():
             if METHOD_RULES[path].on not in ("model", "some") or method.client_streaming:
@@ -427,18 +425,15 @@ async def test_no_answer_names_a_model_that_its_caller_may_not_see(
                 try:
                     if method.server_streaming:
                         stream = control.unary_stream(path)(message, metadata=bearer(mine.token))
-                        reported.append((path, await stream.read()))
+                        answers.append((path, await stream.read()))
                         stream.cancel()
                     else:
-                        reported.append((path, await control.unary_unary(path)(message, metadata=bearer(mine.token))))
+                        answers.append((path, await control.unary_unary(path)(message, metadata=bearer(mine.token))))
                 except grpc.aio.AioRpcError as error:
-                    reported.append((path, f"{error.code().name} {error.details()}"))
-    assert len({path for path, _ in reported}) > 30
-    assert (
-        sum("no model is named 'ghost'; there are no models" in str(expected_text) for _, expected_text in reported)
-        > 15
-    )
-    assert [(path, expected_text) for path, expected_text in reported if REAL in str(expected_text)] == []
+                    answers.append((path, f"{error.code().name} {error.details()}"))
+    assert len({path for path, _ in answers}) > 30
+    assert sum("no model is named 'ghost'; there are no models" in str(answer) for _, answer in answers) > 15
+    assert [(path, answer) for path, answer in answers if REAL in str(answer)] == []
 
 
 def filled(path: str, request: type[Message]) -> Iterable[bytes]:
@@ -459,9 +454,9 @@ def filled(path: str, request: type[Message]) -> Iterable[bytes]:
 
 
 async def test_publishing_with_a_release_takes_the_right_to_release(
-    server: Running, displayed: list[Credential]
+    server: Running, known_credentials: list[Credential]
 ) -> None:
-    by_role = {one.role: one.token for one in displayed if one.pattern == GHOST}
+    by_role = {one.role: one.token for one in known_credentials if one.pattern == GHOST}
     upload = registry_pb2.BeginUploadRequest(model=GHOST, version="1.0.0", metadata_json="{}")
     upload.files.add(path="model.onnx", size=3, digest=f"sha256:{hashlib.sha256(b'abc').hexdigest()}")
     async with grpc.aio.insecure_channel(str(server.control)) as control:

@@ -244,20 +244,20 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
                     outputs_of(answer)["y"], np.full((int(value != 123), 2), value, np.float32)
                 )
                 assert answer.timing.batch_rows == 0
-        reported = "unbatched: demoted at run time: output y had 3 rows of 8"
+        reason = "unbatched: demoted at run time: output y had 3 rows of 8"
         assert (entry().state, entry().batching, entry().reason, entry().max_batch_rows) == (
             "ready",
-            reported,
-            reported,
+            reason,
+            reason,
             0,
         )
         after = (await http.get(f"http://{server.http}/metrics")).text
         assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 1.0' in after
     assert _batches(server) == (16, 16.0)  # each request once, by itself
     show = await asyncio.to_thread(_printed, "show", "m@1.0.0", "--server", str(server.control))
-    assert reported in " ".join(show.split())
+    assert reason in " ".join(show.split())
     models = await asyncio.to_thread(_printed, "models", "--server", str(server.control))
-    assert f"m 1.0.0: {reported}" in " ".join(models.split())
+    assert f"m 1.0.0: {reason}" in " ".join(models.split())
     # It stays so until it is loaded again.
     await server.services.manager.unload("m", Version(1, 0, 0))
     await server.services.manager.load("m", Version(1, 0, 0))

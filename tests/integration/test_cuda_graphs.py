@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 from onnx_models import if_with_weights, leaky, matmul, scaled
 from turnout.cli.main import application
-from turnout.config import BatchingSettings, Runtime
+from turnout.config import BatchingSettings, ModelOverrides, Runtime
 from turnout.serving.cuda_graphs.graph_runner import GraphRunner
 from turnout.serving.loading import loader
+from turnout.serving.sessions.capture_gate import GatedSessions
 from turnout.serving.sessions.providers import CPU, CUDA
+from turnout.serving.versions import manager
 from wire import answers_together, outputs_of, request, stub_of
 
 ALWAYS = BatchingSettings(max_rows=8, only_where_it_pays=False)
@@ -137,3 +139,18 @@ async def test_other_settings_may_rule_captures_out(publish_model, start_server,
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server(runtime=runtime)
     assert reason in _entry(server).cuda_graphs
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, False), ({"runtime": GRAPHS}, True), ({"model": {"other": ModelOverrides(runtime=GRAPHS)}}, True)],
+    ids=["off", "all models", "another model"],
+)
+async def test_versions_keep_away_from_captures_only_where_a_model_may_be_captured(
+    publish_model, start_server, monkeypatch: pytest.MonkeyPatch, settings, expected: bool
+) -> None:
+    gated_sessions = GatedSessions()
+    monkeypatch.setattr(manager, "GATED", gated_sessions)
+    publish_model("m", "1.0.0", scaled(2))
+    await start_server(**settings)
+    assert gated_sessions.add(gated_sessions) is expected

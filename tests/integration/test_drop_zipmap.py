@@ -35,9 +35,9 @@ def answers(model: ModelProto, **inputs: np.ndarray) -> dict[str, object]:
 
 
 def test_publish_says_how(tmp_path: Path) -> None:
-    reported = publish(tmp_path, classifier(), code=1)
-    assert "output 'output_probability' is a map for each row, made by ZipMap" in reported
-    assert "publish it with --drop-zipmap, or export it with options={'zipmap': False} of skl2onnx.to_onnx" in reported
+    output = publish(tmp_path, classifier(), code=1)
+    assert "output 'output_probability' is a map for each row, made by ZipMap" in output
+    assert "publish it with --drop-zipmap, or export it with options={'zipmap': False} of skl2onnx.to_onnx" in output
 
 
 @pytest.mark.parametrize("labels", [("ant", "bee", "cat"), (0, 1, 7), (3, 1)])
@@ -63,8 +63,8 @@ def test_the_same_export_is_the_same_version_and_no_name_is_lost(tmp_path: Path)
 
 def test_it_goes_by_stream_too(tmp_path: Path) -> None:
     with serving_in_thread(tmp_path / "served") as server:
-        reported = json.loads(publish(tmp_path, classifier(), "--drop-zipmap", "--server", server.control, "--json"))
-    assert reported["created"]
+        published = json.loads(publish(tmp_path, classifier(), "--drop-zipmap", "--server", server.control, "--json"))
+    assert published["created"]
 
 
 def test_labels_of_the_metadata_are_kept(tmp_path: Path) -> None:
@@ -145,15 +145,15 @@ def test_what_is_not_as_skl2onnx_writes_it_is_refused(change, reason: str) -> No
 
 
 def test_a_model_without_one_is_told_that_it_needs_no_option(tmp_path: Path) -> None:
-    reported = publish(tmp_path, onnx_models.scaled(2), "--drop-zipmap", code=1)
-    assert "no output of the model is made by ZipMap: publish it without --drop-zipmap" in reported
+    output = publish(tmp_path, onnx_models.scaled(2), "--drop-zipmap", code=1)
+    assert "no output of the model is made by ZipMap: publish it without --drop-zipmap" in output
 
 
 def test_classes_that_do_not_fit_the_scores_are_found_by_the_trial(tmp_path: Path) -> None:
     model = classifier()
     model.graph.node[-1].attribute[0].strings.append(b"dog")
-    reported = publish(tmp_path, model, "--drop-zipmap", code=1)
-    assert "no inputs were found on which the model runs" in reported
+    output = publish(tmp_path, model, "--drop-zipmap", code=1)
+    assert "no inputs were found on which the model runs" in output
 
 
 def test_a_model_with_external_data_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ async def samples(server) -> dict[tuple[str, str], float]:
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
         text = (await client.get("/metrics")).text
     families = text_string_to_metric_families(text)
-    displayed = [sample for family in families for sample in family.samples if sample.name.startswith("turnout_gpu_")]
-    return {(s.name.removeprefix("turnout_gpu_"), s.labels["index"]): s.value for s in displayed}
+    found = [sample for family in families for sample in family.samples if sample.name.startswith("turnout_gpu_")]
+    return {(s.name.removeprefix("turnout_gpu_"), s.labels["index"]): s.value for s in found}
 
 
 async def test_a_scrape_shows_what_the_driver_tells(publish_model, start_server, install) -> None:
@@ -138,9 +138,9 @@ def test_what_a_board_does_not_tell_has_no_series(install, refused, missing) -> 
     install(Board("GPU-a", "0:1:0.0", processes={os.getpid(): 7}, refuses={refused}))
     nvml = Nvml.open(make_logger("json", "warning"))
     assert nvml is not None
-    displayed = {family.name for family in gpu_families(nvml.read({})) if list(family.series)}
+    names = {family.name for family in gpu_families(nvml.read({})) if list(family.series)}
     everything = {"utilization_ratio", "memory_used_bytes", "memory_total_bytes", "process_memory_bytes"}
-    assert displayed == {f"turnout_gpu_{name}" for name in everything - missing}
+    assert names == {f"turnout_gpu_{name}" for name in everything - missing}
 
 
 def test_a_lost_board_is_left_out_and_the_others_are_shown(install) -> None:
@@ -198,6 +198,6 @@ def test_what_is_missing_is_said_to_the_debug_log_only(monkeypatch, missing) -> 
         monkeypatch.setitem(sys.modules, "pynvml", None)
     else:
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: (_ for _ in ()).throw(pynvml.NVMLError_LibraryNotFound()))
-    with capture_logs() as reported:
+    with capture_logs() as entries:
         assert Nvml.open(structlog.get_logger()) is None
-    assert [entry["log_level"] for entry in reported] == ["debug"]
+    assert [entry["log_level"] for entry in entries] == ["debug"]

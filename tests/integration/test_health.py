@@ -101,21 +101,21 @@ async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(
     services = (await start_server()).services
     loop, is_ready = asyncio.get_running_loop(), [False]
     servicer = HealthServicer(services.catalog, services.router, lambda: is_ready[0], frozenset())
-    reported: asyncio.Queue[health_pb2.HealthCheckResponse] = asyncio.Queue()
+    statuses: asyncio.Queue[health_pb2.HealthCheckResponse] = asyncio.Queue()
 
     def change() -> None:
         is_ready[0] = True
         services.catalog.swap(services.catalog.snapshot)
 
-    watch = asyncio.ensure_future(servicer.Watch(health_pb2.HealthCheckRequest(service=""), reported.put))
+    watch = asyncio.ensure_future(servicer.Watch(health_pb2.HealthCheckRequest(service=""), statuses.put))
     loop.call_soon(change)  # runs right after the first look
-    assert (await reported.get()).status == NOT_SERVING
+    assert (await statuses.get()).status == NOT_SERVING
     monkeypatch.setattr(health, "_LOOK_SECONDS", 0.1)
     async with asyncio.timeout(100):
-        assert (await reported.get()).status == SERVING
+        assert (await statuses.get()).status == SERVING
     is_ready[0] = False  # as where the state store is gone: the catalog stays as it is
     async with asyncio.timeout(100):
-        assert (await reported.get()).status == NOT_SERVING
+        assert (await statuses.get()).status == NOT_SERVING
     watch.cancel()
 
 

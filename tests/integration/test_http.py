@@ -171,12 +171,12 @@ async def test_series_of_an_unloaded_version_go_after_a_grace_of_two_scrapes(pub
         await stub.Predict(request("m", x=X))
     await server.services.manager.unload("m", Version(2))
 
-    async def displayed() -> bool:
+    async def has_series() -> bool:
         return any(
             s.name == "turnout_requests_total" and s.labels["version"] == "2.0.0" for s in await _samples(server)
         )
 
-    assert [await displayed() for _ in range(3)] == [True, True, False]
+    assert [await has_series() for _ in range(3)] == [True, True, False]
 
 
 @needs_promtool

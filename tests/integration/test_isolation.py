@@ -96,11 +96,11 @@ async def test_crashes_again_and_again_fail_no_other_request_of_any_version(publ
         return request("m", a=np.array([number]), b=np.array([2]))
 
     async with clients(server, one, count=8, pause=0.0) as seen, stub_of(server) as stub:
-        reported = [
+        errors = [
             await refusal(stub.Predict(request("m", request_id=f"bad-{number}", **POISON), timeout=30))
             for number in range(4)
         ]
-    assert [t.code for t in reported] == [grpc.StatusCode.INTERNAL] * 4
+    assert [t.code for t in errors] == [grpc.StatusCode.INTERNAL] * 4
     assert seen.codes == Counter()
     assert seen.answers["1.0.0"] > 30
     found = await scrape(server)
@@ -130,10 +130,10 @@ async def test_a_version_that_only_crashes_is_refused_while_it_backs_off(
     server = await start_server(runtime={"processes": 1})
     async with stub_of(server) as stub:
         assert (await refusal(stub.Predict(request("m", **POISON)))).code is grpc.StatusCode.INTERNAL
-        while (reported := await refusal(stub.Predict(request("m", **POISON)))).code is not grpc.StatusCode.UNAVAILABLE:
-            assert reported.code is grpc.StatusCode.INTERNAL
-        assert reported.retry_after is not None
-        assert 0 < reported.retry_after <= 4.0
+        while (error := await refusal(stub.Predict(request("m", **POISON)))).code is not grpc.StatusCode.UNAVAILABLE:
+            assert error.code is grpc.StatusCode.INTERNAL
+        assert error.retry_after is not None
+        assert 0 < error.retry_after <= 4.0
         async with asyncio.timeout(100):
             while True:
                 try:
@@ -281,11 +281,11 @@ async def test_where_a_version_runs_and_why_is_told(publish_model, start_server)
     )
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         listed = await catalog_pb2_grpc.CatalogServiceStub(channel).ListModels(catalog_pb2.ListModelsRequest())
-    reported = {model.name: model.versions[0].isolation for model in listed.models}
-    assert reported["m"].startswith("process (auto: Div (divide) is an integer division by b")
-    assert reported["plain"].startswith("thread (auto: ")
-    assert reported["chosen"] == "process (the configuration says so)"
-    assert reported["trusted"] == "thread (the configuration says so)"
+    isolation = {model.name: model.versions[0].isolation for model in listed.models}
+    assert isolation["m"].startswith("process (auto: Div (divide) is an integer division by b")
+    assert isolation["plain"].startswith("thread (auto: ")
+    assert isolation["chosen"] == "process (the configuration says so)"
+    assert isolation["trusted"] == "thread (the configuration says so)"
     found = await scrape(server)
     assert found["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] == 0
     assert found["turnout_isolated_processes", "model=m", "version=1.0.0"] >= 1

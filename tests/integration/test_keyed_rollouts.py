@@ -88,7 +88,7 @@ async def sent(server: Running, load: Load, count: int = 4) -> AsyncIterator[Loa
             await asyncio.gather(*tasks)
 
 
-def reported(text: str) -> None:
+def note(text: str) -> None:
     """Says what the scene came to; `pytest -s` shows it."""
     sys.stdout.write(f"\n{text}\n")
 
@@ -155,7 +155,7 @@ async def test_a_key_that_fails_entirely_takes_the_candidate_back_within_seconds
     took = time.monotonic() - began
     assert last.state == "rolled_back", last
     assert "circuit breaker" in last.verdict
-    reported(f"one of two keys fails: taken back after {took:.1f} s, {load.harmed} requests harmed")
+    note(f"one of two keys fails: taken back after {took:.1f} s, {load.harmed} requests harmed")
     assert took < 60
     assert not load.failures.keys() - load.bad
 
@@ -177,7 +177,7 @@ async def test_keys_none_of_which_meet_the_twin_get_a_twin_that_they_meet(serve)
         load.bad = set(load.keys)
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back", last
-    reported(f"no key on the twin: taken back, {load.harmed} requests harmed")
+    note(f"no key on the twin: taken back, {load.harmed} requests harmed")
 
 
 async def test_one_tenant_with_most_of_the_traffic_whose_requests_all_fail_is_never_promoted(serve) -> None:
@@ -191,7 +191,7 @@ async def test_one_tenant_with_most_of_the_traffic_whose_requests_all_fail_is_ne
         load.bad = {heavy}
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back", last
-    reported(f"one heavy tenant fails: taken back, {load.harmed} requests harmed")
+    note(f"one heavy tenant fails: taken back, {load.harmed} requests harmed")
     assert not load.failures.keys() - {heavy}
 
 
@@ -209,7 +209,7 @@ async def test_a_candidate_that_answers_nobody_is_taken_back_on_errors(serve) ->
     errors = next(metric for metric in last.metrics if metric.name == "errors")
     assert last.state == "rolled_back", last
     assert errors.canary_bad >= 3, "not 0 of so many"
-    reported(f"answers nobody: taken back ({last.verdict}), {sum(seen.codes.values())} requests harmed")
+    note(f"answers nobody: taken back ({last.verdict}), {sum(seen.codes.values())} requests harmed")
 
 
 @pytest.mark.parametrize("keyed", [False, True])
@@ -224,7 +224,7 @@ async def test_a_candidate_that_answers_with_nan_is_taken_back(serve, keyed) -> 
     invalid = next(metric for metric in last.metrics if metric.name == "invalid")
     assert invalid.canary_bad >= 3
     assert invalid.baseline_bad == 0
-    reported(f"NaN to everybody, keyed {keyed}: taken back ({last.verdict}), {invalid.canary_bad} answers of NaN")
+    note(f"NaN to everybody, keyed {keyed}: taken back ({last.verdict}), {invalid.canary_bad} answers of NaN")
 
 
 async def test_a_new_key_that_gets_nan_takes_the_candidate_back_by_what_the_baseline_makes_of_its_requests(
@@ -238,7 +238,7 @@ async def test_a_new_key_that_gets_nan_takes_the_candidate_back_by_what_the_base
     async with sent(server, Load(keys, make=lambda _: request("m", x=X))):
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back", last
-    reported(f"NaN for one of two new keys: taken back ({last.verdict})")
+    note(f"NaN for one of two new keys: taken back ({last.verdict})")
 
 
 async def test_a_baseline_that_answers_with_nan_itself_takes_no_candidate_down_for_it(serve) -> None:
@@ -294,9 +294,7 @@ async def test_no_key_goes_back_to_the_old_version_when_the_candidate_is_promote
         after = {name: a.version for name, a in zip(names, await ask(server, names), strict=True)}
     back = [name for name in met if after[name] == "1.0.0"]
     held = [name for name in names if after[name] == "1.0.0"]
-    reported(
-        f"after promotion {len(held)} of {len(names)} keys are held back, {len(back)} of {len(met)} that had met it"
-    )
+    note(f"after promotion {len(held)} of {len(names)} keys are held back, {len(back)} of {len(met)} that had met it")
     assert held
     assert not back
 

@@ -303,8 +303,8 @@ async def test_a_version_that_is_not_in_memory_is_told_as_such_and_counts_as_rea
         assert (await http.get("/readyz")).status_code == 200
         assert (await http.get("/v2/models/m/versions/1.0.0/ready")).status_code == 200
         assert COLD in (await http.get("/console/models/m")).text
-    (reported,) = await _metrics(server, "turnout_version_info")
-    assert 'state="new"' in reported
+    (sample,) = await _metrics(server, "turnout_version_info")
+    assert 'state="new"' in sample
     assert await _answering(server, "1.0.0") == "1.0.0"
     assert not server.services.catalog.snapshot.models["m"].versions[Version(1)].reason
 
@@ -327,17 +327,17 @@ async def test_a_version_is_loaded_on_the_gpu_with_least_in_memory(
         publish_model("m", version, matmul(size))
     placed: dict[str, tuple[int, ...]] = {}
 
-    def reported(runtime):
+    def devices_of(runtime):
         return [f"cuda:{number}" for number in runtime.device_ids]
 
     def load(repository, published, settings, *rest):
         placed[str(published.manifest.version)] = settings.runtime.device_ids
         loaded = load_on_cpu(repository, published, settings, *rest)
-        memory = dict.fromkeys(reported(settings.runtime), published.manifest.size)
+        memory = dict.fromkeys(devices_of(settings.runtime), published.manifest.size)
         return replace(loaded, memory_bytes=memory)
 
     load_on_cpu = manager_module.load
-    monkeypatch.setattr(manager_module, "devices_of", reported)
+    monkeypatch.setattr(manager_module, "devices_of", devices_of)
     monkeypatch.setattr(manager_module, "load", load)
     runtime = {"device_ids": [0, 1], "gpus_per_version": 1}
     budget = 4 * SIZE + SIZE // 2

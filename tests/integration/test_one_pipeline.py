@@ -150,13 +150,13 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
 
 async def lines(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
     """Returns what the log tells of requests, in order, once it tells so much: a thread writes it."""
-    reported: list[str] = []
+    found: list[str] = []
     async with asyncio.timeout(100):
-        while len(reported) < count:
+        while len(found) < count:
             logged = map(json.loads, capfd.readouterr().err.splitlines())
-            reported += [line.get("code", line["event"]) for line in logged if line["event"] in _OF_REQUESTS]
+            found += [line.get("code", line["event"]) for line in logged if line["event"] in _OF_REQUESTS]
             await asyncio.sleep(0.01)
-    return reported
+    return found
 
 
 def code_of(span: Span) -> str:

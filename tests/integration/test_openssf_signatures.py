@@ -260,8 +260,8 @@ def test_certificates_go_both_ways(home: Path, between: bool) -> None:
     chained = ("--signing_certificate", home / "own.pem", "--certificate_chain", home / "chain.pem")
     if not between:
         chained = (*chained[:3], home / "authority.pem")
-    done, reported = model_signing(*sign, home / "signer.key", *chained)
-    assert done, reported
+    done, output = model_signing(*sign, home / "signer.key", *chained)
+    assert done, output
     theirs = MadeElsewhere.read((home / "model.sig").read_bytes(), None)
     keep(repository, "m", ONE, theirs.key.id, theirs.sign(found(home)))
     assert [(one.key, str(one.worth)) for one in trust.check(repository, found(home))] == [(signer.key.id, "trusted")]

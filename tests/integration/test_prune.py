@@ -53,18 +53,18 @@ def _adopt(models: Path) -> None:
 
 def test_the_plan_is_shown_and_nothing_done_until_somebody_says_yes(five, models) -> None:
     _adopt(models)
-    displayed = _prune(models)
-    assert displayed["done"] is False
-    goes = {one["version"]: one["goes"] for one in displayed["plan"]}
+    plan = _prune(models)
+    assert plan["done"] is False
+    goes = {one["version"]: one["goes"] for one in plan["plan"]}
     assert goes == {"5.0.0": False, "4.0.0": False, "3.0.0": True, "2.0.0": True, "1.0.0": True}
-    reasons = {one["version"]: one["reasons"] for one in displayed["plan"]}
+    reasons = {one["version"]: one["reasons"] for one in plan["plan"]}
     assert reasons["4.0.0"] == ["a rollback goes back to it"]
-    assert displayed["bytes"] == sum(one["bytes"] for one in displayed["plan"] if one["goes"]) > 0
+    assert plan["bytes"] == sum(one["bytes"] for one in plan["plan"] if one["goes"]) > 0
     assert _on_disk(models) == {f"{major}.0.0" for major in range(1, 6)}
 
     done = _prune(models, "--yes", "--reason", "room")
     assert [one["version"] for one in done["removed"]] == ["3.0.0", "2.0.0", "1.0.0"]
-    assert done["freed_bytes"] == displayed["bytes"]
+    assert done["freed_bytes"] == plan["bytes"]
     assert _on_disk(models) == {"4.0.0", "5.0.0"}
     assert [path.name for path in (models / ".staging").iterdir()] == [".lock"]
 

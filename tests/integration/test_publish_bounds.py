@@ -193,8 +193,8 @@ def test_a_model_that_dies_of_whatever_is_made_up_is_refused_and_told_the_way_ou
         " what it runs on",
     )
     assert tried(dies(above=255)).load[0] is GateOutcome.PASSED
-    displayed = case(tmp_path, x=np.array([-5, -7]))
-    assert tried(dies(above=-1), [displayed]).load[0] is GateOutcome.PASSED
+    golden = case(tmp_path, x=np.array([-5, -7]))
+    assert tried(dies(above=-1), [golden]).load[0] is GateOutcome.PASSED
 
 
 def test_made_up_inputs_that_kill_are_left_out_and_others_tried(tried: Try) -> None:

@@ -107,8 +107,8 @@ async def test_a_triton_tree_is_served_as_triton_would(tree: Path, start_server)
 
 
 async def test_configurations_of_triton_are_settings_beneath_those_of_the_server(tree: Path, start_server) -> None:
-    reported: dict[str, Any] = {"scores": {"limits": {"max_queue_requests": 7}}}
-    server = await start_server(read_only=True, model=reported)
+    models: dict[str, Any] = {"scores": {"limits": {"max_queue_requests": 7}}}
+    server = await start_server(read_only=True, model=models)
     manager = server.services.manager
     settings = manager._settings.for_model("scores")
     assert settings.limits.max_queue_requests == 7
@@ -387,8 +387,8 @@ async def test_a_repository_of_turnouts_own_is_served_read_only_too(models: Path
 
 def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path, tmp_path: Path) -> None:
     environment = os.environ | {"TURNOUT_READ_ONLY": "true", "TURNOUT_MODELS": str(tree)}
-    displayed = command_line.run("models", "--json", env=environment)
-    assert [model["name"] for model in json.loads(displayed.stdout)["models"]] == ["Scale.x2", "plain", "scores"]
+    listed = command_line.run("models", "--json", env=environment)
+    assert [model["name"] for model in json.loads(listed.stdout)["models"]] == ["Scale.x2", "plain", "scores"]
     refused = command_line.run("tag", "scores", "stable", "3.0.0", env=environment)
     assert (refused.returncode, refused.stderr) == (
         1,
@@ -397,8 +397,8 @@ def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path,
     )
     state = sqlite_url(tmp_path / "state.db")
     assert command_line.run("tag", "scores", "stable", "3.0.0", "--state", state, env=environment).returncode == 0
-    reported = command_line.run("doctor", "--json", env=environment | {"TURNOUT_MODEL__SCALE.X2__LOAD": "all"})
-    checks = {check["name"]: check["detail"] for check in json.loads(reported.stdout)["checks"]}
+    doctor = command_line.run("doctor", "--json", env=environment | {"TURNOUT_MODEL__SCALE.X2__LOAD": "all"})
+    checks = {check["name"]: check["detail"] for check in json.loads(doctor.stdout)["checks"]}
     assert checks["state store"] == "in memory: the repository is read-only, and no state store is named"
     assert "3 models, 4 versions" in checks["repository"]
-    assert "is about no model" not in reported.stdout
+    assert "is about no model" not in doctor.stdout

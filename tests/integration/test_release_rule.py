@@ -204,7 +204,7 @@ async def test_rollbacks_go_back_one_by_one_and_never_to_what_was_gone_back_from
         await done(server, models, "release", f"m@{version}")
     await put(server, policy("1.2.0"))
     message = await done(server, models, "rollback", "m", "--reason", "bad")
-    assert "m went back to 1.1.0; 1.2.0 is released no more" in message
+    assert "m went back to 1.1.0; 1.2.0 is no longer released" in message
     assert await plain(server) == {"1.1.0"}
     assert set(await answered(server, "latest")) == {"1.1.0"}
     assert set(await answered(server, "^1.1")) == {"1.1.0"}

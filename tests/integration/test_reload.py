@@ -35,9 +35,9 @@ async def test_changed_settings_of_models_hold_at_once_and_others_are_named(mode
             await server.services.catalog.wait_for(lambda _: loaded(server) == {ONE, TWO})
         await server.reloader.reload(lambda: after)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    reported, again = [line for line in lines if line["event"] == "settings reloaded"]
-    assert reported["at_once"] == ["log.level", "model.m.load"]
-    assert reported["needs_restart"] == ["limits.max_tensors"]
+    first, again = [line for line in lines if line["event"] == "settings reloaded"]
+    assert first["at_once"] == ["log.level", "model.m.load"]
+    assert first["needs_restart"] == ["limits.max_tensors"]
     assert (again["at_once"], again["needs_restart"]) == ([], ["limits.max_tensors"])
 
 

@@ -278,14 +278,14 @@ def test_a_store_that_is_away_and_was_never_listed_is_told_in_words_without_secr
     with StoppingProxy(store.endpoint) as proxy:
         proxy.away = True
         with closing(store.through(proxy).open(tmp_path / "never", timeout_s=1)) as opened:
-            with pytest.raises(OSError, match="does not answer") as reported:
+            with pytest.raises(OSError, match="does not answer") as away:
                 opened.scan()
-            assert reported.value.errno == errno.EIO
+            assert away.value.errno == errno.EIO
             with pytest.raises(StoreUnavailable) as refused:
                 opened.find("m", V1)
             with pytest.raises(TurnoutError) as publishing:
                 put(opened, V1, 2, tmp_path)
-    for text in (str(reported.value), refused.value.message, publishing.value.message):
+    for text in (str(away.value), refused.value.message, publishing.value.message):
         assert not any(secret in text for secret in (*CREDENTIALS.values(), "127.0.0.1"))
 
 
@@ -370,8 +370,8 @@ def test_a_registry_is_told_who_asks_by_what_docker_login_wrote(
         login.write_text(json.dumps({"auths": {"registry.test": {"auth": auth[:-8]}}}))
         with closing(near.open(tmp_path / "wrong")) as wrong, pytest.raises(OSError, match="401") as no:
             wrong.scan()
-    for reported in (refused, no):
-        assert not any(secret in str(reported.value) for secret in (credential, auth, "secret", "127.0.0.1"))
+    for caught in (refused, no):
+        assert not any(secret in str(caught.value) for secret in (credential, auth, "secret", "127.0.0.1"))
 
 
 def _state(snapshot: Any, version: Version) -> str:

@@ -94,12 +94,12 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models,
     assert await _metric(server, "turnout_repository_available") == 0
     async with httpx.AsyncClient() as client:
         ready = await client.get(f"http://{server.http}/readyz")
-        reported = (await client.get(f"http://{server.http}/readyz", headers={"accept": "application/json"})).json()
+        readiness = (await client.get(f"http://{server.http}/readyz", headers={"accept": "application/json"})).json()
     assert ready.status_code == 200
     assert ready.text.startswith("ready\n")
     assert "the model repository" in ready.text
-    assert reported["ready"] is True
-    assert [part["part"] for part in reported["unavailable"]] == ["model repository"]
+    assert readiness["ready"] is True
+    assert [part["part"] for part in readiness["unavailable"]] == ["model repository"]
     # What is declared meanwhile is followed: the state store is there.
     await asyncio.to_thread(server.services.release_writer._store.set_tag, "m", "old", ONE, actor="test", reason="")
     await _until(lambda: server.services.catalog.snapshot.models["m"].model_releases.tags == {"old": ONE})

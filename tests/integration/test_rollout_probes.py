@@ -341,13 +341,13 @@ async def test_a_probe_of_no_configuration_is_refused_with_the_nearest(pair, sta
 
 async def test_a_plan_that_its_probe_would_hold_for_ever_is_told_beforehand(pair, start_server) -> None:
     server = await start_server(rollout=TICK, probe=probe("http://127.0.0.1:9", initial_delay_s=60))
-    reported = {}
+    warnings = {}
     for deadline in (60.0, 60.5):
         plan = json.dumps(ONE_STEP | {"step_deadline_s": deadline})
         async with control_of(server) as control:
             planned = await control.PlanRollout(pb.PlanRolloutRequest(model="m", version="1.1.0", plan_json=plan))
-        reported[deadline] = [line for line in planned.missed if "probe" in line]
-    assert reported == {
+        warnings[deadline] = [line for line in planned.missed if "probe" in line]
+    assert warnings == {
         60.0: [
             "probe qa is first asked after 60 s (initial_delay_s), and step 1 waits 60 s at most: "
             "it would stand still there"
@@ -407,6 +407,6 @@ async def test_the_secrets_of_a_probe_are_in_nothing_that_is_told(pair, start_se
         assert "not asked yet" in page or "inconclusive" in page
     printed = render_toml(Settings(models=models, probe=configured), {})
     assert endpoint.asked[0].headers["authorization"] == f"Bearer {TOKEN}"
-    for reported in (str(last), str(listed), str(tried), scraped, page, printed, "".join(capfd.readouterr())):
-        assert TOKEN not in reported
-        assert header not in reported
+    for text in (str(last), str(listed), str(tried), scraped, page, printed, "".join(capfd.readouterr())):
+        assert TOKEN not in text
+        assert header not in text

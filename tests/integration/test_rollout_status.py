@@ -95,8 +95,8 @@ async def test_argo_rollouts_and_flagger_follow_a_rollout_to_each_of_its_ends(pu
     going = await get(server, "/v1/rollouts/stopped")
     assert going.json().keys() == KEYS
     assert going.headers["cache-control"] == "no-store"
-    reported = {key: going.json()[key] for key in ("phase", "state", "verdict", "final", "step", "steps", "weight")}
-    assert reported == {
+    fields = {key: going.json()[key] for key in ("phase", "state", "verdict", "final", "step", "steps", "weight")}
+    assert fields == {
         "phase": "progressing", "state": "soaking", "verdict": "undecided", "final": False, "step": 1, "steps": 2,
         "weight": 0.25,
     }  # fmt: skip
@@ -159,10 +159,10 @@ async def test_a_candidate_is_not_taken_for_the_one_before_it(publish_model, sta
         if version == "1.1.0":
             await command(server, pb.ROLLOUT_COMMAND_ABORT)
             await until(server, in_state("rolled_back"))
-    displayed = {
+    rollouts = {
         path: (await get(server, f"/v1/rollouts/m{path}")).json() for path in ("", "?attempt=1", "?candidate=1.1.0")
     }
-    assert [displayed[path]["attempt"] for path in displayed] == [2, 1, 1]
+    assert [rollouts[path]["attempt"] for path in rollouts] == [2, 1, 1]
     missing = await get(server, "/v1/rollouts/m?candidate=1.3.0")
     assert missing.status_code == 404
     assert missing.json()["error"]["message"] == "m has had no rollout of '1.3.0'"

@@ -108,17 +108,16 @@ async def test_every_server_is_listed_with_what_it_has(pair, start_server, model
     second = await start_server(rollout=TICK, server_name="bob")
     await put(first, policy("1.0.0", v1_1_0=0.1))
     await settled(lambda: {s.epochs.get("m") for s in first.services.rollouts.servers} == {1})
-    message = await run(first, models, "servers", "m", "--json")
-    listed = json.loads(message.out)
+    listed = json.loads((await run(first, models, "servers", "m", "--json")).out)
     assert listed["answered_by"] == "ada"
     assert [(s["name"], s["alive"]) for s in listed["servers"]] == [("ada", True), ("bob", True)]
     for one in listed["servers"]:
         (model,) = one["models"]
         assert sorted(model.pop("versions")) == ["1.0.0", "1.1.0"]
         assert model == {"model": "m", "epoch": 1, "behind": 0, "diverted": ""}
-    displayed = (await run(second, models, "servers")).out
-    assert "ada" in displayed
-    assert "bob" in displayed
+    table = (await run(second, models, "servers")).out
+    assert "ada" in table
+    assert "bob" in table
     metrics = await scrape(first)
     assert metrics["turnout_servers", "state=alive"] == 2
 

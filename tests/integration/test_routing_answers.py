@@ -68,11 +68,11 @@ async def test_every_answer_names_version_digest_role_and_epoch_and_so_does_its_
             assert expected.items() <= dict(await call.trailing_metadata()).items()
         async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
             call = oip_of(channel)(oip_request(selector))
-            reported = await call
-            assert reported.model_version == version
-            assert reported.parameters["turnout_role"].string_param == role
-            assert reported.parameters["turnout_epoch"].uint64_param == 1
-            assert reported.parameters["turnout_digest"].string_param == digests[version]
+            answer = await call
+            assert answer.model_version == version
+            assert answer.parameters["turnout_role"].string_param == role
+            assert answer.parameters["turnout_epoch"].uint64_param == 1
+            assert answer.parameters["turnout_digest"].string_param == digests[version]
             assert expected.items() <= dict(await call.trailing_metadata()).items()
 
 

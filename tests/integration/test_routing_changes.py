@@ -179,11 +179,11 @@ async def test_in_a_freeze_only_what_takes_traffic_back_is_taken(start_server) -
 async def test_a_policy_that_cannot_be_is_refused_with_the_reason(start_server, wanted, code: str, says: str) -> None:
     server = await start_server()
     async with control_of(server) as control:
-        reported, message = await refused(control.SetTraffic(pb.SetTrafficRequest(model="m", policy=wanted)))
-        assert (reported.name, says in message) == (code, True), message
+        status, message = await refused(control.SetTraffic(pb.SetTrafficRequest(model="m", policy=wanted)))
+        assert (status.name, says in message) == (code, True), message
         assert (await control.GetTraffic(pb.GetTrafficRequest(model="m"))).models[0].epoch == 0
-        reported, _ = await refused(control.SetTraffic(pb.SetTrafficRequest(model="nobody", policy=wanted)))
-        assert reported.name in ("NOT_FOUND", "INVALID_ARGUMENT")
+        status, _ = await refused(control.SetTraffic(pb.SetTrafficRequest(model="nobody", policy=wanted)))
+        assert status.name in ("NOT_FOUND", "INVALID_ARGUMENT")
 
 
 async def test_force_lets_a_signature_through_and_nothing_else(start_server) -> None:

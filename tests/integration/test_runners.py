@@ -314,13 +314,13 @@ async def test_a_version_whose_run_hangs_takes_no_thread_to_wait_for_its_end() -
 
 
 async def test_outputs_of_a_joined_run_that_do_not_add_up_are_nobodys_and_no_run_is_joined_after() -> None:
-    gate, reported = Gate(), []
+    gate, reasons = Gate(), []
 
     def run(inputs: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
         x = gate.run(inputs, names)[0]
         return [x[x[:, 0] >= 0]]
 
-    batcher = _batcher(run, BATCHED, runners=1, demoted=reported.append)
+    batcher = _batcher(run, BATCHED, runners=1, demoted=reasons.append)
     first = _send(batcher, _x(width=1))
     await gate.wait_for(1)
     values = (1.0, -1.0, 2.0, 3.0)
@@ -333,7 +333,7 @@ async def test_outputs_of_a_joined_run_that_do_not_add_up_are_nobodys_and_no_run
     await first
     # The joined run, its requests again, and then those that were in one line with them already.
     assert gate.begun == [(1, 1), (4, 2)] + [(1, 2)] * 8
-    assert reported == ["unbatched: demoted at run time: output y had 3 rows of 4"]
+    assert reasons == ["unbatched: demoted at run time: output y had 3 rows of 4"]
     await _close(batcher)
 
 
@@ -397,14 +397,14 @@ async def _together(batcher: Batcher, gate: Gate, inputs: Sequence[dict[str, Arr
 
 
 async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_is_the_same_in_each() -> None:
-    gate, reported, constant = Gate(), [], [True]
+    gate, reasons, constant = Gate(), [], [True]
     plan = BatchPlan(4, {"x": 0}, {})
 
     def run(inputs: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
         rows, width = gate.run(inputs, names)[0].shape
         return [np.array(rows if width == 2 and not constant[0] else 7)]
 
-    batcher = _batcher(run, plan, runners=1, demoted=reported.append)
+    batcher = _batcher(run, plan, runners=1, demoted=reasons.append)
     assert await _together(batcher, gate, [_x()] * 4) == [7] * 4
     assert gate.begun[-4:] == [(1, 2)] * 4  # what they would share was not known
     assert await _together(batcher, gate, [_x()] * 4) == [7] * 4
@@ -414,21 +414,21 @@ async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_
     constant[0] = False
     assert await _together(batcher, gate, [_x()] * 4) == [1] * 4
     assert gate.begun[-5:] == [(4, 2), *[(1, 2)] * 4]
-    assert reported == [
+    assert reasons == [
         "unbatched: demoted at run time: output y, given to all requests of a run, is not always the same"
     ]
     await _close(batcher)
 
 
 async def test_how_many_rows_there_are_is_never_shared() -> None:
-    gate, reported = Gate(), []
+    gate, reasons = Gate(), []
     batcher = _batcher(
         lambda inputs, names: [np.array(len(gate.run(inputs, names)[0]))], BatchPlan(4, {"x": 0}, {}), runners=1,
-        demoted=reported.append,
+        demoted=reasons.append,
     )  # fmt: skip
     for _ in range(3):
         assert await _together(batcher, gate, [_x()] * 3) == [1] * 3
-    assert len(reported) == 1
+    assert len(reasons) == 1
     await _close(batcher)
 
 

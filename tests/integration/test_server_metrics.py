@@ -19,7 +19,7 @@ from turnout_proto.v1 import rollout_pb2
 from wire import X, request, stub_of
 
 
-def displayed(metrics, name: str) -> dict[tuple[str, ...], float]:
+def samples(metrics, name: str) -> dict[tuple[str, ...], float]:
     """The samples of one family, by their labels."""
     return {key[1:]: value for key, value in metrics.items() if key[0] == name}
 
@@ -29,10 +29,10 @@ async def test_every_model_shows_its_epoch_and_each_change_of_traffic_moves_it(p
         publish_model("m", version, scaled(1))
     publish_model("untouched", "1.0.0", scaled(1))
     server = await start_server()
-    assert displayed(await scrape(server), "turnout_policy_epoch") == {("model=m",): 0, ("model=untouched",): 0}
+    assert samples(await scrape(server), "turnout_policy_epoch") == {("model=m",): 0, ("model=untouched",): 0}
     await put(server, policy("1.0.0", v1_1_0=0.1))
     await put(server, policy("1.0.0", v1_1_0=0.2))
-    assert displayed(await scrape(server), "turnout_policy_epoch") == {("model=m",): 2, ("model=untouched",): 0}
+    assert samples(await scrape(server), "turnout_policy_epoch") == {("model=m",): 2, ("model=untouched",): 0}
 
 
 async def test_outcomes_and_verdicts_are_at_zero_before_the_first_so_that_it_is_an_increase(
@@ -40,10 +40,10 @@ async def test_outcomes_and_verdicts_are_at_zero_before_the_first_so_that_it_is_
 ) -> None:
     publish_model("m", "1.0.0", scaled(1))
     metrics = await scrape(await start_server())
-    assert displayed(metrics, "turnout_version_loads_total") == {
+    assert samples(metrics, "turnout_version_loads_total") == {
         ("model=m", f"outcome={outcome}"): float(outcome is LoadOutcome.READY) for outcome in LoadOutcome
     }
-    assert displayed(metrics, "turnout_rollout_verdicts_total") == {
+    assert samples(metrics, "turnout_rollout_verdicts_total") == {
         ("model=m", f"verdict={state}"): 0 for state in RolloutState if state.final
     }
 
@@ -53,7 +53,7 @@ async def test_a_version_in_the_policy_shows_its_role_before_its_first_request(p
         publish_model("m", version, scaled(1))
     server = await start_server()
     await put(server, policy("1.0.0", v1_1_0=0.1))
-    counted = displayed(await scrape(server), "turnout_requests_total")
+    counted = samples(await scrape(server), "turnout_requests_total")
     codes = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
     assert counted == {
         (f"code={code}", "model=m", f"role={role}", f"version={version}"): 0
@@ -73,13 +73,13 @@ async def test_a_version_whose_bytes_changed_is_shown_as_such_until_they_are_bac
     file.write_bytes(published[:-1] + b"!")
     server = await start_server()
     metrics = await scrape(server)
-    assert displayed(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
-    assert displayed(metrics, "turnout_version_loads_total")["model=m", "outcome=digest_mismatch"] == 1
+    assert samples(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
+    assert samples(metrics, "turnout_version_loads_total")["model=m", "outcome=digest_mismatch"] == 1
     file.write_bytes(published)
     await server.services.manager.load("m", Version(2))
     metrics = await scrape(server)
-    assert displayed(metrics, "turnout_version_failed") == {}
-    assert displayed(metrics, "turnout_version_loads_total")["model=m", "outcome=ready"] == 2
+    assert samples(metrics, "turnout_version_failed") == {}
+    assert samples(metrics, "turnout_version_loads_total")["model=m", "outcome=ready"] == 2
 
 
 async def test_a_version_whose_manifest_is_damaged_is_shown_as_changed_too(publish_model, start_server, models) -> None:
@@ -89,14 +89,14 @@ async def test_a_version_whose_manifest_is_damaged_is_shown_as_changed_too(publi
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes()[:-10])
     metrics = await scrape(await start_server())
-    assert displayed(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
+    assert samples(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
 
 
 async def test_a_load_that_a_setting_forbids_is_told_from_a_changed_file(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(1))
     server = await start_server(runtime=Runtime(providers=["tensorrt"]))
     metrics = await scrape(server)
-    assert displayed(metrics, "turnout_version_failed") == {("model=m", "reason=config", "version=1.0.0"): 1}
+    assert samples(metrics, "turnout_version_failed") == {("model=m", "reason=config", "version=1.0.0"): 1}
 
 
 async def test_a_full_queue_is_shown_as_full(publish_model, start_server) -> None:
@@ -110,7 +110,7 @@ async def test_a_full_queue_is_shown_as_full(publish_model, start_server) -> Non
             """Sends one more than there is room for, time and again: where a scrape takes long, another has ended."""
             full = False
             while not full or not [c for c in calls if c.done() and await c.code() is StatusCode.RESOURCE_EXHAUSTED]:
-                full |= displayed(await scrape(server), "turnout_queue_fill_ratio")["model=m", "version=1.0.0"] == 1
+                full |= samples(await scrape(server), "turnout_queue_fill_ratio")["model=m", "version=1.0.0"] == 1
                 under_way = sum(not call.done() for call in calls)
                 calls.extend(stub.Predict(request("m", **long)) for _ in range(3 + full - under_way))
                 await asyncio.sleep(0.01)
@@ -133,13 +133,13 @@ async def test_a_rollout_that_stands_still_shows_why(publish_model, start_server
     publish_model("m", "1.1.0", adds_count(), release=False)
     server = await start_server(rollout=rollout_wire.TICK)
     await rollout_wire.start(server, "1.1.0")
-    assert displayed(await scrape(server), "turnout_rollout_paused") == {}
+    assert samples(await scrape(server), "turnout_rollout_paused") == {}
     await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_PAUSE, actor="ann", reason="lunch")
-    paused = displayed(await scrape(server), "turnout_rollout_paused")
+    paused = samples(await scrape(server), "turnout_rollout_paused")
     assert paused == {("model=m", "reason_kind=operator", "version=1.1.0"): 1}
     assert "lunch" not in str(paused)
     await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_RESUME, actor="ann")
-    assert displayed(await scrape(server), "turnout_rollout_paused") == {}
+    assert samples(await scrape(server), "turnout_rollout_paused") == {}
 
 
 @pytest.mark.slow

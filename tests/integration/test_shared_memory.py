@@ -220,8 +220,8 @@ async def test_a_place_that_is_none_is_refused_in_words(
     make, code, terms = WRONG[case]
     async with asking(server) as ask:
         await register(ask, segment)
-        reported = await refused(ask("ModelInfer", make()))
-        assert (reported[0], terms in reported[1]) == (code, True), reported
+        error = await refused(ask("ModelInfer", make()))
+        assert (error[0], terms in error[1]) == (code, True), error
         assert bytes(segment.buf[NBYTES:]) == bytes(3 * NBYTES)
 
 

@@ -205,9 +205,9 @@ def test_what_is_no_signature_of_the_version_counts_for_nothing(
     data = UNFIT[kind](KeySigner(key).sign(published), key, stranger)
     attestations.write(repository, "m", ONE, f"bundle-{key.public.id}.sigstore.json", data)
     trust = Trust.of(required(key, stranger))
-    with pytest.raises(NotTrusted, match=r"m 1\.0\.0: ") as reported:
+    with pytest.raises(NotTrusted, match=r"m 1\.0\.0: ") as caught:
         trust.check(repository, published)
-    assert len(reported.value.message) < 400
+    assert len(caught.value.message) < 400
     (found,) = trust.signed(repository, published)
     assert found.key, "it is named"
     with pytest.raises((InvalidRequest, Conflict)):
@@ -238,7 +238,7 @@ def test_whatever_stands_in_whichever_place_is_told_and_not_stumbled_over(
     made, trust = KeySigner(key).sign(published), Trust.of(required(key))
     outer, inner = json.loads(made.to_bytes()), json.loads(made.payload)
     values = (None, True, 7, -1.5, "", "x", "\x1b[2J\n", "\ud800", [], [[]], {}, {"a": 1}, "0" * 64)
-    tried, reported = 0, set[str]()
+    tried, reasons = 0, set[str]()
     for value in values:
         bundles = [json.dumps(_put(outer, where, value)).encode() for where in _places(outer)]
         payloads = [json.dumps(_put(inner, where, value)).encode() for where in _places(inner)]
@@ -247,14 +247,14 @@ def test_whatever_stands_in_whichever_place_is_told_and_not_stumbled_over(
             tried += 1
             with suppress(ValueError):
                 found = trust.judge(published, Bundle.from_bytes(data))
-                reported.add(found.key + found.why)
+                reasons.add(found.key + found.why)
             try:
                 MadeElsewhere.read(data, key.public).sign(published)
             except (InvalidRequest, Conflict) as error:
-                reported.add(error.message)
+                reasons.add(error.message)
     assert tried > 400
-    assert len(reported) > 20
-    assert all(text.isprintable() for text in reported), "what a stranger wrote does nothing to a terminal"
+    assert len(reasons) > 20
+    assert all(text.isprintable() for text in reasons), "what a stranger wrote does nothing to a terminal"
 
 
 def test_a_huge_file_in_the_place_of_a_signature_is_not_read(repository, key: PrivateKey, publish_model) -> None:

@@ -72,8 +72,8 @@ def test_old_policies_and_ended_rollouts_go_and_the_chain_still_verifies(store: 
         store.policy_at("m", 30)
     assert store.policy_at("m", 31).document == {"n": 30}
     # Of the ended rollout its end is left, and all of the one that runs.
-    reported = [e.payload["state"] for e in store.events("m", 1000) if e.kind == "rollout"]
-    assert sorted(reported) == ["done", "pending", "ramping", "soaking"]
+    states = [e.payload["state"] for e in store.events("m", 1000) if e.kind == "rollout"]
+    assert sorted(states) == ["done", "pending", "ramping", "soaking"]
     after = store.release_state()
     assert after.models == before.models
     last = store.events("m", 1)[0]

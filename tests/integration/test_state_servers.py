@@ -42,7 +42,7 @@ def servers_snapshot(store: StateStore) -> ServersSnapshot:
     return store.running_rollouts()[1]
 
 
-def reported(store: StateStore) -> list[tuple[int, str]]:
+def counts_on_record(store: StateStore) -> list[tuple[int, str]]:
     return [(one.tick, one.server) for one in servers_snapshot(store).counts]
 
 
@@ -52,7 +52,7 @@ def test_a_report_told_twice_is_there_once(store) -> None:
         assert store.report_server(ADA, counts((7, "ada"), (8, "ada")))
     met = servers_snapshot(store)
     assert [(one.name, one.document) for one in met.servers] == [("ada", {"epochs": {"m": 1}})]
-    assert reported(store) == [(7, "ada"), (8, "ada")]
+    assert counts_on_record(store) == [(7, "ada"), (8, "ada")]
     assert abs((met.now - datetime.now(UTC)).total_seconds()) < 60, "by the database's clock"
     assert abs((met.servers[0].seen - met.now).total_seconds()) < 60
     assert store.revision() == revision, "what servers tell one another is not a change"
@@ -62,7 +62,7 @@ def test_a_name_has_one_server_at_a_time_and_that_of_a_killed_one_is_free_again(
     twin = ServerReport("ada", "two", {}, 60.0)
     assert store.report_server(ADA, ())
     assert not store.report_server(twin, counts((7, "ada")))
-    assert reported(store) == [], "nothing of it is written"
+    assert counts_on_record(store) == [], "nothing of it is written"
     with store._database.writing() as connection:
         long_ago = time_text(datetime.now(UTC) - timedelta(seconds=90))
         connection.execute(update(schema.servers).values(seen=long_ago))
@@ -78,11 +78,11 @@ def test_counts_go_with_the_write_that_took_them_and_not_without_it(store) -> No
     store.report_server(ADA, counts((7, "ada"), (7, "bob"), (8, "ada"), (9, "bob")))
     with pytest.raises(Conflict):
         store.put_rollout("m", write(5, counted={"ada": 8}), actor="ada", reason="")
-    assert len(reported(store)) == 4
+    assert len(counts_on_record(store)) == 4
     store.put_rollout("m", write(1, counted={"ada": 8, "bob": 7}), actor="ada", reason="")
-    assert reported(store) == [(9, "bob")]
+    assert counts_on_record(store) == [(9, "bob")]
     store.put_rollout("m", write(2, final=True), actor="ada", reason="")
-    assert reported(store) == []
+    assert counts_on_record(store) == []
 
 
 def test_a_lease_ends_by_the_databases_clock(store) -> None:
@@ -94,7 +94,7 @@ def test_servers_that_are_gone_and_counts_of_ended_rollouts_are_let_go(store) ->
     store.put_rollout("m", write(0, final=True), actor="ada", reason="")
     store.report_server(ADA, counts((7, "ada")))  # it came after the end
     assert store.expire_servers(3600.0) == 1
-    assert reported(store) == []
+    assert counts_on_record(store) == []
     assert len(servers_snapshot(store).servers) == 1
     assert store.expire_servers(0.0) == 1
     assert servers_snapshot(store).servers == []
@@ -120,7 +120,7 @@ def test_counts_of_several_rollouts_are_written_at_once_and_one_that_another_ser
     assert [[body for *_, body in store.rollout_ticks(model, 1)] for model in ("m", "n", "o")] == [
         [{"requests": 3}], [], [{"requests": 3}],
     ]  # fmt: skip
-    assert reported(store) == [(8, "bob")], "what was taken goes with it"
+    assert counts_on_record(store) == [(8, "bob")], "what was taken goes with it"
     assert store.revision() == revision, "nothing happened to them"
     with pytest.raises(ValueError, match="has to be told"):
         store.put_counts([("m", replace(write(2), state="aborting"))])
@@ -138,9 +138,9 @@ async def test_a_server_with_nothing_to_tell_does_not_write_at_every_tick(publis
             nonlocal ticks
             ticks += 1
             await server.services.rollouts.wait(5)
-            for reported in servers_snapshot(store).servers:  # none before its first report
-                seen.add(reported.seen)
-                documents.append(reported.document)
+            for server_row in servers_snapshot(store).servers:  # none before its first report
+                seen.add(server_row.seen)
+                documents.append(server_row.document)
 
         while ticks < 30 or not documents:
             await tick()

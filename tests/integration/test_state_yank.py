@@ -155,14 +155,14 @@ def test_of_a_yank_and_a_rollout_of_one_moment_one_is_refused(store: StateStore)
 
 
 def test_a_tag_moves_only_from_where_it_is_expected(store: StateStore) -> None:
-    with pytest.raises(Conflict, match=r"m has no tag 'stable' by now, and it was expected at 1\.0\.0; look again"):
+    with pytest.raises(Conflict, match=r"m has no tag 'stable' now, and it was expected to name 1\.0\.0; look again"):
         store.set_tag("m", "stable", V2, expect="1.0.0", **WHO)
     assert store.set_tag("m", "stable", V1, expect="", **WHO) is None
-    with pytest.raises(Conflict, match=r"stands at 1\.0\.0, not new \(set by ada: it leaks\); look again"):
+    with pytest.raises(Conflict, match=r"names 1\.0\.0 already \(set by ada: it leaks\); look again"):
         store.set_tag("m", "stable", V2, expect="", **WHO)
-    with pytest.raises(Conflict, match=r"stands at 1\.0\.0, not 3\.0\.0"):
+    with pytest.raises(Conflict, match=r"names 1\.0\.0, not 3\.0\.0"):
         store.set_tag("m", "stable", V2, expect="3.0.0", **WHO)
-    with pytest.raises(Conflict, match=r"stands at 1\.0\.0, not 3\.0\.0"):
+    with pytest.raises(Conflict, match=r"names 1\.0\.0, not 3\.0\.0"):
         store.set_tag("m", "stable", V1, expect="3.0.0", **WHO)
     assert store.set_tag("m", "stable", V2, expect="1.0.0", **WHO) == V1
     with pytest.raises(Conflict):

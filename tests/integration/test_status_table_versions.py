@@ -54,7 +54,7 @@ ROWS = {
     "InvalidRequest, a yank without a reason": Row(Code.INVALID_ARGUMENT, "expected 1 to", ("reason",)),
     "NotFound, an upload": Row(Code.NOT_FOUND, "there is no such upload"),
     "TagNotFound": Row(Code.NOT_FOUND, "m has no tag 'stabel'; there are: stable"),
-    "Conflict, a tag": Row(Code.ABORTED, "stands at 1.0.0, not 6.6.6"),
+    "Conflict, a tag": Row(Code.ABORTED, "names 1.0.0, not 6.6.6"),
     "ChangeRefused, a yank": Row(Code.FAILED_PRECONDITION, "is not yanked: the tag stable names it"),
     "ChangeRefused, an upload": Row(Code.FAILED_PRECONDITION, "model.onnx is not complete"),
     "Exhausted, uploads": Row(Code.RESOURCE_EXHAUSTED, "1 uploads are open"),
@@ -142,11 +142,11 @@ async def _settled(stub: PredictionServiceStub, asked: prediction_pb2.PredictReq
 async def test_every_row_about_versions_is_answered_as_the_table_says(rows: dict[str, Refusal], models: Path) -> None:
     assert rows.keys() == ROWS.keys()
     for name, row in ROWS.items():
-        reported = rows[name]
-        assert reported.code is row.code, (name, reported)
-        assert row.message in reported.message, (name, reported)
-        assert reported.fields == row.fields, (name, reported)
-        assert str(models) not in reported.message, (name, reported)
+        actual = rows[name]
+        assert actual.code is row.code, (name, actual)
+        assert row.message in actual.message, (name, actual)
+        assert actual.fields == row.fields, (name, actual)
+        assert str(models) not in actual.message, (name, actual)
     assert rows["Exhausted, uploads"].retry_after
 
 

@@ -80,7 +80,7 @@ def address_of(server: Running, listener: str) -> Address:
     return address
 
 
-async def displayed(address: Address, client: Tls | None = None) -> str:
+async def certificate_subject(address: Address, client: Tls | None = None) -> str:
     """Returns the subject of what a listener shows to a new connection."""
 
     def look() -> str:
@@ -114,7 +114,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def until_shown(address: Address, subject: str, client: Tls | None = None) -> None:
     """Waits until new connections are shown the certificate of `subject`."""
     async with asyncio.timeout(BOUND):
-        while await displayed(address, client) != subject:
+        while await certificate_subject(address, client) != subject:
             await asyncio.sleep(0.01)
 
 
@@ -210,7 +210,7 @@ async def test_changed_files_are_shown_to_new_connections_and_end_no_old_one(
 ) -> None:
     server = await start_server(tls=files.server(AUTHORITY.issue("before")))
     address, tls = address_of(server, listener), files.client()
-    assert await displayed(address) == "CN=before"
+    assert await certificate_subject(address) == "CN=before"
     async with (
         AsyncClient(str(address), tls=tls, retries=0) as client,
         grpc.aio.secure_channel(str(address), tls.credentials()) as channel,
@@ -265,7 +265,7 @@ async def test_files_that_cannot_be_used_leave_the_certificate_before_in_force(
     broken(files)
     await until(lambda: all(recorder.failed.values()))
     for listener in LISTENERS:
-        assert await displayed(address_of(server, listener)) == "CN=before"
+        assert await certificate_subject(address_of(server, listener)) == "CN=before"
     assert recorder.expires == before
     text = b"".join([block async for block in server.services.metrics.scrape(negotiate(""))]).decode()
     assert 'turnout_tls_reload_failing{listener="control"} 1.0\n' in text
@@ -314,7 +314,7 @@ async def test_a_server_starts_with_an_expired_certificate_and_says_so(
 
 async def test_one_listener_may_speak_plain_text_beside_others(files: Files, start_server: StartServer) -> None:
     server = await start_server(tls={**files.server(AUTHORITY.issue("a server")), "control": {"enabled": False}})
-    assert await displayed(server.grpc) == "CN=a server"
+    assert await certificate_subject(server.grpc) == "CN=a server"
     with Client(str(server.control)) as client:
         await asyncio.get_running_loop().run_in_executor(None, client.models)
     assert set(server.services.metrics.server.tls.expires) == {"grpc", "http"}

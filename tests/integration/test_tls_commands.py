@@ -64,9 +64,9 @@ def test_every_command_reaches_the_server_with_a_certificate_and_none_without(
     else:
         assert "no model is named 'm'" in json.loads(reached.stderr)["error"]["message"]
     refused = turnout(*command, "--server", server.control, "--json", check=False)
-    reported = json.loads(refused.stderr)["error"]
-    assert reported["kind"] == "Unavailable"
-    assert f"the server at {server.control} speaks TLS" in reported["message"]
+    error = json.loads(refused.stderr)["error"]
+    assert error["kind"] == "Unavailable"
+    assert f"the server at {server.control} speaks TLS" in error["message"]
 
 
 def test_the_environment_says_it_too_and_options_go_before_it(folder: Path, server: Server) -> None:

@@ -48,29 +48,29 @@ def channel_to(target: str, client: Certified | None = None) -> grpc.aio.Channel
 class Served:
     """A listener of either transport, whose identity a test changes."""
 
-    def __init__(self, target: str, seen: Seen, listener: CallListener, displayed: ServerIdentity) -> None:
+    def __init__(self, target: str, seen: Seen, listener: CallListener, identity: ServerIdentity) -> None:
         self.target = target
         self.seen = seen
         self.listener = listener
-        self.displayed = displayed
+        self.identity = identity
 
     async def show(self, identity: ServerIdentity) -> None:
         """Changes it, as `turnout.tls.certificates` does."""
         if not isinstance(self.listener, GrpcioListener):
             await self.listener.show(identity)  # type: ignore[attr-defined] # the other is h2corn's
-        self.displayed = identity
+        self.identity = identity
 
 
 @asynccontextmanager
-async def served(transport: str, displayed: ServerIdentity, **more: Any) -> AsyncIterator[Served]:
+async def served(transport: str, identity: ServerIdentity, **more: Any) -> AsyncIterator[Served]:
     """Serves the methods for as long as it is entered."""
     if transport == "h2corn":
-        async with carried(identity=displayed, **more) as server:
-            yield Served(server.target, server.seen, server.listener, displayed)
+        async with carried(identity=identity, **more) as server:
+            yield Served(server.target, server.seen, server.listener, identity)
         return
-    seen, own = Seen(), [Served("", Seen(), None, displayed)]  # type: ignore[arg-type] # until it listens
-    listener = GrpcioListener(methods(seen), Address("127.0.0.1", 0), (), lambda: own[0].displayed)
-    own[0] = Served(str(listener.address), seen, listener, displayed)
+    seen, own = Seen(), [Served("", Seen(), None, identity)]  # type: ignore[arg-type] # until it listens
+    listener = GrpcioListener(methods(seen), Address("127.0.0.1", 0), (), lambda: own[0].identity)
+    own[0] = Served(str(listener.address), seen, listener, identity)
     await listener.start()
     try:
         yield own[0]
@@ -107,9 +107,9 @@ async def test_a_client_that_shows_none_has_none(transport: str) -> None:
 
 async def test_an_optional_certificate_may_be_left_out_and_not_be_a_foreign_one() -> None:
     async with carried(identity=identity("optional")) as server:
-        for client, displayed in ((CLIENT, CLIENT.pem), (None, b"")):
+        for client, expected in ((CLIENT, CLIENT.pem), (None, b"")):
             async with channel_to(server.target, client) as channel:
-                assert await channel.unary_unary(SERVICE + "Certificate")(b"", timeout=BOUND) == displayed
+                assert await channel.unary_unary(SERVICE + "Certificate")(b"", timeout=BOUND) == expected
         async with channel_to(server.target, OTHERS.issue()) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await channel.unary_unary(SERVICE + "Echo")(b"x", timeout=BOUND)
@@ -126,8 +126,8 @@ async def test_an_identity_that_h2corn_cannot_use_changes_nothing() -> None:
     async with carried(identity=before) as server:
         with pytest.raises(ConfigError, match="h2corn cannot use the TLS certificate"):
             await server.listener.show(replace(identity(name="after"), key=b"nothing"))
-        displayed = await asyncio.get_running_loop().run_in_executor(None, subject_shown, server.target)
-        assert displayed == before.certificate
+        certificate = await asyncio.get_running_loop().run_in_executor(None, subject_shown, server.target)
+        assert certificate == before.certificate
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -270,8 +270,8 @@ async def test_a_change_that_the_system_has_no_room_for_changes_nothing(monkeypa
             scarce.setattr(server.listener, "_begin", no_room)
             with pytest.raises(ConfigError, match=r"cannot be shown another certificate: .*Too many open files"):
                 await server.listener.show(identity(name="after"))
-        displayed = await asyncio.get_running_loop().run_in_executor(None, subject_shown, server.target)
-        assert displayed == before.certificate
+        certificate = await asyncio.get_running_loop().run_in_executor(None, subject_shown, server.target)
+        assert certificate == before.certificate
 
 
 @pytest.mark.parametrize("first", ["show", "stop"])

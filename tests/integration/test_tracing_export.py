@@ -159,11 +159,11 @@ async def test_where_there_is_no_collector_requests_are_answered_and_spans_are_d
     async with stub_of(server) as stub:
         for _ in range(60):
             await stub.Predict(request("m", x=X))
-    reported = await scrape(server)
-    lost = [reported["turnout_trace_spans_total", f"outcome={outcome}"] for outcome in ("dropped", "failed")]
+    metrics = await scrape(server)
+    lost = [metrics["turnout_trace_spans_total", f"outcome={outcome}"] for outcome in ("dropped", "failed")]
     assert sum(lost) >= 60 * 6 - 2 * 64
     assert lost[0] > 0, "not all of them waited for a second"
-    assert reported["turnout_trace_spans_total", "outcome=exported"] == 0
+    assert metrics["turnout_trace_spans_total", "outcome=exported"] == 0
 
 
 async def test_an_export_is_no_larger_than_collectors_take(collector, protocol) -> None:

@@ -187,8 +187,8 @@ async def test_requests_of_the_open_inference_protocol_are_traced(publish_model,
         assert len([answer async for answer in stream]) == 2
     spans = await collector.requests(3)
     assert {(span.trace_id, span.parent_id) for span in spans} == {(TRACE, CALLER)}
-    reported = {(span.attributes["rpc.method"], span.attributes["rpc.response.status_code"]) for span in spans}
-    assert reported == {
+    outcomes = {(span.attributes["rpc.method"], span.attributes["rpc.response.status_code"]) for span in spans}
+    assert outcomes == {
         (f"{name}/ModelInfer", "OK"),
         (f"{name}/ModelStreamInfer", "OK"),
         (f"{name}/ModelStreamInfer", "INVALID_ARGUMENT"),

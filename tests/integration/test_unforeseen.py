@@ -91,7 +91,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_on_every_method(s
             continue
         if payload.startswith(b"\x0a") and not has_text_first(method):
             continue
-        code, text = await reported(call(server, path, method, payload, control=control))
+        code, text = await outcome_of(call(server, path, method, payload, control=control))
         expected = "OK" if name in ("PredictStream", "ModelStreamInfer") else "INVALID_ARGUMENT"
         assert (code, "cannot be parsed" in text) == (expected, True), path
         asked.add(service)
@@ -99,7 +99,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_on_every_method(s
     assert len(asked) >= (5 if payload.startswith(b"\xff") else 3)
 
 
-async def reported(calling) -> tuple[str, str]:
+async def outcome_of(calling) -> tuple[str, str]:
     """Returns the code that a call ended with, and its message, or what its first answer holds."""
     try:
         return "OK", (await calling)[0].decode(errors="replace")

@@ -44,8 +44,8 @@ async def test_loose_files_are_named_with_the_one_command_until_it_is_run(models
     file = onnx_models.save(onnx_models.scaled(2), models / "Scale.v1.onnx")
     server = await start_server()
     assert await ready(server) == (503, ["not ready", "Scale.v1.onnx lies loose in the repository and is not served"])
-    reported = json.loads(capfd.readouterr().err.splitlines()[0])["reason"]
-    command = reported.partition("publish it with: turnout ")[2]
+    reason = json.loads(capfd.readouterr().err.splitlines()[0])["reason"]
+    command = reason.partition("publish it with: turnout ")[2]
     assert command == f"publish Scale.v1 auto {file} --release --models {models}"
     turnout(*command.split(" "))
     await is_ready(server)
@@ -68,10 +68,10 @@ async def test_a_triton_tree_is_told_the_one_command_which_makes_it_served(model
     status, lines = await ready(server)
     assert (status, lines[0], len(lines)) == (503, "not ready", 7)
     assert "scores 3 has no manifest and is not served" in lines
-    (reported,) = [
+    (reason,) = [
         json.loads(line)["reason"] for line in capfd.readouterr().err.splitlines() if "publish it with" in line
     ]
-    command = reported.partition("publish it with: turnout ")[2]
+    command = reason.partition("publish it with: turnout ")[2]
     assert command == f"import triton {models} --models {models}"
     turnout(*command.split(" "))
     await is_ready(server)

@@ -52,8 +52,8 @@ async def test_pins_to_a_yanked_version_are_refused_with_the_reason(two_versions
 
 
 async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, start_server) -> None:
-    reported = io.StringIO()
-    with redirect_stderr(reported):
+    stderr = io.StringIO()
+    with redirect_stderr(stderr):
         server = await start_server(routing=WARN, model={"m": ModelOverrides(load=LoadLatest(1))})
         async with control_of(server) as control, stub_of(server) as stub:
             await control.YankVersion(pb.YankVersionRequest(**YANK | {"reason": "it leaks für immer"}))
@@ -83,7 +83,7 @@ async def test_where_it_is_set_so_pins_are_answered_and_warned(two_versions, sta
             assert await asyncio.to_thread(ask) == ("2.0.0", "m 2.0.0 was yanked (it leaks für immer)")
 
     def warnings() -> list[dict[str, str]]:
-        lines = map(json.loads, reported.getvalue().splitlines())
+        lines = map(json.loads, stderr.getvalue().splitlines())
         return [line for line in lines if line["event"] == "answered with a warning"]
 
     async with asyncio.timeout(100):  # another thread writes them
@@ -154,7 +154,7 @@ async def test_a_tag_is_moved_over_the_wire_only_from_where_it_is_expected(two_v
         await control.SetTag(pb.SetTagRequest(**move, version="1.0.0", expected_version=""))
         late = await refusal(control.SetTag(pb.SetTagRequest(**move, version="2.0.0", expected_version="")))
         assert late.code is grpc.StatusCode.ABORTED
-        assert late.message == "the tag 'stable' of m stands at 1.0.0, not new (set by ada: faster); look again"
+        assert late.message == "the tag 'stable' of m names 1.0.0 already (set by ada: faster); look again"
         await control.SetTag(pb.SetTagRequest(**move, version="2.0.0", expected_version="1.0.0"))
         gone = await refusal(control.DeleteTag(pb.DeleteTagRequest(model="m", tag="stable", expected_version="1.0.0")))
         assert gone.code is grpc.StatusCode.ABORTED

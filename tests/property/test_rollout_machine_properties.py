@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rollout_values import PLAN, V1, V2, V3, S, begun
 from turnout.errors import ChangeRefused
 from turnout.rollout.evidence import Count, Tick
-from turnout.rollout.machine.attempt import STEPPING, Pause, Rollout, RolloutHistoryEntry
+from turnout.rollout.machine.attempt import STEPPING, Pause, Rollout
 from turnout.rollout.machine.desired_policy import desired_policy
 from turnout.rollout.machine.machine import Facts, advance
 from turnout.rollout.machine.overrides import abort, pause, promote, resume, set_weight
@@ -81,7 +81,6 @@ class RolloutMachine(RuleBasedStateMachine):
     """A rollout under random facts and commands."""
 
     rollout: Rollout
-    reported: list[RolloutHistoryEntry]
 
     @initialize(
         gates=st.tuples(st.booleans(), st.booleans(), st.booleans()), shadow=st.booleans(), twin=st.booleans(),
@@ -95,7 +94,7 @@ class RolloutMachine(RuleBasedStateMachine):
             shadow=PLAN.shadow if shadow else None, metrics=("errors", "p90") if timed else ("errors",),
             watch_s=watch, on_insufficient=insufficient, min_requests=5, step_deadline_s=40.0, max_duration_s=900.0,
         )  # fmt: skip
-        self.rollout, self.reported = begun(plan), []
+        self.rollout = begun(plan)
 
     def moved_to(self, after: Rollout, entries, *, by_hand: bool) -> None:
         before = self.rollout
@@ -127,7 +126,6 @@ class RolloutMachine(RuleBasedStateMachine):
         # Whoever ends says why.
         assert not (after.state.final or after.state is S.ABORTING) or after.verdict
         self.rollout = after
-        self.reported += entries
 
     def tick(self, seen: Facts) -> None:
         before = self.rollout

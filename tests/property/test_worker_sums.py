@@ -45,7 +45,7 @@ class Counts:
         ]
 
 
-def reported(families: list[Family]) -> list[Family]:
+def decoded(families: list[Family]) -> list[Family]:
     return decode(asyncio.run(encode(families)))
 
 
@@ -67,13 +67,13 @@ def test_the_sum_is_what_all_processes_told_last_and_never_falls(steps) -> None:
             for seconds in observed:
                 counts.seconds.observe(seconds)
         elif kind == "scrape":
-            totals.update(str(index), reported(counts.families()))
+            totals.update(str(index), decoded(counts.families()))
             last[index] = counts.requests
         elif kind == "reload":
-            totals.update(str(index), reported(counts.families()))  # else a reset is seen only where the count fell
+            totals.update(str(index), decoded(counts.families()))  # else a reset is seen only where the count fell
             ended += counts.requests
             counts.fresh()
-            totals.update(str(index), reported(counts.families()))
+            totals.update(str(index), decoded(counts.families()))
             last[index] = 0
         else:
             totals.died(str(index))
@@ -96,9 +96,7 @@ def test_merged_histograms_are_the_histogram_of_everything(parts) -> None:
         for seconds in part:
             one.observe(seconds)
             whole.observe(seconds)
-        totals.update(
-            str(index), reported([Family("turnout_queue_duration_seconds", "histogram", "", [(LABELS, one)])])
-        )
+        totals.update(str(index), decoded([Family("turnout_queue_duration_seconds", "histogram", "", [(LABELS, one)])]))
     merged = value(totals, "turnout_queue_duration_seconds")
     assert merged.counts == whole.counts
     assert math.isclose(merged.total, whole.total, abs_tol=1e-9)
@@ -110,7 +108,7 @@ def test_a_share_of_all_is_the_share_that_one_server_would_tell(parts) -> None:
     totals = Totals()
     for index, (part, more) in enumerate(parts):
         series = [(LABELS | {"role": "baseline"}, Ratio(part, part + more))]
-        totals.update(str(index), reported([Family("turnout_traffic_share", "gauge", "", series)]))
+        totals.update(str(index), decoded([Family("turnout_traffic_share", "gauge", "", series)]))
     share = value(totals, "turnout_traffic_share")
     assert share.value == sum(p for p, _ in parts) / sum(p + more for p, more in parts)
 
@@ -127,7 +125,7 @@ values = st.one_of(
 @given(st.lists(st.tuples(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3), values), max_size=8))
 def test_a_snapshot_says_what_was_encoded(series) -> None:
     families = [Family("turnout_x", "gauge", 'a "help"\n', series), Family("turnout_y_total", "counter", "", [])]
-    first, second = reported(families)
+    first, second = decoded(families)
     assert [(labels, value) for labels, value in first.series] == series
     assert (first.name, first.kind, first.help) == ("turnout_x", "gauge", 'a "help"\n')
     assert (second.name, list(second.series)) == ("turnout_y_total", [])
@@ -141,7 +139,7 @@ def test_a_bucket_shows_the_latest_example(examples) -> None:
         one.observe(seconds)
         one.remember(Exemplar(f"{index:032x}", seconds, time))
         totals.update(
-            str(index), reported([Family("turnout_request_duration_seconds", "histogram", "", [(LABELS, one)])])
+            str(index), decoded([Family("turnout_request_duration_seconds", "histogram", "", [(LABELS, one)])])
         )
     merged = value(totals, "turnout_request_duration_seconds")
     assert merged.exemplars[1].time == max(time for time, _ in examples)

@@ -187,16 +187,16 @@ def check_load(client: Client) -> None:
 
 
 def check_statistics(client: Client) -> None:
-    def reported():
+    def statistics():
         (one,) = client.call("get_inference_statistics", "scale", "1.10.0")["model_stats"]
         stats = one["inference_stats"]
         counts = {name: number(stats[name].get("count", 0)) for name in ("success", "queue", "compute_infer")}
         times = number(stats["success"].get("ns", 0)), number(stats["compute_infer"].get("ns", 0))
         return number(one.get("inference_count", 0)), number(one.get("execution_count", 0)), counts, times
 
-    before = reported()
+    before = statistics()
     client.call("infer", "scale", [client.tensor(np.repeat(X, 3, axis=0))], model_version="1.10.0")
-    after = reported()
+    after = statistics()
     assert (after[0] - before[0], after[1] - before[1]) == (3, 1)
     assert {name: after[2][name] - before[2][name] for name in after[2]} == dict.fromkeys(after[2], 1)
     assert after[3][0] - before[3][0] > after[3][1] - before[3][1] > 0

@@ -2,14 +2,23 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
-from turnout.serving.sessions.capture_gate import CaptureGate
+from onnx_models import matmul
+from turnout.config import Runtime
+from turnout.registry.onnx.model import read_model
+from turnout.serving.sessions import capture_gate, session
+from turnout.serving.sessions.capture_gate import LOADS, RUNS, CaptureGate, GatedSessions
+from turnout.serving.sessions.io_binding import BoundRunner, pageable
 from turnout.serving.sessions.prepared_runner import PreparedRunner
-from turnout.serving.sessions.session import Run
+from turnout.serving.sessions.providers import CPU, CUDA
+from turnout.serving.sessions.session import Run, Session
 from turnout.serving.sessions.tensor import Array
 
 BOUND = 30.0
@@ -75,6 +84,94 @@ def test_a_run_that_hangs_is_not_waited_for_and_holds_up_nobody_else() -> None:
     _join(hanging)
     with gate.alone(attempts=1, seconds=BOUND):
         pass
+
+
+MakeSession = Callable[..., Session]
+
+
+@pytest.fixture
+def gated_sessions(monkeypatch: pytest.MonkeyPatch) -> GatedSessions:
+    """Nothing was loaded in this process, and no captures are expected."""
+    gated_sessions = GatedSessions()
+    monkeypatch.setattr(session, "GATED", gated_sessions)
+    monkeypatch.setattr(capture_gate, "GATED", gated_sessions)
+    return gated_sessions
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path) -> MakeSession:
+    """Makes sessions as they are made for a GPU; ONNX Runtime puts them on the CPU where there is none."""
+    if CUDA not in ort.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has no CUDA provider")
+    path = tmp_path / "model.onnx"
+    onnx.save(matmul(), path)
+    signature = read_model(path).signature
+    return lambda names=(CUDA, CPU), **given: Session(path, signature, names, 0, Runtime(), **given)
+
+
+def _run_all_ways(made: Session) -> None:
+    x = np.ones((1, 64), np.float32)
+    made.run({"x": x}, ["y"])
+    with BoundRunner(made, pageable) as bound:
+        bound({"x": x}, ["y"])
+
+
+@pytest.mark.usefixtures("gated_sessions")
+def test_without_captures_a_session_on_a_gpu_is_made_and_run_and_closed_past_the_gates(on_gpu: MakeSession) -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        made = on_gpu()
+        _run_all_ways(made)
+        made.close()
+        done.append(made.gated)
+
+    with LOADS.alone(1, BOUND), RUNS.alone(1, BOUND):  # whoever passes a gate waits until this ends
+        _join(_start(work))
+    assert done == [False]
+
+
+def test_once_captures_are_expected_what_is_made_for_a_gpu_passes_the_gates(
+    gated_sessions: GatedSessions, on_gpu: MakeSession
+) -> None:
+    gated_sessions.expect_captures()
+    made, on_the_cpu = on_gpu(), on_gpu((CPU,))
+    assert made.gated
+    assert not on_the_cpu.gated
+    ran = threading.Event()
+
+    def run() -> None:
+        _run_all_ways(made)
+        ran.set()
+
+    with RUNS.alone(1, BOUND):
+        _run_all_ways(on_the_cpu)
+        waiting = _start(run)
+        assert not ran.wait(0.05)
+    _join(waiting)
+    assert ran.is_set()
+
+
+def test_nothing_is_captured_as_long_as_there_are_sessions_that_pass_no_gate(
+    gated_sessions: GatedSessions, on_gpu: MakeSession
+) -> None:
+    old = on_gpu()
+    new = on_gpu((CPU,), captures=True)
+    assert new.gated
+    binding = new.bind()
+    x = np.ones((1, 64), np.float32)
+    binding.bind_cpu_input("x", x)
+    binding.bind_output("y", "cpu")
+    with pytest.raises(TimeoutError, match="before CUDA graphs were asked for"):
+        new.capture(binding, 1)
+    cycle = [old]
+    cycle.append(cycle)
+    del old, cycle  # gone, though nobody has looked for it yet
+    new.capture(binding, 2)
+    again = on_gpu()  # as when the version is loaded again
+    assert again.gated
+    new.capture(binding, 3)
+    assert gated_sessions.complete
 
 
 class _Made:

@@ -59,6 +59,6 @@ def test_what_meta_takes_is_named() -> None:
 def test_help_shows_it_on_a_line_of_its_own(name, capsys) -> None:
     with pytest.raises(SystemExit):
         ROOT.main([*name.split(), "--help"], prog_name="turnout")
-    displayed = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert displayed.count("Examples:" if len(EXAMPLES[name]) > 1 else "Example:") == 1
-    assert "".join(EXAMPLES[name][0].split()) in "".join("".join(displayed).split())
+    help_lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert help_lines.count("Examples:" if len(EXAMPLES[name]) > 1 else "Example:") == 1
+    assert "".join(EXAMPLES[name][0].split()) in "".join("".join(help_lines).split())

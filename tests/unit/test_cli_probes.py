@@ -47,7 +47,7 @@ PROBE = pb.Probe(
 )  # fmt: skip
 
 
-def displayed(*what: RenderableType) -> str:
+def printed(*what: RenderableType) -> str:
     console = Console(width=200, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(Group(*what))
@@ -56,9 +56,9 @@ def displayed(*what: RenderableType) -> str:
 
 def test_status_and_watch_show_the_last_value_verdict_and_age_of_each() -> None:
     view = View(200, 40)
-    reported = rollout()
-    view.take(reported)
-    for text in (displayed(*status_lines(reported)), displayed(view())):
+    status = rollout()
+    view.take(status)
+    for text in (printed(*status_lines(status)), printed(view())):
         assert "qa failed 0.25 1h 9/1/2 0.25 is above 0.1" in text
         assert "other not asked yet 0/0/0" in text
 
@@ -71,16 +71,16 @@ def test_a_rollout_in_json_has_its_probes() -> None:
 
 
 def test_a_plan_shows_the_probes_that_it_names_and_that_a_webhook_confirms() -> None:
-    reported = pb.PlanRolloutResponse(
+    response = pb.PlanRolloutResponse(
         previous="1.0.0", plan_json=json.dumps(PLAN.to_json()), probes=[PROBE], confirms=True
     )
-    text = displayed(*forecast_lines(reported, "m", "1.1.0"))
+    text = printed(*forecast_lines(response, "m", "1.1.0"))
     assert "qa promql at most 0.1 30s 3 that fail 1 that passes" in text
     assert "Each step, and promotion, waits for the word of the confirm webhook." in text
-    body = forecast_body(reported, "m", "1.1.0")
+    body = forecast_body(response, "m", "1.1.0")
     assert (body["probes"][0]["condition"], body["confirms"]) == ("at most 0.1", True)
     without = pb.PlanRolloutResponse(plan_json=json.dumps(Plan().to_json()))
-    assert "outside" not in displayed(*forecast_lines(without, "m", "1.1.0"))
+    assert "outside" not in printed(*forecast_lines(without, "m", "1.1.0"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_was_tried_by_hand_is_told_on_a_line(outcome, value, detail, line) 
     tried = pb.TryProbeResponse(
         outcome=outcome, value=value, detail=detail, seconds=0.25, baseline="1.0.0", asked=PROBE
     )
-    first, second = displayed(*tried_lines("qa", tried)).splitlines()
+    first, second = printed(*tried_lines("qa", tried)).splitlines()
     assert first == line
     assert second == "passes: at most 0.1; the baseline is 1.0.0; it took 0.2s"
 

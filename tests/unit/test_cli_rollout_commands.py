@@ -11,40 +11,40 @@ CHANGES = ("pause", "resume", "promote", "set-weight", "freeze", "abort", "retry
 LOOKS = ("plan", "status", "history", "explain", "watch", "report", "probe")
 
 
-def displayed(*command: str) -> str:
+def help_text(*command: str) -> str:
     done = CliRunner().invoke(application(), [*command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 0, done.output
     return done.output
 
 
 def test_there_is_a_command_for_all_that_can_be_done() -> None:
-    offered = re.findall(r"^│ ([a-z][a-z-]+) ", displayed("rollout"), re.MULTILINE)
+    offered = re.findall(r"^│ ([a-z][a-z-]+) ", help_text("rollout"), re.MULTILINE)
     assert sorted(offered) == sorted(("start", *CHANGES, *LOOKS))
 
 
 @pytest.mark.parametrize("command", ["start", *CHANGES, *LOOKS])
 def test_every_command_answers_in_json_and_asks_any_server(command: str) -> None:
-    text = displayed("rollout", command)
+    text = help_text("rollout", command)
     assert "--json" in text
     assert "--server" in text
 
 
 @pytest.mark.parametrize("command", CHANGES)
 def test_every_change_has_an_actor_and_a_reason_and_that_of_a_running_rollout_an_epoch(command: str) -> None:
-    text = displayed("rollout", command)
+    text = help_text("rollout", command)
     assert "--actor" in text
     assert "--reason" in text
     assert "--epoch" in text
 
 
 def test_a_rollback_wants_a_reason() -> None:
-    assert re.search(r"\*\s+--reason", displayed("rollback"))
+    assert re.search(r"\*\s+--reason", help_text("rollback"))
 
 
 @pytest.mark.parametrize("command", ["start", "watch"])
 def test_what_waits_says_what_it_ends_with(command: str) -> None:
-    text = displayed("rollout", command)
-    for code in ("0    the candidate became", "1    it was taken back", "130  Ctrl-C"):
+    text = help_text("rollout", command)
+    for code in ("0    the candidate became", "1    it was rolled back", "130  Ctrl-C"):
         assert code in text
 
 

@@ -28,7 +28,7 @@ TOLD = pb.PlanRolloutResponse(
 )  # fmt: skip
 
 
-def displayed() -> str:
+def printed() -> str:
     console = Console(width=200, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(Group(*forecast_lines(TOLD, "m", "1.1.0")))
@@ -38,14 +38,14 @@ def displayed() -> str:
 def test_an_effect_is_marked_by_whether_it_fits_the_soak() -> None:
     detections = forecast_body(TOLD, "m", "1.1.0")["power"][0]["detections"]
     assert [d["fits"] for d in detections] == [False, True, False]
-    (row,) = [line for line in displayed().splitlines() if line.startswith("step 1") and "✗" in line]
+    (row,) = [line for line in printed().splitlines() if line.startswith("step 1") and "✗" in line]
     assert row.split() == ["step", "1", "5%", "1m", "never", "✗", "1m", "✓", "1m1s", "✗"]
 
 
 def test_stages_gates_refusals_and_what_is_missed_are_told() -> None:
-    text = displayed()
-    for reported in (
+    text = printed()
+    for part in (
         "refused: it is frozen", "errors x2 would be missed", "10% copied", "waits for `promote`",
         "combined evidence of 100 (alpha 0.01)", "pause at a stage's deadline", PLAN.digest,
     ):  # fmt: skip
-        assert reported in text
+        assert part in text

@@ -16,7 +16,7 @@ PLAN = Plan.from_json(
 
 
 def rollout(state: str, *events: str, step: int = 1, count: int = 1_000, **more: object) -> pb.Rollout:
-    reported = pb.Rollout(
+    made = pb.Rollout(
         model="m", attempt=1, candidate="1.1.0", previous="1.0.0", state=state, step=step, steps=2, weight=0.05,
         epoch=7, threshold=100, plan_json=json.dumps(PLAN.to_json()), step_seconds=30, soak_seconds=60,
         events=[pb.RolloutEvent(kind=kind, text="x" * 200) for kind in events],
@@ -28,13 +28,13 @@ def rollout(state: str, *events: str, step: int = 1, count: int = 1_000, **more:
             for m in PLAN.evidence_metrics
         ],
     )  # fmt: skip
-    reported.MergeFrom(pb.Rollout(**more))  # type: ignore[arg-type]  # any field
-    return reported
+    made.MergeFrom(pb.Rollout(**more))  # type: ignore[arg-type]  # any field
+    return made
 
 
-def displayed(reported: pb.Rollout, columns: int = 80, rows: int = 24) -> list[str]:
+def screen(shown_rollout: pb.Rollout, columns: int = 80, rows: int = 24) -> list[str]:
     view = View(columns, rows)
-    view.take(reported)
+    view.take(shown_rollout)
     console = Console(width=columns, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(view())
@@ -42,7 +42,7 @@ def displayed(reported: pb.Rollout, columns: int = 80, rows: int = 24) -> list[s
 
 
 @pytest.mark.parametrize(
-    ("reported", "way"),
+    ("shown_rollout", "way"),
     [
         (rollout("validating"), "○ shadow ─ ○ 5% ─ ○ 50% gate ─ ○ baseline ─ ○ watch"),
         (rollout("shadowing"), "● shadow ─ ○ 5% ─ ○ 50% gate ─ ○ baseline ─ ○ watch"),
@@ -55,23 +55,23 @@ def displayed(reported: pb.Rollout, columns: int = 80, rows: int = 24) -> list[s
         (rollout("succeeded", step=2), "✓ shadow ─ ✓ 5% ─ ✓ 50% gate ─ ✓ baseline ─ ✓ watch"),
     ],
 )  # fmt: skip
-def test_the_way_shows_what_is_done_where_it_is_and_what_is_to_come(reported: pb.Rollout, way: str) -> None:
-    assert displayed(reported)[1].rstrip() == way
+def test_the_way_shows_what_is_done_where_it_is_and_what_is_to_come(shown_rollout: pb.Rollout, way: str) -> None:
+    assert screen(shown_rollout)[1].rstrip() == way
 
 
 @pytest.mark.parametrize("count", [0, 1_000, 1_000_000])
 def test_a_row_is_a_line_in_80_columns_however_many_requests(count: int) -> None:
-    lines = displayed(rollout("soaking", "ramping", count=count, e_value=1e5))
+    lines = screen(rollout("soaking", "ramping", count=count, e_value=1e5))
     names = [line.split()[0] for line in lines[5:13]]
     assert names == ["errors", "invalid", "p99", "p95", "p90", "stalled", "disagreement", "combined"]
 
 
 def test_time_left_pauses_and_the_verdict_are_shown() -> None:
-    lines = displayed(rollout("soaking", "ramping", pauses=["lunch (bob)"]))
+    lines = screen(rollout("soaking", "ramping", pauses=["lunch (bob)"]))
     assert lines[2].rstrip().endswith("30s left of 1m")
     assert "paused: lunch (bob)" in lines
-    assert "lacking: requests" in displayed(rollout("deciding", "ramping", lacking=["requests"]))
-    assert "verdict: enough" in displayed(rollout("rolled_back", "ramping", verdict="enough"))
+    assert "lacking: requests" in screen(rollout("deciding", "ramping", lacking=["requests"]))
+    assert "verdict: enough" in screen(rollout("rolled_back", "ramping", verdict="enough"))
 
 
 def test_a_server_that_is_gone_is_said_until_it_is_back() -> None:

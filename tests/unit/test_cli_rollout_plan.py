@@ -73,9 +73,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_servers_refusal_names_each_field_and_the_nearest_that_exists() -> None:
     with pytest.raises(InvalidRequest) as caught:
         Plan.from_json({"alhpa": 1, "beta": 7, "warm_requests": -1})
-    with pytest.raises(ServerRefused) as reported, named_fields():
+    with pytest.raises(ServerRefused) as refused, named_fields():
         raise ServerRefused("InvalidArgument", caught.value.message, violations=caught.value.violations)
-    message = [v.description for v in reported.value.violations]
+    message = [v.description for v in refused.value.violations]
     assert message[0].startswith("alhpa: unknown, did you mean alpha? There are alpha, beta, ")
     assert "alpha, beta: expected 0.000001 to 0.5" in message
     assert "min_requests and the like: expected whole numbers, 0 or more" in message

@@ -26,22 +26,22 @@ def version(number="1.0.0", *roles, model="m", state=VersionState.VERSION_STATE_
     return pb.VersionActivity(model=model, version=number, state=state, standing=2, roles=roles, **more)
 
 
-def reported(seconds, *versions, process="a", **more):
+def activity(seconds, *versions, process="a", **more):
     return pb.GetActivityResponse(
         process=process, seconds=seconds, versions=versions, latency_bounds=LATENCY_BOUNDS, **more
     )
 
 
-def lines(displayed, columns=120, rows=None, notice=""):
+def lines(screen, columns=120, rows=None, notice=""):
     console = Console(width=columns, highlight=False, markup=False)
     with console.capture() as capture:
-        console.print(view(displayed, "127.0.0.1:8003", notice, columns, rows))
+        console.print(view(screen, "127.0.0.1:8003", notice, columns, rows))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def cells(displayed, columns=120):
+def cells(screen, columns=120):
     """The table by version, as columns by heading."""
-    text = lines(displayed, columns)
+    text = lines(screen, columns)
     start = next(i for i, line in enumerate(text) if line.startswith("MODEL"))
     heads = text[start].split()
     rows = [line.split("   ") for line in text[start + 1 :] if line]
@@ -50,8 +50,8 @@ def cells(displayed, columns=120):
 
 def test_rates_are_what_came_between_two_tellings():
     screen = picture(
-        reported(10.0, version("1.0.0", role(requests=100, failures=10)), unrouted=5),
-        reported(12.0, version("1.0.0", role(requests=300, failures=30)), unrouted=9),
+        activity(10.0, version("1.0.0", role(requests=100, failures=10)), unrouted=5),
+        activity(12.0, version("1.0.0", role(requests=300, failures=30)), unrouted=9),
     )
     (row,) = screen.rows
     assert (row.rate, row.failures, row.failed_share) == (100, 10, 0.1)
@@ -60,8 +60,8 @@ def test_rates_are_what_came_between_two_tellings():
 
 def test_latencies_are_those_of_the_requests_in_between():
     screen = picture(
-        reported(1.0, version("1.0.0", role(requests=1000, seconds=0.001))),
-        reported(
+        activity(1.0, version("1.0.0", role(requests=1000, seconds=0.001))),
+        activity(
             2.0,
             version(
                 "1.0.0",
@@ -87,8 +87,8 @@ def test_latencies_are_those_of_the_requests_in_between():
 
 def test_roles_are_added_up_and_told_apart():
     screen = picture(
-        reported(1.0, version("1.0.0", role("canary"), role("pinned"))),
-        reported(2.0, version("1.0.0", role("canary", 30, weight=0.1), role("pinned", 10), role("shadow", weight=0.5))),
+        activity(1.0, version("1.0.0", role("canary"), role("pinned"))),
+        activity(2.0, version("1.0.0", role("canary", 30, weight=0.1), role("pinned", 10), role("shadow", weight=0.5))),
     )
     (row,) = screen.rows
     assert row.rate == 40
@@ -100,43 +100,43 @@ def test_roles_are_added_up_and_told_apart():
 
 
 def test_one_telling_knows_no_rates():
-    screen = picture(None, reported(5.0, version("1.0.0", role(requests=100))))
+    screen = picture(None, activity(5.0, version("1.0.0", role(requests=100))))
     (row,) = screen.rows
     assert (row.rate, row.failures, row.p50, row.p99, screen.rate, screen.unrouted) == (None,) * 6
 
 
 def test_a_server_that_was_started_anew_knows_no_rates_at_first():
-    before = reported(5.0, version("1.0.0", role(requests=100)))
+    before = activity(5.0, version("1.0.0", role(requests=100)))
     for after in (
-        reported(6.0, version("1.0.0", role(requests=150)), process="b"),
-        reported(1.0, version("1.0.0", role())),
+        activity(6.0, version("1.0.0", role(requests=150)), process="b"),
+        activity(1.0, version("1.0.0", role())),
     ):
         assert picture(before, after).rate is None
 
 
 def test_a_version_that_was_loaded_anew_has_counted_from_0():
     screen = picture(
-        reported(1.0, version("1.0.0", role(requests=100))), reported(2.0, version("1.0.0", role(requests=7)))
+        activity(1.0, version("1.0.0", role(requests=100))), activity(2.0, version("1.0.0", role(requests=7)))
     )
     assert screen.rate == 7
 
 
 def test_a_version_that_came_in_between_is_counted_whole():
-    assert picture(reported(1.0), reported(3.0, version("1.0.0", role(requests=10)))).rate == 5
+    assert picture(activity(1.0), activity(3.0, version("1.0.0", role(requests=10)))).rate == 5
 
 
 def test_the_busiest_stand_first_and_what_is_not_in_service_last():
     quiet, busy = version("1.0.0", role(requests=1)), version("2.0.0", role(requests=9))
     gone = version("9.0.0", state=VersionState.VERSION_STATE_UNLOADED)
     idle = version("0.1.0")
-    screen = picture(reported(1.0), reported(2.0, gone, quiet, idle, busy))
+    screen = picture(activity(1.0), activity(2.0, gone, quiet, idle, busy))
     assert [row.version for row in screen.rows] == ["2.0.0", "1.0.0", "0.1.0", "9.0.0"]
 
 
 def test_every_fact_has_its_column():
     screen = picture(
-        reported(1.0, version("1.2.0", role("canary"))),
-        reported(2.0, version("1.2.0", role("canary", 250, 5, weight=0.05), inflight=9, queue_depth=6, queue_fill=0.2)),
+        activity(1.0, version("1.2.0", role("canary"))),
+        activity(2.0, version("1.2.0", role("canary", 250, 5, weight=0.05), inflight=9, queue_depth=6, queue_fill=0.2)),
     )
     heads, (row,) = cells(screen)
     assert dict(zip(heads, row, strict=True)) == {
@@ -148,8 +148,8 @@ def test_every_fact_has_its_column():
 
 
 BUSY = picture(
-    reported(1.0),
-    reported(
+    activity(1.0),
+    activity(
         2.0,
         *(
             version(f"1.{n}.0-rc.1+build.{n}", role("baseline", n, weight=0.5), model=f"a-model-of-a-long-name-{n}")
@@ -191,7 +191,7 @@ def test_without_a_terminal_everything_is_shown():
 
 
 def test_80_columns_hold_the_traffic_of_names_of_usual_length():
-    screen = picture(reported(1.0), reported(2.0, version("1.10.0", role(requests=123456, weight=1.0), model="magika")))
+    screen = picture(activity(1.0), activity(2.0, version("1.10.0", role(requests=123456, weight=1.0), model="magika")))
     heads, _ = cells(screen, 80)
     assert {"MODEL", "VERSION", "STATE", "TRAFFIC", "REQ/S", "P99", "FAILED"} <= set(heads)
 
@@ -205,8 +205,8 @@ def test_a_rollout_is_a_line_that_says_where_it_stands():
 
 def test_the_head_tells_what_holds_for_the_whole_server():
     screen = picture(
-        reported(60.0, version("1.0.0", role())),
-        reported(61.0, version("1.0.0", role(requests=1000, failures=20)), unrouted=4, draining=True),
+        activity(60.0, version("1.0.0", role())),
+        activity(61.0, version("1.0.0", role(requests=1000, failures=20)), unrouted=4, draining=True),
     )
     head = " ".join(lines(screen, 200)[:2])
     for fact in ("127.0.0.1:8003, draining", "1 model, 1 of 1 version ready", "up 1m1s", "1,000 requests/s",
@@ -215,7 +215,7 @@ def test_the_head_tells_what_holds_for_the_whole_server():
 
 
 def test_few_failures_are_never_none():
-    screen = picture(reported(1.0), reported(2.0, version("1.0.0", role(requests=100_000, failures=1))))
+    screen = picture(activity(1.0), activity(2.0, version("1.0.0", role(requests=100_000, failures=1))))
     _, (row,) = cells(screen)
     assert "<0.1%" in row
 
@@ -230,18 +230,18 @@ def test_a_server_that_is_gone_is_said_until_it_is_back():
         return capture.get()
 
     assert "asking the server at 127.0.0.1:8003" in text()
-    screen.take(reported(1.0, version("1.0.0", role(requests=1))), 100.0)
+    screen.take(activity(1.0, version("1.0.0", role(requests=1))), 100.0)
     screen.lose(103.0)
     assert "no answer from 127.0.0.1:8003 for 3s" in text()
     assert "1.0.0" in text()
-    screen.take(reported(5.0, version("1.0.0", role(requests=9))), 105.0)
+    screen.take(activity(5.0, version("1.0.0", role(requests=9))), 105.0)
     assert "no answer" not in text()
     assert "2 requests/s" in text()
 
 
 def test_json_has_the_same_numbers():
     screen = picture(
-        reported(1.0, version("1.0.0", role())), reported(3.0, version("1.0.0", role(requests=10, weight=1.0)))
+        activity(1.0, version("1.0.0", role())), activity(3.0, version("1.0.0", role(requests=10, weight=1.0)))
     )
     told_body = json.loads(json.dumps(body(screen)))
     (row,) = told_body["versions"]

@@ -73,9 +73,9 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
 
     def until_it_is_reset(address: tuple[str, int], timeout: float) -> socket.socket:
         connected = connect(address, timeout)
-        reported = select.poll()
-        reported.register(connected, select.POLLIN)
-        assert reported.poll(30_000)
+        poll = select.poll()
+        poll.register(connected, select.POLLIN)
+        assert poll.poll(30_000)
         return connected
 
     def reset_each() -> None:
@@ -86,7 +86,7 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
                     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     monkeypatch.setattr("turnout_client.obstacles.socket.create_connection", until_it_is_reset)
-    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as reported:
+    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resetting = threading.Thread(target=reset_each)
         resetting.start()
@@ -95,4 +95,4 @@ def test_a_server_that_resets_connections_leaves_no_socket_open(
         listener.shutdown(socket.SHUT_RDWR)
         resetting.join()
         gc.collect()
-    assert [str(one.message) for one in reported] == []
+    assert [str(one.message) for one in caught] == []

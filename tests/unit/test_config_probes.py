@@ -56,15 +56,15 @@ def test_secrets_come_from_the_environment_and_show_nowhere(tmp_path) -> None:
     probe = settings.probe["qa"]
     assert probe.bearer_token.get_secret_value() == "a-token"
     assert probe.headers["x-key"].get_secret_value() == "a-key"
-    displayed = render_toml(settings, {}) + repr(settings)
+    shown = render_toml(settings, {}) + repr(settings)
     for secret in ("a-token", "a-key"):
-        assert secret not in displayed
+        assert secret not in shown
     for secret in ("in-the-url", "a-secret-path"):
         assert secret not in render_toml(settings, {})
 
 
 @pytest.mark.parametrize(
-    ("text", "reported"),
+    ("text", "expected"),
     [
         (PROMETHEUS + "query = 'x'", "expected fail_above or fail_below too, since query makes a number"),
         (PROMETHEUS + "query = 'x{v={canditate}}'\nfail_above = 1", "no {canditate}; did you mean {candidate}?"),
@@ -95,9 +95,9 @@ def test_secrets_come_from_the_environment_and_show_nowhere(tmp_path) -> None:
         ("url = 'http://p/?token=pass-word'\nquery = 'x'\nfail_above = 1", "without a query or placeholders"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_probe_is_said(tmp_path, text, reported) -> None:
+def test_what_is_wrong_with_a_probe_is_said(tmp_path, text, expected) -> None:
     message = complaint(tmp_path, f"[probe.qa]\n{text}")
-    assert reported in message
+    assert expected in message
     assert "pass-word" not in message
 
 

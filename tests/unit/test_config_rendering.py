@@ -49,7 +49,7 @@ def test_each_value_that_is_no_default_says_where_it_came_from(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("url", "displayed"),
+    ("url", "expected"),
     [
         ("sqlite:////srv/models/state.db", "sqlite:////srv/models/state.db"),
         ("postgresql://me@h:5432/db", "postgresql://me@h:5432/db"),
@@ -61,8 +61,8 @@ def test_each_value_that_is_no_default_says_where_it_came_from(tmp_path: Path) -
         ("postgresql://h/db?user=me&password=x&sslmode=on", "postgresql://h/db?user=me&password=***&sslmode=on"),
     ],
 )
-def test_passwords_are_not_printed(url: str, displayed: str) -> None:
-    assert redacted(url) == displayed
+def test_passwords_are_not_printed(url: str, expected: str) -> None:
+    assert redacted(url) == expected
 
 
 SECRET = "hunter2-hunter2-hunter2"

@@ -65,14 +65,14 @@ def test_all_of_it_is_read_from_a_file_and_from_the_environment(tmp_path) -> Non
     ],
 )
 def test_what_it_does_not_take_is_refused_with_what_was_expected(tmp_path, key, value, expected) -> None:
-    reported = complaint(tmp_path, f"[tracing]\n{key} = {json.dumps(value)}")
-    assert expected in reported
-    assert f"tracing.{key}" in reported
+    error = complaint(tmp_path, f"[tracing]\n{key} = {json.dumps(value)}")
+    assert expected in error
+    assert f"tracing.{key}" in error
 
 
 def test_a_path_means_nothing_to_grpc(tmp_path) -> None:
-    reported = complaint(tmp_path, '[tracing]\nendpoint = "http://c:4317/v1/traces"\nprotocol = "grpc"')
-    assert "without a path" in reported
+    error = complaint(tmp_path, '[tracing]\nendpoint = "http://c:4317/v1/traces"\nprotocol = "grpc"')
+    assert "without a path" in error
 
 
 @pytest.mark.parametrize("name", ["Authorization", "a b", "", "grpc-timeout", "content-type", "host", "te", "key-bin"])
@@ -82,15 +82,15 @@ def test_headers_that_the_protocol_has_for_itself_are_refused(tmp_path, name) ->
 
 @pytest.mark.parametrize("value", ['"hush\\n"', '"hush grün"', '["hush"]', '""'])
 def test_a_header_that_is_refused_is_not_shown(tmp_path, value) -> None:
-    reported = complaint(tmp_path, f"[tracing.headers]\nauthorization = {value}")
-    assert "tracing.headers.authorization" in reported
-    assert "hush" not in reported
+    error = complaint(tmp_path, f"[tracing.headers]\nauthorization = {value}")
+    assert "tracing.headers.authorization" in error
+    assert "hush" not in error
 
 
 def test_a_password_in_the_endpoint_is_refused_and_not_shown(tmp_path) -> None:
-    reported = complaint(tmp_path, '[tracing]\nendpoint = "http://me:hush@c:4318"')
-    assert "without a password" in reported
-    assert "hush" not in reported
+    error = complaint(tmp_path, '[tracing]\nendpoint = "http://me:hush@c:4318"')
+    assert "without a password" in error
+    assert "hush" not in error
 
 
 def test_headers_are_not_printed(tmp_path) -> None:

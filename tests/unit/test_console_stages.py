@@ -10,14 +10,14 @@ from turnout_proto.v1 import rollout_pb2 as pb
 PLAN = Plan((PlanStep(0.05, 60.0), PlanStep(0.25, 3600.0)), shadow=ShadowStage(0.1, 600.0), watch_s=90.0)
 
 
-def displayed(state: str, step: int = 1, been: tuple[str, ...] = ()) -> list[str]:
+def progress_of(state: str, step: int = 1, been: tuple[str, ...] = ()) -> list[str]:
     events = [pb.RolloutEvent(kind=kind) for kind in been]
     return [s.progress for s in stages(PLAN, pb.Rollout(state=state, step=step, steps=2, events=events))]
 
 
 def test_a_stage_says_what_the_candidate_gets_and_for_how_long() -> None:
-    reported = stages(PLAN, pb.Rollout(state="pending", step=1))
-    assert [(s.name, s.note) for s in reported] == [
+    found = stages(PLAN, pb.Rollout(state="pending", step=1))
+    assert [(s.name, s.note) for s in found] == [
         ("10% shadow", "10m"), ("5%", "1m"), ("25%", "1h"), ("baseline", "1m30s"),
     ]  # fmt: skip
 
@@ -35,19 +35,19 @@ def test_a_stage_says_what_the_candidate_gets_and_for_how_long() -> None:
     ],
 )
 def test_the_stages_before_the_present_one_are_done(state: str, step: int, progress: list[str]) -> None:
-    assert displayed(state, step) == progress
+    assert progress_of(state, step) == progress
 
 
 def test_a_rollout_that_was_taken_back_ended_where_it_was() -> None:
-    assert displayed("aborting", 2, ("shadowing", "ramping", "soaking"))[:3] == ["done", "done", "ended"]
-    assert displayed("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
+    assert progress_of("aborting", 2, ("shadowing", "ramping", "soaking"))[:3] == ["done", "done", "ended"]
+    assert progress_of("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
 
 
 @pytest.mark.parametrize("state", ["aborting", "rolled_back", "superseded", "failed"])
 def test_the_stages_that_an_ended_rollout_never_reached_are_not_to_come(state: str) -> None:
-    assert displayed(state, 1, ("validating",)) == ["skipped"] * 4
-    assert displayed(state, 1, ("validating", "shadowing")) == ["ended", "skipped", "skipped", "skipped"]
-    assert displayed(state, 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "skipped"]
+    assert progress_of(state, 1, ("validating",)) == ["skipped"] * 4
+    assert progress_of(state, 1, ("validating", "shadowing")) == ["ended", "skipped", "skipped", "skipped"]
+    assert progress_of(state, 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "skipped"]
 
 
 def test_evidence_is_drawn_on_a_logarithmic_scale_from_a_hundredth_to_the_threshold() -> None:

@@ -62,8 +62,8 @@ def test_numbers_come_in_flat_or_nested_and_go_out_flat(name):
 @given(st.lists(st.floats(width=32), max_size=20))
 def test_every_float_goes_out_and_comes_in_the_same(values):
     array = np.array(values, np.float32)
-    reported = written(to_json("y", "FP32", array))
-    np.testing.assert_array_equal(from_json(0, BY_NAME["FP32"], (len(values),), reported), array)
+    text = written(to_json("y", "FP32", array))
+    np.testing.assert_array_equal(from_json(0, BY_NAME["FP32"], (len(values),), text), array)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=10))

@@ -49,10 +49,10 @@ def test_the_report_of_all_is_the_report_of_one_that_compared_everything(parts) 
     (pooled,) = pooled_shadows(first, [report for one in others for report in one], 3)
     whole = shadow_message(Lane([copy for part in parts for copy in part]), 3)
     assert [one.severity for one in pooled.worst] == [one.severity for one in whole.worst]
-    for reported, expected in zip(pooled.outputs, whole.outputs, strict=True):
+    for output, expected in zip(pooled.outputs, whole.outputs, strict=True):
         for field in ("mean_abs", "top1", "top_k"):
-            assert getattr(reported, field) == pytest.approx(getattr(expected, field))
-            assert reported.HasField(field) == expected.HasField(field) if field != "mean_abs" else True
+            assert getattr(output, field) == pytest.approx(getattr(expected, field))
+            assert output.HasField(field) == expected.HasField(field) if field != "mean_abs" else True
     if whole.HasField("agreement"):
         assert pooled.agreement == pytest.approx(whole.agreement)
     for report in (pooled, whole):
@@ -89,11 +89,11 @@ def activity(process: str, requests: int, state: int) -> activity_pb2.GetActivit
 
 
 def test_activity_is_summed_and_a_version_is_as_far_as_the_last_worker_has_it() -> None:
-    reported = pooled_activity(
+    pooled = pooled_activity(
         activity("a", 10, VersionState.VERSION_STATE_READY), [activity("b", 30, VersionState.VERSION_STATE_LOADING)]
     )
-    (version,) = reported.versions
-    assert (reported.unrouted, reported.seconds, reported.process) == (10, 10, "a+b")
+    (version,) = pooled.versions
+    assert (pooled.unrouted, pooled.seconds, pooled.process) == (10, 10, "a+b")
     assert (version.state, version.inflight, version.queue_depth) == (VersionState.VERSION_STATE_LOADING, 4, 6)
     assert version.queue_fill == 0.3
     (role,) = version.roles

@@ -73,8 +73,8 @@ def test_every_command_metric_and_setting_is_in_the_reference() -> None:
     ],
 )
 def test_the_values_of_labels_are_those_that_the_code_has(label: str, metric: str, values: set[str]) -> None:
-    (reported,) = [text for names, of, text in LABELS if f"`{label}`" in names and f"`{metric}`" in of]
-    assert set(re.findall(r"`(\w+)`", reported)) == {str(value) for value in values}
+    (described,) = [text for names, of, text in LABELS if f"`{label}`" in names and f"`{metric}`" in of]
+    assert set(re.findall(r"`(\w+)`", described)) == {str(value) for value in values}
 
 
 def test_every_label_of_every_metric_is_told() -> None:
@@ -85,5 +85,5 @@ def test_every_label_of_every_metric_is_told() -> None:
         for label in labels.split(", ")
         if label
     }
-    reported = {name for names, _, _ in LABELS for name in re.findall(r"`(\w+)`", names)}
-    assert there - reported == {"output"}  # a model's own name
+    documented = {name for names, _, _ in LABELS for name in re.findall(r"`(\w+)`", names)}
+    assert there - documented == {"output"}  # a model's own name

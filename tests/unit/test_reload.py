@@ -32,6 +32,6 @@ def test_each_setting_holds_at_once_or_for_what_is_loaded_or_for_the_next_server
 
 def test_no_secret_is_in_what_is_told() -> None:
     before = Settings(console={"token": "0123456789abcdef-old"})
-    reported = changes(before, Settings(console={"token": "0123456789abcdef-new"}))
-    assert "0123456789" not in repr(reported)
-    assert LoadLatest(1) not in reported.at_once
+    changed = changes(before, Settings(console={"token": "0123456789abcdef-new"}))
+    assert "0123456789" not in repr(changed)
+    assert LoadLatest(1) not in changed.at_once

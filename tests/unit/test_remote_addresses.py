@@ -37,9 +37,9 @@ def test_a_url_is_read_and_written_alike(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_such_url_is_refused_and_never_repeated(text: str) -> None:
-    with pytest.raises(ValueError, match="expected") as reported:
+    with pytest.raises(ValueError, match="expected") as caught:
         parse_models(text)
-    assert "sEcret" not in str(reported.value)
+    assert "sEcret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["models", "/mnt/models", "c:/models", "./s3/models", "a:b"])

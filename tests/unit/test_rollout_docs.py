@@ -111,7 +111,7 @@ def test_the_probes_of_the_page_are_a_configuration_and_every_key_of_one_is_name
 def test_the_question_of_the_page_has_the_keys_of_the_one_that_is_asked() -> None:
     rollout = Rollout.start("m", Version(2), Version(1), 1, Plan(), "ann", "")
     (example,) = [body for body in re.findall(r"```json\n(.*?)```", CHECKS, re.DOTALL) if '"confirm"' in body]
-    asked, reported = confirm_body(rollout, 1, "now"), json.loads(example)
-    assert set(asked) == set(reported)
-    assert set(asked["evidence"]) == set(reported["evidence"])
-    assert set(asked["evidence"]["metrics"]["errors"]) == set(reported["evidence"]["metrics"]["errors"])
+    asked, documented = confirm_body(rollout, 1, "now"), json.loads(example)
+    assert set(asked) == set(documented)
+    assert set(asked["evidence"]) == set(documented["evidence"])
+    assert set(asked["evidence"]["metrics"]["errors"]) == set(documented["evidence"]["metrics"]["errors"])

@@ -50,19 +50,19 @@ def simulated(plan: Plan, bad: dict[str, float], usual: dict[str, float], seed: 
 @pytest.mark.parametrize(("factor", "twin"), [(5, False), (10, False), (10, True)])
 def test_errors_are_seen_about_when_the_report_says(factor: int, twin: bool) -> None:
     plan = replace(Plan(), twin=twin)
-    reported = found(plan)[f"errors x{factor}"]
+    detection = found(plan)[f"errors x{factor}"]
     seen = fmean(simulated(plan, {"errors": factor * 0.001}, {"errors": 0.001}, seed) for seed in range(40))
-    assert reported.seconds == pytest.approx(seen, rel=0.35)
-    assert reported.requests == pytest.approx(reported.seconds * 50 * 0.05)
+    assert detection.seconds == pytest.approx(seen, rel=0.35)
+    assert detection.requests == pytest.approx(detection.seconds * 50 * 0.05)
 
 
 @pytest.mark.parametrize("twin", [True, False])
 def test_slowness_is_seen_about_when_the_report_says(twin: bool) -> None:
     # One metric: where several see the same thing they help one another, which the report leaves out.
     plan = replace(Plan(), twin=twin, metrics=("p90",))
-    reported = found(plan)["latency +20 %"]
+    detection = found(plan)["latency +20 %"]
     seen = fmean(simulated(plan, {"p90": SLOW["p90"][0]}, {"p90": USUAL["p90"]}, seed) for seed in range(40))
-    assert reported.seconds == pytest.approx(seen, rel=0.35)
+    assert detection.seconds == pytest.approx(seen, rel=0.35)
 
 
 def test_more_traffic_a_larger_share_and_a_larger_effect_are_seen_sooner() -> None:
@@ -109,10 +109,10 @@ def groups_of(keys: int, share: float = 1.0, seed: int = 1) -> list[float]:
 @pytest.mark.parametrize("keys", [500, 5000])
 def test_keyed_errors_are_seen_about_when_the_report_says(keys: int) -> None:
     plan = replace(Plan(), metrics=("errors",))
-    reported = found(plan, PlanStep(0.25, 900.0), replace(TRAFFIC, keyed=groups_of(keys)))["errors x10"]
+    detection = found(plan, PlanStep(0.25, 900.0), replace(TRAFFIC, keyed=groups_of(keys)))["errors x10"]
     case = keyed_simulation.KeyedCase("", "detect", keys, 0.0, errors(1.0), 0.001, 10.0, tick=10.0)
     seen = float(np.nanmean(keyed_simulation.simulated(case, 100, 1, hours=0.5).minutes))
-    assert reported.seconds / 60 == pytest.approx(seen, rel=0.35)
+    assert detection.seconds / 60 == pytest.approx(seen, rel=0.35)
 
 
 def test_units_are_foreseen_about_as_they_come_out() -> None:

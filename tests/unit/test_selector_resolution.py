@@ -98,7 +98,7 @@ def test_an_unknown_tag_is_not_found_and_the_nearest_named() -> None:
 
 def test_a_tag_that_stands_at_nothing_is_not_found() -> None:
     assert refusal("stable", index(released="3.2.0", stable="3.1.0")) == (
-        "the tag 'stable' of magika stands at 3.1.0, which is not there"
+        "the tag 'stable' of magika names 3.1.0, which does not exist"
     )
 
 

@@ -88,7 +88,7 @@ def test_variables_of_clients_are_no_settings(tmp_path: Path) -> None:
 
 def test_variables_of_clients_that_a_server_was_given_are_told_of(tmp_path: Path) -> None:
     given = {"TURNOUT_TLS_CERT": "c", "TURNOUT_TLS_KEY": "k", "TURNOUT_TLS_CA": "ca"}
-    reported = list(misread_variables(loaded(tmp_path, "").settings, given))
-    assert [sentence.split()[0] for sentence in reported] == ["TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY"]
-    assert "a server reads TURNOUT_TLS__CERT" in reported[0]
+    sentences = list(misread_variables(loaded(tmp_path, "").settings, given))
+    assert [sentence.split()[0] for sentence in sentences] == ["TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY"]
+    assert "a server reads TURNOUT_TLS__CERT" in sentences[0]
     assert list(misread_variables(loaded(tmp_path, BOTH).settings, given)) == []

@@ -139,12 +139,12 @@ def test_no_field_goes_unsaid(field: str) -> None:
             getattr(config, field).SetInParent()
         case _:
             setattr(config, field, 2 if field == "max_batch_size" else value.get(field, "onnxruntime_onnx"))
-    reported = [row.path for row in map_config("m", config).rows]
+    paths = [row.path for row in map_config("m", config).rows]
     if field == "version_policy":
-        reported.append(served_numbers(config, [1])[1].path)
+        paths.append(served_numbers(config, [1])[1].path)
     if field == "model_warmup":  # told of where its samples are made
         return
-    assert any(path.split(".")[0] == field for path in reported), reported
+    assert any(path.split(".")[0] == field for path in paths), paths
 
 
 def tree(tmp_path: Path, config: str, **files: bytes) -> Path:

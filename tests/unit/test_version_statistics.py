@@ -53,27 +53,27 @@ def recorder(**codes: int) -> VersionRecorder:
 
 
 def test_answers_and_failures_are_told_apart_with_their_times() -> None:
-    reported = version_statistics(recorder(OK=3, INTERNAL=1, DEADLINE_EXCEEDED=1), epoch=1000.0)
-    stats = reported.inference_stats
-    assert (reported.name, reported.version, reported.last_inference) == ("m", "1.2.0", 1_040_000)
-    assert (reported.inference_count, reported.execution_count) == (6, 3)
+    statistics = version_statistics(recorder(OK=3, INTERNAL=1, DEADLINE_EXCEEDED=1), epoch=1000.0)
+    stats = statistics.inference_stats
+    assert (statistics.name, statistics.version, statistics.last_inference) == ("m", "1.2.0", 1_040_000)
+    assert (statistics.inference_count, statistics.execution_count) == (6, 3)
     assert (stats.success.count, stats.success.ns) == (3, 1_500_000_000)
     assert (stats.fail.count, stats.fail.ns) == (2, 125_000_000)
     assert (stats.queue.count, stats.queue.ns) == (3, 375_000_000)
     assert (stats.compute_infer.count, stats.compute_infer.ns) == (3, 750_000_000)
     assert (stats.compute_input.count, stats.compute_output.count) == (3, 3)
-    (batch,) = reported.batch_stats
+    (batch,) = statistics.batch_stats
     assert (batch.batch_size, batch.compute_infer.count, batch.compute_infer.ns) == (2, 3, 750_000_000)
-    assert [(usage.type, usage.id, usage.byte_size) for usage in reported.memory_usage] == [
+    assert [(usage.type, usage.id, usage.byte_size) for usage in statistics.memory_usage] == [
         ("CPU", 0, 7),
         ("GPU", 1, 9),
     ]
 
 
 def test_a_version_that_did_nothing_says_so() -> None:
-    reported = version_statistics(VersionRecorder("m", "1.0.0", ""), epoch=1000.0)
-    assert (reported.last_inference, reported.inference_count, list(reported.batch_stats)) == (0, 0, [])
-    assert reported.inference_stats.HasField("cache_miss")
+    statistics = version_statistics(VersionRecorder("m", "1.0.0", ""), epoch=1000.0)
+    assert (statistics.last_inference, statistics.inference_count, list(statistics.batch_stats)) == (0, 0, [])
+    assert statistics.inference_stats.HasField("cache_miss")
 
 
 @pytest.mark.parametrize("order", [1, -1])

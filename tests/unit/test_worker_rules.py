@@ -48,21 +48,21 @@ def test_gauges_are_summed_or_the_one_that_says_more_stands(name, values, expect
 def test_memory_is_a_sum_on_the_cpu_and_the_whole_device_on_a_gpu() -> None:
     one = [({"device": "cpu"}, 10), ({"device": "cuda:0"}, 70)]
     other = [({"device": "cpu"}, 20), ({"device": "cuda:0"}, 71)]
-    displayed = {labels["device"]: value for labels, value in merged("turnout_memory_used_bytes", "gauge", one, other)}
-    assert displayed == {"cpu": 30, "cuda:0": 71}
+    memory = {labels["device"]: value for labels, value in merged("turnout_memory_used_bytes", "gauge", one, other)}
+    assert memory == {"cpu": 30, "cuda:0": 71}
 
 
 def test_what_neither_sums_nor_has_one_that_counts_is_shown_for_each_worker() -> None:
-    displayed = merged("process_open_fds", "gauge", [({}, 30)], [({}, 40)])
-    assert displayed == [({"worker": "0"}, 30), ({"worker": "1"}, 40)]
+    series = merged("process_open_fds", "gauge", [({}, 30)], [({}, 40)])
+    assert series == [({"worker": "0"}, 30), ({"worker": "1"}, 40)]
 
 
-@pytest.mark.parametrize(("states", "displayed"), [("ready ready", "ready"), ("ready loading", "loading")])
-def test_a_version_is_in_one_state_that_of_the_worker_least_far_with_it(states: str, displayed: str) -> None:
+@pytest.mark.parametrize(("states", "expected"), [("ready ready", "ready"), ("ready loading", "loading")])
+def test_a_version_is_in_one_state_that_of_the_worker_least_far_with_it(states: str, expected: str) -> None:
     labels = {"model": "m", "version": "1.0.0", "digest": "d"}
     workers = [[(labels | {"state": state}, 1.0)] for state in states.split()]
-    assert merged("turnout_version_info", "gauge", *workers) == [(labels | {"state": displayed}, 1.0)]
-    assert merged("turnout_version_info", "gauge", *reversed(workers)) == [(labels | {"state": displayed}, 1.0)]
+    assert merged("turnout_version_info", "gauge", *workers) == [(labels | {"state": expected}, 1.0)]
+    assert merged("turnout_version_info", "gauge", *reversed(workers)) == [(labels | {"state": expected}, 1.0)]
 
 
 def test_every_state_of_a_version_has_its_rank() -> None:
@@ -74,8 +74,8 @@ def test_every_state_of_a_version_has_its_rank() -> None:
 def test_an_agreement_of_all_takes_the_noise_of_all_off() -> None:
     labels = {"model": "m", "version": "1.0.0"}
     workers = [(labels, ShadowAgreement(20, 100, 1, 2))], [(labels, ShadowAgreement(0, 0, 0, 8))]
-    displayed = merged("turnout_shadow_agreement_ratio", "gauge", *workers)
-    assert displayed[0][1].value == pytest.approx(1 - (20 / 100 - 1 / 10))
+    series = merged("turnout_shadow_agreement_ratio", "gauge", *workers)
+    assert series[0][1].value == pytest.approx(1 - (20 / 100 - 1 / 10))
 
 
 def test_evidence_of_a_rollout_that_moves_to_another_worker_is_not_counted_twice() -> None:
@@ -93,8 +93,8 @@ def test_series_of_a_version_that_no_worker_knows_any_more_go_after_two_scrapes(
     totals = Totals()
     totals.update("0", [Family(name, "counter", "", [(gone, 5.0), (stays, 1.0)])])
     totals.update("0", [Family(name, "counter", "", [(stays, 2.0)])])
-    displayed = [[labels["version"] for labels, _ in totals.families(complete=True)[0].series] for _ in range(4)]
-    assert displayed == [["2.0.0", "1.0.0"], ["2.0.0", "1.0.0"], ["2.0.0"], ["2.0.0"]]
+    scrapes = [[labels["version"] for labels, _ in totals.families(complete=True)[0].series] for _ in range(4)]
+    assert scrapes == [["2.0.0", "1.0.0"], ["2.0.0", "1.0.0"], ["2.0.0"], ["2.0.0"]]
 
 
 def test_series_stay_while_a_worker_is_away_that_may_know_them() -> None:

@@ -239,7 +239,7 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LogSettings(self, request, context):
-        """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+        """Tells how the log is set, and changes that if the request says so. A change is PERMISSION_DENIED unless the
         server's configuration allows it on this listener.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -247,7 +247,7 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def TraceSetting(self, request, context):
-        """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+        """Tells how tracing is set, of all models or of one, and changes that if the request says so. A change is
         PERMISSION_DENIED unless the server's configuration allows it on this listener.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -255,7 +255,7 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SystemSharedMemoryStatus(self, request, context):
-        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off.
+        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, if it is off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -76,15 +76,15 @@ class GRPCInferenceServiceStub:
     ModelStatistics: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ModelStatisticsRequest, _inference_pb2.ModelStatisticsResponse]
     """Tells what versions did since they were loaded."""
     LogSettings: _grpc.UnaryUnaryMultiCallable[_inference_pb2.LogSettingsRequest, _inference_pb2.LogSettingsResponse]
-    """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+    """Tells how the log is set, and changes that if the request says so. A change is PERMISSION_DENIED unless the
     server's configuration allows it on this listener.
     """
     TraceSetting: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TraceSettingRequest, _inference_pb2.TraceSettingResponse]
-    """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+    """Tells how tracing is set, of all models or of one, and changes that if the request says so. A change is
     PERMISSION_DENIED unless the server's configuration allows it on this listener.
     """
     SystemSharedMemoryStatus: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryStatusRequest, _inference_pb2.SystemSharedMemoryStatusResponse]
-    """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off."""
+    """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, if it is off."""
     SystemSharedMemoryRegister: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryRegisterRequest, _inference_pb2.SystemSharedMemoryRegisterResponse]
     """Gives a region of system shared memory a name that tensors can refer to."""
     SystemSharedMemoryUnregister: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryUnregisterRequest, _inference_pb2.SystemSharedMemoryUnregisterResponse]
@@ -139,15 +139,15 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     ModelStatistics: _aio.UnaryUnaryMultiCallable[_inference_pb2.ModelStatisticsRequest, _inference_pb2.ModelStatisticsResponse]  # type: ignore[assignment]
     """Tells what versions did since they were loaded."""
     LogSettings: _aio.UnaryUnaryMultiCallable[_inference_pb2.LogSettingsRequest, _inference_pb2.LogSettingsResponse]  # type: ignore[assignment]
-    """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+    """Tells how the log is set, and changes that if the request says so. A change is PERMISSION_DENIED unless the
     server's configuration allows it on this listener.
     """
     TraceSetting: _aio.UnaryUnaryMultiCallable[_inference_pb2.TraceSettingRequest, _inference_pb2.TraceSettingResponse]  # type: ignore[assignment]
-    """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+    """Tells how tracing is set, of all models or of one, and changes that if the request says so. A change is
     PERMISSION_DENIED unless the server's configuration allows it on this listener.
     """
     SystemSharedMemoryStatus: _aio.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryStatusRequest, _inference_pb2.SystemSharedMemoryStatusResponse]  # type: ignore[assignment]
-    """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off."""
+    """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, if it is off."""
     SystemSharedMemoryRegister: _aio.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryRegisterRequest, _inference_pb2.SystemSharedMemoryRegisterResponse]  # type: ignore[assignment]
     """Gives a region of system shared memory a name that tensors can refer to."""
     SystemSharedMemoryUnregister: _aio.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryUnregisterRequest, _inference_pb2.SystemSharedMemoryUnregisterResponse]  # type: ignore[assignment]
@@ -277,7 +277,7 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.LogSettingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.LogSettingsResponse, _abc.Awaitable[_inference_pb2.LogSettingsResponse]]:
-        """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+        """Tells how the log is set, and changes that if the request says so. A change is PERMISSION_DENIED unless the
         server's configuration allows it on this listener.
         """
 
@@ -287,7 +287,7 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.TraceSettingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.TraceSettingResponse, _abc.Awaitable[_inference_pb2.TraceSettingResponse]]:
-        """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+        """Tells how tracing is set, of all models or of one, and changes that if the request says so. A change is
         PERMISSION_DENIED unless the server's configuration allows it on this listener.
         """
 
@@ -297,7 +297,7 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.SystemSharedMemoryStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.SystemSharedMemoryStatusResponse, _abc.Awaitable[_inference_pb2.SystemSharedMemoryStatusResponse]]:
-        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off."""
+        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, if it is off."""
 
     @_abc_1.abstractmethod
     def SystemSharedMemoryRegister(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from turnout_proto.v1 import prediction_pb2 as turnout__proto_dot_v1_dot_prediction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/catalog.proto\x12\nturnout.v1\x1a!turnout_proto/v1/prediction.proto\"~\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\tdata_type\x18\x02 \x01(\x0e\x32\x14.turnout.v1.DataType\x12$\n\x05shape\x18\x03 \x03(\x0b\x32\x15.turnout.v1.Dimension\x12\x13\n\x0bhas_default\x18\x04 \x01(\x08\"5\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"\xfe\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12&\n\x08standing\x18\x03 \x01(\x0e\x32\x14.turnout.v1.Standing\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.turnout.v1.VersionState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12&\n\x06inputs\x18\x07 \x03(\x0b\x32\x16.turnout.v1.TensorSpec\x12\'\n\x07outputs\x18\x08 \x03(\x0b\x32\x16.turnout.v1.TensorSpec\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x16\n\x0emax_batch_rows\x18\n \x01(\r\x12\x10\n\x08\x62\x61tching\x18\x0b \x01(\t\x12\x11\n\tproviders\x18\x0c \x03(\t\x12\x14\n\x0cload_seconds\x18\r \x01(\x01\x12\x11\n\tisolation\x18\x0e \x01(\t\x12\x13\n\x0b\x63uda_graphs\x18\x0f \x01(\t\"Z\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x08versions\x18\x02 \x03(\x0b\x32\x18.turnout.v1.ModelVersion\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\t\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.turnout.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.turnout.v1.Model\"3\n\x11GetVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"?\n\x12GetVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion*\xe5\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11VERSION_STATE_NEW\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x19\n\x15VERSION_STATE_WARMING\x10\x03\x12\x17\n\x13VERSION_STATE_READY\x10\x04\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x05\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x06\x12\x18\n\x14VERSION_STATE_FAILED\x10\x07*h\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x16\n\x12STANDING_CANDIDATE\x10\x01\x12\x15\n\x11STANDING_RELEASED\x10\x02\x12\x13\n\x0fSTANDING_YANKED\x10\x03\x32\xf1\x01\n\x0e\x43\x61talogService\x12K\n\nListModels\x12\x1d.turnout.v1.ListModelsRequest\x1a\x1e.turnout.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.turnout.v1.GetModelRequest\x1a\x1c.turnout.v1.GetModelResponse\x12K\n\nGetVersion\x12\x1d.turnout.v1.GetVersionRequest\x1a\x1e.turnout.v1.GetVersionResponseB\x16Z\x14turnout/v1;turnoutv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/catalog.proto\x12\nturnout.v1\x1a!turnout_proto/v1/prediction.proto\"~\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\tdata_type\x18\x02 \x01(\x0e\x32\x14.turnout.v1.DataType\x12$\n\x05shape\x18\x03 \x03(\x0b\x32\x15.turnout.v1.Dimension\x12\x13\n\x0bhas_default\x18\x04 \x01(\x08\"5\n\tDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x06\n\x04kind\"\x90\x03\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12&\n\x08standing\x18\x03 \x01(\x0e\x32\x14.turnout.v1.Standing\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.turnout.v1.VersionState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12&\n\x06inputs\x18\x07 \x03(\x0b\x32\x16.turnout.v1.TensorSpec\x12\'\n\x07outputs\x18\x08 \x03(\x0b\x32\x16.turnout.v1.TensorSpec\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x16\n\x0emax_batch_rows\x18\n \x01(\r\x12\x10\n\x08\x62\x61tching\x18\x0b \x01(\t\x12\x11\n\tproviders\x18\x0c \x03(\t\x12\x14\n\x0cload_seconds\x18\r \x01(\x01\x12\x11\n\tisolation\x18\x0e \x01(\t\x12\x13\n\x0b\x63uda_graphs\x18\x0f \x01(\t\x12\x10\n\x08tensorrt\x18\x10 \x01(\t\"Z\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x08versions\x18\x02 \x03(\x0b\x32\x18.turnout.v1.ModelVersion\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\t\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.turnout.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.turnout.v1.Model\"3\n\x11GetVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"?\n\x12GetVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion*\xe5\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11VERSION_STATE_NEW\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x19\n\x15VERSION_STATE_WARMING\x10\x03\x12\x17\n\x13VERSION_STATE_READY\x10\x04\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x05\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x06\x12\x18\n\x14VERSION_STATE_FAILED\x10\x07*h\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x16\n\x12STANDING_CANDIDATE\x10\x01\x12\x15\n\x11STANDING_RELEASED\x10\x02\x12\x13\n\x0fSTANDING_YANKED\x10\x03\x32\xf1\x01\n\x0e\x43\x61talogService\x12K\n\nListModels\x12\x1d.turnout.v1.ListModelsRequest\x1a\x1e.turnout.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.turnout.v1.GetModelRequest\x1a\x1c.turnout.v1.GetModelResponse\x12K\n\nGetVersion\x12\x1d.turnout.v1.GetVersionRequest\x1a\x1e.turnout.v1.GetVersionResponseB\x16Z\x14turnout/v1;turnoutv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,30 +33,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.catalog_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\024turnout/v1;turnoutv1'
-  _globals['_VERSIONSTATE']._serialized_start=1026
-  _globals['_VERSIONSTATE']._serialized_end=1255
-  _globals['_STANDING']._serialized_start=1257
-  _globals['_STANDING']._serialized_end=1361
+  _globals['_VERSIONSTATE']._serialized_start=1044
+  _globals['_VERSIONSTATE']._serialized_end=1273
+  _globals['_STANDING']._serialized_start=1275
+  _globals['_STANDING']._serialized_end=1379
   _globals['_TENSORSPEC']._serialized_start=81
   _globals['_TENSORSPEC']._serialized_end=207
   _globals['_DIMENSION']._serialized_start=209
   _globals['_DIMENSION']._serialized_end=262
   _globals['_MODELVERSION']._serialized_start=265
-  _globals['_MODELVERSION']._serialized_end=647
-  _globals['_MODEL']._serialized_start=649
-  _globals['_MODEL']._serialized_end=739
-  _globals['_LISTMODELSREQUEST']._serialized_start=741
-  _globals['_LISTMODELSREQUEST']._serialized_end=760
-  _globals['_LISTMODELSRESPONSE']._serialized_start=762
-  _globals['_LISTMODELSRESPONSE']._serialized_end=817
-  _globals['_GETMODELREQUEST']._serialized_start=819
-  _globals['_GETMODELREQUEST']._serialized_end=851
-  _globals['_GETMODELRESPONSE']._serialized_start=853
-  _globals['_GETMODELRESPONSE']._serialized_end=905
-  _globals['_GETVERSIONREQUEST']._serialized_start=907
-  _globals['_GETVERSIONREQUEST']._serialized_end=958
-  _globals['_GETVERSIONRESPONSE']._serialized_start=960
-  _globals['_GETVERSIONRESPONSE']._serialized_end=1023
-  _globals['_CATALOGSERVICE']._serialized_start=1364
-  _globals['_CATALOGSERVICE']._serialized_end=1605
+  _globals['_MODELVERSION']._serialized_end=665
+  _globals['_MODEL']._serialized_start=667
+  _globals['_MODEL']._serialized_end=757
+  _globals['_LISTMODELSREQUEST']._serialized_start=759
+  _globals['_LISTMODELSREQUEST']._serialized_end=778
+  _globals['_LISTMODELSRESPONSE']._serialized_start=780
+  _globals['_LISTMODELSRESPONSE']._serialized_end=835
+  _globals['_GETMODELREQUEST']._serialized_start=837
+  _globals['_GETMODELREQUEST']._serialized_end=869
+  _globals['_GETMODELRESPONSE']._serialized_start=871
+  _globals['_GETMODELRESPONSE']._serialized_end=923
+  _globals['_GETVERSIONREQUEST']._serialized_start=925
+  _globals['_GETVERSIONREQUEST']._serialized_end=976
+  _globals['_GETVERSIONRESPONSE']._serialized_start=978
+  _globals['_GETVERSIONRESPONSE']._serialized_end=1041
+  _globals['_CATALOGSERVICE']._serialized_start=1382
+  _globals['_CATALOGSERVICE']._serialized_end=1623
 # @@protoc_insertion_point(module_scope)

@@ -59,7 +59,7 @@ class Dimension(_message.Message):
     def __init__(self, size: _Optional[int] = ..., symbol: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "digest", "standing", "state", "reason", "tags", "inputs", "outputs", "size_bytes", "max_batch_rows", "batching", "providers", "load_seconds", "isolation", "cuda_graphs")
+    __slots__ = ("version", "digest", "standing", "state", "reason", "tags", "inputs", "outputs", "size_bytes", "max_batch_rows", "batching", "providers", "load_seconds", "isolation", "cuda_graphs", "tensorrt")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STANDING_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class ModelVersion(_message.Message):
     LOAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ISOLATION_FIELD_NUMBER: _ClassVar[int]
     CUDA_GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    TENSORRT_FIELD_NUMBER: _ClassVar[int]
     version: str
     digest: str
     standing: Standing
@@ -90,7 +91,8 @@ class ModelVersion(_message.Message):
     load_seconds: float
     isolation: str
     cuda_graphs: str
-    def __init__(self, version: _Optional[str] = ..., digest: _Optional[str] = ..., standing: _Optional[_Union[Standing, str]] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., batching: _Optional[str] = ..., providers: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., isolation: _Optional[str] = ..., cuda_graphs: _Optional[str] = ...) -> None: ...
+    tensorrt: str
+    def __init__(self, version: _Optional[str] = ..., digest: _Optional[str] = ..., standing: _Optional[_Union[Standing, str]] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., size_bytes: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., batching: _Optional[str] = ..., providers: _Optional[_Iterable[str]] = ..., load_seconds: _Optional[float] = ..., isolation: _Optional[str] = ..., cuda_graphs: _Optional[str] = ..., tensorrt: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "versions", "default_version")

@@ -186,7 +186,7 @@ class ControlServiceServicer(object):
     """
 
     def LoadVersion(self, request, context):
-        """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason where it cannot be loaded; what
+        """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason if it cannot be loaded; what
         served before goes on serving.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,14 +202,14 @@ class ControlServiceServicer(object):
 
     def ReleaseVersion(self, request, context):
         """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
-        those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+        those do too. FAILED_PRECONDITION if traffic is frozen, or if a rollout is in the way; the message says what to do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WithdrawVersion(self, request, context):
-        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION if it is the baseline or a rollout
         needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -232,14 +232,14 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetTag(self, request, context):
-        """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected.
+        """Makes a tag name a version, whether or not the tag existed. ABORTED if it names another version than is expected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTag(self, request, context):
-        """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected.
+        """Removes a tag. NOT_FOUND if there is no such tag, ABORTED if it names another version than is expected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -342,7 +342,7 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CommandRollout(self, request, context):
-        """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since.
+        """Carries out an operator's command on a model's rollout. NOT_FOUND if none runs, ABORTED if it has moved since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -377,7 +377,7 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def TryProbe(self, request, context):
-        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name.
+        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND if no probe has the name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

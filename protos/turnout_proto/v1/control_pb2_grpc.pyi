@@ -38,17 +38,17 @@ class ControlServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     LoadVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.LoadVersionRequest, _control_pb2.LoadVersionResponse]
-    """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason where it cannot be loaded; what
+    """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason if it cannot be loaded; what
     served before goes on serving.
     """
     UnloadVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnloadVersionRequest, _control_pb2.UnloadVersionResponse]
     """Takes a version out of service: requests under way finish, then its memory is freed."""
     ReleaseVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReleaseVersionRequest, _control_pb2.ReleaseVersionResponse]
     """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
-    those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+    those do too. FAILED_PRECONDITION if traffic is frozen, or if a rollout is in the way; the message says what to do.
     """
     WithdrawVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.WithdrawVersionRequest, _control_pb2.WithdrawVersionResponse]
-    """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+    """Takes a release back: the version is a candidate again. FAILED_PRECONDITION if it is the baseline or a rollout
     needs it.
     """
     YankVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.YankVersionRequest, _control_pb2.YankVersionResponse]
@@ -58,9 +58,9 @@ class ControlServiceStub:
     UnyankVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnyankVersionRequest, _control_pb2.UnyankVersionResponse]
     """Takes a withdrawal back: the version is a candidate again."""
     SetTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetTagRequest, _control_pb2.SetTagResponse]
-    """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
+    """Makes a tag name a version, whether or not the tag existed. ABORTED if it names another version than is expected."""
     DeleteTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]
-    """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
+    """Removes a tag. NOT_FOUND if there is no such tag, ABORTED if it names another version than is expected."""
     GetActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]
     """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
     next shows.
@@ -95,7 +95,7 @@ class ControlServiceStub:
     StartRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]
     """Begins to make a candidate the baseline, step by step, as the evidence allows."""
     CommandRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]
-    """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since."""
+    """Carries out an operator's command on a model's rollout. NOT_FOUND if none runs, ABORTED if it has moved since."""
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]
     """Tells the rollouts that are and were."""
     WatchRollout: _grpc.UnaryStreamMultiCallable[_rollout_pb2.WatchRolloutRequest, _rollout_pb2.WatchRolloutResponse]
@@ -105,7 +105,7 @@ class ControlServiceStub:
     ListProbes: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ListProbesRequest, _rollout_pb2.ListProbesResponse]
     """Tells the probes that plans may name."""
     TryProbe: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.TryProbeRequest, _rollout_pb2.TryProbeResponse]
-    """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name."""
+    """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND if no probe has the name."""
     RollBack: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]
     """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
     takes the release of what is gone back from back.
@@ -117,17 +117,17 @@ class ControlServiceAsyncStub(ControlServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LoadVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.LoadVersionRequest, _control_pb2.LoadVersionResponse]  # type: ignore[assignment]
-    """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason where it cannot be loaded; what
+    """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason if it cannot be loaded; what
     served before goes on serving.
     """
     UnloadVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.UnloadVersionRequest, _control_pb2.UnloadVersionResponse]  # type: ignore[assignment]
     """Takes a version out of service: requests under way finish, then its memory is freed."""
     ReleaseVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.ReleaseVersionRequest, _control_pb2.ReleaseVersionResponse]  # type: ignore[assignment]
     """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
-    those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+    those do too. FAILED_PRECONDITION if traffic is frozen, or if a rollout is in the way; the message says what to do.
     """
     WithdrawVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.WithdrawVersionRequest, _control_pb2.WithdrawVersionResponse]  # type: ignore[assignment]
-    """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+    """Takes a release back: the version is a candidate again. FAILED_PRECONDITION if it is the baseline or a rollout
     needs it.
     """
     YankVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.YankVersionRequest, _control_pb2.YankVersionResponse]  # type: ignore[assignment]
@@ -137,9 +137,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     UnyankVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.UnyankVersionRequest, _control_pb2.UnyankVersionResponse]  # type: ignore[assignment]
     """Takes a withdrawal back: the version is a candidate again."""
     SetTag: _aio.UnaryUnaryMultiCallable[_control_pb2.SetTagRequest, _control_pb2.SetTagResponse]  # type: ignore[assignment]
-    """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
+    """Makes a tag name a version, whether or not the tag existed. ABORTED if it names another version than is expected."""
     DeleteTag: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]  # type: ignore[assignment]
-    """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
+    """Removes a tag. NOT_FOUND if there is no such tag, ABORTED if it names another version than is expected."""
     GetActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]  # type: ignore[assignment]
     """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
     next shows.
@@ -174,7 +174,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]  # type: ignore[assignment]
     """Begins to make a candidate the baseline, step by step, as the evidence allows."""
     CommandRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]  # type: ignore[assignment]
-    """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since."""
+    """Carries out an operator's command on a model's rollout. NOT_FOUND if none runs, ABORTED if it has moved since."""
     ListRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]  # type: ignore[assignment]
     """Tells the rollouts that are and were."""
     WatchRollout: _aio.UnaryStreamMultiCallable[_rollout_pb2.WatchRolloutRequest, _rollout_pb2.WatchRolloutResponse]  # type: ignore[assignment]
@@ -184,7 +184,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     ListProbes: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ListProbesRequest, _rollout_pb2.ListProbesResponse]  # type: ignore[assignment]
     """Tells the probes that plans may name."""
     TryProbe: _aio.UnaryUnaryMultiCallable[_rollout_pb2.TryProbeRequest, _rollout_pb2.TryProbeResponse]  # type: ignore[assignment]
-    """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name."""
+    """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND if no probe has the name."""
     RollBack: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]  # type: ignore[assignment]
     """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
     takes the release of what is gone back from back.
@@ -199,7 +199,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.LoadVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.LoadVersionResponse, _abc.Awaitable[_control_pb2.LoadVersionResponse]]:
-        """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason where it cannot be loaded; what
+        """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason if it cannot be loaded; what
         served before goes on serving.
         """
 
@@ -218,7 +218,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ReleaseVersionResponse, _abc.Awaitable[_control_pb2.ReleaseVersionResponse]]:
         """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
-        those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+        those do too. FAILED_PRECONDITION if traffic is frozen, or if a rollout is in the way; the message says what to do.
         """
 
     @_abc_1.abstractmethod
@@ -227,7 +227,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.WithdrawVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.WithdrawVersionResponse, _abc.Awaitable[_control_pb2.WithdrawVersionResponse]]:
-        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION if it is the baseline or a rollout
         needs it.
         """
 
@@ -255,7 +255,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetTagRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetTagResponse, _abc.Awaitable[_control_pb2.SetTagResponse]]:
-        """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
+        """Makes a tag name a version, whether or not the tag existed. ABORTED if it names another version than is expected."""
 
     @_abc_1.abstractmethod
     def DeleteTag(
@@ -263,7 +263,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.DeleteTagRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteTagResponse, _abc.Awaitable[_control_pb2.DeleteTagResponse]]:
-        """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
+        """Removes a tag. NOT_FOUND if there is no such tag, ABORTED if it names another version than is expected."""
 
     @_abc_1.abstractmethod
     def GetActivity(
@@ -382,7 +382,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.CommandRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.CommandRolloutResponse, _abc.Awaitable[_rollout_pb2.CommandRolloutResponse]]:
-        """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since."""
+        """Carries out an operator's command on a model's rollout. NOT_FOUND if none runs, ABORTED if it has moved since."""
 
     @_abc_1.abstractmethod
     def ListRollouts(
@@ -422,7 +422,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.TryProbeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.TryProbeResponse, _abc.Awaitable[_rollout_pb2.TryProbeResponse]]:
-        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name."""
+        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND if no probe has the name."""
 
     @_abc_1.abstractmethod
     def RollBack(

@@ -108,7 +108,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UploadFiles(self, request_iterator, context):
-        """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo where there is one already.
+        """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo if one writes already.
 
         INVALID_ARGUMENT: a chunk is larger than 1 MiB, does not follow the bytes before it, or makes a file whose digest is
         not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
@@ -142,7 +142,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AbandonUpload(self, request, context):
-        """Throws an upload away. NOT_FOUND where there is none.
+        """Throws an upload away. NOT_FOUND if there is no such upload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

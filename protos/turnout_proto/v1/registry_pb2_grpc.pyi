@@ -50,7 +50,7 @@ class RegistryServiceStub:
     byte of content.
     """
     UploadFiles: _grpc.StreamUnaryMultiCallable[_registry_pb2.UploadFilesRequest, _registry_pb2.UploadFilesResponse]
-    """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo where there is one already.
+    """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo if one writes already.
 
     INVALID_ARGUMENT: a chunk is larger than 1 MiB, does not follow the bytes before it, or makes a file whose digest is
     not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
@@ -72,7 +72,7 @@ class RegistryServiceStub:
     NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
     """
     AbandonUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AbandonUploadRequest, _registry_pb2.AbandonUploadResponse]
-    """Throws an upload away. NOT_FOUND where there is none."""
+    """Throws an upload away. NOT_FOUND if there is no such upload."""
     SignVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]
     """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
 
@@ -113,7 +113,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     byte of content.
     """
     UploadFiles: _aio.StreamUnaryMultiCallable[_registry_pb2.UploadFilesRequest, _registry_pb2.UploadFilesResponse]  # type: ignore[assignment]
-    """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo where there is one already.
+    """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo if one writes already.
 
     INVALID_ARGUMENT: a chunk is larger than 1 MiB, does not follow the bytes before it, or makes a file whose digest is
     not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
@@ -135,7 +135,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
     """
     AbandonUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.AbandonUploadRequest, _registry_pb2.AbandonUploadResponse]  # type: ignore[assignment]
-    """Throws an upload away. NOT_FOUND where there is none."""
+    """Throws an upload away. NOT_FOUND if there is no such upload."""
     SignVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]  # type: ignore[assignment]
     """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
 
@@ -185,7 +185,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_registry_pb2.UploadFilesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UploadFilesResponse, _abc.Awaitable[_registry_pb2.UploadFilesResponse]]:
-        """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo where there is one already.
+        """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo if one writes already.
 
         INVALID_ARGUMENT: a chunk is larger than 1 MiB, does not follow the bytes before it, or makes a file whose digest is
         not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
@@ -225,7 +225,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.AbandonUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.AbandonUploadResponse, _abc.Awaitable[_registry_pb2.AbandonUploadResponse]]:
-        """Throws an upload away. NOT_FOUND where there is none."""
+        """Throws an upload away. NOT_FOUND if there is no such upload."""
 
     @_abc_1.abstractmethod
     def SignVersion(

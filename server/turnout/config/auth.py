@@ -23,7 +23,7 @@ def _jwks(value: str) -> str:
         return value
     try:
         parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises where it is none
+        parts.port  # noqa: B018 - raises if it is not a port
     except ValueError:
         raise ValueError("expected a file, or an https URL") from None
     if "@" in parts.netloc or parts.fragment:
@@ -36,7 +36,7 @@ def _jwks(value: str) -> str:
 
 
 class JwtIssuer(Section):
-    """Who signs JWTs that are believed, such as an OpenID Connect provider.
+    """An issuer whose JWTs are accepted, such as an OpenID Connect provider.
 
     Attributes:
         issuer: The value that `iss` has to have.
@@ -76,7 +76,7 @@ class Auth(Section):
     Attributes:
         enabled: Each call has to prove who makes it: by a token (`turnout token create`), a JWT, or a client
             certificate (`tls.client_certificates`).
-        policy: The file that grants roles to identities, and limits them; "" for none: then only tokens grant anything.
+        policy: The file that grants roles to identities, and limits them; "": only tokens grant anything.
             It is read again when it changes.
         loopback: Callers over loopback without a credential are `local`, and may do everything. Turn this off behind a
             proxy on this machine: everything that it forwards comes over loopback.

@@ -99,7 +99,7 @@ class Probe(Section):
         url: With `query`, where a Prometheus is, such as http://prometheus:9090; else what is asked, with {model},
             {candidate} and {baseline} in its path or query.
         query: PromQL that returns one number, with {model}, {candidate} and {baseline}; "" for an HTTP endpoint.
-        method: Of an HTTP endpoint. `POST` sends the rollout as JSON.
+        method: Method for an HTTP endpoint. `POST` sends the rollout as JSON.
         json_path: Where a number or a boolean is in an HTTP endpoint's JSON, such as `$.data.rate`; true passes.
         fail_above: A number above this fails.
         fail_below: A number below this fails.
@@ -107,7 +107,7 @@ class Probe(Section):
         interval_s: Between two measurements.
         timeout_s: How long one may take.
         count: Measurements that have to pass in a step before it is passed.
-        failure_limit: Measurements that may fail in a step; one more takes the candidate back.
+        failure_limit: Measurements that may fail in a step; one more rolls the candidate back.
         consecutive_error_limit: How many times in a row a measurement may be inconclusive; beyond that, earlier
             measurements no longer count.
         headers: Sent along.

@@ -138,7 +138,7 @@ class Runtime(Section):
 
     Attributes:
         providers: What to run on, in order of preference; a load fails if one that you name cannot be used. `auto`:
-            CUDA where it works, else the CPU.
+            CUDA if it works, else the CPU.
         device_ids: Devices of a GPU provider; a version gets one session on each.
         gpus_per_version: How many of these devices a version is loaded on, those with the least memory in use by other
             versions; 0 for all.
@@ -154,12 +154,19 @@ class Runtime(Section):
         arena_extend_strategy: Whether an arena grows by doubling, or by what is requested.
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): faster, and less exact.
         tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
-            GPU and ONNX Runtime; "" builds them at each load. Nobody else may write to it, since engines are code.
+            GPU, ONNX Runtime and TensorRT; "" builds them at each load. Nobody else may write to it, since engines are
+            code.
+        tensorrt_cache_max_bytes: Most bytes of engines in it; those of the versions that were loaded least recently go
+            first. 0 for no bound.
+        tensorrt_fp16: `golden` lets TensorRT use FP16 for a version if FP16 answers its golden cases as they expect,
+            within its tolerances; `off` never does.
+        tensorrt_build_timeout_s: How long TensorRT may take to build the engines of a version. After that, as after a
+            build that fails, the version is loaded with the next of `providers`, or is Failed if there is none.
         cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each size of batch (1, 2, 4,
             8, ... rows), where that can be done and its answers are those of plain runs; `off` never does.
         gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
-            sleeps: it is at hand sooner, and takes a core meanwhile. It stops looking where requests come too seldom
-            for that. 0: not at all, as on the CPU.
+            sleeps: it starts sooner, and uses a core while it looks. It stops looking if requests are too rare.
+            0: not at all, as on the CPU.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
         isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
@@ -185,6 +192,9 @@ class Runtime(Section):
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
     tensorrt_cache: FilePath = ""
+    tensorrt_cache_max_bytes: SizeOrNone = ByteSize(20 * 1024 * _MIB)
+    tensorrt_fp16: Literal["off", "golden"] = "off"
+    tensorrt_build_timeout_s: Annotated[Duration, Field(gt=0, le=86_400)] = 1800.0
     cuda_graphs: Literal["off", "auto"] = "off"
     gpu_spin_us: Annotated[CountOrNone, Field(le=10_000)] = 0
     inline_threshold_us: CountOrNone = 300
@@ -295,7 +305,7 @@ class Routing(Section):
 
 
 class Signing(Section):
-    """Whose signatures make a version fit to be served.
+    """Which signatures a version needs to be served.
 
     Attributes:
         signatures: What happens to a version without a trusted signature: `off` does not check, `warn` publishes and
@@ -332,7 +342,7 @@ class ShadowLane(Section):
             `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
         max_inflight: Most copies that run at the same time.
         max_queue_requests: Most copies that may wait; more are dropped and counted.
-        max_queue_bytes: Most bytes of their inputs and outputs, likewise.
+        max_queue_bytes: Most bytes of inputs and outputs of copies that wait.
         max_lag_s: How long a copy may wait; then it is dropped and counted.
         timeout_s: How long a run may take; then it is ended.
         noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
@@ -400,13 +410,13 @@ class Tracing(Section):
     """Spans of requests, sent to an OpenTelemetry collector; needs the extra `otel`.
 
     Attributes:
-        endpoint: Address of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` where that is missing.
-        protocol: Of OTLP.
+        endpoint: Address of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` if that is missing.
+        protocol: Transport of OTLP.
         headers: Headers to send along, such as an API key.
         service_name: `service.name` of all spans.
         sample_ratio: Share of requests that are traced, of those whose caller has not decided.
         interval_s: How often spans are sent.
-        timeout_s: Of one export.
+        timeout_s: How long one export may take.
         max_queue_spans: Most spans that wait to be sent; more are dropped and counted.
         max_batch_spans: Most spans of one export; it is at most 3 MiB, and the rest waits for the next one.
     """

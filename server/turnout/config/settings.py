@@ -50,7 +50,7 @@ MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
 class ModelOverrides(Section):
-    """What `[model.<name>]` sets otherwise than for every model; of each section only the keys given count.
+    """Settings of one model. A key that you leave out has the value for all models.
 
     Attributes:
         load: Which versions are loaded: `all`, `latest:N` (the N highest releases, newer candidates and what tags
@@ -146,10 +146,10 @@ class Settings(BaseSettings):
         insecure: Listen on addresses that other machines reach without TLS, or without asking who calls.
         server_name: Name of this server among those that share its state store, in `turnout servers`, metrics and
             verdicts; "" for HOST:PORT of the data listener. No two may have the same name.
-        workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
-            least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
-            `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
-            Linux only.
+        workers: Processes that serve, on the same ports. Each loads every version. These are divided between
+            them, at least 1 each: `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`,
+            `loading.concurrency`, `shadow.max_inflight`, and the limits of `limits` and `shadow` on queues, connections
+            and requests under way. Linux only.
         probe: By probe name.
     """
 

@@ -16,7 +16,7 @@ _FILES_AND_MODE = ("cert", "key", "client_ca", "client_certificates")
 
 
 class ListenerTls(Section):
-    """What one listener does otherwise than `[tls]` says; only the keys given count.
+    """Settings of one listener. A key that you leave out has the value of `[tls]`.
 
     Attributes:
         enabled: False: plain text, even if a certificate is set.

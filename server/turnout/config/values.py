@@ -170,8 +170,8 @@ def http_url(url: str, expected: str, of_user: str, *, query: bool = False) -> s
 
     Args:
         url: What was written.
-        expected: What is said where it is none.
-        of_user: What is said where it holds a user or a password.
+        expected: The error if it is not such a URL.
+        of_user: The error if it holds a user or a password.
         query: It may have a query.
 
     Raises:
@@ -179,7 +179,7 @@ def http_url(url: str, expected: str, of_user: str, *, query: bool = False) -> s
     """
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is none
+        parts.port  # noqa: B018 - raises if it is not a port
     except ValueError:
         raise ValueError(expected) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or (parts.query and not query):

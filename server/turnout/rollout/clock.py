@@ -1,4 +1,4 @@
-"""The time that rollouts go by. They are handed a clock, so that a test can have it jump as a machine's does."""
+"""The time that rollouts go by. They are given a clock, so that a test can make it jump as a machine's does."""
 
 import time
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 
 class Clock(Protocol):
-    """Two clocks: one that measures, and one that others read too and that people and NTP set."""
+    """Two clocks: a monotonic one, and the time of day, which others read too and which people and NTP set."""
 
     def monotonic(self) -> float:
         """Returns seconds since some moment; never goes back."""
@@ -57,7 +57,7 @@ class TickSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One reading of both clocks: whatever is decided together is decided by the same one.
+    """One reading of both clocks: decisions made together go by the same one.
 
     Attributes:
         monotonic: Seconds since some moment.

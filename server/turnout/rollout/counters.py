@@ -68,7 +68,7 @@ class SlotsInForce:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A tick that is over, and whose requests are not."""
+    """A tick that is over, but some of whose requests have not ended."""
 
     names: tuple[str, ...]
     canary: TickCounts
@@ -112,7 +112,7 @@ class Counters:
         *,
         rest_meets_candidate: bool = False,
     ) -> None:
-        """Counts what comes by these places from now on; where it was counted before, it is so no more.
+        """Counts at these places from now on, and no longer at earlier ones.
 
         Args:
             canary: Where the canary's requests come by.
@@ -135,7 +135,7 @@ class Counters:
         self._places = meters
 
     def detach(self) -> None:
-        """Counts nothing more."""
+        """Stops counting."""
         for (arms, part), meter in self._places:
             detach(arms, part, meter)
         self._places = ()
@@ -181,14 +181,14 @@ class Counters:
 
     @property
     def starved(self) -> bool:
-        """Whether keyed traffic meets the candidate, and hardly any the arm that it is compared with."""
+        """Whether the candidate gets keyed traffic, and the arm that it is compared with hardly any."""
         if len(self._keyed) < _STARVED_TICKS:
             return False
         canary, baseline = (sum(counts) for counts in zip(*self._keyed, strict=True))
         return bool(canary >= _STARVED_REQUESTS and baseline * _STARVED_RATIO < canary * self._share)
 
     def redrawn(self) -> None:
-        """Notes that the twin was drawn anew, so that its new keys are given time."""
+        """Notes that the twin got other slots, so that its new keys are given time."""
         self._keyed.clear()
 
     def roll(self, seconds: float, now: float, rules: Rules, thresholds: Mapping[str, float]) -> None:

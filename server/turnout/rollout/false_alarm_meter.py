@@ -2,7 +2,7 @@
 
 Two lanes of the baseline get equal shares of its requests and are compared exactly as a canary and its twin would be.
 Every rollback that this calls for is a false one. An attempt ends with a false alarm, after a plan's maximum duration,
-or where another version becomes the baseline; then the next one begins. The promise is a false alarm in at most alpha
+or if another version becomes the baseline; then the next one begins. The promise is a false alarm in at most alpha
 of the attempts.
 """
 

@@ -1,4 +1,4 @@
-"""How a rollout goes: its steps, what is looked at, and what happens where there is too little to see. Pure."""
+"""How a rollout goes: its steps, what is looked at, and what happens if there is too little to see. Pure."""
 
 import hashlib
 import json
@@ -98,7 +98,7 @@ class Plan:
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
-        exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
+        exposure_requests: Of the canary, that it takes for promotion if it had no bad event, so that no ratio can be
             shown; 0: the last step's soak suffices.
         slo_ms: Latency objective of the metric `slo`, milliseconds; None if it has none.
         threshold_samples: Of the baseline's latency, before the first step.
@@ -108,7 +108,7 @@ class Plan:
         max_duration_s: How long all of it may take, active.
         max_pause_s: How long it may be paused or without a ready candidate, by the clock on the wall.
         on_insufficient: What to do where a deadline comes before there was enough to see: pause, abort or promote.
-        on_newer: What becomes of this plan's rollout where another of the model runs: refuse, queue, replace the other,
+        on_newer: What becomes of this plan's rollout if another of the model runs: refuse, queue, replace the other,
             or go beside it, alpha shared.
         twin: Compare with a part of the baseline that has a queue of its own and a share like the canary's, so that
             neither's queue or batches are larger for its share.
@@ -330,7 +330,7 @@ def _read(kind: type, body: object, where: str, problems: list[FieldViolation]) 
 
 def _value(kind: object, value: object, name: str, problems: list[FieldViolation]) -> Any:
     """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
-    # A whole number of 400 digits is none: it is not a float.
+    # A whole number of 400 digits does not fit a float.
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if value is None and kind in (float | None, ShadowStage | None, Guards | None):
         return None

@@ -43,8 +43,8 @@ class TrafficEstimate:
         rate: Unpinned requests a second.
         error_rate: Share of the baseline's requests that fail by the server's fault.
         slow: By latency metric, share of requests that pass its threshold once each takes 1.2 times as long, and share
-            that does now; nothing where the latency is not known yet.
-        keyed: Share of all requests that each slot group has with a routing key; empty where none has one, or nothing
+            that does now; nothing if the latency is not known yet.
+        keyed: Share of all requests that each slot group has with a routing key; empty if none has one, or nothing
             is known of it.
     """
 
@@ -91,7 +91,7 @@ def expected_units(plan: Plan, step: PlanStep, traffic: TrafficEstimate) -> floa
 
 
 def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
-    """Returns from which step on keyed traffic can tell anything, in a sentence; "" where every step can."""
+    """Returns from which step on keyed traffic can tell anything, in a sentence; "" if every step can."""
     if sum(traffic.keyed) <= 0:
         return ""
     units = [expected_units(plan, step, traffic) for step in plan.steps]

@@ -23,8 +23,8 @@ class AppliedPolicy:
         state: What that epoch holds.
         owners: Its slots, laid out for look-up.
         tally: Requests that each owner got, by its number, of those that every one of them might have got.
-        observer: Is told of the baseline's answers; None where there is no shadow.
-        stand_in: Answers in the baseline's place until that is ready here; None where it was.
+        observer: Is told of the baseline's answers; None if there is no shadow.
+        stand_in: Answers in the baseline's place until that is ready here; None if it was.
         changed_at, actor, reason, action: Where it came from.
     """
 
@@ -47,8 +47,8 @@ class Policies:
     Attributes:
         current: By model; replaced whole, never changed.
         diverted: By model, the version that answers in place of the policy's baseline and canaries, or of the highest
-            release where there is no policy: a rollback that cannot be recorded yet.
-        withdrawn: By model that is diverted, the versions that count as released no more.
+            release if there is no policy: a rollback that cannot be recorded yet.
+        withdrawn: By model that is diverted, the versions that count as not released.
         fallbacks: By model, what may have to answer next.
         meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
     """
@@ -65,7 +65,7 @@ class Policies:
         self.current = dict(self.current)
 
     def divert(self, model: str, to: Version, withdrawn: Collection[Version] = ()) -> None:
-        """Has `to` answer everything that is left to the policy, and `withdrawn` be no releases, until `undivert`."""
+        """Makes `to` answer in place of the policy, and `withdrawn` count as not released, until `undivert`."""
         gone = frozenset(withdrawn)
         if (self.diverted.get(model), self.withdrawn.get(model)) != (to, gone):
             self.diverted = {**self.diverted, model: to}
@@ -73,14 +73,14 @@ class Policies:
             self.current = dict(self.current)  # what was worked out goes
 
     def undivert(self, model: str) -> None:
-        """Has the policy hold again."""
+        """Lets the policy decide again."""
         if model in self.diverted:
             self.diverted = {name: to for name, to in self.diverted.items() if name != model}
             self.withdrawn = {name: gone for name, gone in self.withdrawn.items() if name != model}
             self.current = dict(self.current)
 
     def pinned_versions(self, model: str) -> Mapping[Version, Hold]:
-        """Returns the versions that the model's policy needs in memory, and as what it does."""
+        """Returns the versions that the model's policy needs in memory, and in which role."""
         applied = self.current.get(model)
         pinned_versions = {} if applied is None else policy_holds(model, applied.state, applied.epoch)
         diverted = self.diverted.get(model)

@@ -42,7 +42,7 @@ class SelectorAnswer:
 
     Attributes:
         selector: As a client writes it; "" for a plain request.
-        parts: The baseline first; empty where nobody answers.
+        parts: The baseline first; empty if nobody answers.
     """
 
     selector: str
@@ -94,7 +94,7 @@ def answers_of(
 
 
 def standing_in(declared: RoutingTable, here: RoutingTable, states: Mapping[Version, str]) -> tuple[str, ...]:
-    """Returns what a server answers otherwise than was declared, since it has not loaded a version: a sentence each.
+    """Returns where a server still answers differently, because it has not loaded a version: a sentence each.
 
     Args:
         declared: Who is to answer what.

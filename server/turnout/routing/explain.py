@@ -30,9 +30,9 @@ class RouteExplanation:
 
     Attributes:
         steps: In their order.
-        chances: Who may answer and how likely; empty where nobody does.
-        refusal: Why nobody does; None where somebody does.
-        slot: Of the routing key; None where no slot decides.
+        chances: Who may answer and how likely; empty if nobody does.
+        refusal: Why nobody does; None if somebody does.
+        slot: Of the routing key; None if no slot decides.
     """
 
     steps: tuple[ExplanationStep, ...]
@@ -62,18 +62,14 @@ class Explainer:
         steps = [ExplanationStep("selector", _meaning(parsed))]
         canaries = None
         if applied is None or applied.state.policy is None:
-            steps.append(
-                ExplanationStep("policy", "there is none: released versions are chosen among by precedence alone")
-            )
+            steps.append(ExplanationStep("policy", "this model has no policy: releases alone decide"))
         else:
             canaries = eligible(parsed, applied.state.policy)
             steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
         if (to := self._policies.diverted.get(model)) is not None:
-            message = f"in force and not on record yet: {to} answers what is left to the policy"
+            message = f"in force and not on record yet: {to} answers in place of the policy"
             gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
-            steps.append(
-                ExplanationStep("rollback", f"{message}{f'; {gone} counts as released no more' if gone else ''}")
-            )
+            steps.append(ExplanationStep("rollback", f"{message}{f'; {gone} counts as not released' if gone else ''}"))
             canaries = None
         slot = None
         if applied is not None and applied.state.policy is not None and canaries:
@@ -85,7 +81,7 @@ class Explainer:
                 slot = applied.owners.slot(routing_key)
                 steps += _slot_steps(applied, slot)
             else:
-                steps.append(ExplanationStep("key", "there is none: the next of an even sequence, by weight"))
+                steps.append(ExplanationStep("key", "no routing key: an even sequence picks the version, by weight"))
         try:
             target = self._router.target(model, selector)
         except TurnoutError as error:
@@ -99,15 +95,15 @@ class Explainer:
 def _meaning(selector: Selector) -> str:
     match selector:
         case Default():
-            return "empty: the policy decides, or the highest released version answers"
+            return "empty: the policy decides; without one, the highest released version answers"
         case Latest():
             return "latest: the highest released version that is not a prerelease"
         case Exact(version=version):
-            return f"exactly {version}: no policy touches it"
+            return f"exactly {version}: a pin, which no policy changes"
         case ByDigest(digest=digest):
-            return f"the version whose digest is {digest}: no policy touches it"
+            return f"the version whose digest is {digest}: a pin, which no policy changes"
         case ByTag(name=name):
-            return f"the tag {name}: no policy touches where it stands"
+            return f"the tag {name}: a pin, which no policy changes"
         case InRange(range=wanted):
             return f"the range {wanted}: released versions only"
 
@@ -121,17 +117,18 @@ def _policy_steps(
     if isinstance(selector, InRange):
         if canaries is None:
             yield ExplanationStep(
-                "range", f"the baseline {policy.baseline} is not in it: the highest released version that is"
+                "range",
+                f"the baseline {policy.baseline} is not in the range: the highest released version in it answers",
             )
         else:
-            yield ExplanationStep("range", f"the baseline {policy.baseline} is in it: the policy decides")
+            yield ExplanationStep("range", f"the baseline {policy.baseline} is in the range: the policy decides")
             for canary in policy.canaries:
                 if canary.version not in canaries:
                     yield ExplanationStep(
-                        "range", f"the canary {canary.version} is not in it: its share goes to the baseline"
+                        "range", f"the canary {canary.version} is not in the range: its share goes to the baseline"
                     )
     elif canaries is None:
-        yield ExplanationStep("policy", "the selector names one version: the policy has no say")
+        yield ExplanationStep("policy", "the selector names one version: the policy does not apply")
 
 
 def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> ExplanationStep:
@@ -146,7 +143,7 @@ def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> Ex
 def _slot_steps(applied: AppliedPolicy, slot: int) -> Iterator[ExplanationStep]:
     yield ExplanationStep("slot", f"the key's hash under the policy's salt is slot {slot}")
     owner = applied.owners.names[applied.owners.by_slot[slot]]
-    whose = {"": "nobody: the baseline's", TWIN: "the baseline's twin, a queue of its own"}
+    whose = {"": "the baseline", TWIN: "the baseline's twin, which has a queue of its own"}
     yield ExplanationStep("owner", f"slot {slot} is owned by {whose.get(owner, f'the canary {owner}')}")
 
 

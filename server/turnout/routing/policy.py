@@ -25,7 +25,7 @@ TWIN = "twin"
 """Owner of the baseline twin's slots, and the lane that its requests take; no version can be named so."""
 
 CONTROL = "control"
-"""The lane that a twin is compared with where there is no canary: what such a comparison finds is a false alarm."""
+"""The lane that a twin is compared with if there is no canary: what such a comparison finds is a false alarm."""
 
 _SCHEMA = 2
 _READABLE = (1, 2)
@@ -81,11 +81,11 @@ class Policy(JsonForm):
         return frozenset((self.baseline, *(c.version for c in self.canaries), *(s.version for s in self.shadows)))
 
     def weight(self, version: Version) -> int:
-        """Returns the weight of a canary, 0 where `version` is none."""
+        """Returns the weight of a canary; 0 if `version` is not a canary."""
         return next((c.weight for c in self.canaries if c.version == version), 0)
 
     def rate(self, version: Version) -> int:
-        """Returns the rate of a shadow, 0 where `version` is none."""
+        """Returns the rate of a shadow; 0 if `version` is not a shadow."""
         return next((s.rate for s in self.shadows if s.version == version), 0)
 
 
@@ -111,7 +111,7 @@ class PolicyState:
 
         Args:
             policy: The new one.
-            order: Of slots; taken where there was no canary before, so that another trial meets other keys; canaries
+            order: Of slots; taken if there was no canary before, so that another trial meets other keys; canaries
                 that go on keep theirs.
             traffic: Requests by slot, as far as they are known, shape (SLOTS,): a twin whose slots carry too little
                 of it, or too much, gets others.
@@ -139,7 +139,7 @@ class PolicyState:
         return self if self.policy is None else self.with_policy(self.policy, b"", traffic)
 
     def with_canary(self, canary: Canary, order: bytes) -> Self:
-        """Returns the state in which one canary has another weight, or has come to be one; there is a policy."""
+        """Returns the state in which one canary has another weight, or is a new one; needs a policy."""
         assert self.policy is not None
         known = self.policy.canaries
         if any(c.version == canary.version for c in known):
@@ -153,11 +153,11 @@ class PolicyState:
         return replace(self, policy=None, table=replace(self.table, claims=()))
 
     def with_frozen(self, frozen: bool) -> Self:
-        """Returns the state in which changes are refused, or taken again."""
+        """Returns the state in which changes are refused, or accepted again."""
         return replace(self, frozen=frozen)
 
     def reverted(self, earlier: "PolicyState") -> Self:
-        """Returns the state with the policy, and the very keys, of an earlier one; frozen where it is now."""
+        """Returns the state with the policy, and the very keys, of an earlier one; frozen if it is now."""
         return replace(self, policy=earlier.policy, table=earlier.table)
 
     def to_json(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class PolicyState:
 
 
 def readable(document: Mapping[str, Any]) -> PolicyState | None:
-    """Returns what an epoch holds that the state store has as `document`; None where this release cannot read it."""
+    """Returns what an epoch holds that the state store has as `document`; None if this release cannot read it."""
     try:
         return PolicyState.from_json(document)
     except ValueError:
@@ -205,7 +205,7 @@ class PolicyFact:
 
 
 def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
-    """Returns the canaries that a request may meet; None where the policy does not decide on it.
+    """Returns the canaries that a request may meet; None if the policy does not decide on it.
 
     The empty selector leaves all to the policy. A range does so where the baseline satisfies it, and is never sent to a
     canary that does not. Whatever else a client writes names one version, and no policy touches that.
@@ -220,7 +220,7 @@ def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
 
 
 def malformed(policy: Policy) -> list[tuple[str, str]]:
-    """Returns why no policy can be so, whatever is known of its versions: fields, and what is wrong with them."""
+    """Returns what is wrong with a policy, whatever its versions are: fields, and why."""
     problems: list[tuple[str, str]] = []
     for index, canary in enumerate(policy.canaries):
         if not 0 <= canary.weight <= UNITS:
@@ -271,7 +271,7 @@ def unfit(policy: Policy, facts: Mapping[Version, PolicyFact], *, force: bool) -
 
 
 def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Iterable[Version]) -> bool:
-    """Tells whether a change only takes traffic back, as is allowed while changes are frozen.
+    """Tells whether a change only takes traffic back, which is allowed while changes are frozen.
 
     No canary gains, no shadow does, and the baseline is the one it was or one that was it in an earlier epoch. To end
     the policy is no way back: it lets whatever was released last have everything.

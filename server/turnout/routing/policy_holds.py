@@ -1,4 +1,4 @@
-"""What holds on to a version, and the command that lets go of it. Pure.
+"""What needs a version, and the command that ends that. Pure.
 
 `unload`, `yank` and `prune` refuse what is held. Each advice is a command that works as things stand, so that whoever
 follows one after the other gets there.
@@ -13,7 +13,7 @@ from turnout.serving.versions.hold import Hold
 
 
 def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Hold]:
-    """Returns what the policy in force holds: its baseline, canaries and shadows.
+    """Returns the versions that the policy needs: its baseline, canaries and shadows.
 
     Args:
         model: Whose policy it is.
@@ -39,7 +39,7 @@ def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Ho
 
 
 def rollout_holds(model: str, attempt: int, candidate: Version, previous: Version) -> dict[Version, Hold]:
-    """Returns what a rollout that has not ended holds: its candidate, and what it would go back to."""
+    """Returns the versions that a running rollout needs: its candidate, and what it would go back to."""
     advice = f"abort the rollout, or wait for its end: `turnout rollout abort {model} --attempt {attempt}`"
     return {
         previous: Hold(f"rollout {attempt} may have to go back to it", advice),

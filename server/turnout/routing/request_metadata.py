@@ -27,7 +27,7 @@ class Preferences:
 
     Attributes:
         routing_key: For requests that carry none; "" for none.
-        selector: In place of the requests' own; None where theirs stands.
+        selector: In place of the requests' own; None if theirs stands.
         baseline_only: No canary may answer.
     """
 
@@ -62,7 +62,7 @@ class PreferenceReader:
 
         Args:
             metadata: Keys, in lower case, and values.
-            caller: Returns the caller's address; asked only where it matters.
+            caller: Returns the caller's address; asked only if it matters.
 
         Raises:
             InvalidRequest: A value is not what is expected.

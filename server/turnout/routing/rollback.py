@@ -20,7 +20,7 @@ class HistoryEntry:
 
     Attributes:
         revision: Of the change; entries are taken in its order.
-        baseline: The policy's baseline from then on; None where there is no policy from then on.
+        baseline: The policy's baseline from then on; None if there is no policy from then on.
         is_policy: The change was one of the policy; otherwise one of a release status.
         version: Whose release status changed.
         status: What it changed to.
@@ -46,7 +46,7 @@ class HistoryEntry:
 def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:
     """Returns the versions that answered plain requests, each time another one came to, the present one last.
 
-    The policy's baseline did where there was a policy, and else the highest released version that is not a prerelease.
+    The policy's baseline did if there was a policy, and else the highest released version that is not a prerelease.
     """
     found: list[Version] = []
     statuses: dict[Version, ReleaseStatus] = {}
@@ -63,7 +63,7 @@ def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:
 
 
 def default_version(statuses: Mapping[Version, ReleaseStatus]) -> Version | None:
-    """Returns the version that plain requests and `latest` get without a policy; None where nothing is released."""
+    """Returns the version that plain requests and `latest` get without a policy; None if nothing is released."""
     fit = (v for v, status in statuses.items() if status is ReleaseStatus.RELEASED and v.prerelease is None)
     return max(fit, key=precedence, default=None)
 

@@ -42,7 +42,7 @@ RouteTarget = Route | Split
 
 @dataclass(slots=True, eq=False)
 class _Resolutions:
-    """What was worked out about one state of the world so far.
+    """What was computed so far for one catalog and set of policies.
 
     When that changes, what was worked out about models that did not change is taken along.
 
@@ -65,7 +65,7 @@ class _Resolutions:
     indexes: dict[str, tuple[ModelEntry, frozenset[Version], VersionIndex]] = field(default_factory=dict)
 
     def follow(self, snapshot: CatalogSnapshot, policies: Policies) -> "_Resolutions":
-        """Starts over with a new state of the world."""
+        """Starts over with a new catalog or new policies."""
         diverted, withdrawn = policies.diverted, policies.withdrawn
         if policies.current is not self.policies:
             return _Resolutions(snapshot, policies.current, diverted, withdrawn, indexes=self.indexes)
@@ -153,7 +153,7 @@ class PolicyRouter:
         Args:
             catalog: What is served.
             policies: In force.
-            serve_yanked: Selectors that name one version are answered with a warning where it was yanked, and not
+            serve_yanked: Selectors that name one version are answered with a warning if it was yanked, and not
                 refused.
         """
         self._serve_yanked = serve_yanked
@@ -207,7 +207,7 @@ class PolicyRouter:
         return resolutions.entry(model, parse(selector), prefer_ready=False)
 
     def _current(self) -> _Resolutions:
-        """Returns what is worked out about the state of the world of now."""
+        """Returns what was computed for the current catalog and policies."""
         resolutions, snapshot = self._resolutions, self._catalog.snapshot
         if resolutions.snapshot is not snapshot or resolutions.policies is not self._policies.current:
             resolutions = self._resolutions = resolutions.follow(snapshot, self._policies)
@@ -253,7 +253,7 @@ class PolicyRouter:
     def _split(
         self, applied: AppliedPolicy, baseline: Route, able: Mapping[str, VersionEntry], key: tuple[str, str]
     ) -> RouteTarget:
-        """Returns the way of a selector that the policy decides on.
+        """Returns the routes of a selector that the policy decides on.
 
         Args:
             applied: The policy.
@@ -279,7 +279,7 @@ class PolicyRouter:
         return Split(applied.owners, routes, applied.tally if len(able) >= len({*names} - {"", TWIN}) else None, cursor)
 
     def _metered(self, owners: Owners, baseline: Route, key: tuple[str, str]) -> RouteTarget:
-        """Returns the way of a selector that only the baseline answers, some of it through lanes apart."""
+        """Returns the routes of a selector that only the baseline answers, partly through separate lanes."""
         lanes = [
             Route.to(baseline.entry, ServingRole.BASELINE, baseline.epoch, baseline.observer, name, slots=owners.finder)
             for name in owners.names[1:]
@@ -300,7 +300,7 @@ def _unsplit(entry: VersionEntry, selector: str, epoch: int, warning: str, finde
 
 
 def _damage(damaged: Damaged | None, selector: Selector) -> str:
-    """Returns what is wrong with the version that the selector names, "" where that is not a damaged one."""
+    """Returns what is wrong with the version that the selector names, "" if that is not a damaged one."""
     if damaged is None:
         return ""
     match selector:
@@ -323,7 +323,7 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
 
 
 def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Route | None:
-    """Returns the route to what answers until the policy's baseline is ready; None where nothing can."""
+    """Returns the route to what answers until the policy's baseline is ready; None if nothing can."""
     applied = resolutions.policies.get(model)
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or applied.stand_in is None or eligible(selector, policy) is None:
@@ -369,7 +369,7 @@ def _available(entry: ModelEntry) -> frozenset[Version]:
 
 
 def _refusal(entry: VersionEntry) -> TurnoutError:
-    """Makes the error that says why the version cannot answer, or that it can once it is loaded."""
+    """Returns the error that says why the version cannot answer, or that it can once it is loaded."""
     if entry.on_demand and entry.state is not LifecycleState.FAILED:
         return VersionOnDemand.of(entry.model, entry.version)
     return load_failure(entry)

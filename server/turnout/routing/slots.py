@@ -1,4 +1,4 @@
-"""Which routing keys belong to whom: 65,536 slots, each with one owner. Pure.
+"""Which version owns which routing keys: 65,536 slots, each with one owner. Pure.
 
 docs/decisions/0009-slots-are-claimed-in-runs.md says what they promise.
 
@@ -92,7 +92,7 @@ class SlotTable(JsonForm):
         return sum(claim.slots for claim in self.claims if claim.owner == owner)
 
     def arranged(self, wanted: Mapping[str, int], newcomers: Mapping[str, Sequence[Run]] | None = None) -> Self:
-        """Returns the table in which each owner has as many slots as `wanted` says, and who is not named has none.
+        """Returns the table in which each owner has as many slots as `wanted` says; others have none.
 
         Who shrinks gives back first, so that who grows finds room. Where more is wanted than there is, the last to grow
         gets what is left.
@@ -235,7 +235,7 @@ def _free(claims: Mapping[str, Sequence[Run]]) -> Iterator[Run]:
 
 
 def _first(runs: Iterator[Run], count: int) -> tuple[Run, ...]:
-    """Returns the first `count` positions of `runs`, or all where there are fewer."""
+    """Returns the first `count` positions of `runs`, or all if there are fewer."""
     taken: list[Run] = []
     for start, stop in runs:
         if count <= 0:

@@ -21,7 +21,7 @@ class Split:
     Attributes:
         owners: Who owns which slot.
         routes: By owner's number; the baseline's route stands also for each owner that cannot answer this selector.
-        tally: Counts choices by owner's number where each owner could have been chosen; None where one could not.
+        tally: Counts choices by owner's number where each owner could have been chosen; None if one could not.
         cursor: Of the selector.
     """
 

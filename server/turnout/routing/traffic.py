@@ -1,4 +1,4 @@
-"""Changes policies: decides by `turnout.routing.policy`, records in the state store, then puts in force.
+"""Changes policies: decides by `turnout.routing.policy`, records in the state store, then applies.
 
 a change here:        look at what is known -> pure decision -> state store (compare-and-swap) -> swap -> answer
 a change elsewhere:   the state store's revision moved -> refresh -> swap
@@ -53,7 +53,7 @@ Decide = Callable[[PolicyState], PolicyState]
 
 @dataclass(frozen=True, slots=True)
 class ChangeOrigin:
-    """Who changes traffic, why, and on what ground.
+    """Who changes traffic, why, and which epoch they saw.
 
     Attributes:
         reason: Why.
@@ -155,7 +155,7 @@ class Traffic:
         return await self._change(model, change, "redraw", decide)
 
     async def ramp(self, model: str, canary: Canary, change: ChangeOrigin) -> AppliedPolicy:
-        """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
+        """Gives one canary another weight; a version that is not a canary yet becomes one. Raises as `put`."""
         exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
         order = secrets.token_bytes(ORDER_BYTES)
 
@@ -171,7 +171,7 @@ class Traffic:
         return await self._change(model, change, "clear", PolicyState.cleared)
 
     async def freeze(self, model: str, frozen: bool, change: ChangeOrigin) -> AppliedPolicy:
-        """Has changes refused from now on, or taken again. Raises as `put`."""
+        """Refuses changes from now on, or accepts them again. Raises as `put`."""
         action = "freeze" if frozen else "unfreeze"
         return await self._change(model, change, action, lambda state: state.with_frozen(frozen))
 
@@ -260,7 +260,7 @@ class Traffic:
         change: ChangeOrigin,
         statuses: Mapping[Version, ReleaseStatus],
     ) -> None:
-        """Refuses a change that may not be taken."""
+        """Refuses a change that is not allowed."""
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
             applied = self._policies.current[model]
             raise ChangeRefused(
@@ -310,7 +310,7 @@ class Traffic:
         return {state.policy.baseline for state in states if state is not None and state.policy is not None}
 
     async def _find_fallbacks(self) -> None:
-        """Notes what models could have to go back to, where something changed that decides it."""
+        """Notes which versions models could go back to, if something changed that decides it."""
         new = await self._store.in_thread(self._store.status_changes, self._status_revision)
         for model, changes in new.items():
             self._statuses.setdefault(model, []).extend(changes)

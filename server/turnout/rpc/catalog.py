@@ -90,6 +90,7 @@ def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
         load_seconds=entry.load_seconds,
         isolation=entry.isolation,
         cuda_graphs=entry.cuda_graphs,
+        tensorrt=entry.tensorrt,
     )
 
 

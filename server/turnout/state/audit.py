@@ -49,7 +49,7 @@ class _LogReplay:
         try:
             self._take(row["model"], row["kind"], json.loads(row["payload"]))
         except (ValueError, KeyError, TypeError):
-            self.unread.append(f"event {row['id']} has a payload that is none of its kind")
+            self.unread.append(f"event {row['id']} has a payload that does not fit its kind")
 
     def _take(self, model: str, kind: str, payload: Mapping[str, Any]) -> None:
         match kind:
@@ -121,7 +121,7 @@ def _token_text(payload: Mapping[str, Any]) -> str:
 
 
 def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | None]) -> list[str]:
-    """Compares attempts and the states they are in; earlier releases' events tell that there is one, and no state."""
+    """Compares attempts and their states; events of earlier releases say that an attempt exists, without a state."""
     table = schema.rollouts.c
     rows = connection.execute(select(table.model, table.attempt, table.state))
     stands = {(row.model, str(row.attempt)): row.state for row in rows}

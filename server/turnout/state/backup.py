@@ -108,7 +108,7 @@ def look(file: Path) -> Backup:
 
 
 def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds: float = 20.0) -> Restored:
-    """Makes a state store hold what a backup does, brought to this release's schema. All servers must have stopped.
+    """Fills a state store from a backup, migrated to this release's schema. All servers must have stopped.
 
     Args:
         file: The backup; it stays as it is.
@@ -138,7 +138,7 @@ def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds:
 
 
 def _bring_up(copy: Path, file: Path) -> tuple[str, ...]:
-    """Brings a copy of a backup to this release's schema, checks its log, and forgets the servers that there were."""
+    """Migrates a copy of a backup to this release's schema, checks its log, and removes its servers."""
     database = Database(Location.parse(sqlite_url(copy)))
     with closing(database):
         upgrade(database)
@@ -221,7 +221,7 @@ def _copy_tables(reads: Connection, writes: Connection) -> None:
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """Copies a database by SQLite's own backup, which sees it as of one moment and holds up nobody that writes.
+    """Copies a database with SQLite's own backup, which sees one moment and blocks no writer.
 
     Raises:
         NotFoundError: There is no such file.
@@ -241,7 +241,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _leave_wal(file: Path) -> None:
-    """Makes a copy that nobody uses one file again: in WAL mode, reading it would need two more beside it."""
+    """Takes an unused copy out of WAL mode, so that it is one file: reading it would otherwise need two more."""
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE").fetchone()
 

@@ -58,7 +58,7 @@ class StateChange:
         return {row.tag: row.version for row in self.connection.execute(query)}
 
     def refuse_other_epoch(self, expected: int) -> None:
-        """Refuses a change that was decided on by another epoch of the policy than the one in force."""
+        """Refuses a change that was decided on another epoch of the policy than the current one."""
         last = policies.latest(self.connection, self.model, limit=1)
         if not last and expected != 0:
             raise Conflict(f"{self.model} has never had a policy, so none of epoch {expected} is in force; look again")
@@ -93,12 +93,12 @@ class StateChange:
 
 
 def version_key(version: Version) -> str:
-    """Returns what a version is known by, whatever its build metadata."""
+    """Returns the key of a version, which ignores its build metadata."""
     return str(version.replace(build=None))
 
 
 def check_model(model: str) -> None:
-    """Refuses what can be no model's name."""
+    """Refuses a text that cannot be a model's name."""
     if not MODEL_NAME.fullmatch(model):
         raise InvalidRequest.at("model", f"expected a name of the form {MODEL_NAME.pattern}, got {model[:64]!r}")
 
@@ -116,6 +116,6 @@ def check_text(field: str, text: str, most: int, *, least: int = 0) -> None:
 
 
 def check_limit(limit: int) -> None:
-    """Refuses a number of rows that is none."""
+    """Refuses a number of rows below 1."""
     if limit < 1:
         raise InvalidRequest.at("limit", f"expected 1 or more, got {limit}")

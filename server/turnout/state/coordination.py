@@ -18,10 +18,10 @@ _MOST_RUNNING = 10_000
 
 
 class Sharing(ReleaseStore):
-    """What servers tell one another by the store; but for tokens no part of the log, and no change of the revision."""
+    """What servers share through the store. Except for tokens, it is not in the log and changes no revision."""
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Has `heard` called in a thread at each change, if the database can tell of changes."""
+        """Calls `heard` in a thread at each change, if the database announces changes."""
         self._database.listen(heard)
 
     def report_server(self, report: ServerReport, counts: Sequence[CountRecord]) -> bool:
@@ -39,7 +39,7 @@ class Sharing(ReleaseStore):
             servers.leave(connection, name, instance)
 
     def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], ServersSnapshot]:
-        """Returns the rollouts that have not ended, who is alive, and what nobody has taken yet of what they counted.
+        """Returns the rollouts that have not ended, the servers that are alive, and counts that nobody has used yet.
 
         All of it as of one moment.
 
@@ -56,7 +56,7 @@ class Sharing(ReleaseStore):
             return rollouts.latest(connection, None, _MOST_RUNNING, running=True, state=state)
 
     def put_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> list[RolloutRecord | None]:
-        """Writes rollouts of these models to which nothing happened but that requests were counted, in one transaction.
+        """Writes rollouts of these models to which nothing happened except counts, in one transaction.
 
         Nothing is told of it, and the revision stays.
 
@@ -85,7 +85,7 @@ class Sharing(ReleaseStore):
             return tokens.read(connection, revoked=revoked)
 
     def create_token(self, token: TokenRecord, *, actor: str, reason: str) -> None:
-        """Keeps a token that is new; servers take it as soon as they see the change.
+        """Stores a new token; servers accept it as soon as they see the change.
 
         Raises:
             Conflict: As many are there as may be.

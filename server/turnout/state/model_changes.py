@@ -79,7 +79,7 @@ class StoredModel:
         }
 
     def policy(self) -> PolicyRecord | None:
-        """Returns the policy's latest epoch; None where there never was one."""
+        """Returns the policy's latest epoch; None if there never was one."""
         return next(iter(self.epochs(1)), None)
 
     def epochs(self, limit: int = _MOST) -> list[PolicyRecord]:

@@ -32,9 +32,9 @@ class PolicyRecord:
         revision: That of the change that made it.
         time: When, in UTC, to the microsecond.
         action: What was done, in the word of whoever did it.
-        actor: Who asked for it; empty where they did not say.
-        reason: Why; empty where they did not say.
-        document: The policy itself, as JSON values; empty where from then on there was none.
+        actor: Who asked for it; empty if they did not say.
+        reason: Why; empty if they did not say.
+        document: The policy itself, as JSON values; empty if from then on there was none.
     """
 
     model: str
@@ -122,7 +122,7 @@ def last_epoch(connection: Connection, model: str) -> int:
 
 
 def at(connection: Connection, model: str, epoch: int) -> PolicyRecord | None:
-    """Reads one epoch of a model; None where it never was, or was removed."""
+    """Reads one epoch of a model; None if it never was, or was removed."""
     query = select(schema.policies).where(schema.policies.c.model == model, schema.policies.c.epoch == epoch)
     row = connection.execute(query).one_or_none()
     return None if row is None else _record(row)

@@ -1,4 +1,4 @@
-"""What a version was declared fit for, and which names move over versions. Pure."""
+"""Release status of versions, and the tags that name them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from semver import Version
 
 
 class ReleaseStatus(StrEnum):
-    """What a version was declared fit for."""
+    """A version's release status."""
 
     CANDIDATE = "candidate"
     """Published, no more: reached by pin, digest and tag only."""
@@ -20,13 +20,13 @@ class ReleaseStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelReleaseState:
-    """All that was declared about one model's versions after their publication.
+    """Release status and tags of one model's versions.
 
     Attributes:
         release_statuses: By version; a version not named is a candidate.
         tags: Movable names.
-        reasons: Why versions were yanked, where that is known.
-        digests: What versions had when they were published, where that was recorded.
+        reasons: Why versions were yanked, if that is known.
+        digests: What versions had when they were published, if that was recorded.
         pruned: Versions whose files were removed; they are yanked too.
     """
 
@@ -43,7 +43,7 @@ class ModelReleaseState:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseState:
-    """The declarations about all models, as of one revision of the state store.
+    """Release status and tags of all models, as of one revision of the state store.
 
     Attributes:
         revision: Grows by at least one with each change.
@@ -54,5 +54,5 @@ class ReleaseState:
     models: Mapping[str, ModelReleaseState] = field(default_factory=dict)
 
     def of(self, model: str) -> ModelReleaseState:
-        """Returns the declarations about `model`, empty ones if there are none."""
+        """Returns the release state of `model`; an empty one if nothing was declared."""
         return self.models.get(model) or ModelReleaseState()

@@ -1,4 +1,4 @@
-"""The store's part about versions: that they exist, what they are fit for, who signed them, which tags name them."""
+"""The store's part about versions: publications, releases, signatures, tags."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,10 +37,10 @@ _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
 @dataclass(frozen=True, slots=True)
 class VersionUses:
-    """What holds on to a version, read in the transaction that is to withdraw it.
+    """What needs a version, read in the transaction that is to withdraw it.
 
     Attributes:
-        policy: The model's policy in force; None where it never had one.
+        policy: The model's policy in force; None if it never had one.
         rollouts: The model's rollouts that have not ended.
         tags: Those that name the version.
     """
@@ -51,7 +51,7 @@ class VersionUses:
 
 
 class ReleaseStore:
-    """Declares things about versions. The base of the store, which documents how its methods may be called."""
+    """Releases, withdraws, yanks and tags versions. The base of the store, which documents how to call its methods."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -66,12 +66,12 @@ class ReleaseStore:
             model: Its model.
             version: Which; that it exists is for the caller to know.
             digest: Of its manifest.
-            actor: Who published it, at most 256 bytes; who found it, where nobody recorded it.
+            actor: Who published it, at most 256 bytes; who found it, if nobody recorded it.
             reason: Why, at most 1,024 bytes.
             found: It was found, and its publisher never said so.
 
         Returns:
-            False where that was recorded before, with this digest; nothing is changed or logged then.
+            False if that was recorded before, with this digest; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: An argument is too long.
@@ -98,7 +98,7 @@ class ReleaseStore:
             reason: Why, at most 1,024 bytes.
 
         Returns:
-            False where that was recorded before, of this key and this digest; nothing is changed or logged then.
+            False if that was recorded before, of this key and this digest; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: An argument is too long.
@@ -122,7 +122,7 @@ class ReleaseStore:
             reason: Why, at most 1,024 bytes.
 
         Returns:
-            False where it was released already; nothing is changed or logged then.
+            False if it was released already; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: The version is yanked, or an argument is too long.
@@ -153,7 +153,7 @@ class ReleaseStore:
             rollout: Attempt and number of the rollout that asks; it must not have been written since.
 
         Returns:
-            False where it is not released; nothing is changed or logged then.
+            False if it is not released; nothing is changed or logged then.
 
         Raises:
             Conflict: Another server wrote the rollout meanwhile.
@@ -177,10 +177,10 @@ class ReleaseStore:
             version: Which; whether it was published is for the caller to know.
             actor: Who asks, at most 256 bytes.
             reason: Why, 1 to 1,024 bytes: clients that pin the version are told.
-            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+            refuse: Raises if one of the uses forbids it. What it is shown is locked until the change is made.
 
         Returns:
-            What it was before; where it was yanked, nothing is changed or logged.
+            What it was before; if it was yanked, nothing is changed or logged.
 
         Raises:
             InvalidRequest: No reason was given, or an argument is too long.
@@ -217,10 +217,10 @@ class ReleaseStore:
             size_bytes: Of its files.
             actor: Who asks, at most 256 bytes.
             reason: Why, 1 to 1,024 bytes.
-            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+            refuse: Raises if one of the uses forbids it. What it is shown is locked until the change is made.
 
         Returns:
-            False where that was recorded before; nothing is changed or logged then.
+            False if that was recorded before; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: An argument is too long.
@@ -243,7 +243,7 @@ class ReleaseStore:
         return True
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Takes the withdrawal of a version back: it is a candidate from then on, whatever it was before.
+        """Makes a yanked version a candidate, whatever it was before.
 
         Args:
             model: Its model.
@@ -252,7 +252,7 @@ class ReleaseStore:
             reason: Why, 1 to 1,024 bytes.
 
         Returns:
-            False where it was not yanked; nothing is changed or logged then.
+            False if it was not yanked; nothing is changed or logged then.
 
         Raises:
             InvalidRequest: No reason was given, or an argument is too long.
@@ -282,7 +282,7 @@ class ReleaseStore:
             expect: The version that it has to name before; "" for no tag of that name; None for whatever it names.
 
         Returns:
-            The version that it named before, None where it is new. Where that is the same, nothing is
+            The version that it named before, None if it is new. Where that is the same, nothing is
             changed or logged.
 
         Raises:
@@ -333,7 +333,7 @@ class ReleaseStore:
         return Version.parse(known[tag])
 
     def tag_history(self, model: str, tag: str, limit: int = 100) -> list[Event]:
-        """Returns the last moves of a tag, newest first; none of one that never was."""
+        """Returns the last moves of a tag, newest first; empty if the tag never existed."""
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, _TAG_KINDS, tag)
 
@@ -351,7 +351,7 @@ class ReleaseStore:
 
     @contextmanager
     def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
-        """The same; the change may be about no model, "", too."""
+        """The same; `model` may be "", for a change that is not about a model."""
         check_text("actor", actor, schema.ACTOR_LENGTH)
         check_text("reason", reason, schema.REASON_LENGTH)
         with self._database.writing() as connection:
@@ -379,7 +379,7 @@ def _uses(change: StateChange, version: Version) -> VersionUses:
 
 
 def uses(connection: Connection, model: str, version: Version) -> VersionUses:
-    """Reads what holds on to a version."""
+    """Reads what needs a version."""
     in_force = policies.latest(connection, model, limit=1)
     running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
     query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)
@@ -390,13 +390,13 @@ def uses(connection: Connection, model: str, version: Version) -> VersionUses:
 def _refuse_unexpected(change: StateChange, tag: str, is_at: str | None, expect: str | None) -> None:
     if expect is None or expect == (is_at or ""):
         return
-    wanted = expect or "new"
     if is_at is None:
-        raise Conflict(f"{change.model} has no tag {tag!r} by now, and it was expected at {wanted}; look again")
+        raise Conflict(f"{change.model} has no tag {tag!r} now, and it was expected to name {expect}; look again")
     last = events.latest(change.connection, change.model, 1, (EventKind.TAG_SET,), tag)
     by = (last[0].actor if last else "") or "somebody unnamed"
     why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
-    raise Conflict(f"the tag {tag!r} of {change.model} stands at {is_at}, not {wanted} (set by {by}{why}); look again")
+    expected = f", not {expect}" if expect else " already"
+    raise Conflict(f"the tag {tag!r} of {change.model} names {is_at}{expected} (set by {by}{why}); look again")
 
 
 def _is_tag(model: str, tag: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

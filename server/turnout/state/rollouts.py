@@ -1,4 +1,4 @@
-"""Rollouts as they stand, and what their ticks counted. Their documents are opaque here."""
+"""Rollouts as they are recorded, and what their ticks counted. Their documents are opaque here."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ _KEYS_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class RolloutRecord:
-    """One rollout as it stands.
+    """One rollout as it is recorded.
 
     Attributes:
         number: Of the write; the next one has to name it.
@@ -30,7 +30,7 @@ class RolloutRecord:
         started, changed: When, UTC.
         driver: The server that drives it.
         driven_until: Until when no other may, UTC, by the clock of the database.
-        document: The rollout itself, as JSON values; empty where it is not a JSON object.
+        document: The rollout itself, as JSON values; empty if it is not a JSON object.
     """
 
     model: str
@@ -47,7 +47,7 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an event tells of a rollout.
+    """What an event says about a rollout.
 
     Attributes:
         kind: What happened, in a word.
@@ -62,7 +62,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class RolloutWrite:
-    """What is to stand.
+    """What is to be written.
 
     Attributes:
         attempt: Which, of the model.
@@ -203,7 +203,7 @@ def _record(row: Row[Any]) -> RolloutRecord:
 
 
 def _object(text: str) -> Mapping[str, Any]:
-    """Returns a JSON object; an empty one where `text` is none, so that one row's damage hides no other row."""
+    """Returns a JSON object; an empty one if `text` is not one, so that one row's damage hides no other row."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):

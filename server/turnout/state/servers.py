@@ -1,4 +1,4 @@
-"""Where servers meet: who is alive, and what each counted of the rollouts that run. By the database's own clock."""
+"""The servers that share the store: which are alive, and what each counted. By the database's own clock."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +117,7 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
     """Writes what a server says of itself, and what it counted; a count that is there already stays as it is.
 
     Returns:
-        The database's time; None where another server of this name is alive, and nothing was written.
+        The database's time; None if another server of this name is alive, and nothing was written.
     """
     now = clock(connection)
     row = connection.execute(_SERVER, {"called": server.name}).one_or_none()
@@ -182,7 +182,7 @@ def leave(connection: Connection, name: str, instance: str) -> None:
 
 
 def expire(connection: Connection, gone_seconds: float) -> int:
-    """Removes servers that have not reported for so long, and counts of rollouts that run no more; returns how many."""
+    """Removes servers that have been silent for too long, and counts of ended rollouts; returns how many."""
     table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
     before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
     removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount

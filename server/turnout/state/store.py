@@ -1,4 +1,4 @@
-"""What was declared about versions after their publication, and the policies between them.
+"""The state store: releases, tags, policies, rollouts, and the log of all changes.
 
 Kept in a database that several servers may share.
 """
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class StateStore(Sharing):
-    """The declarations about all models, their policies and rollouts, and the log of all changes.
+    """Releases, tags, policies and rollouts of all models, and the log of all changes.
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
     change makes a new revision and writes one event, in one transaction with the change itself. Every method raises
@@ -50,7 +50,7 @@ class StateStore(Sharing):
     def open(
         cls, url: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), lock_wait: float = LOCK_WAIT
     ) -> Self:
-        """Opens the store, and makes it or brings it to this release's schema where it is not there.
+        """Opens the store, and makes it or brings it to this release's schema if it is not there.
 
         Args:
             url: `sqlite:///FILE`, its directory made if need be, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
@@ -114,7 +114,7 @@ class StateStore(Sharing):
         self._database.check()
 
     def release_state(self) -> ReleaseState:
-        """Returns everything declared, as of one revision."""
+        """Returns release status and tags of all models, as of one revision."""
         standings: dict[str, dict[Version, ReleaseStatus]] = {}
         tags: dict[str, dict[str, Version]] = {}
         reasons: dict[str, dict[Version, str]] = {}
@@ -148,7 +148,7 @@ class StateStore(Sharing):
         )
 
     def policies(self) -> dict[str, PolicyRecord]:
-        """Returns the policy in force of each model that ever had one; its document is empty where it has none now."""
+        """Returns the policy in force of each model that ever had one; its document is empty if it has none now."""
         with self._database.reading() as connection:
             return {record.model: record for record in policies.in_force(connection)}
 
@@ -156,7 +156,7 @@ class StateStore(Sharing):
         """Returns the last epochs of a model's policy, newest first.
 
         Args:
-            model: Whose; of one that never had a policy there are none.
+            model: Whose; a model that never had a policy has no epochs.
             limit: At most that many, 1 or more.
 
         Raises:
@@ -237,7 +237,7 @@ class StateStore(Sharing):
     def decide(
         self, model: str, make: Callable[[StoredModel], ModelChange], *, actor: str, reason: str
     ) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
-        """Has a change of a model decided, and records all of it, in one transaction.
+        """Decides a change of a model and records all of it, in one transaction.
 
         Args:
             model: Its model.
@@ -256,7 +256,7 @@ class StateStore(Sharing):
             return model_changes.record(change, make(StoredModel(change)), self._now())
 
     def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
-        """Writes a rollout, what its ticks counted and what is to be told, in one transaction.
+        """Writes a rollout, the counts of its ticks and its events, in one transaction.
 
         Raises:
             Conflict: Another server wrote it meanwhile.
@@ -349,7 +349,7 @@ class StateStore(Sharing):
             return audit.publish_times(connection)
 
     def uses(self, model: str, version: Version) -> VersionUses:
-        """Returns what holds on to a version."""
+        """Returns what needs a version."""
         with self._database.reading() as connection:
             return uses(connection, model, version)
 

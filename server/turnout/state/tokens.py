@@ -1,4 +1,4 @@
-"""Bearer tokens: what is kept of each, and that creating and revoking one is an event of the log."""
+"""Bearer tokens: a record of each. Creating and revoking one are events of the log."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ MOST_TOKENS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """What is kept of a token.
+    """A token's record.
 
     Attributes:
         id: Part of the token itself; no secret.

@@ -40,6 +40,8 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_queue_fill_ratio": Rule.MOST,
     "turnout_version_load_duration_seconds": Rule.MOST,
     "turnout_version_cuda_graphs": Rule.MOST,
+    "turnout_version_tensorrt": Rule.MOST,
+    "turnout_version_tensorrt_fp16": Rule.MOST,
     "turnout_version_memory_bytes": Rule.SUM,
     "turnout_version_memory_budget_bytes": Rule.SUM,
     "turnout_version_waiting_requests": Rule.SUM,

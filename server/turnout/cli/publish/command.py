@@ -21,6 +21,8 @@ REFUSED, TAKEN = 3, 4
 """Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
 
 _GATES_SECONDS = 3600.0
+_TOLD_SECONDS = 10.0
+_ENGINES = "gates run it on TensorRT, which may have to build engines"
 
 _META = """What you state about it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents.
 Tables: training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
@@ -89,6 +91,7 @@ def publish(
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
     from turnout.cli.publish.publish_view import PublishRefusal, Released, gate_text, result_body, result_view
+    from turnout.cli.waiting import progress_notes
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExistsError, InvalidRequest
     from turnout.publishing import Publisher
@@ -101,6 +104,7 @@ def publish(
     from turnout.registry.transfer.upload_manifest import Bounds, announced_version
     from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
+    from turnout.serving.tensorrt.fallback import builds_engines
 
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
@@ -131,7 +135,11 @@ def publish(
                 processes = start_processes()
                 stack.callback(processes.close)
                 publisher = Publisher(workspace.settings, workspace.repository, store, processes)
-                with out.progress("publishing", source_size(request), slow=True) as bar:
+                engines = builds_engines(workspace.settings.for_model(name).runtime.providers)
+                with (
+                    out.progress("publishing", source_size(request), slow=True) as bar,
+                    progress_notes(out.note, _ENGINES if engines else "", _TOLD_SECONDS),
+                ):
                     result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
                 released = None
                 if release:

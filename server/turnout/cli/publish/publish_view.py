@@ -98,10 +98,10 @@ def result_view(
     manifest = result.manifest
     done = "would be published" if result.dry_run else "published"
     if not result.created and not result.report.results:
-        done = "was published before, the same in every byte"
+        done = "was published before with exactly this content"
     pairs: list[tuple[str, RenderableType]] = [("digest", result.digest)]
     if not result.dry_run:
-        pairs.append(("standing", release_status))
+        pairs.append(("release status", release_status))
     if result.parent is not None:
         pairs.append(("follows", str(result.parent)))
     pairs += [

@@ -60,7 +60,11 @@ def markdown(version: VersionDescription) -> str:
     if description := stated.get("description"):
         lines += [_text(description), ""]
     release_status = f"{version.release_status}{', tagged ' + ', '.join(version.tags) if version.tags else ''}"
-    facts = [("digest", f"`{version.digest}`"), ("standing", release_status), ("size", size_text(version.size_bytes))]
+    facts = [
+        ("digest", f"`{version.digest}`"),
+        ("release status", release_status),
+        ("size", size_text(version.size_bytes)),
+    ]
     if authors := stated.get("authors"):
         facts.append(("authors", _text(", ".join(map(str, authors)))))
     if licence := stated.get("licence"):

@@ -65,6 +65,7 @@ class Live(JsonForm):
         load_seconds: What loading and warming took.
         isolation: Whether it runs in processes of its own, and why, in words.
         cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words.
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words.
     """
 
     state: str
@@ -74,6 +75,7 @@ class Live(JsonForm):
     load_seconds: float
     isolation: str = ""
     cuda_graphs: str = ""
+    tensorrt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class VersionDescription:
                 version.load_seconds,
                 version.isolation,
                 version.cuda_graphs,
+                version.tensorrt,
             ),
         )
 

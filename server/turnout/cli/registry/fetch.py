@@ -52,7 +52,7 @@ def fetch(
                 "directory": str(to),
                 "signatures": [str(file) for file in kept],
             },
-            f"{name} {exact} lies in {to}, the same in every byte",
+            f"{name} {exact} is in {to}; every byte was checked",
             facts(
                 [
                     ("digest", received.digest),

@@ -5,6 +5,9 @@ from turnout.cli.output import reporting
 
 _EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
 
+_EXPLAINED = ("loading", "warming", "ready")
+"""States of versions about which a server may have more to say: what takes long, or what is wrong."""
+
 
 def models(
     target: TargetOptions = TargetOptions(),
@@ -24,7 +27,7 @@ def models(
             survey = survey_disk(Workspace.open(target))
         out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else _EMPTY)
         for version in survey.versions:
-            if version.live and version.live.state == "ready" and version.live.reason:
+            if version.live and version.live.state in _EXPLAINED and version.live.reason:
                 out.note(f"note: {version.model} {version.version}: {version.live.reason}")
         for problem in survey.problems:
             out.note(f"note: {problem}")

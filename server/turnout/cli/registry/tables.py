@@ -47,7 +47,7 @@ def details(version: VersionDescription) -> Table:
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
-        ("standing", Text.assemble(_styled(version.release_status), _because(version))),
+        ("release status", Text.assemble(_styled(version.release_status), _because(version))),
         ("tags", ", ".join(version.tags) or "none"),
     ]
     if live := version.live:
@@ -60,6 +60,8 @@ def details(version: VersionDescription) -> Table:
             pairs.append(("isolation", live.isolation))
         if live.cuda_graphs:
             pairs.append(("CUDA graphs", live.cuda_graphs))
+        if live.tensorrt:
+            pairs.append(("TensorRT", live.tensorrt))
     pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
     pairs.append(("outputs", "\n".join(map(str, version.outputs))))
     if version.batching:

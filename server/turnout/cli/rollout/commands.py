@@ -23,7 +23,7 @@ AttemptOption = Annotated[
 ToOption = Annotated[str, typer.Option("--to", metavar="VERSION", help="The candidate.", show_default=False)]
 
 application = typer.Typer(
-    no_args_is_help=True, help="Make a candidate the baseline step by step, and take it back on evidence."
+    no_args_is_help=True, help="Make a candidate the baseline step by step, and roll it back on evidence."
 )
 
 
@@ -34,7 +34,7 @@ def plan(
     plan: PlanOptions = PlanOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Say what a rollout would do, and what it would see with the present traffic. Changes nothing.
+    """Say what a rollout would do, and what it would see with the current traffic. Changes nothing.
 
     Exits with 1 if the rollout would be refused now.
     """
@@ -70,7 +70,7 @@ def start(
 
     Exit codes of --wait:
     0    the candidate became the baseline
-    1    it was taken back, replaced, or could not be served
+    1    it was rolled back, replaced, or could not be served
     3    it still runs when --timeout is over
     130  Ctrl-C; it goes on running
     """
@@ -180,7 +180,7 @@ def watch(
 
     Exit codes:
     0    the candidate became the baseline
-    1    it was taken back, replaced, or could not be served
+    1    it was rolled back, replaced, or could not be served
     3    it still runs when --timeout is over
     130  Ctrl-C; the rollout goes on running
     """

@@ -32,7 +32,7 @@ class CommandOptions(RetryOptions):
 
 
 def pause(name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()) -> None:
-    """Stand still at the present weight. The evidence goes on counting, and may still take the candidate back."""
+    """Pause at the current weight. The evidence goes on counting, and may still roll the candidate back."""
     _command("PAUSE", name, change, target, attempt=change.attempt)
 
 
@@ -62,7 +62,7 @@ def abort(
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Take the candidate back and end the rollout."""
+    """Roll the candidate back and end the rollout."""
     _command("ABORT", name, change, target, attempt=change.attempt, discard=discard)
 
 

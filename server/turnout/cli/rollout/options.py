@@ -28,7 +28,7 @@ class PlanOptions(OptionGroup):
         str | None, _option("metrics", "NAME,...", "What to compare: errors, invalid, p90, p95, p99, stalled, slo.")
     ] = None
     alpha: Annotated[
-        float | None, _option("alpha", "CHANCE", "Chance of taking back a candidate that is not worse.")
+        float | None, _option("alpha", "CHANCE", "Chance of rolling back a candidate that is not worse.")
     ] = None
     min_requests: Annotated[
         int | None, _option("min-requests", "N", "Least requests of the candidate in each step.")
@@ -44,15 +44,16 @@ class PlanOptions(OptionGroup):
     watch_for: Annotated[
         str | None, _option("watch-for", "TIME", "How long to watch it after promotion, such as 30m.")
     ] = None
-    holdback: Annotated[str | None, _option("holdback", "SHARE", "Share that the earlier version keeps meanwhile.")] = (
-        None
-    )
+    holdback: Annotated[
+        str | None,
+        _option("holdback", "SHARE", "Share that the previous version keeps while the candidate is watched."),
+    ] = None
     guards: Annotated[
         list[str] | None,
         _option(
             "guard",
             "NAME=LIMIT",
-            "Take it back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
+            "Roll it back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
         ),
     ] = None
     from_broken: Annotated[bool, _option("from-broken", "", "The baseline is broken, and this is its fix.")] = False

@@ -7,7 +7,16 @@ from turnout.cli.options import ServerTarget, TimeoutOption, VersionArgument
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
+    from turnout.cli.connection import Server
     from turnout_client import VersionInfo
+
+_LOOK_SECONDS = 1.0
+"""How often it is asked what a load that goes on is at."""
+
+_SHOWN_SECONDS = 10.0
+"""How often that is shown."""
+
+_CALL_SECONDS = 10.0
 
 
 def load(
@@ -21,7 +30,8 @@ def load(
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
-        _print(out, name, Server.named(target).load(name, str(exact), timeout))
+        server = Server.named(target)
+        _print(out, name, _loaded(out, server, name, str(exact), timeout))
 
 
 def unload(
@@ -36,6 +46,28 @@ def unload(
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         _print(out, name, Server.named(target).unload(name, str(exact), timeout))
+
+
+def _loaded(out: CommandOutput, server: "Server", name: str, version: str, timeout: float) -> "VersionInfo":
+    """Loads a version, and says meanwhile what takes minutes in that. Raises ServerRefused as `Server.load`."""
+    import time
+    from concurrent.futures import wait
+    from contextlib import suppress
+
+    from turnout.cli.output import ServerRefused
+    from turnout.threads import Threads
+
+    threads, shown_at = Threads("load"), 0.0
+    loading = threads.submit(server.load, name, version, timeout)
+    threads.shutdown(cancel_futures=False)
+    while not wait([loading], _LOOK_SECONDS).done:
+        if shown_at and time.monotonic() - shown_at < _SHOWN_SECONDS:
+            continue
+        with suppress(ServerRefused), server.client(_CALL_SECONDS) as client:
+            if reason := client.get_version(name, version).reason:
+                out.note(f"{name} {version}: {reason}")
+                shown_at = time.monotonic()
+    return loading.result()
 
 
 def _print(out: CommandOutput, name: str, version: "VersionInfo") -> None:

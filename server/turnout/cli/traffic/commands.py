@@ -60,7 +60,7 @@ def set_(
     name: NameArgument,
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", metavar="VERSION", help="(default: the present one)", show_default=False),
+        typer.Option("--baseline", metavar="VERSION", help="(default: the current one)", show_default=False),
     ] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
@@ -134,7 +134,7 @@ def freeze(
     change: TrafficChangeOptions = TrafficChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
-    """Refuse every change but those that take traffic back. A rollout goes no further, and may only take back."""
+    """Refuse every change but those that take traffic back. A rollout goes no further, and may only roll back."""
     from turnout_proto.v1 import traffic_pb2 as pb
 
     def call(control: "ControlServiceStub", asked: "pb.TrafficChange") -> "pb.TrafficState":

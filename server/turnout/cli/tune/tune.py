@@ -44,20 +44,22 @@ def tune(
     """Find the best threads, runners, batch sizes and delays for a version, by trying them.
 
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
-    Each setting is run in turn with the present ones. Nothing is changed without --write.
+    Each setting is run in turn with the current ones. Nothing is changed without --write.
     """
     from turnout.cli.tune.view import findings_view
     from turnout.cli.workspace import split_reference
     from turnout.config.editing import model_toml, write_model
     from turnout.config.sources import load_settings
     from turnout.errors import ConfigError
+    from turnout.serving.tensorrt.fallback import allowance
     from turnout.serving.tuning.candidates import Tuned
     from turnout.serving.tuning.comparison import ENDS
 
     with reporting(as_json=target.as_json) as out, unwinding():
         name, selector = split_reference(version)
         named = {"models": target.models, "state": target.state}
-        file = load_settings(target.config, named).file
+        configured = load_settings(target.config, named)
+        file, runtime = configured.file, configured.settings.for_model(name).runtime
         if write is not None and file is None:
             raise ConfigError("there is no configuration file to write to: name one with --config")
         job = {
@@ -65,7 +67,8 @@ def tune(
             "version": selector or "", "inputs": None if inputs is None else str(inputs), "in_flight": in_flight,
             "seconds": seconds,
         }  # fmt: skip
-        findings, source = _tried(out, job, seconds)
+        most = seconds + _GRACE_SECONDS + allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
+        findings, source = _tried(out, job, most)
         present = findings.present.tuned
         changes = {end: findings.choice(end).tuned.changes(present) for end in ENDS}
         written = write is not None and bool(changes[write])
@@ -95,8 +98,13 @@ def _tell_written(
     out.note(f"wrote to {file} for {name}: {keys}; a running server takes it up with SIGHUP and the next load")
 
 
-def _tried(out: CommandOutput, job: dict[str, Any], seconds: float) -> "tuple[Findings, str]":
+def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
     """Has a process try settings out, and says meanwhile what it does.
+
+    Args:
+        out: Where that is said.
+        job: What it is to try.
+        most: Seconds after which it is ended.
 
     Raises:
         TurnoutError: It could not, or died.
@@ -131,7 +139,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], seconds: float) -> "tuple[Fi
             late.set()
             _end(child.pid)
 
-        timer = threading.Timer(seconds + _GRACE_SECONDS, end_late)
+        timer = threading.Timer(most, end_late)
         timer.start()
         try:
             assert child.stdin is not None
@@ -153,7 +161,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], seconds: float) -> "tuple[Fi
             _end(child.pid)
             child.wait()
         if late.is_set():
-            raise ModelTimedOut(f"it took {_GRACE_SECONDS:g} s longer than it might, and was ended")
+            raise ModelTimedOut(f"it took longer than {most:g} s, and was ended")
         raise ModelCrashed(f"the process that ran the version died (exit code {child.returncode})")
 
 

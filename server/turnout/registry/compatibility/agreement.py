@@ -20,7 +20,7 @@ TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
         DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
     }
 )
-"""How far one output may be from another that should be the same, where the manifest does not say: kernels pick other
+"""How far one output may be from another that should be the same, if the manifest does not say: kernels pick other
 blockings, and so other orders of summation, for other batch sizes. Other dtypes must be equal."""
 
 CLOSE_RELATIVE = 1e-3
@@ -38,7 +38,7 @@ class AnswerAgreement:
         golden: Of these, golden cases.
         within: Every output of every example was within tolerance, and none was answered by one of the two alone.
         close: They were close as `CLOSE_RELATIVE` has it.
-        furthest: Output that differed most, as a largest absolute difference, in words; "" where none did.
+        furthest: Output that differed most, as a largest absolute difference, in words; "" if none did.
         largest: That difference; infinite where shapes or text differ.
     """
 

@@ -3,24 +3,24 @@
 A version is described by its signature, by what its publisher declares of preprocessing and labels, and by how much it
 is the older one in another form (`turnout.registry.compatibility.model_equivalence`). What is declared counts so:
 
-    MAJOR    preprocessing or an output's labels changed, in their order too, or are declared no more
-    PATCH    they are declared for the first time: nobody was told otherwise
+    MAJOR    preprocessing or an output's labels (or their order) changed, or are no longer declared
+    PATCH    they are declared for the first time: nobody relied on anything else
 
 What two signatures decide:
 
-    MAJOR    an input gone, of another dtype or rank, with another fixed size or one where any was taken, required where
-             it could be left out; a new input that is required; an output gone, of another dtype or rank, with another
-             fixed size or a free one where it was fixed, or with a fixed one where it grew with an input
+    MAJOR    an input that is gone, has another dtype, rank or fixed size, a fixed size that was free, or is required
+             and was optional; a new input that is required; an output that is gone, has another dtype, rank or fixed
+             size, a free size that was fixed, or a fixed size that grew with an input
     MINOR    an input whose fixed size became free, or that may be left out now; a new input that may be; a new output;
-             an output whose free size became fixed, where it was not stated to grow with an input
+             an output whose free size became fixed, if it was not stated to grow with an input
     PATCH    none of these
 
 Tensors are known by name: their order is no difference, and a renamed one is one gone and one new. A dtype that holds
 all values of the other (float32 for float16) is another dtype all the same, since the bytes on the wire are others.
 
 **Symbols.** A dimension named by a symbol and one with no name are both free, whatever the symbol. Two inputs that
-share a symbol look as if their sizes had to agree, but that is not counted, neither as a narrowing where it is new nor
-as a widening where it went:
+share a symbol look as if their sizes had to agree, but that is not counted, neither as a narrowing if it is new nor
+as a widening if it is gone:
 
 - It constrains nobody. Neither `turnout.serving.inputs.validation` nor ONNX Runtime compares sizes across dimensions of
 one
@@ -77,7 +77,7 @@ class VersionChange:
 
 
 def signature_changes(old: Signature, new: Signature) -> tuple[VersionChange, ...]:
-    """Returns how `new` differs from `old` for clients of `old`; empty where they cannot tell the two apart.
+    """Returns how `new` differs from `old` for clients of `old`; empty if they cannot tell the two apart.
 
     Inputs come before outputs; on each side those of `old` in its order, then the new ones in theirs. A tensor that
     differs in several ways has a change for each.
@@ -118,7 +118,7 @@ def required_bump(changes: Sequence[VersionChange]) -> VersionBump:
 
 
 def refusals(baseline: Signature, canary: Signature) -> tuple[str, ...]:
-    """Returns why `canary` cannot answer requests meant for `baseline`, a reason each; empty where it can.
+    """Returns why `canary` cannot answer requests meant for `baseline`, a reason each; empty if it can.
 
     Empty means that every request valid for `baseline` is valid for `canary`, and that all that it may ask for comes
     back under the same name, in the same dtype and rank, and in every size that was fixed.
@@ -197,7 +197,7 @@ def _rank_change(subject: str, before: TensorSpec, after: TensorSpec) -> Version
 
 
 def _size_reason(axis: int, was: Dimension, now: Dimension) -> str | None:
-    """Says how dimension `axis` differs; None where it does not, as between free ones of any name."""
+    """Says how dimension `axis` differs; None if it does not, as between free ones of any name."""
     match was, now:
         case int(), int():
             return None if was == now else f"dimension {axis} is {now} and was {was}"

@@ -40,7 +40,7 @@ class ModelEquivalence:
         same_operators: Operators and attributes are the same, as multisets.
         tensors: Weights of the newer version.
         changed: Of these, how many the older has not, as stored.
-        agreement: Of their answers; None where nothing was run.
+        agreement: Of their answers; None if nothing was run.
     """
 
     weights_equivalence: WeightsEquivalence

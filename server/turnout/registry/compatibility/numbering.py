@@ -16,7 +16,7 @@ from semver import Version
 from turnout.registry.compatibility.compat import VersionBump
 
 FIRST = Version(1)
-"""What the first version of a model is called where nobody says."""
+"""What the first version of a model is called if nobody says."""
 
 
 def nearest_lower(version: Version, published: Collection[Version]) -> Version | None:
@@ -66,7 +66,7 @@ def automatic(bump: VersionBump, held_against: Version | None, taken: Collection
 
     Args:
         bump: What the change over `held_against` obliges to.
-        held_against: The nearest lower version, that is, of `above(taken)`; None if there is none.
+        held_against: The nearest lower version, that is, of `above(taken)`; None if there is no lower one.
         taken: Every version number of the model that was ever used.
     """
     highest = max(taken, default=None)

@@ -35,8 +35,8 @@ class ExampleResult:
     Attributes:
         example: The golden case's file, such as `golden/one.npz`, or the number of the synthetic input.
         golden: The example is a golden case.
-        outputs: By name; bfloat16 as float32, which holds all its values. Empty where it could not answer.
-        fault: Why it could not; "" where it could.
+        outputs: By name; bfloat16 as float32, which holds all its values. Empty if it could not answer.
+        fault: Why it could not; "" if it could.
     """
 
     example: str
@@ -52,15 +52,15 @@ class SandboxReport:
     Attributes:
         provider: Execution provider that it ran on, by ONNX Runtime's name.
         load_seconds: What reading and optimising it took.
-        run_seconds: Its quickest run of one row; 0.0 where no input was found that it runs on.
+        run_seconds: Its quickest run of one row; 0.0 if no input was found that it runs on.
         peak_bytes: Most memory the process held, less what it held before loading. Weights that are only mapped count
-            where they were touched.
-        warning: Why it could not be warmed; "" where it could.
+            if they were touched.
+        warning: Why it could not be warmed; "" if it could.
         batched: Requests can be put together, as its batches showed.
         mixes: A batch of two ran, and its rows were answered otherwise than alone.
         batching: How requests are put together, and why, in words.
-        repeatable: It answered one input twice the same, bit by bit; None where nothing ran.
-        wander: The largest difference between the two answers, 0.0 where they are of no numbers.
+        repeatable: It answered one input twice the same, bit by bit; None if nothing ran.
+        wander: The largest difference between the two answers, 0.0 if they are of no numbers.
         strays: The two answers differed by more than the tolerance.
         answers: To golden cases, then to synthetic inputs.
     """
@@ -120,7 +120,7 @@ class Sandbox(Protocol):
         """
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
-        """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None where it cannot
+        """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None if it cannot
         be had for their size.
 
         Raises:

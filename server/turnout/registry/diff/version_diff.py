@@ -20,7 +20,7 @@ class ManifestDifference:
 
     Attributes:
         name: For example `opset ai.onnx` or `metadata.licence`.
-        old: As the older version has it; None where it says nothing.
+        old: As the older version has it; None if it says nothing.
         new: As the newer one has it.
     """
 
@@ -38,11 +38,11 @@ class VersionDiff:
         difference: What it means for clients of the older.
         weights: By tensor.
         stated: What the manifests state differently, signature and files left out.
-        golden: Answers to the golden cases that both take; None where nothing could be run.
+        golden: Answers to the golden cases that both take; None if nothing could be run.
         synthetic: Answers to synthetic inputs that both take.
-        latency_comparison: Both measured side by side; None where that could not be.
-        peak_bytes: Most memory that each took, older first; None where one could not be run.
-        trouble: Why something could not be run; "" where all could.
+        latency_comparison: Both measured side by side; None if that could not be.
+        peak_bytes: Most memory that each took, older first; None if one could not be run.
+        trouble: Why something could not be run; "" if all could.
     """
 
     old: Manifest

@@ -25,7 +25,7 @@ class WeightChange:
         name: In the graph.
         shape: In the newer version.
         size: Bytes, in the newer version.
-        relative: Largest difference as a part of the older one's largest value; None where shape or type differ.
+        relative: Largest difference as a part of the older one's largest value; None if shape or type differ.
     """
 
     name: str

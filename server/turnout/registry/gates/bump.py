@@ -1,4 +1,4 @@
-"""The gate `bump`: a version's number says as much as its difference from the nearest lower version obliges to."""
+"""The gate `bump`: a version's number is as high as its difference from the nearest lower version needs."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _NAMED = 4
 
 @dataclass(frozen=True, slots=True)
 class BumpFinding:
-    """What a version's difference from a lower one obliges its number to, and what its number says.
+    """The bump that a version's difference from a lower one needs, and the bump of its number.
 
     Attributes:
         parent: The lower version.
@@ -29,7 +29,7 @@ class BumpFinding:
 
     @property
     def sufficient(self) -> bool:
-        """Whether the number says enough."""
+        """Whether the number is high enough."""
         return self.difference.bump <= self.allowed
 
     @property

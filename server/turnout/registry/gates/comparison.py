@@ -1,7 +1,7 @@
 """What a candidate changes for clients of the version it follows, looked up as far as it takes to know.
 
-Signature and declarations come from the manifests. Weights are read only where those say PATCH, files are optimised
-only where weights as stored differ, and models are run only where weights are the same: most publishes change the
+Signature and declarations come from the manifests. Weights are read only if those say PATCH, files are optimised
+only if weights as stored differ, and models are run only if weights are the same: most publishes change the
 weights, and that shows from the files alone.
 """
 
@@ -31,7 +31,7 @@ class VersionDifference:
 
     Attributes:
         changes: Each with the bump that it obliges to.
-        complete: False where changes that could only be a PATCH or a MINOR were not looked for, since the number allows
+        complete: False if changes that could only be a PATCH or a MINOR were not looked for, since the number allows
             both.
     """
 

@@ -64,7 +64,7 @@ class Candidate:
         manifest: What the publisher states.
         digest: `sha256:` of the canonical manifest.
         facts: What the ONNX file says of itself.
-        parent: What it is compared with; None where nothing lower is published.
+        parent: What it is compared with; None if nothing lower is published.
         taken: Version numbers of its model that were used before, as far as is known.
     """
 
@@ -104,7 +104,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Skip(JsonForm):
-    """Someone's wish to do without a gate.
+    """A gate that somebody skips, and why.
 
     Attributes:
         reason: Why; goes on record.

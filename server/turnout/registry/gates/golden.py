@@ -1,38 +1,15 @@
 """The gate `golden`: a version answers the examples it comes with as it should, and no worse than its parent does."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from turnout.errors import TurnoutError
-from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
-from turnout.registry.compatibility.sandbox import ExampleResult
+from turnout.registry.compatibility.golden_answers import Accuracy, accuracy_of, answer_faults
 from turnout.registry.gates.comparison import golden_paths, parent_examined
 from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.gates.plan import GoldenOptions
 from turnout.registry.gates.running import SandboxGate, attempted
 from turnout.registry.gates.verdicts import failure_verdict
-from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.storage.golden import GoldenCase, case_names, class_numbers, read_case
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How many labelled rows a version got right.
-
-    Attributes:
-        right: Whose highest score is that of the right class.
-        rows: Of how many.
-    """
-
-    right: int = 0
-    rows: int = 0
-
-    @property
-    def ratio(self) -> float:
-        """0 to 1; 1.0 of no rows."""
-        return self.right / self.rows if self.rows else 1.0
+from turnout.registry.storage.golden import GoldenCase, case_names, read_case
 
 
 class GoldenGate(SandboxGate[GoldenOptions]):
@@ -61,13 +38,13 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         labelled: dict[str, GoldenCase] = {}
         for path in expecting:  # one after the other: only labels are kept, which are small
             case = read_case(candidate.directory / path, sides=("outputs", "labels"))
-            faults += _faults(candidate.manifest, case, answers[path])
+            faults += answer_faults(candidate.manifest, case, answers[path])
             labelled[path] = replace(case, outputs={})
         numbers = {"cases": float(len(expecting)), "outside_tolerance": float(len(faults))}
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             return failure_verdict(plan.on_failure, f"{faults[0]}{more}", numbers)
-        accuracy = _accuracy(candidate.manifest, labelled, answers)
+        accuracy = accuracy_of(candidate.manifest, labelled, answers)
         if not accuracy.rows:
             return GateVerdict(GateOutcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
         return self._judged(candidate, labelled, accuracy, numbers)
@@ -93,7 +70,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
         return GateVerdict(GateOutcome.PASSED, message, numbers)
 
     def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:
-        """Returns how the parent does on the candidate's cases; None where it cannot be asked, or means other classes
+        """Returns how the parent does on the candidate's cases; None if it cannot be asked, or means other classes
         by its outputs.
         """
         parent = candidate.parent
@@ -114,40 +91,4 @@ class GoldenGate(SandboxGate[GoldenOptions]):
             return None
         if any(answers[path].fault for path in cases):
             return None
-        return _accuracy(candidate.manifest, cases, answers)
-
-
-def _faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -> Sequence[str]:
-    """Says what of an answer is not as expected."""
-    if answer.fault:
-        return [f"case {case.name} cannot be run: {answer.fault}"]
-    faults = []
-    for spec in manifest.signature.outputs:
-        expected = case.outputs.get(spec.name)
-        if expected is None:
-            continue
-        got, tolerance = answer.outputs[spec.name], tolerance_of(manifest, spec)
-        if differs(got, expected, tolerance):
-            apart = largest_difference(got, expected)
-            bound = "must be equal" if tolerance is None else f"allowed {tolerance.atol:g} + {tolerance.rtol:g} * value"
-            faults.append(
-                f"case {case.name}: output {spec.name} is off by {apart:.3g} ({bound})"
-                if got.shape == expected.shape
-                else f"case {case.name}: output {spec.name} has shape {got.shape}, expected {expected.shape}"
-            )
-    for name, labels in case.labels.items():
-        got = answer.outputs[name]
-        if got.ndim < 2 or got.shape[0] != labels.shape[0]:
-            faults.append(f"case {case.name}: output {name} has shape {got.shape} for {labels.shape[0]} labels")
-    return faults
-
-
-def _accuracy(manifest: Manifest, cases: dict[str, GoldenCase], answers: dict[str, ExampleResult]) -> Accuracy:
-    right = rows = 0
-    for path, case in cases.items():
-        for name, labels in case.labels.items():
-            wanted = class_numbers(labels, manifest.labels.get(name))
-            chosen = np.argmax(answers[path].outputs[name].reshape(len(wanted), -1), axis=-1)
-            right += int(np.count_nonzero(chosen == wanted))
-            rows += len(wanted)
-    return Accuracy(right, rows)
+        return accuracy_of(candidate.manifest, cases, answers)

@@ -1,4 +1,4 @@
-"""The gate `metadata`: a version comes with what its repository wants said."""
+"""The gate `metadata`: a version states what its repository requires."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ class MetadataGate:
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what the manifest states."""
         if not self._plan.required:
-            return GateVerdict(GateOutcome.SKIPPED, "the plan requires none")
+            return GateVerdict(GateOutcome.SKIPPED, "the plan requires no metadata")
         stated = _stated(candidate)
         missing = [name for name in self._plan.required if not stated.get(name)]
         if missing:

@@ -30,7 +30,7 @@ MAX_PLAN_BYTES = 1 << 16
 
 
 class OnFailure(StrEnum):
-    """What becomes of a candidate that a gate is not content with."""
+    """What happens to a candidate that fails a gate."""
 
     REFUSE = "refuse"
     WARN = "warn"

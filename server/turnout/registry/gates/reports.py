@@ -35,7 +35,7 @@ class GateAttestation:
         digest: Of the version that it is about.
         time: When, in RFC 3339.
         turnout: Release of Turnout.
-        parent: The version that it was compared with; "" where there was no lower one.
+        parent: The version that it was compared with; "" if there was no lower one.
         report: What the gates found, and which of them somebody did without.
         imported: It came with the version from another repository.
     """
@@ -136,7 +136,7 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
 
 
 def report_json(report: GateReport) -> dict[str, Any]:
-    """Returns what gates found, and which of them somebody did without, as JSON values."""
+    """Returns what gates found, and which were skipped, as JSON values."""
     return {
         "gates": [
             {

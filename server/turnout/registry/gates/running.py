@@ -109,7 +109,7 @@ class BatchabilityGate(SandboxGate[BatchabilityOptions]):
 
 
 def attempted(sandbox: Sandbox, candidate: Candidate) -> SandboxReport | GateVerdict:
-    """Returns what running the candidate showed, or the verdict of a gate that needs it and cannot have it: only where
+    """Returns what running the candidate showed, or the verdict of a gate that needs it and cannot have it: only if
     `load`, which refuses such a candidate, does not run.
     """
     try:

@@ -1,4 +1,4 @@
-"""What a finding that a gate is not content with becomes, by the plan. Pure."""
+"""What a failed check becomes, by the plan. Pure."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,6 @@ from turnout.registry.gates.plan import OnFailure
 
 
 def failure_verdict(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
-    """Returns the verdict on what is not as it should be: it refuses, or is reported."""
+    """Returns the verdict on a failed check: it refuses, or warns."""
     outcome = GateOutcome.FAILED if on_failure is OnFailure.REFUSE else GateOutcome.WARNED
     return GateVerdict(outcome, evidence, numbers or {})

@@ -22,7 +22,7 @@ _MAX_RANGE = 128
 
 @dataclass(frozen=True, slots=True)
 class Environment(JsonForm):
-    """Ranges, where a publisher declares it; exact versions, where a machine was looked at; "" for nothing.
+    """Ranges, if a publisher declares it; exact versions, if a machine was looked at; "" for nothing.
 
     Attributes:
         onnxruntime: ONNX Runtime.

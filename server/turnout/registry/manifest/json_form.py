@@ -37,7 +37,7 @@ class JsonForm:
         OMIT_DEFAULTS: Fields that have their default are left out: what a publisher does not say has no part in a
             digest.
         AS_LIST: It is a list of the values of its fields, and no object.
-        ADDED: Fields that earlier releases did not write; they have their default where they are missing.
+        ADDED: Fields that earlier releases did not write; they have their default if they are missing.
     """
 
     __slots__ = ()

@@ -95,7 +95,7 @@ class Manifest(JsonForm):
         signature: Inputs and outputs of the graph.
         opset: Operator set version by domain; the default domain is "".
         ir_version: Version of the ONNX format.
-        batching: As declared; None where the publisher says nothing.
+        batching: As declared; None if the publisher says nothing.
         tolerances: By output name, or by dtype for outputs not named.
         scores: By output name, whether it holds scores of classes along its last axis, so that the class of the highest
             is what matters; of an output not named its values tell.

@@ -29,7 +29,7 @@ def check_model_name(text: str) -> str:
 
 
 def model_name_fault(text: str) -> str | None:
-    """Says why `text` cannot be a model's name, in half a sentence; None where it can."""
+    """Says why `text` cannot be a model's name, in half a sentence; None if it can."""
     if not MODEL_NAME.fullmatch(text):
         return "is not a model name, expected 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
     if text.lower() in RESERVED_NAMES:

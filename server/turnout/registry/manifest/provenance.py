@@ -46,7 +46,7 @@ class Training(JsonForm):
 
     Attributes:
         datasets: On what.
-        commit: Full hash of the code's commit, "" where it is not said.
+        commit: Full hash of the code's commit, "" if it is not said.
         hyperparameters: By name, as JSON values.
         seed: Of the random numbers.
         metrics: By name, as the training measured them.

@@ -27,7 +27,7 @@ class DataType(StrEnum):
 
 
 Dimension = int | str | None
-"""A fixed size, a symbolic name, or None where anything is accepted."""
+"""A fixed size, a symbolic name, or None if anything is accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _MAX_INTERNED_LENGTH = 128
 
 
 class IndexedVersion(Version):
-    """A version that keeps the key it sorts and is found by. Equal to a plain `Version` where that is.
+    """A version that keeps the key it sorts and is found by. Equal to a plain `Version` if that is.
 
     Attributes:
         key: Its precedence.

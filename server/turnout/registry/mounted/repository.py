@@ -229,7 +229,7 @@ class MountedRepository(Repository):
         return _Place(directory, published, triton=True, stamp=stamp)
 
     def _where_it_lies(self, source: Path) -> tuple[Path, list[FileEntry], ModelFacts] | None:
-        """Reads every byte of a model in its place; None where it cannot be served there."""
+        """Reads every byte of a model in its place; None if it cannot be served there."""
         directory = source.parent
         if source.name != MODEL_FILE or source.is_symlink():
             return None

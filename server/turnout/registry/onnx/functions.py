@@ -38,7 +38,7 @@ def inlined(model: ModelProto) -> ModelProto:
 
 
 def _size_inlined(model: ModelProto) -> int | None:
-    """Returns how many nodes there will be; None where a function calls itself, over whatever others."""
+    """Returns how many nodes there will be; None if a function calls itself, over whatever others."""
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     sizes: dict[_Key, int | None] = {}
     for key in functions:

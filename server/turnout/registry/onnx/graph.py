@@ -22,8 +22,8 @@ class TensorType:
 
     Attributes:
         element: Element type as `turnout.registry.manifest.signature.DataType` spells it, or as ONNX does
-            (`float8e4m3fn`) where that has no name for it; "" where it is not known.
-        shape: Its dimensions; None where not even the rank is known.
+            (`float8e4m3fn`) if that has no name for it; "" if it is not known.
+        shape: Its dimensions; None if not even the rank is known.
     """
 
     element: str = ""
@@ -37,7 +37,7 @@ class GraphTensor:
     Attributes:
         element: Element type, as in `TensorType`.
         shape: Its dimensions.
-        values: Its elements; None where there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS` of them,
+        values: Its elements; None if there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS` of them,
             where they lie in another file, and where NumPy has no such type.
     """
 
@@ -65,8 +65,8 @@ class Node:
         op_type: The operator's name, `MatMul`.
         domain: Its domain; `STANDARD_DOMAIN` for ONNX's own.
         name: What the file calls the node; often "".
-        inputs: Names of the tensors it takes; "" where an optional one is left out.
-        outputs: Names of those it makes; "" where an optional one is left out.
+        inputs: Names of the tensors it takes; "" if an optional one is left out.
+        outputs: Names of those it makes; "" if an optional one is left out.
         attributes: By name, as the file states them: defaults of the operator are not filled in.
         subgraphs: Graphs among its attributes, by the attribute's name; they may use tensors of the graphs around them.
     """

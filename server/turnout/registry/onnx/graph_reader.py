@@ -68,7 +68,7 @@ def describe(model: ModelProto) -> ModelGraph:
 
 
 def _forget_claims(graph: GraphProto) -> None:
-    """Drops what the file claims about tensors that are computed: ONNX Runtime warns where it is wrong, and goes on."""
+    """Drops what the file claims about tensors that are computed: ONNX Runtime warns if it is wrong, and goes on."""
     del graph.value_info[:]
     for value in graph.output:
         if value.type.HasField("tensor_type"):

@@ -68,7 +68,8 @@ def read_model(path: Path) -> ModelFacts:
     """Reads the ONNX file at `path`.
 
     Raises:
-        InvalidModel: It is none, takes or gives what Turnout cannot carry, or refers to files outside its directory.
+        InvalidModel: It is no ONNX model, takes or gives what Turnout cannot carry, or refers to files outside its
+            directory.
         OSError: It cannot be read.
     """
     if path.stat().st_size > MAX_PROTOBUF:

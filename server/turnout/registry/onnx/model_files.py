@@ -88,7 +88,7 @@ def opened(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[Bin
 def _blob(directory: Path, path: str) -> tuple[Path, str] | None:
     """Returns the cache, and the file in it, that a link in a snapshot of the Hugging Face cache leads to.
 
-    None where it is no such link. The file itself may be none: whoever opens it follows no more links.
+    None if it is no such link. The file itself may be none: whoever opens it follows no more links.
     """
     try:
         place = directory.resolve() / path

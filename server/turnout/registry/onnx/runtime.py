@@ -22,7 +22,7 @@ def runtime_name() -> str:
 
 
 def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
-    """Says why the installed ONNX Runtime takes no model of that kind; None where it takes it.
+    """Says why the installed ONNX Runtime takes no model of that kind; None if it takes it.
 
     Whether it has every operator that a model uses only loading that model can say.
 

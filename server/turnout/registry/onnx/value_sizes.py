@@ -60,7 +60,7 @@ _GIVE_SHAPES = frozenset({"Shape", "Size"})
 
 
 def values_become_sizes(graph: Graph, given: Collection[str]) -> bool:
-    """Tells whether a value that a caller sends may decide how large a tensor is; True where that is not known.
+    """Tells whether a value that a caller sends may decide how large a tensor is; True if that is not known.
 
     Args:
         graph: Of the model.

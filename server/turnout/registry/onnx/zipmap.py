@@ -60,7 +60,9 @@ def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
     unzipped: list[Unzipped] = []
     for node in found:
         if len(node.input) != 1 or len(node.output) != 1:
-            raise InvalidModel(f"a ZipMap with {len(node.input)} inputs is none")
+            raise InvalidModel(
+                f"expected a ZipMap with one input and one output, got {len(node.input)} and {len(node.output)}"
+            )
         (scores,), (output,) = node.input, node.output
         if output in set(_read(graph, node)):
             raise InvalidModel(f"output {output!r} is made by ZipMap, and other nodes read it; export with {WITHOUT}")

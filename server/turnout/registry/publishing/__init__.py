@@ -1,1 +1,1 @@
-"""Publishing: what the publisher says, the manifest, the gates, the records beside it, the commit."""
+"""Publishing: metadata, the manifest, the gates, the records beside a version, the commit."""

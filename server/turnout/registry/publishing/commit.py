@@ -48,7 +48,7 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
 
 
 def is_published(repository: Repository, manifest: Manifest, digest: str) -> bool:
-    """Says whether the very same version exists already, every byte of it; False where its place is free.
+    """Says whether the very same version exists already, every byte of it; False if its place is free.
 
     Raises:
         AlreadyExistsError: Other content stands there.

@@ -47,7 +47,7 @@ class SeenEnvironment(JsonForm):
 
 
 def recorded_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
-    """Returns what was recorded of the version with that digest; None where nothing readable was."""
+    """Returns what was recorded of the version with that digest; None if nothing readable was."""
     try:
         found = attestations.read(repository, model, exact, "")
         imported = ENVIRONMENT_FILE not in found

@@ -1,4 +1,4 @@
-"""All that is kept beside a version, read for whoever wants to know it better."""
+"""Everything that is kept beside a version."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from turnout.registry.storage.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRecords:
-    """What was found out about a version.
+    """What is recorded beside a version.
 
     Attributes:
         signatures: What the signature of each key is worth.
-        seen: The machine that published it, where that was recorded.
+        seen: The machine that published it, if that was recorded.
         reports: What its gates found, the newest last.
     """
 

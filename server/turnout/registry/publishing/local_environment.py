@@ -1,4 +1,4 @@
-"""What this machine runs models with, looked at and recorded (`turnout.registry.publishing.environment_record`)."""
+"""The environment of this machine, found out and recorded (`turnout.registry.publishing.environment_record`)."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""What a version's manifest says: put together out of its files, its ONNX file's facts, and its publisher's words.
+"""Builds a version's manifest from its files, the facts of its ONNX file, and its publisher's metadata.
 
 Whoever holds the files comes to the same manifest, and so to the same digest, wherever they are.
 """

@@ -125,7 +125,7 @@ class VersionMetadata:
         return meta
 
     def applied_to(self, manifest: Manifest) -> Manifest:
-        """Returns the manifest of a version of the same files of which this is said."""
+        """Returns the manifest of a version with the same files and this metadata."""
         return replace(
             manifest,
             batching=self.batching,
@@ -138,7 +138,7 @@ class VersionMetadata:
         )
 
     def over(self, base: "VersionMetadata") -> "VersionMetadata":
-        """Returns this with what it leaves unsaid taken from `base`, name by name."""
+        """Returns this metadata, completed from `base` name by name."""
         if base == VersionMetadata():
             return self
         metadata_given = self.to_meta()
@@ -148,7 +148,7 @@ class VersionMetadata:
         return parse_metadata(merged)
 
     def check_against(self, signature: Signature) -> None:
-        """Checks that what is said of inputs and outputs is said of such as exist.
+        """Checks that metadata names only inputs and outputs that exist.
 
         Raises:
             InvalidModel: It is not.
@@ -190,7 +190,7 @@ def read_metadata(path: Path) -> VersionMetadata:
 
 
 def parse_metadata(body: object) -> VersionMetadata:
-    """Makes sense of the content of a metadata file.
+    """Parses the content of a metadata file.
 
     Raises:
         InvalidRequest: A key is unknown, or a value is not what is expected there.

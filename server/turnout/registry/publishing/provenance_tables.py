@@ -44,7 +44,7 @@ _NAMED = ("name", "digest")
 
 
 def parse_provenance(top: Mapping[str, Any]) -> Provenance:
-    """Makes sense of the provenance in a metadata file; other keys are not looked at.
+    """Parses the provenance in a metadata file; ignores other keys.
 
     Raises:
         InvalidRequest: A key is unknown, or a value is not what is expected there.

@@ -1,7 +1,7 @@
 """Publishing: stage, hash, number, run the gates, attest, commit.
 
     stage     copy and hash the files, read what they say (nobody else sees them)
-    number    choose the version where the publisher says `auto`; find its parent, the nearest lower version
+    number    choose the version if the publisher says `auto`; find its parent, the nearest lower version
     gates     run in order (`turnout.registry.gates`); a failure ends it here
     attest    keep what the gates found, beside where the version will be
     commit    rename into place
@@ -91,9 +91,9 @@ class PublishResult:
     Attributes:
         manifest: What its publisher states.
         digest: `sha256:` of the canonical manifest.
-        created: False where the very same version existed already, and after a dry run.
-        report: What the gates found; empty where the version existed already.
-        parent: The version that it was compared with; None where there is no lower one.
+        created: False if the very same version existed already, and after a dry run.
+        report: What the gates found; empty if the version existed already.
+        parent: The version that it was compared with; None if there is no lower one.
         dry_run: All was done but the commit.
     """
 
@@ -127,7 +127,7 @@ def publish(
         request: What.
         gates: What it must pass, in order.
         skips: Gates to do without, on record.
-        comparison: Tells what changed, where the version is to be chosen; without it, from files alone.
+        comparison: Tells what changed, if the version is to be chosen; without it, from files alone.
         read: Reads the ONNX file.
         dry_run: Do everything, and commit nothing.
         yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
@@ -185,7 +185,7 @@ def publish(
 
 
 def source_size(request: PublishRequest) -> int:
-    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 where nobody can tell.
+    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 if nobody can tell.
 
     Whether the source is fit to be published is not asked here.
     """
@@ -208,7 +208,7 @@ def _candidate(
     read: ReadModel,
     progress: Progress | None,
 ) -> Candidate:
-    """Stages what is to be published, and chooses its number where the publisher has not."""
+    """Stages what is to be published, and chooses its number if the publisher has not."""
     version = request.version or above(history.taken)
     candidate = replace(
         _stage(directory, request, version, read, progress), parent=history.parent(version), taken=history.taken

@@ -38,7 +38,7 @@ def read_table(value: object, where: str) -> dict[str, Any]:
 
 
 def read_list(value: object, where: str, what: str = "values") -> list[Any]:
-    """Reads a list of whatever.
+    """Reads a list of anything.
 
     Raises:
         InvalidRequest: It is not a list.

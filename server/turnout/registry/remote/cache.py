@@ -148,7 +148,7 @@ class Cache:
             self.make_room(0, manifest)
 
     def adopt(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
-        """Takes over a version that was put together on this machine, where there is room; else leaves it.
+        """Takes over a version that was put together on this machine, if there is room; else leaves it.
 
         Raises:
             OSError: The cache cannot be written to.
@@ -291,7 +291,7 @@ class Cache:
 
 
 def _claim(directory: Path) -> int | None:
-    """Returns a descriptor that holds a version against servers; None where one has it loaded."""
+    """Returns a descriptor that holds a version against servers; None if one has it loaded."""
     try:
         descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

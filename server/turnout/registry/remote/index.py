@@ -27,7 +27,7 @@ class IndexEntry:
 
     Attributes:
         stamp: Of the document.
-        modified: When it was written, by the store's clock; None where the store does not say.
+        modified: When it was written, by the store's clock; None if the store does not say.
     """
 
     stamp: str
@@ -42,7 +42,7 @@ class Index:
         self._home = root / _FOLDER
 
     def load(self) -> Mapping[str, IndexEntry] | None:
-        """Returns the manifests that were listed last, by key; None where nothing was, or it cannot be read."""
+        """Returns the manifests that were listed last, by key; None if nothing was, or it cannot be read."""
         found: dict[str, IndexEntry] = {}
         try:
             body = json.loads(read_small(self._home / "listing.json", _MAX_BYTES))
@@ -56,11 +56,11 @@ class Index:
         return found
 
     def keep(self, data: bytes, digest: str) -> None:
-        """Keeps a manifest. Raises OSError where the cache cannot be written to."""
+        """Keeps a manifest. Raises OSError if the cache cannot be written to."""
         _write(self._manifest(digest), data)
 
     def save(self, entries: Mapping[str, IndexEntry]) -> None:
-        """Keeps a listing; manifests that it does not name go. Raises OSError where the cache cannot be written to."""
+        """Keeps a listing; manifests that it does not name go. Raises OSError if the cache cannot be written to."""
         body = {key: [entry.stamp, entry.modified, entry.published.digest] for key, entry in entries.items()}
         _write(self._home / "listing.json", json.dumps({"manifests": body}).encode())
         named = {self._manifest(entry.published.digest).name for entry in entries.values()}

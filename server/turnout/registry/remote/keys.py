@@ -34,7 +34,7 @@ class EvidenceRecordKey:
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """Names the gates' plan of a model; that of all where `model` is ""."""
+    """Names the gates' plan of a model; that of all if `model` is ""."""
 
     model: str
 

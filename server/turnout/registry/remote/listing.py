@@ -74,7 +74,7 @@ class RemoteListing:
         return [key for key in map(parse_key, (*self._entries, *self._faults)) if isinstance(key, ManifestKey)]
 
     def entry(self, key: str) -> IndexEntry | None:
-        """Returns the version that a key names; None where there is none, or its manifest cannot be read."""
+        """Returns the version that a key names; None if there is none, or its manifest cannot be read."""
         return self._entries.get(key)
 
     def fault(self, key: str) -> str:
@@ -204,7 +204,7 @@ class RemoteListing:
             reason = f"{key.model} {key.version}: {manifest_fault(error)}"
             faults[text] = document.stamp, Problem(key.model, str(key.version), reason, damaged=True)
         else:
-            # The same object where the same version was written again, which nothing needs to notice.
+            # The same object if the same version was written again, which nothing needs to notice.
             same = before is not None and before.published.digest == published.digest
             published = before.published if before is not None and same else published
             entries[text] = IndexEntry(document.stamp, document.modified, published)
@@ -268,7 +268,7 @@ class RemoteListing:
             else:
                 published[model, version] = entry.published
         ordered = tuple(sorted(problems.values(), key=lambda p: (p.model, p.version)))
-        # Whoever looks for changes compares by identity; `VersionOrder` returns the same tuple where nothing changed.
+        # Whoever looks for changes compares by identity; `VersionOrder` returns the same tuple if nothing changed.
         return Listing(self._order.of(list(published.values())), ordered)
 
     def _away_text(self) -> str:

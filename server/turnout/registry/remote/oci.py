@@ -204,12 +204,12 @@ class OciStore:
             raise FileExistsError(17, "was written by somebody else in this moment")
 
     def _digest(self, tag: str) -> str | None:
-        """Returns the digest of the artifact that a tag names; None where there is no such tag."""
+        """Returns the digest of the artifact that a tag names; None if there is no such tag."""
         answer = self._client.ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
         return None if answer.status_code == 404 else bytes_digest(answer.content)
 
     def _artifact(self, tag: str) -> _Artifact | None:
-        """Reads what a tag names; None where it is nothing of Turnout's, or gone."""
+        """Reads what a tag names; None if it is nothing of Turnout's, or gone."""
         answer = self._client.ask("GET", f"manifests/{tag}", expect=(200, 404), most=_MAX_ARTIFACT_BYTES)
         if answer.status_code == 404:
             return None

@@ -58,7 +58,7 @@ def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
 
 
 def digest_text(value: Any) -> str:
-    """Returns the digest that an artifact names. Raises ValueError if it is none."""
+    """Returns the digest that an artifact names. Raises ValueError if it is not an artifact."""
     text = str(value)
     if len(text) != 71 or not text.startswith("sha256:") or any(c not in "0123456789abcdef" for c in text[7:]):
         raise ValueError("no digest")

@@ -149,7 +149,7 @@ class _Login:
         self._session.close()
 
     def renew(self, answer: httpx.Response) -> bool:
-        """Takes up what the registry asks for; False where nothing is known that would do."""
+        """Takes up what the registry asks for; False if nothing is known that would do."""
         with self._lock, translated():
             if not self._loaded:
                 self._auth.load_configs(self._container, configs=_login_files())

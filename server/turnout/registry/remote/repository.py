@@ -248,7 +248,7 @@ class RemoteRepository(Repository):
     # Changes
 
     def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
-        """Sends the blobs. The manifest follows under the lock, by a write that fails where there is one."""
+        """Sends the blobs. The manifest follows under the lock, by a write that fails if there is one."""
         manifest = published.manifest
         model, version = manifest.model, manifest.version
         key = manifest_key(model, version)

@@ -27,7 +27,7 @@ class Document:
     Attributes:
         stamp: Changes when it does; never empty.
         size: Bytes.
-        modified: When it was written, seconds since the epoch by the store's clock; None where the store does not say.
+        modified: When it was written, seconds since the epoch by the store's clock; None if the store does not say.
     """
 
     key: str
@@ -122,7 +122,7 @@ class Store(Protocol):
         """
 
     def blobs(self) -> Sequence[Blob] | None:
-        """Lists all blobs; None where the store removes by itself what nothing refers to, or nobody but it can.
+        """Lists all blobs; None if the store removes by itself what nothing refers to, or nobody but it can.
 
         Raises:
             OSError: The store does not answer, refuses, or holds more than it may.

@@ -98,14 +98,14 @@ class Statement:
                 raise ValueError("its statement contradicts itself")
             return cls(str(subject["name"]), files)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("its statement is none about files") from error
+            raise ValueError("its statement is not about files") from error
 
     def is_about(self, published: Published) -> bool:
         """Tells whether it was made of that version, whatever it says of its other files."""
         return self.files.get(MANIFEST_FILE) == published.digest
 
     def fault(self, published: Published) -> str:
-        """Says what of a version it does not cover as it is, "" where it covers every file and nothing else."""
+        """Says what of a version it does not cover as it is, "" if it covers every file and nothing else."""
         expected = Statement.of(published).files
         for what, paths in (
             ("does not cover", expected.keys() - self.files.keys()),
@@ -125,9 +125,9 @@ class Bundle:
     Attributes:
         payload: What is signed: the statement's bytes.
         signature: Over `message`.
-        hint: Names the key that made it: the SHA-256 of its public part as PEM, in hex; "" where certificates do, or
-            where it comes from the first releases of `model_signing`.
-        certificates: The signer's, as DER, and those between it and an authority; empty where a bare key signed.
+        hint: Names the key that made it: the SHA-256 of its public part as PEM, in hex; "" if certificates do, or
+            if it comes from the first releases of `model_signing`.
+        certificates: The signer's, as DER, and those between it and an authority; empty if a bare key signed.
     """
 
     payload: bytes
@@ -142,7 +142,7 @@ class Bundle:
 
     @property
     def statement(self) -> Statement:
-        """What is signed. Raises ValueError where that is not a statement about files."""
+        """What is signed. Raises ValueError if that is not a statement about files."""
         return Statement.parse(self.payload)
 
     def to_bytes(self) -> bytes:

@@ -68,7 +68,7 @@ class SignerCertificate:
         return tuple(one.public_bytes(Encoding.DER) for one in self.chain)
 
     def fault_now(self) -> str:
-        """Says why nobody may sign with it at this time, "" where they may."""
+        """Says why nobody may sign with it at this time, "" if they may."""
         own, now = self.chain[0], datetime.now(UTC)
         if now > own.not_valid_after_utc:
             return f"the signer's certificate ended on {own.not_valid_after_utc.strftime(_DAY)}"
@@ -103,7 +103,7 @@ class Authorities:
         return cls(tuple(roots))
 
     def fault(self, signer: SignerCertificate) -> str:
-        """Says why they do not vouch for a signer, "" where they do.
+        """Says why they do not vouch for a signer, "" if they do.
 
         Looked at as of the beginning of the signer's certificate, as `model_signing` does: what was signed while it was
         valid goes on being served when it is not any more. Who may sign now is `SignerCertificate.fault_now`.
@@ -130,7 +130,7 @@ def _half(error: Exception, otherwise: str) -> str:
 
 
 def usage_fault(certificate: x509.Certificate) -> str:
-    """Says why a certificate is not one to sign with, "" where it is: it has to say so, by the key's usage (digital
+    """Says why a certificate is not one to sign with, "" if it is: it has to say so, by the key's usage (digital
     signature) or the extended one (code signing), and by neither that it is for something else. One for a TLS server
     has the usage too, and an extended one which names the server only.
     """

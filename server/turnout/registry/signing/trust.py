@@ -44,9 +44,9 @@ class Signed:
     """A signature that was found, and what it is worth.
 
     Attributes:
-        key: The id of its key; the file's name where it cannot be read.
+        key: The id of its key; the file's name if it cannot be read.
         worth: What it is worth.
-        why: Why it is worth no more, as half a sentence; "" where nothing is to be said.
+        why: Why it is worth no more, as half a sentence; "" if nothing is to be said.
     """
 
     key: str
@@ -117,7 +117,7 @@ class Trust:
         return Signed(name, SignatureStatus.UNKNOWN if fault else SignatureStatus.TRUSTED, fault)
 
     def fault(self, published: Published, signed: Iterable[Signed]) -> str:
-        """Returns why a version with these signatures is not what is asked for, "" where it is, or nothing is asked."""
+        """Returns why a version with these signatures is not what is asked for, "" if it is, or nothing is asked."""
         found = list(signed)
         by = {worth: [one for one in found if one.worth is worth] for worth in SignatureStatus}
         if self.policy == "off" or by[SignatureStatus.TRUSTED]:
@@ -142,7 +142,7 @@ class Trust:
         return signed
 
     def doubt(self, repository: Repository, published: Published) -> str:
-        """Returns why a version is not signed as required, "" where it is, or nothing is asked. Reads small files."""
+        """Returns why a version is not signed as required, "" if it is, or nothing is asked. Reads small files."""
         return "" if self.policy == "off" else self.fault(published, self.signed(repository, published))
 
     def signed(self, repository: Repository, published: Published) -> list[Signed]:
@@ -170,7 +170,7 @@ class SignatureFile:
 
     Attributes:
         name: The key's id, as the file is named after it.
-        bundle: What it holds; None where it cannot be read as one.
+        bundle: What it holds; None if it cannot be read as one.
         fault: Why it cannot.
     """
 
@@ -181,7 +181,7 @@ class SignatureFile:
 
 @dataclass(frozen=True, slots=True)
 class SignatureGate:
-    """Lets in only what somebody trusted signed; where that is asked for without force, tells what is not.
+    """Lets in only what somebody trusted signed; if that is asked for without force, tells what is not.
 
     Attributes:
         trust: Whose signatures count.

@@ -144,7 +144,7 @@ def _metadata(known: Any, described: Any, run: Any) -> VersionMetadata:
 def _training(data: Any) -> dict[str, Any]:
     training: dict[str, Any] = {
         "hyperparameters": {str(k): str(v) for k, v in sorted(data.params.items())[:MAX_ITEMS]},
-        # A metric that ended as NaN or infinite is none that JSON has a form for.
+        # JSON has no form for a metric that ended as NaN or infinite.
         "metrics": {str(k): float(v) for k, v in sorted(data.metrics.items())[:MAX_ITEMS] if abs(v) < float("inf")},
     }
     if COMMIT.fullmatch(commit := data.tags.get(_COMMIT_TAG, "")):

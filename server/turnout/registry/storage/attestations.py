@@ -1,4 +1,4 @@
-"""What is found out about a version after its publication, beside it and outside its digest.
+"""Records about a version that lie beside it, outside its digest.
 
     <root>/<model>/.attestations/<version>/{gates-<n>.json, bundle-<key>.sigstore.json, ...}
 

@@ -91,7 +91,7 @@ def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[
 
     Args:
         labels: Of one output.
-        names: What the classes are called, where that is declared.
+        names: What the classes are called, if that is declared.
 
     Raises:
         ValueError: They are neither integers nor names of classes; the message is half a sentence.

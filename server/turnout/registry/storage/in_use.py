@@ -29,7 +29,7 @@ def hold(repository: Repository, model: str, version: Version) -> int | None:
     """Brings a version's files here if need be, and marks it as in memory.
 
     Returns:
-        What `let_go` takes; None where locks do not work there.
+        What `let_go` takes; None if locks do not work there.
 
     Raises:
         NotLoaded: It is being removed.
@@ -107,7 +107,7 @@ def remove(repository: Repository, model: str, version: Version, timeout: float)
 
 
 def _claim(directory: Path, model: str, version: Version, timeout: float) -> int | None:
-    """Returns a descriptor that holds the exclusive lock; None where there is no manifest, or no locks."""
+    """Returns a descriptor that holds the exclusive lock; None if there is no manifest, or no locks."""
     try:
         descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a scan of the repository finds: versions, and what stands where versions could and is none."""
+"""What a scan of the repository finds: versions, and what lies where a version could be and is not one."""
 
 import os
 import shlex
@@ -29,9 +29,9 @@ class Problem:
 
     Attributes:
         model: Name of the directory that stands where a model's does.
-        version: Name of the directory that stands where a version's does; "" where the model's is at fault.
+        version: Name of the directory that stands where a version's does; "" if the model's is at fault.
         reason: What is wrong, in one sentence without a path.
-        command: What to run to have it published, "" where that would not mend it; holds a path, so not for clients.
+        command: What to run to have it published, "" if that would not mend it; holds a path, so not for clients.
         damaged: It is a version, and its manifest cannot be read as one any more.
         unserved: It is, or was meant to be, a model that could be served.
     """
@@ -80,8 +80,8 @@ class Listing:
     Attributes:
         published: By model name, then by version in ascending order.
         problems: By model and version directory.
-        present: False where the root directory does not exist.
-        away: Why this is what was listed earlier, in half a sentence without a path; "" where it was listed now.
+        present: False if the root directory does not exist.
+        away: Why this is what was listed earlier, in half a sentence without a path; "" if it was listed now.
     """
 
     published: tuple[Published, ...] = ()
@@ -126,7 +126,7 @@ def loose(file: Path, model: str) -> Problem:
 
     Args:
         file: Where it lies.
-        model: What the model would be called; "" where nothing says that.
+        model: What the model would be called; "" if nothing says that.
     """
     name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
     command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])

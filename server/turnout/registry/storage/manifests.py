@@ -12,7 +12,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 
 def read_version(directory: Path, model: str, version: str) -> Published:
-    """Reads a manifest. Raises as `read_manifest`, and ValueError where it is that of another version."""
+    """Reads a manifest. Raises as `read_manifest`, and ValueError if it is that of another version."""
     published = read_manifest(directory)
     manifest = published.manifest
     if (manifest.model, str(manifest.version)) != (model, version):

@@ -228,7 +228,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, header: 
                 raise NpzError(f"holds {name[:128]!r}, which ends early: {at:,} of {size:,} bytes are there")
             view[at : at + len(piece)] = piece
             at += len(piece)
-        if stream.read(1):  # where nothing is left, this checks what was read against its checksum
+        if stream.read(1):  # if nothing is left, this checks what was read against its checksum
             raise NpzError(f"holds {name[:128]!r}, which is longer than its header says")
     if header.dtype.kind == "U":
         _check_letters(np.frombuffer(data, np.dtype("u4").newbyteorder(header.dtype.byteorder)), name)

@@ -100,7 +100,7 @@ class Repository:
 
         Raises:
             InvalidRequest: `model` is not a model name.
-            ModelNotFound, VersionNotFound: There is no such version; only where it would have to be brought here.
+            ModelNotFound, VersionNotFound: There is no such version; only if it would have to be brought here.
             DigestMismatch: What was brought is not what was published.
             StoreUnavailable: It cannot be brought here now.
             Exhausted: There is no room for it.
@@ -140,7 +140,7 @@ class Repository:
 
         Returns:
             What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
-            False where the very same version came to exist meanwhile. Another one raises AlreadyExistsError.
+            False if the very same version came to exist meanwhile. Another one raises AlreadyExistsError.
 
         Raises:
             OSError: The repository cannot be written to.
@@ -222,7 +222,7 @@ class Repository:
         return 0
 
     def cache_use(self) -> CacheUse | None:
-        """Returns what is in the cache; None where versions live here."""
+        """Returns what is in the cache; None if versions live here."""
         return None
 
     def being_published(self, published: Published) -> bool:
@@ -254,7 +254,7 @@ class Repository:
         Args:
             model: Its model.
             version: Exact version.
-            expected: The version's digest, where it is known from elsewhere; without it, a manifest that another valid
+            expected: The version's digest, if it is known from elsewhere; without it, a manifest that another valid
                 one took the place of goes unnoticed.
             progress: Told of each block read.
 
@@ -327,7 +327,7 @@ class Repository:
                 raise AlreadyExistsError(f"{model!r} differs from another model's name in case only: take another name")
 
     def _paths(self, published: Published) -> Iterator[str]:
-        """Yields the paths of all files that lie where a version does. Raises OSError where that cannot be read."""
+        """Yields the paths of all files that lie where a version does. Raises OSError if that cannot be read."""
         manifest = published.manifest
         return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
 

@@ -1,4 +1,4 @@
-"""Scanning a directory of models: which versions stand in it, and what stands where versions could and is none."""
+"""Scanning a directory of models: which versions it holds, and what lies where a version could be and is not one."""
 
 import os
 from collections.abc import Mapping
@@ -123,7 +123,7 @@ def _place(published: Published) -> tuple[str, Precedence, str]:
 
 
 def directory_names(directory: Path) -> list[str]:
-    """Returns the names of the directories, and links to such, in `directory`; none where it does not exist.
+    """Returns the names of the directories, and links to such, in `directory`; none if it does not exist.
 
     Hidden ones are left out.
     """
@@ -135,7 +135,7 @@ def directory_names(directory: Path) -> list[str]:
 
 
 def loose_files(directory: Path) -> list[Path]:
-    """Returns the ONNX files in `directory` by name, save hidden ones; none where it cannot be read."""
+    """Returns the ONNX files in `directory` by name, save hidden ones; none if it cannot be read."""
     with suppress(OSError), os.scandir(directory) as entries:
         names = sorted(
             e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()

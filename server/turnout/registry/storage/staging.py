@@ -92,7 +92,7 @@ def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
 def sweep(root: Path) -> tuple[str, ...]:
     """Removes the staging directories whose builder is gone, and returns their names.
 
-    Nobody has to wait for it, a server that starts least of all: where the lock is held or the repository cannot be
+    Nobody has to wait for it, a server that starts least of all: if the lock is held or the repository cannot be
     written to, nothing is swept, and a later sweep will.
 
     Raises:
@@ -120,7 +120,7 @@ def sweep(root: Path) -> tuple[str, ...]:
 
 
 def _claim(home: Path) -> int | None:
-    """Takes over a staging directory; None where its builder, or another sweep, has it."""
+    """Takes over a staging directory; None if its builder, or another sweep, has it."""
     with suppress(OSError):
         owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if host.try_lock(owner):

@@ -29,7 +29,7 @@ class SourceFile:
     Attributes:
         path: Where it goes in the version's directory.
         directory: Where to start from.
-        name: Relative to `directory`; held to it where the model names the file, free where a person does.
+        name: Relative to `directory`; held to it if the model names the file, free if a person does.
         named: A person named it.
     """
 

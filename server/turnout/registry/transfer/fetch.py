@@ -39,7 +39,7 @@ class VersionReader:
         self._stack = ExitStack()
 
     def next(self) -> Piece | None:
-        """Returns the next piece; None where all were returned.
+        """Returns the next piece; None if all were returned.
 
         Raises:
             DigestMismatch: A file is not what was published. Sizes are looked at here; digests the receiver checks.

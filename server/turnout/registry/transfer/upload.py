@@ -34,7 +34,7 @@ class Upload:
         files: What is there of each file, in the upload manifest's order.
         stack: Closing it throws the directory away.
         touched: When something last happened to it, by the clock of whoever keeps it.
-        busy: What goes on with it; "" where nothing does.
+        busy: What goes on with it; "" if nothing does.
     """
 
     id: str

@@ -112,7 +112,7 @@ class UploadManifest:
 
 
 def announced_version(text: str) -> Version | None:
-    """Reads an announced version; None where it is to be chosen.
+    """Reads an announced version; None if it is to be chosen.
 
     Raises:
         InvalidRequest: It is neither an exact version nor `auto`.

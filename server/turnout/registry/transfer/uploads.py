@@ -68,7 +68,7 @@ class UploadStatus:
     """What became of an upload manifest that a client sent.
 
     Attributes:
-        upload_id: Names the upload; "" where the version exists.
+        upload_id: Names the upload; "" if the version exists.
         received: Bytes that are there of each file.
         existing: The version, where the very same one exists.
     """
@@ -222,7 +222,7 @@ class Uploads:
 
     @contextmanager
     def _complete(self, upload_id: str, what: str) -> Iterator[Upload]:
-        """Claims an upload of which all is there; throws it away where the block says that it can never succeed."""
+        """Claims an upload of which all is there; throws it away if the block says that it can never succeed."""
         upload = self._claim(upload_id, what)
         try:
             upload.check_complete()
@@ -263,7 +263,7 @@ class Uploads:
             self._close(upload)
 
     def _existing(self, upload_manifest: UploadManifest, yanked: Sequence[Version]) -> PublishResult | None:
-        """Returns the version if it exists with exactly what is announced; where none is named, if the highest does.
+        """Returns the version that has exactly what is announced: the one named, or the highest; None if it does not.
 
         Raises:
             AlreadyExistsError: It exists with other content.

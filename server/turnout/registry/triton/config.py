@@ -21,7 +21,7 @@ def parse_config(data: bytes) -> tuple[ModelConfig, str]:
         data: Its content.
 
     Returns:
-        What it says, and the first field in it that nobody here knows, as `NAME (line N)`; "" where all are known.
+        What it says, and the first field in it that nobody here knows, as `NAME (line N)`; "" if all are known.
 
     Raises:
         InvalidModel: It is too large, or is not valid.

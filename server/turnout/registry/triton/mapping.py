@@ -72,7 +72,7 @@ class Mapped:
         file: Name of the model's file in each version's directory.
         batching: What its versions declare; None leaves it to the server.
         label_files: By output, the file of its labels, relative to the model's directory, and how many classes its
-            last dimension says that there are; 0 where it does not.
+            last dimension says that there are; 0 if it does not.
         settings: Of `[model.NAME]`, as plain values by table.
         rows: What was done with each field.
     """
@@ -85,7 +85,7 @@ class Mapped:
 
     @property
     def refusal(self) -> str:
-        """Why the model cannot be taken; "" where it can."""
+        """Why the model cannot be taken; "" if it can."""
         return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.outcome is FieldOutcome.REFUSED)
 
 
@@ -221,7 +221,7 @@ def _instance_groups(
         runtime["providers"] = ["cpu"]
         _setting(rows, "instance_group.kind", 'runtime.providers = ["cpu"]')
     else:
-        rows.append(MappedField("instance_group.kind", FieldOutcome.TAKEN, "a GPU is used where there is one"))
+        rows.append(MappedField("instance_group.kind", FieldOutcome.TAKEN, "a GPU is used if there is one"))
     counted = [max(group.count, 1) for group in groups if on_cpu or group.kind != ModelInstanceGroup.KIND_CPU]
     if any(group.count for group in groups):
         if not on_cpu and ModelInstanceGroup.KIND_CPU in kinds:
@@ -275,7 +275,7 @@ def _setting(rows: list[MappedField], path: str, note: str) -> None:
 
 
 Read = Callable[[str], bytes]
-"""Reads a file of the model's directory; raises OSError or ValueError where that cannot be."""
+"""Reads a file of the model's directory; raises OSError or ValueError if that cannot be."""
 
 
 def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[MappedField]]:

@@ -40,11 +40,11 @@ class TritonModel:
         mapped: Its configuration in Turnout's terms.
         labels: By output name.
         warm_up: Requests that it asks to be warmed up with.
-        rows_per_request: How many rows those may say that they have: 0 where their shapes are whole.
+        rows_per_request: How many rows those may say that they have: 0 if their shapes are whole.
         load: The setting `load` of an import, so that a server holds no more in memory than Triton would; "" for none.
         rows: What was done with each field of the configuration.
         faults: By number, why a version cannot be taken.
-        fault: Why none can; "" where they can.
+        fault: Why none can; "" if they can.
     """
 
     name: str
@@ -83,7 +83,7 @@ def read_tree(root: Path) -> tuple[TritonModel, ...]:
         root: Its directory.
 
     Returns:
-        Its models by name; none where it is no such repository.
+        Its models by name; none if it is no such repository.
 
     Raises:
         OSError: It cannot be read.

@@ -1,4 +1,4 @@
-"""Asks probes and the confirm webhook for the rollouts that this server drives, beside the loop that drives them.
+"""Asks probes and the confirm webhook for the rollouts that this server drives, in tasks beside the ticks.
 
 Every question is a task of its own. A tick begins those that are due, takes what was answered since the last one, and
 waits for nothing: an endpoint that hangs delays neither a tick nor a rollback.
@@ -160,7 +160,7 @@ class Analyses:
         return Analysis(measurements, self.confirms, answer)
 
     def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
-        """Begins the questions that are due, and ends those that are of no use any more.
+        """Begins the measurements that are due, and ends those that are no longer needed.
 
         Args:
             rollouts: Those that this server drives, each with whether it is on record as it stands.
@@ -268,5 +268,5 @@ def _context(rollout: Rollout) -> ProbeContext:
 def _unknown(name: str, known: Collection[str]) -> str:
     near = get_close_matches(name[:64], known, n=1, cutoff=0.6)
     guess = f", did you mean {near[0]}?" if near else ";"
-    there_are = f"There are {', '.join(known)}" if known else "there is none in the configuration"
+    there_are = f"There are {', '.join(known)}" if known else "no probe is configured"
     return f"there is no probe {name[:64]!r}{guess} {there_are}".replace("; There", "; there")

@@ -30,7 +30,7 @@ class ConfirmWebhook:
         self._endpoint = HttpEndpoint("rollout.confirm_ca_file", settings.confirm_ca_file, settings.confirm_timeout_s)
 
     async def ask(self, rollout: Rollout, step: int, time: str) -> ConfirmAnswer:
-        """Returns what it says.
+        """Returns its answer.
 
         Args:
             rollout: As it stands.

@@ -15,7 +15,7 @@ _CONNECTIONS = 8
 
 
 class HttpEndpoint:
-    """Whom a probe or a webhook asks. Used on the event loop only.
+    """An endpoint that a probe or a webhook asks. Used on the event loop only.
 
     An address of a redirect is nobody's choice but the endpoint's, so none is followed.
     """

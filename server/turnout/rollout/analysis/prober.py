@@ -29,7 +29,7 @@ class ProbeContext:
 
     Attributes:
         model, candidate, baseline: Names, for placeholders and bodies.
-        attempt: 0 where a probe is tried by hand.
+        attempt: 0 if a probe is tried by hand.
         step, steps: Number of the present step, from 1, and of all.
         weight: The candidate's desired share.
         state: Of the rollout; "" if there is none.
@@ -60,13 +60,13 @@ class ProbeContext:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What one question came to.
+    """The result of one measurement.
 
     Attributes:
         outcome: What it says of the candidate.
-        value: As text; "" where nothing was measured.
-        number: The same as a number; None where nothing was measured, and for truths 1 and 0.
-        detail: A sentence; "" where it passed.
+        value: As text; "" if nothing was measured.
+        number: The same as a number; None if nothing was measured, and for truths 1 and 0.
+        detail: A sentence; "" if it passed.
     """
 
     outcome: ProbeOutcome

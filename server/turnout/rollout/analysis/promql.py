@@ -97,7 +97,7 @@ def number_in(answer: Any) -> float:
     if kind == "scalar":
         return _sample(result)
     if kind != "vector" or not isinstance(result, list):
-        raise LookupError(f"expected one number, got a {kind if isinstance(kind, str) else 'result that is none'}")
+        raise LookupError(f"expected one number, got a {kind if isinstance(kind, str) else 'malformed result'}")
     if not result:
         raise LookupError("there is no data")
     if len(result) > 1:

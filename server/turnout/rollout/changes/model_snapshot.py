@@ -1,4 +1,4 @@
-"""A model as a change of who answers is decided on, and what is decided. Pure."""
+"""The snapshot of a model that changes are decided on, and the changes. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ class ModelSnapshot:
         rollouts: Those that run, the oldest first.
         unreadable: Those that run and that this release cannot read.
         history: The versions that answered plain requests, in order, the present one last.
-        trouble: Says why a version cannot answer; "" where it can, or nobody knows here.
+        trouble: Says why a version cannot answer; "" if it can, or nobody knows here.
         actor: Who put the policy in force.
     """
 
@@ -42,7 +42,7 @@ class ModelSnapshot:
 
     @property
     def answering(self) -> Version | None:
-        """The version that plain requests get, canaries aside; None where nothing is released."""
+        """The version that plain requests get, canaries aside; None if nothing is released."""
         return default_version(self.statuses) if self.state.policy is None else self.state.policy.baseline
 
     @property
@@ -116,7 +116,7 @@ Ending = tuple[Rollout, tuple[RolloutHistoryEntry, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ChangeOutcome:
-    """What a change comes to.
+    """What a change does to the model; decided, and not recorded yet.
 
     Attributes:
         sentence: What was done, for people.

@@ -1,4 +1,4 @@
-"""Has changes of who answers decided by what the state store holds, and records all of each in one transaction.
+"""Decides changes of who answers by what the state store holds, and records each in one transaction.
 
 Blocking; safe to use from several threads. A running server follows as it follows any change made elsewhere.
 """
@@ -26,19 +26,19 @@ from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
 Trouble = Callable[[Version], str]
-"""Says why a version cannot answer; "" where it can, or where nobody knows here."""
+"""Says why a version cannot answer; "" if it can, or if nobody knows here."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeResult:
-    """What a change came to.
+    """What a recorded change did.
 
     Attributes:
         sentence: What was done, for people.
         changed: Whether anything was.
         answers: Who answers what from now on.
         baseline: The version that plain requests get from now on, canaries aside; None if there is none.
-        epoch: Of the policy from now on; 0 where there never was one.
+        epoch: Of the policy from now on; 0 if there never was one.
         endings: Rollouts that ended by it.
     """
 
@@ -129,7 +129,7 @@ class Operations:
             reason: Why.
             keep_released: What is gone back from stays released.
             expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
-            since: What the rollback was decided on, if that was before; refused where somebody has changed it since.
+            since: What the rollback was decided on, if that was before; refused if somebody has changed it since.
             trouble: Says why a version cannot answer.
             signatures: Of the versions that are served, so that a repository that is away hinders nothing; None: those
                 that are in the repository.
@@ -184,7 +184,7 @@ class Operations:
         return self._decide(model, decide, actor, reason, signatures=signatures)
 
     def answers(self, model: str) -> RoutingTable:
-        """Returns who answers what, by what the state store holds; nobody anything where there is no such model."""
+        """Returns who answers what, by what the state store holds; empty if there is no such model."""
         return self._look(model, self._found(model)).answers
 
     def _look(self, model: str, signatures: Mapping[Version, Signature]) -> ModelSnapshot:
@@ -296,7 +296,7 @@ def _discarded(one: UnreadableRollout, actor: str, reason: str) -> RolloutWrite:
 
 
 def _refuse_stale(snapshot: ModelSnapshot, epoch: int, expected: int | None) -> None:
-    """Refuses what was decided on by another epoch than the present one: of the rollout that runs, or of the policy."""
+    """Refuses a change that was decided on an earlier epoch of the running rollout, or of the policy."""
     if expected is None:
         return
     for rollout in snapshot.rollouts:
@@ -306,6 +306,6 @@ def _refuse_stale(snapshot: ModelSnapshot, epoch: int, expected: int | None) -> 
 
 
 def refuse_stale(candidate: Version, epoch: int, state: str, expected: int | None) -> None:
-    """Refuses what was decided on by another epoch of a rollout than the one it is at."""
+    """Refuses a change that was decided on another epoch of the rollout than the current one."""
     if expected not in (None, epoch):
         raise Conflict(f"the rollout of {candidate} is at epoch {epoch} by now ({state}), not {expected}; look again")

@@ -24,14 +24,14 @@ _S = RolloutState
 def release(
     snapshot: ModelSnapshot, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
 ) -> ChangeOutcome:
-    """Returns what it comes to that a version is released.
+    """Decides what releasing a version changes.
 
     Args:
         snapshot: The model.
         version: One that exists.
         order: As of `PolicyState.with_policy`.
         traffic: It answers plain requests from now on, if it is higher than what does.
-        supersede: Rollouts that run end, where they are in the way.
+        supersede: Rollouts that run end, if they are in the way.
         actor: Who asks.
         reason: Why.
 
@@ -86,7 +86,7 @@ def release(
 
 
 def withdraw(snapshot: ModelSnapshot, version: Version) -> ChangeOutcome:
-    """Returns what it comes to that a version's release is taken back.
+    """Decides what withdrawing a release changes.
 
     Raises:
         ChangeRefused: It answers plain requests, or a rollout needs it; the message says what to do.
@@ -146,7 +146,7 @@ def _moved(snapshot: ModelSnapshot, state: PolicyState, version: Version, order:
 
 
 def _fitting(policy: Policy) -> Policy:
-    """Returns the policy with no twin where there is no canary to compare with it."""
+    """Returns the policy with no twin if there is no canary to compare with it."""
     return policy if policy.canaries else replace(policy, twin=0)
 
 

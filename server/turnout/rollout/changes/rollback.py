@@ -20,7 +20,7 @@ _S = RolloutState
 def rollback(
     snapshot: ModelSnapshot, to: Version | None, order: bytes, *, keep_released: bool, actor: str, reason: str
 ) -> ChangeOutcome:
-    """Returns what a rollback comes to.
+    """Decides what a rollback changes.
 
     Args:
         snapshot: The model.
@@ -59,7 +59,7 @@ def rollback(
         raise ChangeRefused(f"{target} answers all plain requests of {model} already; nothing was changed")
     gone = f"{model} went back to {target}"
     if statuses:
-        gone += f"; {', '.join(map(str, statuses))} is released no more"
+        gone += f"; {', '.join(map(str, statuses))} is no longer released"
     return ChangeOutcome(gone, state, "rollback", statuses, endings, snapshot.unreadable)
 
 
@@ -93,7 +93,7 @@ def _target(snapshot: ModelSnapshot, to: Version | None) -> Version:
 
 
 def _before(rollouts: tuple[Rollout, ...], snapshot: ModelSnapshot) -> Version:
-    """Returns what the rollouts of a model go back to: the baseline, or what it was before one of them changed it."""
+    """Returns the version that rollouts go back to: the baseline, or the one before a rollout changed it."""
     present = snapshot.answering
     changed = (r.previous for r in rollouts if r.candidate == present)
     return next(changed, present if present is not None else rollouts[0].previous)

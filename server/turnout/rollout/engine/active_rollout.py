@@ -35,7 +35,7 @@ class ActiveRollout:
             rollout meanwhile, it is told that.
         mailed: Servers whose parts came by the state store since the last were taken.
         delivered: By server, number of the last tick that goes from the state store with the next write.
-        unread: The record, where it is newer than `rollout`: nothing happened but that another server counted.
+        unread: The record, if it is newer than `rollout`: nothing happened but that another server counted.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
         entries, ticks: What is still to be recorded.
@@ -127,7 +127,7 @@ class ActiveRollout:
         return collected
 
     def recorded(self, rollout: Rollout, number: int) -> None:
-        """Notes that it was recorded as it stood; it may have moved on, if that took longer than anybody waited.
+        """Notes that it was recorded in that state; it may have moved on since, if the write took long.
 
         Args:
             rollout: As it was recorded.
@@ -140,7 +140,7 @@ class ActiveRollout:
         self.kept = {key: part for key, part in self.kept.items() if key[0] > taken.get(key[1], -1)}
 
     def lost(self, own: str) -> None:
-        """Notes that another server drives it: nothing of what was decided here holds, and all that was counted does.
+        """Notes that another server drives it: decisions made here no longer hold, counts do.
 
         Args:
             own: This server's name.

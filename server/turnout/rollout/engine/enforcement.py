@@ -1,4 +1,4 @@
-"""Puts in force what a recorded rollout asks for. What is not recorded goes nowhere.
+"""Applies what a recorded rollout asks for. What is not recorded is not applied.
 
 A rollback alone takes effect at once, in memory; it is recorded, and put in force by the policy, as soon as the state
 store answers.
@@ -47,7 +47,7 @@ class Enforcement:
         self._log = log
 
     def divert(self, rollout: Rollout, now: datetime) -> None:
-        """Has a rollback take effect at once, in memory. Nothing happens unless the rollout is being taken back.
+        """Applies a rollback at once, in memory. Does nothing unless the rollout is being rolled back.
 
         Args:
             rollout: The rollout.
@@ -102,7 +102,7 @@ class Enforcement:
             active.refused = ""
 
     def undivert(self, *, fresh: bool) -> None:
-        """Has policies hold again where a rollback that was not on record is, or has ended otherwise.
+        """Lets policies decide again once a rollback is on record, or has ended otherwise.
 
         Args:
             fresh: It is known which rollouts run.
@@ -112,7 +112,7 @@ class Enforcement:
                 self.end(diversion)
 
     def end(self, diversion: Diversion) -> None:
-        """Has a model's policy hold again: a rollback is on record and known here, or somebody decided otherwise."""
+        """Lets a model's policy decide again: a rollback is on record and known here, or somebody decided otherwise."""
         applied, _ = self._serving.in_force(diversion.model)
         epoch = applied.epoch if applied is not None else 0
         self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
@@ -173,7 +173,7 @@ class Enforcement:
         return rollout.released and self._serving.is_released(rollout.model, rollout.candidate)
 
     def routed(self, rollout: Rollout) -> Rollout:
-        """Returns the rollout that takes the traffic of now for granted."""
+        """Returns the rollout with the current traffic accepted as its own."""
         applied, policy = self._serving.in_force(rollout.model)
         epoch = applied.epoch if applied is not None else 0
         return replace(rollout, policy_epoch=epoch, routed=policy_text(policy))
@@ -192,7 +192,7 @@ class Enforcement:
         active.rollout = self.routed(rollout)
 
     async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
-        """Gives the arm that the canary is compared with other keys, where it has hardly any requests with one."""
+        """Gives the twin other keys if it gets hardly any requests with a key."""
         rollout = active.rollout
         active.counters.redrawn()
         why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"

@@ -53,7 +53,7 @@ _COMMAND_WAIT = 3.0
 """Seconds that a command waits for it. No tick runs meanwhile."""
 
 _COMMAND_PAUSE = 0.01
-"""Seconds after which a command is tried again where the server that drives the rollout wrote in between."""
+"""Seconds after which a command is tried again if the server that drives the rollout wrote in between."""
 
 
 class RolloutEngine:
@@ -112,7 +112,7 @@ class RolloutEngine:
 
     @property
     def seconds_since_tick(self) -> float:
-        """How long the last tick is ago."""
+        """Seconds since the last tick."""
         return self._clock.monotonic() - self.last_tick
 
     @property
@@ -173,7 +173,7 @@ class RolloutEngine:
                 await asyncio.sleep(self._tick_seconds)
 
     async def tick(self) -> None:
-        """Has every rollout go one tick on."""
+        """Advances every rollout by one tick."""
         began = self._clock.monotonic()
         async with self._lock:
             fresh = True
@@ -338,7 +338,7 @@ class RolloutEngine:
         return await self.start(last.model, last.candidate, last.plan, actor, why)
 
     async def operate(self, operation: Callable[[], ChangeResult], seconds: float = _COMMAND_WAIT) -> ChangeResult:
-        """Has something changed in the state store while no tick runs here, and follows it.
+        """Changes something in the state store while no tick runs here, and follows the change.
 
         Args:
             operation: A blocking change, as `turnout.rollout.changes.operations` has them.
@@ -364,14 +364,14 @@ class RolloutEngine:
         return done
 
     async def close(self) -> None:
-        """Tells the others that this server stops, and waits until what is to outlive it is kept."""
+        """Tells the others that this server stops, and waits until everything that has to outlive it is saved."""
         with contextlib.suppress(UnavailableError):
             await self._exchange.leave(_TICK_WAIT)
         self.rollbacks.close()
         self._threads.shutdown()
 
     async def _reconcile(self, seconds: float, *, mine: str | None = None, patient: bool = False) -> None:
-        """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
+        """Notes what the state store holds; takes over rollouts that nobody drives, and all of the model `mine`.
 
         Raises:
             UnavailableError: The state store does not answer within so many seconds.
@@ -420,7 +420,7 @@ class RolloutEngine:
         self._enforcement.undivert(fresh=False)
 
     async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
-        """Deals with a rollout that runs when another is asked for."""
+        """Deals with a running rollout when another is started."""
         refuse_newer(recorded(record), plan, candidate)
         if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
             why = f"{candidate} is rolled out in its place"
@@ -428,7 +428,7 @@ class RolloutEngine:
             await self._decide(active, *moved_on)
 
     async def _advance(self, active: ActiveRollout) -> bool:
-        """Has a rollout go one tick on; returns False if nothing happened but that requests were counted.
+        """Advances a rollout by one tick; returns False if nothing happened except counts.
 
         What happened is recorded at once, and put in force; counts are left to `_save_counts`.
         """
@@ -471,7 +471,7 @@ class RolloutEngine:
         return True
 
     async def _save_counts(self, several: Sequence[ActiveRollout]) -> None:
-        """Records what was counted, and has in force what the rollouts ask for."""
+        """Records what was counted, and applies what the rollouts ask for."""
         wait = max(_TICK_WAIT, min(_COUNTS_WAIT, self._tick_seconds / 2))
         try:
             lost = await self._writer.save_counts(several, wait)

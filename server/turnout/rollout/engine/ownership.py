@@ -21,7 +21,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What came of following the state store.
+    """What changed when the state store was followed.
 
     Attributes:
         taken_up: Rollouts that this server drives from now on.
@@ -96,7 +96,7 @@ class Ownership:
         return [active for _, active in sorted(self._foreign.items())]
 
     def take(self, model: str, attempt: int = 0) -> None:
-        """Drives rollouts that another server does from now on; that one finds out at its next write.
+        """Takes over rollouts that another server drives; that server finds out at its next write.
 
         Args:
             model: Their model.
@@ -112,14 +112,14 @@ class Ownership:
         self._active[active.rollout.model, active.rollout.attempt] = active
 
     def lose(self, rollout: Rollout) -> None:
-        """Drives a rollout no more, which another server does; what was counted for it here is told that one."""
+        """Stops driving a rollout that another server drives now; counts made here are sent to that server."""
         key = rollout.model, rollout.attempt
         if (active := self._active.pop(key, None)) is not None:
             active.lost(self._server())
             self._foreign[key] = active
 
     def drop(self, rollout: Rollout) -> None:
-        """Drives a rollout no more, and counts nothing for it."""
+        """Stops driving a rollout, and counting for it."""
         self._drop((rollout.model, rollout.attempt))
 
     def named(self, model: str, attempt: int) -> ActiveRollout:
@@ -162,7 +162,7 @@ class Ownership:
         return sum(key[0] == model and self._may_advance(key) for key in (*self._active, *self._foreign))
 
     def reconcile(self, records: Sequence[RolloutRecord], now: Instant, *, mine: str | None = None) -> Reconciled:
-        """Notes what the state store holds; takes up what nobody drives.
+        """Notes what the state store holds; takes over rollouts that nobody drives.
 
         Args:
             records: The rollouts that have not ended.
@@ -223,7 +223,7 @@ class Ownership:
         return not any(model == key[0] and attempt < key[1] for model, attempt in others)
 
     def _lapsed(self, key: Key, record: RolloutRecord, now: Instant) -> bool:
-        """Tells whether nobody drives a rollout any more.
+        """Tells whether no server drives a rollout any more.
 
         Its lease is over by the state store's clock; or, since that may jump, nothing was written for as long as a
         lease lasts by this server's own.
@@ -236,7 +236,7 @@ class Ownership:
 
 
 def _only_counted(known: ActiveRollout, record: RolloutRecord) -> bool:
-    """Tells whether nothing happened to a rollout since it was read but that its driver counted: its epoch is the same.
+    """Tells whether nothing happened to a rollout since it was read except counts: its epoch is the same.
 
     To read one with its evidence takes 10 to 30 ms, and who does not drive it needs none of that.
     """

@@ -48,7 +48,7 @@ class OtherServer:
 
 
 class OtherServers:
-    """What servers said when they were last met. Used on the event loop only."""
+    """The latest reports of the other servers. Used on the event loop only."""
 
     def __init__(self, tick_seconds: float) -> None:
         """Knows nobody before `update`.

@@ -1,4 +1,4 @@
-"""Who else has a say: who put the policy in force, and which rollouts are in each other's way. Does no I/O."""
+"""Who else changes the traffic: who set the policy, and which rollouts conflict. Does no I/O."""
 
 import json
 
@@ -18,7 +18,7 @@ def policy_text(policy: Policy | None) -> str:
 
 
 def set_by_rollout(applied: AppliedPolicy | None) -> bool:
-    """Tells whether a rollout, and nobody else, put the policy in force."""
+    """Tells whether a rollout, and nobody else, set the policy."""
     return applied is not None and is_rollout(applied.actor)
 
 
@@ -39,14 +39,14 @@ def newer_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Version |
 
 
 def stopped_by_traffic(rollout: Rollout) -> bool:
-    """Tells whether somebody else's change of the traffic has a rollout stand still."""
+    """Tells whether somebody else's change of the traffic pauses a rollout."""
     return any(pause.kind == "traffic" for pause in rollout.pauses)
 
 
 def refuse_other_baseline(
     before: Rollout, after: Rollout, applied: AppliedPolicy | None, baseline: Version | None
 ) -> None:
-    """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
+    """Refuses to let a rollout go on if somebody has made another version the baseline meanwhile.
 
     To go on would undo that silently, and compare with a version that has no traffic.
 

@@ -106,11 +106,11 @@ class LiveState(Protocol):
         ...
 
     def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
-        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
+        """Makes `to` answer in place of the policy, and `withdrawn` count as not released; in memory only."""
         ...
 
     def undivert(self, model: str) -> None:
-        """Has the policy hold again."""
+        """Lets the policy decide again."""
         ...
 
     def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
@@ -122,7 +122,7 @@ class LiveState(Protocol):
 
         Args:
             model: The model.
-            without: Versions that count as released no more.
+            without: Versions that count as not released.
         """
         ...
 
@@ -187,7 +187,7 @@ class ExternalChecks(Protocol):
         ...
 
     def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
-        """Begins the questions that are due, and ends those of rollouts that are driven here no more.
+        """Begins the measurements that are due, and ends those of rollouts that are no longer driven here.
 
         Args:
             rollouts: Those that this server drives, each with whether it is on record as it stands.
@@ -250,7 +250,7 @@ class RolloutStore(Protocol):
         ...
 
     async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes rollouts of these models that nothing happened to but that requests were counted, in one transaction.
+        """Writes rollouts of these models to which nothing happened except counts, in one transaction.
 
         Returns:
             Each as it stands; None for one that another server wrote meanwhile, and that stays as it is.

@@ -94,7 +94,7 @@ class Releases:
         )  # fmt: skip
 
     def record_diversions(self, _: float) -> None:
-        """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
+        """Tries again to record rollbacks by hand that are in force and not on record; called every tick."""
         pending = [one for one in self._engine.rollbacks.current if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
@@ -119,7 +119,7 @@ class Releases:
     def _divert(
         self, model: str, to: Version | None, actor: str, reason: str, error: UnavailableError, *, keep_released: bool
     ) -> ChangeResult:
-        """Has a rollback in force in memory, where the state store does not answer, and says so."""
+        """Applies a rollback in memory because the state store does not answer, and says so."""
         snapshot = self._serving.model_snapshot(model, [r for r in self._engine.running if r.model == model])
         outcome = rollback(snapshot, to, b"", keep_released=keep_released, actor=actor, reason=reason)
         target = snapshot.after(outcome).answering

@@ -1,4 +1,4 @@
-"""Rollbacks that hold on this server before they are on record, or before who drives them has put them in force."""
+"""Rollbacks that hold on this server before they are on record, or before the driver has applied them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _STORE_WAIT = 0.5
 
 
 class Rollbacks:
-    """What is taken back here and not on record yet, or taken back on record and not here. On the event loop only."""
+    """Rollbacks in force here and not on record, or on record and not in force here. On the event loop only."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Rollbacks:
         return self._diversions.current
 
     def begin(self, diversion: Diversion) -> None:
-        """Has a rollback by hand in force at once that is not on record yet."""
+        """Applies a rollback by hand at once, before it is on record."""
         self._diversions.begin(diversion)
 
     async def drop(self, model: str) -> None:
@@ -66,7 +66,7 @@ class Rollbacks:
         self._going_back = [one for one in found if isinstance(one, Rollout)]
 
     async def run(self) -> None:
-        """Follows what others take back, for as long as the server runs."""
+        """Follows the rollbacks of other servers, for as long as the server runs."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self.follow()
@@ -76,7 +76,7 @@ class Rollbacks:
             self._going_back = ()
 
     async def follow(self) -> None:
-        """Has rollbacks in force that another server, or this one before a restart, could not record."""
+        """Applies rollbacks that another server, or this one before a restart, could not record."""
         recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
         if recorded and await self.followed():  # until what was recorded is known here, the rollback holds
             for diversion in recorded:
@@ -105,5 +105,5 @@ class Rollbacks:
             active.entries += entries
 
     def close(self) -> None:
-        """Waits until what is to outlive the server is kept."""
+        """Waits until everything that has to outlive the server is saved."""
         self._diversions.close()

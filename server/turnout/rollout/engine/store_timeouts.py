@@ -1,4 +1,4 @@
-"""Bounds how long rollouts wait for the state store: a verdict must not wait for a lock that somebody else holds."""
+"""Limits how long rollouts wait for the state store: a verdict must not wait for somebody else's lock."""
 
 import asyncio
 import time

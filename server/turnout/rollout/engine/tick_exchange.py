@@ -1,4 +1,4 @@
-"""Counts for every rollout that runs, and tells others: what each server saw travels by the state store once a tick."""
+"""Counts for every running rollout; each server reports its counts through the state store once a tick."""
 
 import asyncio
 import math
@@ -25,7 +25,7 @@ _LATE_TICKS = 3
 
 
 class TickExchange:
-    """What this server counts, and what it hears of the others. Used on the event loop only."""
+    """What this server counts, and what the others report. Used on the event loop only."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class TickExchange:
         return _LATE_TICKS * self._tick_seconds
 
     async def receive(self, active: ActiveRollout) -> None:
-        """Has what servers told come to a rollout that this one drives: its own too, from when another did."""
+        """Gives a rollout that this server drives the reported counts, its own from when another drove it included."""
         if reported_counts := self.other_servers.reported_counts(active.rollout):
             for part in await self._threads.run(read_parts, reported_counts):
                 active.receive(part)
@@ -82,7 +82,7 @@ class TickExchange:
             active.counted(self._serving.count(active, seconds, now), own)
 
     async def report(self, seconds: float) -> None:
-        """Tells who drives the others' rollouts what was counted here, and everybody that this server is alive.
+        """Reports counts to the servers that drive the other rollouts, and to all that this server is alive.
 
         With nothing to tell but that, it is not done at every tick where ticks are short: it is a write to the disk.
 

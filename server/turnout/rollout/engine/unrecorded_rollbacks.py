@@ -43,7 +43,7 @@ class Diversion:
         actor: Who asked; "" for the rollout itself.
         reason: Why.
         began: Since when.
-        withdrawn: Versions that count as released no more.
+        withdrawn: Versions that count as not released.
         keep_released: As of a rollback by hand.
         recorded: Epoch of the policy with which it was on record; None: it is not yet.
         cause: Of a rollout's: what took the candidate back, as in `Rollout`.
@@ -171,7 +171,7 @@ class DiversionFiles:
 
 
 def _kept_seconds(diversion: Diversion) -> float:
-    """Returns for how long a file stays once its rollback is on record: short, where no epoch tells who knows of it."""
+    """Returns for how long a file stays once its rollback is on record: short, if no epoch tells who knows of it."""
     return _RECORDED_SECONDS if diversion.recorded != diversion.since.epoch else _RECORDED_UNSEEN_SECONDS
 
 
@@ -204,7 +204,7 @@ class Diversions:
         return self._current.get(model)
 
     def begin(self, diversion: Diversion) -> None:
-        """Has one in force at once, and kept soon."""
+        """Applies one at once, and saves it soon."""
         known = self._current.get(diversion.model)
         self._serving.divert(diversion.model, diversion.to, diversion.withdrawn)
         if known is not None and replace(diversion, reason=known.reason, began=known.began) == known:
@@ -216,7 +216,7 @@ class Diversions:
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
     def end(self, model: str, recorded: int | None = None) -> None:
-        """Has the policy hold again.
+        """Lets the policy decide again.
 
         Args:
             model: Its model.

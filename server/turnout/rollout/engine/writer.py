@@ -1,4 +1,4 @@
-"""Records rollouts, and reports what was recorded: nobody is told of what is not on record."""
+"""Records rollouts, and reports what was recorded; nothing is reported before it is on record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class RolloutWriter:
             self._away = False
 
     async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> Sequence[ActiveRollout]:
-        """Records rollouts to which nothing happened but that requests were counted, all in one transaction.
+        """Records rollouts to which nothing happened except counts, all in one transaction.
 
         If the state store does not answer, a later call does.
 

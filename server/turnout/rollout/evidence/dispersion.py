@@ -15,7 +15,7 @@ LEAST_UNITS = 10
 """Effective units of the smaller arm below which keyed traffic tells nothing."""
 
 LEAST_SPREAD = 0.01
-"""Variance of the units' own ratios that is taken for granted: tenants differ by a tenth where nothing is known yet."""
+"""Variance of the units' own ratios that is taken for granted: tenants differ by a tenth if nothing is known yet."""
 
 _TINY = 1e-300
 
@@ -40,7 +40,7 @@ def by_arm(values: Floats) -> tuple[Floats, Floats]:
 
 
 def standardised(bad: Floats, exposure: Floats, null: float) -> tuple[Floats, Floats]:
-    """Returns a tick's bad events and what was to be expected at its own base rate; zeros where an arm had no traffic.
+    """Returns a tick's bad events and what was to be expected at its own base rate; zeros if an arm had no traffic.
 
     The base rate is the one that the null hypothesis gives: all bad events over `null` e_c + e_b. Weights that change
     then leave the ratio where it is under the null, and move it towards the null elsewhere.

@@ -42,7 +42,7 @@ class Fitness(StrEnum):
 
     @property
     def fit(self) -> bool:
-        """Whether it stands in the way of no promotion."""
+        """Whether it allows promotion."""
         return self is not Fitness.OPEN
 
 
@@ -112,7 +112,7 @@ class Accumulator:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known about one attempt; a value that `taken` makes the next of.
+    """What is known about one attempt: an immutable value; `taken` returns the next one.
 
     Attributes:
         metrics: What is counted.
@@ -170,7 +170,7 @@ class Evidence:
         return math.fsum(m.weight * self._of(m) for m in self.metrics)
 
     def worse(self, alpha: float) -> bool:
-        """Tells whether the candidate is to be taken back."""
+        """Tells whether the candidate is to be rolled back."""
         return self.combined >= 1.0 / alpha
 
     def unproven(self, beta: float, exposure: int, *, alone: bool = False) -> list[str]:
@@ -178,7 +178,7 @@ class Evidence:
 
         Args:
             beta: 1/beta is the e-value that shows it.
-            exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
+            exposure: Requests of the canary that suffice if it had no bad event, since no ratio can be shown then.
             alone: The baseline is broken, and to be better than it shows nothing.
         """
         return [m.name for m in self.metrics if not self.fitness(m, beta, exposure, alone=alone).fit]
@@ -206,28 +206,28 @@ class Evidence:
     def effective_units(self) -> float | None:
         """How many units of equal exposure the keyed traffic is worth, of the metric with most bad events in it.
 
-        That is what it can be judged by; None where nothing keyed was bad in either arm.
+        That is what it can be judged by; None if nothing keyed was bad in either arm.
         """
         tests = [known.keyed.worse for known in self.accumulators.values() if known.keyed is not None]
         most = max(tests, key=lambda test: float(test.bad.sum()), default=None)
         return float(most.units) if most is not None and most.bad.any() else None
 
     def problem(self) -> str:
-        """Returns what no evidence can be, "" where nothing is so."""
+        """Returns what is wrong with evidence that was read; "" if nothing is."""
         if set(self.accumulators) != {metric.name for metric in self.metrics}:
             return "its evidence is of other metrics than its plan"
         if not (self.phi >= 1 and all(math.isfinite(x) for x in (self.duration, self.left, self.peak))):
-            return "its evidence holds a number that none is"
+            return "its evidence holds an infinity or NaN"
         for metric in self.metrics:
             known = self.accumulators[metric.name]
             if len(known.worse) != len(metric.alternatives) or len(known.fit) != len(metric.good_alternatives):
                 return f"its evidence of {metric.name} is of other alternatives"
             if not all(math.isfinite(x) for x in (*known.worse, *known.fit)):
-                return f"its evidence of {metric.name} holds a number that none is"
+                return f"its evidence of {metric.name} holds an infinity or NaN"
             for count in (known.canary, known.baseline):
                 numbers = (count.requests, count.bad)
                 if not all(isinstance(n, int) and n >= 0 for n in numbers) or count.bad > count.requests:
-                    return f"its counts of {metric.name} are none"
+                    return f"its counts of {metric.name} are impossible"
         return ""
 
     def _of(self, metric: Metric) -> float:

@@ -50,7 +50,7 @@ class PerServer:
         return type(self)({**self.taken, **taken}, self.evidence)
 
     def worse(self, alpha: float) -> str | None:
-        """Returns the server on which the candidate is worst among those where it is to be taken back; None: nowhere.
+        """Returns the server on which the candidate is worst, of those whose evidence rolls it back; None if none does.
 
         Args:
             alpha: Chance that a candidate is taken back that is not worse, for all servers together.
@@ -73,5 +73,5 @@ class PerServer:
         return cls({str(name): int(tick) for name, tick in body["taken"].items()}, evidence)
 
     def problem(self) -> str:
-        """Returns what none of it can be, "" if nothing is so."""
+        """Returns what is wrong with values that were read; "" if nothing is."""
         return next((problem for one in self.evidence.values() if (problem := one.problem())), "")

@@ -1,4 +1,4 @@
-"""Whether a canary's bad events are so rare that nobody minds, whatever the baseline does. Pure."""
+"""Whether a canary's bad events are rare enough for promotion, whatever the baseline does. Pure."""
 
 import numpy as np
 

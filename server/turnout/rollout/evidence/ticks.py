@@ -72,7 +72,7 @@ class Units(SameArrays):
     Attributes:
         requests, bad: As of `Count`; shape (GROUPS,), int64.
         expected: Bad events to expect of each: its requests times its share of bad events before the first step, of the
-            same window for both arms, shrunk towards the mean; where nothing is known, its requests times the mean. The
+            same window for both arms, shrunk towards the mean; if nothing is known, its requests times the mean. The
             scale cancels within a stratum. Shape (GROUPS,), float64, rounded to single floats: what is recorded has to
             be what was taken, and be short.
     """
@@ -137,7 +137,7 @@ class Stratum:
     """One server's part of a tick. Arms are compared within it, so that no difference between servers confounds.
 
     Attributes:
-        server: Its name; "" where one server is all there is.
+        server: Its name; "" if one server is all there is.
         canary, baseline: Traffic without routing keys, by metric.
         keyed_canary, keyed_baseline: Traffic with keys, by metric.
     """

@@ -1,1 +1,1 @@
-"""What takes a candidate back at once, whatever the evidence: absolute limits and the circuit breaker."""
+"""What rolls a candidate back at once, whatever the evidence: absolute limits and the circuit breaker."""

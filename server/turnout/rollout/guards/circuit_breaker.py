@@ -1,4 +1,4 @@
-"""The circuit breaker: a slot that did well on the baseline, and fails on the candidate, takes it back at once. Pure.
+"""The circuit breaker: a slot that did well on the baseline and fails on the candidate rolls it back at once. Pure.
 
 The evidence asks whether all of the candidate's traffic does worse than it may. It cannot say so of one routing key
 that fails entirely, since one unit is no sample. This is for that case, and outside of alpha: it makes no promise about
@@ -72,13 +72,13 @@ class SlotRecord:
 
 
 def tripped(breaker: Breaker, records: Iterable[SlotRecord]) -> SlotRecord | None:
-    """Returns the slot that harms most among those that trip the breaker; None where none does."""
+    """Returns the slot that harms most among those that trip the breaker; None if none does."""
     found = [record for record in records if breaker.on and _trips(breaker, record)]
     return max(found, key=lambda record: record.candidate.bad, default=None)
 
 
 def trip_text(record: SlotRecord) -> str:
-    """Returns why the candidate is taken back, in words and numbers."""
+    """Returns why the candidate is rolled back, in words and numbers."""
     where = f" on {record.server}" if record.server else ""
     met, before, elsewhere = record.candidate, record.before, record.elsewhere
     return (

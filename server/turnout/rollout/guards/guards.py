@@ -22,7 +22,7 @@ _ENOUGH = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Limits; None where there is none.
+    """Limits; None for no limit.
 
     Attributes:
         error_share: Of the candidate's requests that fail by the server's fault, at most.
@@ -35,7 +35,7 @@ class Guards:
     invalid_share: float | None = None
 
     def over(self, other: "Guards | None") -> "Guards":
-        """Returns these limits, and those of `other` where they have none."""
+        """Returns these limits, and those of `other` if they have none."""
         if other is None:
             return self
         missing = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
@@ -43,7 +43,7 @@ class Guards:
 
 
 def broken(guards: Guards, counts: Mapping[str, Count], phi: int) -> str:
-    """Returns which limit the candidate breaks, in words and numbers; "" where it keeps them all.
+    """Returns which limit the candidate breaks, in words and numbers; "" if it keeps them all.
 
     Args:
         guards: The limits.

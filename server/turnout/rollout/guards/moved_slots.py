@@ -18,7 +18,7 @@ class MovedSlots:
     """Counts by slot what came of the requests that a candidate got since the slot was moved to it.
 
     What the slot did on the baseline are its latest requests there before; and those that failed on the candidate and
-    that the baseline was asked about, where fewer than 200 are known.
+    that the baseline was asked about, if fewer than 200 are known.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class MovedSlots:
         self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 
     def own(self, owned: NDArray[np.bool_], window: KeyedWindow, records: SlotRecords, stalled: float) -> None:
-        """Notes which slots meet the candidate from now on.
+        """Notes which slots the candidate answers from now on.
 
         Args:
             owned: Those slots, shape (SLOTS,).

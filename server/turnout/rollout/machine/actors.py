@@ -1,4 +1,4 @@
-"""Who changes traffic for a rollout, and that no person goes by such a name. Pure."""
+"""The actor names of rollouts, which no person may use. Pure."""
 
 from turnout.errors import InvalidRequest
 
@@ -16,7 +16,7 @@ def is_rollout(actor: str) -> bool:
 
 
 def check_person(actor: str, field: str) -> None:
-    """Checks that a person does not go by a rollout's name: rollouts take each other's changes for granted.
+    """Checks that a person does not use a rollout's name: rollouts accept each other's changes.
 
     Args:
         actor: Who asks.

@@ -1,4 +1,4 @@
-"""What answers from outside do to a rollout: measurements of its probes, and what the confirm webhook said. Pure."""
+"""What measurements of probes and answers of the confirm webhook do to a rollout. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ class Analysis:
     Attributes:
         measurements: Of probes, the oldest first.
         confirms: A webhook confirms steps.
-        answer: Of the webhook; None where it has not said anything.
+        answer: Of the webhook; None if it has not said anything.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -65,7 +65,7 @@ def analysed(rollout: Rollout, analysis: Analysis) -> Moved:
 
 
 def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
-    """Returns what takes the candidate back, `probe` or `webhook`, and why; None where neither does."""
+    """Returns what rolls the candidate back, `probe` or `webhook`, and why; None if neither does."""
     for name in rollout.asked_probes:
         record = rollout.probes.get(name, NOT_ASKED)
         if record.has_failed:
@@ -85,7 +85,7 @@ def unmeasured(rollout: Rollout) -> list[str]:
 
 
 def unconfirmed(rollout: Rollout) -> list[str]:
-    """Returns what the confirm webhook has not said yet, in a sentence; nothing where it is not asked."""
+    """Returns what the confirm webhook has not said yet, in a sentence; nothing if it is not asked."""
     asked = rollout.confirmation
     if asked is None or asked.reply is not Reply.WAITING:
         return []
@@ -94,7 +94,7 @@ def unconfirmed(rollout: Rollout) -> list[str]:
 
 
 def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float) -> Moved:
-    """Returns the rollout at its next step or promoted, or where it waits for the webhook to confirm that.
+    """Returns the rollout at its next step or promoted, or waiting for the webhook to confirm that.
 
     Args:
         rollout: All else that the step takes is there.
@@ -145,7 +145,7 @@ def _veto(rollout: Rollout, asked: Confirmation) -> Pause:
 
 
 def _measurement_text(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
-    """Returns what is to be told of a measurement; "" where it is as usual."""
+    """Returns what is to be told of a measurement; "" if it is as usual."""
     match one.outcome:
         case ProbeOutcome.FAILED:
             return (

@@ -1,7 +1,7 @@
 """One attempt to make a candidate the baseline, as a value. Pure.
 
 Pending -> Validating -> Shadowing -> {Ramping -> Soaking -> Deciding} a step -> Promoting -> Watching -> Succeeded
-any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate cannot be served at all
+any of them -> Aborting -> RolledBack | Superseded;   Failed if the candidate cannot be served at all
 """
 
 import math
@@ -43,7 +43,7 @@ class RolloutState(StrEnum):
     PROMOTING = "promoting"
     """The candidate is being made the baseline."""
     WATCHING = "watching"
-    """The candidate is the baseline, and can still be taken back."""
+    """The candidate is the baseline, and can still be rolled back."""
     SUCCEEDED = "succeeded"
     """The candidate is the baseline, and the version before has no traffic left."""
     ABORTING = "aborting"
@@ -57,7 +57,7 @@ class RolloutState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Nothing comes after it."""
+        """The rollout has ended."""
         return self in _FINAL
 
 
@@ -69,7 +69,7 @@ PROMOTED = (_S.PROMOTING, _S.WATCHING, _S.SUCCEEDED)
 
 @dataclass(frozen=True, slots=True)
 class Pause(JsonForm):
-    """Why a rollout stands still.
+    """Why a rollout is paused.
 
     Attributes:
         kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
@@ -129,7 +129,7 @@ class Rollout:
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
         per_server: What is known of each server's part.
-        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" where it was
+        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" if it was
             something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
@@ -141,7 +141,7 @@ class Rollout:
         end: The state that `aborting` leads to.
         actor, reason: Who began it, and why.
         probes: What probes measured in this step, by name.
-        confirmation: What the confirm webhook says of the next step; None where it was not asked.
+        confirmation: What the confirm webhook says of the next step; None if it was not asked.
     """
 
     model: str
@@ -205,12 +205,12 @@ class Rollout:
 
     @property
     def holdback(self) -> float:
-        """The share that the version before keeps once the candidate is the baseline; none where nobody watches."""
+        """The share that the previous version keeps once the candidate is the baseline; 0 without a watch."""
         return 0.0 if self.finishing or self.plan.watch_s == 0 else self.plan.holdback
 
     @property
     def alpha(self) -> float:
-        """Chance that this rollout takes back a candidate that is not worse.
+        """Chance that this rollout rolls back a candidate that is not worse.
 
         Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
         theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
@@ -303,15 +303,15 @@ class Rollout:
         return read
 
     def _problem(self) -> str:
-        """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
+        """Returns what is wrong with a rollout that was read, "" if nothing is: it must not fail at the next tick."""
         texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
         texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
         seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]
         seconds += self.thresholds.values()
         counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
-            (all(isinstance(text, str) for text in texts), "a text is none"),
-            (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
+            (all(isinstance(text, str) for text in texts), "a text is missing"),
+            (all(0 <= value < math.inf for value in seconds), "a time is negative or not a number"),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
             (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),
@@ -371,6 +371,6 @@ def moved(rollout: Rollout, **changes: Any) -> Rollout:
 
 
 def refuse_final(rollout: Rollout) -> None:
-    """Raises ChangeRefused where the rollout has ended."""
+    """Raises ChangeRefused if the rollout has ended."""
     if rollout.state.final:
         raise ChangeRefused(f"the rollout of {rollout.candidate} has ended: {rollout.state}")

@@ -57,7 +57,7 @@ def reply_of(status: int, body: object) -> tuple[Reply, str]:
 
     Args:
         status: The HTTP status.
-        body: JSON with `reason` and `rollback`, or text; None where it is neither.
+        body: JSON with `reason` and `rollback`, or text; None if it is neither.
     """
     if 200 <= status < 300:
         return Reply.GO, ""

@@ -40,7 +40,7 @@ def unseen(rollout: Rollout) -> list[str]:
 
 
 def few_units_text(evidence: Evidence) -> str:
-    """Returns why keyed traffic tells nothing; "" where it does, or there is none to judge by."""
+    """Returns why keyed traffic tells nothing; "" if it does, or there is none to judge by."""
     units = evidence.effective_units
     if units is None or units >= LEAST_UNITS:
         return ""
@@ -48,7 +48,7 @@ def few_units_text(evidence: Evidence) -> str:
 
 
 def _unmatched(rollout: Rollout) -> list[str]:
-    """Returns that the canary's keyed traffic is compared with hardly any, where it is.
+    """Returns that the canary's keyed traffic is compared with hardly any, if it is.
 
     Traffic with keys goes by slots and traffic without by turns: one may miss an arm while the other does not.
     """
@@ -64,7 +64,7 @@ def _unmatched(rollout: Rollout) -> list[str]:
 def _silent(rollout: Rollout) -> list[str]:
     """Returns which arm has no traffic now: a step that sees one arm alone sees nothing, and goes no further.
 
-    Now is a minute, or ten times the arm's own mean gap where that is longer.
+    Now is a minute, or ten times the arm's own mean gap if that is longer.
     """
     arms = [("the canary", rollout.step_requests, rollout.silent_s)]
     if not rollout.plan.from_broken:
@@ -80,12 +80,12 @@ def _silent(rollout: Rollout) -> list[str]:
 
 
 def verdict_text(rollout: Rollout) -> str:
-    """Returns in words and numbers why the candidate is taken back."""
+    """Returns in words and numbers why the candidate is rolled back."""
     return _verdict_text(rollout, rollout.evidence, rollout.alpha)
 
 
 def server_verdict_text(rollout: Rollout, server: str) -> str:
-    """Returns in words and numbers why the candidate is taken back for what one server saw."""
+    """Returns in words and numbers why the candidate is rolled back for what one server saw."""
     several = rollout.per_server.evidence
     message = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
     return f"on {server}, one of {len(several)} servers, {message}"

@@ -1,6 +1,6 @@
-"""How a rollout goes from one tick to the next. Pure: `advance` makes the next state out of facts.
+"""How a rollout goes from one tick to the next. Pure: `advance` computes the next state from facts.
 
-A verdict goes before any progress, and is looked for in every state that is not final, pauses included.
+A verdict comes before any progress, and is looked for in every state that is not final, pauses included.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,14 +43,14 @@ _ABORT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is so, at one tick.
+    """What is known at one tick.
 
     Attributes:
-        seconds: Since the last tick; the clock on the wall has no part in it.
+        seconds: Since the last tick, by the monotonic clock.
         ticks: Counts that were closed since the last tick, the oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
-        incomparable: Why no copies can be compared: what the baseline does to itself; "" where they can.
-        history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" where
+        incomparable: Why no copies can be compared: what the baseline does to itself; "" if they can.
+        history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" if
             nothing is known.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
@@ -59,10 +59,10 @@ class Facts:
         rivals: Rollouts of the model that run now, this one among them.
         overtaken: The baseline that another rollout, or a release, has brought meanwhile; None if there is none.
         overtaken_by: Which of the two.
-        traffic: Who answers plain requests, in words; "" where `previous` does, and nobody else.
-        other: Who else changed the policy, and why; "" where nobody did.
-        refused: Why the desired policy cannot be put in force; "" where nothing was refused.
-        thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
+        traffic: Who answers plain requests, in words; "" if `previous` does, and nobody else.
+        other: Who else changed the policy, and why; "" if nobody did.
+        refused: Why the desired policy cannot be put in force; "" if nothing was refused.
+        thresholds: The baseline's quantiles by metric now, seconds; None if too few requests were seen.
         samples: How many of the baseline's requests were seen.
         shortest_timeout: The baseline's p50 now, seconds.
         taken: By server, number of the last tick of its that `ticks` holds.
@@ -135,7 +135,7 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
 
 
 def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
-    """Returns what speaks against the candidate, and why, in words and numbers; None where nothing does."""
+    """Returns what speaks against the candidate, and why, in words and numbers; None if nothing does."""
     if rollout.evidence.worse(rollout.alpha):
         return "evidence", verdict_text(rollout)
     if (server := rollout.per_server.worse(rollout.servers_alpha)) is not None:
@@ -345,7 +345,7 @@ def _waited(asked: Confirmation | None, seconds: float) -> Confirmation | None:
 
 
 def _fixed(rollout: Rollout, facts: Facts) -> Rollout:
-    """Returns the rollout with the thresholds of now; where nothing is known, with those that it has."""
+    """Returns the rollout with the thresholds of now; if nothing is known, with those that it has."""
     if facts.thresholds is None:
         return rollout
     return replace(rollout, thresholds=dict(facts.thresholds), shortest_timeout=facts.shortest_timeout)

@@ -1,4 +1,4 @@
-"""What probes measured in a step, and whether that takes the candidate back or lets the step be passed. Pure.
+"""What probes measured in a step, and whether that rolls the candidate back or lets the step pass. Pure.
 
 A measurement passes, fails, or is inconclusive: the probe could not be asked, or what it answered is not a measure. An
 inconclusive one is neither pass nor fail; it counts only by how many came in a row. Probes are outside of alpha, as
@@ -55,8 +55,8 @@ class Measurement:
 
     Attributes:
         stage: Of the rollout when it was asked, as `Rollout.stage`.
-        value: What was measured, as text; "" where nothing was.
-        detail: A sentence: what limit it is beyond, or why it is inconclusive; "" where it passed.
+        value: What was measured, as text; "" if nothing was.
+        detail: A sentence: what limit it is beyond, or why it is inconclusive; "" if it passed.
         time: When it was answered, UTC.
         limits: The probe's.
     """
@@ -116,7 +116,7 @@ class ProbeRecord(JsonForm):
 
     @property
     def lacking(self) -> str:
-        """What is missing before the step may be passed, in words; "" where nothing is."""
+        """What is missing before the step may be passed, in words; "" if nothing is."""
         if self.outcome is None:
             return "it was not asked yet"
         if self.errors > self.limits.consecutive_error_limit:

@@ -171,7 +171,7 @@ def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = R
 
 
 def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
-    """Returns the rollout ended, where its traffic is changed in the same transaction; one that was being taken back
+    """Returns the rollout ended, if its traffic is changed in the same transaction; one that was being taken back
     ends as it was to.
 
     Args:
@@ -190,7 +190,7 @@ def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: s
 
 
 def step_to(rollout: Rollout, number: int) -> Moved:
-    """Returns the rollout at the beginning of a step, at its gate, or promoted where there is no further step."""
+    """Returns the rollout at the beginning of a step, at its gate, or promoted if there is no further step."""
     if number >= len(rollout.plan.steps):
         return enter(rollout, _S.PROMOTING, f"{rollout.candidate} becomes the baseline")
     step, name = rollout.plan.steps[number], f"step {number + 1} of {len(rollout.plan.steps)}"

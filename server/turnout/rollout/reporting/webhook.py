@@ -41,7 +41,7 @@ class Webhook:
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
 
     def notify(self, model: str, rollout: Rollout, entry: RolloutHistoryEntry) -> None:
-        """Queues an event; nothing where there is no receiver."""
+        """Queues an event; nothing if there is no receiver."""
         if not self._url:
             return
         time = self._clock.now().isoformat()

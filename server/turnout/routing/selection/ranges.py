@@ -110,7 +110,7 @@ class Range:
     def satisfied_by(self, version: Version) -> bool:
         """Whether `version` lies in the range.
 
-        A prerelease does so only where a comparator of the same set names a prerelease of the same core version: who
+        A prerelease does so only if a comparator of the same set names a prerelease of the same core version: who
         writes `^3.3.0-rc.1` asked for prereleases of 3.3.0, and for no other's.
         """
         key = precedence(version)
@@ -176,7 +176,7 @@ class _Partial:
         return Version(self.major or 0, (self.minor or 0) + 1)
 
     def following(self) -> Version:
-        """The first version past all that it covers, where it is open."""
+        """The first version past all that it covers, if it is open."""
         return self.next_major() if self.minor is None else self.next_minor()
 
     def first_breaking(self) -> Version:

@@ -88,8 +88,8 @@ def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = 
     """Returns the version that `selector` names.
 
     A pin, a digest and a tag name one version. A range, `latest` and the empty selector choose among released versions:
-    the highest that is ready, so that one still loading takes no traffic from the one below it; where none is, the
-    highest that is coming; where none is either, the highest. With `prefer_ready=False` it is the highest in any case.
+    the highest that is ready, so that one still loading takes no traffic from the one below it; if none is, the
+    highest that is coming; if none is either, the highest. With `prefer_ready=False` it is the highest in any case.
     To a range, what would be loaded for the request is as good as ready: which versions happen to be in memory does not
     change what a range means.
 
@@ -123,7 +123,7 @@ def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = 
                 raise VersionNotFound.of(versions.model, name, known)
             found = versions.find(target)
             if found is None:
-                raise VersionNotFound(f"the tag {name!r} of {versions.model} stands at {target}, which is not there")
+                raise VersionNotFound(f"the tag {name!r} of {versions.model} names {target}, which does not exist")
             return found
 
 

@@ -5,10 +5,10 @@
     3.2.0  v3.2.0             Exact       that version, candidate or not
     sha256:<64 hex digits>    ByDigest    the version with that digest
     latest                    Latest      the highest released version that is not a prerelease, whatever a policy says
-    stable                    ByTag       the version that the tag stands at
+    stable                    ByTag       the version that the tag names
     ^3.2  3.x  >=3.1 <4       InRange     the highest released version in the range (`turnout.routing.selection.ranges`)
 
-Whatever is none of these is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
+Anything else is refused: no spaces around it, no `V3`, no `03`, no `1.2-rc`. A word that looks like a
 version (`x`, `v3`, `v03`) is never a tag.
 """
 
@@ -92,7 +92,7 @@ class InRange:
 
 @dataclass(frozen=True, slots=True)
 class ByTag:
-    """The version that the tag stands at."""
+    """The version that the tag names."""
 
     name: str
 
@@ -153,7 +153,7 @@ def _reads_as_tag(text: str) -> bool:
 
 
 def _exact(text: str) -> Version | None:
-    """Returns the version that `text` writes out in full, or None where it is something else."""
+    """Returns the version that `text` writes out in full, or None if it is something else."""
     try:
         version = Version.parse(text.removeprefix("v"))
     except ValueError:

@@ -1,6 +1,6 @@
 """How a shadow's outputs compare with the baseline's. Pure.
 
-Floats agree within a tolerance, scores by their winners, and integers, booleans and strings only where they are equal.
+Floats agree within a tolerance, scores by their winners, and integers, booleans and strings only if they are equal.
 No pair of arrays of the wire's types raises or warns.
 """
 
@@ -37,7 +37,7 @@ _UNMEASURED: Measures = (math.nan, math.nan, math.nan, math.nan)
 
 
 class MismatchKind(StrEnum):
-    """In what an output disagrees."""
+    """How an output disagrees."""
 
     MISSING = "missing"
     DTYPE = "dtype"
@@ -70,7 +70,7 @@ class OutputRule:
 
     Attributes:
         tolerance: How far floats may be apart; without a meaning for other types.
-        scores: True where the last axis holds one score for each class, False where it does not, None to tell by the
+        scores: True if the last axis holds one score for each class, False if it does not, None to tell by the
             baseline's values. Only floats with two classes or more can be scores.
         strict_values: Scores must be within tolerance as well.
         top_k: How many of the highest classes are compared with each other, 1 or more.
@@ -96,25 +96,25 @@ class OutputComparison:
     """One output of the baseline beside the shadow's of the same name.
 
     Measures are taken over the elements that are finite on both sides. Where they cannot be taken (another shape or
-    type, strings that differ) they are NaN; where nothing differs they are 0, and `cosine` is 1.
+    type, strings that differ) they are NaN; if nothing differs they are 0, and `cosine` is 1.
 
     Attributes:
         name: The output's name.
-        kind: In what it disagrees; None where it agrees.
-        detail: The same in a short sentence without any value of a payload but differences; empty where it agrees.
+        kind: In what it disagrees; None if it agrees.
+        detail: The same in a short sentence without any value of a payload but differences; empty if it agrees.
         elements: Of the baseline's output.
         max_abs: Largest absolute difference.
-        max_rel: Largest difference relative to the baseline's value, where that is not zero.
+        max_rel: Largest difference relative to the baseline's value, if that is not zero.
         rmse: Root of the mean squared difference.
-        cosine: Of the angle between both, flattened; 1 for two zero vectors, 0 where only one is zero.
+        cosine: Of the angle between both, flattened; 1 for two zero vectors, 0 if only one is zero.
         differing: Elements beyond tolerance, or NaN or infinite on one side only; of exact outputs, unequal ones.
-        top1: Share of rows (all but the last axis) with the same winner, ties within tolerance included; None where
+        top1: Share of rows (all but the last axis) with the same winner, ties within tolerance included; None if
             the output is not scores.
         top_k: Share of the shadow's k highest classes that are among the baseline's k highest, mean over the rows,
-            k = min(rule's top_k, classes); None where the output is not scores.
+            k = min(rule's top_k, classes); None if the output is not scores.
         margin: By how much the baseline's winner leads the shadow's winner in the baseline's scores, in the
-            disagreeing row where that is most; None where no row disagrees.
-        severity: Orders disagreements, higher is worse; 0 where it agrees. A value beyond tolerance is 1 to 2 by how
+            disagreeing row where that is most; None if no row disagrees.
+        severity: Orders disagreements, higher is worse; 0 if it agrees. A value beyond tolerance is 1 to 2 by how
             many times the tolerance it is off, another winner 2 to 3 by the margin, unequal elements 2 to 3 by their
             share, NaN or infinity on one side 3 to 4 by their share, and another form infinite.
     """
@@ -135,7 +135,7 @@ class OutputComparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether nobody would call the two outputs different."""
+        """Whether the two outputs agree."""
         return self.kind is None
 
 
@@ -161,12 +161,12 @@ class AnswerComparison:
 
     @property
     def severity(self) -> float:
-        """That of the worst output; 0 where all agree."""
+        """That of the worst output; 0 if all agree."""
         return max((output.severity for output in self.outputs), default=0.0)
 
     @property
     def worst(self) -> OutputComparison | None:
-        """The most severe disagreement, the first of equals; None where all agree."""
+        """The most severe disagreement, the first of equals; None if all agree."""
         disagreeing = [output for output in self.outputs if output.kind is not None]
         return max(disagreeing, key=lambda output: output.severity, default=None)
 

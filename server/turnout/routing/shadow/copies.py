@@ -1,4 +1,4 @@
-"""What a lane is given: copies of requests with the answers that they are compared with."""
+"""Copies of requests, with the baseline's answers that they are compared with."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class Pair:
 
 
 def trace_copy(pair: Pair, copy: Copy, outcome: CopyOutcome, error: TurnoutError | None = None) -> None:
-    """Has a span made of a copy that was dealt with, where its request is traced."""
+    """Makes a span of a copy that was run or dropped, if its request is traced."""
     trace = copy.trace
     if trace is None or not trace.sampled:
         return

@@ -31,7 +31,7 @@ class ArrayDifference:
         measures: max_abs, max_rel, rmse and cosine, of the elements that are finite in both.
         beyond: Elements beyond tolerance.
         stray: Elements that are not finite in one array and not the same in the other.
-        times: The largest quotient of a difference and its tolerance, of the elements beyond it; 0 where none is.
+        times: The largest quotient of a difference and its tolerance, of the elements beyond it; 0 if none is.
         finite: All elements of both are.
     """
 
@@ -170,7 +170,7 @@ def rank(expected: Array, actual: Array, tolerance: Tolerance, top_k: int, seen:
 
 
 def _leads(x: _Floats, y: _Floats, tolerance: Tolerance) -> _Floats:
-    """By how much the winner of each row of `x` leads that of `y` in `x`; 0 where they tie in `x` or in `y`."""
+    """By how much the winner of each row of `x` leads that of `y` in `x`; 0 if they tie in `x` or in `y`."""
     row, first, second = np.arange(len(x)), x.argmax(axis=1), y.argmax(axis=1)
     x_first, x_second, y_first, y_second = x[row, first], x[row, second], y[row, first], y[row, second]
     # The larger score's tolerance on either side: then two rows whose values are all within tolerance always tie.

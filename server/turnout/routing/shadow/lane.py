@@ -52,7 +52,7 @@ class LaneDependencies:
     """What a lane works with.
 
     Attributes:
-        find: Returns the handle of one of the model's versions, None where it is not Ready.
+        find: Returns the handle of one of the model's versions, None if it is not Ready.
         runner_for: Makes what runs copies on a version; may take as long as a load. Called with the handle and whether
             it is the shadow's, or the baseline's for its noise.
         rules: Returns how each output is compared.
@@ -95,7 +95,7 @@ class Lane:
         self._dispatcher = asyncio.create_task(self._dispatch(), name=f"shadow {pair.model}@{pair.shadow}")
 
     def has_place(self) -> bool:
-        """Tells whether one more copy may wait; counts it as dropped where it may not.
+        """Tells whether one more copy may wait; counts it as dropped if it may not.
 
         Asked before there is a copy: a lane that sheds should cost the live path next to nothing.
         """
@@ -108,7 +108,7 @@ class Lane:
         return False
 
     def offer(self, copy: Copy) -> None:
-        """Queues a copy where `has_place`, or drops and counts it where it holds too much."""
+        """Queues a copy if `has_place`, or drops and counts it if it holds too much."""
         if self._queue and self._queued_bytes + copy.nbytes > self._settings.max_queue_bytes:
             self.ledger.drop("queue_bytes")
         else:
@@ -122,7 +122,7 @@ class Lane:
         return len(self._running)
 
     async def close(self, reason: str, bound: float) -> None:
-        """Takes nothing any more, drops what waits, and waits at most `bound` seconds for what runs."""
+        """Accepts no more copies, drops those that wait, and waits at most `bound` seconds for those that run."""
         self._shut(reason)
         self._dispatcher.cancel()
         if self._running:
@@ -247,7 +247,7 @@ class Lane:
         return [name for name in copy.names if handle.manifest.signature.output(name) is not None]
 
     async def _runner(self, handle: VersionHandle, for_shadow: bool) -> CopyRunner:
-        """Returns what runs copies on a version; made at first use, and again where the version was loaded anew.
+        """Returns what runs copies on a version; made at first use, and again if the version was loaded anew.
 
         Raises:
             NotLoaded: The lane was closed meanwhile: what it would make, nobody would close.
@@ -317,7 +317,7 @@ _OUTCOMES = {
 
 
 def _trouble(runner: "asyncio.Future[CopyRunner]") -> str:
-    """Returns why a runner can run nothing, "" where it can or is still being made."""
+    """Returns why a runner can run nothing, "" if it can or is still being made."""
     if not runner.done() or runner.cancelled():
         return ""
     if (error := runner.exception()) is not None:

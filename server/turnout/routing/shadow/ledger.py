@@ -1,4 +1,4 @@
-"""What came of one shadow's comparisons with one baseline. Owned by the event loop."""
+"""The results of one shadow's comparisons with one baseline. Owned by the event loop."""
 
 import heapq
 import itertools
@@ -141,7 +141,7 @@ class Ledger:
 
     @property
     def agreement(self) -> float | None:
-        """Share of the compared copies that agree, with what the baseline does to itself taken off."""
+        """Share of the compared copies that agree, with the baseline's own noise subtracted."""
         return self._agreement.value if self.compared else None
 
     @property
@@ -162,7 +162,7 @@ class Ledger:
         """Counts a comparison, `lag` seconds after the live answer.
 
         Returns:
-            True where it is one of the worst so far, and its Disagreement should be kept.
+            True if it is one of the worst so far, and its Disagreement should be kept.
         """
         self.compared += 1
         self.recorder.lag.observe(lag)
@@ -181,7 +181,7 @@ class Ledger:
         return not comparison.agrees and self._among_worst(comparison.severity)
 
     def keep(self, disagreement: Disagreement) -> None:
-        """Keeps one of the worst disagreements; the least of them goes where there are more than may be kept."""
+        """Keeps one of the worst disagreements; the least of them goes if there are more than may be kept."""
         item = (disagreement.comparison.severity, next(self._numbers), disagreement)
         if len(self._worst) < self._keep_worst:
             heapq.heappush(self._worst, item)
@@ -214,11 +214,11 @@ class Ledger:
 
     @property
     def incomparable(self) -> str:
-        """Why nothing is left to compare, in a sentence; "" where something is."""
+        """Why nothing is left to compare, in a sentence; "" if something is."""
         return self.noise.nothing_left(self.outputs.keys())
 
     def bad(self, sample: ShadowSample, allowed: float) -> bool:
-        """Tells whether a sample counts against the shadow, with what the baseline does to itself taken off.
+        """Tells whether a sample counts against the shadow, with the baseline's own noise subtracted.
 
         Args:
             sample: One of `samples`.

@@ -1,4 +1,4 @@
-"""What the baseline does to itself, taken off what a shadow seems to do. Pure.
+"""The baseline's own noise, which is subtracted from a shadow's disagreement. Pure.
 
 A model that draws random numbers differs from itself, and so does one whose kernels do not sum in the same order each
 time. Copies are run on the baseline once more, and outputs that differ there are *noisy*.
@@ -91,7 +91,7 @@ class Noise:
         return (number * _GOLDEN) % 1.0 < allowed / (self.rate + allowed)
 
     def nothing_left(self, outputs: Collection[str]) -> str:
-        """Returns in a sentence why nothing can be compared, "" where something can.
+        """Returns in a sentence why nothing can be compared, "" if something can.
 
         Args:
             outputs: All that were compared.

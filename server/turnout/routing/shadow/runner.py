@@ -60,7 +60,7 @@ class ThreadRunner:
         self._stops: set[Stop] = set()
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the shadow once; ends the run where it takes longer than it may."""
+        """Runs the shadow once; ends the run if it takes longer than it may."""
         stop = Stop()
         session = self._session
         self._stops.add(stop)
@@ -75,7 +75,7 @@ class ThreadRunner:
                 running.add_done_callback(_forget)
                 raise ModelTimedOut(self.broken)
         finally:
-            stop()  # where the lane was cancelled meanwhile, nobody waits for the run
+            stop()  # if the lane was cancelled meanwhile, nobody waits for the run
             self._stops.discard(stop)
         return running.result()
 
@@ -133,7 +133,7 @@ class ProcessRunner:
         return values
 
     def _running_child(self) -> IsolatedSession:
-        """Returns the child, started where it is not there or has died."""
+        """Returns the child, started if it is not there or has died."""
         if self._closed:
             raise ModelCrashed(_CLOSED)
         if (child := self._child) is not None:

@@ -26,6 +26,7 @@ from turnout.serving.isolation.pool import ChildPool
 from turnout.serving.isolation.session import ChildResources, IsolatedSession
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
+from turnout.serving.tensorrt.fallback import allowance
 from turnout.serving.versions.catalog import Catalog
 from turnout.serving.versions.handle import VersionHandle
 from turnout.telemetry.metrics.versions import Metrics
@@ -35,6 +36,7 @@ _ENDED = "ended"
 _MAX_ENDED = 64
 """Pairs that are remembered after their shadow went, so that what came of it can still be read."""
 
+_START_SECONDS = 60.0
 _CLOSE_SECONDS = 1.0
 
 
@@ -77,7 +79,7 @@ class Shadows:
         self._hooks = {name: _hook(name) for name in {settings.shadow.redact, *_own_hooks(settings)} if name}
 
     def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
-        """Brings a model's lanes in line with its policy; returns who is to be told of the baseline's answers."""
+        """Opens and closes a model's lanes as its policy says; returns the observer of the baseline's answers."""
         shadows = policy.shadows if policy is not None and not self._stopped else ()
         baseline = str(policy.baseline) if policy is not None else ""
         wanted = {Pair(model, str(s.version), baseline): s.rate for s in shadows}
@@ -167,16 +169,23 @@ class Shadows:
 
             def start() -> IsolatedSession:
                 child = IsolatedSession(
-                    model, manifest.signature, shared.providers, shared.device_id, runtime, resources
+                    model, manifest.signature, shared.providers, shared.device_id, runtime, resources, shared.tensorrt
                 )
-                child.start()
+                engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
+                child.start(timeout=_START_SECONDS + engines)
                 return child
 
             return ProcessRunner(name, start, settings.timeout_s)
         session = shared
         if own_arena:
             session = await self._loading.run(
-                Session, model, manifest.signature, shared.providers, shared.device_id, runtime
+                Session,
+                model,
+                manifest.signature,
+                shared.providers,
+                shared.device_id,
+                runtime,
+                tensorrt=shared.tensorrt,
             )
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)
 

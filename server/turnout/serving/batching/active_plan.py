@@ -1,4 +1,4 @@
-"""How a version's requests are put together now: as was proved, until a run shows otherwise. Pure."""
+"""How a version's requests are batched now: as proved, until a run shows otherwise. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,11 +26,11 @@ class PlanInForce:
     _shared: dict[tuple[Line, str], Array] = field(default_factory=dict)
 
     def demote(self, fault: str) -> None:
-        """Has no requests put together from now on. May be called twice."""
+        """Batches no requests from now on. May be called twice."""
         self.plan = replace(self.plan, max_rows=0, reason=f"unbatched: demoted at run time: {fault}")
 
     def may_join(self, line: Line, outputs: Iterable[str]) -> bool:
-        """Tells whether requests of a line may share a run: it is known by now what all of them would be given whole.
+        """Tells whether requests of a line may share a run: outputs that all would get whole are known by now.
 
         Until then they run by themselves, and `check` learns it.
         """
@@ -38,7 +38,7 @@ class PlanInForce:
         return self.plan.max_rows >= 2 and all((line, name) in self._shared for name in whole)
 
     def check(self, line: Line, outputs: Mapping[str, Array]) -> None:
-        """Holds the outputs that every request of a run is given whole against those of earlier runs of its line.
+        """Compares the outputs that every request of a run gets whole with those of earlier runs of its line.
 
         Such an output may depend on what the line's requests have in common, such as a sampling rate, and on nothing
         else. So it is the same in each of the line's runs, of one request or of many.

@@ -1,4 +1,4 @@
-"""What a version answers to one request of a batch."""
+"""A version's answer to one request of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class BatchedAnswer:
         outputs: Its own, in the order asked for.
         queue_seconds: From admission to the start of the run.
         compute_seconds: Of the whole batch.
-        batch_rows: Of the whole batch; 0 where the version is unbatched.
+        batch_rows: Of the whole batch; 0 if the version is unbatched.
         batch_requests: Requests that ran together.
         started: `time.monotonic()` when the run started.
     """

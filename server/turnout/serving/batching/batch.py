@@ -22,14 +22,14 @@ Line = tuple[Hashable, ...]
 
 
 class BatchSizeMismatch(Exception):
-    """A run of several requests gave an output whose size is not the sum of theirs: whose rows are whose is unknown."""
+    """A shared run gave an output of the wrong size: nobody knows which rows belong to which request."""
 
 
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
     """Returns the line that a request waits in, and its rows.
 
     Returns:
-        None where the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
+        None if the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
         rows, it has no rows, an input outside the batch is too large to compare, or its sizes are not among those that
         it is proved for: dimensions of one symbol differ.
     """
@@ -65,7 +65,7 @@ class Lines:
         self._known: dict[object, tuple[BatchPlan, Line | None, int, int]] = {}
 
     def of(self, plan: BatchPlan, inputs: Mapping[str, Array], kind: object) -> tuple[BatchPlan, Line | None, int, int]:
-        """Returns the plan, and by it a request's line, None where it runs alone, its rows, and its inputs' bytes.
+        """Returns the plan, and by it a request's line, None if it runs alone, its rows, and its inputs' bytes.
 
         Args:
             plan: In force.

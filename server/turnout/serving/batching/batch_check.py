@@ -32,7 +32,7 @@ _TEXTS = np.array(["turnout", "the", "", "A", "siding", "Ünïcode"], dtype=obje
 
 
 class BatchDifference(Exception):
-    """Rows together are answered otherwise than alone.
+    """Rows are answered differently together than alone.
 
     Attributes:
         mixes: A row's answer depends on its company; else the run could not be made or its sizes do not add up.

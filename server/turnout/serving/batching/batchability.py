@@ -27,13 +27,13 @@ class BatchPlan:
     """How a version's requests are put together.
 
     Attributes:
-        max_rows: Most rows in a batch; 0 where requests run one at a time.
+        max_rows: Most rows in a batch; 0 if requests run one at a time.
         input_axes: The axis along which each batched input grows; an input not named is the same for a whole batch.
         output_axes: The axis along which each batched output grows; an output not named is given to every request.
         reason: Why it is so, in words.
-        sample: Inputs of one row that the model runs on, for warm-up; None where none were found.
+        sample: Inputs of one row that the model runs on, for warm-up; None if none were found.
         mixes: A batch ran, and its rows were answered otherwise than alone.
-        sizes: Other dimensions for which that is so; None where it is so for all.
+        sizes: Other dimensions for which that is so; None if it is so for all.
         equal: Dimensions (input, axis) that have to be equal for that to be so, in groups: those that bear one symbol.
     """
 
@@ -146,7 +146,7 @@ class _AxesAttempt:
         return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal())
 
     def _equal(self) -> list[list[tuple[str, int]]]:
-        """Returns the dimensions that the proof takes for equal; nothing else holds a request to it."""
+        """Returns the dimensions that the proof assumes to be equal; nothing else checks that of a request."""
         required = [spec for spec in self.manifest.signature.inputs if not spec.has_default]
         groups = shared_symbols(Signature(tuple(required), ())).values()
         beside = [[(name, axis) for name, axis in group if self.input_axes.get(name) != axis] for group in groups]

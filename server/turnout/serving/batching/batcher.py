@@ -1,4 +1,4 @@
-"""One version's queue and runner threads: a batch is formed when a runner gets free, out of what waits then.
+"""One version's queue and runner threads: a free runner forms a batch of the requests that wait.
 
     event loop:     submit -> queue (bounded in requests and bytes)          future <- hand back, in groups
     runner thread:            take a batch of one shape -> join -> run -> split -^
@@ -239,7 +239,7 @@ class Batcher:
     # What follows is called with the lock held, by the event loop or a runner.
 
     def _call_runner(self, due: float | None = None) -> None:
-        """Has a runner look at the queue, where one has reason to.
+        """Has a runner look at the queue, if one has reason to.
 
         Args:
             due: When a line can be taken; None for now. Until then it is enough that somebody keeps the time.
@@ -302,7 +302,7 @@ class Batcher:
                     self._wait(runner, max_rows)
 
     def _wait(self, runner: _Runner, max_rows: int) -> None:
-        """Waits until the runner is called, or until a held line is due where no other keeps the time."""
+        """Waits until the runner is called, or until a held line is due if no other keeps the time."""
         due = None if self._timekeeper is not None else self._queue.due(max_rows)
         if due is None:
             self._idle_until_called(runner)
@@ -360,7 +360,7 @@ class Batcher:
             return _Outcome([pending], pending.rows, [failure])
 
     def _run_together(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome | None:
-        """Returns None where each request has to run by itself: one bad request fails no other client's, and of a
+        """Returns None if each request has to run by itself: one bad request fails no other client's, and of a
         version that was seen to mix rows no joined run is believed.
         """
         line, names = batch[0].line, {name for pending in batch for name in pending.outputs}
@@ -405,7 +405,7 @@ class Batcher:
         )
 
     def _end(self, runner: _Runner, trouble: BaseException | None) -> None:
-        """Answers what the runner took and did not answer, and hands the rest of the queue on."""
+        """Answers requests that a dying runner took, and hands the rest of the queue on."""
         left: list[_Pending] = list(runner.in_hand)
         with self._lock:
             self._runners.discard(runner)

@@ -1,4 +1,4 @@
-"""Hands what runner threads have for the event loop over to it in groups: one wake-up for all that came meanwhile.
+"""Hands calls from runner threads to the event loop in groups: one wake-up for all that wait.
 
 Each wake-up of asyncio's own loop is a system call of the thread and a turn of the loop. libuv puts wake-ups together
 itself (`uv_async_send`), and what is handed to it goes the shorter way

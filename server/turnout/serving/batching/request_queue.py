@@ -41,7 +41,7 @@ class QueuedRequest:
         outputs: Names of the outputs wanted.
         rows: That it adds to a batch.
         nbytes: Of its inputs.
-        line: What it has to have in common with those it shares a run with; None where it runs alone.
+        line: What it has to have in common with those it shares a run with; None if it runs alone.
         deadline: When its answer is worth nothing any more, seconds of the caller's clock; None for never.
         admitted: When it came, on that clock.
     """
@@ -122,7 +122,7 @@ class RequestQueue(Generic[R]):
                 del self._lines[key]
 
     def held_until(self, request: R) -> float:
-        """Returns until when a request may be held for company."""
+        """Returns until when a request may wait for a fuller batch."""
         if not self._max_delay or request.line is None:
             return request.admitted
         left = math.inf if request.deadline is None else request.deadline - request.admitted
@@ -136,15 +136,15 @@ class RequestQueue(Generic[R]):
         return everything
 
     def take(self, now: float, max_rows: int, *, hold: bool = True) -> list[R]:
-        """Takes out what one run may hold of the first line that is ready, which then waits its turn again.
+        """Takes as many requests of the first ready line as one run may hold; the line then waits its turn again.
 
         Args:
             now: The time.
             max_rows: Most rows of a batch; a request that has more runs alone.
-            hold: False where no line is held for company.
+            hold: False if no line is held for company.
 
         Returns:
-            Requests of one line, the first come first, without those whose deadline passed; [] where no line is ready.
+            Requests of one line, the first come first, without those whose deadline passed; [] if no line is ready.
         """
         while (key := self._ready(now, max_rows, hold=hold)) is not None:
             line = self._lines[key]
@@ -159,7 +159,7 @@ class RequestQueue(Generic[R]):
         return []
 
     def due(self, max_rows: int) -> float | None:
-        """Returns when the first line is ready, which may have been long ago; None where nothing waits."""
+        """Returns when the first line is ready, which may have been long ago; None if nothing waits."""
         return min((self._due(line, max_rows) for line in self._lines.values()), default=None)
 
     def _ready(self, now: float, max_rows: int, *, hold: bool) -> Line | R | None:

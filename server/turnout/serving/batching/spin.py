@@ -1,4 +1,4 @@
-"""How an idle runner waits: it looks for a request for some microseconds before it sleeps, where that has been of use.
+"""How an idle runner waits: it looks for a request for some microseconds before it sleeps, if that has been of use.
 
 To wake a thread takes the event loop a system call and the thread a trip through the scheduler: 10 to 60 microseconds,
 as long as a small model runs on a GPU. A runner that looks is there at once. Each look gives the interpreter's lock

@@ -25,9 +25,9 @@ class WarmUp:
     """What warm-up found.
 
     Attributes:
-        seconds_by_rows: The quickest run of each batch size, in seconds; empty where there was nothing to run.
+        seconds_by_rows: The quickest run of each batch size, in seconds; empty if there was nothing to run.
         bytes_per_row: Size of the inputs of one row.
-        warning: Why there was nothing to run, or why a batch size could not be; "" where all went well.
+        warning: Why there was nothing to run, or why a batch size could not be; "" if all went well.
     """
 
     seconds_by_rows: Mapping[int, float] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def warm_up(
 
 
 def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
-    """Returns `plan` with as many rows as pay by the times of `warmth`: larger batches would only add latency."""
+    """Returns `plan` with the most rows that are faster by the times of `warmth`: more would only add latency."""
     times = warmth.seconds_by_rows
     if plan.max_rows < 2 or len(times) < 2:
         return plan
@@ -92,7 +92,7 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
 
 
 def best_rows(seconds_by_rows: Mapping[int, float]) -> int:
-    """Returns the largest batch size whose rows are worth their company, from the times of sizes in ascending order."""
+    """Returns the largest batch size that is faster, from the times of sizes in ascending order."""
     best = 1
     for rows, seconds in seconds_by_rows.items():
         if seconds / rows <= _WORTHWHILE * seconds_by_rows[best] / best:

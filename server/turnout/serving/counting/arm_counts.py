@@ -41,7 +41,7 @@ from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 
 _OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
-"""What the model did with a request, where another version may do better."""
+"""What the model did with a request, if another version may do better."""
 
 _ENDED = (ModelCrashed, ModelTimedOut)
 """What ended a process or a run: it is not tried on the baseline."""
@@ -89,7 +89,7 @@ class ArmMeter:
             slot: Of its key; `NO_SLOT` without one.
 
         Returns:
-            The meter, the counts that the request belongs to, and its slot, or `NO_SLOT` where that has no room.
+            The meter, the counts that the request belongs to, and its slot, or `NO_SLOT` if that has no room.
         """
         counts = self.counts
         counts.admitted += 1

@@ -24,7 +24,7 @@ LATE_SECONDS = 2.0
 """A request that takes longer than this, and than every threshold, is an error whatever comes of it."""
 
 LATE_UNTIMED_SECONDS = 10.0
-"""The same where no threshold is known."""
+"""The same if no threshold is known."""
 
 
 def failure_marks(code: str) -> int:
@@ -168,7 +168,7 @@ class KeyedCounts:
         rules: What counted.
         admitted: All, with their slots alone.
         ended: Those that ended before the close.
-        blamed: Those of them whose fault was found out later, with `ERROR`, and `BAD` where that was news.
+        blamed: Those of them whose fault was found out later, with `ERROR`, and `BAD` if that was news.
         replayed: Those of them that the baseline ran as well, with `ERROR` and `BAD` where it failed them, and `BAD`
             alone where it stalled.
     """

@@ -28,7 +28,7 @@ class GraphPlan:
     """What is captured.
 
     Attributes:
-        buckets: Rows of each graph, ascending; () where nothing is captured.
+        buckets: Rows of each graph, ascending; () if nothing is captured.
         reason: Why it is so, in words.
         shapes: Of each input, with one row.
         input_axes: The axis that rows are along, of each input that has rows.
@@ -42,7 +42,7 @@ class GraphPlan:
     output_axes: Mapping[str, int] = field(default_factory=dict)
 
     def rows_of(self, inputs: Mapping[str, Array]) -> int | None:
-        """Returns the rows of inputs that a graph may run; None where their names or shapes are others than captured.
+        """Returns the rows of inputs that a graph may run; None if their names or shapes are others than captured.
 
         Inputs without rows count as one.
         """
@@ -64,7 +64,7 @@ class GraphPlan:
         return 1 if rows is None else rows
 
     def bucket(self, rows: int) -> int | None:
-        """Returns the rows of the smallest graph that holds so many; None where none does, or there are none."""
+        """Returns the rows of the smallest graph that holds so many; None if no graph does."""
         index = bisect.bisect_left(self.buckets, rows)
         return self.buckets[index] if rows >= 1 and index < len(self.buckets) else None
 

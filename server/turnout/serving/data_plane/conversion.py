@@ -21,9 +21,9 @@ class ConversionThread:
         self._thread = Threads("conversion")
 
     async def run(self, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what `convert` returns. Whoever gives up before its turn came costs nothing."""
+        """Returns what `convert` returns. A caller that gives up before its turn costs nothing."""
         return await self._thread.run(convert, *args, **kwargs)
 
     def close(self) -> None:
-        """Ends the thread; what has not begun is given up, and what has begun holds no process's end up."""
+        """Ends the thread; waiting work is dropped, and running work does not delay the process's end."""
         self._thread.shutdown()

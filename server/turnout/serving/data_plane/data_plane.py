@@ -67,7 +67,7 @@ class RequestTelemetry:
         metrics: Counts those that reach no version.
         access: Logs them.
         code_of: Name of the status code that an error becomes; the protocols' one table.
-        tracer: Traces them; None where tracing is off.
+        tracer: Traces them; None if tracing is off.
     """
 
     metrics: Metrics
@@ -81,7 +81,7 @@ class DataPlane:
 
     Attributes:
         draining: Set by `drain`; what is long-lived on a connection ends then.
-        authority: Says who may run which model; None where everybody is taken at their word.
+        authority: Says who may run which model; None if everybody is taken at their word.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class DataPlane:
             catalog: Tells which model names are real ones.
             telemetry: Counts, logs and traces requests.
             conversions: Decodes and encodes what is large.
-            authority: Says who may run which model; None where everybody is taken at their word.
-            on_demand: Has versions loaded that requests ask for; None where none are.
+            authority: Says who may run which model; None if everybody is taken at their word.
+            on_demand: Has versions loaded that requests ask for; None if none are.
         """
         self._router = router
         self._catalog = catalog
@@ -117,7 +117,7 @@ class DataPlane:
         self.draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Has what is long-lived on a connection end. No new request comes then: listeners refuse them."""
+        """Ends what is long-lived on a connection, such as streams. Listeners refuse new requests by then."""
         self.draining.set()
 
     async def answer(self, exchange: InferenceExchange[T]) -> T:
@@ -126,7 +126,7 @@ class DataPlane:
         return await done.finish() if isinstance(done, Pending) else done
 
     def begin(self, exchange: InferenceExchange[T]) -> T | Pending[T]:
-        """Answers a request if nothing has to be waited for; else returns what is to be finished."""
+        """Answers a request if it need not wait; otherwise returns what `finish` needs."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         if exchange.heavy:
             return Pending(self, exchange, trace)
@@ -160,7 +160,7 @@ class DataPlane:
         return None
 
     def refuse(self, exchange: InferenceExchange[T], error: TurnoutError) -> T:
-        """Returns the refusal of a request that its protocol could not even hand in; it is counted like others."""
+        """Returns the refusal of a request that its protocol could not read; it is counted like others."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         return self._undecoded(exchange, trace, error)
 
@@ -203,7 +203,7 @@ class DataPlane:
     async def _infer(
         self, pending: Pending[Any], request: InferenceRequest, trace: Trace | None
     ) -> tuple[Sequence[str], BatchedAnswer]:
-        """Runs a request on a runner, after its version was loaded for it where that has to be.
+        """Runs a request on a runner, after its version was loaded for it if that has to be.
 
         Raises:
             TurnoutError: As `Router.route`, `OnDemand.loaded` and `VersionHandle.infer`.
@@ -371,7 +371,7 @@ class DataPlane:
         self._access.failed(request, route, code, took, error, trace)
 
     def _traced(self, tracer: Tracer, exchange: InferenceExchange[Any]) -> Trace | None:
-        """Returns the trace of a request that begins; None where nothing is to be noted of it."""
+        """Returns the trace of a request that begins; None if nothing is to be noted of it."""
         trace = tracer.begin(exchange.operation, exchange.parent())
         if trace is not None and trace.sampled and exchange.details:
             trace.details = exchange.details

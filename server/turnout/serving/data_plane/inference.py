@@ -55,14 +55,14 @@ class Route:
     Attributes:
         entry: The version; it is Ready.
         role: How it came to answer.
-        epoch: Of the model's routing policy; 0 where it never had one.
+        epoch: Of the model's routing policy; 0 if it never had one.
         handle: Of the entry.
         recorder: Counts what the version does in that role.
-        observer: Is told of the answers; None where nobody wants to know.
+        observer: Is told of the answers; None if nobody wants to know.
         lane: Queue of the version that it goes through: "" for the one that everybody shares.
         warning: What the caller should know; "" for nothing.
-        slot: Returns the slot of a routing key; None where keys play no part in the route.
-        history: Where the version's requests with a key are logged by slot; None where they are not.
+        slot: Returns the slot of a routing key; None if keys play no part in the route.
+        history: Where the version's requests with a key are logged by slot; None if they are not.
         memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
     """
 
@@ -89,7 +89,7 @@ class Route:
         warning: str = "",
         slots: SlotFinder | None = None,
     ) -> Self:
-        """Makes the route to a version that is Ready; `slots` finds those of keys, where these play a part."""
+        """Makes the route to a version that is Ready; `slots` finds those of keys, if these play a part."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
         recorder = handle.recorder.role(role)
@@ -176,7 +176,7 @@ class InferenceExchange(Protocol[T_co]):
 
     @property
     def caller(self) -> Caller | None:
-        """Who calls; None where nobody asked."""
+        """Who calls; None if nobody asked."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Runs requests that went badly on a canary once more on the baseline, off the path: whose fault it was.
+"""Runs requests that failed on a canary once more on the baseline, after the answer, to find out whose fault it was.
 
 A request that goes as badly on the baseline says nothing about the canary. One runs at a time, in a lane of its own,
 and only so many wait: a canary that fails everything must not become load on the baseline.
@@ -99,7 +99,7 @@ class ReplayedBaseline:
 
 
 async def _replayed(handle: VersionHandle, request: FailedRequest) -> Replayed | None:
-    """Returns what a version makes of a request; None if it did not get to it."""
+    """Returns what a version answers to a request; None if it did not run."""
     began = time.monotonic()
     try:
         _, answer = await handle.infer(request.inputs, request.outputs, began + _SECONDS, _LANE)

@@ -52,7 +52,7 @@ class RunAttempts:
 
 
 def last_attempt(scratch: Path) -> str:
-    """Returns what a child that died had begun and not finished; "" where that was nothing that may be left out."""
+    """Returns what a child that died had begun and not finished; "" if that was nothing that may be left out."""
     try:
         what = (scratch / _FILE).read_text()
         (scratch / _FILE).unlink()

@@ -48,13 +48,13 @@ class InputLimits:
             raise beyond(field, self.tensors, f"{count}", "max_tensors")
 
     def check_name(self, field: str, name: str) -> None:
-        """Raises InvalidTensor where a name is too long; one that cannot be is not encoded to find that out."""
+        """Raises InvalidTensor if a name is too long; one that cannot be is not encoded to find that out."""
         size = len(name)
         if size > self.name_bytes // 4 and (size > self.name_bytes or len(name.encode()) > self.name_bytes):
             raise beyond(field, self.name_bytes, "more", "max_name_bytes", "bytes")
 
     def check_rank(self, field: str, rank: int) -> None:
-        """Raises InvalidTensor where a shape has too many dimensions."""
+        """Raises InvalidTensor if a shape has too many dimensions."""
         if rank > self.rank:
             raise beyond(field, self.rank, f"{rank}", "max_rank", "dimensions")
 

@@ -1,4 +1,4 @@
-"""Finds inputs that a version runs on: of a golden case where there is one, else made up."""
+"""Finds inputs that a version runs on: of a golden case if there is one, else made up."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +25,9 @@ class SampleInputs:
     """Inputs of one row that a version runs on.
 
     Attributes:
-        inputs: By name; None where none were found.
-        recipe: How they were made up; None where they are of a golden case.
-        trouble: What the version said to the last that were tried, where none were found.
+        inputs: By name; None if none were found.
+        recipe: How they were made up; None if they are of a golden case.
+        trouble: What the version said to the last that were tried, if none were found.
         deadly: Nothing that was tried could be run to an end.
     """
 

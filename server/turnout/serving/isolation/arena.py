@@ -65,7 +65,7 @@ class Arena:
         return os.open(f"/proc/self/fd/{self.fd}" if sys.platform == "linux" else f"/dev/fd/{self.fd}", os.O_RDONLY)
 
     def room(self, nbytes: int) -> mmap.mmap:
-        """Returns memory for a message of `nbytes` to be written, grown where it has to be.
+        """Returns memory for a message of `nbytes` to be written, grown if it has to be.
 
         Raises:
             ArenaFull: It is more than the arena may hold.

@@ -95,6 +95,7 @@ def _session(job: Mapping[str, Any]) -> Session:
         job["providers"],
         job["device_id"],
         SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.sessions.session` on the import
+        tensorrt=job["tensorrt"],
     )
     limit = job["memory_limit"]
     if limit and session.device == "cpu":

@@ -1,7 +1,7 @@
 """What a server and the child process of a version say to each other.
 
     server   request: what to run, on which tensors ---------------->  child
-             <------------ answer: the outputs' tensors, or why there are none
+             <------------ answer: the outputs' tensors, or the error
 
 A frame (`turnout.serving.sandbox.messages`) holds names, dtypes and shapes. The elements lie in an `Arena`, each
 tensor's at the next multiple of 64 bytes. Strings lie there as their lengths (uint32) and then their

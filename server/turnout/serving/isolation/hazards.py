@@ -107,7 +107,7 @@ class _Known:
 
     Attributes:
         origin: Where its values come from.
-        values: Those that it has, where it is constant and small: its elements, in any order and number.
+        values: Those that it has, if it is constant and small: its elements, in any order and number.
         positive: All are more than 0, wherever they come from.
     """
 
@@ -230,7 +230,7 @@ def _either(branches: Sequence[_Known]) -> _Known:
 
 
 def _clips_to_positive(node: Node, scope: _Scope) -> bool:
-    """Tells whether both bounds are above 0: the upper one holds where it is below the lower one."""
+    """Tells whether both bounds are above 0: the upper one holds if it is below the lower one."""
     low, high = _input(node, 1), _input(node, 2)
     return bool(low) and _all_positive(scope.known(low)) and (not high or _all_positive(scope.known(high)))
 
@@ -369,7 +369,7 @@ def _loop(node: Node, scope: _Scope) -> str:
 
 
 def _regions(node: Node, scope: _Scope) -> str:
-    """Samples as many points of a region as it is large, where the number is not given."""
+    """Samples as many points of a region as it is large, if the number is not given."""
     if node.attributes.get("sampling_ratio", 0) == 0 and scope.known(_input(node, 1)).origin is Origin.VALUE:
         return f"takes as much memory as the regions in {_input(node, 1)} are large"
     return ""

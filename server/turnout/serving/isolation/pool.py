@@ -28,7 +28,7 @@ _TRIAL_DEATHS = 3
 """So many made-up inputs may crash a version while it is loaded; each of them costs a start."""
 
 _PATIENCE_SECONDS = 1.0
-"""How long a request waits for a child to be started again; it is refused where the next start is further off."""
+"""How long a request waits for a child to be started again; it is refused if the next start is further off."""
 
 
 @dataclass(slots=True)
@@ -102,6 +102,7 @@ class ChildPool(EndableRun):
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"
         self.device_id = 0
+        self.tensorrt: Mapping[str, str] = {}
 
     @property
     def pids(self) -> list[int]:
@@ -137,9 +138,10 @@ class ChildPool(EndableRun):
                 raise NotLoaded(f"{self._name} is being unloaded")
             first = self._children[0]
         self.providers, self.device, self.device_id = first.providers, first.device, first.device_id
+        self.tensorrt = first.tensorrt
 
     def serve(self, warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None) -> None:
-        """Says that the version is loaded: more children are started from now on where they are wanted.
+        """Says that the version is loaded: more children are started from now on if they are wanted.
 
         Args:
             warm_inputs: What each of them runs first, and the outputs wanted; None for nothing.
@@ -161,7 +163,7 @@ class ChildPool(EndableRun):
         return self._run(inputs, outputs, lambda: time.monotonic() > until)
 
     def run_unless(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
-        """Runs the model once; waits for a child where none is free.
+        """Runs the model once; waits for a child if none is free.
 
         Args:
             inputs: By name.
@@ -271,7 +273,7 @@ class ChildPool(EndableRun):
                 self._changed.notify_all()
 
     def _started(self, child: IsolatedSession) -> bool:
-        """Starts a child, as often as it takes; returns False where it shall not be started any more."""
+        """Starts a child, as often as it takes; returns False if it shall not be started any more."""
         while True:
             with self._starting:
                 if not self._wait_for_start():
@@ -306,7 +308,7 @@ class ChildPool(EndableRun):
             return  # requests will tell
 
     def _wait_for_start(self) -> bool:
-        """Waits until the next start is due; returns False where there is to be none."""
+        """Waits until the next start is due; returns False if there is to be none."""
         with self._changed:
             while not self._closed and (left := self._next_start - time.monotonic()) > 0:
                 self._changed.wait(left)

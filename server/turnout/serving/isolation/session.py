@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from turnout.config import Runtime
@@ -69,6 +70,7 @@ class IsolatedSession:
     Attributes:
         providers: Execution providers that the child's session really runs on; () before the first start.
         device: `cpu` or `cuda:N`.
+        tensorrt: As of `Session`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class IsolatedSession:
         device_id: int,
         runtime: Runtime,
         resources: ChildResources = DEFAULT_RESOURCES,
+        tensorrt: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Prepares; no process is started.
 
@@ -89,6 +92,7 @@ class IsolatedSession:
             device_id: Of a GPU provider.
             runtime: The model's settings.
             resources: That the child may take.
+            tensorrt: As `Session` takes it.
         """
         self._job = {
             "model": str(model),
@@ -98,10 +102,12 @@ class IsolatedSession:
             "runtime": runtime.model_dump(mode="json"),
             "memory_limit": resources.memory_limit,
             "priority": resources.priority,
+            "tensorrt": dict(tensorrt),
         }
         self.providers: tuple[str, ...] = ()
         self.device = "cpu"
         self.device_id = device_id
+        self.tensorrt = tensorrt
         self._busy = threading.Lock()
         self._closed = False
         self._requests: Arena | None = None
@@ -122,7 +128,7 @@ class IsolatedSession:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that is the child's alone; 0 where there is no child, or the system does not tell."""
+        """Memory that is the child's alone; 0 if there is no child, or the system does not tell."""
         return private_bytes(self.pid) if self.alive else 0
 
     def start(self, given_up: GivenUp = lambda: False, *, timeout: float = 60.0) -> None:

@@ -1,4 +1,4 @@
-"""Holds what a version was made to run with against the machine that is about to load it."""
+"""Compares the environment that a version declares with the machine that is about to load it."""
 
 from typing import Literal
 

@@ -30,15 +30,19 @@ from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decid
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
+from turnout.serving.loading.progress import LoadProgress, OnStage, ignore_stage
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.serving.sessions import providers
-from turnout.serving.sessions.cuda_driver import cuda_driver
-from turnout.serving.sessions.engine_cache import engine_cache_options
 from turnout.serving.sessions.io_binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.sessions.memory import used_bytes
 from turnout.serving.sessions.prepared_runner import PreparedRunner
 from turnout.serving.sessions.session import MakeRunner, Run, Session
+from turnout.serving.tensorrt.build import ENGINE_BUILDS
+from turnout.serving.tensorrt.engine_cache import engine_caches, keep_within, provider_options
+from turnout.serving.tensorrt.fallback import BUILDING, fallback
+from turnout.serving.tensorrt.precision import FULL, Precision, beforehand
+from turnout.serving.tensorrt.sessions import engine_sessions
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
@@ -56,19 +60,21 @@ class LoadedVersion:
     """A version in memory, warm.
 
     Attributes:
-        sessions: One for each device; none where the version is isolated.
+        sessions: One for each device; none if the version is isolated.
         runners: Makers of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
         plan: How requests are put together.
         warmth: What warm-up found.
         inline_bytes: Requests with at most so many bytes of inputs run in less than the configured threshold, and so on
-            the event loop itself; 0 where none do.
+            the event loop itself; 0 if none do.
         memory_bytes: What loading took, by device.
         seconds: What loading took.
-        pool: Its child processes, where it is isolated.
+        pool: Its child processes, if it is isolated.
         isolation: Where it runs, and why there.
         graphs: Which of its runs are captured as CUDA graphs, or why none are.
         in_force: How requests are put together while it serves; None for as `plan` says at first.
+        precision: How exactly it runs.
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
     """
 
     sessions: Sequence[Session]
@@ -83,6 +89,16 @@ class LoadedVersion:
     isolation: Isolation = IN_THIS_PROCESS
     graphs: GraphPlan = NO_GRAPHS
     in_force: PlanInForce | None = None
+    precision: Precision = FULL
+    tensorrt: str = ""
+
+    def discard(self) -> None:
+        """Frees everything of a version that never came into service."""
+        if self.pool is not None:
+            self.pool.close()
+        preparation.close(self.runners)
+        for session in self.sessions:
+            session.close()
 
     def free(self) -> None:
         """Gives back what was captured, and closes those sessions, once no run is under way; waits for threads."""
@@ -110,6 +126,7 @@ def load(
     on_loaded: Callable[[], None],
     supervision: Supervision,
     processes: Processes,
+    on_stage: OnStage = ignore_stage,
 ) -> LoadedVersion:
     """Brings a version into memory.
 
@@ -119,8 +136,9 @@ def load(
         settings: Of its model.
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
-        supervision: What its child processes are watched with, where it is isolated.
+        supervision: What its child processes are watched with, if it is isolated.
         processes: Starts what tries out inputs that had better not be tried in this process.
+        on_stage: Told of stages that may take minutes.
 
     Raises:
         NotTrusted: Nobody who is trusted signed it, and the settings require that.
@@ -137,10 +155,69 @@ def load(
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
     names = _providers(runtime)
+    into_memory = functools.partial(
+        _into_memory, directory, published, settings, warmup_runs, supervision, processes, began
+    )
+    if names[0] == providers.TENSORRT:
+        return _with_engines(published, runtime, names, into_memory, LoadProgress(on_loaded, on_stage))
+    return into_memory(names, on_loaded)
+
+
+def _with_engines(
+    published: Published,
+    runtime: Runtime,
+    names: Sequence[str],
+    into_memory: Callable[[Sequence[str], Callable[[], None]], LoadedVersion],
+    progress: LoadProgress,
+) -> LoadedVersion:
+    """Brings a version into memory whose engines TensorRT builds, or else with the providers that come next.
+
+    Raises:
+        TurnoutError: As `load`.
+    """
+    on_loaded, on_stage = progress.begin()
+    on_stage(BUILDING)
+    try:
+        loaded: LoadedVersion | None = ENGINE_BUILDS.within(
+            runtime.tensorrt_build_timeout_s,
+            published.digest,
+            functools.partial(into_memory, names, on_loaded),
+            LoadedVersion.discard,
+        )
+    except (ModelFailure, MemoryBudgetExceeded) as error:
+        instead = fallback([str(name) for name in runtime.providers], error.message)
+        if instead is None:
+            raise
+        loaded = None
+    finally:
+        progress.close()
+    if loaded is None:  # and the error is gone, with the sessions that its traceback kept in memory
+        assert instead is not None, "it is set where the build failed"
+        on_loaded, on_stage = progress.begin()
+        on_stage("")
+        return replace(into_memory(providers.choose(instead.providers), on_loaded), tensorrt=instead.reason)
+    if runtime.tensorrt_cache and runtime.tensorrt_cache_max_bytes:
+        keep_within(runtime.tensorrt_cache, int(runtime.tensorrt_cache_max_bytes), [published.digest])
+    return loaded
+
+
+def _into_memory(
+    directory: Path,
+    published: Published,
+    settings: ModelSettings,
+    warmup_runs: int,
+    supervision: Supervision,
+    processes: Processes,
+    began: float,
+    names: Sequence[str],
+    on_loaded: Callable[[], None],
+) -> LoadedVersion:
+    """Brings a version into memory with some providers; arguments and errors are those of `load`."""
+    runtime, manifest = settings.runtime, published.manifest
     on_gpu = names[0] != providers.CPU
     if on_gpu:
         _fit(manifest.size, int(runtime.arena_limit_bytes))
-    devices = devices_of(runtime)
+    devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
     before = {device: used_bytes(device) for device in devices}
     graph = read_graph(directory / MODEL_FILE)
     isolation = decide(runtime.isolation, graph)
@@ -151,9 +228,14 @@ def load(
     make = functools.partial(_sessions, directory / MODEL_FILE, published, names, runtime)
     not_captured = _not_captured(runtime, names, isolation, manifest, graph)
     graphs = not_captured or NO_GRAPHS
+    precision = FULL
     if isolation.process:
-        pool = _pool(directory / MODEL_FILE, manifest, names, runtime, on_gpu, count, supervision)
+        if names[0] == providers.TENSORRT:
+            precision = beforehand(runtime.tensorrt_fp16, manifest, isolated=True) or FULL
+        pool = _pool(directory / MODEL_FILE, published, names, runtime, on_gpu, count, supervision)
         pool.open()
+    elif names[0] == providers.TENSORRT:
+        sessions, precision = engine_sessions(directory, published, names, runtime)
     elif not_captured is not None:
         sessions = make(captures=False)
     else:
@@ -162,10 +244,15 @@ def load(
         except ModelFailure as error:
             sessions, graphs = make(captures=False), off(error.message)
     try:
+        if names[0] == providers.TENSORRT and pool is not None and pool.providers[0] != providers.TENSORRT:
+            raise ModelFailure(f"ONNX Runtime runs it on {pool.providers[0]}")
         on_loaded()
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
         sandbox = ProcessSandbox(settings, processes)
         plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox)
+        if names[0] == providers.TENSORRT and plan.sample is None and fallback(runtime.providers, ""):
+            # Engines of free dimensions are built by the first run, which may be what failed.
+            raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
         warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)
@@ -176,7 +263,7 @@ def load(
         in_force = PlanInForce(plan)
         if sessions and sessions[0].captures:
             graphs, prepared = preparation.prepare(
-                sessions, manifest, in_force, pinned_allocator(), supervision.start_thread
+                sessions, manifest, in_force, pinned_allocator(gated=True), supervision.start_thread
             )
             if not prepared:
                 for session in sessions:
@@ -214,7 +301,13 @@ def load(
         isolation=isolation,
         graphs=graphs,
         in_force=in_force,
+        precision=precision,
+        tensorrt=_tensorrt_sentence(precision) if names[0] == providers.TENSORRT else "",
     )
+
+
+def _tensorrt_sentence(precision: Precision) -> str:
+    return f"used, {precision.reason or 'full precision'}"
 
 
 def devices_of(runtime: Runtime) -> list[str]:
@@ -242,16 +335,8 @@ def _sessions(
 ) -> Sequence[Session]:
     """Makes a session for each device. Raises ModelFailure, MemoryBudgetExceeded and ConfigError as `load`."""
     signature = published.manifest.signature
-    caches: Mapping[int, Mapping[str, str]] = {}
-    if names[0] == providers.TENSORRT and runtime.tensorrt_cache:
-        found = {device.index: device for device in cuda_driver().devices}
-        caches = {
-            index: engine_cache_options(runtime.tensorrt_cache, published.digest, found[index])
-            for index in runtime.device_ids
-            if index in found  # of another the session says what is wrong
-        }
     return [
-        Session(model, signature, names, device, runtime, captures=captures, tensorrt=caches.get(device, {}))
+        Session(model, signature, names, device, runtime, captures=captures)
         for device in (runtime.device_ids if names[0] != providers.CPU else (0,))
     ]
 
@@ -276,24 +361,30 @@ def _not_captured(
 
 def _pool(
     model: Path,
-    manifest: Manifest,
+    published: Published,
     names: Sequence[str],
     runtime: Runtime,
     on_gpu: bool,
     runners: int,
     supervision: Supervision,
 ) -> ChildPool:
-    devices = runtime.device_ids if on_gpu else (0,)
+    manifest, devices = published.manifest, runtime.device_ids if on_gpu else (0,)
+    options: Mapping[int, Mapping[str, str]] = {}
+    if names[0] == providers.TENSORRT:
+        caches = engine_caches(published.digest, runtime)
+        options = {device: provider_options(caches.get(device), fp16=False) for device in devices}
 
     def make(number: int, first: bool) -> IsolatedSession:
         priority: Priority = "low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary"
+        device = devices[number % len(devices)]
         return IsolatedSession(
             model,
             manifest.signature,
             names,
-            devices[number % len(devices)],
+            device,
             runtime,
             ChildResources(int(runtime.memory_limit_bytes), priority),
+            options.get(device, {}),
         )
 
     processes = runtime.processes or runners * len(devices)
@@ -324,7 +415,7 @@ def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
 
 def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:
     if bound:
-        allocate = pinned_allocator()
+        allocate = pinned_allocator(gated=sessions[0].gated)
         return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
     return [functools.partial(_shared, session) for _ in range(count) for session in sessions]
 

@@ -38,7 +38,7 @@ class Room:
         fits: It can be loaded now.
         evict: Versions to unload, in this order; it fits once they, and those that are leaving, are gone.
         possible: It would fit once nothing that may leave is in use any more.
-        lacking: By device, bytes that are lacking even then; empty where it is possible.
+        lacking: By device, bytes that are lacking even then; empty if it is possible.
     """
 
     fits: bool

@@ -37,7 +37,7 @@ def use_of(entry: VersionEntry | None, *, waited_for: bool) -> Use:
     """Tells how a version that takes memory is used.
 
     Args:
-        entry: The version; None where it is forgotten, and its memory not yet given back.
+        entry: The version; None if it is forgotten, and its memory not yet given back.
         waited_for: Requests wait for it, or have waited and are not answered yet.
     """
     if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # on its way in or out
@@ -79,7 +79,7 @@ class MemoryRoom:
         Args:
             key: The version.
             size: Of its files, in bytes: what it takes at least on each device. What it took when it was loaded here
-                before counts where that is more.
+                before counts if that is more.
             devices: Where it will be loaded.
 
         Raises:

@@ -14,6 +14,6 @@ def trusted(repository: Repository, entry: VersionEntry, signing: Signing) -> bo
 
 
 def doubt_of(repository: Repository, published: Published, signing: Signing) -> str:
-    """Says why a version is served although it is not signed as required; "" where that is not so."""
+    """Says why a version is served although it is not signed as required; "" if that is not so."""
     trust = Trust.of(signing)
     return "" if trust.required else trust.doubt(repository, published)

@@ -123,7 +123,7 @@ def inverse(one: Element) -> Element:
 
 
 def choose(condition: Element, one: Element, other: Element) -> Element:
-    """`one` where the condition is 1."""
+    """`one` if the condition is 1."""
     if isinstance(condition, Size) and condition.constant is not None:
         return one if condition.constant else other
     if isinstance(one, Size) and one == other:

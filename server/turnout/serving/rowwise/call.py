@@ -14,7 +14,7 @@ class NodeCall:
 
     Attributes:
         node: The operator.
-        inputs: In order; None where an optional one is left out.
+        inputs: In order; None if an optional one is left out.
         opset: Version of the operator set of the node's domain.
         place: Names the node's place among nested graphs; part of the names of symbols that it brings forth.
         types: What shape inference found about each output.
@@ -78,7 +78,7 @@ class NodeCall:
         return value
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """Returns an attribute; None where it is left out."""
+        """Returns an attribute; None if it is left out."""
         value = self.node.attributes.get(name)
         if value is None:
             return None
@@ -94,11 +94,11 @@ class NodeCall:
         return value
 
     def attribute(self, name: str) -> Attribute | None:
-        """Returns an attribute of any kind; None where it is left out."""
+        """Returns an attribute of any kind; None if it is left out."""
         return self.node.attributes.get(name)
 
     def tensor(self, name: str) -> GraphTensor | None:
-        """Returns an attribute that is a tensor; None where it is left out."""
+        """Returns an attribute that is a tensor; None if it is left out."""
         value = self.node.attributes.get(name)
         if value is None or isinstance(value, GraphTensor):
             return value
@@ -109,7 +109,7 @@ class NodeCall:
         return normal(self.integer(name, default), rank)
 
     def axes(self, index: int, rank: int) -> tuple[int, ...] | None:
-        """Returns the axes that the attribute `axes` or the input of that index names; None where neither is there."""
+        """Returns the axes that the attribute `axes` or the input of that index names; None if neither is there."""
         found: Sequence[int] | None = self.integers("axes")
         if self.has(index):
             found = self.constants(index)

@@ -54,7 +54,7 @@ class Proof:
 
     Attributes:
         output_axes: The batch axis of each output that has one; every other output is the same for all requests.
-        obstacle: Why nothing is proved, naming the node; "" where it is.
+        obstacle: Why nothing is proved, naming the node; "" if it is.
     """
 
     output_axes: Mapping[str, int] = field(default_factory=dict)
@@ -222,7 +222,7 @@ class _GraphWalk:
 
 
 def _define(scope: Scope, name: str, state: Known) -> None:
-    """Adds a tensor; where there is one of the name already, which of them is meant is not known."""
+    """Adds a tensor. If the name is taken already, nobody knows which of the two is meant."""
     scope[name] = Mixed(f"two tensors are named {name}") if name in scope else state
 
 

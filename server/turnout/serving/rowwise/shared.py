@@ -81,7 +81,7 @@ def _constants(call: NodeCall, index: int) -> list[int]:
 
 
 def _of(elements: Any) -> Shared:
-    """Describes what a NumPy function returned: an object array, or the element itself where it has no dimensions."""
+    """Describes what a NumPy function returned: an object array, or the element itself if it has no dimensions."""
     if not isinstance(elements, np.ndarray):
         bare = np.empty((), dtype=object)
         bare[()] = elements

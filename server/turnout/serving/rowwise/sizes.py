@@ -54,7 +54,7 @@ class Size:
         return _product(number, [*self.symbols, *other.symbols]) if number else Size(0)
 
     def __truediv__(self, other: "Size") -> "Size | None":
-        """Returns the size that `other` has to be multiplied with to be this; None where that is no product."""
+        """Returns the size that `other` has to be multiplied with to be this; None if that is no product."""
         if not other.number or self.number % other.number:
             return None
         left = Counter(self.symbols)
@@ -65,7 +65,7 @@ class Size:
 
     @property
     def constant(self) -> int | None:
-        """The number that it is; None where it has symbols."""
+        """The number that it is; None if it has symbols."""
         return None if self.symbols else self.number
 
     @property

@@ -26,7 +26,7 @@ ROW_COUNT = RowCount()
 Element = Size | float | RowCount | None
 """One number of a tensor: a whole one as an expression (booleans are 0 and 1), or a constant with a fraction.
 
-None where it is not known before a run; then it is the same for a row and for a batch."""
+None if it is not known before a run; then it is the same for a row and for a batch."""
 
 Elements = NDArray[Any]
 """An object array of `Element`."""
@@ -40,8 +40,8 @@ class Shared:
     """The same in both runs: it depends on no row. If it depends on how many there are, `counts_rows` says so.
 
     Attributes:
-        shape: Its dimensions; None where not even the rank is known.
-        elements: What it holds; None where that is not followed.
+        shape: Its dimensions; None if not even the rank is known.
+        elements: What it holds; None if that is not followed.
     """
 
     shape: tuple[Size, ...] | None = None
@@ -53,7 +53,7 @@ class Shared:
         return self.elements is not None and any(map(counts_rows, self.elements.flat))
 
     def constants(self) -> list[int] | None:
-        """Returns the elements as whole numbers, flat; None where one is not known before a run."""
+        """Returns the elements as whole numbers, flat; None if one is not known before a run."""
         if self.elements is None:
             return None
         found = [_whole(element) for element in self.elements.flat]

@@ -1,6 +1,6 @@
 """Processes in which versions are tried out: one child for each question, forked from one that is warm.
 
-processes         what a child is asked and how it ended, and how it is started where nothing can be forked
+processes         what a child is asked and how it ended, and how it is started if nothing can be forked
 fork_server       starts children by forking a process that has imported everything, and looks after them
 template_process  that process
 child             what runs in a child

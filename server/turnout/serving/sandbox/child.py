@@ -21,8 +21,9 @@ from google.protobuf.message import DecodeError
 
 from turnout import host
 from turnout.config import Runtime
-from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
+from turnout.errors import ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
+from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx.graph import ModelGraph
 from turnout.registry.onnx.graph_reader import read_graph
@@ -42,6 +43,7 @@ from turnout.serving.sessions import providers
 from turnout.serving.sessions.runtime_errors import load_failure
 from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
+from turnout.serving.tensorrt.engine_cache import engine_caches, provider_options
 
 SYNTHETIC_INPUTS = 8
 """Made-up inputs that a version answers besides golden cases."""
@@ -312,7 +314,7 @@ def _load(
         request: What is asked.
         index: Which version.
         arena: Keep freed memory, where the settings say so: what one run took then counts for the next as well.
-        prepack: As `Session` takes it; by default where the version is small.
+        prepack: As `Session` takes it; by default if the version is small.
     """
     directory, manifest = request.versions[index]
     wanted = request.runtime
@@ -335,11 +337,20 @@ def _load(
         device,
         wanted.model_copy(update=changed),
         prepack=manifest.size < PREPACKED_LIMIT if prepack is None else prepack,
+        tensorrt=_kept_engines(manifest, wanted, device) if names[0] == providers.TENSORRT else {},
     )
     seconds = time.perf_counter() - began
     if not on_gpu:
         host.limit_data(request.memory_limit)
     return session, seconds
+
+
+def _kept_engines(manifest: Manifest, runtime: Runtime, device: int) -> Mapping[str, str]:
+    """Returns the options that have engines kept for whoever loads the version next; none if that cannot be done."""
+    with contextlib.suppress(ConfigError):  # whoever publishes need not be who serves
+        cache = engine_caches(manifest_digest(manifest), runtime).get(device)
+        return provider_options(cache, fp16=False)
+    return provider_options(None, fp16=False)
 
 
 def _synthetic(

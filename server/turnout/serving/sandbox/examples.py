@@ -18,7 +18,7 @@ class Example:
         name: Of the example, the same for every version that it is given to.
         golden: It is a golden case.
         inputs: By name.
-        fault: Why the version cannot be given it; "" where it can.
+        fault: Why the version cannot be given it; "" if it can.
     """
 
     name: str

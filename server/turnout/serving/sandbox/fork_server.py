@@ -75,7 +75,7 @@ class ForkServer:
             return ask(self.address(), scratch, timeout, cancellation)  # it ended, idle, while it was asked
 
     def address(self) -> str:
-        """Returns where the warm process listens; starts it where it does not run.
+        """Returns where the warm process listens; starts it if it does not run.
 
         Raises:
             ModelFailure: It does not start.
@@ -92,7 +92,7 @@ class ForkServer:
             self._end()
 
     def _forget(self, address: str) -> bool:
-        """Lets go of the warm process that listened at `address`; False where it still does."""
+        """Lets go of the warm process that listened at `address`; False if it still does."""
         with self._lock:
             if os.path.join(self._home, _SOCKET) != address:
                 return True

@@ -156,7 +156,7 @@ def short_address(address: str) -> Iterator[str]:
 
 
 def readable(descriptor: int, deadline: float) -> bool:
-    """Waits until something can be read from a descriptor; False where that was not before the deadline.
+    """Waits until something can be read from a descriptor; False if that was not before the deadline.
 
     Args:
         descriptor: Of a file.

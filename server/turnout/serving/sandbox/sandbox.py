@@ -2,7 +2,7 @@
 question.
 
 A model that is about to be published may take its process down, hang, or fill the memory: the child ends, and the gate
-says so. Memory is measured there too, where nothing else has been. Arrays come back as `.npz` without pickles, the rest
+says so. Memory is measured there too, if nothing else has been. Arrays come back as `.npz` without pickles, the rest
 as JSON.
 """
 
@@ -38,6 +38,7 @@ from turnout.serving.inputs.synthetic import Recipe
 from turnout.serving.sandbox.answers import read_answers
 from turnout.serving.sandbox.messages import FrameError, read_failure
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED_FILE, JOB_FILE, Processes
+from turnout.serving.tensorrt.fallback import allowance
 
 OPTIMISED_LIMIT = 1 << 30
 """Bytes of a version up to which it is optimised for a comparison: that holds it in memory twice, and writes it out."""
@@ -66,7 +67,10 @@ class ProcessSandbox:
             processes: Starts children.
         """
         self._settings = settings
-        self._timeout = settings.trials.timeout_s
+        runtime = settings.runtime
+        engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
+        self._timeout = settings.trials.timeout_s + engines
+        self._run_seconds = settings.trials.run_timeout_s + engines  # engines of free dimensions are built by a run
         self._processes = processes
         self._seen: dict[tuple[Path, tuple[Path, ...]], SandboxReport | TurnoutError] = {}
 
@@ -140,8 +144,8 @@ class ProcessSandbox:
         """Finds inputs that a version runs on.
 
         Returns:
-            How they are made up, None where they are the first row of the first golden case that fits; and why there
-            are none, "" where there are.
+            How they are made up, None if they are the first row of the first golden case that fits; and why there
+            are none, "" if there are.
 
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.
@@ -171,7 +175,7 @@ class ProcessSandbox:
                 ],
                 "golden": [str(path.absolute()) for path in golden],
                 "runtime": self._settings.runtime.model_dump(mode="json"),
-                "run_seconds": self._settings.trials.run_timeout_s,
+                "run_seconds": self._run_seconds,
                 "memory_limit": memory_limit(int(self._settings.trials.memory_limit_bytes)),
                 "max_rows": self._settings.batching.max_rows if self._settings.batching.enabled else 0,
             }
@@ -191,7 +195,7 @@ class ProcessSandbox:
             what = last_attempt(scratch)
             if not what or what in deadly or len(deadly) == MOST_DEADLY:
                 raise ModelCrashed(f"its process died{ended.cause}")
-            late = f"a run took longer than {self._settings.trials.run_timeout_s:g} s"
+            late = f"a run took longer than {self._run_seconds:g} s"
             deadly[what] = late if ended.code == -signal.SIGALRM else f"a run took its process down{ended.cause}"
             if list(deadly.values()).count(late) == MOST_LATE:
                 raise ModelTimedOut(f"{late}, on two made-up inputs; a golden case would show what it runs on")

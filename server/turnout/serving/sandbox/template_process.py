@@ -1,7 +1,7 @@
 """The warm process of `turnout.serving.sandbox.fork_server`: it has imported what children need, and forks them.
 
 Run as `python -m turnout.serving.sandbox.template_process SOCKET IDLE_SECONDS`, the latter "" for one that stays. It
-holds no session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; where
+holds no session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; if
 it has more, children get an interpreter of their own. It ends when its standard input does.
 """
 

@@ -55,7 +55,7 @@ def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: T
         try:
             with trying(what):
                 old, new = before.run(None, inputs), after.run(None, inputs)
-        except Exception as error:  # noqa: BLE001 - whatever ONNX Runtime raises, these inputs are none
+        except Exception as error:  # noqa: BLE001 - whatever ONNX Runtime raises, it does not run on these inputs
             trouble = trouble or str(error).splitlines()[0][:200]
             continue
         was, now = (dict(zip(_names(one), answer, strict=True)) for one, answer in ((before, old), (after, new)))

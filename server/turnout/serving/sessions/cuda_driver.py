@@ -28,9 +28,9 @@ class CudaDriver:
     """What CUDA's driver says.
 
     Attributes:
-        version: Highest CUDA version that it runs, for example `13.0`; "" where there is no driver.
+        version: Highest CUDA version that it runs, for example `13.0`; "" if there is no driver.
         devices: That it names.
-        detail: Why there are none; "" where there are some.
+        detail: Why there are no devices; "" if there are some.
     """
 
     version: str

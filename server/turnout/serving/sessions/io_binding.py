@@ -7,6 +7,7 @@ memory reach the device by DMA, without the staging copy that the driver makes o
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import ml_dtypes
@@ -60,27 +61,32 @@ def pageable(size: int) -> HostBuffer:
     return HostBuffer(size, array.ctypes.data, array)
 
 
-def pinned_allocator() -> Allocate:
-    """Returns an allocator of page-locked memory, or of ordinary memory where the CUDA runtime is not found."""
+def pinned_allocator(*, gated: bool) -> Allocate:
+    """Returns an allocator of page-locked memory, or of ordinary memory where the CUDA runtime is not found.
+
+    Args:
+        gated: Keep away while a CUDA graph is captured, as the sessions do that it is for.
+    """
+    gate = RUNS if gated else nullcontext()
     for name in _CUDART:
         try:
             cudart = ctypes.CDLL(name)
         except OSError:
             continue
-        return lambda size: _pinned(cudart, size)
+        return lambda size: _pinned(cudart, size, gate)
     return pageable
 
 
-def _pinned(cudart: ctypes.CDLL, size: int) -> HostBuffer:
+def _pinned(cudart: ctypes.CDLL, size: int, gate: AbstractContextManager[None]) -> HostBuffer:
     pointer = ctypes.c_void_p()
-    with RUNS:  # no call of this kind while a CUDA graph is captured
+    with gate:
         status = cudart.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)), ctypes.c_uint(_PORTABLE))
     if status != 0 or not pointer.value:  # page-locked memory is scarce; ordinary memory is only slower
         return pageable(size)
     address = pointer.value
 
     def free() -> None:
-        with RUNS:
+        with gate:
             cudart.cudaFreeHost(ctypes.c_void_p(address))
 
     return HostBuffer(size, address, None, free)

@@ -18,7 +18,7 @@ def cuda_used_bytes(device_id: int) -> int:
 
 
 def cuda_bytes(device_id: int) -> tuple[int, int]:
-    """Returns the memory in use on a CUDA device by all processes and all that it has, in bytes; 0 where none is."""
+    """Returns the memory in use on a CUDA device by all processes and all that it has, in bytes; 0 if none is."""
     cudart = _cudart()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     if cudart is None or cudart.cudaSetDevice(device_id):

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) tells of the GPUs of this machine; nothing, quietly, where it is not there.
+"""What NVIDIA's management library (NVML) tells of the GPUs of this machine; nothing, quietly, if it is not there.
 
 The bindings (`nvidia-ml-py`, of the `gpu` extra) are looked for when a server starts, and not before.
 """
@@ -28,7 +28,7 @@ class Nvml:
 
     @classmethod
     def open(cls, log: FilteringBoundLogger) -> Self | None:
-        """Returns NVML; None where there are no bindings, no driver or no device, which only the debug log is told."""
+        """Returns NVML; None if there are no bindings, no driver or no device, which only the debug log is told."""
         if "pynvml" not in sys.modules and not _driver_there():
             log.debug("GPUs are not watched", reason="there is no NVIDIA driver")
             return None
@@ -77,7 +77,7 @@ class Nvml:
     def _of_this_process(self, handle: Any) -> int | None:
         """Returns the memory that this process has on a GPU.
 
-        None where the driver does not tell, or knows the process by another number, as in a container of its own
+        None if the driver does not tell, or knows the process by another number, as in a container of its own
         process namespace.
         """
         for process in self._library.nvmlDeviceGetComputeRunningProcesses(handle):
@@ -86,7 +86,7 @@ class Nvml:
         return None
 
     def _query(self, ask: Callable[[], ValueT]) -> ValueT | None:
-        """Returns what `ask` does; None where the GPU does not support the question, or is lost."""
+        """Returns what `ask` does; None if the GPU does not support the question, or is lost."""
         try:
             return ask()
         except self._library.NVMLError as error:

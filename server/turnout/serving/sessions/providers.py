@@ -38,7 +38,7 @@ class ProviderReport:
         name: ONNX Runtime's name of it.
         available: The installed ONNX Runtime was built with it.
         usable: A session really ran on it.
-        detail: Why it is not usable; "" where it is.
+        detail: Why it is not usable; "" if it is.
     """
 
     name: str
@@ -82,7 +82,7 @@ def missing_cuda_libraries() -> tuple[str, ...]:
 def usable_providers() -> tuple[str, ...]:
     """Returns the providers on which a session really runs, the fastest first; the CPU is always among them.
 
-    TensorRT is left out: it is used only where a model's configuration asks for it.
+    TensorRT is left out: it is used only if a model's configuration asks for it.
     """
     return tuple(report.name for report in probe() if report.usable and report.name != TENSORRT)
 
@@ -112,7 +112,10 @@ def choose(wanted: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(f"provider {short!r} is unknown; there are: {', '.join(_SHORT_NAMES)}")
         report = next(r for r in probe() if r.name == name)
         if not report.usable:
-            raise ConfigError(f"provider {short!r} was asked for and cannot be used here: {report.detail}")
+            raise ConfigError(
+                f"provider {short!r} was asked for and cannot be used here: {report.detail}; or take it out of"
+                " [runtime] providers"
+            )
         chosen.append(name)
     return tuple(dict.fromkeys([*chosen, CPU]))
 
@@ -188,6 +191,21 @@ def _needed_by_tensorrt() -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(sorted({name.decode() for name in found}))
+
+
+@functools.cache
+def tensorrt_version() -> str:
+    """Returns the version of TensorRT that is installed, such as `10.8.0`; "" if there is none, or it does not tell."""
+    for name in _needed_by_tensorrt():
+        if name.startswith("libnvinfer.so"):
+            try:
+                number = int(ctypes.CDLL(name).getInferLibVersion())
+            except (OSError, AttributeError):
+                return ""
+            # NvInferVersion.h: since 10.0 major * 10000 + minor * 100 + patch, and before major * 1000 + minor * 100.
+            thousands = 10_000 if number >= 100_000 else 1_000
+            return f"{number // thousands}.{number % thousands // 100}.{number % 100}"
+    return ""
 
 
 def _loads(name: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from turnout.registry.manifest.signature import DataType, Signature
-from turnout.serving.sessions.capture_gate import LOADS, RUNS, capturing
+from turnout.serving.sessions.capture_gate import GATED, LOADS, RUNS, capturing
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT
 from turnout.serving.sessions.runtime_errors import load_failure, run_failure
 from turnout.serving.sessions.tensor import Array
@@ -84,6 +84,9 @@ class Session:
         providers: Execution providers the session really runs on, in order.
         device: `cpu` or `cuda:N`.
         captures: Runs of it may be captured as CUDA graphs; they go on one at a time.
+        tensorrt: Options that it was given for the TensorRT provider: another session of the version takes them, too.
+        gated: It keeps away while another session captures: what it does on a GPU passes
+            `turnout.serving.sessions.capture_gate`. Only where captures are expected in this process.
     """
 
     def __init__(
@@ -121,12 +124,17 @@ class Session:
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         on_gpu = any(name != CPU for name in providers)
+        if captures:
+            GATED.expect_captures()
+        self.gated = captures or (on_gpu and GATED.add(self))
         try:
-            with LOADS if on_gpu else nullcontext():
+            with LOADS if self.gated else nullcontext():
                 self._session: Any = ort.InferenceSession(
                     str(model),
                     options,
                     providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
+                    # Else an engine that cannot be built is told on standard output, and CUDA or the CPU serves.
+                    enable_fallback=TENSORRT not in providers,
                 )
         except Exception as error:
             raise load_failure(error) from error
@@ -137,11 +145,11 @@ class Session:
         self._run_bound = self._session._sess.run_with_iobinding
         self._run_options = ort.RunOptions()
         self.captures = captures
+        self.tensorrt = tensorrt
         # ONNX Runtime, "Using CUDA Graphs in the CUDA EP": "Multi-threaded usage is currently not supported".
         self._one_at_a_time = threading.Lock() if captures else None
         if captures:
             self._run_options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
-        self._guarded = on_gpu or captures
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
         self.device_id = device_id
@@ -167,7 +175,7 @@ class Session:
         """
         try:
             options = self._run_options if stop is None else stop.options
-            if self._guarded:
+            if self.gated:
                 if self.captures and stop is not None:
                     options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
                 with self.turn():
@@ -186,7 +194,7 @@ class Session:
     def run_bound(self, binding: Any) -> None:
         """Runs the model once on what `binding` binds. Raises as `run`."""
         try:
-            if not self._guarded:
+            if not self.gated:
                 self._run_bound(binding._iobinding, self._run_options)
                 return
             with self.turn():
@@ -233,14 +241,17 @@ class Session:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Is held around what uses a GPU: no capture goes on meanwhile, and no other run of a session that captures."""
+        """Is held around what a gated session does on a GPU: no capture goes on meanwhile, and no other run of it if it
+        captures.
+        """
         with RUNS, self._one_at_a_time or nullcontext():
             yield
 
     def close(self) -> None:
         """Gives its memory back, once its runs have ended and its bindings are let go. It is of no use after."""
-        with LOADS if self._guarded else nullcontext():
+        with LOADS if self.gated else nullcontext():
             self._session = self._run = self._run_bound = None
+        GATED.discard(self)
 
     def _run_plainly(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         if self._bfloat16:

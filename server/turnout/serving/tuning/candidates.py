@@ -21,7 +21,7 @@ class Tuned:
     Attributes:
         threads: `runtime.intra_op_threads`.
         runners: `runtime.runners`.
-        max_rows: `batching.max_rows`; 0 where requests share no run.
+        max_rows: `batching.max_rows`; 0 if requests share no run.
         delay_ms: `batching.max_delay_ms`.
         cuda_graphs: `runtime.cuda_graphs`.
     """

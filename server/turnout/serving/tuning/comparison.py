@@ -76,7 +76,7 @@ class Result:
         windows: Under it.
         throughput: Against the present settings, with many in flight; None for these themselves.
         latency: Likewise, with one in flight.
-        refused: Why it could not be tried; "" where it was.
+        refused: Why it could not be tried; "" if it was.
     """
 
     tuned: Tuned

@@ -120,6 +120,8 @@ class TuningTrial:
         async with AsyncExitStack() as stack:
             stack.callback(self._loads.shutdown)
             loaded, handle = await stack.enter_async_context(self._open(present))
+            if loaded.tensorrt:
+                self._say(f"TensorRT: {loaded.tensorrt}")
             requests = await self._loads.run(self._requests, loaded, captured)
             await _ask(handle, requests.inputs[0], 0)
             windows: list[Window] = []
@@ -194,6 +196,7 @@ class TuningTrial:
             lambda: None,
             self._supervision,
             self._processes,
+            lambda stage: self._say(stage) if stage else None,
         )
         recorder = Metrics().version(manifest.model, str(manifest.version), subject.published.digest)
         handle = VersionHandle(manifest, loaded, settings, recorder)
@@ -261,7 +264,7 @@ async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight:
 
 
 async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
-    """Sends a request the way the data plane does: at once where its run is short, else through the queue."""
+    """Sends a request the way the data plane does: at once if its run is short, else through the queue."""
     kind = "tune", number
     if handle.infer_now(inputs, (), "", kind) is None:
         await handle.infer(inputs, (), None, "", kind)
@@ -283,7 +286,7 @@ def _cases(path: Path) -> Sequence[Path]:
     """Returns the files of captured inputs.
 
     Raises:
-        InvalidRequest: There are none.
+        InvalidRequest: There are no inputs.
     """
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():
@@ -292,7 +295,7 @@ def _cases(path: Path) -> Sequence[Path]:
 
 
 def _most_rows(settings: ModelSettings, published: Published, loaded: LoadedVersion) -> int:
-    """Returns the most rows that batches of the version may have; 0 where its requests share no run."""
+    """Returns the most rows that batches of the version may have; 0 if its requests share no run."""
     stated = published.manifest.batching
     if stated is not None and not stated.enabled:
         return 0

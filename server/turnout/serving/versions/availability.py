@@ -30,6 +30,7 @@ class Availability:
         self._reasons: dict[Dependency, str] = {}
         self._unserved: tuple[str, ...] = ()
         self._notes: list[tuple[str, Callable[[], bool]]] = []
+        self._loads: Callable[[], Sequence[str]] = tuple
 
     @property
     def reasons(self) -> Mapping[Dependency, str]:
@@ -38,13 +39,13 @@ class Availability:
 
     @property
     def unserved(self) -> Sequence[str]:
-        """Why nothing is served although something should be, a sentence without a path for each of it; () where
+        """Why nothing is served although something should be, a sentence without a path for each of it; () if
         something is served, or nothing is there.
         """
         return self._unserved
 
     def report_unserved(self, reasons: Sequence[str]) -> None:
-        """Notes what should be served where nothing is; () where something is, or nothing is there."""
+        """Notes what should be served if nothing is; () if something is, or nothing is there."""
         if (unserved := tuple(reasons)) != self._unserved:
             self._unserved = unserved
             if unserved:
@@ -53,14 +54,18 @@ class Availability:
     @property
     def notes(self) -> Sequence[str]:
         """What else somebody should know who asks whether the server is ready."""
-        return [text for text, holds in self._notes if holds()]
+        return [*(text for text, holds in self._notes if holds()), *self._loads()]
+
+    def report_loads(self, loads: Callable[[], Sequence[str]]) -> None:
+        """Has `loads` tell which loads are at something that takes minutes, a sentence each: they are notes, too."""
+        self._loads = loads
 
     def note(self, text: str, holds: Callable[[], bool]) -> None:
         """Adds a note, which is told for as long as `holds` says so."""
         self._notes.append((text, holds))
 
     def report(self, part: Dependency, reason: str) -> None:
-        """Notes why `part` is unavailable; "" where it is available."""
+        """Notes why `part` is unavailable; "" if it is available."""
         if part is Dependency.REPOSITORY:
             self._recorder.repository_available = not reason
         else:

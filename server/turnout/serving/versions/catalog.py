@@ -29,17 +29,18 @@ class VersionEntry:
         digest: `sha256:` of the canonical manifest.
         release_status: What it was declared fit for.
         state: Where it is in its life.
-        reason: Why it is in that state, in words; "" where there is nothing to say.
+        reason: Why it is in that state, in words; "" if there is nothing to say.
         failure: The error that made it Failed; None in every other state.
         handle: Runs it; present exactly while the state is Ready.
-        providers: Execution providers its session really runs on, in order; () where it is not loaded.
-        max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
+        providers: Execution providers its session really runs on, in order; () if it is not loaded.
+        max_batch_rows: Rows a batch may hold; 0 if it is served unbatched or not loaded.
         batching: Why it is batched as it is, in words.
-        isolation: Whether it runs in processes of its own, and why, in words; "" where it is not loaded.
-        cuda_graphs: For which sizes of batches its runs are captured, or why for none, in words; "" where it does not
+        isolation: Whether it runs in processes of its own, and why, in words; "" if it is not loaded.
+        cuda_graphs: For which sizes of batches its runs are captured, or why for none, in words; "" if it does not
             run on a GPU and nobody asked for them.
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
         on_demand: Nothing but requests needs it in memory: the first one for it has it loaded, and waits for that.
-        load_seconds: Time that verification, loading and warming took; 0.0 where it is not loaded.
+        load_seconds: Time that verification, loading and warming took; 0.0 if it is not loaded.
         version_text: The version as text; made once, since every answer carries it.
     """
 
@@ -55,6 +56,7 @@ class VersionEntry:
     batching: str = ""
     isolation: str = ""
     cuda_graphs: str = ""
+    tensorrt: str = ""
     load_seconds: float = 0.0
     on_demand: bool = False
     version_text: str = field(init=False)

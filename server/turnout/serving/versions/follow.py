@@ -1,4 +1,4 @@
-"""Keeps a server in step with what other processes publish, release and tag.
+"""Follows what other processes publish, release and tag.
 
 The state store is asked for its revision a few times a second (two indexed rows); the repository is watched, and read
 again from time to time besides, for file systems that tell nobody of changes. Nothing that goes wrong with either ends

@@ -1,4 +1,4 @@
-"""A version in service. Whoever holds the handle keeps the version alive: holding one costs its memory.
+"""A version in service. A held handle keeps the version, and its memory, alive.
 
 `infer_now` and `infer` are the way of a request through a version. `close` refuses what comes after, waits for what is
 under way, and frees the sessions.
@@ -60,7 +60,7 @@ class _Checked:
     Attributes:
         names: Of the outputs.
         size: Bytes of the inputs.
-        rows: 0 where none are told.
+        rows: 0 if none are told.
         observed: Rows that are counted.
         batch: Where they are counted.
         run: Runs such requests on the event loop.
@@ -184,7 +184,7 @@ class VersionHandle:
             kind: As of `InferenceRequest`: what was checked of one request is not checked of the next.
 
         Returns:
-            The outputs' names and what the run gave; None where `infer` is the way.
+            The outputs' names and what the run gave; None if `infer` is the way.
 
         Raises:
             InvalidTensor: The request does not fit the signature.

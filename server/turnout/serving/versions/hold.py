@@ -1,4 +1,4 @@
-"""What keeps a version from being unloaded or withdrawn, and the command that lets go of it. Pure."""
+"""What keeps a version from being unloaded or withdrawn, and the command that ends that. Pure."""
 
 from dataclasses import dataclass
 

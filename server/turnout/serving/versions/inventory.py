@@ -1,4 +1,4 @@
-"""What a server knows of versions: what is on disk, what was declared, how each stands. The one writer of the catalog.
+"""What a server knows of versions: files, releases, states. The only writer of the catalog.
 
 The manager acts on it; nothing here loads, waits or reads a file.
 """
@@ -309,7 +309,7 @@ class Inventory:
         self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
 
     def _unserved(self) -> Sequence[str]:
-        """Returns what should be served, and why it is not, where nothing is served."""
+        """Returns what should be served, and why it is not, if nothing is served."""
         entries = [entry for entries in self._entries.values() for entry in entries.values()]
         if any(entry.handle is not None or not entry.state.settled for entry in entries):
             return ()

@@ -20,7 +20,7 @@ class LifecycleState(StrEnum):
 
     @property
     def settled(self) -> bool:
-        """True where nothing moves until somebody asks for it."""
+        """True if nothing moves until somebody asks for it."""
         return self not in _MOVING
 
 

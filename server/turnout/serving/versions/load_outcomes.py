@@ -1,6 +1,9 @@
 """What became of a load: in the words of the metrics, and as requests for the version are told."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -15,11 +18,13 @@ from turnout.errors import (
     UnavailableError,
     VersionLoading,
 )
+from turnout.serving.loading.loader import LoadedVersion
+from turnout.serving.sessions.providers import TENSORRT
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.telemetry.metrics.server import LoadOutcome
-from turnout.telemetry.metrics.versions import Metrics
+from turnout.telemetry.metrics.versions import Metrics, VersionRecorder
 
 _OUTCOMES: tuple[tuple[type[TurnoutError], LoadOutcome], ...] = (
     (DigestMismatch, LoadOutcome.DIGEST_MISMATCH),
@@ -52,6 +57,53 @@ def load_outcome(error: TurnoutError | None) -> LoadOutcome:
     return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), LoadOutcome.OTHER)
 
 
+def count_loaded(recorder: VersionRecorder, loaded: LoadedVersion) -> None:
+    """Has a version's metrics tell how it was loaded."""
+    recorder.load_seconds = loaded.seconds
+    recorder.memory_bytes = dict(loaded.memory_bytes)
+    recorder.cuda_graphs = len(loaded.graphs.buckets) if loaded.graphs.reason else None
+    recorder.tensorrt = loaded.providers[0] == TENSORRT if loaded.tensorrt else None
+    recorder.tensorrt_fp16 = loaded.precision.fp16 if loaded.precision.reason else None
+
+
+def tell_loaded(log: FilteringBoundLogger, entry: VersionEntry, loaded: LoadedVersion) -> None:
+    """Logs how a version was loaded."""
+    log.info(
+        "version ready", model=entry.model, version=entry.version_text, seconds=round(loaded.seconds, 3),
+        providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
+        **({"cuda_graphs": loaded.graphs.reason} if loaded.graphs.reason else {}),
+        **({"tensorrt": loaded.tensorrt} if loaded.tensorrt else {}),
+    )  # fmt: skip
+    if loaded.warmth.warning:
+        log.warning("warm-up incomplete", model=entry.model, version=entry.version_text, reason=loaded.warmth.warning)
+
+
+def of_loaded(loaded: LoadedVersion) -> Mapping[str, Any]:
+    """Returns what the entry of a version says of how it was loaded."""
+    return {
+        "providers": loaded.providers,
+        "max_batch_rows": loaded.plan.max_rows,
+        "batching": loaded.plan.reason,
+        "load_seconds": loaded.seconds,
+        "isolation": str(loaded.isolation),
+        "cuda_graphs": loaded.graphs.reason,
+        "tensorrt": loaded.tensorrt,
+    }
+
+
+NOT_LOADED: Mapping[str, Any] = MappingProxyType(
+    {
+        "providers": (),
+        "max_batch_rows": 0,
+        "batching": "",
+        "load_seconds": 0.0,
+        "isolation": "",
+        "cuda_graphs": "",
+        "tensorrt": "",
+    }
+)
+"""The same of a version that is not loaded."""
+
 LOADING_RETRY_SECONDS = 1.0
 """When to ask again for a version that is loading: loads take from 0.4 seconds to some minutes."""
 
@@ -64,11 +116,12 @@ def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
 
     Args:
         entry: The version; it is not Ready.
-        away: Why nothing can be loaded now, in a sentence; "" where that is not so.
+        away: Why nothing can be loaded now, in a sentence; "" if that is not so.
     """
     name = f"{entry.model} {entry.version}"
     if entry.state in (LifecycleState.LOADING, LifecycleState.WARMING):
-        return VersionLoading(f"{name} is {entry.state}", retry_after=LOADING_RETRY_SECONDS)
+        what = f": {entry.reason}" if entry.reason else ""
+        return VersionLoading(f"{name} is {entry.state}{what}", retry_after=LOADING_RETRY_SECONDS)
     if isinstance(entry.failure, DigestMismatch):
         return type(entry.failure)(entry.failure.message, violations=entry.failure.violations)
     if entry.state is LifecycleState.FAILED:

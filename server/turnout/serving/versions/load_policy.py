@@ -43,7 +43,7 @@ class Fallbacks:
 
 @dataclass(frozen=True, slots=True)
 class DesiredServing:
-    """What is wanted of one model.
+    """What should be loaded of one model.
 
     Attributes:
         load: As configured.
@@ -101,7 +101,7 @@ def wanted(
     Args:
         desired: What is configured and was asked for.
         versions: That exist.
-        model_releases: Release status and tags; a yanked version is loaded only where an operator asks for it, or where
+        model_releases: Release status and tags; a yanked version is loaded only if an operator asks for it, or if
             they are wanted. A pruned one never is.
         resolve: Finds what a selector of the configuration names.
         loaded: How the model is served now; nothing is, where it is left out.
@@ -128,7 +128,7 @@ def on_demand(
     Args:
         desired: What is configured and was asked for: what an operator unloaded stays out until one loads it.
         versions: That exist.
-        model_releases: Release status; a yanked version comes only where pins to such are answered.
+        model_releases: Release status; a yanked version comes only if pins to such are answered.
         needed: What should be loaded anyway.
     """
     if not isinstance(desired.load, LoadOnDemand):

@@ -1,4 +1,4 @@
-"""Brings what is loaded in line with what should be.
+"""Loads and unloads versions until what is loaded is what should be.
 
 `refresh` reads what exists (repository) and what was declared (state store); `reconcile` compares with what is loaded
 and starts loads and unloads beside the traffic. Each version's state moves only along
@@ -35,7 +35,11 @@ from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
 from turnout.serving.loading.placement import least_loaded
 from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
+from turnout.serving.sessions.capture_gate import GATED
 from turnout.serving.sessions.memory import release_memory
+from turnout.serving.tensorrt.engine_cache import forget
+from turnout.serving.tensorrt.fallback import WAITING, builds_engines
+from turnout.serving.versions import load_outcomes
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.demand import VersionDemand
 from turnout.serving.versions.handle import VersionHandle
@@ -43,6 +47,7 @@ from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
 from turnout.serving.versions.load_policy import DesiredServing, moves, on_demand, wanted
+from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
 from turnout.serving.versions.scanning import Scanner
@@ -82,6 +87,7 @@ class Manager:
         self._catalog = catalog
         self._metrics, self._log = telemetry.metrics, telemetry.log
         self._inventory = Inventory(catalog, telemetry.availability, telemetry.log)
+        self._stages = LoadStages(self._inventory, telemetry.availability, telemetry.log)
         self._processes = processes
         self._cancellation = Cancellation()
         self._asked: dict[str, dict[Version, bool]] = {}
@@ -90,11 +96,14 @@ class Manager:
         self._refreshing = asyncio.Lock()
         self._scanner = Scanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
+        self._builds = Threads("build")  # one at a time: TensorRT chooses kernels by how long they take
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
         self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
+        if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
+            GATED.expect_captures()  # before anything is loaded: versions without graphs keep away from captures, too
         self.on_demand = OnDemand(settings, self._bring)
 
     async def refresh(self) -> None:
@@ -141,6 +150,7 @@ class Manager:
         for version in self._inventory.drop_gone(model):
             self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
             self._room.forget((model, version))
+            self._forget_engines(model, version)
         if not (entries := self._inventory.versions(model)):
             return
         if self._inventory.tags_moved(model):
@@ -202,11 +212,13 @@ class Manager:
         self._closing = True
         await self.on_demand.close()
         self._cancellation.cancel(Draining("the server stops"))
+        self._stages.close()
         for task in self._tasks.values():
             task.cancel()
         if closing := [asyncio.create_task(handle.close()) for handle in self._inventory.handles()]:
             await asyncio.wait(closing, timeout=bound)
         self._loads.shutdown()
+        self._builds.shutdown()
         self._supervision.kill()  # of those that hang, or that were still loading
         for key in list(self._in_use):
             self._let_go(*key)
@@ -285,7 +297,7 @@ class Manager:
         return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, release_state: ReleaseState) -> None:
-        """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
+        """Loads versions again that are fit by now: somebody signed them, or recorded their publication."""
         unsigned, recorded = self._inventory.refused(release_state)
         if unsigned:
             self._repository.look_soon()
@@ -335,6 +347,9 @@ class Manager:
         def warming() -> None:
             loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
 
+        def on_stage(stage: str) -> None:
+            loop.call_soon_threadsafe(self._stages.begin, model, version, stage)
+
         stated = self._inventory.model_releases(model).digests.get(version, entry.digest)
         try:
             if stated != entry.digest:
@@ -347,7 +362,11 @@ class Manager:
             published = Published(entry.manifest, entry.digest)
             if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
                 self._log.warning("version is not signed as required", model=model, version=str(version), reason=doubt)
-            loaded = await self._loads.run(
+            threads = self._loads
+            if builds_engines(settings.runtime.providers):
+                threads = self._builds
+                self._stages.begin(model, version, WAITING)
+            loaded = await threads.run(
                 self._cancellable_load,
                 self._repository,
                 published,
@@ -356,6 +375,7 @@ class Manager:
                 warming,
                 self._supervision,
                 self._processes,
+                on_stage,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -363,28 +383,18 @@ class Manager:
         except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
             self._failed(entry, unexpected(error))
             return
+        finally:
+            self._stages.end(model, version)
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
         self._count_load(entry, None)
-        recorder.load_seconds = loaded.seconds
-        recorder.memory_bytes = dict(loaded.memory_bytes)
+        load_outcomes.count_loaded(recorder, loaded)
         self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
-        recorder.cuda_graphs = len(loaded.graphs.buckets) if loaded.graphs.reason else None
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
         handle.sample()
-        self._inventory.move(
-            model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
-            max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
-            isolation=str(loaded.isolation), cuda_graphs=loaded.graphs.reason,
-        )  # fmt: skip
-        self._log.info(
-            "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
-            providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
-            **({"cuda_graphs": loaded.graphs.reason} if loaded.graphs.reason else {}),
-        )  # fmt: skip
-        if loaded.warmth.warning:
-            self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+        self._inventory.move(model, version, LifecycleState.READY, handle=handle, **load_outcomes.of_loaded(loaded))
+        load_outcomes.tell_loaded(self._log, entry, loaded)
 
     def _cancellable_hold(self, model: str, version: Version) -> int | None:
         with self._cancellation.applies():
@@ -402,22 +412,26 @@ class Manager:
             await self._freeing.run(release_memory)
         self._let_go(model, version)
         self._metrics.retire(model, str(version))
-        self._inventory.move(
-            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
-            isolation="", cuda_graphs="",
-        )  # fmt: skip
+        self._inventory.move(model, version, LifecycleState.UNLOADED, **load_outcomes.NOT_LOADED)
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
-        """Notes that a version's requests share runs no more; it stays so until it is loaded again."""
+        """Notes that a version is unbatched from now on, until it is loaded again."""
         entry = self._inventory.entry(model, version)
         self._inventory.put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
 
     def _let_go(self, model: str, version: Version) -> None:
-        """Lets a version's files be removed, and others have its memory."""
+        """Releases a version's files and its memory for others."""
         self._room.leave((model, version))
         in_use.let_go(self._in_use.pop((model, version), None))
+
+    def _forget_engines(self, model: str, version: Version) -> None:
+        """Removes what TensorRT kept of a version that is gone; the catalog still shows it."""
+        cache = self._settings.for_model(model).runtime.tensorrt_cache
+        shown = self._catalog.snapshot.models.get(model)
+        if cache and shown is not None and (entry := shown.versions.get(version)) is not None:
+            self._freeing.submit(forget, cache, entry.digest)
 
     def _count_load(self, entry: VersionEntry, error: TurnoutError | None) -> None:
         counts, outcome = self._metrics.server, load_outcome(error)

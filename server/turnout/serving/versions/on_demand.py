@@ -14,7 +14,7 @@ from turnout.errors import DeadlineExceededError, Draining, QueueFull, TurnoutEr
 from turnout.serving.versions.presence import Key
 
 RETRY_SECONDS = 1.0
-"""When to ask again where too many requests wait for a version: loads take from 0.4 seconds to some minutes."""
+"""When to ask again if too many requests wait for a version: loads take from 0.4 seconds to some minutes."""
 
 
 @dataclass(slots=True, eq=False)

@@ -28,11 +28,11 @@ class RepositoryPresence:
     """How the repository stood when it was looked at last.
 
     Attributes:
-        fault: Why it is unavailable as a whole, in half a sentence without a path; "" where it is available.
+        fault: Why it is unavailable as a whole, in half a sentence without a path; "" if it is available.
         models: By name, why a model's directory is unavailable.
         found: The versions that were there.
         missing: Versions that are known, and were not.
-        away: Why what was found is what was found earlier, in half a sentence; "" where it was looked at now.
+        away: Why what was found is what was found earlier, in half a sentence; "" if it was looked at now.
     """
 
     fault: str = ""

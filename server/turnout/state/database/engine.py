@@ -55,7 +55,7 @@ def sqlite_url(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A state URL, understood.
+    """A parsed state URL.
 
     Attributes:
         url: As SQLAlchemy takes it; holds the password.
@@ -164,7 +164,7 @@ class Database:
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
-        """A transaction that may change the database; committed at its end, and undone where its block raises.
+        """A transaction that may change the database; committed at its end, and undone if its block raises.
 
         On SQLite it is the only one that writes from its begin on. On PostgreSQL it sees what was committed before each
         of its statements, so the rows that a decision rests on are to be locked first.
@@ -184,7 +184,7 @@ class Database:
         self._mark = (revision, digest)
 
     def check(self) -> None:
-        """Looks whether the database can be read and written, its content included where that is a file.
+        """Looks whether the database can be read and written, its content included if that is a file.
 
         Raises:
             UnavailableError: It cannot; the message says why and what to do.
@@ -194,7 +194,7 @@ class Database:
             _refuse(self._file.check())
 
     def _follow_file(self, file: SqliteFile) -> None:
-        """Goes on with a file that took the place of the one that is open, where it holds the log so far."""
+        """Goes on with a file that took the place of the one that is open, if it holds the log so far."""
         if not file.replaced or self._mark is None:
             return
         with self._change:
@@ -203,7 +203,7 @@ class Database:
                 file.renew()
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Has `heard` called at each change of the database, in a thread, where the database can tell.
+        """Calls `heard` at each change of the database, in a thread, if the database announces changes.
 
         Args:
             heard: Quick, and raises nothing.
@@ -251,7 +251,7 @@ class Database:
                 self._writes.pool.dispose()
 
     def _explain(self, error: sqlite3.Error | DBAPIError, *, starting: bool) -> TurnoutError | None:
-        """Returns what to raise in the place of `error`; None where that tells of a mistake in Turnout."""
+        """Returns what to raise instead of `error`; None if it is a bug in Turnout."""
         driver: BaseException = error
         lost = False
         if isinstance(error, DBAPIError):
@@ -301,7 +301,7 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
         connection.execute("PRAGMA synchronous = FULL").close()
 
     event.listen(engine, "begin", _begin)
-    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails where another one
+    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails if another one
     # wrote in between, and no waiting helps it.
     return engine.execution_options(**{_BEGIN: "BEGIN"}), engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 

@@ -1,4 +1,4 @@
-"""What a database driver's error means to someone who runs Turnout. Nothing of a driver's own words is passed on."""
+"""What a database driver's error means to an operator. The driver's own message is not passed on."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ _POSTGRESQL = {
 
 
 def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
-    """Says what a driver's `error` means; None where it tells of a mistake in Turnout, not of the database's health.
+    """Says what a driver's `error` means; None if it is a bug in Turnout and not a fault of the database.
 
     Args:
         error: As sqlite3 or psycopg raised it.

@@ -21,7 +21,7 @@ _RETRY_SECONDS = 1.0
 
 
 def notify(connection: Connection) -> None:
-    """Has everybody who listens told once the transaction is committed; nothing on SQLite, whose readers look often."""
+    """Notifies listeners once the transaction is committed; does nothing on SQLite, whose readers poll."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"NOTIFY {_CHANNEL}"))
 
@@ -30,7 +30,7 @@ class ChangeListener:
     """Listens for changes, in a thread with a connection of its own."""
 
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
-        """Begins to listen if the database can tell.
+        """Begins to listen if the database announces changes.
 
         Args:
             engine: Of the database.
@@ -43,7 +43,7 @@ class ChangeListener:
             threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def close(self) -> None:
-        """Listens no more; its thread ends within a second."""
+        """Stops listening; its thread ends within a second."""
         self._ended.set()
 
     def _listen(self) -> None:

@@ -35,7 +35,7 @@ class SqliteFile:
     """The file of a database that is open. Its methods may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the file as it is now for the right one.
+        """Accepts the file as it is now.
 
         Raises:
             OSError: It is not there.
@@ -49,7 +49,7 @@ class SqliteFile:
         self.renew()
 
     def renew(self) -> None:
-        """Takes the file as it is now for the right one.
+        """Accepts the file as it is now.
 
         Raises:
             OSError: It is not there.
@@ -68,7 +68,7 @@ class SqliteFile:
             return False
 
     def fault(self, *, begun: bool = False) -> str:
-        """Returns what is wrong with the files by their names, in words; "" where nothing is.
+        """Returns what is wrong with the files by their names, in words; "" if nothing is.
 
         Args:
             begun: A transaction has read, so that the write-ahead log and its index have to be there.

@@ -1,4 +1,4 @@
-"""The log as a chain that shows what was done to it.
+"""The log as a hash chain, which shows tampering.
 
 Each event holds the hash of the event before it, and its own:
 
@@ -238,7 +238,7 @@ class _Links:
 
 
 def _place(row: Mapping[str, Any]) -> int | None:
-    """Returns the number that an event had when its hash was made; None where that is none near by."""
+    """Returns the number that an event had when its hash was made; None if that is not a number near by."""
     here = int(row["id"])
     for number in range(max(here - _SEARCHED, 1), here + _SEARCHED):
         if event_hash({**row, "id": number}, row["previous"]) == row["hash"]:

@@ -18,8 +18,8 @@ class EventKind(StrEnum):
     """What happened."""
 
     PUBLISHED = "published"
-    """A version came to exist. Payload: version, digest; found, true, where another than its publisher recorded it;
-    replaced, the digest that it had before, where a version was removed by hand and published anew."""
+    """A version came to exist. Payload: version, digest; found, true, if another than its publisher recorded it;
+    replaced, the digest that it had before, if a version was removed by hand and published anew."""
     RELEASED = "released"
     """A version became fit for general traffic. Payload: version."""
     YANKED = "yanked"
@@ -37,7 +37,7 @@ class EventKind(StrEnum):
     """A released version became a candidate again: it was rolled back, or somebody took its release back. Payload:
     version."""
     TAG_SET = "tag_set"
-    """A tag came to name a version. Payload: tag, version, previous (null where the tag is new)."""
+    """A tag came to name a version. Payload: tag, version, previous (null if the tag is new)."""
     TAG_DELETED = "tag_deleted"
     """A tag went. Payload: tag, previous."""
     POLICY_CHANGED = "policy_changed"
@@ -60,8 +60,8 @@ class Event:
         model: The model it is about; "" for none.
         kind: An `EventKind`, or one that a later release of Turnout writes.
         subject: The version or tag that changed, or the policy's epoch that came.
-        actor: Who asked for it; empty where they did not say.
-        reason: Why; empty where they did not say.
+        actor: Who asked for it; empty if they did not say.
+        reason: Why; empty if they did not say.
         payload: The change itself, as JSON values.
         previous: Hash of the event before; `turnout.state.event_log.chain`.
     """

@@ -123,6 +123,8 @@ class VersionRecorder:
         isolated_processes: Child processes that run.
         cuda_graphs: Sizes of batches for which its runs are captured; None where it does not run on a GPU and nobody
             asked for that.
+        tensorrt: It runs on TensorRT; None where nobody asked for that.
+        tensorrt_fp16: It runs in FP16; None where nobody asked for that.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
         demoted: Times that it stopped sharing runs, since an output of one did not add up.
@@ -144,6 +146,8 @@ class VersionRecorder:
     isolated_restarts: int | None = None
     isolated_processes: int = 0
     cuda_graphs: int | None = None
+    tensorrt: bool | None = None
+    tensorrt_fp16: bool | None = None
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
     traffic_share: dict[str, Ratio] = field(default_factory=dict)
     demoted: int = 0
@@ -381,6 +385,14 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
     yield Family(
         "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 where none are.",
         [(v.labels, v.cuda_graphs) for v in present if v.cuda_graphs is not None],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_tensorrt", "gauge", "1 if it runs on TensorRT, 0 if it should and runs on something else.",
+        [(v.labels, int(v.tensorrt)) for v in present if v.tensorrt is not None],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_tensorrt_fp16", "gauge", "1 if it runs in FP16, 0 if its golden cases rule that out.",
+        [(v.labels, int(v.tensorrt_fp16)) for v in present if v.tensorrt_fp16 is not None],
     )  # fmt: skip
     yield Family(
         "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, desired and in force.",

@@ -109,6 +109,12 @@
   let asOf = new Date();
   function warn(text) { stale.textContent = text + " What you see is as of " + when(null, asOf / 1e3) + " UTC."; }
   document.body.addEventListener("htmx:beforeRequest", function (event) { if (document.hidden) event.preventDefault(); });
+  document.body.addEventListener("htmx:beforeSwap", function (event) {
+    const xhr = event.detail.xhr;
+    if (xhr.status !== 200 || xhr.responseText.includes('id="live"')) return;
+    event.detail.shouldSwap = false;
+    warn("The page cannot be refreshed: another page came, such as one to sign in. Load the page again.");
+  });
   document.body.addEventListener("htmx:afterSwap", function () { asOf = new Date(); stale.textContent = ""; });
   document.body.addEventListener("htmx:sendError", function () { warn("The server does not answer."); });
   document.body.addEventListener("htmx:responseError", function (event) {

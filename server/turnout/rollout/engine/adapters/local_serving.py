@@ -228,11 +228,11 @@ class LocalServing:
         self._loader.reconcile()
 
     def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
-        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
+        """Makes `to` answer in place of the policy, and `withdrawn` count as not released; in memory only."""
         self._policies.divert(model, to, withdrawn)
 
     def undivert(self, model: str) -> None:
-        """Has the policy hold again."""
+        """Lets the policy decide again."""
         self._policies.undivert(model)
 
     def model_snapshot(self, model: str, running: Sequence[Rollout]) -> ModelSnapshot:
@@ -250,7 +250,7 @@ class LocalServing:
         )  # fmt: skip
 
     def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
-        """Returns what was released over the version before, which answered plain requests for want of a policy.
+        """Returns what was released over the previous version, which answered plain requests without a policy.
 
         Whether that is ready plays no part: what is released answers as soon as it is.
         """
@@ -261,7 +261,7 @@ class LocalServing:
         return default if default is not None and default > rollout.previous else None
 
     def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
-        """Returns who answers plain requests, in words; "" where the version before does, and nobody else."""
+        """Returns who answers plain requests, in words; "" if only the previous version does."""
         known = self._catalog.snapshot.models.get(rollout.model)
         statuses = {v: entry.release_status for v, entry in known.versions.items()} if known is not None else {}
         parts = answers_of(policy, statuses).plain
@@ -299,7 +299,7 @@ class LocalServing:
     def _shadowed(self, active: ActiveRollout) -> tuple[Count, str]:
         """Returns the copies that were judged since the last look, and those that disagreed or failed.
 
-        And why nothing can be compared, in a sentence; "" where something can.
+        And why nothing can be compared, in a sentence; "" if something can.
         """
         rollout = active.rollout
         if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING:

@@ -77,7 +77,7 @@ class StoredRollouts:
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
 
     async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
-        """Writes rollouts that nothing happened to but that requests were counted. Returns as `RolloutStore`'s."""
+        """Writes rollouts to which nothing happened except counts. Returns as `RolloutStore`'s."""
         return await self._store.in_thread(self._store.put_counts, several)
 
     async def withdraw(

@@ -86,7 +86,7 @@ def _transpose(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     order = [normal(axis, rows.rank) for axis in call.integers("perm") or range(rows.rank - 1, -1, -1)]
     if sorted(order) != list(range(rows.rank)):
-        raise NotRowWise("its order of axes is none")
+        raise NotRowWise("its order of axes is not a permutation")
     return [rows.with_shape(tuple(rows.shape[axis] for axis in order), order.index(rows.axis))]
 
 

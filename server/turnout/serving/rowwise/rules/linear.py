@@ -193,7 +193,7 @@ def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]
 
 
 def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
-    """Returns how many places a window of known size takes along a dimension of known size; None where one is not."""
+    """Returns how many places a window of known size takes along a dimension of known size; None if one is not."""
     kernel = call.integers("kernel_shape")
     if kernel is None and len(call.inputs) > 1:
         shape = call.given(1).shape or ()

@@ -35,7 +35,7 @@ _ALEMBIC_VERSION = Table(
 
 
 def upgrade(database: Database) -> None:
-    """Brings `database` to `HEAD`; does nothing where it is there already.
+    """Brings `database` to `HEAD`; does nothing if it is there already.
 
     Raises:
         ConfigError: Its schema is not one that this release knows, or its tables are another program's.

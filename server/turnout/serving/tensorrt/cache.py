@@ -1,7 +1,9 @@
 """Where TensorRT keeps what it takes minutes to build, and how ONNX Runtime is told of it. Pure.
 
-    <cache>/tensorrt/engines/<digest>/<GPU>/<ONNX Runtime>/    engines of one version
-    <cache>/tensorrt/timings/<GPU>/<ONNX Runtime>/             how long kernels take, which all versions share
+    <cache>/tensorrt/engines/<digest>/<GPU>/<libraries>/full    engines of one version at full precision
+                                                       /fp16    the same in FP16
+                                                       /precision.json    which of them is used, and why
+    <cache>/tensorrt/timings/<GPU>/<libraries>/                 how long kernels take, which all versions share
 
 An engine is right for the model, the GPU and the libraries that it was built with, and ONNX Runtime does not look
 whether they are the same: so each has a folder of its own. Never in the repository, whose versions do not change.
@@ -23,7 +25,7 @@ class TensorrtCache:
     """The folders of one version on one kind of GPU.
 
     Attributes:
-        engines: Path of the version's own.
+        engines: Path of the version's own, on that GPU with those libraries.
         timings: Path of that of all versions.
     """
 
@@ -31,7 +33,7 @@ class TensorrtCache:
     timings: str
 
     @classmethod
-    def of(cls, cache: str, digest: str, gpu: str, capability: str, runtime: str) -> "TensorrtCache":
+    def of(cls, cache: str, digest: str, gpu: str, capability: str, runtime: str, tensorrt: str) -> "TensorrtCache":
         """Returns the folders; none is made.
 
         Args:
@@ -39,7 +41,8 @@ class TensorrtCache:
             digest: Of the version.
             gpu: Name of the device, such as `NVIDIA H200`.
             capability: Its compute capability, such as `9.0`.
-            runtime: Version of ONNX Runtime, which fixes that of TensorRT.
+            runtime: Version of ONNX Runtime.
+            tensorrt: Version of TensorRT, of which ONNX Runtime fixes the first number only; "" where that is not told.
 
         Raises:
             ValueError: That is not a digest, or the device has no name.
@@ -49,13 +52,24 @@ class TensorrtCache:
         if matched is None or not device:
             raise ValueError(f"expected a digest and a device, got {digest!r} and {gpu!r}")
         kind = f"{device}-sm{_UNFIT.sub('', capability).replace('.', '')}/ort-{_UNFIT.sub('-', runtime)}"
+        if tensorrt:
+            kind += f"-trt-{_UNFIT.sub('-', tensorrt)}"
         return cls(f"{cache}/tensorrt/engines/{matched[1]}/{kind}", f"{cache}/tensorrt/timings/{kind}")
 
-    def options(self) -> Mapping[str, str]:
-        """Returns the options of ONNX Runtime's TensorRT provider that have it use the folders."""
+    def engines_in(self, *, fp16: bool) -> str:
+        """Returns the path of the engines of one precision."""
+        return f"{self.engines}/{'fp16' if fp16 else 'full'}"
+
+    @property
+    def precision(self) -> str:
+        """Path of what was found out about FP16."""
+        return f"{self.engines}/precision.json"
+
+    def options(self, *, fp16: bool) -> Mapping[str, str]:
+        """Returns the options of ONNX Runtime's TensorRT provider that have it use the folders, at one precision."""
         return {
             "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": self.engines,
+            "trt_engine_cache_path": self.engines_in(fp16=fp16),
             "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": self.timings,
             # Timings of a GPU that differs are no use, and engines built from them slow.

@@ -1,0 +1,82 @@
+"""What a version answers to golden cases, held against what they expect. Pure but for NumPy.
+
+Whoever asks whether a version is right, asks here: the gate `golden` before it is published, and a load that would run
+it with less precision.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
+from turnout.registry.compatibility.sandbox import ExampleResult
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.storage.golden import GoldenCase, class_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How many labelled rows a version got right.
+
+    Attributes:
+        right: Whose highest score is that of the right class.
+        rows: Of how many.
+    """
+
+    right: int = 0
+    rows: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """0 to 1; 1.0 of no rows."""
+        return self.right / self.rows if self.rows else 1.0
+
+
+def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -> Sequence[str]:
+    """Says what of an answer to a golden case is not as the case expects, a sentence each.
+
+    Args:
+        manifest: Of the version; declares outputs and tolerances.
+        case: With the outputs and labels expected.
+        answer: Of the version.
+    """
+    if answer.fault:
+        return [f"case {case.name} cannot be run: {answer.fault}"]
+    faults = []
+    for spec in manifest.signature.outputs:
+        expected = case.outputs.get(spec.name)
+        if expected is None:
+            continue
+        got, tolerance = answer.outputs[spec.name], tolerance_of(manifest, spec)
+        if differs(got, expected, tolerance):
+            apart = largest_difference(got, expected)
+            bound = "must be equal" if tolerance is None else f"allowed {tolerance.atol:g} + {tolerance.rtol:g} * value"
+            faults.append(
+                f"case {case.name}: output {spec.name} is off by {apart:.3g} ({bound})"
+                if got.shape == expected.shape
+                else f"case {case.name}: output {spec.name} has shape {got.shape}, expected {expected.shape}"
+            )
+    for name, labels in case.labels.items():
+        got = answer.outputs[name]
+        if got.ndim < 2 or got.shape[0] != labels.shape[0]:
+            faults.append(f"case {case.name}: output {name} has shape {got.shape} for {labels.shape[0]} labels")
+    return faults
+
+
+def accuracy_of(manifest: Manifest, cases: Mapping[str, GoldenCase], answers: Mapping[str, ExampleResult]) -> Accuracy:
+    """Returns how many labelled rows of golden cases were answered right.
+
+    Args:
+        manifest: Of the version; declares labels.
+        cases: By example.
+        answers: By example, one for each case.
+    """
+    right = rows = 0
+    for path, case in cases.items():
+        for name, labels in case.labels.items():
+            wanted = class_numbers(labels, manifest.labels.get(name))
+            chosen = np.argmax(answers[path].outputs[name].reshape(len(wanted), -1), axis=-1)
+            right += int(np.count_nonzero(chosen == wanted))
+            rows += len(wanted)
+    return Accuracy(right, rows)

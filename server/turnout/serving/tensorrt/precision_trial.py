@@ -1,0 +1,108 @@
+"""Makes the sessions of a version in the precision that it is found to be exact in."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from turnout.errors import InvalidModel, TurnoutError
+from turnout.registry.compatibility.sandbox import ExampleResult
+from turnout.registry.manifest.manifest import Manifest
+from turnout.registry.manifest.signature import DataType
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
+from turnout.serving.sandbox.examples import check_fit
+from turnout.serving.sessions.session import Session
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
+from turnout.serving.tensorrt.precision import Compared, Precision, decide, full
+from turnout.serving.tensorrt.precision_record import PrecisionRecord
+
+CASE_BYTES = 64 << 20
+"""Memory of the arrays of a golden case that is run at a load; one that is larger rules FP16 out."""
+
+_BFLOAT16 = NUMPY_DTYPES[DataType.BFLOAT16]
+
+MakeSessions = Callable[[bool], Sequence[Session]]
+"""Makes a session for each device, in FP16 if it is given True; raises TurnoutError."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionTrial:
+    """A version whose precision is to be found out.
+
+    Attributes:
+        manifest: Of the version.
+        directory: Holds its files.
+        make: Makes its sessions.
+        records: What was found out before, one for each device.
+    """
+
+    manifest: Manifest
+    directory: Path
+    make: MakeSessions
+    records: Sequence[PrecisionRecord] = ()
+
+    def sessions(self) -> tuple[Sequence[Session], Precision]:
+        """Makes the sessions that serve, and tells their precision.
+
+        Raises:
+            ModelFailure, MemoryBudgetExceeded: They cannot be made at full precision.
+        """
+        known = self._known()
+        if known is not None and known.fp16:
+            try:
+                return self.make(True), known
+            except TurnoutError as error:
+                return self.make(False), full(f"no session in FP16: {error.message}")
+        exact = self.make(False)
+        if known is not None:
+            return exact, known
+        try:
+            reduced = self.make(True)
+        except TurnoutError as error:  # it may be memory, and is tried again at the next load
+            return exact, full(f"no session in FP16: {error.message}")
+        found = self._compared(exact, reduced)
+        for record in self.records:
+            record.write(found)
+        used, other = (reduced, exact) if found.fp16 else (exact, reduced)
+        for session in other:
+            session.close()
+        return used, found
+
+    def _known(self) -> Precision | None:
+        """Returns what was found out on all devices before; None if that is not known of each, or not the same."""
+        found = {record.read() for record in self.records}
+        return found.pop() if len(found) == 1 else None
+
+    def _compared(self, exact: Sequence[Session], reduced: Sequence[Session]) -> Precision:
+        found = full("there is no device")
+        for one, other in zip(exact, reduced, strict=True):
+            try:
+                found = decide(self.manifest, self._answered(one, other))
+            except InvalidModel as error:
+                found = full(f"{error.message}, and so not all golden cases can be compared")
+            if not found.fp16:
+                break
+        return found
+
+    def _answered(self, exact: Session, reduced: Session) -> Iterator[Compared]:
+        """Runs the golden cases one after the other. Raises InvalidModel if one cannot be read, or is too large."""
+        for entry in self.manifest.files:
+            if not entry.path.startswith(f"{GOLDEN_DIRECTORY}/"):
+                continue
+            case = read_case(self.directory / entry.path, max_bytes=CASE_BYTES)
+            inputs = check_fit(case.inputs, self.manifest.signature)
+            yield Compared(case, self._answer(exact, case.name, inputs), self._answer(reduced, case.name, inputs))
+
+    def _answer(self, session: Session, name: str, inputs: Mapping[str, Array]) -> ExampleResult:
+        names = [spec.name for spec in self.manifest.signature.outputs]
+        try:
+            values = session.run(inputs, names)
+        except TurnoutError as error:
+            return ExampleResult(name, True, {}, error.message)
+        return ExampleResult(name, True, {n: _plain(v) for n, v in zip(names, values, strict=True)})
+
+
+def _plain(array: Array) -> Array:
+    """Returns `array` in a dtype that golden cases have."""
+    return array.astype(np.float32) if array.dtype == _BFLOAT16 else array

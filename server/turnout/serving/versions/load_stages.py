@@ -1,0 +1,67 @@
+"""Shows what takes minutes in a load while it goes on: in the catalog and what shows that, in readiness, in the log."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.serving.tensorrt.fallback import progress
+from turnout.serving.versions.availability import Availability
+from turnout.serving.versions.inventory import Inventory
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.presence import Key
+
+_SHOWN_SECONDS = 1.0
+_LOGGED_TIMES = 30
+"""One time in so many that it is shown, it is logged."""
+
+_UNDER_WAY = (LifecycleState.LOADING, LifecycleState.WARMING)
+
+
+class LoadStages:
+    """The stages that go on. Used on the event loop only."""
+
+    def __init__(self, inventory: Inventory, availability: Availability, log: FilteringBoundLogger) -> None:
+        self._inventory = inventory
+        self._log = log
+        self._shown: dict[Key, str] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        availability.report_loads(lambda: self.sentences)
+
+    @property
+    def sentences(self) -> Sequence[str]:
+        """What goes on, a sentence for each version."""
+        return [f"{model} {version}: {what}" for (model, version), what in self._shown.items()]
+
+    def begin(self, model: str, version: Version, stage: str) -> None:
+        """Shows that a stage of a load began, until it ends; "" for the end of what went on."""
+        self.end(model, version)
+        if stage:
+            task = asyncio.create_task(self._show(model, version, stage), name=f"{stage} {model}@{version}")
+            self._tasks[model, version] = task
+
+    def end(self, model: str, version: Version) -> None:
+        """Shows no more of a load."""
+        if (task := self._tasks.pop((model, version), None)) is not None:
+            task.cancel()
+        self._shown.pop((model, version), None)
+
+    def close(self) -> None:
+        """Shows nothing more."""
+        for model, version in list(self._tasks):
+            self.end(model, version)
+
+    async def _show(self, model: str, version: Version, stage: str) -> None:
+        loop = asyncio.get_running_loop()
+        began, times = loop.time(), 0
+        while (entry := self._inventory.versions(model).get(version)) is not None and entry.state in _UNDER_WAY:
+            seconds = loop.time() - began
+            what = self._shown[model, version] = progress(stage, seconds)
+            self._inventory.put(replace(entry, reason=what))
+            if times % _LOGGED_TIMES == 0:
+                self._log.info(stage, model=model, version=str(version), seconds=round(seconds, 1))
+            times += 1
+            await asyncio.sleep(_SHOWN_SECONDS)
+        self._shown.pop((model, version), None)

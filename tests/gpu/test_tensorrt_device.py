@@ -1,0 +1,110 @@
+"""TensorRT on a device: engines that are built, kept, and used again, and FP16 by golden cases.
+
+Skipped where TensorRT cannot be used, with what is missing. None of this has run on a device yet.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from semver import Version
+
+from onnx_models import matmul
+from turnout.config import Runtime
+from turnout.registry.manifest.manifest import Tolerance
+from turnout.registry.publishing.metadata import VersionMetadata
+from turnout.serving.sessions import providers
+from turnout.serving.sessions.memory import cuda_used_bytes
+from turnout.serving.sessions.providers import CPU, TENSORRT
+from wire import outputs_of, request, stub_of
+
+pytestmark = pytest.mark.gpu
+
+ONE = Version(1)
+MIB = 1 << 20
+X = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _there() -> None:
+    report = next(report for report in providers.probe() if report.name == TENSORRT)
+    if not report.usable:
+        pytest.skip(f"no TensorRT: {report.detail}")
+
+
+def _runtime(cache: Path, **more: Any) -> Runtime:
+    return Runtime(providers=("tensorrt", "cuda", "cpu"), tensorrt_cache=str(cache), **more)
+
+
+def _entry(server, model: str = "m"):
+    return server.services.catalog.snapshot.models[model].versions[ONE]
+
+
+async def _answer(server, model: str = "m") -> np.ndarray:
+    async with stub_of(server) as stub:
+        return outputs_of(await stub.Predict(request(model, x=X)))["y"]
+
+
+def _on_the_cpu(proto: onnx.ModelProto) -> np.ndarray:
+    return ort.InferenceSession(proto.SerializeToString(), providers=[CPU]).run(None, {"x": X})[0]
+
+
+@pytest.mark.parametrize("batch", ["batch", 4], ids=["free", "fixed"])
+async def test_engines_are_built_once_and_answer_as_the_cpu_does(publish_model, start_server, tmp_path, batch) -> None:
+    proto = matmul(256, batch=batch)
+    publish_model("m", "1.0.0", proto)
+    server = await start_server(runtime=_runtime(tmp_path / "cache"))
+    entry = _entry(server)
+    assert entry.providers[0] == TENSORRT, entry.tensorrt
+    assert entry.tensorrt == "used, full precision"
+    # TensorRT multiplies with TF32 unless NVIDIA_TF32_OVERRIDE=0 is set; ONNX Runtime has no option for it.
+    np.testing.assert_allclose(await _answer(server), _on_the_cpu(proto), rtol=1e-2, atol=5e-2)
+    engines = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.engine")}
+    assert engines
+    assert list((tmp_path / "cache").rglob("*.timing"))
+    await server.services.manager.unload("m", ONE)
+    await server.services.manager.load("m", ONE)
+    assert _entry(server).tensorrt == "used, full precision"
+    assert {path: path.stat().st_mtime_ns for path in engines} == engines  # not built again
+
+
+async def test_fp16_is_used_where_golden_cases_allow_it(publish_model, start_server, tmp_path) -> None:
+    case = tmp_path / "one.npz"
+    np.savez(case, **{"inputs/x": X, "outputs/y": _on_the_cpu(matmul(256))})
+    wide = VersionMetadata(tolerances={"y": Tolerance(0.5, 0.0)})
+    exact = VersionMetadata(tolerances={"y": Tolerance(1e-9, 0.0)})
+    publish_model("wide", "1.0.0", matmul(256), golden=(case,), metadata=wide)
+    publish_model("exact", "1.0.0", matmul(256), golden=(case,), metadata=exact)
+    server = await start_server(runtime=_runtime(tmp_path / "cache", tensorrt_fp16="golden"))
+    assert _entry(server, "wide").tensorrt.startswith("used, FP16: 1 golden case"), _entry(server, "wide").tensorrt
+    assert _entry(server, "exact").tensorrt.startswith("used, full precision: FP16 was tried, and ")
+    options = _entry(server, "wide").handle.loaded.sessions[0]._session.get_provider_options()[TENSORRT]
+    assert options["trt_fp16_enable"] in ("1", "True")
+
+
+async def test_what_was_tried_and_is_not_used_is_given_back(publish_model, start_server, tmp_path) -> None:
+    case = tmp_path / "one.npz"
+    np.savez(case, **{"inputs/x": np.ones((1, 4096), np.float32)})
+    publish_model("m", "1.0.0", matmul(4096), golden=(case,))
+    server = await start_server(runtime=_runtime(tmp_path / "cache", tensorrt_fp16="golden"))
+    manager = server.services.manager
+    await manager.unload("m", ONE)
+    before = cuda_used_bytes(0)
+    for _ in range(3):
+        await manager.load("m", ONE)
+        await manager.unload("m", ONE)
+    assert cuda_used_bytes(0) - before <= 64 * MIB
+
+
+async def test_a_damaged_engine_is_built_once_more(publish_model, start_server, tmp_path) -> None:
+    publish_model("m", "1.0.0", matmul(256, batch=4))
+    server = await start_server(runtime=_runtime(tmp_path / "cache"))
+    for path in (tmp_path / "cache").rglob("*.engine"):
+        path.write_bytes(b"damaged")
+    await server.services.manager.unload("m", ONE)
+    await server.services.manager.load("m", ONE)
+    assert _entry(server).tensorrt == "used, full precision"
+    assert max(path.stat().st_size for path in (tmp_path / "cache").rglob("*.engine")) > len(b"damaged")
