@@ -106,6 +106,10 @@ def methods(seen: Seen) -> Methods:
             await stream.write(message)
         stream.trailing = (("end", "reached"),)
 
+    async def duplex_together(stream: Stream) -> None:
+        while messages := await stream.read_some(16):
+            await stream.write_all(messages)
+
     async def collect(stream: Stream) -> None:
         parts = []
         while (message := await stream.read()) is not None:
@@ -145,6 +149,7 @@ def methods(seen: Seen) -> Methods:
         SERVICE + "BreakDown": Unary(break_down),
         SERVICE + "GiveUp": Unary(give_up),
         SERVICE + "Duplex": Streaming(duplex),
+        SERVICE + "DuplexTogether": Streaming(duplex_together),
         SERVICE + "Collect": Streaming(collect),
         SERVICE + "Count": Streaming(count),
         SERVICE + "Watch": Streaming(watch),

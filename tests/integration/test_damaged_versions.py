@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from semver import Version
 
+from answer_wire import run
 from onnx_models import save_external, scaled
 from turnout.config import Settings
 from turnout.errors import DigestMismatch
@@ -65,6 +66,9 @@ async def test_a_server_that_starts_answers_data_loss_and_serves_the_rest(
             assert refused.code is grpc.StatusCode.DATA_LOSS
             assert file in refused.message
         assert (await stub.Predict(request("m", "^1", x=X))).route.version == "1.0.0"
+    table = await run(server, models, "models")
+    assert "note: m 2.0.0: " in table.err
+    assert file in table.err
 
 
 @pytest.mark.parametrize("file", FILES)

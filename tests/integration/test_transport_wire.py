@@ -53,8 +53,9 @@ async def test_a_message_may_come_byte_by_byte(client: Http2Client, method: str)
     assert (await client.answer(stream)).body == framed(b"slowly")
 
 
-async def test_messages_of_a_stream_may_be_cut_anywhere(client: Http2Client) -> None:
-    stream = await client.begin(SERVICE + "Duplex")
+@pytest.mark.parametrize("method", ["Duplex", "DuplexTogether"])
+async def test_messages_of_a_stream_may_be_cut_anywhere(client: Http2Client, method: str) -> None:
+    stream = await client.begin(SERVICE + method)
     data = b"".join(framed(b"%d" % index * index) for index in range(40))
     for start in range(0, len(data), 7):
         await client.send(stream, data[start : start + 7])
@@ -154,7 +155,26 @@ async def test_a_compressed_message_is_read(client: Http2Client) -> None:
     assert answer.body == framed(b"x" * 9000)
 
 
-@pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex"])
+@pytest.mark.parametrize("method", ["Duplex", "DuplexTogether"])
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (PREFIX.pack(0, (4 << 20) + 1), code_pb2.RESOURCE_EXHAUSTED),
+        (framed(b"x", 2), code_pb2.INTERNAL),
+        (framed(b"x", 1), code_pb2.INTERNAL),
+        (framed(b"xyz")[:-1], code_pb2.INTERNAL),
+    ],
+    ids=["too large", "no frame", "compressed", "cut"],
+)
+async def test_what_came_before_a_wrong_message_is_answered(
+    client: Http2Client, method: str, wrong: bytes, code: int
+) -> None:
+    right = framed(b"one") + framed(b"two") + framed(b"three")
+    answer = await client.call(SERVICE + method, right + wrong)
+    assert (answer.body, answer.grpc_status) == (right, code)
+
+
+@pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex", "DuplexTogether"])
 async def test_a_prefix_alone_has_a_message_refused_that_is_too_large(client: Http2Client, method: str) -> None:
     stream = await client.begin(SERVICE + method)
     await client.send(stream, PREFIX.pack(0, (4 << 20) + 1))

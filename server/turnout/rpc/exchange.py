@@ -6,7 +6,7 @@ parent span is the one that the item names, or else that of the stream's metadat
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
 from turnout.auth.caller import Caller
@@ -16,6 +16,7 @@ from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import MethodGuard
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageReader, MessageT
 from turnout.rpc.parsing.templates import Templates
+from turnout.rpc.send_clock import SendClock
 from turnout.rpc.transport.port import JOINED_BYTES, Parts, Response, RpcCall, StatusError, Stream
 from turnout.serving.data_plane.inference import InferenceRequest
 from turnout.serving.inputs.limits import InputLimits
@@ -171,22 +172,27 @@ class Opened(Generic[MessageT]):
         stream: That items come by.
         preferences: What its metadata asks for.
         parent: The caller's span, by its metadata.
+        deadline: `time.monotonic()` after which its client waits no longer; None for no bound.
+        clock: Of its client.
     """
 
     endpoint: Endpoint[MessageT]
     stream: Stream
     preferences: Preferences
     parent: SpanContext | None
+    deadline: float | None
+    clock: SendClock = field(default_factory=SendClock)
 
     @classmethod
     def of(cls, endpoint: Endpoint[MessageT], stream: Stream) -> "Opened[MessageT]":
         """Reads a stream's metadata. Raises as `PreferenceReader.read`."""
         metadata = stream.metadata
-        return cls(endpoint, stream, endpoint.preferences.read(metadata, lambda: stream.host), read(metadata))
+        preferences = endpoint.preferences.read(metadata, lambda: stream.host)
+        return cls(endpoint, stream, preferences, read(metadata), stream.deadline)
 
 
 class ItemExchange(GrpcExchange[MessageT]):
-    """One item of a stream.
+    """One item of a stream, which is read before it is decoded.
 
     Attributes:
         opened: The stream.
@@ -213,7 +219,7 @@ class ItemExchange(GrpcExchange[MessageT]):
     @property
     def deadline(self) -> float | None:
         """`time.monotonic()` after which the caller waits no longer."""
-        return self.opened.stream.deadline
+        return self.opened.deadline
 
     def parent(self) -> SpanContext | None:
         """Returns the caller's span."""

@@ -2,9 +2,10 @@
 
     reader: read -> answer at once, or start a task      writer: answers of tasks -> stream
 
-Requests of quick versions are answered in the reader without a task of their own, all that have come together in one
-go; that is what makes a stream cost half of unary calls. Reading pauses while as many requests as allowed are
-unanswered, and while there is no room for answers, so a client that does not read these stops itself and nobody else.
+Requests of quick versions are answered in the reader without a task of their own: what has come is read in one go, then
+answered, and the answers leave in one event; that is what makes a stream cost half of unary calls. Reading pauses while
+as many requests as allowed are unanswered, and while there is no room for answers, so a client that does not read these
+stops itself and nobody else.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from turnout.auth.authority import Authority
 from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.port import Stream
@@ -21,8 +23,9 @@ from turnout.serving.data_plane.inference import InferenceExchange
 _SHOWN_KEY = 128
 """Characters of a key that a refusal repeats."""
 
-_TOGETHER = 16
-"""Items that are answered before the first of their answers is written: a millisecond of quick ones."""
+_TOGETHER = 8
+"""Items that are answered before the first of their answers is written. With 16, a client that has so many in flight
+waits until all are answered, and the server then waits for it."""
 
 _TURN = 64
 """Items after which others on the event loop have their turn, however much has come."""
@@ -81,6 +84,7 @@ class Multiplexer:
         self._tasks: set[Task] = set()
         self._by_key: dict[str, Task] = {}
         self._answers: deque[bytes | Task] = deque()
+        self._enter: Callable[[bytes | Task], None] = self._answers.append
         self._wake_writer = asyncio.Event()
         self._room = asyncio.Event()
         self._reading = True
@@ -123,11 +127,14 @@ class Multiplexer:
     async def _read(self) -> None:
         """Reads, and writes what is answered at once: all that has come together is answered together."""
         stream, plane, since_turn = self._stream, self._plane, 0
-        while not self._drained and (data := await stream.read()) is not None:
-            together = 0
-            while data is not None:
-                item = self._item(data)
-                del data
+        while not self._drained:
+            came = list(await stream.read_some(min(self._max_items - self._unanswered, _TOGETHER)))
+            if not came:
+                return
+            since_turn += len(came)
+            came.reverse()
+            while came:
+                item = self._item(came.pop())  # which lets go of a large one once it is parsed
                 if item.heavy:
                     await self._flush(by_reader=True)  # nobody waits for a large one to be parsed
                     refusal = await plane.parse(item)
@@ -141,12 +148,7 @@ class Multiplexer:
                 elif (task := self._by_key.get(item.cancels)) is not None:
                     task.cancel()
                 del item
-                together += 1
-                if together >= _TOGETHER or self._unanswered >= self._max_items:
-                    break
-                data = stream.read_now()
             await self._flush(by_reader=True)
-            since_turn += together
             if since_turn >= _TURN:
                 since_turn = 0
                 await asyncio.sleep(0)
@@ -162,11 +164,13 @@ class Multiplexer:
             repeated = f"{key[:_SHOWN_KEY]!r} is under way on this stream"
             self._enter(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
             return
-        try:
-            quota = self._entered()
-        except Exhausted as error:
-            self._enter(self._plane.refuse(item, error))
-            return
+        quota: Quota | None = None
+        if self._plane.authority is not None:
+            try:
+                quota = self._entered(self._plane.authority)
+            except Exhausted as error:
+                self._enter(self._plane.refuse(item, error))
+                return
         done = self._plane.begin(item)
         if not isinstance(done, Pending):
             if quota is not None:
@@ -184,15 +188,10 @@ class Multiplexer:
         self._ordering(task, self._enter)
         task.add_done_callback(self._wake)
 
-    def _entered(self) -> Quota | None:
+    def _entered(self, authority: Authority) -> Quota | None:
         """Counts one more request of the caller. Raises Exhausted if they make too many."""
-        if (authority := self._plane.authority) is None or (caller := self._stream.caller) is None:
-            return None
-        return authority.enter(caller)
-
-    def _enter(self, answer: bytes | Task) -> None:
-        """Puts an answer among those to be written, or a task that will have it."""
-        self._answers.append(answer)
+        caller = self._stream.caller
+        return None if caller is None else authority.enter(caller)
 
     def _wake(self, _: Task) -> None:
         self._wake_writer.set()

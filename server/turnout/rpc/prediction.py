@@ -13,7 +13,6 @@ from turnout.rpc.guard import MethodGuard
 from turnout.rpc.multiplex import Multiplexer, as_ready
 from turnout.rpc.parsing.reader import SMALL_BYTES, MessageT
 from turnout.rpc.parsing.templates import Fields, Found, Outline, Templates
-from turnout.rpc.send_clock import SendClock
 from turnout.rpc.transport.port import Methods, Response, RpcCall, Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout.serving.data_plane.inference import InferenceRequest, InferenceResult
@@ -88,7 +87,7 @@ class _Predict(GrpcExchange[MessageT]):
         if self._found is None:
             return self._decode(deadline, preferences)
         template, request_id, inputs, _ = self._found
-        if request_id:
+        if len(request_id) > codec.MAX_REQUEST_ID:
             codec.check_id(request_id)
         return InferenceRequest(
             template.model,
@@ -154,11 +153,6 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
     _deadline: float | None = None
 
-    def __init__(self, opened: Opened[pb.PredictStreamRequest], clock: SendClock, data: bytes) -> None:
-        """Prepares; `clock` is the stream's."""
-        super().__init__(opened, data)
-        self._clock = clock
-
     @property
     def deadline(self) -> float | None:
         """`time.monotonic()` after which the caller waits no longer."""
@@ -191,8 +185,9 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
             timeout = self.timeout()
             if item.traceparent:
                 self._outline = None
-        self._deadline = self.opened.stream.deadline
-        waited = 0.0 if sent is None else self._clock.waited(sent / 1e3, self.arrived)
+        opened = self.opened
+        self._deadline = opened.deadline
+        waited = 0.0 if sent is None else opened.clock.waited(sent / 1e3, self.arrived)
         if timeout is not None:
             ends = self.arrived + timeout - waited
             self._deadline = ends if self._deadline is None else min(ends, self._deadline)
@@ -204,7 +199,6 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `request`."""
-        self.read()
         if self.parsed is not None and self.parsed.WhichOneof("item") != "request":
             raise InvalidRequest.at("item", "expected a request or a cancel")
         if not self.key:
@@ -244,7 +238,7 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
         return done.finish() if isinstance(done, Pending) else done
 
     async def predict_stream(stream: Stream) -> None:
-        item = partial(PredictItem, Opened.of(streaming, stream), SendClock())
+        item = partial(PredictItem, Opened.of(streaming, stream))
         await Multiplexer(plane, stream, item, as_ready, max_items).run()
 
     return {

@@ -5,7 +5,7 @@ from turnout.cli.output import reporting
 
 _EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
 
-_EXPLAINED = ("loading", "warming", "ready")
+_EXPLAINED = ("loading", "warming", "ready", "failed")
 """States for which a server may give a reason: slow loads, and failures."""
 
 

@@ -80,7 +80,6 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
             Unsupported: The request needs shared memory or a sequence.
         """
-        self.read()
         if self._found is None:
             return self._decode(deadline, preferences, caller)
         template, request_id, inputs, _ = self._found
@@ -137,6 +136,7 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `request` and `PreferenceReader.read`."""
+        self.read()
         return self.request(self.call.deadline, self.preferences(), self.call.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:

@@ -100,9 +100,13 @@ class Stream(RpcCall):
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
 
-    def read_now(self) -> bytes | None:
-        """Returns the client's next message if that has come; None if `read` is the way."""
-        return None
+    async def read_some(self, most: int) -> Sequence[bytes]:
+        """Returns the client's next messages, of which `most` at most have come; none once it has sent its last.
+
+        It waits for the first only. Large messages come alone or last.
+        """
+        message = await self.read()
+        return () if message is None else (message,)
 
     @abstractmethod
     async def write(self, message: bytes) -> None:

@@ -133,12 +133,11 @@ class Session:
                     str(model),
                     options,
                     providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
-                    # Else an engine that cannot be built is told on standard output, and CUDA or the CPU serves.
-                    enable_fallback=TENSORRT not in providers,
+                    # Else what a GPU cannot load is told on standard output, and the CPU serves it.
+                    enable_fallback=False,
                 )
         except Exception as error:
             raise load_failure(error) from error
-        self._session.disable_fallback()
         # The compiled session below ONNX Runtime's Python class: that class checks input names again and makes run
         # options anew for each run, which doubles the cost of a small model's run (4.5 us instead of 2.5).
         self._run = self._session._sess.run

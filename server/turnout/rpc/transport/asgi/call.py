@@ -106,6 +106,9 @@ class AsgiCall(RunningCall):
     _half_closed = False
     _held = 0
     _waiting: Awaitable[Event] | None = None
+    _fault: StatusError | None = None
+    _waited = False
+    _alone = False
 
     def __init__(
         self,
@@ -190,6 +193,8 @@ class AsgiCall(RunningCall):
 
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
+        if self._fault is not None:
+            raise self._fault
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
@@ -202,32 +207,61 @@ class AsgiCall(RunningCall):
             if frames.partial:
                 frame = await self._rest(frames)
             else:
-                waiting, self._waiting = self._waiting, None
-                whole = self._fed(await (self._receive() if waiting is None else waiting))
-                if whole is not None:
+                event = self._waiting or started(self._receive())
+                if not isinstance(event, tuple):
+                    self._waiting, self._waited = None, True
+                    event = (await event,)
+                if (whole := self._fed(event[0])) is not None:
                     return whole
                 frame = self._next(frames)
         self.release()
         compressed, message = frame
         return await self._decompressed(message) if compressed else message
 
-    def read_now(self) -> bytes | None:
-        """Returns the client's next message if that has come, and is not compressed."""
-        if self._encoding is not IDENTITY or self._frames is None:
-            return None
-        frames = self._frames
-        while (frame := self._next(frames) if frames.buffered else None) is None:
-            if self._half_closed or frames.partial or self._waiting is not None:
-                return None
-            event = started(self._receive())
-            if not isinstance(event, tuple):
-                self._waiting = event
-                return None
-            if (whole := self._fed(event[0])) is not None:
-                return whole
-        if frame[0]:
-            raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
-        return frame[1]
+    async def read_some(self, most: int) -> Sequence[bytes]:
+        """Returns the client's next messages, of which `most` at most have come; none once it has sent its last."""
+        self._waited = False
+        message = await self.read()
+        if message is None:
+            return ()
+        messages, frames = [message], self._frames
+        assert frames is not None, "one was read"
+        alone = self._alone and self._waited and not frames.buffered
+        if most > 1 and self._encoding is IDENTITY and not alone:
+            try:
+                self._take_more(frames, messages, most)
+            except StatusError as error:  # what came before it is answered first
+                self._fault = error.with_traceback(None)
+            self._alone = self._waited and len(messages) == 1
+        return messages
+
+    def _take_more(self, frames: FrameSplitter, messages: list[bytes], most: int) -> None:
+        """Adds what else has come, up to `most` messages and as many bytes as are sent together.
+
+        All of it before any is answered: each event that is taken wakes the server's thread, and so does asking for one
+        that has not come; it sleeps again before a message is answered. Where messages come alone, the next is
+        answered before one looks for more, which then wakes that thread together with the answer.
+        """
+        receive, size = self._receive, len(messages[0])
+        while len(messages) < most and size < JOINED_BYTES:
+            if frames.buffered:
+                if (frame := self._next(frames)) is None:
+                    return  # it is not whole
+                compressed, message = frame
+                if compressed:
+                    raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
+            elif self._half_closed:
+                return
+            else:
+                event = started(receive())
+                if not isinstance(event, tuple):
+                    self._waiting = event
+                    return
+                if (whole := self._fed(event[0])) is None:
+                    continue
+                message = whole
+            messages.append(message)
+            size += len(message)
 
     def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
         """Returns the next message as `frames.next` does."""
