@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Transport = Literal["unary", "stream"]
-"""How predictions travel: one call each, or all over one stream."""
+"""How predictions are sent: one call each, or all over one stream."""
 
 Options = Sequence[tuple[str, str | int]]
 """gRPC channel arguments, as the core's `grpc_types.h` names them."""
@@ -39,7 +39,7 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
 
     Args:
         overrides: Of the defaults.
-        target: Where the channel leads, as far as that is known.
+        target: The channel's target, if it is known.
     """
     options = {**dict(_DEFAULTS), **dict(overrides)}
     scheme, _, addresses = target.partition(":")
@@ -50,7 +50,7 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
 
 
 def checked_target(target: str) -> str:
-    """Returns `target` where gRPC can read it.
+    """Checks that gRPC can read `target`, and returns it.
 
     Raises:
         ValueError: It is empty, or lists several addresses without saying that they are addresses.

@@ -1,4 +1,4 @@
-"""A stand-in for a Turnout server in the tests of what calls one: real gRPC on a free port, and answers that you say.
+"""A fake Turnout server for tests of code that calls one: real gRPC on a free port, with the answers that you set.
 
     from turnout_client.testing import FakeServer
 
@@ -52,7 +52,7 @@ _ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A prediction that was asked for.
+    """A prediction request that was received.
 
     Attributes:
         model: Its name.
