@@ -167,9 +167,9 @@ async def pictures(browser: Browser, server: Running) -> None:
         begun = time.monotonic()
         await asyncio.sleep(10)
         await start(server, "3.3.0", BAD, model="fraud", actor="ann", reason="a whole year of data")
-        await until(server, in_state(*FINAL), limit=120, model="fraud")
+        await until(server, in_state(*FINAL), limit=300, model="fraud")
         await start(server, "3.4.0", GOOD, model="fraud", actor="ann", reason="with a place for every merchant")
-        await until(server, lambda r: r.weight > 0.2, limit=120, model="fraud")
+        await until(server, lambda r: r.weight > 0.2, limit=300, model="fraud")
         await asyncio.sleep(max(0.0, begun + FILL_SECONDS - time.monotonic()))
         for theme in ("light", "dark"):
             async with tab(browser, server, color_scheme=theme, **DESK) as here:
