@@ -45,11 +45,12 @@ _MAPPED_BYTES = 16 << 20
 """Blocks from this size on are mapped by themselves. Their pages are new each time: that costs 0.5 ms of CPU a MiB on a
 virtual machine, where a copy costs 0.1: a tensor of 10 MB there and back took 40 ms with 4 MiB here, and takes 20."""
 
-_KEPT_BYTES = 32 << 20
-"""Most free bytes at the end of a heap."""
+_KEPT_BYTES = 64 << 20
+"""Most free bytes at the end of a heap: what four tensors of 10 MB that are answered at once take. With 32 MiB in four
+heaps their pages were new each time, and a message took a sixth longer."""
 
-_HEAPS = 4
-"""That all threads share, so that at most 128 MiB are kept free at their ends."""
+_HEAPS = 2
+"""The event loop's, and one that all other threads share, so that at most 128 MiB are kept free at their ends."""
 
 _MOST_FILES = 65_536
 """Open files that a server asks for: some programs that it starts close all that they might have."""
