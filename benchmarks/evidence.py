@@ -1,4 +1,4 @@
-"""How soon a bad candidate is seen and how often a good one is taken back: EVIDENCE's table, by the shipped evidence.
+"""How soon a bad candidate is seen and how often a good one is rolled back: EVIDENCE's table, by the shipped evidence.
 
 `python benchmarks/evidence.py [--runs N] [--json] [--only TEXT]` simulates canaries tick by tick, without routing keys
 and with them (`evidence_keyed.py`). Nothing here decides anything: the counts go to `turnout.rollout.evidence`.
@@ -136,7 +136,7 @@ def met(row: Mapping[str, object]) -> bool:
     """Tells whether a row is as EVIDENCE allows.
 
     That is 1 % of false rollbacks (0.5 % of the harmless), and medians up to 1.35 times the table's, which the mixture
-    over start times may cost. With keys, the table says how many are taken back, too.
+    over start times may cost. With keys, the table says how many are rolled back, too.
     """
     ratio = float(str(row["rolled_back_ratio"]))
     if row["kind"] == "null":

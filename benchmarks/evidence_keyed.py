@@ -49,7 +49,7 @@ class KeyedCase:
         zipf: Exponent of the keys' rates.
         twin: The canary is compared with a part of the baseline like its own; else with all of it.
         bursts: Chance that a unit fails all by itself in a tick, whatever version answers it: nine requests in ten.
-        expected: Share taken back and median minutes of the reference (decision 49); None if it has none.
+        expected: Share rolled back and median minutes of the reference (decision 49); None if it has none.
         tick: Seconds.
     """
 
@@ -81,7 +81,7 @@ _TABLE = {
     (5000, 0.0): ((1.0, 2.5), (1.0, 4.0)), (2000, 0.5): ((0.94, 2.5), (0.96, 4.0)),
     (500, 0.5): ((0.78, 3.0), (0.87, 4.5)), (200, 1.0): ((0.42, 4.0), (0.49, 6.5)),
 }  # fmt: skip
-"""Of the reference, the simulation that the first design was tried in (decision 49): share taken back and median
+"""Of the reference, the simulation that the first design was tried in (decision 49): share rolled back and median
 minutes, of p90 x1.8 and errors x10."""
 
 
@@ -133,9 +133,9 @@ class Outcome:
     """What became of the runs of a case.
 
     Attributes:
-        minutes: Until the candidate was taken back; NaN where it was not.
+        minutes: Until the candidate was rolled back; NaN where it was not.
         units: Effective units of the smaller arm at the end.
-        evidence: Combined evidence at the end, which comes sooner where all runs are taken back.
+        evidence: Combined evidence at the end, which comes sooner where all runs are rolled back.
     """
 
     minutes: Floats

@@ -4,7 +4,7 @@
     python benchmarks/gpu.py speed --model magika         requests a second and latency, by requests in flight
            [--graphs off|auto] [--spin US] [--way in-process|grpc] [--seconds S]
     python benchmarks/gpu.py memory                       co-resident versions, and what is left after unload
-    python benchmarks/gpu.py rollback                     a canary that is slow, taken back under load
+    python benchmarks/gpu.py rollback                     a canary that is slow, rolled back under load
     python benchmarks/gpu.py report FILE...               a table of it all, each number with what it should be
 
 Each part adds what it found to `--out`, by default `benchmarks/results/gpu-<device>.json`, and ends with 1 where

@@ -83,9 +83,9 @@ def generate(name: str) -> str:
 
 
 def main() -> int:
-    """Returns 1 where `--check` finds that the committed code is not what this script generates."""
+    """Returns 1 if `--check` finds that the committed code is not what this script generates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where the committed code differs")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the committed code differs")
     check = parser.parse_args().check
     stale = 0
     for name in GENERATED:

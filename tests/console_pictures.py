@@ -167,15 +167,15 @@ async def pictures(browser: Browser, server: Running) -> None:
         begun = time.monotonic()
         await asyncio.sleep(10)
         await start(server, "3.3.0", BAD, model="fraud", actor="ann", reason="a whole year of data")
-        await until(server, in_state(*FINAL), limit=120, model="fraud")
+        await until(server, in_state(*FINAL), limit=300, model="fraud")
         await start(server, "3.4.0", GOOD, model="fraud", actor="ann", reason="with a place for every merchant")
-        await until(server, lambda r: r.weight > 0.2, limit=120, model="fraud")
+        await until(server, lambda r: r.weight > 0.2, limit=300, model="fraud")
         await asyncio.sleep(max(0.0, begun + FILL_SECONDS - time.monotonic()))
         for theme in ("light", "dark"):
             async with tab(browser, server, color_scheme=theme, **DESK) as here:
                 await take(here, f"overview-{theme}", "/console")
                 await take(here, f"model-{theme}", FRAUD)
-                await take(here, f"rollout-taken-back-{theme}", f"{FRAUD}/rollouts/1")
+                await take(here, f"rollout-rolled-back-{theme}", f"{FRAUD}/rollouts/1")
                 if theme == "light":
                     await take(here, "route", f"{FRAUD}/route?selector=%5E3&key=customer-17")
                     await take(here, "version", f"{FRAUD}/versions/3.4.0?with=3.2.0")

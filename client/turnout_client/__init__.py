@@ -6,7 +6,7 @@
         prediction = client.predict("magika", {"bytes": features})
         print(prediction["target_label"], prediction.version)
 
-NumPy arrays go in and come out. The errors stand in `turnout_client.errors`; all of them are a `TurnoutClientError`.
+NumPy arrays go in and come out. The errors are in `turnout_client.errors`; all of them are a `TurnoutClientError`.
 """
 
 from turnout_client._async.client import AsyncClient

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 Transport = Literal["unary", "stream"]
-"""How predictions travel: one call each, or all over one stream."""
+"""How predictions are sent: one call each, or all over one stream."""
 
 Options = Sequence[tuple[str, str | int]]
 """gRPC channel arguments, as the core's `grpc_types.h` names them."""
@@ -22,7 +22,7 @@ _DEFAULTS: tuple[tuple[str, str | int], ...] = (
     # Tensors are as large as they are; -1 is no bound.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Finds a dead peer under a waiting call after 40 s at most, and sends nothing where no call waits.
+    # Finds a dead peer under a waiting call after 40 s at most, and sends nothing if no call waits.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -39,7 +39,7 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
 
     Args:
         overrides: Of the defaults.
-        target: Where the channel leads, as far as that is known.
+        target: The channel's target, if it is known.
     """
     options = {**dict(_DEFAULTS), **dict(overrides)}
     scheme, _, addresses = target.partition(":")
@@ -50,7 +50,7 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
 
 
 def checked_target(target: str) -> str:
-    """Returns `target` where gRPC can read it.
+    """Checks that gRPC can read `target`, and returns it.
 
     Raises:
         ValueError: It is empty, or lists several addresses without saying that they are addresses.

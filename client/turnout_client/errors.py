@@ -1,12 +1,12 @@
-"""What a call can end with, in one tree: a class for each gRPC status but OK.
+"""The errors of calls, in one tree: a class for each gRPC status except OK.
 
     TurnoutClientError
     ├── InvalidArgument       a selector or tensor is malformed; `violations` name the fields
     ├── NotFound              no such model, version or tag; the message names the nearest
-    ├── AlreadyExists         other content stands under that version
+    ├── AlreadyExists         the version exists with other content
     ├── FailedPrecondition    the version is known, but not in service
     ├── PermissionDenied      you may not, or this listener does not do that
-    ├── Unauthenticated       no token or certificate, or one that is worth nothing
+    ├── Unauthenticated       no token or certificate, or an invalid one
     ├── Unimplemented         the server does not speak that part of the protocol
     ├── OutOfRange
     ├── Unavailable           not now: still loading, draining, or no connection     retried
@@ -19,7 +19,7 @@
     ├── Aborted
     └── Unknown
 
-All of them tell the server's words in `message`, and what `google.rpc` details came with them.
+All of them have the server's message in `message`, and the `google.rpc` details that came with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,8 +53,8 @@ class TurnoutClientError(Exception):
         code: The gRPC status.
         message: One sentence.
         violations: The fields at fault, if the server names any.
-        retry_after: Seconds after which the server asks to try again; None where it does not ask.
-        request_id: The request's id in the server's log; "" where it is not known.
+        retry_after: Seconds after which the server asks to try again; None if it does not ask.
+        request_id: The request's id in the server's log; "" if it is not known.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -85,7 +85,7 @@ class InvalidArgument(TurnoutClientError):
 
 
 class NotFound(TurnoutClientError):
-    """No model, version or tag goes by that name; the message names the nearest that exist."""
+    """The model, version or tag does not exist; the message names the nearest that do."""
 
     code = grpc.StatusCode.NOT_FOUND
 
@@ -133,7 +133,7 @@ class Unavailable(TurnoutClientError):
 
 
 class ResourceExhausted(TurnoutClientError):
-    """A bound was met and the request was not begun. Safe to retry where `retry_after` is given."""
+    """A limit was reached and the request was not started. Safe to retry if `retry_after` is given."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -221,7 +221,7 @@ def error_of_status(status: Status, request_id: str = "") -> TurnoutClientError:
 
 
 def error_of_break(call: FailedCall | None, *, has_deadline: bool = False) -> TurnoutClientError:
-    """Returns the error for what waited on a stream that broke; None is a stream that its server ended in peace.
+    """Returns the error for requests on a stream that broke; None stands for a stream that its server ended with OK.
 
     What the server says about the caller (PERMISSION_DENIED, UNIMPLEMENTED and the like) stands. What only says that
     the stream is no more becomes Unavailable: the next stream may well do.
@@ -253,7 +253,7 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], r
 
 
 def _unpacked(detail: AnyMessage, into: Any) -> Any:
-    """Returns the message in `detail` where it is of `into`'s type and whole, else None."""
+    """Returns the message in `detail` if it has `into`'s type and is valid, else None."""
     try:
         return into if detail.Unpack(into) else None
     except DecodeError:

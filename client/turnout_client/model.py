@@ -1,4 +1,4 @@
-"""What a client gets back: predictions, models and versions."""
+"""The values that a client returns: predictions, models and versions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from turnout_proto.tensors import Array
 
 
 class Role(StrEnum):
-    """How a version came to answer."""
+    """Why a version answered."""
 
     UNSPECIFIED = "unspecified"
     PINNED = "pinned"
@@ -18,7 +18,7 @@ class Role(StrEnum):
 
 
 class Standing(StrEnum):
-    """What a version was declared fit for."""
+    """The release status of a version."""
 
     UNSPECIFIED = "unspecified"
     CANDIDATE = "candidate"
@@ -27,7 +27,7 @@ class Standing(StrEnum):
 
 
 class VersionState(StrEnum):
-    """Where a version is in its life in the server."""
+    """The lifecycle state of a version in the server."""
 
     UNSPECIFIED = "unspecified"
     NEW = "new"
@@ -46,7 +46,7 @@ class Timing:
     Attributes:
         queue_seconds: From admission to the start of the run.
         compute_seconds: The model's run, of the whole batch.
-        batch_rows: Rows in the batch that the request ran in, its own included; 0 where the version is not batched.
+        batch_rows: Rows in the batch that the request ran in, its own included; 0 if the version is not batched.
     """
 
     queue_seconds: float
@@ -66,8 +66,8 @@ class Prediction:
         model: The model's name.
         version: The exact version that answered, for example `3.2.0`.
         digest: That version's digest, `sha256:` and 64 hexadecimal digits.
-        role: How the version came to answer.
-        epoch: Epoch of the routing policy that decided; 0 where the model has none.
+        role: Why the version answered.
+        epoch: Epoch of the routing policy that decided; 0 if the model has none.
         timing: Where the time went.
         request_id: Names the request in the server's log.
         warning: What the server wants the caller to know, such as that a pinned version was yanked; "" for nothing.
@@ -102,7 +102,7 @@ class TensorInfo:
     Attributes:
         name: Its name.
         dtype: Its element type, for example `float32`, `bfloat16`, `bool` or `string`.
-        shape: Its dimensions, outermost first: a size, a symbolic name, or None where anything is accepted.
+        shape: Its dimensions, outermost first: a size, a symbolic name, or None if anything is accepted.
         has_default: An input that may be left out.
     """
 
@@ -123,22 +123,22 @@ class VersionInfo:
     Attributes:
         version: The version, for example `3.2.0`.
         digest: `sha256:` and 64 hexadecimal digits; pins the version's whole content.
-        standing: What it was declared fit for.
-        state: Where it is in its life.
-        reason: Why it is in that state; "" where there is nothing to say.
+        standing: Its release status.
+        state: Its lifecycle state.
+        reason: Why it is in that state; "" if there is nothing to say.
         tags: Tags that name it, sorted.
         inputs: In the model's order.
         outputs: In the model's order.
         size_bytes: Size of its files.
-        max_batch_rows: Requests are batched up to this many rows; 0 where it is served unbatched.
+        max_batch_rows: Requests are batched up to this many rows; 0 if it is served unbatched.
         batching: Why it is batched as it is, in words.
-        providers: Execution providers its session runs on, in order; () where it is not loaded.
-        load_seconds: Time that loading and warming took; 0.0 where it is not loaded.
-        isolation: Whether it runs in the server's process or in child processes, and why, in words; "" where it is not
+        providers: Execution providers its session runs on, in order; () if it is not loaded.
+        load_seconds: Time that loading and warming took; 0.0 if it is not loaded.
+        isolation: Whether it runs in the server's process or in child processes, and why, in words; "" if it is not
             loaded, or the server is too old to tell.
-        cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words; ""
-            where it does not run on a GPU and nobody asked for them, or the server is too old to tell.
-        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that,
+        cuda_graphs: The batch sizes that are captured as CUDA graphs, or why there are none, in words; "" if it does
+            not run on a GPU and they were not requested, or the server is too old to tell.
+        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" if nobody asked for that,
             or the server is too old to tell.
     """
 

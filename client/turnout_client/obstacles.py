@@ -1,7 +1,7 @@
-"""Why no connection comes about, where client and server do not agree on TLS.
+"""Explains failed connections if client and server do not agree on TLS.
 
 gRPC says "Socket closed" of a server that speaks TLS to a client that does not, of one that asks for a certificate, and
-of one that does not trust what it gets. So the connection is tried once more, by Python's own TLS, which tells.
+of one that does not trust what it gets. So it connects once more, with Python's own TLS, which gives the reason.
 """
 
 import re
@@ -14,7 +14,7 @@ from turnout_client.errors import TurnoutClientError, Unavailable
 from turnout_client.tls import ClosedOnReset, Tls
 
 _SECONDS = 1.0
-"""What each step may take: this runs after a call has failed."""
+"""Seconds for each step: this runs after a call has failed."""
 
 _TARGET = re.compile(r"(?:(?:dns:(?:///?)?)|(?:ipv[46]:))?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:,/\[\]]+)):(?P<port>\d+)")
 _NO_CONNECTION = (
@@ -26,7 +26,7 @@ _NO_CONNECTION = (
     "http1.x",
     "end of tcp stream",
 )
-"""Parts of what gRPC says where a connection did not come about."""
+"""Parts of gRPC's messages about failed connections."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
 """How a client of HTTP/2 begins, with settings that say nothing."""
@@ -42,7 +42,7 @@ _UNTRUSTED = (2, 18, 19, 20, 21)
 
 
 def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain: bool) -> TurnoutClientError:
-    """Returns `error`, or one that says what TLS has to do with it.
+    """Returns `error`, or one that explains it if TLS is the cause.
 
     Args:
         error: How a call ended.
@@ -64,7 +64,7 @@ def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain:
 
 
 def find_obstacle(target: str, tls: Tls | None, *, plain: bool) -> str:
-    """Returns what of TLS stands between client and server, in a sentence; "" if nothing was found.
+    """Returns the TLS problem between client and server, in a sentence; "" if none was found.
 
     It connects, for up to some seconds. The arguments are those of `explained`.
     """
@@ -120,7 +120,7 @@ def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> str:
 
 
 def _of_alert(reason: str, tls: Tls) -> str:
-    """Returns what a server's farewell says of the client's certificate; "" if it says nothing of that."""
+    """Returns what a server's TLS alert says about the client's certificate; "" if nothing."""
     if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not tls.cert):
         return "requires a client certificate: give one (cert and key of Tls, --tls-cert and --tls-key)"
     if not tls.cert:
@@ -154,7 +154,7 @@ def _plain_server(host: str, port: int, where: str) -> str:
 
 
 def _end(certificate: Path) -> datetime | None:
-    """Returns when a certificate ends; None where `cryptography` is not installed, which all else does without."""
+    """Returns when a certificate ends; None if `cryptography` is not installed: nothing else needs it."""
     try:
         from cryptography import x509  # 25 ms of CPU, for what seldom happens
     except ImportError:

@@ -1,4 +1,4 @@
-"""When a call that failed is tried again."""
+"""Decides whether and when a failed call is retried."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from turnout_client.errors import DeadlineExceeded, ResourceExhausted, TurnoutCl
 class RetryPolicy:
     """Exponential backoff with full jitter, for the two statuses that are safe to retry.
 
-    UNAVAILABLE is retried, since predictions change nothing in the server. RESOURCE_EXHAUSTED is retried where the
+    UNAVAILABLE is retried, since predictions change nothing in the server. RESOURCE_EXHAUSTED is retried if the
     server says when (`google.rpc.RetryInfo`): without that it may be a limit that no waiting changes, such as the size
     of a message. No other status is retried.
 
@@ -30,7 +30,7 @@ class RetryPolicy:
             raise ValueError(f"a retry policy holds no negative numbers: {self}")
 
     def pause(self, error: TurnoutClientError, failures: int, remaining: float | None, fraction: float) -> float | None:
-        """Returns how many seconds to wait before the next try; None where there is to be none.
+        """Returns how many seconds to wait before the next try; None if there is none.
 
         The pause is a random part of the backoff's bound, after what the server asks for. A call whose time would be
         over by then fails now, with the error it has.
@@ -80,7 +80,7 @@ class RetryAttempts:
         return left
 
     def pause_after(self, error: TurnoutClientError) -> float | None:
-        """Returns how many seconds to wait before the next try; None where `error` is how the call ends."""
+        """Returns how many seconds to wait before the next try; None if `error` is how the call ends."""
         self._failures += 1
         left = None if self._deadline is None else self._deadline - time.monotonic()
         return self.policy.pause(error, self._failures, left, random.random())  # noqa: S311 - spreads clients, no secret

@@ -20,7 +20,7 @@ class StreamIds:
     _abandoned: dict[str, None] = field(default_factory=dict)
 
     def claim(self, wanted: str, pending: Container[str]) -> str:
-        """Returns `wanted`, or a generated id where it is empty or taken."""
+        """Returns `wanted`, or a generated id if it is empty or taken."""
         if wanted and wanted not in pending and wanted not in self._abandoned:
             return wanted
         while True:

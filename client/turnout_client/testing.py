@@ -1,4 +1,4 @@
-"""A stand-in for a Turnout server in the tests of what calls one: real gRPC on a free port, and answers that you say.
+"""A fake Turnout server for tests of code that calls one: real gRPC on a free port, with the answers that you set.
 
     from turnout_client.testing import FakeServer
 
@@ -52,7 +52,7 @@ _ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A prediction that was asked for.
+    """A prediction request that was received.
 
     Attributes:
         model: Its name.
@@ -160,7 +160,7 @@ class FakeServer:
     def _predict(
         self, request: PredictRequest, metadata: Sequence[tuple[str, str | bytes]], *, streamed: bool
     ) -> PredictResponse:
-        """Raises TurnoutClientError where that is the answer."""
+        """Raises TurnoutClientError if that is the answer."""
         try:
             inputs = {tensor.name: decode(tensor) for tensor in request.inputs}
         except TensorError as error:

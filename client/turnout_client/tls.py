@@ -1,4 +1,4 @@
-"""Who the server has to be, and who the client is, where they speak TLS."""
+"""TLS settings: which servers the client trusts, and its own certificate."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ VARIABLES = {
 
 
 class ClosedOnReset(ssl.SSLSocket):
-    """A socket that is closed where the other side reset the connection before the handshake.
+    """A socket that is closed if the other side resets the connection before the handshake.
 
     `SSLContext.wrap_socket` takes the descriptor over, finds that nobody is connected, and raises without closing it.
     """
@@ -49,7 +49,7 @@ class Tls:
             brings along.
         cert: PEM file with the client's certificate, and the intermediate ones after it; "" if no server asks.
         key: PEM file with its private key, not encrypted.
-        server_name: Name that the server's certificate has to be for, where that is not the host in the target.
+        server_name: Name that the server's certificate has to be for, if that is not the host in the target.
     """
 
     ca: str | Path = ""
@@ -134,7 +134,7 @@ class Security:
 
     Attributes:
         credentials: Of the channel; None for plain text.
-        tls: What they were made of, where that is known.
+        tls: The settings that they were made from, if known.
     """
 
     credentials: grpc.ChannelCredentials | None = None

@@ -1,4 +1,4 @@
-"""The token that a client shows, and where it may travel."""
+"""The token that a client sends, and to which targets."""
 
 import ipaddress
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from turnout_client.config import Metadata
 
 Token = str | Callable[[], str]
-"""A token, or what returns the one of now; `TokenFile` is such."""
+"""A token, or a function that returns the current one, such as a `TokenFile`."""
 
 _HEADER = "authorization"
 _MOST_BYTES = 64 << 10
@@ -42,7 +42,7 @@ class TokenFile:
         """Returns the token.
 
         Raises:
-            ValueError: The file cannot be read, or holds none; where one was read before, that one goes on.
+            ValueError: The file cannot be read or has no token, and no earlier one was read.
         """
         with self._lock:
             try:
@@ -69,10 +69,10 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """What a client shows with each call.
+    """The token that a client sends with each call.
 
     Attributes:
-        token: It; None for nothing. It is never printed.
+        token: The token; None for none. It is never printed.
     """
 
     token: Token | None = field(default=None, repr=False)
@@ -81,7 +81,7 @@ class Bearer:
         """Returns a call's metadata with the token in it.
 
         Raises:
-            ValueError: There is no token to be had.
+            ValueError: No token can be read.
         """
         if self.token is None:
             return tuple(metadata)
@@ -90,17 +90,17 @@ class Bearer:
 
 
 def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bool, plaintext_token: bool) -> Bearer:
-    """Returns what a client shows, if it may.
+    """Returns the token of a client, if it may be sent.
 
     Args:
-        token: It; None for nothing.
-        target: Where calls go.
-        metadata: That the client sends anyway.
-        plain: Nothing is encrypted.
-        plaintext_token: It may travel unencrypted.
+        token: The token; None for none.
+        target: The target of calls.
+        metadata: The client's other metadata.
+        plain: Whether calls are not encrypted.
+        plaintext_token: Whether the token may be sent unencrypted.
 
     Raises:
-        ValueError: It would travel unencrypted to another machine, is not a token, or comes beside another.
+        ValueError: It would be sent unencrypted to another machine, is not a token, or `metadata` has another.
     """
     if token is None:
         return Bearer()
@@ -111,7 +111,7 @@ def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bo
     if plain and not plaintext_token and not is_local(target):
         raise ValueError(
             f"the token would travel unencrypted to {target}, and whoever sees it could use it: "
-            "give tls=Tls(...), or plaintext_token=True where the network is to be trusted"
+            "give tls=Tls(...), or plaintext_token=True if the network is to be trusted"
         )
     return Bearer(token)
 

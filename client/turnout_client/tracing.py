@@ -1,4 +1,4 @@
-"""The caller's span, told to the server by W3C Trace Context, where the caller uses OpenTelemetry.
+"""Sends the caller's span to the server by W3C Trace Context, if the caller uses OpenTelemetry.
 
 OpenTelemetry is not imported here: a program that has not imported it has no span.
 """

@@ -1,4 +1,4 @@
-"""Between the protocol's messages and the client's values."""
+"""Converts the protocol's messages to the client's values and back."""
 
 import math
 import time
@@ -43,7 +43,7 @@ _DTYPES = {number: name.removeprefix("DATA_TYPE_").lower() for name, number in p
 
 @dataclass(frozen=True, slots=True)
 class PredictCall:
-    """What one `predict` asks for.
+    """The arguments of one `predict`.
 
     Attributes:
         model: The model's name.

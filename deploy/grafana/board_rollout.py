@@ -23,8 +23,8 @@ def rollout() -> Dashboard:
                 "evidence that the candidate is worse",
                 (f"max by (version, metric) (turnout_rollout_e_value{{{MODEL}}})", "{{version}} {{metric}}"),
                 (f"max by (version) (turnout_rollout_threshold{{{MODEL}}})", "{{version}} threshold"),
-                about="At the threshold the candidate is taken back. The chance that this is wrong is 1 / threshold at "
-                "most, however often one looks.",
+                about="At the threshold the candidate is rolled back. The chance that this is wrong is 1 / threshold "
+                "at most, however often one looks.",
                 width=16,
                 logarithmic=True,
                 dashed="threshold",

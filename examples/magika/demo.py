@@ -43,7 +43,7 @@ def main() -> int:
             failures += traffic.canary(server)
             console.rule("[bold]rollout[/] 3.3.0 becomes the baseline, step by step, as the evidence allows")
             failures += promotion.good(server)
-            console.rule("[bold]rollback[/] 3.4.0 is slower, and is taken back")
+            console.rule("[bold]rollback[/] 3.4.0 is slower, and is rolled back")
             failures += promotion.slow(server, root, REPORTS)
     console.rule("[green]all as it should be[/]" if not failures else f"[red]{failures} claims did not hold[/]")
     return min(failures, 1)

@@ -1,4 +1,4 @@
-"""Scenes: a good version becomes the baseline under load, and one that is slower is taken back."""
+"""Scenes: a good version becomes the baseline under load, and one that is slower is rolled back."""
 
 from pathlib import Path
 

@@ -68,7 +68,7 @@ class Scene:
         ends: State that it has to end in.
         because: What the verdict has to name.
         rate, in_flight, patience: Of the load.
-        lasting: Its runs go on after it was taken back, and may outlive a drain.
+        lasting: Its runs go on after it was rolled back, and may outlive a drain.
     """
 
     title: str

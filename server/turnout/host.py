@@ -201,7 +201,7 @@ def lower_priority() -> None:
 
     On Linux policy and niceness belong to a thread. SCHED_IDLE is what makes a waking thread take the core at once: a
     thread that is only nice keeps it until its slice is over, some 3 ms since Linux 6.6, and p99 shows that. Niceness
-    is set besides, since accounting goes by it. Neither can be taken back without privileges, so this is for threads
+    is set besides, since accounting goes by it. Neither can be undone without privileges, so this is for threads
     that do nothing else.
     """
     if sys.platform != "linux" or KEEP_PRIORITY in os.environ:

@@ -54,7 +54,7 @@ class Threads(Executor):
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns what the call returns, which runs in a thread, with the context variables of the caller.
 
-        A caller that is cancelled takes its call back if that has not begun.
+        A caller that is cancelled cancels its call too, if that has not begun.
         """
         context = contextvars.copy_context()
         return await asyncio.wrap_future(self.submit(context.run, functools.partial(call, *args, **kwargs)))
@@ -80,21 +80,21 @@ class Threads(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
-        """Takes no more calls, and takes back those that have not begun unless told otherwise.
+        """Accepts no more calls, and cancels those that have not begun unless told otherwise.
 
         Args:
             wait: Until those that have begun have ended.
-            cancel_futures: Take them back.
+            cancel_futures: Cancel the calls that have not begun.
         """
         with self._changed:
             self._closed = True
-            taken_back = list(self._calls) if cancel_futures else []
+            cancelled = list(self._calls) if cancel_futures else []
             if cancel_futures:
                 self._calls.clear()
             self._changed.notify_all()
             if wait:
                 self._changed.wait_for(lambda: not self._started)
-        for future, _ in taken_back:
+        for future, _ in cancelled:
             future.cancel()
 
     def _work(self) -> None:

@@ -194,7 +194,7 @@ async def test_evidence_that_takes_a_candidate_back_is_watched_as_it_grows(serve
         await here.page.get_by_role("link", name="1", exact=True).click()  # the table of rollouts has it by itself
         await expect(here.page.locator(".verdict")).to_contain_text("1.2.0 is worse than 1.0.0 (errors:")
         await expect(here.page.locator("#evidence canvas")).to_be_visible()
-        await expect(here.page.locator("#evidence .u-legend")).to_contain_text("taken back at")
+        await expect(here.page.locator("#evidence .u-legend")).to_contain_text("rolled back at")
 
 
 async def test_what_is_typed_stays_while_the_page_refreshes_and_the_epoch_follows(serve, browser) -> None:
@@ -251,7 +251,7 @@ async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_
         await page.get_by_role("button", name="Make it the baseline now").press("Enter")
         assert (await latest(server)).state == "soaking"  # asked first, and told no
         await page.get_by_label("Why").fill("enough")
-        await page.get_by_role("button", name="Take it back").press("Enter")
+        await page.get_by_role("button", name="Roll back").press("Enter")
         await until(server, in_state(*FINAL))
         await expect(status).to_contain_text("Rolled back")
         await expect(page.get_by_role("heading", name="Act")).to_have_count(0)
@@ -284,12 +284,12 @@ async def test_a_button_on_an_old_page_is_refused_in_words(serve, browser) -> No
         await here.open(ROLLOUT)
         await here.sign_in("ann")
         page = here.page
-        await expect(page.get_by_role("button", name="Take it back")).to_be_enabled()
+        await expect(page.get_by_role("button", name="Roll back")).to_be_enabled()
         await page.route("**" + ROLLOUT, lambda route: route.abort())  # it refreshes no more
         seen = int(await page.locator("input[name=epoch]").input_value())
         now = (await command(server, pb.ROLLOUT_COMMAND_PAUSE, actor="bob", reason="wait")).epoch
         await expect(page.locator("#stale")).to_contain_text("The server does not answer. What you see is as of")
-        await page.get_by_role("button", name="Take it back").click()
+        await page.get_by_role("button", name="Roll back").click()
         await expect(page.get_by_role("alert")).to_contain_text(
             f"the rollout of 1.1.0 is at epoch {now} by now (soaking), not {seen}; look again"
         )
@@ -337,7 +337,7 @@ async def test_who_is_not_signed_in_sees_where_to_and_posts_are_refused(serve, b
         assert await post(here, server, "abort") == 403
         assert (await latest(server)).state == "soaking"
         await here.sign_in("ann")
-        await expect(here.page.get_by_role("button", name="Take it back")).to_be_enabled()
+        await expect(here.page.get_by_role("button", name="Roll back")).to_be_enabled()
         assert await post(here, server, "abort") == 200  # the page that it leads to
         await until(server, in_state(*FINAL))
 
@@ -349,7 +349,7 @@ async def test_another_site_cannot_press_a_button_for_somebody_who_is_signed_in(
         await until(server, in_state("soaking"))
         await here.open(ROLLOUT)
         await here.sign_in("ann")
-        await expect(here.page.get_by_role("button", name="Take it back")).to_be_enabled()
+        await expect(here.page.get_by_role("button", name="Roll back")).to_be_enabled()
         fields = f"<input name=epoch value={(await latest(server)).epoch}><button>Win</button>"
         form = f"<form method=post action='{here.origin}{ROLLOUT}/abort'>{fields}</form>"
         evil = await here.page.context.new_page()
@@ -479,7 +479,7 @@ async def test_a_version_has_one_colour_on_every_page_and_legends_are_as_the_tab
         metrics = await page.evaluate(MARKED, "[aria-labelledby=worse] tbody th")
         evidence = await page.evaluate(LEGEND, "#evidence")
         assert [[name, colour] for name, colour in metrics.items()] == evidence[:-1]
-        assert evidence[-1][0] == "taken back at"
+        assert evidence[-1][0] == "rolled back at"
         await expect(page.locator(".stages .skipped")).to_contain_text(["not reached"])
 
         await here.open("/console/models/m/versions/1.2.0?with=1.0.0")

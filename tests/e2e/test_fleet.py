@@ -51,7 +51,7 @@ STEPS = {
     "step_deadline_s": 100.0,
     "watch_s": 0.5,
 }
-"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy."""
+"""Promotes soon, and rolls back only what is plainly worse: the machines that this runs on are busy."""
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: Server, t
     assert turnout("rollback", "m", "--server", server.control, check=False).returncode == 2  # a reason is wanted
 
 
-def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Server, tmp_path: Path) -> None:
+def test_a_bad_one_is_rolled_back_explained_reported_and_tried_again(server: Server, tmp_path: Path) -> None:
     nasty = "</script><b>bold</b>"
     with load(server):
         done = run(server, "start", "m", "--to", "1.2.0", *QUICK, "--wait", "--reason", nasty, code=1)
@@ -177,7 +177,7 @@ def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Serv
     assert errors["canary_bad"] >= 3
     text = run(server, "explain", "m", "--attempt", "1").stdout
     assert f"{errors['canary_bad']} of {errors['canary_requests']}" in text
-    assert "Nothing is tried again by itself; `turnout rollout retry m` begins another attempt." in text
+    assert "Nothing is retried automatically; `turnout rollout retry m` begins another attempt." in text
     assert refused(server, "explain", "m", "--attempt", "9").startswith("error: m has had no rollout")
 
     page = tmp_path / "report.html"
@@ -208,7 +208,7 @@ def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: Serve
     evidence = re.search(r'<div class="plot" id="evidence">(.*?)<h2>', dom, re.DOTALL)
     assert evidence
     assert "<canvas" in evidence[1]
-    for label in ("combined", "errors", "taken back at"):
+    for label in ("combined", "errors", "rolled back at"):
         assert f">{label}</div>" in evidence[1]
 
 

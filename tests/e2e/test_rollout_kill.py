@@ -32,7 +32,7 @@ TICK_SECONDS = 0.1
 
 # `turnout` with a fault: the controller stops for good where HOLD says, and says so by a file. "STATE:recorded" is
 # between the record of a state and the traffic that it wishes; "STATE:applied" after that traffic was put in force and
-# before that is recorded; "STATE:withdrawing" before traffic and release are taken back. And it writes down what it
+# before that is recorded; "STATE:withdrawing" before traffic and release are withdrawn. And it writes down what it
 # took up from the record, before anything is made of it.
 HOLDING = """
 import asyncio, json, os
@@ -93,7 +93,7 @@ PLAN = {
     "step_deadline_s": 100.0,
     "watch_s": 0.4,
 }
-"""Promotes soon, and takes back only what is plainly worse: the machines that this runs on are busy.
+"""Promotes soon, and rolls back only what is plainly worse: the machines that this runs on are busy.
 
 A p90 whose threshold was found while they were busier than ever is exceeded too seldom to be sure of it within minutes.
 """

@@ -111,7 +111,7 @@ async def test_a_lane_that_fails_more_is_an_alarm_and_the_next_comparison_begins
             await server.services.rollouts.wait(1)
     assert await meter(server, "s_total") >= 1
     assert await meter(server, "_attempts_total") >= 2
-    assert seen.answers.keys() == {"1.0.0"}, "nothing is taken back"
+    assert seen.answers.keys() == {"1.0.0"}, "nothing is rolled back"
 
 
 async def test_a_rollout_goes_first_and_the_meter_goes_on_with_the_new_baseline(serve) -> None:

@@ -198,7 +198,7 @@ async def test_a_version_that_crashes_on_all_made_up_inputs_harms_no_server_whil
         assert outputs_of(await stub.Predict(request("other", x=X)))["y"].tolist() == (3 * X).tolist()
 
 
-async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on(publish_model, start_server) -> None:
+async def test_a_candidate_that_crashes_is_rolled_back_and_the_baseline_serves_on(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", onnx_models.divides_safely())
     publish_model("m", "1.1.0", onnx_models.divides(), release=False)
     server = await start_server(rollout=TICK)

@@ -155,7 +155,7 @@ async def test_a_key_that_fails_entirely_takes_the_candidate_back_within_seconds
     took = time.monotonic() - began
     assert last.state == "rolled_back", last
     assert "circuit breaker" in last.verdict
-    note(f"one of two keys fails: taken back after {took:.1f} s, {load.harmed} requests harmed")
+    note(f"one of two keys fails: rolled back after {took:.1f} s, {load.harmed} requests harmed")
     assert took < 60
     assert not load.failures.keys() - load.bad
 
@@ -177,7 +177,7 @@ async def test_keys_none_of_which_meet_the_twin_get_a_twin_that_they_meet(serve)
         load.bad = set(load.keys)
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back", last
-    note(f"no key on the twin: taken back, {load.harmed} requests harmed")
+    note(f"no key on the twin: rolled back, {load.harmed} requests harmed")
 
 
 async def test_one_tenant_with_most_of_the_traffic_whose_requests_all_fail_is_never_promoted(serve) -> None:
@@ -191,11 +191,11 @@ async def test_one_tenant_with_most_of_the_traffic_whose_requests_all_fail_is_ne
         load.bad = {heavy}
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back", last
-    note(f"one heavy tenant fails: taken back, {load.harmed} requests harmed")
+    note(f"one heavy tenant fails: rolled back, {load.harmed} requests harmed")
     assert not load.failures.keys() - {heavy}
 
 
-async def test_a_candidate_that_answers_nobody_is_taken_back_on_errors(serve) -> None:
+async def test_a_candidate_that_answers_nobody_is_rolled_back_on_errors(serve) -> None:
     """Its requests hang; each has a caller that leaves after some seconds, which is not an error by its code."""
     server = await serve(onnx_models.adds_count(), onnx_models.slow(), runtime={"processes": 1})
 
@@ -209,11 +209,11 @@ async def test_a_candidate_that_answers_nobody_is_taken_back_on_errors(serve) ->
     errors = next(metric for metric in last.metrics if metric.name == "errors")
     assert last.state == "rolled_back", last
     assert errors.canary_bad >= 3, "not 0 of so many"
-    note(f"answers nobody: taken back ({last.verdict}), {sum(seen.codes.values())} requests harmed")
+    note(f"answers nobody: rolled back ({last.verdict}), {sum(seen.codes.values())} requests harmed")
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-async def test_a_candidate_that_answers_with_nan_is_taken_back(serve, keyed) -> None:
+async def test_a_candidate_that_answers_with_nan_is_rolled_back(serve, keyed) -> None:
     server = await serve(scaled(2), not_a_number())
     load = Load(list(NAMES), make=lambda _: request("m", x=X))
     async with sent(server, load) if keyed else clients(server, lambda _: request("m", x=X), pause=0.004):
@@ -224,7 +224,7 @@ async def test_a_candidate_that_answers_with_nan_is_taken_back(serve, keyed) -> 
     invalid = next(metric for metric in last.metrics if metric.name == "invalid")
     assert invalid.canary_bad >= 3
     assert invalid.baseline_bad == 0
-    note(f"NaN to everybody, keyed {keyed}: taken back ({last.verdict}), {invalid.canary_bad} answers of NaN")
+    note(f"NaN to everybody, keyed {keyed}: rolled back ({last.verdict}), {invalid.canary_bad} answers of NaN")
 
 
 async def test_a_new_key_that_gets_nan_takes_the_candidate_back_by_what_the_baseline_makes_of_its_requests(
@@ -238,7 +238,7 @@ async def test_a_new_key_that_gets_nan_takes_the_candidate_back_by_what_the_base
     async with sent(server, Load(keys, make=lambda _: request("m", x=X))):
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back", last
-    note(f"NaN for one of two new keys: taken back ({last.verdict})")
+    note(f"NaN for one of two new keys: rolled back ({last.verdict})")
 
 
 async def test_a_baseline_that_answers_with_nan_itself_takes_no_candidate_down_for_it(serve) -> None:
@@ -261,7 +261,7 @@ SHADOW = QUICK | {
 
 
 @pytest.mark.parametrize(("says", "ends"), [("pause", "shadowing"), ("promote", "succeeded")])
-async def test_a_model_that_draws_random_numbers_is_not_taken_back_for_its_noise(serve, says, ends) -> None:
+async def test_a_model_that_draws_random_numbers_is_not_rolled_back_for_its_noise(serve, says, ends) -> None:
     server = await serve(random_noise(), random_noise())
     async with clients(server, lambda _: request("m", x=X), count=2, pause=0.01):
         await start(server, "1.1.0", SHADOW | {"on_insufficient": says})

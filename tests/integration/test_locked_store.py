@@ -189,7 +189,7 @@ async def answered_by(server, selector: str) -> str:
 
 
 AFTER = {"": "1.0.0", "latest": "1.0.0", "^1": "1.0.0", "^1.1": "NOT_FOUND", "1.1.0": "1.1.0"}
-"""Who answers once 1.1.0 is taken back and no longer released, whether that is on record or not."""
+"""Who answers once 1.1.0 is rolled back and no longer released, whether that is on record or not."""
 
 
 async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(
@@ -225,7 +225,7 @@ async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(
         assert {str(v): str(e.release_status) for v, e in known.items()} == {"1.0.0": "released", "1.1.0": "candidate"}
 
 
-async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_the_store(
+async def test_a_rollout_that_is_rolled_back_without_a_policy_does_not_wait_for_the_store(
     pair, models, unanswering
 ) -> None:
     """Somebody cleared the policy of a candidate that was promoted: its release is all that has it answer."""

@@ -187,7 +187,7 @@ async def settled_plain(server, expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
-async def test_a_release_is_taken_back(server, models, local) -> None:
+async def test_a_release_is_withdrawn(server, models, local) -> None:
     await done(server, models, "release", "m@1.1.0")
     message = await done(server, models, "withdraw", "m@1.1.0", "--reason", "too early", local=local)
     assert "m 1.1.0 is a candidate again" in message

@@ -109,7 +109,7 @@ async def test_a_frozen_rollout_waits_says_so_and_goes_on_by_itself(server) -> N
 
 
 @pytest.mark.parametrize(("plan", "state"), [(LONG, "soaking"), (WATCHED, "watching")], ids=["canary", "promoted"])
-async def test_a_frozen_rollout_is_still_taken_back(server, plan, state) -> None:
+async def test_a_frozen_rollout_is_still_rolled_back(server, plan, state) -> None:
     make = Lookups()
     async with clients(server, make, pause=0.005):
         await start(server, "1.1.0", plan)
@@ -219,7 +219,7 @@ async def test_a_rollback_after_promotion_withdraws_the_release_so_that_ranges_d
     assert {a.version for a in await ask_lookups(server)} == {"1.0.0"}
     with pytest.raises(AssertionError, match="NOT_FOUND"):
         await ask_lookups(server, ">=1.1")
-    error = await refused(roll_back(server))  # what was the baseline before is the one that was taken back
+    error = await refused(roll_back(server))  # the baseline before is the one that was rolled back
     assert "there is nothing to go back to" in error.details()
     assert "1.1.0 is a candidate" in error.details()
     error = await refused(roll_back(server, "1.1.0"))

@@ -1,4 +1,4 @@
-"""Rollouts on a real server under real load: the good goes through, the bad is taken back, each for its own reason."""
+"""Rollouts on a real server under real load: the good goes through, the bad is rolled back, each for its own reason."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 X = np.ones((1, 4), np.float32)
 
 SURE_SOONER = QUICK | {"alpha": 1e-6, "beta": 0.5}
-"""A good candidate is sure enough of its p90 after some hundred requests instead of 2,600, and is never taken back."""
+"""A good candidate is sure enough of its p90 after some hundred requests instead of 2,600, and is never rolled back."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_a_good_candidate_is_promoted_through_every_step_with_no_failed_re
 
 
 async def rolled_back(server, make, plan=QUICK, **load):
-    """Rolls 1.1.0 out under load until it ends; checks that it was taken back, and returns it and what clients saw."""
+    """Rolls 1.1.0 out under load until it ends; checks that it was rolled back, and returns it and what clients saw."""
     async with clients(server, make, **load) as seen:
         await asyncio.sleep(0.5)
         await start(server, "1.1.0", plan)

@@ -213,7 +213,7 @@ class RolloutMachine(RuleBasedStateMachine):
         if sum(c.weight for c in desired.canaries) <= UNITS:
             assert not malformed(desired)
         if rollout.state is S.ABORTING:
-            assert V2 not in desired.versions, "nothing goes to what is taken back"
+            assert V2 not in desired.versions, "nothing goes to what is rolled back"
         if rollout.state in STEPPING:
             assert desired.weight(V2) == round(rollout.canary_weight * UNITS)
             assert desired.baseline == V1

@@ -38,7 +38,7 @@ def test_the_stages_before_the_present_one_are_done(state: str, step: int, progr
     assert progress_of(state, step) == progress
 
 
-def test_a_rollout_that_was_taken_back_ended_where_it_was() -> None:
+def test_a_rollout_that_was_rolled_back_ended_where_it_was() -> None:
     assert progress_of("aborting", 2, ("shadowing", "ramping", "soaking"))[:3] == ["done", "done", "ended"]
     assert progress_of("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
 

@@ -89,7 +89,7 @@ def test_a_step_asks_its_own_probes_beside_the_plans_and_begins_with_none_measur
 
 
 @pytest.mark.parametrize("on_insufficient", ["pause", "abort", "promote"])
-def test_for_want_of_an_answer_nothing_is_promoted_or_taken_back(on_insufficient) -> None:
+def test_for_want_of_an_answer_nothing_is_promoted_or_rolled_back(on_insufficient) -> None:
     plan = replace(PROBED, on_insufficient=on_insufficient)
     rollout = until(begun(plan), lambda r: r.state is S.DECIDING)[0]
     for _ in range(40):
@@ -104,7 +104,7 @@ def test_for_want_of_an_answer_nothing_is_promoted_or_taken_back(on_insufficient
 
 
 @given(st.lists(st.sampled_from([*ProbeOutcome, None]), max_size=60))
-def test_no_step_is_passed_on_anything_but_a_pass_and_none_is_taken_back_below_the_limit(outcomes) -> None:
+def test_no_step_is_passed_on_anything_but_a_pass_and_none_is_rolled_back_below_the_limit(outcomes) -> None:
     rollout = until(begun(PROBED), lambda r: r.stage is not None)[0]
     for outcome in outcomes:
         before = rollout
@@ -169,8 +169,8 @@ def test_nobody_is_asked_about_what_somebody_has_decided() -> None:
         promote(rollout, "ann", "", full=False),
     ):
         assert decided[0].confirmation is None
-    taken_back, _ = gone(rollout, replace(CONFIRMS, ticks=BAD.ticks))
-    assert (taken_back.state, taken_back.confirmation) == (S.ABORTING, None)
+    rolled_back, _ = gone(rollout, replace(CONFIRMS, ticks=BAD.ticks))
+    assert (rolled_back.state, rolled_back.confirmation) == (S.ABORTING, None)
 
 
 def test_an_answer_to_another_question_is_no_answer() -> None:

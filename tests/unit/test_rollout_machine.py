@@ -235,7 +235,7 @@ def test_promote_full_passes_all_steps(state) -> None:
 
 @pytest.mark.parametrize("state", [S.ABORTING, S.PROMOTING, S.WATCHING])
 @pytest.mark.parametrize("full", [True, False])
-def test_what_is_promoted_or_taken_back_is_not_promoted(state, full) -> None:
+def test_what_is_promoted_or_rolled_back_is_not_promoted(state, full) -> None:
     with pytest.raises(ChangeRefused, match="nothing to promote"):
         promote(reached(state), "ann", "", full=full)
 
@@ -273,7 +273,7 @@ def test_pausing_a_rollback_is_refused() -> None:
         pause(reached(S.ABORTING), OPERATOR, by_hand=True)
 
 
-def test_an_abort_of_what_is_taken_back_keeps_the_first_reason() -> None:
+def test_an_abort_of_what_is_rolled_back_keeps_the_first_reason() -> None:
     aborting = gone(reached(S.SOAKING), BAD)[0]
     assert abort(aborting, "by hand", kind="abort", actor="ann") == (aborting, ())
 

@@ -50,10 +50,10 @@ def judged(rng, noise: float, worse: float, copies: int) -> tuple[Evidence, Ledg
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.03, 0.1, 0.4, 0.8, 1.0])
-def test_a_shadow_that_is_as_noisy_as_the_baseline_is_not_taken_back(noise) -> None:
+def test_a_shadow_that_is_as_noisy_as_the_baseline_is_not_rolled_back(noise) -> None:
     rng = np.random.default_rng(7)
-    taken_back = sum(judged(rng, noise, 0.0, 600)[0].worse(0.01) for _ in range(40))
-    assert taken_back <= 1, f"{taken_back} of 40"
+    rolled_back = sum(judged(rng, noise, 0.0, 600)[0].worse(0.01) for _ in range(40))
+    assert rolled_back <= 1, f"{rolled_back} of 40"
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.03, 0.4, 1.0])

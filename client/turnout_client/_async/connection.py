@@ -105,7 +105,7 @@ class AsyncConnection:
         timeout: float | None,
         enough: Callable[[int], bool],
     ) -> None:
-        """Hands each status of `service` to `enough` until that is satisfied; waits for a server to be there.
+        """Passes each status of `service` to `enough` until it returns True; waits for a server if necessary.
 
         Raises:
             Unavailable: The server ended the watch.
@@ -127,11 +127,11 @@ class AsyncConnection:
             watch.cancel()
 
     async def explained(self, error: TurnoutClientError) -> TurnoutClientError:
-        """Returns how a call ended, or an error that says what TLS has to do with it."""
+        """Returns `error`, or one that explains it if TLS is the cause."""
         return await _in_thread(explained, error, self._target, self._security.tls, plain=self._security.plain)
 
     async def obstacle(self) -> str:
-        """Returns what of TLS stands between client and server; "" if nothing was found."""
+        """Returns the TLS problem between client and server; "" if none was found."""
         return await _in_thread(find_obstacle, self._target, self._security.tls, plain=self._security.plain)
 
     async def aclose(self) -> None:

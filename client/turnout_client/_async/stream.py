@@ -29,7 +29,7 @@ STATUS_GRACE = 1.0
 """Seconds that a call's status may come after its last answer; it comes within the same turn of the loop or two."""
 
 WRITE_FAILED = "Internal error from Core"
-"""What grpc.aio says in the place of a status where a write failed (`_AioCall.set_internal_error`)."""
+"""The message of grpc.aio instead of a status if a write failed (`_AioCall.set_internal_error`)."""
 
 
 class AsyncStreamTransport:

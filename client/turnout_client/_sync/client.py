@@ -53,7 +53,7 @@ class Client:
         options: gRPC channel arguments; they replace this client's own of the same name.
 
     Raises:
-        ValueError: The target, transport or number of retries is none, a file of `tls` cannot be used, or the token
+        ValueError: The target, transport or number of retries is invalid, a file of `tls` cannot be used, or the token
             would travel unencrypted to another machine.
     """
 
@@ -109,7 +109,7 @@ class Client:
 
         Raises:
             InvalidArgument: The selector, or an input, is not what the model asks for.
-            NotFound: There is no such model or version.
+            NotFound: The model or version does not exist.
             FailedPrecondition: The version is not in service.
             Unavailable, ResourceExhausted: The server could not answer within the time and tries allowed.
             DeadlineExceeded: The timeout passed.
@@ -144,7 +144,7 @@ class Client:
         """Returns the model `name` with all its versions.
 
         Raises:
-            NotFound: There is no such model; the message names the nearest.
+            NotFound: The model does not exist; the message names the nearest.
             TurnoutClientError: As `predict`.
         """
         stub = self._connection.stubs.catalog
@@ -156,7 +156,7 @@ class Client:
 
         Raises:
             InvalidArgument: The selector does not parse.
-            NotFound: There is no such model, or no version answers the selector.
+            NotFound: The model does not exist, or no version matches the selector.
             TurnoutClientError: As `predict`.
         """
         stub = self._connection.stubs.catalog
@@ -166,8 +166,8 @@ class Client:
     def wait_ready(self, model: str | None = None, selector: str = "", *, timeout: float | None = 60.0) -> None:
         """Returns once the server is ready, or the version of `model` that `selector` names is.
 
-        A server that is not there yet is waited for, and so is a model. Where the target has several addresses, one of
-        them is asked.
+        Waits for a server that is not running yet, and for a model that does not exist yet. If the target has several
+        addresses, it asks one of them.
 
         Args:
             model: The model's name; None asks for the server as a whole.

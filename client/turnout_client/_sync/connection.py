@@ -120,11 +120,11 @@ class Connection:
             watch.cancel()
 
     def explained(self, error: TurnoutClientError) -> TurnoutClientError:
-        """Returns how a call ended, or an error that says what TLS has to do with it."""
+        """Returns `error`, or one that explains it if TLS is the cause."""
         return explained(error, self._target, self._security.tls, plain=self._security.plain)
 
     def obstacle(self) -> str:
-        """Returns what of TLS stands between client and server; "" if nothing was found."""
+        """Returns the TLS problem between client and server; "" if none was found."""
         return find_obstacle(self._target, self._security.tls, plain=self._security.plain)
 
     def close(self) -> None:

@@ -293,7 +293,7 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FreezeTraffic(self, request, context):
-        """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case.
+        """Refuses changes from now on, or accepts them again. Changes that take traffic back are always accepted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

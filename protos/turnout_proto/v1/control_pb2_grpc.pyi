@@ -81,7 +81,7 @@ class ControlServiceStub:
     ClearTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.ClearTrafficRequest, _traffic_pb2.ClearTrafficResponse]
     """Ends the policy: the highest released version answers."""
     FreezeTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.FreezeTrafficRequest, _traffic_pb2.FreezeTrafficResponse]
-    """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case."""
+    """Refuses changes from now on, or accepts them again. Changes that take traffic back are always accepted."""
     RevertTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.RevertTrafficRequest, _traffic_pb2.RevertTrafficResponse]
     """Puts an earlier epoch's policy in force again."""
     ListTrafficHistory: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.ListTrafficHistoryRequest, _traffic_pb2.ListTrafficHistoryResponse]
@@ -160,7 +160,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     ClearTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.ClearTrafficRequest, _traffic_pb2.ClearTrafficResponse]  # type: ignore[assignment]
     """Ends the policy: the highest released version answers."""
     FreezeTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.FreezeTrafficRequest, _traffic_pb2.FreezeTrafficResponse]  # type: ignore[assignment]
-    """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case."""
+    """Refuses changes from now on, or accepts them again. Changes that take traffic back are always accepted."""
     RevertTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.RevertTrafficRequest, _traffic_pb2.RevertTrafficResponse]  # type: ignore[assignment]
     """Puts an earlier epoch's policy in force again."""
     ListTrafficHistory: _aio.UnaryUnaryMultiCallable[_traffic_pb2.ListTrafficHistoryRequest, _traffic_pb2.ListTrafficHistoryResponse]  # type: ignore[assignment]
@@ -326,7 +326,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _traffic_pb2.FreezeTrafficRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_traffic_pb2.FreezeTrafficResponse, _abc.Awaitable[_traffic_pb2.FreezeTrafficResponse]]:
-        """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case."""
+        """Refuses changes from now on, or accepts them again. Changes that take traffic back are always accepted."""
 
     @_abc_1.abstractmethod
     def RevertTraffic(

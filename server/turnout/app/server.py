@@ -121,7 +121,7 @@ async def running(
         stack.push_async_callback(side_tasks.cancel)
 
         await following.follow_all()
-        await rollouts.engine.rollbacks.follow()  # before the first request: what was taken back stays so
+        await rollouts.engine.rollbacks.follow()  # before the first request: what was rolled back stays so
         await services.oip.catch_up()
         await listeners.start()
         addresses = listeners.grpc.address, listeners.http.address, listeners.control.address

@@ -1,16 +1,16 @@
-"""What a caller says of who acts, kept beside who it was proved to be. Pure."""
+"""Records who a caller says it acts for, next to who it was proved to be. Pure."""
 
 _MOST_REASON_BYTES = 1024
-"""What the log has room for."""
+"""The longest reason that the log has room for."""
 _MAX_ACTOR = 96
 
 
 def with_remark(reason: str, claimed_actor: str, actor: str) -> str:
-    """Returns a reason that tells too who the caller said to be, as far as there is room: `canary is fine [as ann@pc]`.
+    """Returns a reason that says who the caller claimed to be, too, if there is room: `canary is fine [as ann@pc]`.
 
     Args:
         reason: As it was given.
-        claimed_actor: Who the caller said to be; "" for nobody.
+        claimed_actor: Who the caller claimed to be; "" for nobody.
         actor: Who it was proved to be.
     """
     plain = " ".join("".join(c if c.isprintable() else " " for c in claimed_actor[:_MAX_ACTOR]).split())

@@ -1,4 +1,4 @@
-"""Says who calls and what they may do: the one thing that every listener and the data plane ask.
+"""Decides who calls and what they may do, for every listener and the data plane.
 
     credential -> caller (remembered) -> may they? -> how much of it?
 
@@ -47,16 +47,16 @@ NO_CREDENTIAL = (
 
 
 class Credentials(Protocol):
-    """What a call shows."""
+    """The credentials that a call carries."""
 
     @property
     def authorization(self) -> str:
-        """The header of that name; "" for none."""
+        """The `authorization` header; "" if the call has none."""
         ...
 
     @property
     def certificate(self) -> str:
-        """The client's own certificate in PEM, which an authority that is trusted signed; "" for none."""
+        """The client's certificate in PEM, signed by a trusted authority; "" if the call has none."""
         ...
 
     @property
@@ -80,12 +80,12 @@ class Authority:
         """Prepares; no token is known yet.
 
         Args:
-            settings: Of it.
-            policy: In force at first.
-            recorder: Counts.
+            settings: The `[auth]` section.
+            policy: The one in force at first.
+            recorder: Counts callers and refusals.
             log: Told of refusals and changes.
             share: Processes that divide rates and quotas between them.
-            clock: Seconds since 1970, that credentials end by.
+            clock: Seconds since 1970; decides when credentials expire.
         """
         self._settings = settings
         self._policy = policy
@@ -156,7 +156,7 @@ class Authority:
         return self._remember(_key(authorization), await self._of_jwt(text))
 
     async def _of_jwt(self, text: str) -> Caller:
-        """Returns whom a JWT names. Half a millisecond of arithmetic, which anybody can ask for: in a thread.
+        """Returns whom a JWT names. Runs in a thread: anybody can ask for this half millisecond of arithmetic.
 
         Raises:
             UnauthenticatedError: It proves nothing.
@@ -168,11 +168,11 @@ class Authority:
             except UnknownKey as error:
                 await self._fetch_for(error.issuer)
                 identity, expires, credential = await self._threads.run(self._jwts.verify, text)
-            if changes == self._key_changes:  # else by keys that may have been taken back meanwhile
+            if changes == self._key_changes:  # otherwise it was verified by keys that may be withdrawn by now
                 return self._made(identity, credential, expires)
 
     def of_token(self, text: str) -> Caller:
-        """Returns whom a token of this server's names; it is not remembered.
+        """Returns the bearer of one of this server's tokens; the caller is not remembered.
 
         Raises:
             UnauthenticatedError: It proves nothing.
@@ -186,7 +186,7 @@ class Authority:
         return self._of_record(record)
 
     def of_token_id(self, token_id: str) -> Caller | None:
-        """Returns the bearer of a token that was proved before; None if it is worth nothing any more."""
+        """Returns the bearer of a token that was proved before; None if the token is no longer valid."""
         record = self._tokens.get(token_id)
         try:
             return None if record is None else self._of_record(record)
@@ -226,14 +226,14 @@ class Authority:
         """Passes if somebody may do what one of `roles` names with a model.
 
         Args:
-            caller: Who; None where nobody asked who it is, which is a fault, and refused.
+            caller: Who calls; None if nobody identified the caller, which is a bug and is refused.
             roles: Any of them will do.
             model: Its name; `SERVER` for the server.
-            what: They call, for the log.
+            what: The method or route that they call, for the log.
 
         Raises:
             UnauthenticatedError: Nobody knows who it is, or their time is up.
-            PermissionDeniedError: They may not. That says nothing of whether there is such a model.
+            PermissionDeniedError: They may not. The error does not tell whether the model exists.
         """
         if caller is not None and not caller.ended:
             for role in roles:
@@ -242,7 +242,7 @@ class Authority:
         raise self.refusal(caller, roles, model, what)
 
     def check_known(self, caller: Caller | None, what: str = "") -> None:
-        """Passes if it is known who somebody is, or if something is granted to `anonymous`. Raises as `check`."""
+        """Checks that the caller is known, or that something is granted to `anonymous`. Raises as `check`."""
         if caller is None or caller.ended or (caller.identity.anonymous and not caller.scopes):
             raise self.refusal(caller, (), SERVER, what)
 
@@ -256,7 +256,7 @@ class Authority:
         raise self.refusal(caller, roles, "", what)
 
     def check_need(self, caller: Caller, need: Need, what: str) -> None:
-        """Passes if somebody may call a method or route at all, as far as that shows before a model is named.
+        """Checks that somebody may call a method or route at all, as far as that is clear before a model is named.
 
         Raises as `check`.
         """
@@ -292,7 +292,7 @@ class Authority:
         return PermissionDeniedError(f"{identity} lacks the role {needed} on {on}")
 
     def enter(self, caller: Caller) -> Quota | None:
-        """Counts a request that begins; what is returned is to be left at its end.
+        """Counts a request that begins; call `leave` on the returned quota when it ends.
 
         Raises:
             QuotaExceeded: The caller makes too many.
@@ -311,13 +311,13 @@ class Authority:
     # What changes.
 
     def put_tokens(self, records: Iterable[TokenRecord]) -> None:
-        """Puts the tokens of the state store into force: bearers of others are strangers from now on."""
+        """Puts the tokens of the state store into force: bearers of any other token are unknown from now on."""
         before, self._tokens = self._tokens, {one.id: one for one in records if one.revoked is None}
         gone = {f"token {token_id}" for token_id in before if before[token_id] != self._tokens.get(token_id)}
         self._revoke(gone)
 
     def put_policy(self, policy: AccessPolicy) -> None:
-        """Puts another policy into force, for everybody who is remembered too."""
+        """Puts another policy into force, also for callers that are remembered."""
         self._policy = policy
         for caller in self._all:
             caller.change(policy.scopes_of(caller.identity), self._quota(caller.identity))
@@ -342,7 +342,7 @@ class Authority:
                     self._begin_fetch(name)
 
     async def reload(self) -> None:
-        """Reads the policy file anew; one that cannot be used changes nothing and is logged."""
+        """Reads the policy file again; an invalid file changes nothing and is logged."""
         if not self._settings.policy:
             return
         try:
@@ -365,11 +365,11 @@ class Authority:
 
     @property
     def policy_failed(self) -> bool:
-        """Whether the policy file cannot be used, and the policy before is in force."""
+        """Whether the policy file is invalid, so that the previous policy is still in force."""
         return self._recorder.policy_failed
 
     def close(self) -> None:
-        """Ends its threads and what it fetches."""
+        """Ends its threads and fetches."""
         for task in self._fetching.values():
             task.cancel()
         self._threads.shutdown(wait=False)
@@ -385,7 +385,7 @@ class Authority:
         return None if limit is None else self._quotas.of(identity.name, limit, time.monotonic())
 
     def _revoke(self, credentials: Set[str]) -> None:
-        """Has whoever was proved by one of these credentials be a stranger from now on."""
+        """Forgets callers that were proved by one of these credentials: they are unknown from now on."""
         if not credentials:
             return
         for caller in self._all:
@@ -434,5 +434,5 @@ class Authority:
 
 
 def _key(authorization: str) -> bytes:
-    """Returns what a credential is remembered by: secrets are not kept, and looking one up tells nothing of others."""
+    """Returns the key that a credential is remembered by: no secret is kept, and a look-up reveals no other."""
     return hashlib.blake2b(authorization.encode("latin-1", "replace")).digest()  # a third quicker than SHA-256

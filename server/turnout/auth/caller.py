@@ -1,4 +1,4 @@
-"""Somebody who calls, as the server remembers them from call to call."""
+"""A caller, as the server remembers it from call to call."""
 
 from collections.abc import Callable, Sequence
 from math import inf
@@ -9,7 +9,7 @@ from turnout.auth.policy.quotas import Quota
 from turnout.auth.roles import SERVER, AccessRole, Scope
 
 _MOST_DECISIONS = 1024
-"""Kept of a caller; names of models come from clients."""
+"""Decisions that are remembered for a caller; bounded because clients choose the names of models."""
 
 
 class Caller:
@@ -20,8 +20,8 @@ class Caller:
         own: The scopes are the credential's own, and no policy changes them.
         credential: Names the credential in the log; no secret.
         expires: When it ends, in seconds since 1970.
-        ended: Why it is worth nothing any more; "" while it is.
-        quota: What they have used of their limit; None where none bounds them.
+        ended: Why the credential is no longer valid; "" while it is valid.
+        quota: How much of their limit they have used; None if they have no limit.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Caller:
         self._decisions: dict[tuple[str, str], bool] = {}
 
     def may(self, role: AccessRole, model: str) -> bool:
-        """Tells whether they may do what `role` names with a model; a decision that was made is remembered."""
+        """Tells whether they may do what `role` allows with a model; decisions are remembered."""
         known = self._decisions.get((role, model))
         if known is None:
             known = decide(self.scopes, role, model).allowed
@@ -58,7 +58,7 @@ class Caller:
         return known
 
     def explain(self, role: AccessRole, model: str) -> AccessDecision:
-        """Returns the same, and why."""
+        """Returns the same decision, with its reason."""
         return decide(self.scopes, role, model)
 
     def sees(self, model: str) -> bool:
@@ -71,7 +71,7 @@ class Caller:
 
     @property
     def seen(self) -> Callable[[str], bool] | None:
-        """What tells which models' names they may be told; None for all."""
+        """Tells which models' names they may see; None for all."""
         return None if self.knows(SERVER) else self.knows
 
     def change(self, scopes: Sequence[Scope], quota: Quota | None) -> None:
@@ -83,5 +83,5 @@ class Caller:
 
 
 def actor_of(caller: Caller | None) -> str:
-    """Returns who called, as logs tell it; "" where nobody asks who calls."""
+    """Returns who called, as logs show it; "" if `[auth]` is not enabled."""
     return "" if caller is None else caller.identity.actor

@@ -1,13 +1,13 @@
-"""Who somebody was proved to be. Pure.
+"""The identity that a caller has proved. Pure.
 
 spiffe://example.org/ns/prod/sa/web     a certificate's URI, the first of its SPIFFE IDs
-dns:web.example.org                     a certificate's DNS name, where it has no URI
+dns:web.example.org                     a certificate's DNS name, if it has no URI
 token:ci                                a token of `turnout token create ci`
 jwt:corp/ann                            the subject `ann` of a JWT of the issuer [auth.jwt.corp]
-group:corp/ml                           what that JWT says of groups: no identity, but grants may name it
+group:corp/ml                           a group in that JWT: not an identity, but grants may name it
 console                                 whoever signed in with the console's own token
-local                                   whoever calls over loopback without a credential, where that is configured
-anonymous                               nobody knows who
+local                                   a caller over loopback without a credential, if that is configured
+anonymous                               a caller without a credential
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from turnout.auth.roles import Pattern
 
 ANONYMOUS_NAME = "anonymous"
 KINDS = ("spiffe://", "dns:", "token:", "jwt:", "group:", "console", "local", ANONYMOUS_NAME, "*")
-"""How identities, and so patterns of them, begin."""
+"""Prefixes of identities, and so of patterns for them."""
 
 _ACTOR_BYTES = 200
 _DIGEST = 12
@@ -26,11 +26,11 @@ _DIGEST = 12
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody.
+    """A proved identity.
 
     Attributes:
         name: As above; it is the actor in the log.
-        also: What else grants may name them by: groups, and further names of a certificate.
+        also: Other names that grants may use for them: groups, and further names of a certificate.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Identity:
 
     @property
     def anonymous(self) -> bool:
-        """Whether nobody knows who it is."""
+        """Whether the caller has proved nothing."""
         return self.name == ANONYMOUS_NAME
 
     @property
     def actor(self) -> str:
-        """The name as the log has room for it: what is longer ends with a digest of the whole."""
+        """The name, shortened to fit the log: a longer one ends with a digest of the whole."""
         encoded = self.name.encode()
         if len(encoded) <= _ACTOR_BYTES:
             return self.name
@@ -51,7 +51,7 @@ class Identity:
         return f"{encoded[: _ACTOR_BYTES - _DIGEST - 1].decode('utf-8', 'ignore')}~{digest}"
 
     def goes_by(self, pattern: Pattern) -> bool:
-        """Tells whether a pattern names them. `anonymous` goes by no other name: `*` is everybody who is known."""
+        """Tells whether a pattern matches. `anonymous` matches only itself: `*` is everybody who is known."""
         if self.anonymous:
             return pattern.text == ANONYMOUS_NAME
         return any(pattern.matches(name) for name in (self.name, *self.also))

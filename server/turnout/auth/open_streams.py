@@ -1,4 +1,4 @@
-"""Streams that are open: each ends when the time of whoever opened it is up, or their credential is revoked."""
+"""Open streams: each ends when its caller's credential expires or is revoked."""
 
 import asyncio
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ class OpenStreams:
 
     @contextmanager
     def opened(self, caller: Caller) -> Iterator[None]:
-        """Has the task that runs cancelled when the caller's time is up.
+        """Cancels the current task when the caller's credential ends.
 
         Raises:
-            UnauthenticatedError: It was.
+            UnauthenticatedError: The credential has ended, and the task was cancelled.
         """
         task = asyncio.current_task()
         assert task is not None, "a stream is served by a task"
@@ -42,7 +42,7 @@ class OpenStreams:
             self._cut.discard(task)
 
     def end(self, now: float) -> None:
-        """Ends those of callers whose credentials have ended by `now`, in seconds since 1970."""
+        """Ends the streams of callers whose credentials have ended by `now`, in seconds since 1970."""
         for task, caller in list(self._callers.items()):
             if not caller.ended and caller.expires <= now:
                 caller.ended = "expired"

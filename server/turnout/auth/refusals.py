@@ -1,4 +1,4 @@
-"""Refused calls, counted all and logged within a rate: anybody can have as many calls refused as they like."""
+"""Counts every refused call, and logs them at a limited rate: anybody can have any number of calls refused."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _LINES_AT_ONCE = 50.0
 
 
 class Refusals:
-    """Where refused calls are logged."""
+    """Counts and logs refused calls."""
 
     def __init__(
         self, recorder: AuthRecorder, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
@@ -24,11 +24,11 @@ class Refusals:
         self._at = clock()
 
     def record(self, refusal: RefusalReason, **details: str) -> None:
-        """Counts a refused call, and logs it unless there were too many: then a later line says how many were left out.
+        """Counts a refused call, and logs it. If there are too many, a later line says how many were left out.
 
         Args:
-            refusal: Why.
-            details: What else is known, no secret of it; what is empty is left out.
+            refusal: Why the call was refused.
+            details: What else is known, without secrets; empty values are left out.
         """
         recorder, now = self._recorder, self._clock()
         recorder.refused[str(refusal)] += 1

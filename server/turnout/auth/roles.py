@@ -1,4 +1,4 @@
-"""What may be done, in five roles, and with which models. Pure."""
+"""The five roles, and the models that they are granted on. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -8,18 +8,18 @@ from functools import lru_cache
 
 
 class AccessRole(StrEnum):
-    """What somebody may do with a model; also the name of what a call asks for."""
+    """What somebody may do with a model; also what a call requires."""
 
     PREDICT = "predict"
-    """Run it, and ask what its inputs and outputs are."""
+    """Run it, and read its inputs and outputs."""
     READ = "read"
-    """See it in lists and the console, describe and fetch its versions; on the pattern `*`, read `/metrics`, too."""
+    """See it in lists and the console, describe and fetch its versions; if granted on `*`, also read `/metrics`."""
     PUBLISH = "publish"
     """Upload and sign versions; they stay candidates."""
     OPERATE = "operate"
     """Load, release, yank and tag versions, change traffic, drive rollouts."""
     ADMIN = "admin"
-    """All of that, and look into the server itself."""
+    """All of the above, and inspect the server itself."""
 
 
 IMPLIED: dict[AccessRole, frozenset[AccessRole]] = {
@@ -29,7 +29,7 @@ IMPLIED: dict[AccessRole, frozenset[AccessRole]] = {
     AccessRole.OPERATE: frozenset({AccessRole.OPERATE, AccessRole.READ}),
     AccessRole.ADMIN: frozenset(AccessRole),
 }
-"""What a role includes."""
+"""The roles that each role includes."""
 
 SERVER = ""
 """In place of a model's name: the server as a whole. Only `*` matches it."""
@@ -42,7 +42,7 @@ def _compiled(text: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A name in which each `*` stands for any characters, none included; nothing else in it is special.
+    """A name in which each `*` stands for any number of characters, even none; nothing else is special.
 
     Attributes:
         text: As it was written.
@@ -51,7 +51,7 @@ class Pattern:
     text: str
 
     def matches(self, name: str) -> bool:
-        """Tells whether all of `name` is as the pattern says."""
+        """Tells whether the pattern matches the whole of `name`."""
         return self.text == "*" or _compiled(self.text).fullmatch(name) is not None
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Scope:
     Attributes:
         roles: As they were given, without what they include.
         models: Patterns of names.
-        rule: Where it stands, for people: `grant 2, line 9`, `token ci (1f2e3d4c)`.
+        rule: Where it was granted, for people: `grant 2, line 9`, `token ci (1f2e3d4c)`.
     """
 
     roles: frozenset[AccessRole]
@@ -78,7 +78,7 @@ class Scope:
     rule: str
 
     def covers(self, role: AccessRole, model: str) -> bool:
-        """Tells whether it lets somebody do what `role` names with a model."""
+        """Tells whether it allows what `role` names with a model."""
         return any(role in IMPLIED[given] for given in self.roles) and any(p.matches(model) for p in self.models)
 
 

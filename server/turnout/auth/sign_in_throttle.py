@@ -1,19 +1,19 @@
-"""How often somebody may try to sign in: slower with each failure, by peer and in all. Pure; time is handed in."""
+"""Slows sign-in attempts down with each failure, by peer and overall. Pure; time is passed in."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 _FREE = 5
-"""Failures of a peer that cost nothing: people mistype."""
+"""Failures of a peer before it has to wait: people mistype."""
 _FIRST = 1.0
 _LONGEST = 900.0
-"""Seconds to wait after the last free failure, and at most; each failure doubles it."""
+"""Seconds to wait after the last of those, and at most; each further failure doubles the wait."""
 _FORGET = 3600.0
 _MOST_PEERS = 4096
 _BURST = 100.0
 _PER_SECOND = 2.0
-"""Failures of all peers together, in the long run."""
+"""Failures of all peers together that are accepted, in the long run."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class SignInThrottle:
         self._at = 0.0
 
     def wait(self, host: str, now: float) -> float:
-        """Returns the seconds that a peer has to wait; 0 where it may try."""
+        """Returns the seconds that a peer has to wait; 0 if it may try."""
         self._refill(now)
         peer = self._peers.get(_network(host))
         if peer is not None and peer.until > now:
@@ -65,7 +65,7 @@ class SignInThrottle:
 
 
 def _network(host: str) -> str:
-    """Returns what counts as one peer: an address, and of IPv6 the 64 bits that one site has."""
+    """Returns what counts as one peer: an IPv4 address, or the 64-bit network of an IPv6 address."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

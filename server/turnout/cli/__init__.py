@@ -1,1 +1,1 @@
-"""The `turnout` command: a module or a package for each group of commands. `main` puts them together."""
+"""The `turnout` command: a module or a package for each group of commands; `main` assembles them."""

@@ -1,4 +1,4 @@
-"""Who answers what from now on, as every command that changes it says."""
+"""Shows which versions answer from now on, for every command that changes that."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def read_answers(message: pb.Answers) -> RoutingTable:
 
 
 def answers_body(answers: RoutingTable) -> dict[str, Any]:
-    """Returns who answers what as JSON values."""
+    """Returns which version answers what, as JSON values."""
     return {
         "plain": _parts(answers.plain),
         "selectors": {one.selector: _parts(one.parts) for one in answers.selectors if one.selector},
@@ -42,7 +42,7 @@ def answers_body(answers: RoutingTable) -> dict[str, Any]:
 
 
 def answers_line(answers: RoutingTable) -> str:
-    """Returns who answers what, on one line; "" where an older server said nothing about it."""
+    """Returns which version answers what, on one line; "" if an older server did not say."""
     return answers_text(answers) if answers.selectors else ""
 
 

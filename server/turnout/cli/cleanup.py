@@ -1,4 +1,4 @@
-"""Commands that hold processes and directories let go of them when they are asked to end."""
+"""Lets commands clean up their processes and directories when they are asked to end."""
 
 import signal
 import threading
@@ -11,9 +11,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Has SIGTERM and the terminal's end do what Ctrl-C does: leave every block in order, then end with 128 + number.
+    """Handles SIGTERM and SIGHUP like Ctrl-C: every block is left in order, then the process ends with 128 + number.
 
-    By default Python ends where it stands, and what it built or started is left to others.
+    By default Python ends at once, and leaves files and processes behind.
     """
     if threading.current_thread() is not threading.main_thread():  # only that thread may set handlers
         yield

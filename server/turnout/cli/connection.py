@@ -33,13 +33,13 @@ from turnout_proto.v1.control_pb2 import (
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to connect to where a server listens everywhere
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to connect to if a server listens everywhere
 
 _RELEASE_SECONDS = 60.0
 
 
 def _given_tls(given: CallOptions) -> Tls | None:
-    """Returns what the command's options and the environment say of TLS; None if they say nothing.
+    """Returns the TLS settings of the command's options and the environment; None if there are none.
 
     Raises:
         ConfigError: One of certificate and key is missing.
@@ -54,7 +54,7 @@ def _given_tls(given: CallOptions) -> Tls | None:
 
 
 def _trust_in(cert: str) -> Tls:
-    """Returns how to call the server that is configured here: the certificate that it shows is trusted as it is.
+    """Returns TLS settings for the server that is configured here: its own certificate is trusted.
 
     Args:
         cert: The file of that certificate.
@@ -80,9 +80,9 @@ class Server:
     """A running server.
 
     Attributes:
-        address: Of its control listener, which offers what the data listener does too.
-        tls: How it is called; None for plain text.
-        call: What else a command was told of that.
+        address: Its control listener, which also serves everything that the data listener does.
+        tls: The TLS settings; None for plain text.
+        call: The command's other options for calls.
     """
 
     address: Address
@@ -91,7 +91,7 @@ class Server:
 
     @classmethod
     def named(cls, target: ServerTarget | TargetOptions) -> "Server":
-        """Returns the server that a command names, or where it names none, the one that the configuration describes.
+        """Returns the server that a command names; if it names none, the one in the configuration.
 
         Raises:
             ConfigError: The address or the configuration is wrong.
@@ -118,7 +118,7 @@ class Server:
 
     @contextmanager
     def client(self, timeout: float) -> Iterator[Client]:
-        """Opens a client; what the server answers with leaves the block as `ServerRefused`.
+        """Opens a client; the block raises `ServerRefused` for the server's errors.
 
         Args:
             timeout: Seconds that a call may take.
@@ -132,7 +132,7 @@ class Server:
             yield client
 
     def load(self, model: str, version: str, timeout: float) -> VersionInfo:
-        """Loads a version and returns it once it is Ready.
+        """Loads a version and returns it once it is ready.
 
         Raises:
             ServerRefused: It cannot be loaded, or no server answers.
@@ -145,7 +145,7 @@ class Server:
         """Takes a version out of service and returns it once that is done.
 
         Raises:
-            ServerRefused: There is no such version, or no server answers.
+            ServerRefused: The version does not exist, or no server answers.
         """
         with self.control() as control:
             request = UnloadVersionRequest(model=model, version=version)
@@ -161,10 +161,10 @@ class Server:
         no_traffic: bool = False,
         supersede: bool = False,
     ) -> tuple[bool, str, RoutingTable]:
-        """Releases a version; returns whether that changed anything, what was done, and who answers what then.
+        """Releases a version; returns whether that changed anything, what was done, and which versions answer then.
 
         Raises:
-            ServerRefused: There is no such version, something is in the way, or no server answers.
+            ServerRefused: The version does not exist, its release is refused, or no server answers.
         """
         with self.control() as control:
             request = ReleaseVersionRequest(
@@ -174,10 +174,10 @@ class Server:
         return response.changed, response.sentence, read_answers(response.answers)
 
     def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, RoutingTable]:
-        """Takes a release back; returns as `release` does.
+        """Withdraws a release; returns the same as `release`.
 
         Raises:
-            ServerRefused: There is no such version, something needs it, or no server answers.
+            ServerRefused: The version does not exist, something needs it, or no server answers.
         """
         with self.control() as control:
             request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)
@@ -186,13 +186,13 @@ class Server:
 
     @contextmanager
     def control(self) -> Iterator[ControlServiceStub]:
-        """Opens the control service; what the server answers with leaves the block as `ServerRefused`."""
+        """Opens the control service; the block raises `ServerRefused` for the server's errors."""
         with self._channel() as channel:
             yield ControlServiceStub(channel)
 
     @contextmanager
     def registry(self) -> Iterator[RegistryServiceStub]:
-        """Opens the registry service; what the server answers with leaves the block as `ServerRefused`."""
+        """Opens the registry service; the block raises `ServerRefused` for the server's errors."""
         with self._channel() as channel:
             yield RegistryServiceStub(channel)
 
@@ -213,7 +213,7 @@ class Server:
                 raise explained(refused, target, tls, plain=tls is None) from error
 
     def _bearer(self, *, plain: bool) -> Bearer:
-        """Returns the token that the server is shown.
+        """Returns the token to send to the server.
 
         Raises:
             ConfigError: It cannot be read, or would travel unencrypted to another machine.
@@ -231,7 +231,7 @@ class Server:
         return found
 
     def _tls(self) -> Tls | None:
-        """Returns how the server is called.
+        """Returns the TLS settings for calls; None for plain text.
 
         Raises:
             ConfigError: A file cannot be used.

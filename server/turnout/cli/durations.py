@@ -1,4 +1,4 @@
-"""Spans of time, as people write and read them."""
+"""Reads durations as people write them."""
 
 import math
 import re
@@ -12,10 +12,10 @@ _DAY = 86_400.0
 
 
 def read_duration(text: str, longest_days: int = 90) -> float:
-    """Returns the seconds that `90s`, `5m`, `1h30m`, `2d` or `90` says.
+    """Returns the seconds in `90s`, `5m`, `1h30m`, `2d` or `90`.
 
     Raises:
-        InvalidRequest: It says none, or more than `longest_days`.
+        InvalidRequest: It is not a duration, or is longer than `longest_days`.
     """
     bare = text.strip()
     match = _SPAN.fullmatch(f"{bare}s" if re.fullmatch(_NUMBER, bare) else bare)

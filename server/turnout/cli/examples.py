@@ -1,4 +1,4 @@
-"""An example of each command: its help ends with it, and the reference shows it. A test has the commands read them."""
+"""An example for each command, for its help and for the reference. A test parses every one with its command."""
 
 import typer
 
@@ -77,14 +77,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "rollout retry": ("turnout rollout retry magika",),
     "rollout probe": ("turnout rollout probe complaints --model magika",),
 }
-"""By command, without `turnout`: lines to type."""
+"""Lines to type, by command without `turnout`."""
 
 
 def add_examples(app: typer.Typer, path: str = "") -> None:
-    """Ends the help of every command of `app`, and of the applications in it, with its examples."""
+    """Adds its examples to the help of every command of `app` and of its groups."""
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        # Paragraphs, since a line's end is a space in an epilog; and a bracket would be markup.
+        # Paragraphs, since an epilog turns line ends into spaces; brackets would be markup.
         lines = EXAMPLES.get(f"{path}{name}", ())
         command.epilog = "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines]).replace("[", r"\[")
     for group in app.registered_groups:

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs, one sentence for what went wrong."""
+"""Prints the output of commands: tables for people, JSON for programs, one sentence for an error."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from rich.text import Text
 from turnout.errors import FieldViolation, TurnoutError, kind_of
 
 _PIPE_WIDTH = 400
-"""Columns that a table may take where no terminal says otherwise: `grep` and `awk` want a row on one line."""
+"""Most columns of a table if there is no terminal: `grep` and `awk` want a row on one line."""
 
 _LONG_WORK = 64 * 1024 * 1024
-"""Bytes from which reading or copying them takes long enough to watch."""
+"""Bytes above which reading or copying takes long enough for a progress bar."""
 
 
 class ServerRefused(TurnoutError):
@@ -35,26 +35,26 @@ class ServerRefused(TurnoutError):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar that moves while something takes long. It is called with the number of bytes just dealt with.
+    """A progress bar. Call it with the number of bytes that were just processed.
 
     Attributes:
-        advance: What that does.
-        say: Puts another text before the bar.
+        advance: Moves the bar by a number of bytes.
+        say: Changes the text before the bar.
     """
 
     advance: Callable[[int], None]
     say: Callable[[str], None]
 
     def __call__(self, done: int) -> None:
-        """Notes that `done` bytes more were dealt with."""
+        """Moves the bar by `done` bytes."""
         self.advance(done)
 
 
 class CommandOutput:
-    """Where one command prints to.
+    """The output of one command.
 
     Attributes:
-        as_json: JSON was asked for.
+        as_json: Whether to print JSON.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -64,11 +64,11 @@ class CommandOutput:
 
     @property
     def console(self) -> Console:
-        """Standard output, for what moves on it."""
+        """Standard output, for live views."""
         return self._out
 
     def show(self, body: Any, *renderables: RenderableType) -> None:
-        """Prints `body` where JSON was asked for, and the renderables where not."""
+        """Prints `body` if JSON was asked for, else the renderables."""
         if self.as_json:
             typer.echo(_json(_finite(body)))
             return
@@ -78,31 +78,31 @@ class CommandOutput:
 
     @contextmanager
     def _unpadded(self) -> Iterator[None]:
-        """Takes the spaces off the ends of lines, with which a table fills its width, where no terminal reads them."""
+        """Strips the spaces with which a table fills its width, if the output is not a terminal."""
         if self._out.is_terminal:
             yield
             return
         with self._out.capture() as captured:
             yield
         self._out.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
-        self._out.file.flush()  # or what is told on standard error goes before it
+        self._out.file.flush()  # or lines on standard error would come first
 
     def note(self, sentence: str) -> None:
-        """Tells people something on standard error; where JSON was asked for, `body` has to hold it."""
+        """Prints a sentence for people on standard error, unless JSON was asked for: then `body` has to contain it."""
         if not self.as_json:
             self._err.print(sentence, soft_wrap=True)
 
     @contextmanager
     def progress(self, what: str, size: int, *, slow: bool = False) -> Iterator["Bar"]:
-        """Shows a bar on standard error while the block runs, where that is a terminal and `size` is worth it.
+        """Shows a progress bar while the block runs, if standard error is a terminal and `size` is large enough.
 
         Args:
-            what: Stands before the bar.
-            size: Bytes to deal with.
-            slow: It takes long whatever the size.
+            what: The text before the bar.
+            size: Bytes to process.
+            slow: Show the bar whatever the size is.
 
         Yields:
-            The bar, which is to be told the number of bytes just dealt with.
+            The bar; call it with the number of bytes that were just processed.
         """
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -132,7 +132,7 @@ class CommandOutput:
 
 @contextmanager
 def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
-    """Gives a command its output; a TurnoutError that leaves the block is printed and ends the process with 1."""
+    """Yields a command's output; a TurnoutError in the block is printed, and the process ends with 1."""
     output = CommandOutput(as_json=as_json)
     try:
         yield output
@@ -180,7 +180,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _finite(body: Any) -> Any:
-    """Returns `body` with "NaN", "Infinity" and "-Infinity", as protobuf's JSON has them: JSON has no such numbers."""
+    """Returns `body` with "NaN", "Infinity" and "-Infinity" as strings, like protobuf: JSON has no such numbers."""
     if isinstance(body, float) and not math.isfinite(body):
         return "NaN" if math.isnan(body) else ("Infinity" if body > 0 else "-Infinity")
     if isinstance(body, Mapping):

@@ -1,7 +1,7 @@
-"""The standard streams of a command: what becomes of it where they cannot be written.
+"""Handles standard streams that cannot be written.
 
-Standard output is what a command is run for: where it cannot be written (a full disk), the command says so and ends
-with 1. Standard error is for people: where it cannot be written, the command does what it would do anyway.
+Standard output is the purpose of a command: if it cannot be written (a full disk), the command says so and exits with
+1. Standard error is for people: if it cannot be written, the command carries on.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ class _OutputLost(OSError):
 
 
 class _Output(io.FileIO):
-    """Standard output, whose errors can be told from others."""
+    """Standard output, with errors of its own type."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data) or 0
         except BrokenPipeError:
-            raise  # the reader has had enough, which typer ends quietly
+            raise  # the reader has closed the pipe; typer ends quietly then
         except OSError as error:
             raise _OutputLost(error.errno, error.strerror) from None
 
 
 class _Error(io.FileIO):
-    """Standard error, which takes everything."""
+    """Standard error, which never raises."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -41,7 +41,7 @@ class _Error(io.FileIO):
 
 @contextlib.contextmanager
 def writing_out() -> Iterator[None]:
-    """Runs a command: one whose output cannot be written ends the process with 1 and a sentence."""
+    """Runs a command; if its output cannot be written, prints a sentence and exits with 1."""
     _occupy_closed()
     output: io.TextIOWrapper | None = None
     if sys.stdout is not None:
@@ -52,7 +52,7 @@ def writing_out() -> Iterator[None]:
         try:
             yield
         finally:
-            if output is not None:  # `sys.stdout` may be typer's by now, which hides that the reader has left
+            if output is not None:  # `sys.stdout` may be typer's by now, which hides a closed pipe
                 output.flush()
     except _OutputLost as error:
         _lost(error)
@@ -61,7 +61,7 @@ def writing_out() -> Iterator[None]:
 
 
 def _lost(error: OSError | None) -> None:
-    """Ends the process; what is left of the output goes nowhere."""
+    """Ends the process, and drops the rest of the output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error is not None and sys.stderr is not None:
         reason = os.strerror(error.errno or errno.EIO)
@@ -73,15 +73,15 @@ def _lost(error: OSError | None) -> None:
 
 
 def _text(raw: io.FileIO, stream: Any) -> io.TextIOWrapper:
-    """Returns a text stream like `stream`; names from the command line may hold bytes that are no text."""
+    """Returns a text stream like `stream`; names from the command line may hold bytes that are not text."""
     buffered = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffered, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
 
 
 def _occupy_closed() -> None:
-    """Opens /dev/null where a standard stream is closed: else the next file opened gets what libraries print."""
+    """Opens /dev/null for closed standard streams: otherwise libraries would print into the next file opened."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number

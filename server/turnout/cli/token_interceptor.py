@@ -1,4 +1,4 @@
-"""Shows a token with each call of a channel."""
+"""Sends a token with each call of a channel."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What a command says while it waits for something that takes minutes."""
+"""Prints the progress of a command that waits for minutes."""
 
 import threading
 import time
@@ -10,11 +10,11 @@ from turnout.serving.tensorrt.fallback import progress
 
 @contextmanager
 def progress_notes(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
-    """Says what goes on and for how long, time and again, while the block runs.
+    """Says repeatedly, while the block runs, what it does and for how long.
 
     Args:
-        say: Shows a sentence; called in another thread.
-        what: Goes on; "" for nothing that would be worth a word.
+        say: Prints a sentence; called in another thread.
+        what: The present activity; "" if it is not worth a line.
         every: Seconds between two sentences.
     """
     if not what:

@@ -1,4 +1,4 @@
-"""The repository and the state store that a command works on, with no server between."""
+"""The repository and the state store of a command that works without a server."""
 
 import atexit
 import getpass
@@ -38,10 +38,10 @@ _MADE = (
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What `--models`, `--state` and `--config` name.
+    """The repository and state store that `--models`, `--state` and `--config` name.
 
     Attributes:
-        settings: As a server would have them.
+        settings: Those of a server with the same options.
         repository: The models.
     """
 
@@ -50,7 +50,7 @@ class Workspace:
 
     @classmethod
     def open(cls, target: DiskTarget) -> Self:
-        """Reads the configuration. Neither repository nor store is touched.
+        """Reads the configuration. Opens neither repository nor store.
 
         Raises:
             ConfigError: It is wrong.
@@ -63,7 +63,7 @@ class Workspace:
         """URL of the state store.
 
         Raises:
-            ConfigError: None is named, and the repository has no place for one.
+            ConfigError: None is configured, and the repository cannot hold one.
         """
         if not self.settings.state_url:
             raise ConfigError(NO_STATE.format(self.repository.place))
@@ -79,10 +79,10 @@ class Workspace:
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
     def store(self) -> "StateStore":
-        """Opens the state store, and makes it if there is none; says so where there are versions already.
+        """Opens the state store, or creates it; says so if there are versions already.
 
         Raises:
-            ConfigError: It cannot be used, or the repository is read-only and none is named.
+            ConfigError: It cannot be used, or the repository is read-only and no store is configured.
         """
         from turnout.state.store import StateStore
 
@@ -111,10 +111,10 @@ class Workspace:
             return False
 
     def require_repository(self) -> None:
-        """Checks that there is a repository.
+        """Checks that the repository exists.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: It does not exist.
         """
         root = self.repository.root
         if not self.repository.remote and not root.is_dir():
@@ -123,10 +123,10 @@ class Workspace:
             )
 
     def scan(self) -> Listing:
-        """Reads what exists.
+        """Lists the repository.
 
         Raises:
-            ConfigError: There is no repository, or it cannot be read.
+            ConfigError: It does not exist, or cannot be read.
         """
         self.require_repository()
         place = self.repository.place
@@ -139,7 +139,7 @@ class Workspace:
         return listing
 
     def release_state(self) -> ReleaseState:
-        """Returns all declarations; a store that is not there yet holds none, and is not made by looking."""
+        """Returns the state of all releases; empty if the store does not exist yet, which is not created."""
         if not self.has_store():
             return ReleaseState()
         with self.store() as store:
@@ -173,13 +173,13 @@ def repository_of(settings: Settings) -> Repository:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersions:
-    """One model: what was published, and what was declared about it.
+    """One model: its published versions and their release state.
 
     Attributes:
         name: The model's name.
         published: By version, the highest precedence first.
-        index: For selectors.
-        baseline: Of the policy in force; None if there is none, or nobody asked.
+        index: Resolves selectors.
+        baseline: Of the policy in force; None if there is none, or it was not read.
     """
 
     name: str
@@ -189,11 +189,11 @@ class ModelVersions:
 
     @classmethod
     def of(cls, name: str, listing: Listing, release_state: ReleaseState, baseline: Version | None = None) -> Self:
-        """Gathers what is known of the model `name`.
+        """Gathers the versions and the release state of the model `name`.
 
         Raises:
-            InvalidRequest: That is not a model name.
-            ModelNotFound: There is no such model; the error names the nearest.
+            InvalidRequest: It is not a model name.
+            ModelNotFound: The model does not exist; the error names the nearest.
         """
         published = {p.manifest.version: p for p in reversed(listing.versions(check_model_name(name)))}
         if not published:
@@ -211,20 +211,20 @@ class ModelVersions:
         """Returns the version that `selector` names.
 
         Raises:
-            VersionNotFound: None does; the error names the nearest.
+            VersionNotFound: No version matches; the error names the nearest.
         """
         return self.published[resolve(selector, self.index, prefer_ready=False)]
 
     @property
     def default(self) -> Version | None:
-        """The version that the empty selector answers with, canaries aside; None where nothing is released."""
+        """The version that the empty selector resolves to, canaries aside; None if nothing is released."""
         if self.baseline is not None:
             return next((v for v in self.published if v == self.baseline), None)
         return next((v for v in self.index.released if v.prerelease is None), None)
 
 
 def split_reference(text: str) -> tuple[str, str | None]:
-    """Splits `NAME@SELECTOR`; the selector is None where there is no `@`.
+    """Splits `NAME@SELECTOR`; the selector is None if there is no `@`.
 
     Raises:
         InvalidRequest: NAME is not a model name.
@@ -246,7 +246,7 @@ def exact_reference(text: str) -> tuple[str, Version]:
 
 
 def actor_or_login(actor: str | None) -> str:
-    """Returns `actor`, or login and host of who runs this, where nobody was named.
+    """Returns `actor` or, if it is None, the login and host of the user.
 
     Raises:
         InvalidRequest: It is the name of a rollout.
@@ -256,6 +256,6 @@ def actor_or_login(actor: str | None) -> str:
         return actor
     try:
         login = getpass.getuser()
-    except (ImportError, KeyError, OSError):  # containers run as user ids that no user database has
+    except (ImportError, KeyError, OSError):  # containers run with user ids that are in no user database
         login = f"uid {host.user_id()}"
     return f"{login}@{socket.gethostname()}".encode()[:_ACTOR_BYTES].decode("utf-8", "ignore")

@@ -1,6 +1,6 @@
-"""The rules of the Open Inference Protocol, version 2, however it is spoken: `turnout.rpc.oip`, `turnout.web.oip`.
+"""The Open Inference Protocol, version 2, for both transports: `turnout.rpc.oip` and `turnout.web.oip`.
 
 `elements`, `tensors` and `json_tensors` are its data, `parameters` its parameters, `exchange` one request and its
-answer; `metadata` and `description` are what clients ask beside that. `extensions` has Triton's: statistics, the model
-repository, settings, shared memory and classification. `services` is all that both transports are given of it.
+answer; `metadata` and `description` tell clients about models. `extensions` has Triton's: statistics, the model
+repository, settings, shared memory and classification. `services` is all of these.
 """

@@ -1,4 +1,4 @@
-"""What the server and its models are, and whether they are ready."""
+"""Describes the server and its models, and tells whether they are ready."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,8 +17,8 @@ _EXTENSIONS = (
     "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository", "parameters",
     "trace",
 )  # fmt: skip
-"""By Triton's names. `statistics` must never stand here, though they are told to whoever asks: perf_analyzer, which
-looks for it, reads the versions in statistics as integers, fails on some and takes `1.10.0` for 1."""
+"""By Triton's names. Never add `statistics`, although the server has them: if perf_analyzer finds the name, it
+reads the versions in statistics as integers, fails on some and takes `1.10.0` for 1."""
 
 _SHARED_MEMORY = "system_shared_memory"
 
@@ -47,15 +47,15 @@ class ModelDescription:
         self._accepting = accepting
 
     def ready(self) -> bool:
-        """Tells whether the server is fit for traffic."""
+        """Tells whether the server is ready for traffic."""
         return self._catalog.snapshot.complete and self._accepting()
 
     def check_ready(self, model: str, selector: str) -> None:
-        """Returns where a request for this version would be taken now, if need be after it was loaded for it.
+        """Checks that a request for this version would be accepted now, if need be after loading the version for it.
 
         Raises:
             InvalidSelector: The selector does not parse.
-            NotFoundError, NotLoaded, UnavailableError, DigestMismatch: A request would be refused so.
+            NotFoundError, NotLoaded, UnavailableError, DigestMismatch: As a request would be refused.
         """
         with contextlib.suppress(VersionOnDemand):
             self._router.route(model, selector, "", baseline_only=True)  # counted in no split

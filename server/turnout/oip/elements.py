@@ -1,4 +1,4 @@
-"""Element types of the Open Inference Protocol: their names, and where typed contents of each lie."""
+"""Element types of the Open Inference Protocol: their names, and the fields that hold their typed contents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class ElementType:
         name: In the protocol, for example `FP32`.
         dtype: Of the arrays that hold such elements; `object` for BYTES, whose elements are `str`.
         size: Bytes of an element on the wire; 0 for BYTES, whose elements have sizes of their own.
-        contents: The field of InferTensorContents that holds such elements; "" where they travel raw only.
-        contents_dtype: Of the elements of that field, which may be wider; `dtype` where there is no such field.
+        contents: The field of InferTensorContents that holds such elements; "" if they are only sent raw.
+        contents_dtype: Of the elements of that field, which may be wider; `dtype` if there is no such field.
         config: The type's number in a ModelConfig.
     """
 
@@ -65,4 +65,4 @@ BY_NAME = {kind.name: kind for kind in ELEMENT_TYPES.values()}
 """By the protocol's name."""
 
 NUMERIC_NAMES = {kind.dtype: kind.name for kind in ELEMENT_TYPES.values() if kind.size}
-"""The protocol's names of the types whose arrays travel as they are, by dtype."""
+"""The protocol's names of the types whose arrays are sent as they are, by dtype."""

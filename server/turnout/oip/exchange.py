@@ -1,4 +1,4 @@
-"""One request of the protocol and its answer, between what carries them and the data plane."""
+"""Translates a request of the protocol, and its answer, between the transports and the data plane."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -18,11 +18,11 @@ LOGGED_ID = 128
 
 
 class RequestedOutputs(NamedTuple):
-    """What becomes of the outputs of a request.
+    """How the outputs of a request are to be returned.
 
     Attributes:
-        classes: How many of the highest values are wanted of each that is to be classified, by name.
-        windows: Where each is to be written that does not travel in the answer, by name.
+        classes: By name of an output to classify: how many of its highest values to return.
+        windows: By name of an output that goes to shared memory: where to write it.
     """
 
     classes: Mapping[str, int]
@@ -33,12 +33,12 @@ NOTHING_SPECIAL = RequestedOutputs({}, {})
 
 
 class InferenceOutput(NamedTuple):
-    """One output as the protocol has it.
+    """One output, encoded for the protocol.
 
     Attributes:
         datatype: The protocol's name of its type.
         raw: Its elements.
-        stored: They went to shared memory, and the answer has none.
+        stored: Its elements were written to shared memory, so the answer contains none.
     """
 
     name: str
@@ -63,7 +63,7 @@ def request_of(
     limits: InputLimits,
     memory: CallerMemory,
 ) -> tuple[InferenceRequest, RequestedOutputs]:
-    """Returns a request, and what becomes of its outputs.
+    """Returns a request, and how its outputs are to be returned.
 
     Args:
         model: Name, as the client wrote it.
@@ -71,17 +71,17 @@ def request_of(
         request_id: As the client wrote it; "" for none.
         logged_id: Names the request in logs.
         inputs: By name.
-        outputs: Name and parameters of each output that is asked for; none meaning all.
+        outputs: Name and parameters of each requested output; empty for all.
         parameters: Of the request.
-        arrived: `time.monotonic()` when it came.
+        arrived: `time.monotonic()` when it arrived.
         deadline: `time.monotonic()` after which the caller waits no longer, its parameters apart; None for no bound.
         preferences: What the call's metadata or headers ask for.
-        limits: On names.
-        memory: Of the caller.
+        limits: On the length of names.
+        memory: The caller's regions of shared memory.
 
     Raises:
-        InvalidRequest: A parameter or the id is not what the protocol says it is, or an output has no place.
-        NotFoundError: The caller has no region of shared memory by the name that an output goes to.
+        InvalidRequest: A parameter or the id is invalid, or an output does not fit its region.
+        NotFoundError: The caller has no region of shared memory with the name that an output goes to.
         Unsupported: The request belongs to a sequence, or needs shared memory, which is off.
     """
     check_id(request_id)
@@ -107,7 +107,7 @@ def assembled(
     preferences: Preferences,
     kind: object = None,
 ) -> InferenceRequest:
-    """Returns a request of which all was checked. Arguments as of `request_of`, and as `read_options` returns them.
+    """Returns a request whose parts have been checked. Arguments as for `request_of`, and as `read_options` returns.
 
     `kind` is that of `InferenceRequest`.
     """
@@ -131,10 +131,10 @@ def assembled(
 def answered(
     result: InferenceResult, classes: Mapping[str, int], limits: InputLimits = DEFAULT_LIMITS
 ) -> Sequence[tuple[str, Array]]:
-    """Returns name and value of each output, in the order asked for.
+    """Returns the name and value of each output, in the requested order.
 
     Args:
-        result: What the data plane answered.
+        result: The data plane's answer.
         classes: As `request_of` returned them.
         limits: On the strings that classification makes.
 
@@ -162,7 +162,7 @@ def answered(
 
 
 def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, TensorWindow]) -> Iterator[InferenceOutput]:
-    """Yields outputs as they travel, once those that have a window were written there. Blocking.
+    """Yields the outputs encoded; writes those that have a window to shared memory first. Blocking.
 
     Raises:
         InvalidTensor: An output does not fit into its window, or the memory behind it is gone.
@@ -177,5 +177,5 @@ def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, TensorWin
 
 
 def answer_parameters(route: Route) -> Mapping[str, str | int]:
-    """Returns the parameters of every answer, which say how its version came to answer."""
+    """Returns the parameters of an answer, which say why this version answered."""
     return {"turnout_role": str(route.role), "turnout_epoch": route.epoch, "turnout_digest": route.entry.digest}

@@ -1,10 +1,10 @@
-"""Tensors in JSON, for all who speak it: lists in row-major order, flat or nested as the shape is. Pure.
+"""Converts tensors from and to JSON: lists in row-major order, flat or nested like the shape. Pure.
 
 JSON has no NaN and no infinities: they are the strings "nan", "inf" and "-inf", both ways. The Open Inference Protocol
-has no place for FP16 and BF16 either, which travel in the binary part of a body only.
+does not allow FP16 and BF16 in JSON either; they are sent in the binary part of a body only.
 
-One call into C holds the GIL until it ends, so that elements are converted by the slice: whoever calls this in a thread
-keeps nobody waiting.
+One call into C holds the GIL until it ends, so elements are converted in slices: a caller that
+uses a thread does not block the others.
 """
 
 import math
@@ -39,16 +39,16 @@ _ELEMENTS: Mapping[str, frozenset[type]] = {
 
 
 def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) -> Array:
-    """Returns an input as an array; nothing is rounded to a whole number, cut off or read as another kind of value.
+    """Returns an input as an array; no value is rounded to a whole number, truncated or read as another type.
 
     Args:
         index: Of the input.
         kind: Of its elements.
         shape: Of the array; checked.
-        data: As JSON's parser returned it.
+        data: As the JSON parser returned it.
 
     Raises:
-        InvalidTensor: It is not a list, or not of as many elements as the shape has, or one has no place in the type.
+        InvalidTensor: It is not a list, or its length is not that of the shape, or an element does not fit the type.
     """
     field = f"inputs[{index}].data"
     if kind.name in _UNWRITABLE:
@@ -65,7 +65,7 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
 
 
 def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMITS) -> Array:
-    """Returns an input of the dtype that a signature names, in the shape that its lists have; as exact as `from_json`.
+    """Returns an input with the dtype of its signature and the shape of its lists; as exact as `from_json`.
 
     Args:
         spec: The input; its shape is not looked at.
@@ -73,7 +73,7 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
         limits: On the rank.
 
     Raises:
-        InvalidTensor: The lists are ragged, or an element has no place in the dtype.
+        InvalidTensor: The lists are ragged, or an element does not fit the dtype.
     """
     field = f"inputs.{spec.name}"
     shape: tuple[int, ...] = ()
@@ -84,7 +84,7 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
         level = level[0] if level else None
     dtype = NUMPY_DTYPES[spec.dtype]
     elements = _nested(field, shape, data) if shape else [data]
-    escaped = field.replace("{", "{{").replace("}", "}}")  # places in nested lists are not told
+    escaped = field.replace("{", "{{").replace("}", "}}")  # errors do not give positions in nested lists
     if spec.dtype is DataType.STRING:
         array: Array = np.empty(len(elements), object)
         array[:] = _checked(escaped, str(spec.dtype), dtype, elements)
@@ -101,7 +101,7 @@ def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
         array: Of any shape.
 
     Raises:
-        InvalidRequest: JSON has no place for the type.
+        InvalidRequest: JSON cannot hold the type.
     """
     if datatype in _UNWRITABLE:
         raise InvalidRequest.at("outputs", f"output {name} is {datatype}, which JSON cannot hold: ask for binary_data")
@@ -142,13 +142,13 @@ def _dumped(array: Array) -> bytes:
 
 
 def _text(element: Any) -> str:
-    """Returns a string as UTF-8 can hold it."""
+    """Returns a string that UTF-8 can encode."""
     text = element.decode(errors="replace") if isinstance(element, bytes) else str(element)
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _flat(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
-    """Returns the elements in one list, where they are not: levels are as many as dimensions, whatever was sent."""
+    """Returns the elements in one list; nested lists must have a level for each dimension."""
     if not (data and isinstance(data[0], list)):
         return data
     if not shape or len(data) != shape[0]:
@@ -178,26 +178,26 @@ def _ragged(field: str) -> InvalidTensor:
 
 
 def _preview(element: Any) -> str:
-    """Returns a value as people wrote it, in a few characters."""
+    """Returns a value as it was written, in a few characters."""
     if isinstance(element, list | dict):
         return "a list" if isinstance(element, list) else "an object"
     return orjson.dumps(element[:64] if isinstance(element, str) else element).decode()[:40]
 
 
 def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
-    """Returns where each slice of the elements begins, and the slice."""
+    """Returns the start of each slice of the elements, and the slice."""
     starts = range(0, len(elements), _SLICE)
     return chain((start, elements[start : start + _SLICE]) for start in starts)
 
 
 def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
-    """Returns the elements, each of a type that has a place in the dtype; what is not a finite number as such.
+    """Returns the elements, each of a type that fits the dtype; "nan", "inf" and "-inf" become numbers.
 
     Args:
-        field: What errors name, `{}` standing for the place of an element.
+        field: The field that errors name, with `{}` for the position of an element.
         name: Of the type, in errors.
         dtype: Of the array.
-        elements: As JSON's parser returned them.
+        elements: As the JSON parser returned them.
     """
     types = _ELEMENTS[dtype.kind]
     checked: list[Any] = []
@@ -214,7 +214,7 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
 
 
 def _numbers(field: str, element: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
-    """Returns the elements in a flat array; `field` and `element` are what errors name, as in `_checked`."""
+    """Returns the elements in a flat array; errors name `field` and `element`, as in `_checked`."""
     array: Array = np.empty(len(elements), dtype)
     floats = dtype.kind in "fV"
     try:

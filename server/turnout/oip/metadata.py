@@ -1,4 +1,4 @@
-"""Versions in the form of ModelMetadata and ModelConfig. Pure."""
+"""Describes versions as ModelMetadata and ModelConfig. Pure."""
 
 from turnout.oip.elements import ELEMENT_TYPES
 from turnout.registry.manifest.manifest import MODEL_FILE
@@ -21,7 +21,7 @@ BACKEND = "onnxruntime"
 def model_metadata(entry: VersionEntry, snapshot: CatalogSnapshot) -> ModelMetadataResponse:
     """Describes a version, and names all versions of its model that are ready.
 
-    They stand in ascending order: Triton's do, and clients take the last for the newest.
+    In ascending order, as in Triton: clients take the last one for the newest.
     """
     versions = snapshot.model(entry.model).versions.values()
     signature = entry.manifest.signature
@@ -80,7 +80,7 @@ def batches_along_first_axis(entry: VersionEntry) -> bool:
         return False
     declared = entry.manifest.batching.axes if entry.manifest.batching is not None else None
     signature = entry.manifest.signature
-    # Where the publisher declares no axes, a version is batched along the first free dimension of each input.
+    # If the publisher declares no axes, a version is batched along the first free dimension of each input.
     return (
         all(_starts_free(spec) and len(spec.shape) > 1 and not spec.has_default for spec in signature.inputs)
         and all(_starts_free(spec) for spec in signature.outputs)

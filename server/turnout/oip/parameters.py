@@ -1,6 +1,6 @@
-"""What the parameters of a request ask for. Pure. Those not named here are of no effect, as the protocol has it.
+"""Reads the parameters of a request. Pure. Unknown parameters have no effect, as the protocol says.
 
-A parameter is a truth value, a number or text; None is one that was sent without a value.
+A parameter is a boolean, a number or text; None if it was sent without a value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ MAX_ID = 1024
 """Longest request id, in bytes."""
 
 REGION = "shared_memory_region"
-"""The parameter of a tensor that names the region of shared memory in which it lies."""
+"""The parameter of a tensor that names its region of shared memory."""
 
 _REGION_SIZE, _REGION_OFFSET = "shared_memory_byte_size", "shared_memory_offset"
 
@@ -36,10 +36,10 @@ _MOST_CLASSES = 2**31 - 1
 
 
 class Place(NamedTuple):
-    """Where in shared memory a tensor lies.
+    """The place of a tensor in shared memory.
 
     Attributes:
-        offset: Of the tensor in it, in bytes.
+        offset: Of the tensor in the region, in bytes.
         size: Bytes that the tensor takes, or may take.
     """
 
@@ -55,14 +55,14 @@ _NO_PLACES: Mapping[str, Place] = MappingProxyType({})
 def read_outputs(
     outputs: Sequence[tuple[str, Parameters]],
 ) -> tuple[Sequence[str], Mapping[str, int], Mapping[str, Place]]:
-    """Returns the outputs that a request asks for.
+    """Reads which outputs a request asks for, and how they are to be returned.
 
     Args:
         outputs: Name and parameters of each, in order.
 
     Returns:
-        Their names in order, none meaning all; how many of the highest values are wanted of each that is to be
-        classified; and where in shared memory each is to be written that does not travel in the answer.
+        Their names in order, empty for all; for each output to classify, how many of its highest values to return;
+        and for each output that goes to shared memory, its place there.
 
     Raises:
         InvalidRequest: `classification` is not a count, the parameters of a region of shared memory are not valid, or
@@ -90,7 +90,7 @@ def read_outputs(
 
 
 def place_of(parameters: Parameters, field: str) -> Place | None:
-    """Returns where the parameters of a tensor say that it lies; None if it does not lie in shared memory.
+    """Returns the place of a tensor in shared memory, by its parameters; None if it is not in shared memory.
 
     Args:
         parameters: Of the tensor.
@@ -118,20 +118,20 @@ def _bytes(value: Value, field_path: str) -> int:
 
 
 def check_parameter_count(field: str, count: int) -> None:
-    """Raises InvalidRequest where `field` has more parameters than it may."""
+    """Raises InvalidRequest if `field` has more parameters than it may."""
     if count > MAX_PARAMETERS:
         raise InvalidRequest.at(field, f"expected at most {MAX_PARAMETERS}, got {count}")
 
 
 def read_options(parameters: Parameters) -> tuple[float | None, str]:
-    """Returns what else a request's parameters ask for.
+    """Reads the other parameters of a request.
 
     Returns:
-        Seconds after which nobody waits for the answer, None where the request does not say; and the routing key, ""
+        The request's timeout in seconds, None if it has none; and the routing key, ""
         if there is none.
 
     Raises:
-        InvalidRequest: A parameter that is known has a value of another type or out of range.
+        InvalidRequest: A known parameter has a value of the wrong type or out of range.
         Unsupported: The request belongs to a sequence.
     """
     timeout: float | None = None
@@ -141,7 +141,7 @@ def read_options(parameters: Parameters) -> tuple[float | None, str]:
             microseconds = whole(value, f"parameters.{_TIMEOUT}")
             if microseconds < 0:
                 raise InvalidRequest.at(f"parameters.{_TIMEOUT}", f"expected 0 or more, got {microseconds}")
-            # 0 is how some clients say that there is none.
+            # 0 is how some clients say that there is no sequence.
             timeout = microseconds / 1e6 if microseconds else None
         elif key == ROUTING_KEY:
             if not isinstance(value, str):
@@ -150,7 +150,7 @@ def read_options(parameters: Parameters) -> tuple[float | None, str]:
                 raise InvalidRequest.at(f"parameters.{ROUTING_KEY}", f"expected at most {MAX_KEY_BYTES} bytes")
             routing_key = value
         elif key == _SEQUENCE and value:
-            # Triton's clients leave the parameter out where there is no sequence; others may send its empty value.
+            # Triton's clients leave the parameter out if there is no sequence; others may send an empty value.
             raise Unsupported(f"parameters.{_SEQUENCE}: sequences are not supported; requests share no state")
     return timeout, routing_key
 
@@ -159,7 +159,7 @@ def whole(value: Value, field_path: str) -> int:
     """Returns a parameter that is a whole number.
 
     Raises:
-        InvalidRequest: It is not a whole number, or one that 64 bits cannot hold.
+        InvalidRequest: It is not a whole number, or does not fit 64 bits.
     """
     if type(value) is not int or not -(2**63) <= value < 2**64:
         raise InvalidRequest.at(field_path, "expected a whole number of at most 64 bits")
@@ -167,7 +167,7 @@ def whole(value: Value, field_path: str) -> int:
 
 
 def check_id(request_id: str) -> str:
-    """Returns the id.
+    """Checks a request id, and returns it.
 
     Raises:
         InvalidRequest: It is too long.

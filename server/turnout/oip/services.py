@@ -1,4 +1,4 @@
-"""What the protocol serves beside inference, however it is spoken."""
+"""What both transports of the protocol serve besides inference."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from turnout.oip.extensions.statistics import Statistics
 
 @dataclass(frozen=True, slots=True)
 class OipServices:
-    """The extensions of one server.
+    """The protocol's services of one server, besides inference.
 
     Attributes:
-        description: What the server and its models are, and whether they are ready.
-        statistics: What versions did.
-        repository: Which versions there are.
-        settings: Of the log and of tracing.
-        memory: Regions that tensors may lie in.
+        description: Describes the server and its models, and tells whether they are ready.
+        statistics: Of versions.
+        repository: Lists, loads and unloads versions.
+        settings: Those of the log and of tracing.
+        memory: Regions of shared memory that tensors may be in.
     """
 
     description: ModelDescription
@@ -28,6 +28,6 @@ class OipServices:
     memory: SharedMemory
 
     async def catch_up(self) -> None:
-        """Takes over what other workers were told before this one was started."""
+        """Copies what other workers were told before this one was started."""
         await self.settings.catch_up()
         await self.memory.catch_up()

@@ -112,9 +112,9 @@ class Plan:
             or go beside it, alpha shared.
         twin: Compare with a part of the baseline that has a queue of its own and a share like the canary's, so that
             neither's queue or batches are larger for its share.
-        watch_s: Active seconds after promotion in which the candidate may still be taken back.
+        watch_s: Active seconds after promotion in which the candidate may still be rolled back.
         holdback: Share that the version before keeps meanwhile, to compare with.
-        breaker: When a slot that fails on the candidate takes it back at once; outside of alpha.
+        breaker: When a slot that fails on the candidate rolls it back at once; outside of alpha.
         guards: Absolute limits on the candidate, in every step and while it is watched; outside of alpha.
         from_broken: The baseline is broken, and the candidate is its fix: no latency is compared, nothing of the
             baseline's is waited for, and promotion takes the candidate's own record.

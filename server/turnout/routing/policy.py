@@ -95,7 +95,7 @@ class PolicyState:
 
     Attributes:
         policy: None: the highest released version answers.
-        frozen: Only changes that take traffic back are taken.
+        frozen: Only changes that take traffic back are accepted.
         table: Which keys each canary has.
     """
 

@@ -264,8 +264,8 @@ class Traffic:
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
             applied = self._policies.current[model]
             raise ChangeRefused(
-                f"traffic of {model} is frozen (epoch {applied.epoch}): only what takes traffic back from a canary or "
-                "a shadow, or goes back to an earlier baseline, is taken until it is unfrozen"
+                f"traffic of {model} is frozen (epoch {applied.epoch}): until it is unfrozen, only changes are "
+                "accepted that take traffic back from a canary or a shadow, or go back to an earlier baseline"
             )
         policy = after.policy
         if policy is None:

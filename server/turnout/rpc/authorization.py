@@ -1,8 +1,8 @@
-"""Who calls a gRPC method, and whether they may: before anything else, whatever the transport.
+"""Authenticates and authorizes gRPC calls, before anything else and for every transport.
 
-`protected` finds out who calls, and refuses who is nobody, before a message is parsed. `MessageCheck` asks, once it is
-parsed, whether they may do that with the model that it names; puts the proved identity in the place of what the message
-says of its actor; and takes out of the answer what they may not see. Inference is checked by the data plane.
+`protected` identifies the caller, and refuses unknown callers, before a message is parsed. `MessageCheck` then checks
+whether they may do that with the model that the message names, replaces the message's actor by the proved identity, and
+removes from the answer what they may not see. Inference is checked by the data plane.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,18 +25,18 @@ from turnout.rpc.transport.port import RESPONSES, Method, Methods, Response, Rpc
 _HEALTH_MODEL = "model:"
 
 ModelOfUpload = Callable[[str], str | None]
-"""Returns the model of an upload; None if there is no such upload."""
+"""Returns the model of an upload; None if the upload does not exist."""
 
 
 def protected(methods: Methods, authority: Authority | None) -> Methods:
-    """Returns methods that know who calls them.
+    """Wraps methods so that each call is authenticated and authorized.
 
     Args:
         methods: By path.
-        authority: Says who may; None where everybody is taken at their word.
+        authority: Decides who may call; None if `[auth]` is not enabled.
 
     Raises:
-        LookupError: Nothing says who may call one of them.
+        LookupError: The table of permissions has no entry for a method.
     """
     needs = {path: need_of(METHODS, path) for path in methods}
     if authority is None:
@@ -55,11 +55,11 @@ def _protected(path: str, need: Need, method: Method, authority: Authority) -> M
 
 @dataclass(frozen=True, slots=True)
 class _Entrance:
-    """Where calls of one method come in.
+    """Checks the calls of one method.
 
     Attributes:
         path: Of the method.
-        authority: Says who may.
+        authority: Decides who may call.
     """
 
     path: str
@@ -67,23 +67,23 @@ class _Entrance:
     authority: Authority
 
     async def identify(self, call: RpcCall) -> Caller | None:
-        """Returns who calls; None where nobody knows, and that is allowed. Raises UnauthenticatedError."""
+        """Returns the caller; None if unknown callers are allowed. Raises UnauthenticatedError."""
         try:
             return await self.authority.identify(call)
         except UnauthenticatedError:
             if self.need.kind is not ResourceKind.HEALTH:
                 raise
-            return None  # the server's own health is for everybody, whatever they show
+            return None  # anybody may ask for the server's own health
 
     def check(self, caller: Caller) -> None:
-        """Passes if somebody may call the method at all. Raises as `Authority.check`."""
+        """Checks that a caller may call the method at all. Raises as `Authority.check`."""
         self.authority.check_need(caller, self.need, self.path)
 
     def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
-        """Notes who calls, checks that they may, and counts the call. Raises as `check` and `Authority.enter`.
+        """Records the caller, checks that they may call, and counts the call. Raises as `check` and `Authority.enter`.
 
         Returns:
-            What is to be left at the call's end; None for nothing.
+            The quota to `leave` at the call's end; None if there is none.
         """
         call.caller = caller
         if caller is None:
@@ -96,7 +96,7 @@ _Answer = Callable[[bytes, RpcCall], Response | Awaitable[Response]]
 
 
 def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
-    """Returns what answers calls of those who may; a caller that is known costs no step of the event loop."""
+    """Wraps a unary method; a known caller costs no step of the event loop."""
     known = entrance.authority.known
 
     def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
@@ -125,7 +125,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
     def entered(
         message: bytes, call: RpcCall, caller: Caller | None, quota: Quota | None
     ) -> Response | Awaitable[Response]:
-        # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
+        # Each call sets it, so nobody has to reset it: if there is no task yet, that could be another context.
         MODEL_SEEN.set(None if caller is None else caller.seen)
         if quota is None:
             return behaviour(message, call)
@@ -151,7 +151,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
 def _streaming(
     behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
 ) -> Callable[[Stream], Awaitable[None]]:
-    counted = entrance.need.kind is not ResourceKind.INFERENCE  # there each message counts
+    counted = entrance.need.kind is not ResourceKind.INFERENCE  # for inference, each message counts
 
     async def serve(stream: Stream) -> None:
         try:
@@ -182,9 +182,10 @@ class MessageCheck:
 
     Attributes:
         path: Of the method.
-        authority: Says who may.
+        authority: Decides who may call.
         model_of_upload: Finds the model of an upload.
-        recorded: Where a request says who acts, and why: "" for itself, `change` for that field; None where nowhere.
+        recorded: The part of a request that has actor and reason: "" for the request itself, `change` for that field;
+            None if it has none.
     """
 
     path: str
@@ -197,7 +198,7 @@ class MessageCheck:
     def of(
         cls, path: str, method: MethodDescriptor, authority: Authority | None, model_of_upload: ModelOfUpload
     ) -> "MessageCheck | None":
-        """Makes that of a method; None where nothing is to be checked."""
+        """Returns the check of a method; None if there is nothing to check."""
         if authority is None:
             return None
         fields: Mapping[str, Any] = method.input_type.fields_by_name
@@ -205,7 +206,7 @@ class MessageCheck:
         return cls(path, need_of(METHODS, path), authority, model_of_upload, recorded)
 
     def request(self, call: RpcCall, request: Any) -> None:
-        """Passes if the caller may do that with the model that the request names.
+        """Checks that the caller may do this with the model that the request names.
 
         Raises:
             UnauthenticatedError, PermissionDeniedError: As `Authority.check`.
@@ -217,7 +218,7 @@ class MessageCheck:
         elif need.kind is ResourceKind.UPLOAD:
             found = self.model_of_upload(getattr(request, need.field))
             if found is None:
-                authority.check_any(caller, need.roles, self.path)  # it is told that there is no such upload
+                authority.check_any(caller, need.roles, self.path)  # the method answers that there is no upload
             else:
                 authority.check(caller, need.roles, found, self.path)
                 if need.also is not None and getattr(request, need.also[0]):
@@ -235,7 +236,7 @@ class MessageCheck:
             _record(getattr(request, self.recorded) if self.recorded else request, caller)
 
     def response(self, call: RpcCall, response: Message) -> None:
-        """Takes out of an answer what tells of models that the caller may not see."""
+        """Removes models that the caller may not see from an answer."""
         caller = call.caller
         if not self.need.paths or caller is None or caller.may(AccessRole.READ, SERVER):
             return

@@ -42,7 +42,7 @@ _DATA_TYPES = {
 
 
 class CatalogServicer:
-    """Tells what is served."""
+    """Describes what is served."""
 
     def __init__(self, catalog: Catalog, router: Router) -> None:
         self._catalog = catalog

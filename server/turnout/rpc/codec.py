@@ -1,4 +1,4 @@
-"""`turnout.v1` messages to the data plane's values and back."""
+"""Converts `turnout.v1` messages to the data plane's values and back."""
 
 import itertools
 import uuid
@@ -17,13 +17,13 @@ from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 
 MAX_REQUEST_ID = 128
-"""Characters of a request's id."""
+"""Most characters of a request's id."""
 
 _MAX_ROUTING_KEY = 1024
 _MAX_WARNING = 512
 
 _SHORT_NAME = 16
-"""Characters that are within every setting of the limit; names are mostly so."""
+"""Length that is within every setting of the limit; most names are shorter."""
 
 ROLES = {
     ServingRole.PINNED: pb.ROLE_PINNED,
@@ -33,7 +33,7 @@ ROLES = {
 }
 
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]
-"""Of outputs of numbers, by name: dtype, shape, and what goes before the elements in a serialised answer."""
+"""Numeric outputs by name: dtype, shape, and the bytes before the elements in a serialised answer."""
 
 _ID, _TIMING = (Lengths(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing"))
 _OUTPUTS = pb.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
@@ -59,14 +59,14 @@ def decode(
     """Returns a request; its tensors are views of the message's bytes.
 
     Args:
-        message: As it came.
-        arrived: `time.monotonic()` when it came.
-        deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
+        message: As received.
+        arrived: `time.monotonic()` when it arrived.
+        deadline: `time.monotonic()` of the caller's deadline; None for none.
         preferences: What the call's metadata asks for.
-        limits: On what it may hold.
+        limits: On its contents.
 
     Raises:
-        InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
+        InvalidRequest, InvalidTensor: A field violates the protocol or the limits.
     """
     request_id, routing_key, model, selector = message.request_id, message.routing_key, message.model, message.version
     check_id(request_id)
@@ -120,10 +120,10 @@ def _inputs(message: pb.PredictRequest, limits: InputLimits) -> dict[str, Array]
 
 
 def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
-    """Returns the parts of an answer, which is a PredictResponse once they are joined.
+    """Returns the parts of an answer; joined, they are a PredictResponse.
 
-    Protobuf takes the fields of a message in any order. What all answers of a route have in common is serialised once,
-    and what goes before the elements of an output once for each shape.
+    Protobuf takes the fields of a message in any order. What all answers of a route share is serialised once, and the
+    bytes before the elements of an output once for each shape.
 
     Raises:
         TensorError: A tensor cannot hold an output.
@@ -174,7 +174,7 @@ def trailing_metadata(route: Route) -> FixedMetadata:
                 ("x-turnout-digest", entry.digest),
                 ("x-turnout-role", str(route.role)),
                 ("x-turnout-epoch", str(route.epoch)),
-                # Metadata is ASCII; what a reason holds beyond that is told in full in the answer.
+                # Metadata is ASCII; the answer has the full reason.
                 *([("x-turnout-warning", ascii_text(route.warning))] if route.warning else ()),
             )
         )

@@ -31,10 +31,10 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.ConfigError: grpc.StatusCode.INTERNAL,
     asyncio.CancelledError: grpc.StatusCode.CANCELLED,
 }
-"""By error class; a class not named here has its nearest base's code, and what is not a TurnoutError is INTERNAL."""
+"""By error class; a class that is not listed has its nearest base's code; other exceptions are INTERNAL."""
 
 _MAX_MESSAGE = 1024
-"""Characters of a status message: it travels in a header, and headers are bounded."""
+"""Most characters of a status message: it is sent in a header, whose size is limited."""
 
 _MAX_VIOLATIONS = 16
 
@@ -57,10 +57,9 @@ def to_status(error: errors.TurnoutError, request_id: str = "", details: Iterabl
     """Returns `error` as a google.rpc.Status with the details that clients act on.
 
     Args:
-        error: Whose message and violations a client may read.
-        request_id: Told as a detail, and in the message of a failure inside the server, so that its log line can be
-            found.
-        details: Told beside its own: a few KiB, as they travel in a header.
+        error: The error, whose message and violations a client may read.
+        request_id: Sent as a detail, and in the message of an internal error, so that its log line can be found.
+        details: More details, of a few KiB at most, since they are sent in a header.
     """
     code = code_of(error)
     message = error.message

@@ -1,7 +1,7 @@
-"""What every request over gRPC has in common, whatever its protocol: how it is parsed, and how errors are told.
+"""Inference requests over gRPC, whatever their protocol: parsing, and errors.
 
-A unary call is one request: an error is its status. An item of a stream is one, and an error is told in an item; its
-parent span is the one that the item names, or else that of the stream's metadata.
+A unary call is one request: its status is the error. On a stream, each item is a request, and an item carries the
+error; its parent span is the one that the item names, or else that of the stream's metadata.
 """
 
 import time
@@ -26,21 +26,21 @@ from turnout.telemetry.tracing.trace import Operation
 _OK = ("OK", False)
 
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-"""Codes that make a server's span an error, by OpenTelemetry's conventions; the others are the caller's doing."""
+"""Codes that make a server's span an error, by OpenTelemetry's conventions; the caller causes the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[MessageT]):
-    """A method that runs models, and what all its requests share.
+    """An inference method, and what all its requests share.
 
     Attributes:
         service: Full name of its service.
-        operation: As traces name it.
+        operation: Its name in traces.
         reader: Parses its requests.
-        preferences: Reads what metadata asks for.
-        templates: Requests that are remembered.
-        limits: On what a request may hold.
-        check_size: Raises Exhausted if an answer of so many bytes is larger than messages may be.
+        preferences: Reads preferences from metadata.
+        templates: Remembered requests.
+        limits: On a request's contents.
+        check_size: Raises Exhausted if an answer has more bytes than a message may have.
     """
 
     service: str
@@ -52,13 +52,13 @@ class Endpoint(Generic[MessageT]):
     check_size: Callable[[int], None]
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
-        """Returns a serialised answer, of its parts. Raises Exhausted if it is larger than messages may be."""
+        """Joins the parts of an answer. Raises Exhausted if it is larger than a message may be."""
         answer = b"".join(parts)
         self.check_size(len(answer))
         return answer
 
     def response(self, parts: Sequence[bytes]) -> Response:
-        """Returns the answer of a unary call, of its parts. Raises as `joined`."""
+        """Returns the answer of a unary call from its parts. Raises as `joined`."""
         size = sum(map(len, parts))
         self.check_size(size)
         return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
@@ -74,7 +74,7 @@ class Endpoint(Generic[MessageT]):
         templates: Templates,
         **more: Any,
     ) -> Self:
-        """Makes that of a method whose requests are of the type `message`; `more` is what a protocol adds."""
+        """Returns the endpoint of a method with requests of the type `message`; `more` is for one protocol."""
         operation, reader = Operation.rpc(service, method), guard.reader(message)
         return cls(service, operation, reader, preferences, templates, guard.limits, guard.check_size, **more)
 
@@ -85,10 +85,10 @@ class GrpcExchange(Generic[MessageT]):
     Attributes:
         endpoint: The method that was called.
         arrived: `time.monotonic()` when it came.
-        heavy: Whether it is to be parsed and decoded in a thread.
-        costly: Whether its answer takes long to encode however small the outputs are.
-        data: The message as it came; empty once it has been read.
-        parsed: The message; None as long as it is not parsed.
+        heavy: Whether to parse and decode it in a thread.
+        costly: Whether its answer takes long to encode even if the outputs are small.
+        data: The message as received; empty once it has been read.
+        parsed: The message; None until it is parsed.
     """
 
     details = ()
@@ -102,20 +102,20 @@ class GrpcExchange(Generic[MessageT]):
 
     @property
     def service(self) -> str:
-        """Full name of the service that was called."""
+        """Full name of the called service."""
         return self.endpoint.service
 
     @property
     def operation(self) -> Operation:
-        """What was called, as traces name it."""
+        """The called method, for traces."""
         return self.endpoint.operation
 
     def read(self) -> None:
-        """Reads the message, if that was not done yet. Raises as `parse`."""
+        """Reads the message, unless that has been done. Raises as `parse`."""
         self.parse()
 
     def parse(self) -> MessageT:
-        """Returns the message, which is parsed if that was not done yet. Raises as `MessageReader.parse`."""
+        """Returns the message, and parses it first if necessary. Raises as `MessageReader.parse`."""
         if (message := self.parsed) is None:
             message = self.parsed = self.endpoint.reader.parse(self.data)
             self.data = b""  # large ones are not kept twice
@@ -148,7 +148,7 @@ class UnaryExchange(GrpcExchange[MessageT]):
         return self.call.deadline
 
     def preferences(self) -> Preferences:
-        """Returns what the call's metadata asks for. Raises as `PreferenceReader.read`."""
+        """Returns the preferences in the call's metadata. Raises as `PreferenceReader.read`."""
         call, reader = self.call, self.endpoint.preferences
         if not call.mentions(reader.wire_keys):
             return NO_PREFERENCES
@@ -169,7 +169,7 @@ class Opened(Generic[MessageT]):
 
     Attributes:
         endpoint: The method that was called.
-        stream: That items come by.
+        stream: The stream of the items.
         preferences: What its metadata asks for.
         parent: The caller's span, by its metadata.
         deadline: `time.monotonic()` after which its client waits no longer; None for no bound.
@@ -196,8 +196,8 @@ class ItemExchange(GrpcExchange[MessageT]):
 
     Attributes:
         opened: The stream.
-        key: Names the item among those under way; "" if it has no name. Known once it is parsed.
-        cancels: Key of the item that this one cancels, being no request itself; None for a request.
+        key: The item's name among those in flight; "" if it has none. Known once it is parsed.
+        cancels: If the item is a cancellation, the key of the item that it cancels; None for a request.
     """
 
     key = ""

@@ -1,7 +1,7 @@
-"""What every method of every service is wrapped in: whatever comes, the client gets a status of this server's making.
+"""Wraps every method of every service: whatever arrives, the client gets a well-formed status.
 
-Bytes that are no message, and messages beyond the limits, are INVALID_ARGUMENT; an error that nobody foresaw is
-INTERNAL and says so, no more. Both are counted and logged.
+Bytes that are not a message, and messages beyond the limits, are INVALID_ARGUMENT; an unexpected error is INTERNAL,
+without details. Both are counted and logged.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -42,12 +42,12 @@ class MethodGuard:
     """Wraps methods.
 
     Attributes:
-        limits: On what requests may hold.
-        max_message_bytes: Largest answer.
+        limits: On the contents of requests.
+        max_message_bytes: Size of the largest answer.
         thread: Parses large messages.
-        faults: Counts what cannot be parsed and what nobody foresaw.
-        log: Tells of both.
-        authority: Says who may call what; None where everybody is taken at their word.
+        faults: Counts unparsable messages and unexpected errors.
+        log: Receives both.
+        authority: Decides who may call what; None if `[auth]` is not enabled.
         model_of_upload: Finds the model of an upload, for that.
     """
 
@@ -60,7 +60,7 @@ class MethodGuard:
     model_of_upload: ModelOfUpload = lambda _: None
 
     def reader(self, message: type[MessageT]) -> MessageReader[MessageT]:
-        """Returns what parses messages of a type."""
+        """Returns the reader of messages of a type."""
         return MessageReader(message, self.limits, self.thread)
 
     def unary(
@@ -70,7 +70,7 @@ class MethodGuard:
         *,
         prompt: bool = False,
     ) -> Unary:
-        """Returns the method of a service whose behaviour parses, serialises and bounds by itself.
+        """Returns a unary method whose behaviour parses, serialises and checks limits itself.
 
         Args:
             service: Full name.
@@ -85,7 +85,7 @@ class MethodGuard:
                 status = self._ended(service, error)
             else:
                 return done if isinstance(done, RESPONSES) else awaited(done)
-            raise StatusError(status)  # outside of `except`: it would lead to the message, as the error does
+            raise StatusError(status)  # outside of `except`: it would keep the message alive, as the error does
 
         async def awaited(rest: Awaitable[Response]) -> Response:
             try:
@@ -97,7 +97,7 @@ class MethodGuard:
         return Unary(answer, prompt)
 
     def streaming(self, service: str, behaviour: Callable[[Stream], Awaitable[None]]) -> Streaming:
-        """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""
+        """Returns a streaming method whose behaviour parses, serialises and checks limits itself."""
 
         async def serve(stream: Stream) -> None:
             try:
@@ -119,13 +119,13 @@ class MethodGuard:
         """Returns the methods of a service, by path.
 
         Args:
-            service: Names the methods, their messages, and which of them are streams.
-            servicers: One of them has a coroutine function by the name of each method, which raises TurnoutError where
-                it refuses. It takes the request, or an asynchronous iterator of requests. It returns the response, or
-                takes `write` beside that, which sends one and returns when there is room for the next.
-            called: Servicers likewise, of unary methods only, which take the call beside the request.
-            name: That clients call the service by; empty: its own.
-            apart: Methods that are left out.
+            service: Describes the methods, their messages, and which of them are streams.
+            servicers: For each method, one of them has a coroutine function of that name, which raises TurnoutError to
+                refuse. It takes the request, or an asynchronous iterator of requests. It returns the response, or
+                takes `write` as well, which sends one and returns when there is room for the next.
+            called: The same for unary methods that also take the call.
+            name: The name by which clients call the service; its own if empty.
+            apart: Methods to leave out.
         """
         name = name or service.full_name
         self.faults.watch(name)
@@ -141,10 +141,10 @@ class MethodGuard:
         return answer
 
     def check_size(self, size: int) -> None:
-        """Passes if an answer may be sent.
+        """Checks that an answer may be sent.
 
         Raises:
-            Exhausted: It is larger than messages may be; a transport would end the whole stream for that.
+            Exhausted: It is larger than a message may be; a transport would end the whole stream for that.
         """
         if size > self.max_message_bytes:
             raise Exhausted(
@@ -153,10 +153,10 @@ class MethodGuard:
             )
 
     def _ended(self, service: str, error: Exception) -> Status:
-        """Returns the status that a call ends with, and leaves nothing of the call behind.
+        """Returns the status of a failed call, and releases everything that the call held.
 
-        A thread that the error came from keeps it until it gets a core again, and its traceback leads to the message: a
-        thread of low priority on a busy machine kept 75 MiB of a refused message of 24 MiB.
+        The thread that raised the error keeps it until it gets a core again, and the traceback keeps the message alive:
+        a low-priority thread on a busy machine kept 75 MiB of a refused message of 24 MiB.
         """
         status = self._status(service, error)
         kept: BaseException | None = error
@@ -166,7 +166,7 @@ class MethodGuard:
         return status
 
     def _status(self, service: str, error: Exception) -> Status:
-        """Returns the status of an error; one that nobody foresaw is counted and logged first."""
+        """Returns the status of an error; counts and logs an unexpected one first."""
         if isinstance(error, StatusError):
             return error.status
         if not isinstance(error, TurnoutError):
@@ -178,7 +178,7 @@ class MethodGuard:
     def _method(
         self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]], called: Sequence[object]
     ) -> Method:
-        """Returns a method that generated messages describe, of any of the four kinds."""
+        """Returns a method of any of the four kinds, by its descriptor."""
         takes_call = getattr(behaviour, "__self__", None) in called
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
@@ -191,7 +191,7 @@ class MethodGuard:
                     self.faults.malformed[service] += 1
                 self.log.warning("refused a message", service=service, method=method.name, error=error.message)
                 raise
-            if check is not None and first:  # what follows on a stream goes on with what the first began
+            if check is not None and first:  # later messages of a stream continue what the first began
                 check.request(call, request)
             return request
 

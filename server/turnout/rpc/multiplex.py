@@ -1,11 +1,11 @@
-"""One stream of requests: many under way, answered as they are ready or in the order they came.
+"""Serves one stream of requests: many in flight, answered as they become ready or in order of arrival.
 
     reader: read -> answer at once, or start a task      writer: answers of tasks -> stream
 
-Requests of quick versions are answered in the reader without a task of their own: what has come is read in one go, then
-answered, and the answers leave in one event; that is what makes a stream cost half of unary calls. Reading pauses while
-as many requests as allowed are unanswered, and while there is no room for answers, so a client that does not read these
-stops itself and nobody else.
+Requests of quick versions are answered in the reader without a task of their own: all that has arrived is read at once,
+then answered, and the answers leave in one event; that is what makes a stream cost half of unary calls. Reading pauses
+while as many requests as allowed are unanswered, and while there is no room for answers, so a client that does not read
+these stops itself and nobody else.
 """
 
 import asyncio
@@ -21,42 +21,42 @@ from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout.serving.data_plane.inference import InferenceExchange
 
 _SHOWN_KEY = 128
-"""Characters of a key that a refusal repeats."""
+"""Most characters of a key that a refusal repeats."""
 
 _TOGETHER = 8
 """Items that are answered before the first of their answers is written. With 16, a client that has so many in flight
 waits until all are answered, and the server then waits for it."""
 
 _TURN = 64
-"""Items after which others on the event loop have their turn, however much has come."""
+"""Items after which others on the event loop have their turn, however many have arrived."""
 
 Task: TypeAlias = asyncio.Task[bytes]
 
 Ordering: TypeAlias = Callable[[Task, Callable[[Task], None]], object]
-"""Puts a task that was started among the answers to be written: at once, or once it is done."""
+"""Queues a started task for writing its answer: at once, or once it is done."""
 
 
 def as_ready(task: Task, put: Callable[[Task], None]) -> None:
-    """Has answers written as they are ready."""
+    """Writes answers as they become ready."""
     task.add_done_callback(put)
 
 
 def in_order(task: Task, put: Callable[[Task], None]) -> None:
-    """Has answers written in the order of their requests."""
+    """Writes answers in the order of their requests."""
     put(task)
 
 
 class Item(InferenceExchange[bytes], Protocol):
-    """One item of a stream; `turnout.rpc.exchange.ItemExchange` is what they have in common."""
+    """One item of a stream; `turnout.rpc.exchange.ItemExchange` is the common part."""
 
     @property
     def key(self) -> str:
-        """Names it among those under way; "" if it has no name. Known once it is parsed."""
+        """Its name among those in flight; "" if it has none. Known once it is parsed."""
         ...
 
     @property
     def cancels(self) -> str | None:
-        """Key of the item that this one cancels, being no request itself; None for a request."""
+        """If it is a cancellation, the key of the item that it cancels; None for a request."""
         ...
 
 
@@ -70,10 +70,10 @@ class Multiplexer:
 
         Args:
             plane: Answers requests.
-            stream: That they come by.
-            item: Makes an exchange of a serialised item.
+            stream: The stream of the requests.
+            item: Returns the exchange of a serialised item.
             ordering: `as_ready` or `in_order`.
-            max_items: Most requests that are unanswered.
+            max_items: Most unanswered requests.
         """
         self._plane = plane
         self._stream = stream
@@ -93,10 +93,10 @@ class Multiplexer:
         self._reader_writes = False
 
     async def run(self) -> None:
-        """Reads until the client half-closes or the server drains, then finishes what is under way.
+        """Reads until the client half-closes or the server drains, then finishes the requests in flight.
 
-        A broken stream cancels all that is under way. A drained one ends with UNAVAILABLE, which sends its client to
-        open another, elsewhere.
+        A broken stream cancels all requests in flight. A drained one ends with UNAVAILABLE, so that its client opens
+        another stream elsewhere.
         """
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
@@ -108,7 +108,7 @@ class Multiplexer:
             if writer.done():
                 writer.result()
             if drained := not reader.done():
-                self._drained = True  # what was begun is answered, and nothing is begun any more
+                self._drained = True  # requests in flight are answered, and no new ones are started
                 if not self._reader_writes:
                     reader.cancel()
                 await asyncio.wait((reader,))
@@ -136,7 +136,7 @@ class Multiplexer:
             while came:
                 item = self._item(came.pop())  # which lets go of a large one once it is parsed
                 if item.heavy:
-                    await self._flush(by_reader=True)  # nobody waits for a large one to be parsed
+                    await self._flush(by_reader=True)  # nothing waits while a large one is parsed
                     refusal = await plane.parse(item)
                 else:
                     refusal = plane.parse_now(item)
@@ -205,7 +205,7 @@ class Multiplexer:
                 await self._wake_writer.wait()
 
     async def _flush(self, *, by_reader: bool = False) -> None:
-        """Writes the answers that are there, in their order, unless somebody does so already and will go on with them.
+        """Writes the answers that are ready, in their order, unless another task is already writing them.
 
         An item that was cancelled has no answer. The reader is not cancelled while an answer is half written.
         """
@@ -225,7 +225,7 @@ class Multiplexer:
             self._writing = self._reader_writes = False
 
     def _ready(self) -> tuple[int, list[bytes]]:
-        """Takes out the answers that can be written now, and tells of how many items they are."""
+        """Takes the answers that can be written now, and returns the number of their items, too."""
         answers = self._answers
         ready: list[bytes] = []
         taken = 0

@@ -1,4 +1,4 @@
-"""`turnout.v1.PredictionService`: requests and answers of `Predict` and `PredictStream`, decoded and encoded."""
+"""`turnout.v1.PredictionService`: decodes requests and encodes answers of `Predict` and `PredictStream`."""
 
 from abc import abstractmethod
 from collections.abc import Awaitable
@@ -36,14 +36,14 @@ def _fields(request: int, sent: int) -> Fields:
 _ITEM = pb.PredictStreamRequest.DESCRIPTOR.fields_by_name
 
 FIELDS = _fields(request=0, sent=0)
-"""What may differ in a request that is like one before."""
+"""The fields that may differ in a request that matches a remembered one."""
 
 ITEM_FIELDS = _fields(_ITEM["request"].number, _ITEM["sent_ms"].number)
-"""The same of an item of a stream."""
+"""The same for an item of a stream."""
 
 
 class _Predict(GrpcExchange[MessageT]):
-    """A PredictRequest, however it came."""
+    """A PredictRequest, from a call or a stream."""
 
     _found: Found | None = None
     _outline: Outline | None = None
@@ -53,7 +53,7 @@ class _Predict(GrpcExchange[MessageT]):
         """Returns the request, parsed; None if it was not."""
 
     def find(self) -> Found | None:
-        """Returns what the message is, if it is like one before; else it has to be parsed."""
+        """Returns the request if it matches a remembered one; else it has to be parsed."""
         found = self._found = self.endpoint.templates.find(self.data)
         if found is not None:
             self.data = b""
@@ -62,7 +62,7 @@ class _Predict(GrpcExchange[MessageT]):
         return found
 
     def envelope(self) -> InferenceRequest:
-        """Returns what is known of a request that could not be decoded."""
+        """Returns the known parts of a request that could not be decoded."""
         if self._found is not None:
             template, request_id, _, _ = self._found
             model, selector, outputs, key = template.model, template.selector, template.outputs, template.routing_key
@@ -103,7 +103,7 @@ class _Predict(GrpcExchange[MessageT]):
         )
 
     def _decode(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
-        """Returns a request that is like none before, and remembers it. Raises as `request`."""
+        """Decodes a new kind of request, and remembers it. Raises as `request`."""
         message = self.message()
         assert message is not None, "it is decoded once it is read"
         request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.limits)
@@ -121,7 +121,7 @@ class _Predict(GrpcExchange[MessageT]):
         return request
 
     def timeout(self) -> float | None:
-        """Returns the seconds after which nobody waits for the answer, if the message says so."""
+        """Returns the timeout in the message in seconds, if it has one."""
         return None
 
 
@@ -133,7 +133,7 @@ class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictReque
         return self.parsed
 
     def read(self) -> None:
-        """Reads the message, as far as it is unlike those before. Raises as `parse`."""
+        """Reads the parts of the message that a remembered request does not have. Raises as `parse`."""
         if self._found is None and self.parsed is None and self.find() is None:
             self.parse()
 
@@ -143,7 +143,7 @@ class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictReque
         return self.request(self.call.deadline, self.preferences())
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer, serialised; metadata says who gave it. Raises Exhausted if it is too large."""
+        """Returns the answer, serialised; metadata says which version gave it. Raises Exhausted if it is too large."""
         self.call.trailing = codec.trailing_metadata(result.route)
         return self.endpoint.response(codec.response(request, result))
 
@@ -163,11 +163,11 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         return None if self.parsed is None else self.parsed.request
 
     def timeout(self) -> float | None:
-        """Returns the seconds after which nobody waits for the answer, if the item says so."""
+        """Returns the timeout in the item in seconds, if it has one."""
         return self.parsed.timeout_ms / 1e3 if self.parsed is not None and self.parsed.timeout_ms else None
 
     def read(self) -> None:
-        """Reads the item. Its time runs since it was sent, and not since there was room for it here. Raises as `parse`.
+        """Reads the item. Its timeout counts from when it was sent, not from when it was read here. Raises as `parse`.
 
         An item that names a span is not remembered: the next names another.
         """
@@ -213,7 +213,7 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         return self.endpoint.joined((_ITEM_ID[len(request_id)], request_id, _RESPONSE[size], *parts))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
-        """Returns an item that tells an error."""
+        """Returns an item with an error."""
         request_id = self.key[: codec.MAX_REQUEST_ID]
         return pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)).SerializeToString()
 

@@ -1,4 +1,4 @@
-"""How long an item of a stream waited on its way, as far as that can be told without a common clock. Pure.
+"""Estimates how long an item of a stream was on its way, without a common clock. Pure.
 
 A client says of each item when it wrote it, by its own clock. The offset between that and when the server reads the
 item is the difference of the two clocks, which is the same for all items, and the time on the way, which is not: of the
@@ -14,7 +14,7 @@ _WINDOW_SECONDS = 60.0
 
 @dataclass(slots=True)
 class SendClock:
-    """The clock of one stream's client, by what its items say.
+    """The clock of one stream's client, estimated from its items.
 
     Attributes:
         _least: The least offset of this window.

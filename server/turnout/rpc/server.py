@@ -1,4 +1,4 @@
-"""The two gRPC listeners and what each of them serves."""
+"""The two gRPC listeners, and the services of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,31 +74,31 @@ CHANNELZ = _CHANNELZ.full_name
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the listeners serve.
+    """The services that the listeners need.
 
     Attributes:
-        catalog: What is served.
-        router: Finds what a selector names.
-        manager: Loads and unloads.
+        catalog: Tells what is served.
+        router: Resolves selectors.
+        manager: Loads and unloads versions.
         release_writer: Records releases and tags.
         traffic: Changes policies.
         explainer: Explains routes.
-        policies: In force.
+        policies: Those in force.
         shadows: The lanes of copies.
-        rollouts: How candidates become baselines.
+        rollouts: Drives rollouts.
         releases: Releases, withdrawals and rollbacks by hand.
-        rollout_log: What rollouts did.
+        rollout_log: Reads recorded rollouts.
         registry: Publishes and fetches by stream.
-        previews: What rollouts would do.
-        analyses: Asks probes.
-        metrics: What is counted.
+        previews: Tells what rollouts would do.
+        analyses: Runs probes.
+        metrics: All counters.
         accepting: Tells whether the server takes requests; False once it drains.
-        conversions: Parses what is large.
+        conversions: Parses large messages.
         oip: The extensions of the Open Inference Protocol.
-        log: Tells of messages that are refused, and of errors that nobody foresaw.
-        availability: What the server depends on and cannot reach now.
-        peers: The other workers; None where this server is alone.
-        authority: Says who may do what; None where everybody is taken at their word.
+        log: Receives refused messages and unexpected errors.
+        availability: Tells which dependencies cannot be reached now.
+        peers: The other workers; None if this server is alone.
+        authority: Decides who may do what; None if `[auth]` is not enabled.
     """
 
     inference: DataPlane
@@ -127,7 +127,7 @@ class Services:
 
     @property
     def loads(self) -> Manager | Peers:
-        """What loads and unloads versions, in every worker."""
+        """Loads and unloads versions, in every worker."""
         return self.peers or self.manager
 
     def ready(self) -> bool:
@@ -140,8 +140,8 @@ class Services:
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:
-    """Returns what clients call: prediction, catalog, OIP, health, reflection. Nothing of it changes what is served,
-    unless the settings allow that.
+    """Returns the methods for clients: prediction, catalog, OIP, health, reflection. None of them changes what is
+    served, unless the settings allow it.
     """
     guard = _guard(services, settings)
     described = {PREDICTION: _PREDICTION, CATALOG: _CATALOG, OIP_SERVICE: OIP_DESCRIPTOR, HEALTH: _HEALTH}
@@ -153,7 +153,7 @@ def data_methods(services: Services, settings: Settings) -> Methods:
 
 
 def control_methods(services: Services, settings: Settings) -> Methods:
-    """Returns what operators call: all that clients do, and control, registry and channelz besides."""
+    """Returns the methods for operators: those for clients, and control, registry and channelz."""
     guard, registry = _guard(services, settings), services.registry
     described = {
         PREDICTION: _PREDICTION,
@@ -183,18 +183,18 @@ def listen(
     *,
     channelz: bool = False,
 ) -> CallListener:
-    """Returns a listener on an address, bound; it takes no connection before it is started.
+    """Returns a listener that is bound to an address; it accepts no connections before it is started.
 
     Args:
-        methods: That it carries calls to.
+        methods: By path.
         address: Where to listen; port 0 for any that is free.
         settings: Of the server.
-        identity: What it shows its clients; None for plain text.
+        identity: Its certificate and key; None for plain text.
         shared: Other workers listen there too; their parent keeps the address for them.
-        channelz: What the channelz service tells is noted.
+        channelz: Whether to keep data for the channelz service.
 
     Raises:
-        ConfigError: The address cannot be had, or the transport cannot do what TLS is to do.
+        ConfigError: The address cannot be bound, or the transport does not support the TLS settings.
     """
     return GrpcioListener(
         methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], identity
@@ -257,7 +257,7 @@ def _control(services: Services) -> Sequence[object]:
 def _server_methods(
     guard: MethodGuard, services: Services, described: Mapping[str, ServiceDescriptor]
 ) -> Mapping[str, Method]:
-    """Returns what tells of the server itself: its health, and its services."""
+    """Returns the methods about the server itself: health and reflection."""
     health = HealthServicer(services.catalog, services.router, services.ready, frozenset(described) - {CHANNELZ})
     reflection = ReflectionServicer(described)
     return {

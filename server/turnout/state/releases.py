@@ -143,7 +143,7 @@ class ReleaseStore:
         reason: str,
         rollout: tuple[int, int] | None = None,
     ) -> bool:
-        """Makes a released version a candidate again: a rollout that released it has taken it back.
+        """Makes a released version a candidate again: a rollout that released it has rolled it back.
 
         Args:
             model: Its model.

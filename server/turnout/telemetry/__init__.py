@@ -1,1 +1,1 @@
-"""What a server reports of itself: metrics, traces and logs."""
+"""Metrics, traces and logs of a server."""

@@ -1,8 +1,8 @@
 """Answers scrapes with prometheus-client's encoders, without stalling the serving loop.
 
-An encoder takes about 7 us a sample and writes all of a registry in one go: the 30,000 samples of 100 busy versions
-held the loop for 0.2 s. Here it writes each series once, and the loop runs between two of them. Later scrapes put new
-values into the text that it wrote (docs/decisions/0069, 0077).
+An encoder takes about 7 us a sample and writes a whole registry at once: the 30,000 samples of 100 busy versions
+blocked the loop for 0.2 s. Here it writes each series once, and the loop runs between two of them. Later scrapes put
+new values into that text (docs/decisions/0069, 0077).
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from turnout.telemetry.histogram import Histogram
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 _SAMPLES_PER_PIECE = 32
-"""About 0.3 ms of one core, with making them."""
+"""Samples that are encoded in one step: about 0.3 ms of one core, including their creation."""
 
 _PIECES_SECONDS = 0.0005
-"""After which the event loop is given back."""
+"""Seconds after which to yield to the event loop."""
 
 _BLOCK_BYTES = 64 * 1024
-"""Of one part of an answer: 3 MB in one piece held the loop for 20 ms, since it is copied on its way out."""
+"""Most bytes of a part of an answer: 3 MB in one piece blocked the loop for 20 ms, since it is copied when sent."""
 
 _UNITS = ("seconds", "bytes", "ratio")
 
@@ -40,37 +40,37 @@ _ESCAPING = re.compile(r";\s*escaping=[^;,]*")
 
 _Templates = dict[str, str]
 """Text of each series with `%s` for each value, by its name, labels, and bounds of a histogram. Only strings, which the
-garbage collector does not look at: tuples of a scrape that stay until the next one made it run, for 3 to 30 ms."""
+garbage collector ignores: tuples that stay from one scrape to the next made it run for 3 to 30 ms."""
 
 
 def negotiate(accept: str) -> str:
-    """Returns the content type that a scraper gets.
+    """Returns the content type of the answer to a scraper.
 
-    How names are escaped is not negotiated: every name here is one that Prometheus has always taken.
+    The escaping of names is not negotiated: every Prometheus release accepts the names here.
 
     Args:
-        accept: The Accept header as it came; "" for none.
+        accept: The Accept header as received; "" for none.
     """
     try:
         return choose_encoder(_ESCAPING.sub("", accept.lower()))[1]
-    except TypeError:  # the version is not a number; the library compares it with one all the same
+    except TypeError:  # the version is not a number, but the library compares it with one
         return CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Exposition:
-    """Writes metrics for scrapes, and remembers from one to the next how each series is written."""
+    """Writes metrics for scrapes, and keeps the text of each series from one to the next."""
 
     def __init__(self) -> None:
         self._templates: dict[str, _Templates] = {}
 
     async def render(self, registry: Collector, content_type: str) -> AsyncIterator[bytes]:
-        """Yields what `registry` collects, block by block, giving the event loop back every half a millisecond.
+        """Yields the metrics of `registry` in blocks, yielding to the event loop every half a millisecond.
 
         Args:
-            registry: The metrics. Their samples may be made as they are iterated over.
+            registry: The metrics. Their samples may be created during iteration.
             content_type: One that `negotiate` returned.
         """
-        media_type = content_type.partition(";")[0]  # what follows is the scraper's to choose, and has no bound
+        media_type = content_type.partition(";")[0]  # the scraper chooses what follows, at any length
         writer = _Writer(content_type, self._templates.get(media_type, {}))
         block: list[str] = []
         size = 0
@@ -90,24 +90,24 @@ class Exposition:
 
 
 async def in_blocks(text: bytes) -> AsyncIterator[bytes]:
-    """Yields a text that is there as `Exposition.render` would."""
+    """Yields a finished text in blocks, as `Exposition.render` does."""
     for start in range(0, len(text), _BLOCK_BYTES):
         yield text[start : start + _BLOCK_BYTES]
 
 
 class FamilyCollector:
-    """Puts families into a registry of prometheus-client."""
+    """Adds families to a registry of prometheus-client."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
         """Prepares.
 
         Args:
-            families: Returns them as they are at a scrape.
+            families: Returns the families at a scrape.
         """
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Yields each family; its samples are made as they are iterated over."""
+        """Yields each family; its samples are created during iteration."""
         for family in self._families():
             name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
             last = name.rpartition("_")[2]
@@ -120,12 +120,12 @@ class _Writer:
     """Writes the metrics of one scrape.
 
     Attributes:
-        end: What follows the last of them.
-        used: Templates of the series that were written, to know them at the next scrape.
+        end: The text after the last metric.
+        used: Templates of the series that were written, for the next scrape.
     """
 
     def __init__(self, content_type: str, known: _Templates) -> None:
-        # The library looks at every letter of a name that it may have to escape; so told, it does not: 5 us a sample.
+        # Otherwise the library checks every letter of a name for escaping, which costs 5 us a sample.
         self._encoder, _ = choose_encoder(f"{content_type.partition('; escaping=')[0]}; escaping=allow-utf-8")
         self._known = known
         self.used: _Templates = {}
@@ -133,7 +133,7 @@ class _Writer:
         self._exemplar = self._exemplar_template()
 
     def write(self, metric: Metric) -> Iterator[str]:
-        """Yields the heading of a metric, then its lines, a few at a time."""
+        """Yields the heading of a metric, then its lines in small groups."""
         heading = self._encode(metric, [])
         yield heading
         if isinstance(metric.samples, _FamilySamples):
@@ -157,7 +157,7 @@ class _Writer:
             yield template % self._values(value)
 
     def _values(self, value: Value) -> tuple[str, ...]:
-        """Returns what stands in each line of a series after its labels."""
+        """Returns the value in each line of a series."""
         if not isinstance(value, Histogram):
             return (_number_text(_number(value)),)
         texts = [*map(_count_text, accumulate(value.counts))]
@@ -175,14 +175,14 @@ class _Writer:
         return line.rstrip().partition(" 0.0")[2].replace('"0"', '"%s"').replace(" 0.0", " %s")
 
     def _encode(self, metric: Metric, samples: list[Sample], heading: str = "") -> str:
-        """Returns what the library writes of some samples of a metric, without the heading and the end around it."""
+        """Returns the library's text of some samples of a metric, without the heading and the end."""
         piece = Metric(metric.name, metric.documentation, metric.type, metric.unit)
         piece.samples = samples
         return self._encoder(_Only([piece])).decode().removesuffix(self.end).removeprefix(heading)
 
 
 class _Only:
-    """Collects some metrics and no others."""
+    """A registry of some metrics only."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics
@@ -192,10 +192,10 @@ class _Only:
 
 
 class _FamilySamples:
-    """The samples of a family, for whoever reads the registry.
+    """The samples of a family, for readers of the registry.
 
     Attributes:
-        family: Theirs.
+        family: The family.
     """
 
     def __init__(self, family: Family) -> None:
@@ -232,5 +232,5 @@ def _bound_texts(bounds: tuple[float, ...]) -> list[str]:
 
 @lru_cache(maxsize=16_384)
 def _count_text(count: int) -> str:
-    """Returns a count as the library writes it; most buckets have the same as their neighbour."""
+    """Returns a count as the library writes it; cached, since most buckets have the count of their neighbour."""
     return _number_text(count)

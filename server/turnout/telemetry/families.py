@@ -1,4 +1,4 @@
-"""What is shown at a scrape, by metric family, before it is written in any format. Pure."""
+"""Metric families at a scrape, before they are written in any format. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from turnout.telemetry.ratios import Ratio, ShadowAgreement
 Labels = Mapping[str, str]
 
 Value = float | Histogram | Ratio | ShadowAgreement
-"""Of a series."""
+"""The labels of a series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Family:
         name: Full name, `_total` included for counters.
         kind: Prometheus's type.
         help: One sentence.
-        series: Labels and value of each series; read once, perhaps while the event loop counts on between two of them.
+        series: Labels and value of each series; read only once, and counts may change between two of them.
     """
 
     name: str

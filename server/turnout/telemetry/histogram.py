@@ -20,12 +20,12 @@ BATCH_BOUNDS = tuple(float(2**i) for i in range(11))
 
 
 class Exemplar(NamedTuple):
-    """One observation of a bucket, and where more is known of it.
+    """One observation in a bucket, with a link to its trace.
 
     Attributes:
-        trace_id: Of its trace, 32 hexadecimal digits.
-        value: What was observed.
-        time: Seconds since 1970 when it was.
+        trace_id: Its trace, 32 hexadecimal digits.
+        value: The observed value.
+        time: When it was observed, in seconds since 1970.
     """
 
     trace_id: str
@@ -34,15 +34,15 @@ class Exemplar(NamedTuple):
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float | None:
-    """Returns a quantile of counts by bucket, within its bucket by interpolation.
+    """Returns a quantile of counts by bucket, interpolated within its bucket.
 
     Args:
         bounds: Upper bounds of the buckets, ascending, above 0.
-        counts: By bucket; one longer than `bounds`.
-        q: Which, 0 to 1.
+        counts: By bucket; one more than `bounds`.
+        q: The quantile, 0 to 1.
 
     Returns:
-        None where nothing was counted; the last bound for what is above it.
+        The value; None if nothing was counted, and the last bound if it is above that.
     """
     total = sum(counts)
     if not total:
@@ -82,7 +82,7 @@ class Histogram:
         self.total += value
 
     def remember(self, exemplar: Exemplar) -> None:
-        """Keeps an observation that was counted as the example of its bucket."""
+        """Keeps a counted observation as the exemplar of its bucket."""
         if self.exemplars is None:
             self.exemplars = {}
         self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar

@@ -1,4 +1,4 @@
-"""What libraries log, which use Python's own logging: the one place that knows of it. All else is structlog's."""
+"""Collects the log lines of libraries. The only module that uses Python's `logging`; everything else uses structlog."""
 
 import logging
 
@@ -6,9 +6,9 @@ from structlog.typing import FilteringBoundLogger
 
 
 class LibraryLogs(logging.Handler):
-    """Hands the log lines of libraries, which use Python's own logging, to the server's logger.
+    """Passes the log lines of libraries, which use Python's `logging`, to the server's logger.
 
-    Without a handler Python writes them to standard error itself: as long as they come, and where that blocks.
+    Without a handler Python writes them to standard error itself, at any length, and may block.
     """
 
     def __init__(self, log: FilteringBoundLogger) -> None:

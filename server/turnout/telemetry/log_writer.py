@@ -1,6 +1,6 @@
-"""Writes log lines in a thread of its own: whoever logs never waits for whoever reads, nor fails with him.
+"""Writes log lines in a separate thread, so that logging never waits for a slow reader or fails with it.
 
-Lines that cannot be written (a full disk, a closed pipe) or that wait for a reader who does not read are dropped and
+Lines that cannot be written (a full disk, a closed pipe), or that too many others wait before, are dropped and
 counted. The file descriptor stays a blocking one, since it is shared with other processes.
 """
 
@@ -12,30 +12,30 @@ from collections import deque
 from typing import TextIO
 
 MAX_LINE_BYTES = 16 * 1024
-"""Longest line."""
+"""Most characters of a line."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """Most bytes of lines that wait for the reader."""
 
 _IDLE_SECONDS = 1.0
-"""For so long the thread waits for another line before it ends."""
+"""Seconds that the thread waits for another line before it ends."""
 
 _FLUSH_SECONDS = 1.0
-"""For so long the end of the process waits for the lines that are left."""
+"""Seconds that the end of the process waits for the remaining lines."""
 
 _GATHER_SECONDS = 0.2
-"""For so long the next lines wait for others after a write. The thread takes the interpreter from whoever logs whenever
-it runs: woken for each line of a busy server, which logs one request in 100, it cost every request 12 microseconds."""
+"""Seconds that lines wait for more after a write. Whenever the thread runs, it takes the interpreter from the loop:
+woken for each line of a busy server, which logs one request in 100, it cost every request 12 microseconds."""
 
 _PROMPT_WRITES = 8
-"""After a pause so many writes wait for nothing: whoever starts a server waits for its first lines."""
+"""Writes after a pause that do not wait: somebody who starts a server waits for its first lines."""
 
 _WRITE_BYTES = 64 * 1024
-"""Of one write. So many do not wait for more."""
+"""Bytes of one write. As soon as there are this many, they do not wait for more."""
 
 
 class _Dropped:
-    """Counts the lines of this process that were lost, whatever loggers it has: they share its standard error."""
+    """Counts the lost lines of this process, for all of its loggers: they share its standard error."""
 
     lines = 0
 
@@ -56,11 +56,11 @@ class LineWriter:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._gathering = False  # whether the thread wrote a moment ago, and waits for more
-        self._hurry = 0  # who waits for the lines that are left
+        self._hurry = 0  # how many callers wait for the remaining lines
         atexit.register(self.flush)
 
     def write(self, line: str) -> None:
-        """Takes a line, without its end. Quick, and raises nothing."""
+        """Queues a line, without its newline. Quick, and never raises."""
         data = line.encode(errors="backslashreplace")
         if len(data) > MAX_LINE_BYTES:
             data = data[:MAX_LINE_BYTES]
@@ -78,14 +78,14 @@ class LineWriter:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # there are no threads to be had, or Python is at its end
+            except RuntimeError:  # no thread can be started, or Python is shutting down
                 self._thread = None
                 _Dropped.lines += len(self._waiting)
                 self._waiting.clear()
                 self._bytes = 0
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
-        """Waits until all lines are written, for at most `timeout` seconds; tells whether they are."""
+        """Waits at most `timeout` seconds until all lines are written; tells whether they are."""
         end = time.monotonic() + timeout
         with self._changed:
             self._hurry += 1
@@ -120,22 +120,22 @@ class LineWriter:
                 self._gathering = False
 
     def _due(self) -> bool:
-        """Tells whether what waits is to be written now, rather than with what else will come."""
+        """Tells whether to write the waiting lines now, rather than wait for more."""
         return self._bytes >= _WRITE_BYTES or (self._hurry > 0 and self._bytes > 0)
 
     def _put(self, data: bytes) -> bool:
-        """Writes all of `data`, however long that takes; tells whether that succeeded."""
+        """Writes all of `data`, however long it takes; tells whether it succeeded."""
         stream = self._stream
         assert stream is not None
         try:
             try:
                 descriptor = stream.fileno()
-            except (OSError, ValueError, AttributeError):  # a stream in memory, as tests have
+            except (OSError, ValueError, AttributeError):  # a stream in memory, as in tests
                 stream.write(data.decode())
                 stream.flush()
                 return True
             while data:
                 data = data[os.write(descriptor, data) :]
-        except (OSError, ValueError):  # no room, no reader, or closed
+        except (OSError, ValueError):  # a full disk, no reader, or closed
             return False
         return True

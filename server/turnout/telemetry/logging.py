@@ -1,7 +1,7 @@
-"""Structured logs: JSON lines, or a readable form on a terminal. No payload, no secret, no path of a client.
+"""Structured logs: JSON lines, or a readable form on a terminal. Without payloads, secrets and paths of clients.
 
 Failed requests are always logged, answered ones by a sample: at 4,000 requests a second a line each would cost a third
-of the serving core. What a line says is bound in length, field by field, since much of it may come from a client.
+of the serving core. Each field of a line is limited in length, since much of it may come from a client.
 """
 
 import json
@@ -20,12 +20,12 @@ from turnout.telemetry.log_writer import MAX_LINE_BYTES, LineWriter
 from turnout.telemetry.tracing.trace import Requested, Trace
 
 _MAX_FIELD = 1024
-"""Characters of one field, as they are written: one escaped is several."""
+"""Most characters of a field as written: an escaped character counts as several."""
 
 _MAX_FIELDS_TOGETHER = 6 * 1024
 _MEMBER = 8
 _SHORT = 64
-"""Characters of a field that stand in the line however long the others are."""
+"""Characters of a field that are kept however long the others are."""
 
 _MAX_TRACEBACK = 4096
 _MAX_FIELDS = 64
@@ -36,35 +36,35 @@ Event = MutableMapping[str, Any]
 
 
 class Threshold:
-    """The least severe events that are written, of a log where that can change.
+    """The level of a log, which can change.
 
     Attributes:
-        level: In force.
-        configured: As the server's settings have it.
+        level: The one in force: less severe events are dropped.
+        configured: The one in the server's settings.
     """
 
     def __init__(self, level: str) -> None:
         self.configure(level)
 
     def configure(self, level: str) -> None:
-        """Takes over what the server's settings say."""
+        """Sets the level from the server's settings."""
         self.configured = level
         self.set(level)
 
     def set(self, level: str) -> None:
-        """Has events below `level` dropped from now on."""
+        """Drops events below `level` from now on."""
         self.level = level
         self._least = NAME_TO_LEVEL[level]
 
     def __call__(self, _: Any, method: str, event: Event) -> Event:
-        """Lets an event pass, as structlog asks of a processor."""
+        """Returns an event or drops it, as a processor of structlog."""
         if NAME_TO_LEVEL.get(method, NAME_TO_LEVEL["error"]) < self._least:
             raise structlog.DropEvent
         return event
 
 
 class LogForm:
-    """What lines look like, of a log where that can change.
+    """The format of a log's lines, which can change.
 
     Attributes:
         name: `json`, or `console`: a form for people.
@@ -85,16 +85,16 @@ class LogForm:
         self.set(("console" if terminal else "json") if form == "auto" else form)
 
     def set(self, name: str) -> None:
-        """Has lines look so from now on."""
+        """Changes the format from now on."""
         self.name = name
         self._exception, self._line = self._forms[name]
 
     def exception(self, logger: Any, method: str, event: Event) -> Any:
-        """Puts the exception of an event into words, as structlog asks of a processor."""
+        """Formats the exception of an event, as a processor of structlog."""
         return self._exception(logger, method, event)
 
     def line(self, logger: Any, method: str, event: Event) -> Any:
-        """Makes a line of an event, likewise."""
+        """Renders an event as a line, as a processor of structlog."""
         return self._line(logger, method, event)
 
 
@@ -103,7 +103,7 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
 
     Args:
         form: `auto` is `console` on a terminal and `json` elsewhere.
-        level: The least severe events that are written; a level that never changes costs less.
+        level: Less severe events are dropped; a level that never changes costs less.
     """
     form = form if isinstance(form, LogForm) else LogForm(form)
     processors: list[Processor] = [
@@ -126,7 +126,7 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
 
 
 def bounded(_: object, __: str, event: Event) -> Event:
-    """Cuts what an event says to a length that a line can bear: each field, and all of them together."""
+    """Cuts an event to the length of a line: each field, and all of them together."""
     traceback = event.get("exception")
     left = _Length(_MAX_FIELDS_TOGETHER)
     cut = {str(key)[:64]: left.bounded(value) for key, value in list(event.items())[:_MAX_FIELDS]}
@@ -136,7 +136,7 @@ def bounded(_: object, __: str, event: Event) -> Event:
 
 
 class _Length:
-    """What is left of the length of a line."""
+    """The remaining length of a line."""
 
     def __init__(self, characters: int) -> None:
         self._left = characters
@@ -160,7 +160,7 @@ class _Length:
         return self._cut(f"{type(value).__name__}" if isinstance(value, Mapping | Sequence) else str(value), _SHORT)
 
     def _cut(self, text: str, at_least: int) -> str:
-        """Returns `text`, or its beginning and how long it was."""
+        """Returns `text`, or its beginning and its length."""
         most = max(min(_MAX_FIELD, self._left), at_least)
         if len(text) > most or _written(text) > most:
             kept = text[:most]
@@ -172,14 +172,14 @@ class _Length:
 
 
 def _written(text: str) -> int:
-    """Returns how many characters JSON takes for `text`: up to 12 for one that is not ASCII."""
+    """Returns the length of `text` in JSON: up to 12 characters for one that is not ASCII."""
     if text.isascii() and text.isprintable():
         return len(text) + text.count("\\") + text.count('"')
     return sum(1 if " " <= c <= "~" else 6 if c <= "\uffff" else 12 for c in text)
 
 
 def _bounded_line(line: str) -> str:
-    """Returns a line that is not too long in all; many fields may make it so."""
+    """Returns a line cut to the maximum length, which many fields may exceed together."""
     if len(line) <= MAX_LINE_BYTES // 4 or len(line.encode(errors="backslashreplace")) <= MAX_LINE_BYTES:
         return line
     shortened = {"event": "a log line was too long", "level": "warning", "beginning": line[: MAX_LINE_BYTES // 16]}
@@ -187,7 +187,7 @@ def _bounded_line(line: str) -> str:
 
 
 class _LineLogger:
-    """A logger that takes rendered lines, and writes them at no more than a line's length."""
+    """A logger that receives rendered lines, cuts them, and writes them."""
 
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
@@ -207,13 +207,13 @@ def _is_terminal(stream: Any) -> bool:
 
 
 class AccessLog:
-    """One line a request: all that failed, a share of those answered."""
+    """Logs a line for each failed request, and for a share of the answered ones."""
 
     def __init__(self, log: FilteringBoundLogger, sample_rate: float) -> None:
         """Prepares.
 
         Args:
-            log: Where the lines go.
+            log: Receives the lines.
             sample_rate: Share of answered requests that get a line, 0 to 1.
         """
         self._log = log
@@ -242,7 +242,7 @@ class AccessLog:
         )
 
     def warned(self, request: Requested, route: Any, trace: Trace | None) -> None:
-        """Logs that requests for a selector are answered, and what their callers are warned of."""
+        """Logs that requests for a selector are answered with a warning."""
         self._log.warning(
             "answered with a warning",
             request_id=request.request_id[:128],
@@ -257,7 +257,7 @@ class AccessLog:
     def failed(
         self, request: Requested, route: Any, code: str, took: float, error: BaseException, trace: Trace | None
     ) -> None:
-        """Logs a request that failed; the cause of a failure inside the server is told here, never to the client."""
+        """Logs a request that failed; the cause of an internal error is only logged, never sent to the client."""
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning
         write(
             "request",
@@ -274,7 +274,7 @@ class AccessLog:
         )
 
     def unexpected(self, request: Requested, error: BaseException, trace: Trace | None) -> None:
-        """Logs an error that nobody foresaw, with its traceback."""
+        """Logs an unexpected error, with its traceback."""
         self._log.error(
             "unexpected error",
             request_id=request.request_id[:128],
@@ -286,12 +286,12 @@ class AccessLog:
 
 
 def _cause(error: BaseException) -> str | None:
-    """Returns what an error came from; a repr of whatever it holds may be very long, and is cut by whoever writes."""
+    """Returns the cause of an error; its repr may be very long, and is cut when it is written."""
     return None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
 
 
 def _ids(trace: Trace | None) -> dict[str, str]:
-    """Returns where in its trace a request stands, if it has one."""
+    """Returns the trace and span ids of a request, if it has any."""
     return {} if trace is None else {"trace_id": trace.trace_id.hex(), "span_id": trace.span_id.hex()}
 
 

@@ -1,4 +1,4 @@
-"""Shares that are kept as what they are shares of, so that those of several processes can be added up. Pure."""
+"""Ratios kept as their counts, so that those of several processes can be added up. Pure."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ class Ratio(NamedTuple):
     """A share of a whole.
 
     Attributes:
-        part, whole: As counted; `whole` is above 0.
+        part, whole: The counts; `whole` is above 0.
     """
 
     part: float
@@ -20,11 +20,11 @@ class Ratio(NamedTuple):
 
 
 class ShadowAgreement(NamedTuple):
-    """How often a shadow agrees with the baseline, with what the baseline does to itself taken off.
+    """How often a shadow agrees with the baseline, corrected for how often the baseline disagrees with itself.
 
     Attributes:
-        disagreed, compared: Copies; `compared` is above 0.
-        noise, noise_runs: Copies on which the baseline disagreed with itself, of those that it ran twice.
+        disagreed, compared: Numbers of copies; `compared` is above 0.
+        noise, noise_runs: Copies on which the baseline disagreed with itself, and those that it ran twice.
     """
 
     disagreed: float

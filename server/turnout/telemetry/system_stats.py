@@ -1,4 +1,4 @@
-"""What has to be asked of the system for a scrape, and may not answer."""
+"""Readings from the system for a scrape, which may hang."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,24 +8,24 @@ T = TypeVar("T")
 
 
 class CachedReading(Generic[T]):
-    """A value that is read elsewhere; where that takes too long, the last one stands in. Used on the event loop only.
+    """A reading from a thread; if it takes too long, the last value is used. Used on the event loop only.
 
-    A read that hangs is waited for by the scrapes that follow, so that it takes one thread and no more.
+    Later scrapes wait for a read that hangs, so that it never occupies more than one thread.
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]], first: T) -> None:
         """Prepares.
 
         Args:
-            read: Reads it in a thread; what it raises is the scrape's.
-            first: Stands in until it was read once.
+            read: Reads the value in a thread; the scrape raises its errors.
+            first: The value before the first read.
         """
         self._read = read
         self._last = first
         self._running: asyncio.Future[T] | None = None
 
     async def value(self, bound: float) -> T:
-        """Returns the value of now, or the last one after `bound` seconds."""
+        """Returns the present value, or the last one after `bound` seconds."""
         if self._running is None:
             self._running = asyncio.ensure_future(self._read())
         running = self._running

@@ -1,1 +1,1 @@
-"""HTTP: metrics, health checks, predictions as JSON, the Open Inference Protocol, the console, a rollout's report."""
+"""HTTP: metrics, health checks, JSON predictions, the Open Inference Protocol, the console, and rollout reports."""

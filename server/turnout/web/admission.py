@@ -1,4 +1,4 @@
-"""What stands in front of all HTTP requests: lets them in, and keeps what went wrong from the server below."""
+"""Admits HTTP requests, and keeps errors from the server underneath."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from turnout.web.errors import error_response
 from turnout.web.oip.answers import error_answer
 
 _ALWAYS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-"""What who looks after the server asks, most of all when it is full or stops."""
+"""Operators need these, most of all while the server is full or stops."""
 
 _CLOSE = (b"connection", b"close")
 
@@ -20,8 +20,8 @@ _CLOSE = (b"connection", b"close")
 class AdmissionGate:
     """An ASGI application in front of another: counts requests, and refuses those that are too many or too late.
 
-    Errors end here, and go to this server's log; Starlette answers them and raises them once more. A client that left
-    is none: what is sent to it is dropped.
+    Errors end here, in this server's log; Starlette answers them and raises them again. A client that left is not an
+    error: what is sent to it is dropped.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class AdmissionGate:
         """Prepares.
 
         Args:
-            application: Gets what is not refused.
-            admission: Counts.
-            log: Told of errors.
-            staying: Tells whether connections may be used again. Once the server drains, HTTP/1.1 clients are told to
-                close theirs: one that is closed under them costs them the request that they are just sending.
+            application: Receives requests that are not refused.
+            admission: Counts the requests.
+            log: Receives errors.
+            staying: Tells whether connections may be reused. Once the server drains, HTTP/1.1 clients are told to close
+                theirs: if the server closed one, a request that is just being sent would be lost.
         """
         self._application = application
         self._admission = admission

@@ -1,4 +1,4 @@
-"""Who calls an HTTP route, and whether they may: before the route's own code runs, and before a body is read."""
+"""Authenticates and authorizes HTTP requests, before the route's own code runs and before a body is read."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from turnout.errors import MODEL_SEEN, TurnoutError, UnauthenticatedError
 _KEY = "turnout.caller"
 
 Session = Callable[[Request], Caller | None]
-"""Returns who is signed in; None where nobody is."""
+"""Returns who is signed in; None if nobody is."""
 
 Refuse = Callable[[Request, TurnoutError], Response]
-"""Makes the answer to a request that is refused."""
+"""Returns the response to a request that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCredentials:
-    """What a request shows.
+    """The credentials in a request.
 
     Attributes:
-        authorization: The header of that name; "" for none.
-        certificate: The client's certificate in PEM; "" for none.
+        authorization: The `authorization` header; "" if there is none.
+        certificate: The client's certificate in PEM; "" if there is none.
         host: The caller's IP address; "" if it has none.
     """
 
@@ -38,10 +38,10 @@ class HttpCredentials:
 
     @classmethod
     def of(cls, scope: Scope) -> "HttpCredentials":
-        """Reads those of a request.
+        """Reads the credentials of a request.
 
         Raises:
-            UnauthenticatedError: It shows several at once.
+            UnauthenticatedError: It has several at once.
         """
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) > 1:
@@ -53,7 +53,7 @@ class HttpCredentials:
 
 
 def caller_of(scope: Scope) -> Caller | None:
-    """Returns who makes a request; None where nobody asked, or nobody knows."""
+    """Returns who makes a request; None if that was not checked, or is not known."""
     found: Caller | None = scope.get(_KEY)
     return found
 
@@ -66,17 +66,17 @@ def protect(
     *,
     anonymous_metrics: bool = False,
 ) -> list[BaseRoute]:
-    """Returns routes that know who calls them.
+    """Wraps routes so that each call is authenticated and authorized.
 
     Args:
-        routes: Of the application; they are changed.
-        authority: Says who may; None where everybody is taken at their word.
-        refuse: By path: makes the answer to a refused request.
+        routes: The application's routes; changed in place.
+        authority: Decides who may call; None if `[auth]` is not enabled.
+        refuse: By path: returns the response to a refused request.
         session: Tells who is signed in to the console.
         anonymous_metrics: Anybody may read the metrics.
 
     Raises:
-        LookupError: Nothing says who may call one of them.
+        LookupError: The table of permissions has no entry for a route.
     """
     protected = list(routes)
     for route in protected:
@@ -92,7 +92,7 @@ def protect(
 
 
 class _Protected:
-    """A route's application behind the question who calls it."""
+    """A route's application behind authentication."""
 
     def __init__(
         self, application: ASGIApp, path: str, need: Need, authority: Authority, refuse: Refuse, session: Session | None

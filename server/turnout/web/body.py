@@ -1,4 +1,4 @@
-"""Bodies of requests, received within a bound, compressed or not."""
+"""Receives request bodies, compressed or not, up to a maximum size."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,20 @@ from turnout.errors import InvalidRequest
 from turnout.web.json_body import SMALL_BYTES
 
 _LENGTH_DIGITS = 19
-"""Of a content-length that are looked at: no limit has more."""
+"""Digits of a content-length that are read: no limit has more."""
 
 _WINDOWS: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """A body as it came.
+    """A body as it was received.
 
     Attributes:
-        parts: Of it.
-        size: Bytes of all.
-        encoding: Name of the compression; `identity` for none.
-        max_bytes: Largest that it may be when it is decompressed.
+        parts: Its pieces, in order.
+        size: Bytes of all parts.
+        encoding: Name of the compression, or `identity`.
+        max_bytes: Maximum size after decompression.
     """
 
     parts: Sequence[bytes]
@@ -34,14 +34,14 @@ class RequestBody:
 
     @property
     def heavy(self) -> bool:
-        """Whether it is to be read in a thread."""
+        """Whether to read it in a thread."""
         return self.size > SMALL_BYTES or self.encoding != "identity"
 
     def plain(self) -> bytes:
-        """Returns it whole, decompressed.
+        """Returns the whole body, decompressed.
 
         Raises:
-            InvalidRequest: It is too large, or not encoded as it says.
+            InvalidRequest: It is too large, or its encoding is not what the header says.
         """
         whole = b"".join(self.parts)
         return whole if self.encoding == "identity" else _decompressed(whole, self.encoding, self.max_bytes)
@@ -52,20 +52,20 @@ class BodyReceiver:
     """Receives bodies.
 
     Attributes:
-        max_bytes: Bound on each, as it comes and when it is decompressed.
-        budget: Bounds what has come of all that are not whole.
+        max_bytes: Maximum size of each, both as received and after decompression.
+        budget: Bounds the bytes of all unfinished bodies together.
     """
 
     max_bytes: int
     budget: ReceiveBudget
 
     async def receive(self, request: Request) -> RequestBody:
-        """Returns the body of a request, which has not been read.
+        """Receives the body of a request, of which nothing has been read yet.
 
         Raises:
-            InvalidRequest: It is, or says that it will be, too large; or it is in an encoding that is not known.
-            Exhausted: Unfinished bodies hold as much as they may.
-            ClientDisconnect: It never came whole.
+            InvalidRequest: It is too large, or announces that it will be, or its encoding is unknown.
+            Exhausted: Unfinished bodies together have reached the budget.
+            ClientDisconnect: The client left before the body was complete.
         """
         headers, max_bytes = request.headers, self.max_bytes
         encoding = headers.get("content-encoding", "identity").strip().lower()

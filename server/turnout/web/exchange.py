@@ -1,4 +1,4 @@
-"""What every inference request over HTTP has in common, whatever its protocol."""
+"""Inference requests over HTTP, whatever their protocol."""
 
 import time
 from collections.abc import Callable
@@ -34,15 +34,15 @@ class HttpExchange:
     """One request over HTTP. Its body is received, and its headers are read, before it is handed to the data plane.
 
     Attributes:
-        operation: As traces name it.
-        arrived: `time.monotonic()` when it came.
-        model: The model's name, as the path has it.
-        selector: The version selector, as the path has it.
+        operation: Its name in traces.
+        arrived: `time.monotonic()` when it arrived.
+        model: The model's name in the path.
+        selector: The version selector in the path.
         request_id: Names it in logs.
-        costly: Whether its answer takes long to encode however small the outputs are.
-        body: As it came.
+        costly: Whether its answer takes long to encode even if the outputs are small.
+        body: As received.
         preferences: What its headers ask for.
-        limits: On what it may hold.
+        limits: On its size and contents.
     """
 
     service = "http"
@@ -72,7 +72,7 @@ class HttpExchange:
 
     @property
     def heavy(self) -> bool:
-        """Whether the body is to be read in a thread."""
+        """Whether to read the body in a thread."""
         return self.body.heavy
 
     def parent(self) -> SpanContext | None:
@@ -88,7 +88,7 @@ class HttpExchange:
 
         Raises:
             InvalidRequest, PermissionDeniedError: As `PreferenceReader.read` and `BodyReceiver.receive`.
-            ClientDisconnect: The body never came whole.
+            ClientDisconnect: The client left before the body was complete.
         """
         client = self._request.client
         host = client.host if client is not None else ""
@@ -104,10 +104,10 @@ class HttpExchange:
 
 
 class HttpRequest(InferenceExchange[Response], Protocol):
-    """A request over HTTP, as a protocol has it; `HttpExchange` is what they have in common."""
+    """A request over HTTP in one of the protocols; `HttpExchange` is their common part."""
 
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
-        """Receives it. Raises as `HttpExchange.receive`."""
+        """Receives the request. Raises as `HttpExchange.receive`."""
         ...
 
 
@@ -119,7 +119,7 @@ class HttpInference:
         plane: Answers them.
         preferences: Reads what their headers ask for.
         bodies: Receives their bodies.
-        new_request_id: Makes up the name of a request that has none.
+        new_request_id: Returns a new id for a request that has none.
     """
 
     plane: DataPlane
@@ -132,7 +132,7 @@ class HttpInference:
 
         Args:
             path: With `{model}`, and `{selector}` if it has one.
-            exchange: Makes the exchange of a request, given what was called and the request's id.
+            exchange: Returns the exchange of a request, given the operation and the request's id.
         """
         operation = Operation.http("POST", path)
 

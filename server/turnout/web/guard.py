@@ -1,8 +1,9 @@
-"""What browsers may do here: no page of another site asks for anything, and no name of another site leads here.
+"""Refuses requests that a browser sends for a page of another site, or to a name that is not this server's.
 
 A page on the web can have its visitor's browser send requests to any address that the visitor reaches, the loopback
-too. Browsers say so in Origin and Sec-Fetch-Site, which programs do not send. And whoever owns a name can have it lead
-to an address of ours (DNS rebinding): the browser then takes this server for that site, but tells the name in Host.
+too. Browsers say so in Origin and Sec-Fetch-Site, which programs do not send. And the owner of a name can
+point it to this server's address (DNS rebinding): the browser then takes this server for that site, but sends the name
+in Host.
 """
 
 from collections.abc import Collection
@@ -15,21 +16,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from turnout.address import LOOPBACK_NAMES
 
 _FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
-"""What a page may send elsewhere without asking first, and no client of ours sends. The third such type,
-`application/x-www-form-urlencoded`, is what `curl -d` says of its JSON."""
+"""Content types that a page may send to another site without asking first, and that no client of ours sends. The third
+such type, `application/x-www-form-urlencoded`, is not listed: `curl -d` sends it with JSON."""
 
 
 class BrowserGuard:
-    """An ASGI application in front of another: refuses what a browser was made to send."""
+    """An ASGI application in front of another: refuses requests that another site made a browser send."""
 
     def __init__(self, application: ASGIApp, hosts: Collection[str], *, loopback: bool) -> None:
         """Prepares.
 
         Args:
-            application: Gets what is not refused.
-            hosts: Names that the server is reached by, without a port; empty: see `loopback`.
-            loopback: The server listens on a loopback address, so without `hosts` it is reached by no name but
-                localhost. Elsewhere, without `hosts`, any name leads to it.
+            application: Receives requests that are not refused.
+            hosts: Names of the server, without a port; if empty, see `loopback`.
+            loopback: Whether the server listens on a loopback address. If so, and `hosts` is empty, its only name is
+                localhost; if not, and `hosts` is empty, any name is accepted.
         """
         self._application = application
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
@@ -44,7 +45,7 @@ class BrowserGuard:
             await self._application(scope, receive, send)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Returns the status and the sentence that a request is refused with; None if it is not."""
+        """Returns the status and the message of a refusal; None if the request is allowed."""
         given = headers.getlist("host")  # none: HTTP/1.0, which no browser speaks
         if len(given) > 1:
             return 400, "expected one Host header"

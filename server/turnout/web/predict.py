@@ -28,7 +28,7 @@ class JsonExchange(HttpExchange):
     def __init__(
         self, router: Router, limits: InputLimits, request: Request, operation: Operation, request_id: str
     ) -> None:
-        """Prepares; nothing is read yet. `router` finds the signature that the numbers are read by."""
+        """Prepares; nothing is read yet. `router` finds the signature that gives the inputs' dtypes."""
         super().__init__(request, operation, request_id, limits)
         self._router = router
         self._signature: Signature | None = None
@@ -40,10 +40,10 @@ class JsonExchange(HttpExchange):
         self._signature = self._router.describe(self.model, selector).manifest.signature
 
     def read(self) -> None:
-        """Does nothing: what a body says of the request is in its path and headers."""
+        """Does nothing: all that is needed before decoding is in the path and headers."""
 
     def envelope(self) -> InferenceRequest:
-        """Returns what is known of a request that could not be decoded."""
+        """Returns the known parts of a request that could not be decoded."""
         selector = self.preferences.selector_of(self.selector)
         return InferenceRequest(self.model, selector, {}, request_id=self.request_id, arrived=self.arrived)
 
@@ -51,7 +51,7 @@ class JsonExchange(HttpExchange):
         """Returns the request.
 
         Raises:
-            InvalidRequest, InvalidTensor: The body is too large, or no JSON of the expected form.
+            InvalidRequest, InvalidTensor: The body is too large, or is not JSON of the expected form.
         """
         limits, preferences = self.limits, self.preferences
         assert self._signature is not None, "it was received"
@@ -90,7 +90,7 @@ class JsonExchange(HttpExchange):
         return Response(orjson.dumps(document), media_type="application/json")
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
-        """Returns an error."""
+        """Returns the response for an error."""
         return error_response(error, request.request_id)
 
 
@@ -99,8 +99,8 @@ def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> 
 
     Args:
         http: Runs requests.
-        router: Finds the signature that their JSON is read by.
-        limits: On what a request may hold.
+        router: Finds the signature that gives the inputs' dtypes.
+        limits: On a request's size and contents.
     """
     exchange = partial(JsonExchange, router, limits)
     return [http.route(path, exchange) for path in ("/predict/{model}", "/predict/{model}/{selector}")]

@@ -1,4 +1,4 @@
-"""`/v1/rollouts`: how a model's rollout stands, for systems that drive something else by it."""
+"""`/v1/rollouts`: the state of a model's rollout, for other systems that depend on it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from turnout.rollout.reporting.log import RolloutLog
 from turnout.web.errors import error_response
 
 _SEARCHED = 100
-"""Attempts among which the latest of a candidate is looked for."""
+"""Most attempts that are searched for the latest of a candidate."""
 
 CHECKS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "started": ("has begun", lambda verdict: True),
@@ -21,26 +21,26 @@ CHECKS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "accepted": ("is accepted", lambda v: v == Verdict.ACCEPTED),
     "rejected": ("is rejected", lambda v: v == Verdict.REJECTED),
 }
-"""By name: what a check asks of the candidate, in words and of its verdict."""
+"""By name of a check: its question in words, and the test of the rollout's state."""
 
 
 class RolloutEndpoints:
-    """Answers what is asked of rollouts. Nothing here changes anything."""
+    """Answers questions about rollouts. Read-only."""
 
     def __init__(self, log: RolloutLog) -> None:
         self._log = log
 
     async def show(self, request: Request) -> Response:
-        """How a rollout stands: the model's latest, or the latest of `?candidate=`, or number `?attempt=`."""
+        """The state of a rollout: the model's latest, or the latest of `?candidate=`, or number `?attempt=`."""
         try:
             return JSONResponse(await self._status(request), headers=_FRESH)
         except TurnoutError as error:
             return error_response(error)
 
     async def check(self, request: Request) -> Response:
-        """200 where a check passes, 409 where it does not: for webhooks, which look at the status alone.
+        """200 if a check passes, 409 if it does not: for webhooks, which look only at the status.
 
-        What a caller sends along is not read.
+        The body is not read.
         """
         name = request.path_params["check"]
         try:
@@ -80,7 +80,7 @@ def rollout_routes(log: RolloutLog) -> Sequence[Route]:
     """Returns the routes.
 
     Args:
-        log: Reads what is recorded.
+        log: Reads the recorded rollouts.
     """
     endpoints = RolloutEndpoints(log)
     return [

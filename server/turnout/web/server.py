@@ -15,7 +15,7 @@ from turnout.telemetry.metrics.faults import FaultRecorder
 from turnout.web.errors import error_response
 
 _HTTP = "http"
-"""What faults of this listener are counted as."""
+"""The label under which errors of this listener are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class WebServices:
     Attributes:
         scrape: Returns the metrics in a format, given its content type, in blocks.
         ready: Tells whether the server takes requests.
-        availability: What the server depends on and cannot reach now.
-        faults: Counts errors that nobody foresaw.
+        availability: Tells which dependencies cannot be reached now.
+        faults: Counts unexpected errors.
         endpoints: Routes of `/predict`, of the Open Inference Protocol and of `/v1`.
-        console: The console's routes; none where it is off.
-        protect: Puts the question who calls in front of routes.
+        console: The console's routes; none if it is off.
+        protect: Adds authentication to routes.
     """
 
     scrape: Callable[[str], Awaitable[AsyncIterator[bytes]]]
@@ -53,12 +53,12 @@ class WebServices:
         return Starlette(exception_handlers={Exception: self._unexpected}, routes=self.protect(routes))
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
-        """Answers where nobody foresaw an error; Starlette raises it again after that, and `AdmissionGate` logs it."""
+        """Answers an unexpected error; Starlette then raises it again, and `AdmissionGate` logs it."""
         self.faults.unexpected[_HTTP] += 1
         return error_response(ModelFailure("the request failed inside the server, whose log tells why"))
 
     async def metrics(self, request: Request) -> Response:
-        """The metrics, as Prometheus reads them: in OpenMetrics where that is asked for."""
+        """The metrics, as Prometheus reads them: in OpenMetrics if that is asked for."""
         content_type = negotiate(",".join(request.headers.getlist("accept")))
         try:
             blocks = await self.scrape(content_type)
@@ -73,8 +73,8 @@ class WebServices:
     async def readyz(self, request: Request) -> Response:
         """200 while the server takes requests; 503 while it starts or drains.
 
-        503 too while nothing is served that should be; the body says what. It says besides what the server cannot
-        reach: it serves on from memory, so that is no reason to send requests elsewhere. In JSON where that is asked
+        Also 503 while nothing that should be served is; the body says what. The body also lists what the server cannot
+        reach, which is no reason to send requests elsewhere, since it serves on from memory. In JSON if that is asked
         for.
         """
         ready, unavailable = self.ready(), self.availability.reasons

@@ -1,4 +1,4 @@
-"""Several processes on one port: who starts them, what each may take, and how they are seen as one server.
+"""Several worker processes on one port: starts them, divides limits between them, and merges what they count.
 
                         supervisor            starts, restarts, forwards signals, adds up the metrics
                    link |        | link          requests and replies over a socket pair

@@ -1,4 +1,4 @@
-"""What each worker may take of what is set for the server. Pure."""
+"""Divides the server's limits between its workers. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ SHARED_OUT: Mapping[str, tuple[str, ...]] = {
     "shadow": ("max_inflight", "max_queue_requests", "max_queue_bytes"),
     "loading": ("concurrency", "memory_budget_bytes", "gpu_memory_budget_bytes"),
 }
-"""By section, what the workers get equal parts of. 0 stays 0, which means "no bound", or "as many as fit": then each
-worker reckons with its part of the cores."""
+"""By section, the settings that are divided equally. 0 stays 0, which means "no bound", or "as many as fit": then each
+worker counts on its part of the cores."""
 
 _HOLD_MESSAGES = frozenset({"max_queue_bytes", "max_unfinished_bytes"})
-"""What has to hold the largest message, in each worker too; otherwise no worker could take it."""
+"""Settings that must hold the largest message, in each worker too; otherwise no worker could receive it."""
 
 S = TypeVar("S", bound=Section)
 
 
 def share_of(settings: Settings, index: int) -> Settings:
-    """Returns what holds for one of `settings.workers` workers: parts that add up to the whole, of 1 at least each.
+    """Returns the settings of one of `settings.workers` workers: parts that add up to the whole, each at least 1.
 
     Args:
-        settings: Of the server.
-        index: Of the worker, from 0.
+        settings: The server's settings.
+        index: The worker's number, from 0.
     """
     division = _Division(index, settings.workers, int(settings.limits.max_message_bytes))
     update: dict[str, Any] = {
@@ -43,7 +43,7 @@ def share_of(settings: Settings, index: int) -> Settings:
 
 
 def part(whole: int, index: int, count: int) -> int:
-    """Returns the part of a worker in a whole, 1 at least; 0 of 0."""
+    """Returns a worker's part of a whole, at least 1; 0 of 0."""
     return max(whole // count + (index < whole % count), 1) if whole else 0
 
 
@@ -54,7 +54,7 @@ class _Division:
     message_bytes: int
 
     def of_model(self, own: ModelOverrides) -> ModelOverrides:
-        """Divides what is set for one model; what is not set there stays unset, since the sections of all hold then."""
+        """Divides the settings of one model; unset ones stay unset, since then those of all models apply."""
         update: dict[str, Any] = {}
         for name, keys in SHARED_OUT.items():
             if name in own.model_fields_set:
@@ -63,7 +63,7 @@ class _Division:
         return own.model_copy(update=update)
 
     def of_section(self, section: S, keys: Iterable[str]) -> S:
-        """Divides what a section has under these keys."""
+        """Divides the values of these keys in a section."""
         return section.model_copy(update={key: self._share(key, getattr(section, key)) for key in keys})
 
     def _share(self, key: str, whole: int) -> int:
@@ -73,10 +73,10 @@ class _Division:
 
 
 def check_gpus(settings: Settings) -> None:
-    """Refuses several workers where versions may be loaded on a GPU in each of them, and nobody asked for that.
+    """Refuses several workers if each would load versions on a GPU, and the configuration does not ask for that.
 
     Raises:
-        ConfigError: A version may; the message says what to set.
+        ConfigError: It refuses; the message says what to set.
     """
     if settings.workers == 1:
         return

@@ -1,7 +1,7 @@
-"""What a worker and its parent say to each other: requests and replies over a pair of sockets, both ways at once.
+"""Connects a worker and its parent: requests and replies over a pair of sockets, in both directions.
 
-A frame is the number of its request (4 bytes), its kind (1), the length of what follows (4), and that: a topic of 16
-bytes and the body of a request, the body of a reply, or the message of a failure.
+A frame is the number of its request (4 bytes), its kind (1), the length of its payload (4), and the payload: a topic
+of 16 bytes and the body of a request, the body of a reply, or the message of a failure.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ _REQUEST, _REPLY, _FAILURE = 1, 2, 3
 _TOPIC_BYTES = 16
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""A snapshot of 1,000 versions takes some 5 MB."""
+"""Most bytes of a frame: a snapshot of 1,000 versions takes about 5 MB."""
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 
 
 class Link:
-    """One end. Used on the event loop only."""
+    """One end of the connection. Used on the event loop only."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
-        """Begins to read.
+        """Starts to read.
 
         Args:
             reader: Of a connected socket.
-            writer: Of the same.
-            handle: Answers a request, given its topic and body; a TurnoutError that it raises is the other end's.
+            writer: Of the same socket.
+            handle: Answers a request, given its topic and body; a TurnoutError is raised at the other end.
         """
         self._reader = reader
         self._writer = writer
@@ -44,7 +44,7 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket, handle: Handler) -> "Link":
-        """Returns a link over one socket of a pair, which it closes at its end."""
+        """Returns a link over one socket of a pair, which it closes when it ends."""
         end.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=end)
         return cls(reader, writer, handle)
@@ -53,13 +53,13 @@ class Link:
         """Returns the reply to a request.
 
         Args:
-            topic: Of at most 16 ASCII letters.
+            topic: At most 16 ASCII letters.
             body: Of the request.
             bound: Seconds to wait for the reply.
 
         Raises:
             UnavailableError: The other end is gone, or does not answer in time.
-            TurnoutError: What the other end refused it with.
+            TurnoutError: The other end refused it.
         """
         if self.closed.done():
             raise UnavailableError("the other process is gone")
@@ -77,7 +77,7 @@ class Link:
             self._waiting.pop(number, None)
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the link."""
         self._reading.cancel()
         for task in self._handling:
             task.cancel()
@@ -85,7 +85,7 @@ class Link:
         self._end()
 
     def _send(self, number: int, kind: int, payload: bytes) -> None:
-        with suppress(OSError, RuntimeError):  # whoever waits is told by the end of the connection
+        with suppress(OSError, RuntimeError):  # waiting requests fail when the connection ends
             self._writer.write(_HEAD.pack(number, kind, len(payload)) + payload)
 
     async def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""A worker's side: what it tells its parent, and asks of it and of the other workers."""
+"""A worker's side of the link: what it reports to its parent, and asks of it and of the other workers."""
 
 import pickle
 import signal
@@ -15,10 +15,10 @@ from turnout.workers.division import share_of
 from turnout.workers.link import Link
 
 SCRAPE_SECONDS = 8.0
-"""What the sum of all workers may take; Prometheus waits 10 s by default."""
+"""Seconds for the metrics of all workers; Prometheus waits 10 s by default."""
 
 SNAPSHOT_SECONDS = 3.0
-"""What one worker may take to tell what it counts; what it told last stands in."""
+"""Seconds for the counts of one worker; after that, its previous ones are used."""
 
 _HELLO_SECONDS = 30.0
 _TELL_SECONDS = 10.0
@@ -29,21 +29,21 @@ _PORTS = ("grpc", "http", "control")
 
 
 Asked = Sequence[tuple[str, str, bool]]
-"""Model, version, and whether it is to be loaded or kept out: what operators asked for."""
+"""Operators' requests: model, version, and whether to load or to unload it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a worker is told at its start.
+    """What a worker receives at its start.
 
     Attributes:
-        settings: Its own, with the ports of the server, and its part of what is divided.
-        given: Those of the server, as they were read when it started.
-        source: Reads them anew.
+        settings: Its own, with the server's ports and its part of divided limits.
+        given: The server's, as they were read at its start.
+        source: Reads them again.
         index: Its number, from 0.
-        control: It has the control listener.
-        waits: It takes no connection before its versions are loaded, since other workers do.
-        asked: What operators asked for since the server started.
+        control: Whether it has the control listener.
+        waits: Whether it accepts connections only once its versions are loaded, since other workers accept them.
+        asked: Operators' requests since the server started.
     """
 
     settings: Settings
@@ -55,10 +55,10 @@ class Start:
     asked: Asked
 
     def read(self) -> Settings:
-        """Returns this worker's settings, read anew, with the ports and the share that it has.
+        """Reads the settings again, and returns this worker's, with its ports and its share.
 
         Raises:
-            ConfigError: They are wrong.
+            ConfigError: They are invalid.
         """
         fresh = self.source.read()
         unchanged = [name for name in _PORTS if getattr(fresh, name) == getattr(self.given, name)]
@@ -71,11 +71,11 @@ class Member:
     """One of several workers. Used on the event loop only.
 
     Attributes:
-        start: What it was told.
-        others_ready: Every other worker that takes connections is ready.
-        listen_now: Set when it must not wait any longer before it takes connections.
-        on_change: Called when `others_ready` changed.
-        hung_up: Set by SIGHUP, which may come before there is a server.
+        start: What it received at its start.
+        others_ready: Whether every other worker that accepts connections is ready.
+        listen_now: Set when it must accept connections without waiting any longer.
+        on_change: Called when `others_ready` has changed.
+        hung_up: Set by SIGHUP, which may arrive before the server runs.
     """
 
     def __init__(self) -> None:
@@ -89,10 +89,10 @@ class Member:
 
     @classmethod
     async def join(cls, descriptor: int) -> "Member":
-        """Returns the worker at one end of a socket pair, told what to do.
+        """Returns the worker at one end of a socket pair, after receiving its start.
 
         Args:
-            descriptor: Of its end.
+            descriptor: The file descriptor of its end.
 
         Raises:
             UnavailableError: The parent does not answer.
@@ -105,23 +105,23 @@ class Member:
         return member
 
     def on_parents_end(self, call: Callable[[], None]) -> None:
-        """Has `call` called when the parent is gone, or the link was closed."""
+        """Calls `call` when the parent is gone or the link is closed."""
         self._link.closed.add_done_callback(lambda _: call())
 
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Says what answers the requests of a topic, of the parent or of another worker."""
+        """Sets the handler for a topic, for requests from the parent or another worker."""
         self._answers[topic] = answer
 
     async def listening(self) -> None:
-        """Tells that it takes connections from now on."""
+        """Reports that it accepts connections from now on."""
         await self._link.ask("listening", bound=_TELL_SECONDS)
 
     async def ready(self) -> None:
-        """Tells that all that should be loaded is."""
+        """Reports that all versions are loaded that should be."""
         await self._link.ask("ready", bound=_TELL_SECONDS)
 
     async def leave(self, snapshot: bytes) -> None:
-        """Tells what it counted in the end, as far as the parent still listens."""
+        """Sends its final counts, if the parent still listens."""
         try:
             await self._link.ask("leave", snapshot, bound=_TELL_SECONDS)
         except TurnoutError:
@@ -136,12 +136,12 @@ class Member:
         return in_blocks(await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS))
 
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | UnavailableError]:
-        """Returns what each other worker that runs answers, by its number.
+        """Returns the answer of each other running worker, by its number.
 
         Args:
-            topic: One that they have an answer for.
+            topic: One that they have a handler for.
             body: Of the request.
-            bound: Seconds that each may take.
+            bound: Seconds to wait for each.
 
         Raises:
             UnavailableError: The parent does not answer.
@@ -150,7 +150,7 @@ class Member:
         return dict(unpack_answers(await self._link.ask("gather", request, bound=bound + _TELL_SECONDS)))
 
     def close(self) -> None:
-        """Ends the link; the parent sees the process's end by itself."""
+        """Closes the link; the parent notices the end of the process by itself."""
         self._link.close()
 
     async def _answer(self, topic: str, body: bytes) -> bytes:
@@ -173,7 +173,7 @@ def read_gather(body: bytes) -> tuple[float, str, bytes]:
 
 
 def pack_answers(answers: Mapping[int, bytes | TurnoutError]) -> bytes:
-    """Returns what `unpack_answers` reads."""
+    """Encodes answers for `unpack_answers`."""
     parts: list[bytes] = []
     for index, answer in answers.items():
         data = answer if isinstance(answer, bytes) else answer.message.encode()
@@ -182,7 +182,7 @@ def pack_answers(answers: Mapping[int, bytes | TurnoutError]) -> bytes:
 
 
 def unpack_answers(packed: bytes) -> Iterator[tuple[int, bytes | UnavailableError]]:
-    """Yields what each worker answered, by its number; why it did not, in an error."""
+    """Yields each worker's number and its answer, or the error if it did not answer."""
     at = 0
     while at < len(packed):
         index, answered, length = _PART.unpack_from(packed, at)

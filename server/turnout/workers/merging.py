@@ -1,7 +1,7 @@
-"""Adds up what workers count, so that no sum ever falls while their parent lives. Pure.
+"""Adds up the counts of workers, so that no sum ever falls while their parent lives. Pure.
 
-A counter of one worker begins again at 0 when the worker is started anew, or the version that it counts for is loaded
-anew. What it had reached stays in the sum, as Prometheus itself reckons with a counter that was reset.
+A worker's counter starts again at 0 when the worker restarts, or when the version that it counts for is loaded again.
+Its earlier value stays in the sum, as Prometheus itself does with a counter that was reset.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from turnout.telemetry.ratios import Ratio, ShadowAgreement
 from turnout.workers.rules import STATES, Rule, rule_of
 
 _SCRAPES_KEPT = 2
-"""Scrapes for which the series of a version that left every worker are still shown, as one worker alone shows them."""
+"""Scrapes for which the series of a version that left every worker are still shown, as a single worker does."""
 
 Key = tuple[tuple[str, str], ...]
 Series = dict[Key, tuple[Labels, Value]]
@@ -29,14 +29,14 @@ class _Snapshot:
 
 @dataclass(slots=True)
 class _Kept:
-    """What counters had reached whose worker began anew, by family."""
+    """The last values of counters that were reset, by family."""
 
     series: dict[str, Series] = field(default_factory=dict)
     unseen: dict[tuple[str, Key], int] = field(default_factory=dict)
 
 
 class Totals:
-    """The counts of all workers, those that died included."""
+    """The counts of all workers, including those that died."""
 
     def __init__(self) -> None:
         self._snapshots: dict[str, _Snapshot] = {}
@@ -44,7 +44,7 @@ class Totals:
         self._kinds: dict[str, Family] = {}
 
     def update(self, worker: str, families: Iterable[Family]) -> None:
-        """Takes what a worker counts now; the series of each family are read once."""
+        """Takes a worker's present counts; the series of each family are read once."""
         now = _Snapshot({}, {})
         for family in families:
             now.families[family.name] = family
@@ -55,7 +55,7 @@ class Totals:
         self._snapshots[worker] = now
 
     def died(self, worker: str) -> None:
-        """Says that a worker is gone; what it counted stays."""
+        """Notes that a worker is gone; its counts stay."""
         before = self._snapshots.pop(worker, None)
         if before is not None:
             self._keep_what_was_reset(before, _Snapshot({}, {}))
@@ -64,7 +64,7 @@ class Totals:
         """Returns the sums.
 
         Args:
-            complete: Every worker runs, and has told what it counts just now: what none of them knows is gone.
+            complete: Every worker runs and has just sent its counts: a series that none of them has is gone.
         """
         if complete:
             self._forget()
@@ -108,7 +108,7 @@ class Totals:
                     kept[key] = labels, combined(Rule.SUM, values)
 
     def _forget(self) -> None:
-        """Lets go of series whose version, or whose model, no worker knows any more."""
+        """Drops series of versions and models that no worker knows any more."""
         known = {
             subject
             for snapshot in self._snapshots.values()
@@ -130,7 +130,7 @@ class Totals:
 
 
 def combined(rule: Rule, values: Sequence[Value]) -> Value:
-    """Returns one value for several of one series, at least one."""
+    """Combines one or more values of a series into one."""
     first = values[0]
     if isinstance(first, Histogram):
         return _histogram([value for value in values if isinstance(value, Histogram)])
@@ -151,7 +151,7 @@ def combined(rule: Rule, values: Sequence[Value]) -> Value:
 
 
 def _histogram(histograms: Sequence[Histogram]) -> Histogram:
-    """Adds up; each has the same buckets, since a family has one list of them."""
+    """Adds up histograms; all of a family have the same buckets."""
     whole = Histogram(histograms[0].bounds)
     examples: dict[int, Exemplar] = {}
     for one in histograms:
@@ -189,7 +189,7 @@ def _key(labels: Mapping[str, str]) -> Key:
 
 
 def _subjects(labels: Labels) -> Iterator[tuple[str, Literal[""] | str]]:
-    """Yields what a series is about, as far as that may go: its model, and its version."""
+    """Yields the model and the version of a series, which may disappear."""
     if model := labels.get("model"):
         yield model, ""
         if version := labels.get("version"):

@@ -1,4 +1,4 @@
-"""What one worker's services have to do with the other workers: what an operator tells one of them holds in all."""
+"""Applies in every worker what an operator asks of one of them."""
 
 import asyncio
 import json
@@ -14,10 +14,10 @@ from turnout.serving.versions.manager import Manager
 from turnout.workers.member import Member
 
 _LOAD_SECONDS = 3600.0
-"""A load takes as long as it takes; the caller's own deadline ends the wait."""
+"""Seconds for a load: practically unlimited, since the caller's own deadline ends the wait."""
 
 _FOLLOW_SECONDS = 2.0
-"""What the others may take to follow a change; they find it in the state store a moment later anyway."""
+"""Seconds for the others to follow a change; they find it in the state store a moment later anyway."""
 
 _TELL_SECONDS = 2.0
 
@@ -33,14 +33,14 @@ class Peers:
         refresh: Callable[[], Awaitable[None]],
         log: FilteringBoundLogger,
     ) -> None:
-        """Prepares, and takes up what operators asked for before this worker was started.
+        """Prepares, and takes over operators' requests from before this worker was started.
 
         Args:
             member: The link to them.
             manager: Loads and unloads here.
             catalog: Woken when the readiness of the others changes.
             refresh: Follows the state store and the repository.
-            log: Told where another worker did not follow.
+            log: Receives a line if another worker did not follow.
         """
         self._member = member
         self._manager = manager
@@ -60,15 +60,15 @@ class Peers:
 
     @property
     def part(self) -> str:
-        """Which worker this is, in words."""
+        """The name of this worker, in words."""
         return f"worker {self._member.start.index} of {self._member.start.settings.workers}"
 
     def others_ready(self) -> bool:
-        """Tells whether every other worker that takes connections is ready."""
+        """Tells whether every other worker that accepts connections is ready."""
         return self._member.others_ready
 
     async def load(self, model: str, version: Version) -> VersionEntry:
-        """Loads a version in every worker; raises as `Manager.load`, and NotLoaded where another worker could not."""
+        """Loads a version in every worker; raises as `Manager.load`, and NotLoaded if another worker could not."""
         entry = await self._manager.load(model, version)
         await self._spread(model, version, load=True)
         return entry
@@ -80,17 +80,17 @@ class Peers:
         return entry
 
     async def follow(self) -> None:
-        """Has the other workers follow the state store now, and waits for that a moment."""
+        """Makes the other workers follow the state store now, and waits a moment for that."""
         try:
             answers = await self._member.gather("refresh", bound=_FOLLOW_SECONDS)
         except UnavailableError:
-            return  # the parent is busy or gone; they look for themselves
+            return  # the parent is busy or gone; the others will look for themselves
         for worker, answer in answers.items():
             if isinstance(answer, UnavailableError):
                 self._log.warning("another worker follows a change later", worker=worker, reason=answer.message)
 
     async def ask(self, topic: str, body: bytes = b"") -> Mapping[int, bytes]:
-        """Returns what each other worker tells, by its number; without those that do not answer."""
+        """Returns the answer of each other worker, by its number; without those that do not answer."""
         try:
             answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
         except UnavailableError:
@@ -98,21 +98,21 @@ class Peers:
         return {worker: answer for worker, answer in answers.items() if isinstance(answer, bytes)}
 
     async def broadcast(self, topic: str, body: bytes) -> None:
-        """Has every other worker take note of something.
+        """Sends something to every other worker.
 
         Raises:
-            UnavailableError: One of them did not; others may have.
+            UnavailableError: One of them did not confirm it; others may have.
         """
         answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
         if refusals := [f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError)]:
             raise UnavailableError(f"not every worker could follow: {'; '.join(refusals)}", retry_after=1.0)
 
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Says what this worker tells the others."""
+        """Sets the handler for a topic of the other workers."""
         self._member.answers(topic, answer)
 
     async def wait_to_listen(self) -> None:
-        """Waits until all that should be loaded is, or no other worker takes connections."""
+        """Waits until all versions are loaded that should be, or no other worker accepts connections."""
         loaded = asyncio.ensure_future(self._catalog.wait_for(lambda snapshot: snapshot.complete))
         urged = asyncio.ensure_future(self._member.listen_now.wait())
         try:
@@ -122,7 +122,7 @@ class Peers:
             urged.cancel()
 
     async def report_ready(self) -> None:
-        """Tells the parent when all that should be loaded is; then goes on until it is cancelled."""
+        """Reports to the parent when all versions are loaded that should be; then goes on until cancelled."""
         await self._catalog.wait_for(lambda snapshot: snapshot.complete)
         with suppress(TurnoutError):  # the parent is gone: this worker is about to end
             await self._member.ready()

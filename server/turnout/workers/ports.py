@@ -1,9 +1,9 @@
-"""Keeps ports for workers, each of which binds them itself.
+"""Reserves ports for workers, each of which binds them itself.
 
 Linux spreads new connections over all sockets that listen on a port with SO_REUSEPORT, and one that ends is taken out
-of the group at once. Whoever binds such a port without the parent's leave would get a part of the traffic unnoticed, so
-the parent first sees that nobody else has it, and keeps it as long as it lives: a socket that is bound and does not
-listen gets no connection.
+of the group at once. Another program that bound such a port would get a part of the traffic unnoticed, so the parent
+first checks that nobody else has it, and keeps it bound as long as it lives: a socket that does not listen gets no
+connections.
 """
 
 import socket
@@ -18,13 +18,13 @@ class KeptPort:
     """A port that workers may bind."""
 
     def __init__(self, address: Address) -> None:
-        """Takes it.
+        """Binds the port.
 
         Args:
-            address: With port 0 for any that is free.
+            address: With port 0 for any free port.
 
         Raises:
-            ConfigError: Somebody else has it, or the system does not spread connections.
+            ConfigError: Another process has it, or the system does not spread connections.
         """
         if sys.platform != "linux":
             raise ConfigError("workers: expected 1, since only Linux spreads connections over several processes")
@@ -33,18 +33,18 @@ class KeptPort:
             with socket.socket(family, socket.SOCK_STREAM) as alone:
                 alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 alone.bind((address.host, address.port))
-                alone.listen(1)  # only now does SO_REUSEADDR refuse a port that somebody listens on
+                alone.listen(1)  # only now does SO_REUSEADDR refuse a port that another process listens on
                 port = alone.getsockname()[1]
             try:
                 self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT)
-            except OSError:  # connections of an earlier server linger there, which had the port for itself
+            except OSError:  # connections of an earlier server, which had the port alone, linger there
                 self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
         except OSError as error:
             raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
         self.address = Address(address.host, port)
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Releases the port."""
         self._socket.close()
 
     def __enter__(self) -> "KeptPort":

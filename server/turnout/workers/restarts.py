@@ -1,14 +1,14 @@
-"""When a worker that ended is started again, and when its parent gives up. Pure."""
+"""Decides when to restart a worker that ended, and when to give up. Pure."""
 
 from dataclasses import dataclass
 
 _MOST_SECONDS = 30.0
 
 STEADY_SECONDS = 10.0
-"""A worker that served for so long did not die at once, whatever ended it."""
+"""A worker that served at least this long did not die early."""
 
 MOST_EARLY_DEATHS = 5
-"""Early deaths in a row after which a worker counts as one that cannot live."""
+"""Early deaths in a row after which the parent gives up."""
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Restarts:
     """The deaths of one worker.
 
     Attributes:
-        count: Times that it was started again.
+        count: Number of restarts.
         first_seconds: Pause after the second early death in a row.
         early: Deaths in a row, each less than `STEADY_SECONDS` after it was ready, or before that.
     """
@@ -28,11 +28,11 @@ class Restarts:
     def died(self, served_seconds: float) -> float:
         """Counts a death; returns the seconds until the next start.
 
-        The first is at once: the others have its connections meanwhile. After that the time doubles, up to half a
-        minute, since a start takes a core for some seconds.
+        The first is at once. After that the time doubles, up to half a minute, since a start takes a core for some
+        seconds; the other workers have its connections meanwhile.
 
         Args:
-            served_seconds: From its being ready until its end; 0 where it never was.
+            served_seconds: Time from ready to its end; 0 if it never was ready.
         """
         self.early = 0 if served_seconds >= STEADY_SECONDS else self.early + 1
         self.count += 1
@@ -40,5 +40,5 @@ class Restarts:
 
     @property
     def hopeless(self) -> bool:
-        """True where it died at once again and again."""
+        """Whether it has died early too often."""
         return self.early >= MOST_EARLY_DEATHS

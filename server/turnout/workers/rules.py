@@ -1,33 +1,33 @@
-"""How the series of several workers become one, by metric family. Pure."""
+"""Rules for merging the series of several workers, by metric family. Pure."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
 
 
 class Rule(Enum):
-    """How values of one series become one value."""
+    """How to merge the values of a series."""
 
     SUM = auto()
-    """Each worker has a part of it."""
+    """A sum: each worker has a part."""
     MOST = auto()
-    """Each worker tells of the same thing, or the worst of them counts."""
+    """The maximum: each worker measures the same thing, or the worst counts."""
     LEAST = auto()
-    """It is 1 only where it is 1 everywhere, or the earliest counts."""
+    """The minimum: 1 only if it is 1 in every worker, or the earliest counts."""
     MEAN = auto()
-    """A share of the traffic, which is spread over the workers."""
+    """The mean: a share of the traffic, which is spread over the workers."""
     EACH = auto()
-    """Neither says anything: each worker's is shown, with its number."""
+    """Not merged: each worker's value is shown, with its number."""
     DEVICE = auto()
-    """On the CPU each worker has a part of it; of a GPU each tells the whole."""
+    """A sum on the CPU, where each worker has a part; the maximum on a GPU, where each reports the whole."""
     STATE = auto()
-    """One series for each version: the state of the worker that is least far with it."""
+    """One series for each version: the state in the worker that is least far with it."""
 
 
 COUNTERS: Mapping[str, Rule] = {
-    # Not counted by a process: it is the evidence of a rollout, which moves with the rollout's lease.
+    # Not a count of one process: it is a rollout's evidence, which moves with the rollout's lease.
     "turnout_rollout_bad_events_total": Rule.MOST,
 }
-"""Counters that are not sums."""
+"""Counters that are not summed."""
 
 GAUGES: Mapping[str, Rule] = {
     "turnout_isolated_processes": Rule.SUM,
@@ -87,14 +87,14 @@ GAUGES: Mapping[str, Rule] = {
     "process_open_fds": Rule.EACH,
     "process_max_fds": Rule.EACH,
 }
-"""A gauge that is not named here is shown for each worker."""
+"""Rules of gauges; one that is not listed is shown for each worker."""
 
 STATES = ("ready", "unloaded", "draining", "new", "warming", "loading", "failed")
-"""Of a version, the best first: a version is `ready` where every worker that tells of it has it so."""
+"""States of a version, the best first: it is `ready` only if it is in every worker that has it."""
 
 
 def rule_of(name: str, kind: str) -> Rule:
-    """Returns how a family's series become one."""
+    """Returns the rule for merging a family."""
     if kind == "gauge":
         return GAUGES.get(name, Rule.EACH)
     return COUNTERS.get(name, Rule.SUM)

@@ -1,4 +1,4 @@
-"""The parent of the workers: starts them, restarts those that end, forwards signals, and adds up what they count."""
+"""The parent of the workers: starts and restarts them, forwards signals, and adds up their counts."""
 
 import asyncio
 import contextlib
@@ -33,26 +33,26 @@ from turnout.workers.snapshot import decode
 _TELL_SECONDS = 5.0
 
 _LAST_SECONDS = 15.0
-"""What a worker may take to end beyond the time of its drain, before it is killed."""
+"""Seconds that a worker may take to end after its drain before it is killed."""
 
 PROGRAM = (sys.executable, "-m", "turnout.worker")
 
 _PARENT = "parent"
-"""What `worker` is of the parent's own series."""
+"""The label `worker` of the parent's own series."""
 
 
 @dataclass(slots=True)
 class Worker:
-    """One place among the workers, taken by one process after the other.
+    """A slot for one worker, which one process after another fills.
 
     Attributes:
         index: Its number, from 0.
         restarts: How often it ended.
-        process: That runs, or ran last.
-        link: To it; None while none runs.
-        joined: It asked what to do.
-        listening: It takes connections.
-        ready_since: When it became ready, by the event loop's clock; None where it is not.
+        process: The one that runs, or ran last.
+        link: The link to it; None while none runs.
+        joined: Whether it has asked for its start.
+        listening: Whether it accepts connections.
+        ready_since: When it became ready, by the event loop's clock; None if it is not.
     """
 
     index: int
@@ -65,7 +65,7 @@ class Worker:
 
     @property
     def runs(self) -> bool:
-        """True while its process does."""
+        """Whether its process runs."""
         return self.process is not None and self.process.returncode is None
 
 
@@ -84,12 +84,12 @@ class Supervisor:
         """Prepares; nothing is started.
 
         Args:
-            settings: Of the server; its ports are those that are kept for it.
-            given: The same, with the ports as they were asked for.
-            source: Reads them anew, on SIGHUP.
-            log: Where starts and ends are logged.
-            program: What a worker runs, given the number of its end of a socket pair.
-            restarts: Makes what counts the deaths of one worker.
+            settings: The server's, with the reserved ports.
+            given: The same, with the ports as configured.
+            source: Reads the settings again, on SIGHUP.
+            log: Receives starts and ends of workers.
+            program: The command line of a worker, given the file descriptor of its end of a socket pair.
+            restarts: Returns a new counter for the deaths of one worker.
         """
         self._settings = settings
         self._given = given
@@ -109,11 +109,11 @@ class Supervisor:
 
     @property
     def serves(self) -> bool:
-        """True while every worker takes connections and is ready."""
+        """Whether every worker accepts connections and is ready."""
         return all(worker.listening and worker.ready_since is not None for worker in self._workers)
 
     async def run(self) -> int:
-        """Runs the workers until a signal, or until they cannot live.
+        """Runs the workers until a signal, or until it gives up on them.
 
         Returns:
             The exit code: 0 after a drain, otherwise 1, or that of the worker that could not start.
@@ -151,14 +151,14 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     def _on_end_signal(self, number: signal.Signals) -> None:
-        if self._stopping.is_set():  # asked twice: no drain, no farewell
+        if self._stopping.is_set():  # the second signal: end without draining
             self._signal_all(signal.SIGKILL)
             os._exit(1)
         self._log.info("draining", seconds=self._settings.drain.timeout_s)
         self._stop(0, number)
 
     def _on_hangup(self) -> None:
-        """Has every worker reload; those that are started later have what is in force now."""
+        """Makes every worker reload; later ones start with the settings that are in force now."""
         try:
             self._settings = in_force(self._settings, self._source.read())
         except ConfigError as error:
@@ -166,14 +166,14 @@ class Supervisor:
         self._signal_all(signal.SIGHUP, joined=True)
 
     def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
-        """Has every worker drain; once."""
+        """Makes every worker drain; once."""
         if not self._stopping.is_set():
             self._code = code
             self._stopping.set()
             self._signal_all(number)
 
     def _signal_all(self, number: signal.Signals, *, joined: bool = False) -> None:
-        """Signals every worker that runs; with `joined`, only those that asked what to do, and so can handle it."""
+        """Signals every running worker; with `joined`, only those that have their start, and so can handle it."""
         for worker in self._workers:
             if worker.process is not None and worker.runs and (worker.joined or not joined):
                 with contextlib.suppress(ProcessLookupError):
@@ -187,11 +187,11 @@ class Supervisor:
         await asyncio.gather(*keeping, return_exceptions=True)
 
     async def _keep(self, worker: Worker) -> None:
-        """Runs one process after the other in a worker's place, until the server stops."""
+        """Runs one process after another in a worker's slot, until the server stops."""
         while not self._stopping.is_set():
             served, code = await self._run_once(worker)
             if self._stopping.is_set():
-                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # they may come before they can be handled
+                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # may arrive before they can be handled
                     self._code = self._code or 1
                 return
             if not self._announced:
@@ -212,7 +212,7 @@ class Supervisor:
                     await self._stopping.wait()
 
     async def _run_once(self, worker: Worker) -> tuple[float, int]:
-        """Runs a process to its end; returns the seconds that it was ready for, and its exit code."""
+        """Runs a process to its end; returns how many seconds it was ready, and its exit code."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
@@ -222,7 +222,7 @@ class Supervisor:
                     *self._program, str(theirs.fileno()),
                     pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
-        except OSError as error:  # no processes or memory to be had now
+        except OSError as error:  # no processes or memory available now
             ours.close()
             self._log.error("a worker could not be started", worker=worker.index, reason=error.strerror)
             return 0.0, 1
@@ -286,7 +286,7 @@ class Supervisor:
         messages = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
-            # At the start everybody is waited for; later one that is not there takes no connections.
+            # At the start, all workers are waited for; later, a missing one accepts no connections.
             ready = all(other.ready_since is not None for other in others) and (self._announced or self._all_listen())
             messages.append(self._send(worker, "others", b"1" if ready else b"0"))
             if not others:
@@ -298,7 +298,7 @@ class Supervisor:
 
     async def _send(self, worker: Worker, topic: str, body: bytes = b"") -> None:
         if worker.link is not None:
-            with contextlib.suppress(TurnoutError):  # gone, or so busy that a scrape will show it
+            with contextlib.suppress(TurnoutError):  # gone, or so busy that the next scrape will show it
                 await worker.link.ask(topic, body, bound=_TELL_SECONDS)
 
     async def _scrape(self, content_type: str) -> bytes:
@@ -310,7 +310,7 @@ class Supervisor:
         return b"".join([block async for block in self._exposition.render(collector, content_type)])
 
     async def _count(self) -> bool:
-        """Asks every worker what it counts; returns whether each runs, is ready, and has told."""
+        """Asks every worker for its counts; returns whether each runs, is ready, and has answered."""
 
         async def snapshot(worker: Worker) -> bool:
             if worker.link is None:
@@ -347,15 +347,15 @@ class Supervisor:
 
 
 async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:
-    """Runs a server of several workers until a signal, or until they cannot live; returns the exit code.
+    """Runs a server with several workers until a signal, or until it gives up on them; returns the exit code.
 
     Args:
-        settings: Of the server.
-        source: Reads them anew, on SIGHUP.
-        log: Of the parent.
+        settings: The server's.
+        source: Reads the settings again, on SIGHUP.
+        log: The parent's log.
 
     Raises:
-        ConfigError: A port cannot be had.
+        ConfigError: A port cannot be bound.
     """
     with contextlib.ExitStack() as stack:
         grpc = stack.enter_context(KeptPort(settings.grpc))

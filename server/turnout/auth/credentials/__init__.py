@@ -1,1 +1,1 @@
-"""What a caller shows: client certificates, bearer tokens, JWTs and the keys behind them."""
+"""The credentials of callers: client certificates, bearer tokens, JWTs and the keys that verify them."""

@@ -1,4 +1,4 @@
-"""Client certificates: whom one names. The transport has checked that an authority signed it."""
+"""Reads the identity in a client certificate. The transport has already checked who signed it."""
 
 from cryptography import x509
 

@@ -1,7 +1,7 @@
 """The public keys of an issuer of JWTs: fetched, checked, kept, and fetched again.
 
-What cannot be fetched or read changes nothing: the keys before stay in force. A key that is gone from the set is worth
-nothing from the next fetch on.
+If the set cannot be fetched or read, the previous keys stay in force. A key that has left the set is no longer accepted
+after the next fetch.
 """
 
 import json
@@ -22,7 +22,7 @@ _MOST_BYTES = 1 << 20
 _MOST_KEYS = 100
 _FETCH_SECONDS = 5.0
 _LEAST_BETWEEN = 10.0
-"""Seconds between two fetches for keys that nobody knows: anybody can make up a `kid`."""
+"""Seconds between two fetches for an unknown key: anybody can make up a `kid`."""
 _LEAST_RSA_BITS = 2048
 _KEY_TYPES = {"RSA", "EC", "OKP"}
 
@@ -32,8 +32,8 @@ class VerificationKey:
     """One key.
 
     Attributes:
-        algorithm: That it is for; "" where the set does not say.
-        text: The JWK, by which two are told apart.
+        algorithm: The one that it is for; "" if the set does not say.
+        text: The JWK; two keys are compared by it.
     """
 
     key: jwt.PyJWK = field(compare=False)
@@ -45,7 +45,7 @@ class KeySet:
     """The keys of one issuer. `fetch` blocks, all else is for the event loop.
 
     Attributes:
-        failure: Why they could not be fetched the last time; "" where they could.
+        failure: Why they could not be fetched the last time; "" if they could.
     """
 
     def __init__(self, name: str, settings: JwtIssuer, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,7 @@ class KeySet:
         self.failure = ""
 
     def find(self, kid: str) -> tuple[str, VerificationKey] | None:
-        """Returns the key of an id, and its id; without one, the only key that there is."""
+        """Returns the key with this id, and the id; without an id, the only key of the set."""
         if not kid:
             return next(iter(self._keys.items())) if len(self._keys) == 1 else None
         key = self._keys.get(kid)
@@ -72,25 +72,25 @@ class KeySet:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to fetch them anew."""
+        """Whether it is time to fetch the keys again."""
         now = self._clock()
         wait = self._settings.refresh_s if not self.failure else min(self._settings.refresh_s, _LEAST_BETWEEN)
         return now - self._tried >= wait
 
     @property
     def may_look(self) -> bool:
-        """Whether they may be fetched for a key that is not known."""
+        """Whether the keys may be fetched again now to look for an unknown one."""
         return self._clock() - self._tried >= _LEAST_BETWEEN
 
     def tried(self) -> None:
-        """Notes that they are being fetched."""
+        """Notes that the keys are being fetched."""
         self._tried = self._clock()
 
     def fetch(self) -> Mapping[str, VerificationKey]:
-        """Returns the keys as they are now.
+        """Fetches the keys and returns them.
 
         Raises:
-            ConfigError: They cannot be had, or are no keys.
+            ConfigError: They cannot be fetched, or the answer is not a key set.
         """
         setting, source = f"auth.jwt.{self._name}.jwks", self._settings.jwks
         try:
@@ -103,7 +103,7 @@ class KeySet:
         return read_keys(data, f"{setting}: {source}")
 
     def put(self, keys: Mapping[str, VerificationKey]) -> set[str]:
-        """Puts keys that were fetched into force; returns the ids of those that are no more what they were."""
+        """Puts keys that were fetched into force; returns the ids of keys that changed or are gone."""
         before, self._keys, self.failure = self._keys, keys, ""
         return {kid for kid, key in before.items() if keys.get(kid) != key}
 
@@ -112,7 +112,7 @@ class KeySet:
             "GET", url, headers={"accept": "application/json"}, timeout_s=_FETCH_SECONDS, most_bytes=_MOST_BYTES + 1,
             ca_file=self._settings.jwks_ca,
         )  # fmt: skip
-        if 300 <= answer.status < 400:  # it would lead where nobody said that keys may come from
+        if 300 <= answer.status < 400:  # a redirect may lead to a host that nobody configured
             raise ValueError(f"it answers {answer.status}, and redirects are not followed")
         if not 200 <= answer.status < 300:
             raise ValueError(f"it answers {answer.status}")
@@ -124,10 +124,10 @@ def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
 
     Args:
         data: The document.
-        where: It came from, for messages.
+        where: The file or URL that it came from, for messages.
 
     Raises:
-        ConfigError: It is no such set, or has no such key.
+        ConfigError: It is not a key set, or has no usable key.
     """
     try:
         document = json.loads(data)

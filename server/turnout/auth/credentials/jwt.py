@@ -1,4 +1,4 @@
-"""JWTs: whom one names, if a key of its issuer signed it for this server and its time has not passed."""
+"""Verifies JWTs: signed by a key of their issuer, for this server, and not expired."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _MOST_GROUPS = 200
 
 
 class UnknownKey(UnauthenticatedError):
-    """No key that is known has the id that the token names; one that is fetched now might."""
+    """No known key has the id that the token names; a fresh fetch might find one."""
 
     def __init__(self, issuer: str) -> None:
         super().__init__("no key of the issuer has the id that the JWT names")
@@ -36,10 +36,10 @@ class JwtVerifier:
         self.keys = {name: KeySet(name, one) for name, one in issuers.items()}
 
     def verify(self, token: str) -> tuple[Identity, float, str]:
-        """Returns whom a token names, when it ends, in seconds since 1970, and what its key is remembered by.
+        """Returns whom a token names, when it expires (seconds since 1970), and the credential name of its key.
 
         Raises:
-            UnknownKey: Its key may be one that is not known yet.
+            UnknownKey: Its key may be a new one that was not fetched yet.
             UnauthenticatedError: It proves nothing.
         """
         if len(token) > _MOST_CHARACTERS:
@@ -98,5 +98,5 @@ class JwtVerifier:
 
 
 def credential_of(issuer: str, kid: str) -> str:
-    """Returns what callers are remembered by whose JWT a key signed: without the key they are strangers."""
+    """Returns the credential name of callers whose JWT this key signed: if the key goes, they are unknown."""
     return f"jwt of {issuer}, key {kid[:_MOST_NAME]}"

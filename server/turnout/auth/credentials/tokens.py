@@ -1,7 +1,7 @@
-"""Bearer tokens: `turnout_ID_SECRET`, of which the store keeps a hash. Pure but for the random bits.
+"""Bearer tokens: `turnout_ID_SECRET`; the store keeps only a hash. Pure except for the random bits.
 
-A secret has 256 random bits, so nobody can guess one, and its SHA-256 is as good as a slow hash. The prefix is for
-programs that look for secrets in code; the id says which token it is, in logs too, and proves nothing.
+A secret has 256 random bits, so nobody can guess one, and its SHA-256 is as good as a slow hash. The prefix lets
+secret scanners find tokens in code; the id says which token it is, also in logs, and proves nothing.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ _MOST_MODELS = 32
 
 
 def identity_of(record: TokenRecord) -> Identity:
-    """Returns whom a token proves its bearer to be."""
+    """Returns the identity that a token proves."""
     return Identity(f"token:{record.name}")
 
 
 def scope_of(record: TokenRecord) -> Scope:
-    """Returns what a token lets its bearer do; roles of a later release let nobody do anything here."""
+    """Returns what a token lets its bearer do; roles that only a later release knows grant nothing here."""
     known = frozenset(AccessRole(role) for role in record.roles if role in set(AccessRole))
     return Scope(known, patterns(record.models), f"token {record.name} ({record.id})")
 
 
 def new_token() -> tuple[str, str, str]:
-    """Returns a token that was never there, its id, and its digest."""
+    """Returns a new token, its id, and its digest."""
     token_id = secrets.token_hex(8)
     token = f"{PREFIX}{token_id}_{secrets.token_urlsafe(32)}"
     return token, token_id, digest_of(token)
@@ -46,20 +46,20 @@ def digest_of(token: str) -> str:
 
 
 def id_of(token: str) -> str | None:
-    """Returns the id of what has the form of a token; None for what has not."""
+    """Returns the id in a token; None if the text does not have a token's form."""
     match = _TOKEN.fullmatch(token)
     return match[1] if match else None
 
 
 def proves(token: str, record: TokenRecord | None) -> bool:
-    """Tells whether `token` is the one that `record` is of, in a time that says nothing of how near it came."""
+    """Tells whether `token` is the one in `record`, in a time that does not depend on how much of it is right."""
     return (
         hmac.compare_digest(digest_of(token), record.digest if record is not None else "0" * 64) and record is not None
     )
 
 
 def check_name(name: str) -> str:
-    """Returns the name of a token that is to be made.
+    """Checks the name of a new token, and returns it.
 
     Raises:
         InvalidRequest: It is not a name that a token may have.
@@ -70,7 +70,7 @@ def check_name(name: str) -> str:
 
 
 def check_scope(roles: Sequence[str], models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns what a token that is to be made is for.
+    """Checks the scope of a new token, and returns it.
 
     Raises:
         InvalidRequest: There is no such role, or that is not a pattern of a model's name.

@@ -1,1 +1,1 @@
-"""The policy file: who may do what, and how much of it."""
+"""The policy file: who may do what, and how much."""

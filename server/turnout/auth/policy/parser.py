@@ -1,4 +1,4 @@
-"""The policy file, read and checked; each fault is named with its line. Pure.
+"""Reads and checks the policy file; each error names its line. Pure.
 
 [[grant]]
 identities = ["spiffe://example.org/web/*", "jwt:corp/ann", "group:corp/ml"]
@@ -30,7 +30,7 @@ _GRANT_KEYS = ("identities", "roles", "models")
 _LIMIT_KEYS = ("name", "identities", "requests_per_second", "burst", "in_flight")
 _MOST_TABLES = 10_000
 _MOST_LIMITS = 200
-"""Each has series of its own in the metrics."""
+"""Most limits in a file: each has its own series in the metrics."""
 _MOST_PATTERNS = 1000
 _LONGEST = 2048
 _HEADER = re.compile(r"\s*\[\[\s*(\w+)\s*\]\]")
@@ -74,7 +74,7 @@ def read_policy(text: str, file: str, share: int = 1) -> AccessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _LineNumbers:
-    """Where things stand: keys by table, its number and theirs; tables by name and number; keys at the top."""
+    """Line numbers: of keys by table, its number and their own; of tables by name and number; of top-level keys."""
 
     keys: Mapping[tuple[str, int, str], int]
     tables: Mapping[tuple[str, int], int]

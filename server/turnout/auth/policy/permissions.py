@@ -1,4 +1,4 @@
-"""What each method and route needs: the one table. What is not in it is not served. Pure."""
+"""The one table of what each method and route needs. A method that is not in it is not served. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,25 +8,25 @@ from turnout.auth.roles import AccessRole
 
 
 class ResourceKind(Enum):
-    """Of what a need is."""
+    """What a permission is checked against."""
 
     PUBLIC = auto()
     """Nothing is needed."""
     KNOWN = auto()
-    """Anybody who is known, or to whom something is granted."""
+    """Anybody who is known, or who has been granted something."""
     MODEL = auto()
     """A role on the model that the request names."""
     UPLOAD = auto()
     """A role on the model of the upload that the request names."""
     LISTED = auto()
-    """A role on some model; the answer tells of those models only. If the request names one model: a role on that."""
+    """A role on some model; the answer contains those models only. If the request names one model: a role on it."""
     SERVER = auto()
     """A role on `*`: it is about the server, or about all models at once."""
     SETTING = auto()
-    """A role on the model that the request names, or on `*` where it names none; where it changes something, the other
-    role in its place."""
+    """A role on the model that the request names, or on `*` if it names none; the `also` role instead if the request
+    changes something."""
     INFERENCE = auto()
-    """`predict` on the model of each message, which the data plane asks for."""
+    """`predict` on the model of each message; the data plane checks it."""
     HEALTH = auto()
     """Nothing for the server and its services, a role on the model for `model:NAME`."""
 
@@ -36,12 +36,12 @@ class Need:
     """What one method or route needs.
 
     Attributes:
-        kind: Of what.
+        kind: What the permission is checked against.
         roles: Any of them will do.
-        field: Of the request, or of the path: what names the model, or the upload.
-        also: A field of the request, and the role that is needed besides, or, of a setting, instead, where it is set.
-        paths: Where the answer names models: paths from the answer to a field, through lists whose items are left out
-            where the model may not be seen.
+        field: The field of the request, or the part of the path, that names the model or the upload.
+        also: A field of the request, and the role that is needed as well (for a setting: instead) if the field is set.
+        paths: Paths from the answer to the fields that name models, through lists; items whose model the caller may not
+            see are left out.
     """
 
     kind: ResourceKind
@@ -140,7 +140,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "SystemSharedMemoryStatus": _SHARED_MEMORY,
         "SystemSharedMemoryRegister": _SHARED_MEMORY,
         "SystemSharedMemoryUnregister": _SHARED_MEMORY,
-        "CudaSharedMemoryStatus": KNOWN,  # there is never any
+        "CudaSharedMemoryStatus": KNOWN,  # there is never a region
         "CudaSharedMemoryRegister": KNOWN,
         "CudaSharedMemoryUnregister": KNOWN,
         "ModelStatistics": Need(ResourceKind.LISTED, (AccessRole.READ,), "name", paths=("model_stats.name",)),

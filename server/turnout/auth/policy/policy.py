@@ -1,4 +1,4 @@
-"""The policy in force: who may do what, and how much of it. Pure."""
+"""The policy in force: who may do what, and how much. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _BUILT_IN = {
     LOCAL.name: Scope(frozenset({AccessRole.ADMIN}), EVERYTHING, "auth.loopback"),
     CONSOLE.name: Scope(frozenset({AccessRole.OPERATE}), EVERYTHING, "console.token"),
 }
-"""What those have who are let in by a setting."""
+"""The scope of callers that a setting lets in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,8 @@ class Grant:
     """A table `[[grant]]`.
 
     Attributes:
-        identities: Patterns of whom it is for.
-        scope: What it lets them do.
+        identities: Patterns of the identities that it is for.
+        scope: What it allows.
     """
 
     identities: tuple[Pattern, ...]
@@ -28,13 +28,13 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A table `[[limit]]`; it holds for each identity by itself.
+    """A table `[[limit]]`; it applies to each identity separately.
 
     Attributes:
         name: Its label in metrics.
-        identities: Patterns of whom it is for.
+        identities: Patterns of the identities that it is for.
         per_second: Requests a second, in the long run; 0 for no bound.
-        burst: Requests at once, after a pause.
+        burst: Requests that may come at once after a pause.
         in_flight: Requests under way at once; 0 for no bound.
     """
 
@@ -47,11 +47,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class AccessDecision:
-    """Whether something may be done.
+    """Whether something is allowed, and why.
 
     Attributes:
-        allowed: It may.
-        rule: Which rule says so; of what may not, why, in a few words.
+        allowed: Whether it is.
+        rule: The rule that allows it; otherwise the reason for the refusal, in a few words.
     """
 
     allowed: bool
@@ -64,25 +64,25 @@ class AccessPolicy:
 
     Attributes:
         grants: In the file's order; they add up.
-        limits: In the file's order; the first that names somebody holds.
+        limits: In the file's order; the first that matches somebody applies.
     """
 
     grants: tuple[Grant, ...] = ()
     limits: tuple[Limit, ...] = ()
 
     def scopes_of(self, identity: Identity) -> tuple[Scope, ...]:
-        """Returns what somebody may do who brings no scopes of their own."""
+        """Returns what an identity may do that has no scopes of its own."""
         built_in = _BUILT_IN.get(identity.name)
         found = [grant.scope for grant in self.grants if any(map(identity.goes_by, grant.identities))]
         return (*([built_in] if built_in is not None else []), *found)
 
     def limit_of(self, identity: Identity) -> Limit | None:
-        """Returns what bounds somebody; None for nothing."""
+        """Returns the limit that applies to an identity; None if there is none."""
         return next((one for one in self.limits if any(map(identity.goes_by, one.identities))), None)
 
 
 def decide(scopes: Sequence[Scope], role: AccessRole, model: str) -> AccessDecision:
-    """Tells whether these scopes let somebody do what `role` names with a model, by its name alone."""
+    """Tells whether these scopes allow what `role` names, with a model of this name."""
     for scope in scopes:
         if scope.covers(role, model):
             return AccessDecision(True, scope.rule)

@@ -1,4 +1,4 @@
-"""The policy file: read at the start, and again whenever it changes. One that is wrong changes nothing."""
+"""Reads the policy file at the start and whenever it changes. An invalid file changes nothing."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ _MOST_MIB = 4
 
 
 def load_policy(path: str, share: int = 1) -> AccessPolicy:
-    """Returns the policy in a file; "" for one that grants nothing. Blocking.
+    """Returns the policy in a file. Blocking.
 
     Args:
-        path: Of the file.
+        path: The file's path; "" for a policy that grants nothing.
         share: As of `read_policy`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How many requests an identity may make: a token bucket and a number under way each. Pure; time is handed in."""
+"""Limits the requests of each identity: by a token bucket, and by the number in flight. Pure; time is passed in."""
 
 from collections import OrderedDict
 from itertools import islice
@@ -7,7 +7,7 @@ from turnout.auth.policy.policy import Limit
 from turnout.errors import Exhausted
 
 _MOST = 10_000
-"""Identities whose buckets are kept. Beyond that the one used longest ago goes, if nothing of it is under way."""
+"""Identities whose buckets are kept. Beyond that, the least recently used one without requests in flight is dropped."""
 _SCANNED = 16
 _RETRY_IN_FLIGHT = 0.1
 _LEAST_RETRY = 0.001
@@ -17,7 +17,7 @@ class Quota:
     """What one identity has used of its limit.
 
     Attributes:
-        limit: That holds.
+        limit: The one in force.
         in_flight: Requests under way.
     """
 
@@ -30,12 +30,12 @@ class Quota:
         self._at = now
 
     def change(self, limit: Limit) -> None:
-        """Puts another limit into force; what is under way stays counted."""
+        """Puts another limit into force; requests in flight stay counted."""
         self.limit = limit
         self._left = min(self._left, limit.burst)
 
     def take(self, now: float) -> float:
-        """Counts a request against the rate; returns 0, or the seconds until there will be room, and counts none."""
+        """Counts a request against the rate and returns 0, or counts nothing and returns the seconds to wait."""
         limit = self.limit
         if not limit.per_second:
             return 0.0
@@ -48,7 +48,7 @@ class Quota:
         return max((1.0 - left) / limit.per_second, _LEAST_RETRY)
 
     def enter(self, now: float) -> None:
-        """Counts a request that begins; `leave` is to be called at its end.
+        """Counts a request that begins; call `leave` when it ends.
 
         Raises:
             QuotaExceeded: It may not begin.
@@ -61,12 +61,12 @@ class Quota:
         self.in_flight += 1
 
     def leave(self) -> None:
-        """Counts a request off."""
+        """Counts the end of a request."""
         self.in_flight -= 1
 
 
 class QuotaExceeded(Exhausted):
-    """An identity makes more requests than its limit lets it.
+    """An identity makes more requests than its limit allows.
 
     Attributes:
         bound: `rate` or `in_flight`.
@@ -107,4 +107,4 @@ class Quotas:
             if not self._by_name[name].in_flight:
                 del self._by_name[name]
                 return
-        self._by_name.popitem(last=False)  # all of them have something under way, which goes on uncounted
+        self._by_name.popitem(last=False)  # all of them have requests in flight, which go on uncounted

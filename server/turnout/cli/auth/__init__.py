@@ -1,1 +1,1 @@
-"""Commands of callers: their tokens, and what they may do."""
+"""Commands for callers: their tokens, and what they may do."""

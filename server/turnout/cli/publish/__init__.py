@@ -1,1 +1,1 @@
-"""Commands that bring versions into a repository, and sign them."""
+"""Commands that publish, import and sign versions."""

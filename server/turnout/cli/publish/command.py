@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from turnout.registry.publishing.publish_options import PublishOptions
 
 REFUSED, TAKEN = 3, 4
-"""Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
+"""Exit codes if a gate refuses the version, and if its number is taken: a CI job handles them differently."""
 
 _GATES_SECONDS = 3600.0
 _TOLD_SECONDS = 10.0
@@ -130,7 +130,7 @@ def publish(
             _publish_to(out, target, request, how, release=release)
             return
         try:
-            # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
+            # Before the copy: if the store cannot be used, no unrecorded version may stay behind.
             with workspace.store() as store:
                 processes = start_processes()
                 stack.callback(processes.close)

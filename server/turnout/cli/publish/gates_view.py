@@ -1,4 +1,4 @@
-"""What gates found, as a table for people."""
+"""Shows the results of gates as a table."""
 
 from typing import TYPE_CHECKING
 

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from turnout.state.store import StateStore
 
 NOT_ALL = 3
-"""Exit code where a model or a version was not taken."""
+"""Exit code if a model or a version was not imported."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """What became of one version.
+    """The result for one version.
 
     Attributes:
         number: Its number in Triton.
         outcome: `published`, `was there`, `would be published` or `refused`.
-        digest: Its digest; "" where it was refused.
+        digest: Its digest; "" if it was refused.
         release_status: Its release status; "" if it has none.
         reason: Why it was refused.
     """
@@ -47,7 +47,7 @@ class _Version:
 
 @dataclass(slots=True)
 class _Imported:
-    """What became of one model."""
+    """The result for one model."""
 
     model: "TritonModel"
     rows: "Sequence[MappedField]"
@@ -55,13 +55,13 @@ class _Imported:
 
     @property
     def whole(self) -> bool:
-        """Tells whether every version of it was taken."""
+        """Tells whether every version of it was imported."""
         return not self.model.fault and not self.model.faults and all(v.outcome != "refused" for v in self.versions)
 
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """How to import."""
+    """Options of the import."""
 
     actor: str
     reason: str
@@ -175,7 +175,7 @@ def _import(
 
 
 def settings_toml(imported: "Sequence[_Imported]") -> str:
-    """Returns what the configurations set of the server, as TOML; "" where that is nothing."""
+    """Returns the server settings from the configurations, as TOML; "" if there are none."""
     from turnout.registry.triton.settings import as_toml
 
     return as_toml({one.model.name: one.model.settings for one in imported if not one.model.fault})

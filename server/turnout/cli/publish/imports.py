@@ -1,4 +1,4 @@
-"""`turnout import`: what comes from elsewhere."""
+"""`turnout import` and its subcommands."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ _DEFAULT = "export"
 
 
 class _Group(TyperGroup):
-    """Takes `turnout import DIR` for `turnout import export DIR`."""
+    """Reads `turnout import DIR` as `turnout import export DIR`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Puts the default command in front of what names none."""
+        """Inserts the default command if the arguments name none."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)

@@ -1,4 +1,4 @@
-"""`turnout key`: keys that versions are signed with."""
+"""`turnout key`: keys that sign versions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""What `turnout publish` prints of a version and of its gates."""
+"""Shows the result of `turnout publish`, and of its gates."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,11 +17,11 @@ from turnout.state.release_status import ReleaseStatus
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The release that went with a publish.
+    """The release that `turnout publish --release` made.
 
     Attributes:
         sentence: What it did, for people.
-        answers: Who answers what from now on.
+        answers: Which versions answer from now on.
     """
 
     sentence: str
@@ -31,7 +31,7 @@ class Released:
 def result_body(
     result: PublishResult, release_status: ReleaseStatus, released: Released | None = None
 ) -> dict[str, Any]:
-    """Returns the JSON form of a publish that went through, and of the release that went with it."""
+    """Returns a successful publish, and its release, as JSON values."""
     body = {
         "ok": True,
         "model": result.manifest.model,
@@ -53,9 +53,9 @@ class PublishRefusal:
 
     Attributes:
         model: The model's name.
-        version, digest: What it would have been.
-        parent: What it was compared with; None where there is no lower version.
-        report: What the gates found.
+        version, digest: Those that the version would have had.
+        parent: The version that it was compared with; None if there is no lower one.
+        report: The results of the gates.
     """
 
     model: str
@@ -66,7 +66,7 @@ class PublishRefusal:
 
     @classmethod
     def of(cls, error: GateRefused) -> Self:
-        """Returns what a gate here refused."""
+        """Returns the refusal of a gate that ran here."""
         candidate = error.candidate
         parent = None if candidate.parent is None else str(candidate.parent.manifest.version)
         manifest = candidate.manifest
@@ -87,14 +87,14 @@ class PublishRefusal:
         }
 
     def view(self) -> list[RenderableType]:
-        """Returns what people are shown of it."""
+        """Returns it for people."""
         return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
 
 
 def result_view(
     result: PublishResult, release_status: ReleaseStatus, released: Released | None = None
 ) -> list[RenderableType]:
-    """Returns what people are shown of a publish that went through, and of the release that went with it."""
+    """Returns a successful publish, and its release, for people."""
     manifest = result.manifest
     done = "would be published" if result.dry_run else "published"
     if not result.created and not result.report.results:
@@ -120,5 +120,5 @@ def result_view(
 
 
 def gate_text(gate: GateResult) -> str:
-    """Returns what is said beside the bar once a gate has ended, while the next one runs."""
+    """Returns the text beside the progress bar once a gate has ended, while the next one runs."""
     return f"publishing: {gate.gate} {gate.verdict.outcome}"

@@ -1,4 +1,4 @@
-"""The options by which commands are given a key to sign with, or a signature that was made elsewhere."""
+"""Options for the key to sign with, or for a signature that was made elsewhere."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ CertificateOption = Annotated[
 
 
 def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None) -> "KeySigner":
-    """Returns who signs with a key that is at hand.
+    """Returns a signer that uses a key file.
 
     Raises:
         ConfigError: The key, its passphrase or its certificate cannot be used.
@@ -49,11 +49,11 @@ def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None
 
 
 def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") -> "MadeElsewhere":
-    """Returns who signed a bundle that lies in a file, once it is checked.
+    """Returns a signer for a bundle that is in a file already, after checking it.
 
     Args:
         bundle: The file.
-        public_key: PEM file of the key that made it; None for one of those that are trusted.
+        public_key: PEM file of the key that made it; None to accept any trusted key.
         trusted: The settings.
 
     Raises:
@@ -89,7 +89,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
 
 
 def passphrase(file: Path | None) -> str:
-    """Returns what a key is encrypted with; "" where nothing says so.
+    """Returns the passphrase of a key; "" if none is given.
 
     Raises:
         ConfigError: The file cannot be used.

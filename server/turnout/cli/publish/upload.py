@@ -1,4 +1,4 @@
-"""Publishing to a running server: announce, send what it lacks, publish. A cut is gone on from."""
+"""Publishes to a running server: announces, sends the missing files, publishes. Resumes after a lost connection."""
 
 import json
 import time
@@ -29,21 +29,21 @@ from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 CHUNK = 1 << 20
 ATTEMPTS = 8
-"""Tries in a row that may bring nothing new before a command gives up."""
+"""Tries in a row without progress before a command gives up."""
 
 _CALL_SECONDS = 60.0
 _PAUSE_SECONDS = 0.25
 _AGAIN = ("Unavailable", "Aborted")
-"""What a cut, a restart, and another writer look like to a client."""
+"""The errors that a client sees after a lost connection, a restart, or another writer."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadOptions:
-    """What is to become of the version.
+    """How to publish the version.
 
     Attributes:
-        how: Who publishes, and how.
-        release: Release it too.
+        how: Who publishes it, and how.
+        release: Whether to release it too.
         timeout: Seconds that its gates may take.
     """
 
@@ -56,8 +56,8 @@ class RefusedByGates(ServerRefused):
     """A gate of the server failed.
 
     Attributes:
-        version: The version that would have been, as the server tells of it.
-        report: What all gates found.
+        version: The refused version, as the server describes it.
+        report: The results of all gates.
     """
 
     def __init__(self, message: str, version: pb.GatesRefused) -> None:
@@ -72,10 +72,10 @@ class RefusedByGates(ServerRefused):
 def publish_to(
     server: Server, request: PublishRequest, options: UploadOptions, advance: Callable[[int], None]
 ) -> tuple[PublishResult, ReleaseStatus, Released | None]:
-    """Publishes a version on a server, and tells of its release where one was wanted.
+    """Publishes a version on a server; returns its release too, if one was asked for.
 
     Raises:
-        InvalidRequest: The files cannot be those of a version.
+        InvalidRequest: The files cannot be a version.
         ServerRefused: The server refuses it, or cannot be reached.
         RefusedByGates: One of its gates failed.
     """
@@ -130,7 +130,7 @@ def _send(
     collected: Collected,
     on_progress: Callable[[int], None],
 ) -> None:
-    # gRPC runs the iterator in a thread of its own, and would make "Unknown" of what it raises.
+    # gRPC runs the iterator in its own thread, and would turn its errors into "Unknown".
     trouble: list[InvalidModel] = []
 
     def pieces() -> Iterator[pb.UploadFilesRequest]:
@@ -181,7 +181,7 @@ def _publish(
             describe = pb.DescribeUploadRequest(upload_id=upload_id)
             described = registry.DescribeUpload(describe, timeout=options.timeout).version
             version = _read(described)[0].manifest.version
-        # Of what the server says, the number alone counts: everything else that is signed was read here.
+        # Only the number is taken from the server: everything else that is signed was read here.
         request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
     try:
         return registry.PublishUpload(request, timeout=options.timeout)
@@ -197,7 +197,7 @@ def _signature(signer: Signer, published: Published) -> pb.ModelSignature:
 
 
 def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
-    """Returns what gates found, where that is what a call ended with."""
+    """Returns the refusal of a gate; None if the call ended for another reason."""
     status = rpc_status.from_call(error)
     refused = pb.GatesRefused()
     if status is None or not any(detail.Unpack(refused) for detail in status.details):
@@ -208,13 +208,13 @@ def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
 def _existing(
     server: Server, published: pb.PublishedVersion, collected: Collected, options: UploadOptions
 ) -> tuple[PublishResult, ReleaseStatus, Released | None]:
-    """Does to a version that was there before what a publish does to one that was not."""
+    """Signs and releases a version that was published before, as a publish would."""
     result, release_status = _read(published)
     how, manifest = options.how, result.manifest
     if how.dry_run:
         return replace(result, dry_run=True), release_status, None
     if how.signer is not None:
-        own = collected.published(manifest.version)  # never sign what only the server says
+        own = collected.published(manifest.version)  # never sign anything that only the server says
         if own.digest != result.digest:
             raise DigestMismatch(
                 f"the server has {result.digest} as {manifest.version}, and the files are {own.digest}"
@@ -249,10 +249,10 @@ def _read(published: pb.PublishedVersion) -> tuple[PublishResult, ReleaseStatus]
 
 
 def _report(gates: Iterable[pb.GateResult]) -> GateReport:
-    """Reads what gates found.
+    """Reads the results of gates.
 
     Raises:
-        ValueError: A gate ended in a way that is not known here.
+        ValueError: A gate's outcome is unknown to this release.
     """
     return GateReport(
         tuple(GateResult(g.gate, GateVerdict(GateOutcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)

@@ -1,1 +1,1 @@
-"""Commands that show, compare, check, export and remove what is in a repository."""
+"""Commands that show, compare, verify, export and remove the versions in a repository."""

@@ -1,4 +1,4 @@
-"""What `turnout verify` says of the log."""
+"""The audit of the log for `turnout verify`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from turnout.state.store import StateStore
 
 @dataclass(frozen=True, slots=True)
 class LogAudit:
-    """What the log showed.
+    """The result of auditing the log.
 
     Attributes:
-        audit: Of the state store; None where there is no store.
-        recorded: Versions that no event names and that were recorded now.
-        unrecorded: Versions that no event tells of and that could not be recorded.
-        gone: Versions that were published and never yanked, and are not in the repository.
+        audit: Of the state store; None if there is no store.
+        recorded: Versions without an event, which were recorded now.
+        unrecorded: Versions without an event, which could not be recorded.
+        gone: Published versions, never yanked, that are missing from the repository.
     """
 
     audit: Audit | None
@@ -34,7 +34,7 @@ class LogAudit:
 
     @classmethod
     def of(cls, workspace: Workspace, listing: Listing, kept: Head | None, actor: str) -> Self:
-        """Reads the log, and records what it lacks.
+        """Reads the log, and records versions that it lacks.
 
         Raises:
             ConfigError, UnavailableError: The state store cannot be used.
@@ -68,16 +68,16 @@ class LogAudit:
 
     @property
     def published(self) -> Mapping[tuple[str, str], str]:
-        """The digests that the log knows, by model and version."""
+        """The digests in the log, by model and version."""
         return {} if self.audit is None else self.audit.published
 
     @property
     def ok(self) -> bool:
-        """Whether the log is what was written, and the rest of the store and the repository agree with it."""
+        """Whether the log is intact, and the rest of the store and the repository agree with it."""
         return self.audit is None or not (self.audit.chain.faults or self.audit.differences or self.gone)
 
     def to_json(self) -> dict[str, Any] | None:
-        """Returns it as JSON values; None where there is no store."""
+        """Returns it as JSON values; None if there is no store."""
         if self.audit is None:
             return None
         chain = self.audit.chain
@@ -110,7 +110,7 @@ class LogAudit:
 def _record(workspace: Workspace, store: StateStore, actor: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         return tuple(_name(found) for found in adopt(workspace.repository, store, actor=actor)), ()
-    except (OSError, UnavailableError):  # a repository or store that may only be read
+    except (OSError, UnavailableError):  # a read-only repository or store
         return (), tuple(_name(found) for found in unrecorded(workspace.repository, store))
 
 

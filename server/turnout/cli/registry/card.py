@@ -1,4 +1,4 @@
-"""A version's model card: what its publisher states, where it comes from, what it takes and gives."""
+"""A version's model card: its publisher's statements, its provenance, its inputs and outputs."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
 
 
 def provenance_lines(provenance: Provenance) -> list[tuple[str, str]]:
-    """Returns names and values, of what is stated."""
+    """Returns the names and values of the stated provenance."""
     training = provenance.training
     pairs = [
         ("trained on", "\n".join(f"{one.name}  {one.digest}" for one in training.datasets)),
@@ -32,14 +32,14 @@ def provenance_lines(provenance: Provenance) -> list[tuple[str, str]]:
 
 
 def seen_line(seen: SeenEnvironment) -> str:
-    """Returns where a version was published, in a line."""
+    """Returns the environment in which a version was published, in a line."""
     what = _listed(seen.environment.to_json())
     carried = ", in another repository" if seen.imported else ""
     return f"{what}, turnout {seen.turnout}, {seen.platform}{carried}; {seen.time}"
 
 
 def latest_reports(evidence_records: EvidenceRecords) -> list[GateAttestation]:
-    """Returns the reports of gates that say how a version stands: the newest made here, the newest from elsewhere."""
+    """Returns the latest gate reports of a version: the newest made here, and the newest from elsewhere."""
     newest = {report.imported: report for report in evidence_records.reports}  # the oldest come first
     return [newest[imported] for imported in (False, True) if imported in newest]
 
@@ -52,7 +52,7 @@ def report_line(report: GateAttestation) -> str:
 
 
 def markdown(version: VersionDescription) -> str:
-    """Returns the card as a Markdown file. What people wrote is escaped, so that it cannot look like more than text."""
+    """Returns the card as a Markdown file. Text that people wrote is escaped, so that it is never markup."""
     content = version.content
     assert content is not None, "a card is made of what the disk or a server's registry tells"
     stated = content.metadata

@@ -1,4 +1,4 @@
-"""One version as commands describe it, by a server's answer or by the disk."""
+"""Describes a version for commands, from a server's answer or from the disk."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -19,16 +19,16 @@ if TYPE_CHECKING:  # importing the client imports gRPC
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What its manifest says, and what is kept beside it.
+    """A version's manifest, and the records beside it.
 
     Attributes:
         files: All but the manifest.
-        metadata: As its publisher states.
+        metadata: The publisher's statements.
         opset: Operator set version by domain.
         tolerances: Absolute and relative, by output or dtype.
-        yanked: Why it was yanked; "" where it was not.
+        yanked: Why it was yanked; "" if it was not.
         provenance: Where it comes from.
-        evidence_records: What was found out about it: signatures, the machine that published it, reports of gates.
+        evidence_records: Its signatures, the environment that published it, and reports of gates.
     """
 
     files: tuple[FileEntry, ...]
@@ -55,16 +55,16 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Live(JsonForm):
-    """What a server does with it.
+    """The state of a version in a server.
 
     Attributes:
-        state: Where it is in its life.
-        reason: Why, "" where there is nothing to say.
-        providers: What its session runs on, in order.
-        max_batch_rows: Rows that a batch may hold; 0 where it is served unbatched.
-        load_seconds: What loading and warming took.
-        isolation: Whether it runs in processes of its own, and why, in words.
-        cuda_graphs: For which sizes of batches its runs are captured as CUDA graphs, or why for none, in words.
+        state: Its lifecycle state.
+        reason: Why, "" if there is nothing to say.
+        providers: The execution providers of its session, in order.
+        max_batch_rows: Rows that a batch may hold; 0 if it is served unbatched.
+        load_seconds: The time that loading and warming took.
+        isolation: Whether it runs in its own processes, and why, in words.
+        cuda_graphs: The batch sizes that are captured as CUDA graphs, or why there are none, in words.
         tensorrt: Whether it runs on TensorRT, with which precision, and why, in words.
     """
 
@@ -85,14 +85,14 @@ class VersionDescription:
     Attributes:
         version: Exact.
         digest: Pins its content.
-        release_status: What it was declared fit for.
-        tags: That name it, sorted.
-        default: The empty selector answers with it.
+        release_status: Its release status.
+        tags: The tags that point to it, sorted.
+        default: Whether the empty selector resolves to it.
         inputs, outputs: Its signature.
         size_bytes: Of its files.
         batching: How it is batched, in words.
-        content: What the disk says, or a server's registry.
-        live: What a server says.
+        content: From the disk, or from a server's registry.
+        live: From a server.
     """
 
     model: str
@@ -162,7 +162,7 @@ class VersionDescription:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as JSON values; what is not known is left out."""
+        """Returns it as JSON values; unknown fields are left out."""
         body: dict[str, Any] = {
             "model": self.model,
             "version": self.version,
@@ -193,7 +193,7 @@ class VersionDescription:
 
 
 def spec_of(tensor: "TensorInfo") -> TensorSpec:
-    """Returns what a server says of an input or output, as signatures hold it."""
+    """Returns a server's description of an input or output as a TensorSpec."""
     return TensorSpec(tensor.name, DataType(tensor.dtype), tensor.shape, tensor.has_default)
 
 

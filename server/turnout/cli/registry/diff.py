@@ -56,7 +56,7 @@ def _chosen(workspace: "Workspace", text: str) -> "SandboxVersion":
         raise InvalidRequest.at("version", f"expected NAME@VERSION, such as {name}@3.2.0, got {text[:128]!r}")
     known = ModelVersions.of(name, workspace.scan(), workspace.release_state())
     published = known.resolve(parse(selector))
-    # What is compared has to be what was published.
+    # The files have to be what was published.
     version = published.manifest.version
     workspace.repository.verify(name, version, expected=published.digest)
     return SandboxVersion(workspace.repository.fetch(name, version), published.manifest)

@@ -86,7 +86,7 @@ def _fetch(
 
 
 def _keep(directory: Path, published: "Published", bundles: "Sequence[bytes]") -> list[Path]:
-    """Writes signatures to new files, save those that are not about the version; returns which.
+    """Writes the signatures that are about the version to new files, and returns the files.
 
     Raises:
         ConfigError: One cannot be written.

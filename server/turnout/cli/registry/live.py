@@ -1,4 +1,4 @@
-"""The versions that exist, as a running server tells. Apart from `survey`, since importing gRPC takes 0.15 s."""
+"""Lists the versions of a running server. Separate from `survey`, since importing gRPC takes 0.15 s."""
 
 import json
 from collections.abc import Collection
@@ -17,13 +17,13 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 _TIMEOUT = 10.0
 _NO_REGISTRY = ("Unimplemented", "PermissionDenied")
-"""How the data listener answers, which has no registry."""
+"""The error of the data listener, which has no registry."""
 _NOT_ON_DISK = ("DataLoss", "NotFound")
-"""How a registry answers about a version that is in memory, and whose files were damaged or are gone."""
+"""The errors of a registry for a version that is in memory, but whose files are damaged or gone."""
 
 
 def survey_server(server: Server) -> Survey:
-    """Asks a running server for everything."""
+    """Asks a running server for all versions."""
     with server.client(_TIMEOUT) as client:
         models = client.models()
     return Survey(
@@ -32,11 +32,11 @@ def survey_server(server: Server) -> Survey:
 
 
 def details_from_server(server: Server, name: str, selector: str | None) -> Details:
-    """Asks a running server for the model `name`, and its registry for all of the version that is meant.
+    """Asks a running server for the model `name`, and its registry for the details of the chosen version.
 
     Raises:
-        ServerRefused: There is no such model or version, or no server answers.
-        DigestMismatch: What the server's registry tells does not belong together.
+        ServerRefused: The model or version does not exist, or no server answers.
+        DigestMismatch: The answers of the server's registry contradict each other.
     """
     with server.client(_TIMEOUT) as client:
         model = client.get_model(name)
@@ -45,13 +45,13 @@ def details_from_server(server: Server, name: str, selector: str | None) -> Deta
     chosen = described.get(wanted)
     if chosen is None:
         return Details(tuple(described.values()), None, None)
-    # A version that nobody asked for by name must not stand in the way of all the others.
+    # An error of a version that nobody asked for by name must not hide the others.
     lenient = _NO_REGISTRY if selector is not None else (*_NO_REGISTRY, *_NOT_ON_DISK)
     return Details(tuple(described.values()), _closely(server, chosen, lenient), None)
 
 
 def _closely(server: Server, version: VersionDescription, lenient: Collection[str]) -> VersionDescription:
-    """Adds what the server's registry tells; nothing where it ends with an error of a kind that is put up with."""
+    """Adds the details from the server's registry; nothing if the call ends with one of the `lenient` errors."""
     request = pb.DescribeVersionRequest(model=version.model, version=version.version)
     try:
         with server.registry() as registry:

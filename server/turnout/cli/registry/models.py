@@ -6,7 +6,7 @@ from turnout.cli.output import reporting
 _EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
 
 _EXPLAINED = ("loading", "warming", "ready", "failed")
-"""States of versions about which a server may have more to say: what takes long, or what is wrong."""
+"""States for which a server may give a reason: slow loads, and failures."""
 
 
 def models(

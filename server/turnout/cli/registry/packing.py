@@ -1,4 +1,4 @@
-"""What an export holds beside the version: how to serve it elsewhere."""
+"""Writes the other files of an export, which say how to serve the version elsewhere."""
 
 import platform
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ WHEELS = "wheels"
 
 
 def locked(package: str = PACKAGE) -> tuple[str, ...]:
-    """Returns `name==version` of everything that `package` needs, as it is installed here, save the package itself.
+    """Returns `name==version` of every installed dependency of `package`, without the package itself.
 
     Raises:
-        ConfigError: Something that it needs is not installed.
+        ConfigError: A dependency is not installed.
     """
     versions: dict[str, str] = {}
     pending = [(package, "")]
@@ -103,7 +103,7 @@ CMD ["serve"]
 
 
 def serving_section(published: Published, wheel: str | None) -> str:
-    """Returns what the card of an export says of the export."""
+    """Returns the section of the card about the export itself."""
     manifest = published.manifest
     where = (
         f"Turnout {__version__} comes from `{WHEELS}/{wheel}`."
@@ -125,6 +125,6 @@ def _requirements(name: str, extra: str) -> Iterator[Requirement]:
         requirement = Requirement(text)
         marker = requirement.marker
         wanted = marker is None or marker.evaluate({"extra": extra})
-        # What an extra adds; what is needed without it is met on the way without it.
+        # Only what the extra adds; the other requirements are visited without it.
         if wanted and (not extra or (marker is not None and not marker.evaluate({"extra": ""}))):
             yield requirement

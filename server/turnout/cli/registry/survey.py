@@ -1,4 +1,4 @@
-"""The versions that exist, as the disk tells."""
+"""Lists the versions on the disk."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,11 @@ _EVENTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found.
+    """The models and versions that were found.
 
     Attributes:
         versions: By model, the highest precedence first.
-        problems: What stands in the repository where versions could and is none.
+        problems: Entries of the repository that are not versions.
     """
 
     versions: tuple[VersionDescription, ...]
@@ -44,12 +44,12 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """One model, looked at closely.
+    """One model in detail.
 
     Attributes:
         versions: All of them, the highest precedence first.
-        chosen: What the selector names; None where nothing answers by default and no selector was given.
-        events: The latest declarations, newest first; None where a server was asked, which does not tell.
+        chosen: The version that the selector names; None if no selector was given and no version is the default.
+        events: The latest changes, newest first; None from a server, which does not list them.
     """
 
     versions: tuple[VersionDescription, ...]
@@ -81,10 +81,10 @@ def survey_disk(workspace: Workspace) -> Survey:
 
 
 def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> Details:
-    """Reads what is known of the model `name`.
+    """Reads the details of the model `name`.
 
     Raises:
-        ModelNotFound, VersionNotFound: There is no such model, or the selector names none of its versions.
+        ModelNotFound, VersionNotFound: The model does not exist, or the selector names none of its versions.
         InvalidSelector: The selector does not parse.
     """
     release_state = workspace.release_state()

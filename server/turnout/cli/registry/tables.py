@@ -1,4 +1,4 @@
-"""Versions and declarations as tables for people."""
+"""Shows versions and changes as tables."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _DIGEST_SHOWN = len("sha256:") + 12
 
 
 def versions_table(versions: Sequence[VersionDescription]) -> Table:
-    """Returns a row for each version; the state too, where a server said it."""
+    """Returns a row for each version, with its state if a server gave it."""
     live = any(version.live for version in versions)
     columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
     rows = []
@@ -91,7 +91,7 @@ def _because(version: VersionDescription) -> str:
 
 
 def events_table(events: "Sequence[Event]") -> Table:
-    """Returns a row for each declaration."""
+    """Returns a row for each change of a release status or tag."""
     rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
     return table(("DECLARED", "", "BY", "WHY"), rows)
 

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What reading one version showed.
+    """The result of verifying one version.
 
     Attributes:
-        version: As its directory is named.
-        digest: The version's digest; None where its manifest cannot be read.
-        size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
-        fault: What is not as it was published, "" where all is.
-        untrusted: Why its signatures do not do where some are required, "" where they do.
-        warning: Why they do not do where some are asked for without force.
-        signatures: Who signed it, by key, and what each signature is worth.
+        version: The name of its directory.
+        digest: The version's digest; None if its manifest cannot be read.
+        size_bytes: Of its files, by its manifest; 0 if that cannot be read.
+        fault: What differs from the published version; "" if nothing does.
+        untrusted: Why its signatures are not sufficient, if some are required; "" if they are.
+        warning: The same, if signatures are only wanted.
+        signatures: The result of each signature, by key.
     """
 
     model: str
@@ -120,7 +120,7 @@ def _signed(result: Verified) -> str:
 
 
 def _signers(files: list[Path] | None) -> "Signing | None":
-    """Returns settings that require one of the signers that were named; None where none was.
+    """Returns settings that require one of the named signers; None if none was named.
 
     Raises:
         ConfigError: A file is neither a public key nor certificates.
@@ -137,7 +137,7 @@ def _signers(files: list[Path] | None) -> "Signing | None":
 
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
-    """Returns what was published, of what was asked for, and cannot even be read as a version now."""
+    """Returns the requested versions that were published but can no longer be read as versions."""
     repository = workspace.repository
     return [
         problem
@@ -157,10 +157,10 @@ def _has_manifest(root: Path, problem: "Problem") -> bool:
 def _chosen(
     workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None, damaged: "list[Problem]"
 ) -> "list[Published]":
-    """Returns the versions to read, of what was asked for.
+    """Returns the requested versions that can be read.
 
     Raises:
-        TurnoutError: There is no such version, nor a damaged one.
+        TurnoutError: The version does not exist, not even damaged.
     """
     from turnout.cli.workspace import ModelVersions
     from turnout.routing.selection.selector import parse

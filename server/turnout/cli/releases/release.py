@@ -75,7 +75,7 @@ def withdraw(
     actor: ActorOption = None,
     target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
-    """Take a release back: ranges and `latest` skip the version, and pins still reach it.
+    """Withdraw a release: ranges and `latest` skip the version, and pins still reach it.
 
     Refused for the baseline (`turnout rollback` goes back from that) and for what a rollout needs.
     """

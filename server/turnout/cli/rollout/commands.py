@@ -232,7 +232,7 @@ for _command in (*COMMANDS, probe):
 
 
 def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
-    """Returns the plan as JSON; tells of fields that mean nothing any more."""
+    """Returns the plan as JSON; warns about fields that have no effect any more."""
     from turnout.cli.rollout.plan_file import retired_fields
 
     plan_json = options.to_json()
@@ -242,7 +242,7 @@ def _plan_json(out: CommandOutput, options: PlanOptions) -> str:
 
 
 def _watch_to_the_end(out: CommandOutput, server: "Server", name: str, attempt: int, timeout: float | None) -> None:
-    """Shows a rollout until it ends, and ends this process with what became of it."""
+    """Shows a rollout until it ends, and exits with the code for its result."""
     from turnout.cli.rollout.follow import TimedOut
     from turnout.cli.rollout.live import exit_code, watch
 

@@ -1,4 +1,4 @@
-"""What an operator may do to a rollout that runs."""
+"""Commands that change an active rollout."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -13,7 +13,7 @@ _TIMEOUT = 30.0
 
 
 class RetryOptions(ChangeOptions):
-    """Who asks for another attempt, and of which state of the last one."""
+    """Who asks for another attempt, and the expected epoch of the last one."""
 
     epoch: Annotated[
         int | None,
@@ -24,7 +24,7 @@ class RetryOptions(ChangeOptions):
 
 
 class CommandOptions(RetryOptions):
-    """Who asks for something, and of which rollout in which state."""
+    """Who sends a command, to which rollout, and its expected epoch."""
 
     attempt: Annotated[
         int, typer.Option("--attempt", metavar="N", min=0, help="(default: the one that runs)", show_default=False)
@@ -94,7 +94,7 @@ def _command(
     share: str | None = None,
     discard: bool = False,
 ) -> None:
-    """Has the operator's word and prints where the rollout stands then, and who answers what."""
+    """Sends an operator's command, and prints the rollout's new state and which versions answer."""
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import rollout_body, sentence

@@ -8,18 +8,18 @@ from turnout.cli.output import ServerRefused
 from turnout_proto.v1 import rollout_pb2 as pb
 
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
-"""States that nothing comes after."""
+"""Final states."""
 
 AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
-"""Errors of a server that is gone for a while."""
+"""Errors of a server that is temporarily unavailable."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _EARLY_ENDS, _EARLY_PAUSE = 20, 0.1
-"""A server may tell that a rollout has ended a moment before the event of it is on record: it is asked again."""
+"""Seconds to ask again: a server may report the end of a rollout a moment before it records the event."""
 
 
 class TimedOut(Exception):
-    """The time is over, and the rollout still runs."""
+    """The timeout passed, and the rollout still runs."""
 
 
 def follow(
@@ -28,15 +28,15 @@ def follow(
     """Yields a rollout each time that it changes; the last one is in a final state.
 
     Args:
-        server: That drives it.
+        server: The server to ask.
         model: Its model.
-        notify: Told in a sentence when the server is gone, and when it is back.
-        attempt: Which; 0 for the latest, and those that come after it.
-        timeout: Seconds; None for as long as it takes.
+        notify: Receives a sentence when the server is gone, and when it is back.
+        attempt: Its number; 0 for the latest, and any that follow.
+        timeout: Seconds; None for no limit.
 
     Raises:
-        ServerRefused: There is no such rollout, it cannot be read, or no server answers from the start.
-        TimedOut: The time is over.
+        ServerRefused: The rollout does not exist or cannot be read, or no server answers from the start.
+        TimedOut: The timeout passed.
     """
     end = None if timeout is None else time.monotonic() + timeout
     seen, gone, pause, early = False, False, _FIRST_PAUSE, 0
@@ -61,7 +61,7 @@ def follow(
         if early:
             time.sleep(_EARLY_PAUSE)
             continue
-        # A server that stops ends the stream, with an error or in peace.
+        # A server that stops ends the stream, with or without an error.
         if not gone:
             gone = True
             notify(f"the server at {server.address} does not answer; the rollout stands where it stood; trying again")
@@ -70,7 +70,7 @@ def follow(
 
 
 def _rollouts(server: Server, model: str, attempt: int, end: float | None) -> Iterator[pb.Rollout]:
-    """Yields what one connection tells."""
+    """Yields the rollouts that one connection sends."""
     with server.control() as control:
         request = pb.WatchRolloutRequest(model=model, attempt=attempt)
         for message in control.WatchRollout(request, timeout=None if end is None else _left(end)):
@@ -78,5 +78,5 @@ def _rollouts(server: Server, model: str, attempt: int, end: float | None) -> It
 
 
 def _left(end: float) -> float:
-    """Returns the seconds until `end`, a few at least: gRPC takes no deadline that has passed."""
+    """Returns the seconds until `end`, at least a few: gRPC refuses a deadline that has passed."""
     return max(end - time.monotonic(), 0.01)

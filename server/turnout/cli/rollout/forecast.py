@@ -1,4 +1,4 @@
-"""What a rollout would do and see, as tables and JSON."""
+"""Shows what a rollout would do, and what it could detect, as tables and JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
         yield ""
     yield facts(
         (
-            ("taken back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
+            ("rolled back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
             ("promoted at", f"evidence of {1 / plan.beta:.3g} of each metric (beta {plan.beta:g})"),
             ("too little to see", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
             ("another one runs", f"{plan.on_newer} (on_newer)"),

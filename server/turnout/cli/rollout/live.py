@@ -1,4 +1,4 @@
-"""A rollout as it goes: a view that moves on a terminal, a line an event elsewhere."""
+"""Shows an active rollout: a live view on a terminal, otherwise a line for each event."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 _BAR = 22
 _GAP = 3
-"""Columns between two of a table."""
+"""Spaces between two columns of a table."""
 _FEWEST_EVENTS = 3
 _REFRESHES_A_SECOND = 4
 _EARLY = ("pending", "validating")
@@ -35,18 +35,18 @@ _TIMED = ("shadowing", "soaking", "watching")
 def watch(
     out: CommandOutput, server: Server, model: str, *, attempt: int = 0, timeout: float | None = None
 ) -> pb.Rollout:
-    """Shows a rollout until it ends, and returns it then. Raises as `follow`, and KeyboardInterrupt."""
+    """Shows a rollout until it ends, and returns it. Raises as `follow`, and KeyboardInterrupt."""
     if out.console.is_terminal and not out.as_json:
         return _on_terminal(out, server, model, attempt, timeout)
     return _in_lines(out, server, model, attempt, timeout)
 
 
 class View:
-    """What the terminal shows.
+    """The live view on a terminal.
 
     Attributes:
-        rollout: As the server sent it last; None before the first time.
-        notice: What is wrong with the connection; "" where nothing is.
+        rollout: The latest from the server; None before the first.
+        notice: What is wrong with the connection; "" if nothing is.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -60,7 +60,7 @@ class View:
         self.rollout, self._received_at, self.notice = rollout, time.monotonic(), ""
 
     def __call__(self) -> RenderableType:
-        """Returns the picture of now."""
+        """Returns the present picture."""
         if self.rollout is None:
             return Text("asking the server", "dim")
         r = self.rollout
@@ -102,7 +102,7 @@ def _header(r: pb.Rollout) -> Text:
 
 
 def _steps(r: pb.Rollout, plan: Plan) -> Text:
-    """Returns the way from the first stage to the last: what is done, where it is, what is to come."""
+    """Returns all stages in a line: those that are done, the present one, those to come."""
     names = ["shadow"] if plan.shadow else []
     names += [share_text(step.weight) + (" gate" if step.gate else "") for step in plan.steps]
     names += ["baseline", *(["watch"] if plan.watch_s else [])]
@@ -123,7 +123,7 @@ def _steps(r: pb.Rollout, plan: Plan) -> Text:
 
 
 def _position(r: pb.Rollout, plan: Plan) -> int:
-    """Returns the number of the stage that it is at, or was when it ended, from 0."""
+    """Returns the number of the present stage, or of the one it ended in, from 0."""
     first = 1 if plan.shadow else 0
     kinds = [event.kind for event in r.events]
     if r.state == "watching" or (r.state not in _PROMOTED and "watching" in kinds):
@@ -142,7 +142,7 @@ def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
         )
         for m in r.metrics
     ]  # fmt: skip
-    texts = [*counts, ("combined", "", "taken back at"), heads[:3]]
+    texts = [*counts, ("combined", "", "rolled back at"), heads[:3]]
     taken = sum(max(len(row[i]) for row in texts) + _GAP for i in range(3))
     total = f"{evidence_text(r.e_value)} of {evidence_text(r.threshold)}"
     width = min(max(columns - taken - _GAP - len(total) - 1, len(heads[3]) - 1), _BAR)
@@ -150,7 +150,7 @@ def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
         (*row, bar(m.e_value, r.threshold, width), evidence_text(m.e_value))
         for row, m in zip(counts, r.metrics, strict=True)
     ]
-    last = (Text("combined", "bold"), "", Text("taken back at", "dim"), bar(r.e_value, r.threshold, width))
+    last = (Text("combined", "bold"), "", Text("rolled back at", "dim"), bar(r.e_value, r.threshold, width))
     return table(heads, [*rows, (*last, Text(total, "bold"))])
 
 
@@ -208,6 +208,6 @@ class _SeenEvents:
 
 
 def exit_code(rollout: pb.Rollout) -> int:
-    """Returns what a command ends with that waited for a rollout: 0 where it succeeded, 1 where it ended otherwise."""
+    """Returns the exit code of a command that waited for a rollout: 0 if it succeeded, else 1."""
     assert rollout.state in FINAL
     return 0 if rollout.state == "succeeded" else 1

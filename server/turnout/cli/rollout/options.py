@@ -1,4 +1,4 @@
-"""The commonest fields of a rollout's plan, as options. What is not named here goes into a plan file."""
+"""Options for the most common fields of a rollout's plan. Other fields go into a plan file."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ def _option(name: str, metavar: str, text: str) -> Any:
 
 
 class PlanOptions(OptionGroup):
-    """What a command line says of a plan; None for what it does not. The names are those of a plan's fields."""
+    """The fields of a plan on the command line; None for those that are not given. Named like the plan's fields."""
 
     file: Annotated[Path | None, _option("plan", "FILE", "The plan, in TOML; options override it.")] = None
     steps: Annotated[
@@ -67,11 +67,11 @@ class PlanOptions(OptionGroup):
     ] = None
 
     def to_json(self) -> str:
-        """Returns the plan as JSON. What is not said is left to the server, which checks the values.
+        """Returns the plan as JSON. The server fills in missing fields, and checks the values.
 
         Raises:
             ConfigError: The file cannot be read.
-            InvalidRequest: An option is not of its form.
+            InvalidRequest: An option is malformed.
         """
         from turnout.cli.durations import read_duration
         from turnout.cli.rollout.plan_file import read_guard, read_plan_file, read_shadow, read_steps

@@ -1,4 +1,4 @@
-"""A rollout's plan, as a file and options say it."""
+"""Reads a rollout's plan from a file and from options."""
 
 import json
 import tomllib
@@ -26,8 +26,8 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """Reads a plan file.
 
     Raises:
-        ConfigError: There is no such file, or it is not TOML.
-        InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
+        ConfigError: The file does not exist, or is not TOML.
+        InvalidRequest: A step or the shadow stage has an unknown key: `gates` for `gate` would let everything through.
     """
     try:
         content = read_small(path, _MAX_BYTES)
@@ -49,10 +49,10 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
 
 def read_guard(text: str) -> tuple[str, float]:
-    """Returns the limit that `error_share=1%` or `p99_ms=250` says.
+    """Returns the limit in `error_share=1%` or `p99_ms=250`.
 
     Raises:
-        InvalidRequest: It is not of that form, or there is no such limit.
+        InvalidRequest: It does not have that form, or the limit is unknown.
     """
     name, equals, limit = text.partition("=")
     names = [field.name for field in fields(Guards)]
@@ -67,15 +67,15 @@ def read_guard(text: str) -> tuple[str, float]:
 
 
 def retired_fields(plan_json: str) -> list[str]:
-    """Returns the fields that a plan names and that mean nothing any more."""
+    """Returns the fields in a plan that have no effect any more."""
     return [name for name in RETIRED if name in json.loads(plan_json)]
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
-    """Returns the steps that `1%:5m,5%:10m,25%:15m:gate` says.
+    """Returns the steps in `1%:5m,5%:10m,25%:15m:gate`.
 
     Raises:
-        InvalidRequest: It is not of that form.
+        InvalidRequest: It does not have that form.
     """
     steps = []
     for part in text.split(","):
@@ -91,10 +91,10 @@ def read_steps(text: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def named_fields() -> Iterator[None]:
-    """Has a refusal name each field that is wrong, with the nearest that exist for one that does not.
+    """Adds to a refusal the name of each wrong field, and for an unknown one the nearest that exist.
 
     Raises:
-        ServerRefused: The server refuses what the block asks for.
+        ServerRefused: The server refuses the call in the block.
     """
     try:
         yield
@@ -118,14 +118,14 @@ def _check_keys(place: str, table: object, kind: type[PlanStep | ShadowStage | G
 
 
 def _nearest(violation: FieldViolation) -> str:
-    """Returns what is wrong with one field, with a guess at what was meant where there is no such field."""
+    """Returns the error of one field; if the field does not exist, with the nearest one that does."""
     _, unknown, known = violation.description.rpartition(_UNKNOWN)
     near = get_close_matches(violation.field, known.split(", "), n=1, cutoff=0.6) if unknown else ()
     return f"unknown, did you mean {near[0]}? There are {known}" if near else violation.description
 
 
 def read_shadow(text: str, known: object) -> dict[str, Any] | None:
-    """Returns the shadow stage that `10%:10m` or `off` says, over what a plan file says of it."""
+    """Returns the shadow stage in `10%:10m` or `off`, which overrides that of a plan file."""
     if text == "off":
         return None
     rate, colon, duration = text.partition(":")

@@ -1,4 +1,4 @@
-"""`turnout rollout probe`: which probes there are, and what one measures now."""
+"""`turnout rollout probe`: lists probes, and tries one."""
 
 from typing import Annotated
 

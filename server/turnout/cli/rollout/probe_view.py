@@ -1,4 +1,4 @@
-"""Probes as tables and JSON: what they measured of a rollout, and how they are configured."""
+"""Shows probes as tables and JSON: their measurements in a rollout, and their configuration."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ def measured_table(probes: Sequence[pb.RolloutProbe]) -> RenderableType:
 
 
 def measured_body(probe: pb.RolloutProbe) -> dict[str, Any]:
-    """Returns what a probe measured, as JSON values."""
+    """Returns a probe's measurement as JSON values."""
     return {
         "name": probe.name, "outcome": probe.outcome or None, "value": probe.value or None,
         "detail": probe.detail or None, "time": probe.time.ToJsonString() if probe.HasField("time") else None,
@@ -40,7 +40,7 @@ def measured_body(probe: pb.RolloutProbe) -> dict[str, Any]:
 
 def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
     """Returns a row for each probe of a configuration."""
-    columns = ("PROBE", "ASKS", "PASSES", "EVERY", "TAKEN BACK AFTER", "PASSED AFTER")
+    columns = ("PROBE", "ASKS", "PASSES", "EVERY", "ROLLED BACK AFTER", "PASSED AFTER")
     rows = [
         (
             p.name, p.kind, p.condition, duration_text(p.interval_seconds), f"{p.failure_limit + 1} that fail",
@@ -62,7 +62,7 @@ def configured_body(probe: pb.Probe) -> dict[str, Any]:
 
 
 def tried_lines(name: str, response: pb.TryProbeResponse) -> Iterator[RenderableType]:
-    """Returns what a probe measured when it was tried, for people."""
+    """Returns the result of trying a probe, for people."""
     what = f": {response.detail}" if response.detail else ""
     value = f" {response.value}" if response.value else ""
     style = _STYLES.get(response.outcome, "")

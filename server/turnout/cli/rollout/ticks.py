@@ -1,4 +1,4 @@
-"""A rollout with all of its ticks, as a server tells them page by page."""
+"""Reads a rollout with all of its ticks from a server, page by page."""
 
 from turnout.web.report.replay import Replay
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -8,15 +8,15 @@ _TIMEOUT = 30.0
 
 
 def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
-    """Asks for a rollout and computes its evidence again.
+    """Reads a rollout, and computes its evidence again from its ticks.
 
     Args:
         control: The server.
         model: Its model.
-        attempt: Which; 0 for the latest.
+        attempt: Its number; 0 for the latest.
 
     Raises:
-        InvalidRequest: The server tells what this release cannot read.
+        InvalidRequest: This release cannot read the server's answer.
     """
     request = pb.GetRolloutTicksRequest(model=model, attempt=attempt)
     whole = control.GetRolloutTicks(request, timeout=_TIMEOUT)

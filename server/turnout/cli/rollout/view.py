@@ -1,4 +1,4 @@
-"""Rollouts as tables, sentences and JSON."""
+"""Shows rollouts as tables, sentences and JSON."""
 
 import json
 import math
@@ -23,13 +23,13 @@ STYLES: Mapping[str, str] = {
     "aborting": "bold red",
     "unreadable": "bold red",
 }
-"""Of states."""
+"""The colours of states."""
 
 _EVENTS_SHOWN = 10
 
 
 def sentence(rollout: pb.Rollout) -> str:
-    """Returns where a rollout stands, in one sentence."""
+    """Returns the state of a rollout in one sentence."""
     if rollout.state == "unreadable":
         return rollout.verdict
     verdict = f": {rollout.verdict}" if rollout.verdict else ""
@@ -67,7 +67,7 @@ def state_text(rollout: pb.Rollout) -> Text:
 
 
 def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
-    """Returns how a rollout stands, for people."""
+    """Returns the status of a rollout, for people."""
     if rollout.state == "unreadable":
         yield Text(sentence(rollout), STYLES["failed"])
         return
@@ -81,7 +81,7 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
         ("time in it", f"{duration_text(rollout.step_seconds)} of at least {duration_text(rollout.soak_seconds)}"),
         (
             "evidence",
-            f"{evidence_text(rollout.e_value)} that it is worse; taken back at {evidence_text(rollout.threshold)}",
+            f"{evidence_text(rollout.e_value)} that it is worse; rolled back at {evidence_text(rollout.threshold)}",
         ),
     ]
     pairs += [("paused", why) for why in rollout.pauses]

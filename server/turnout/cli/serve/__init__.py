@@ -1,1 +1,1 @@
-"""Commands that run a server, look after one, or send it a request."""
+"""Commands that run a server, inspect one, or send it a request."""

@@ -1,4 +1,4 @@
-"""What `turnout doctor` looks at. A check that finds something broken stops none after it."""
+"""The checks of `turnout doctor`. A check that fails does not stop the others."""
 
 import os
 import platform
@@ -43,17 +43,17 @@ class Health(StrEnum):
 
     OK = "ok"
     NOTE = "note"
-    """Worth knowing: not there, and nothing that is configured needs it."""
+    """Missing, but nothing in the configuration needs it."""
     BROKEN = "broken"
     """The server cannot work as configured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        detail: What was found; where that is not well, what to do about it.
+        detail: What was found and, if something is wrong, what to do about it.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Check:
 
 
 def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
-    """Looks at everything that a server needs.
+    """Checks everything that a server needs.
 
     Args:
-        config: As `load_settings` takes it.
-        flags: As `load_settings` takes them.
+        config: As for `load_settings`.
+        flags: As for `load_settings`.
     """
     start_runtime()
     yield from _installation()
@@ -90,7 +90,7 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _sources(loaded: LoadedSettings) -> str:
-    """Returns the file, flags and variables that anything came from."""
+    """Returns the file, flags and variables that settings came from."""
     file = str(loaded.file) if loaded.file else "no file"
     others = sorted(set(loaded.origins.values()) - {str(loaded.file)})
     return f"{file}; {', '.join(others) or 'nothing else'}; defaults for the rest"
@@ -114,7 +114,7 @@ def _wanted(settings: Settings) -> frozenset[Provider]:
 
 
 def _wanted_devices(settings: Settings) -> frozenset[int]:
-    """Returns the devices that must be there: those of runtimes that ask for a GPU by name."""
+    """Returns the devices that must exist: those of runtimes that require a GPU."""
     return frozenset(
         device
         for runtime in _runtimes(settings)

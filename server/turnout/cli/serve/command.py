@@ -86,7 +86,7 @@ def serve(
             if gpu:
                 check_gpus(settings)
             with Scratch() as scratch:
-                # Workers share one state store, and read the settings anew.
+                # Workers share one state store, and read the settings again.
                 flags["state"] = with_state(settings, scratch).state or None
                 source = SettingsSource(config, flags, as_json)
                 log = make_logger(settings.log.format, settings.log.level)

@@ -1,4 +1,4 @@
-"""What `turnout predict --input NAME=...` says, made into arrays of the model's signature."""
+"""Reads `turnout predict --input NAME=...` into arrays of the model's signature."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 _RANDOM = re.compile(r"random(?::(?P<shape>[0-9]+(?:x[0-9]+)*|scalar))?")
 _SEED = 0
-"""Of `random`: the same command sends the same numbers."""
+"""The seed of `random`: the same command sends the same numbers."""
 
 
 def read_inputs(arguments: Sequence[str], signature: Signature) -> dict[str, Array]:
@@ -24,11 +24,11 @@ def read_inputs(arguments: Sequence[str], signature: Signature) -> dict[str, Arr
 
     Args:
         arguments: As written.
-        signature: Of the model; gives dtypes, and the shapes of random values, where a free dimension is 1.
+        signature: Of the model; gives dtypes, and the shapes of random values, in which free dimensions are 1.
 
     Raises:
-        InvalidRequest: An argument is none of those forms, or names no input or one twice.
-        InvalidTensor: A value cannot be one of that input.
+        InvalidRequest: An argument has none of those forms, or names an unknown input or one twice.
+        InvalidTensor: A value does not fit the input.
     """
     arrays: dict[str, Array] = {}
     for argument in arguments:
@@ -108,5 +108,5 @@ def dtype_name(array: Array) -> str:
 
 
 def missing(given: Mapping[str, Array], signature: Signature) -> list[TensorSpec]:
-    """Returns the inputs that must be given and are not."""
+    """Returns the required inputs that are missing."""
     return [spec for spec in signature.inputs if spec.name not in given and not spec.has_default]

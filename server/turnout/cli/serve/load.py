@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from turnout_client import VersionInfo
 
 _LOOK_SECONDS = 1.0
-"""How often it is asked what a load that goes on is at."""
+"""Seconds between two questions about a running load."""
 
 _SHOWN_SECONDS = 10.0
-"""How often that is shown."""
+"""Seconds between two lines about it."""
 
 _CALL_SECONDS = 10.0
 
@@ -49,7 +49,7 @@ def unload(
 
 
 def _loaded(out: CommandOutput, server: "Server", name: str, version: str, timeout: float) -> "VersionInfo":
-    """Loads a version, and says meanwhile what takes minutes in that. Raises ServerRefused as `Server.load`."""
+    """Loads a version, and shows its progress if that takes minutes. Raises ServerRefused as `Server.load`."""
     import time
     from concurrent.futures import wait
     from contextlib import suppress

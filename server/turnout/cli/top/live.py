@@ -1,4 +1,4 @@
-"""Asks a server what it does, again and again, through restarts too, and shows it."""
+"""Polls a server's activity, even through restarts, and shows it."""
 
 import json
 import time
@@ -19,15 +19,15 @@ from turnout.web.report.formatting import duration_text
 from turnout_proto.v1 import activity_pb2 as pb
 
 _TIMEOUT_FACTOR = 5.0
-"""Seconds that one telling may take."""
+"""Seconds that one answer may take."""
 
 
 class Screen:
-    """What is shown.
+    """The contents of the screen.
 
     Attributes:
         picture: The latest; None before the first.
-        notice: What is wrong with the connection; "" where nothing is.
+        notice: What is wrong with the connection; "" if nothing is.
     """
 
     def __init__(self, server: str) -> None:
@@ -38,17 +38,17 @@ class Screen:
         self._taken = 0.0
 
     def take(self, activity: pb.GetActivityResponse, now: float) -> None:
-        """Shows a telling from now on, `time.monotonic()`."""
+        """Shows an answer that arrived at `now`, by `time.monotonic()`."""
         self.picture = picture(self._before, activity)
         self._before, self._taken, self.notice = activity, now, ""
 
     def lose(self, now: float) -> None:
-        """Says that the server does not answer, and how old the picture is."""
+        """Shows that the server does not answer, and how old the picture is."""
         age = duration_text(float(round(now - self._taken)))
         self.notice = f"no answer from {self._server} for {age}; trying again. The picture is as old."
 
     def render(self, columns: int, rows: int | None) -> RenderableType:
-        """Returns the picture of now for a terminal of that size."""
+        """Returns the present picture for a terminal of that size."""
         if self.picture is None:
             return waiting(self._server, self.notice)
         return view(self.picture, self._server, self.notice, columns, rows)
@@ -64,10 +64,10 @@ class Screen:
 
 
 def activities(server: Server, interval: float) -> Iterator[pb.GetActivityResponse | None]:
-    """Yields what the server tells every `interval` seconds; None each time that it does not answer.
+    """Yields the server's activity every `interval` seconds; None each time it does not answer.
 
     Raises:
-        ServerRefused: It does not answer from the start, or does not know the question.
+        ServerRefused: It does not answer from the start, or is too old to know the method.
     """
     seen = False
     while True:
@@ -85,10 +85,10 @@ def activities(server: Server, interval: float) -> Iterator[pb.GetActivityRespon
 
 
 def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
-    """Prints one picture, of one interval.
+    """Prints one picture, over one interval.
 
     Raises:
-        ServerRefused: The server does not answer, or does not know the question.
+        ServerRefused: The server does not answer, or is too old to know the method.
     """
     screen = Screen(str(server.address))
     with server.control() as control:
@@ -99,7 +99,7 @@ def one_picture(out: CommandOutput, server: Server, interval: float) -> None:
 
 
 def watch(out: CommandOutput, server: Server, interval: float) -> None:
-    """Shows pictures until it is interrupted: in place on a terminal, one below the other elsewhere.
+    """Shows pictures until interrupted: in place on a terminal, otherwise one below the other.
 
     Raises:
         ServerRefused: As `activities`.
@@ -115,7 +115,7 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
         for _ in pictures:
             out.console.print(screen.render(out.console.width, None), "")
         return
-    next(pictures)  # what is refused from the start is told below the command, not on a screen that goes away
+    next(pictures)  # an error at the start is printed below the command, not on a screen that disappears
 
     def now() -> RenderableType:
         return screen.render(*out.console.size)
@@ -127,7 +127,7 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
 
 
 def _pictures(screen: Screen, server: Server, interval: float) -> Iterator[None]:
-    """Keeps `screen` true; yields each time that it changed."""
+    """Keeps `screen` up to date; yields each time it has changed."""
     for activity in activities(server, interval):
         if activity is not None:
             screen.take(activity, time.monotonic())

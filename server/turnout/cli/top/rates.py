@@ -1,4 +1,4 @@
-"""What two readings of a server's counters say of the time between them. Pure."""
+"""Computes rates and latencies from two readings of a server's counters. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ SHADOW = "shadow"
 
 @dataclass(frozen=True, slots=True)
 class TrafficPart:
-    """What a version has to do with its model's traffic in one role.
+    """A version's part of its model's traffic in one role.
 
     Attributes:
         role: `pinned`, `baseline`, `canary` or `shadow`.
         weight: Share of the unpinned traffic, 0 to 1; of a shadow, the rate of its copies.
-        rate: Requests a second in that role; None where that is not known.
+        rate: Requests a second in that role; None if unknown.
     """
 
     role: str
@@ -28,11 +28,11 @@ class TrafficPart:
 
 @dataclass(frozen=True, slots=True)
 class ActivityRow:
-    """What a version did between two readings. Rates and latencies are None where they are not known.
+    """A version's activity between two readings. Rates and latencies are None if unknown.
 
     Attributes:
-        state: Where it is in its life.
-        release_status: What it was declared fit for.
+        state: Its lifecycle state.
+        release_status: Its release status.
         parts: Its roles.
         rate: Requests a second, of all roles.
         failures: Requests a second that did not end with OK.
@@ -63,14 +63,14 @@ class ActivityRow:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a server did between two readings.
+    """A server's activity between two readings.
 
     Attributes:
-        rows: Of its versions, the busiest first, those that are not in service last.
-        rollouts: That it drives.
-        seconds: Between the readings; 0 where there was only one of this process.
+        rows: Its versions, the busiest first, those that are not in service last.
+        rollouts: The rollouts that it drives.
+        seconds: Time between the readings; 0 if there was only one of this process.
         up: Seconds since the process began to count.
-        unrouted: Requests a second that reached no version; None where that is not known.
+        unrouted: Requests a second that reached no version; None if unknown.
         draining: It takes no new requests.
     """
 
@@ -93,10 +93,10 @@ class Picture:
 
 
 def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
-    """Returns what happened between two readings.
+    """Returns a server's activity between two readings.
 
     Args:
-        before: None, or of another process: nothing is known of the time before `after`, and no rate is given.
+        before: The earlier one; if it is None, or of another process, there are no rates.
         after: The later one.
     """
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):
@@ -105,7 +105,7 @@ def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse
     known = {(v.model, v.version): v for v in before.versions} if before is not None else {}
     rows = [_row(known.get((v.model, v.version)), v, after.latency_bounds, seconds) for v in after.versions]
     return Picture(
-        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: else as told
+        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: else as sent
         list(after.rollouts),
         seconds,
         after.seconds,
@@ -153,7 +153,7 @@ class _PictureCounts:
 
 
 def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _PictureCounts:
-    """Returns what came in. A version that was loaded anew has counted from 0: all that it tells is new."""
+    """Returns the new counts. A version that was loaded again started from 0: all of its counts are new."""
     if before is None or before.requests > after.requests:
         return _PictureCounts(after.requests, after.failures, list(after.latency))
     earlier = list(before.latency) or [0] * len(after.latency)
@@ -165,7 +165,7 @@ def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _PictureCo
 
 
 def body(current: Picture) -> Mapping[str, object]:
-    """Returns a picture as JSON values, but for its rollouts; times in milliseconds where their names say so."""
+    """Returns a picture without its rollouts as JSON values; times are in milliseconds if their names say so."""
     return {
         "seconds": current.seconds,
         "up_seconds": current.up,

@@ -1,4 +1,4 @@
-"""A picture of a server as a terminal shows it: as many columns and rows as there is room for. Pure."""
+"""Renders the picture of a server for a terminal: as many columns and rows as fit. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from turnout.web.report.formatting import duration_text
 from turnout_proto.v1.rollout_pb2 import Rollout
 
 _GAP = 3
-"""Columns of the terminal between two of a table."""
+"""Spaces between two columns of a table."""
 _SHORTENED = (("MODEL", 16), ("VERSION", 14))
-"""Before a column goes, these are cut to so many characters at least."""
+"""Columns that are shortened first, down to this many characters, before others are dropped."""
 _LEAST_MODEL = 12
 _NARROW = 60
-"""Columns of the terminal below which the head takes two lines."""
+"""Width of the terminal below which the head takes two lines."""
 _MOST_ROLLOUTS = 6
 _HEADINGS = 1
 _LEAST_VERSIONS = 2
-"""Lines that are left to versions, one of which may say how many others there are."""
+"""Least lines for versions; one of them may say how many others there are."""
 _NOT_KNOWN = "-"
 
 _STATES = {"ready": "green", "failed": "bold red", "loading": "yellow", "warming": "yellow", "draining": "yellow"}
 _CROWDED, _FULL = 0.5, 0.9
-"""Fills of a queue from which it is yellow, and red."""
+"""Fill of a queue above which it is yellow, and red."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class _Column:
     """One column of the table of versions.
 
     Attributes:
-        cell: What it shows of a version.
-        keep: The columns of the lowest numbers go first where the terminal is narrow; those of 9 never do.
-        right: It holds numbers.
+        cell: Returns the text for a version.
+        keep: On a narrow terminal the columns with the lowest numbers are dropped first; those with 9 never are.
+        right: Whether it is aligned to the right, as numbers are.
     """
 
     head: str
@@ -53,9 +53,9 @@ def view(current: Picture, server: str, notice: str, columns: int, rows: int | N
     """Returns the picture.
 
     Args:
-        current: What the server did.
+        current: The server's activity.
         server: Its address.
-        notice: What is wrong with the connection; "" where nothing is.
+        notice: What is wrong with the connection; "" if nothing is.
         columns: Of the terminal.
         rows: Of the terminal; None for as many as it takes.
     """
@@ -78,7 +78,7 @@ def view(current: Picture, server: str, notice: str, columns: int, rows: int | N
 
 
 def waiting(server: str, notice: str = "") -> RenderableType:
-    """Returns what is shown before there is a picture."""
+    """Returns the screen before the first picture."""
     return Text(notice, "bold magenta") if notice else Text(f"asking the server at {server}", "dim")
 
 
@@ -101,7 +101,7 @@ def _head(current: Picture, server: str, columns: int) -> Sequence[Text]:
 
 
 def _rollout(rollout: Rollout) -> Text:
-    """Returns a rollout in one line, what matters most first."""
+    """Returns a rollout in one line, the most important facts first."""
     line = Text.assemble(
         "rollout ", (f"{rollout.model} {rollout.candidate}", "bold"), " ", state_text(rollout),
         f"   {share_text(round(rollout.weight, 4))}, step {rollout.step} of {rollout.steps}",
@@ -114,13 +114,13 @@ def _rollout(rollout: Rollout) -> Text:
 
 
 def _line(text: Text) -> Text:
-    """Returns `text` as one line, cut where the terminal ends."""
+    """Returns `text` as one line, cut at the width of the terminal."""
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 
 def _versions(rows: Sequence[ActivityRow], columns: int) -> RenderableType:
-    """Returns the table, without the columns that there is no room for."""
+    """Returns the table, without the columns that do not fit."""
     chosen = list(_COLUMNS)
     cells = {column.head: [column.cell(row) for row in rows] for column in chosen}
     for head, most in _SHORTENED:
@@ -152,14 +152,14 @@ def _shorten(cells: Sequence[Text], most: int) -> None:
 
 
 def _cut(rows: Sequence[ActivityRow], free: int | None) -> tuple[Sequence[ActivityRow], int]:
-    """Returns the rows that there is room for, and how many others there are, which takes a line to say."""
+    """Returns the rows that fit, and the number of the others, which takes a line to show."""
     if free is None or len(rows) <= free:
         return rows, 0
     return rows[: max(free - 1, 1)], len(rows) - max(free - 1, 1)
 
 
 def _traffic(row: ActivityRow) -> Text:
-    """Returns the roles of a version: those that the policy gives it with their weight, then `pinned` where it is."""
+    """Returns the roles of a version: those that the policy gives it with their weight, then `pinned` if it is."""
     parts = [f"{part.role} {share_text(round(part.weight, 4))}" for part in row.parts if part.weight]
     parts += [part.role for part in row.parts if not part.weight and part.rate]
     return Text(", ".join(parts), "cyan" if any(part.role in ("canary", SHADOW) for part in row.parts) else "")

@@ -1,4 +1,4 @@
-"""`turnout traffic`: who answers requests that pin no version."""
+"""`turnout traffic`: which versions answer requests that pin none."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +28,7 @@ ShadowOption = Annotated[
 
 
 class TrafficChangeOptions(ChangeOptions):
-    """Who changes the traffic, why, and from which epoch."""
+    """Who changes the traffic, why, and the expected epoch."""
 
     epoch: Annotated[
         int | None,
@@ -213,7 +213,7 @@ def _change(
     *,
     force: bool = False,
 ) -> None:
-    """Makes a change and prints what is in force then."""
+    """Makes a change, and prints the policy that is in force then."""
     from turnout.cli.connection import Server
     from turnout.cli.traffic.traffic_view import change_lines, state_body
     from turnout.cli.workspace import actor_or_login

@@ -1,4 +1,4 @@
-"""What a shadow answers otherwise, as tables and JSON."""
+"""Shows the disagreements of a shadow as tables and JSON."""
 
 import math
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Traffic as tables, sentences and JSON."""
+"""Shows traffic as tables, sentences and JSON."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _STRANGE = 4.0
-"""Standard deviations from which a split is called wrong: by chance one in some 16,000 looks shows that."""
+"""Standard deviations above which a split is called wrong: by chance, one look in about 16,000 shows that."""
 
 
 def role_text(role: int) -> str:
@@ -34,18 +34,18 @@ def policy_text(policy: pb.Policy) -> str:
 
 
 def sentence(state: pb.TrafficState) -> str:
-    """Returns what is in force, in one sentence."""
+    """Returns the policy in force, in one sentence."""
     policy = policy_text(state.policy) if state.HasField("policy") else "no policy, the highest release answers"
     return f"{state.model} is at epoch {state.epoch}: {policy}{'; frozen' if state.frozen else ''}"
 
 
 def change_lines(state: pb.TrafficState) -> list[str]:
-    """Returns what is in force after a change, and who answers what from now on."""
+    """Returns the policy in force after a change, and which versions answer from now on."""
     return [line for line in (sentence(state), answers_line(read_answers(state.answers))) if line]
 
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
-    """Returns how a model's traffic stands, and who answers what, for people."""
+    """Returns the state of a model's traffic, and which versions answer, for people."""
     yield from _policy_lines(state)
     if line := answers_line(read_answers(state.answers)):
         yield line
@@ -64,7 +64,7 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
         yield from _diverted_lines(state)
         return
-    frozen = ("  frozen: only what takes traffic back is taken", "bold yellow") if state.frozen else ("", "")
+    frozen = ("  frozen: only changes that take traffic back are accepted", "bold yellow") if state.frozen else ("", "")
     yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", frozen)
     if not state.HasField("policy"):
         yield "no policy: the highest released version answers"

@@ -1,1 +1,1 @@
-"""Trying the settings of a version out."""
+"""`turnout tune`: tries settings of a version."""

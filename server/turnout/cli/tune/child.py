@@ -1,6 +1,6 @@
-"""The process that `turnout tune` measures in: it loads the version again and again, and may be killed at any time.
+"""The child process of `turnout tune`: it loads the version many times, and may be killed at any time.
 
-It is given a job as JSON on standard input, and answers with lines of JSON on the descriptor that it is told.
+It reads a job as JSON from standard input, and writes lines of JSON to the descriptor that the job names.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from turnout.telemetry.logging import make_logger
 
 
 def main() -> None:
-    """Does the job."""
+    """Runs the job."""
     job = json.load(sys.stdin)
     with os.fdopen(int(sys.argv[1]), "w") as answers:
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from turnout.serving.tuning.comparison import Findings
 
 _GRACE_SECONDS = 60.0
-"""What loading and runs under way may take beyond the time that was given."""
+"""Seconds for loading and running requests beyond the given time."""
 
 
 def tune(
@@ -99,15 +99,15 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Has a process try settings out, and says meanwhile what it does.
+    """Tries settings in a child process, and prints its progress.
 
     Args:
-        out: Where that is said.
-        job: What it is to try.
-        most: Seconds after which it is ended.
+        out: Receives the progress.
+        job: The settings to try.
+        most: Seconds after which the child is ended.
 
     Raises:
-        TurnoutError: It could not, or died.
+        TurnoutError: The child failed or died.
     """
     import subprocess
     import sys
@@ -128,7 +128,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(writing,),
-                process_group=0,  # Ctrl-C is for this process, which then ends that one
+                process_group=0,  # Ctrl-C reaches only this process, which then ends the child
                 text=True,
             )
         finally:
@@ -143,7 +143,7 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
         timer.start()
         try:
             assert child.stdin is not None
-            with suppress(BrokenPipeError):  # it died at once, which is told below
+            with suppress(BrokenPipeError):  # it died at once, which is reported below
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
             for line in answers:
@@ -166,6 +166,6 @@ def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findi
 
 
 def _end(group: int) -> None:
-    """Ends a process and what it started: children that try inputs out, or run the version."""
+    """Ends a process and its children, which try inputs or run the version."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)

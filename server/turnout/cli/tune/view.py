@@ -1,4 +1,4 @@
-"""What `turnout tune` prints for people."""
+"""Shows the findings of `turnout tune`."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,14 +17,14 @@ _SOURCES = {
 def findings_view(
     findings: Findings, source: str, in_flight: int, tomls: Mapping[End, str], file: str | None
 ) -> Iterator[RenderableType]:
-    """Yields the table, and what follows from it.
+    """Yields the table, and the recommended settings.
 
     Args:
-        findings: What was tried.
-        source: Where the inputs came from.
-        in_flight: Requests at once where throughput was measured.
-        tomls: What to set, by end; "" where that is nothing.
-        file: Where it could be written; "" where there is no file, None where writing was asked for.
+        findings: The results.
+        source: The source of the inputs.
+        in_flight: Requests in flight during the measurement of throughput.
+        tomls: The recommended settings, by goal; "" if there is nothing to change.
+        file: The file for --write; "" if there is no file, None if --write was given.
     """
     yield f"Inputs: {_SOURCES[source]}."
     yield ""

@@ -1,7 +1,7 @@
 """Triton's classification extension: the highest values of an output, as text. Pure.
 
 A client that asks for `classification` of N on an output gets, in place of its values, BYTES of the form `value:index`,
-or `value:index:label` where the version's manifest has labels, for the N highest, the highest first.
+or `value:index:label` if the version's manifest has labels, for the N highest, the highest first.
 """
 
 import math
@@ -19,16 +19,16 @@ def classify(name: str, values: Array, count: int, labels: Sequence[str] = (), *
     Args:
         name: Of the output.
         values: Numbers of any shape.
-        count: How many at most; 1 or more.
-        labels: What the classes are called, in order; indices beyond them have none.
+        count: How many to return at most; 1 or more.
+        labels: Names of the classes, in order; indices beyond them have none.
         by_rows: The first dimension counts the rows of a batch, each of which is classified by itself.
 
     Returns:
-        Shape `[k]`, or `[rows, k]` by rows; k is `count`, or the number of values where that is less. Equal values
-        stand by index. Fractions have six digits, as `std::to_string` writes them.
+        Shape `[k]`, or `[rows, k]` by rows; k is `count`, or the number of values if that is less. Equal values
+        are ordered by index. Fractions have six digits, as `std::to_string` writes them.
 
     Raises:
-        InvalidRequest: The values are no numbers.
+        InvalidRequest: The values are not numbers.
     """
     if values.dtype == object or values.dtype == np.bool_:
         raise InvalidRequest.at("outputs", f"classification ranks numbers, and output {name[:64]!r} holds none")

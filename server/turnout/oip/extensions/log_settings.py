@@ -1,4 +1,4 @@
-"""Triton's log settings in terms of this server's log. Pure.
+"""Maps Triton's log settings to this server's log. Pure.
 
 Triton switches kinds of lines on and off; a log here has one threshold. So `log_info` implies `log_warning`, and errors
 are always written.
@@ -46,16 +46,16 @@ def as_triton(state: LogState) -> Mapping[str, bool | int | str]:
 
 
 def changed(state: LogState, settings: Mapping[str, Value], configured: LogState) -> LogState:
-    """Returns how the log is to be set.
+    """Returns the new state of the log.
 
     Args:
-        state: As it is set.
-        settings: What a client wants to be changed, by Triton's names; None: back to what is configured.
-        configured: As the server's own settings have it.
+        state: The present one.
+        settings: What to change, by Triton's names; None resets a setting to what is configured.
+        configured: What the server's own settings say.
 
     Raises:
-        InvalidRequest: A setting is none of Triton's, or its value none that it takes, or they contradict each other.
-        Unsupported: A setting that cannot be changed here should be.
+        InvalidRequest: A setting or its value is unknown to Triton, or settings contradict each other.
+        Unsupported: The setting cannot be changed in this server.
     """
     known, defaults = as_triton(state), as_triton(configured)
     wanted = dict(known)
@@ -84,7 +84,7 @@ def changed(state: LogState, settings: Mapping[str, Value], configured: LogState
 
 
 def _checked(name: str, value: bool | int | str, now: bool | int | str) -> bool | int | str:
-    """Returns the value of a setting. Raises InvalidRequest where it is of another type than it has now."""
+    """Returns the value of a setting. Raises InvalidRequest if it is of another type than it has now."""
     if type(value) is not type(now):
         kinds: Mapping[type, str] = {bool: "true or false", int: "a whole number", str: "text"}
         raise InvalidRequest.at(_at(name), f"expected {kinds[type(now)]}")

@@ -1,4 +1,4 @@
-"""Which shared memory may be registered, and where in it a tensor may lie. Pure."""
+"""Checks which shared memory may be registered, and where in it a tensor may be. Pure."""
 
 from turnout.errors import InvalidRequest
 from turnout.oip.parameters import Place
@@ -6,7 +6,7 @@ from turnout.oip.parameters import Place
 _MOST_KEY_BYTES = 255
 
 _SEMAPHORE = "sem."
-"""How the names of POSIX semaphores begin, which lie beside shared memory."""
+"""Prefix of POSIX semaphores, which are in the same directory as shared memory."""
 
 
 def file_name(key: str) -> str:
@@ -16,7 +16,7 @@ def file_name(key: str) -> str:
         key: As given to shm_open; its leading slash may be left out.
 
     Raises:
-        InvalidRequest: It is no such name.
+        InvalidRequest: It is not a valid name.
     """
     name = key.removeprefix("/")
     size = len(name.encode(errors="surrogatepass"))
@@ -28,10 +28,10 @@ def file_name(key: str) -> str:
 
 
 def check_extent(offset: int, size: int) -> None:
-    """Passes if a region of `size` bytes can begin at `offset`.
+    """Checks that a region of `size` bytes can begin at `offset`.
 
     Raises:
-        InvalidRequest: No file is so large, or there is nothing in it.
+        InvalidRequest: The region is empty, or no file can be so large.
     """
     if size < 1:
         raise InvalidRequest.at("byte_size", f"expected 1 or more, got {size}")
@@ -40,7 +40,7 @@ def check_extent(offset: int, size: int) -> None:
 
 
 def check_available(offset: int, size: int, available: int) -> None:
-    """Passes if a region lies within its segment, of `available` bytes.
+    """Checks that a region lies within its segment of `available` bytes.
 
     Raises:
         InvalidRequest: It does not.
@@ -52,7 +52,7 @@ def check_available(offset: int, size: int, available: int) -> None:
 
 
 def check_within(place: Place, size: int, field: str) -> None:
-    """Passes if a tensor lies within its region, of `size` bytes; `field` is what the error names.
+    """Checks that a tensor lies within its region of `size` bytes; the error names `field`.
 
     Raises:
         InvalidRequest: It does not.

@@ -1,4 +1,4 @@
-"""The repository extension: which versions there are, and, where that is allowed, loading and unloading them."""
+"""The repository extension: lists versions and, if that is allowed, loads and unloads them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -20,7 +20,7 @@ STATES: Mapping[LifecycleState, str] = {
     LifecycleState.UNLOADED: "UNAVAILABLE",
     LifecycleState.FAILED: "UNAVAILABLE",
 }
-"""Triton's words for the states of a version."""
+"""Triton's names of the states of a version."""
 
 _IN_MEMORY = {LifecycleState.LOADING, LifecycleState.WARMING, LifecycleState.READY}
 
@@ -50,7 +50,7 @@ class ModelRepository:
         return list(self._catalog.snapshot.models)
 
     def index(self, *, ready: bool) -> Iterable[RepositoryIndexResponse.ModelIndex]:
-        """Yields every version with its state; with `ready`, those that are.
+        """Yields every version with its state; with `ready`, only those that are ready.
 
         By model, the versions of each in ascending order.
         """
@@ -62,10 +62,10 @@ class ModelRepository:
                     )
 
     async def load(self, name: str, parameters: Iterable[str]) -> None:
-        """Loads the version that `NAME` or `NAME@SELECTOR` names; `parameters` are the names of what was asked besides.
+        """Loads the version that `NAME` or `NAME@SELECTOR` names; `parameters` are the request's other parameters.
 
         Raises:
-            Unsupported: The version should be loaded with other files or another configuration.
+            Unsupported: The request brings other files or another configuration.
             TurnoutError: As `Router.describe` and `VersionControl.load`.
         """
         for key in parameters:
@@ -93,7 +93,7 @@ class ModelRepository:
 
 
 def check_control(*, allowed: bool) -> None:
-    """Passes if a listener loads and unloads. Raises PermissionDeniedError."""
+    """Raises PermissionDeniedError unless the listener allows loading and unloading."""
     if not allowed:
         raise PermissionDeniedError(
             "this listener loads and unloads nothing: ask the control listener, or set oip.allow_repository_control"
@@ -101,6 +101,6 @@ def check_control(*, allowed: bool) -> None:
 
 
 def check_repository(name: str) -> None:
-    """Passes if a request names no repository of many. Raises Unsupported."""
+    """Raises Unsupported if a request names one of several repositories."""
     if name:
         raise Unsupported("repository_name: a server has one repository, and it goes by no name")

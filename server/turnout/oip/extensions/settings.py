@@ -1,4 +1,4 @@
-"""What clients may see and change of the log and of tracing, until the server ends. In every worker."""
+"""Settings of the log and of tracing that clients may see and change until the server ends. In every worker."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _TOPIC = "settings"
 
 
 class ServerSettings:
-    """How the log and tracing are set. Used on the event loop only."""
+    """The settings of the log and of tracing. Used on the event loop only."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class ServerSettings:
         peers: Peers | None,
         log: FilteringBoundLogger,
     ) -> None:
-        """Takes what is set now for what is configured.
+        """Takes the present settings as the configured ones.
 
         Args:
-            threshold: Of the log.
-            form: Of its lines.
-            tracer: Begins traces; None where tracing is off.
+            threshold: The log's level.
+            form: The format of its lines.
+            tracer: Begins traces; None if tracing is off.
             catalog: Tells which models there are.
-            peers: The other workers, who are told of each change; None where this server is alone.
-            log: Told of each change.
+            peers: The other workers, which receive each change; None if this server is alone.
+            log: Gets a line for each change.
         """
         self._log = log
         self._threshold = threshold
@@ -53,19 +53,19 @@ class ServerSettings:
             peers.answers(_TOPIC, self._on_message)
 
     def log(self) -> Mapping[str, bool | int | str]:
-        """Returns how the log is set, by Triton's names."""
+        """Returns the log's settings, by Triton's names."""
         return log_settings.as_triton(LogState(self._threshold.level, self._form.name))
 
     async def change_log(self, settings: Mapping[str, log_settings.Value], actor: str) -> None:
-        """Sets the log otherwise. A reload of the server's own settings sets its level to what they say.
+        """Changes the log's settings. A reload of the server's own settings resets the level.
 
         Args:
-            settings: By Triton's names; None: back to what is configured.
-            actor: Who wants it.
+            settings: By Triton's names; None resets one to what is configured.
+            actor: Who asks for it.
 
         Raises:
             InvalidRequest, Unsupported: As `log_settings.changed`.
-            UnavailableError: Another worker could not follow.
+            UnavailableError: Another worker could not apply it.
         """
         configured = LogState(self._threshold.configured, self._configured_form)
         after = log_settings.changed(LogState(self._threshold.level, self._form.name), settings, configured)
@@ -74,26 +74,26 @@ class ServerSettings:
         await self._broadcast("log", after.level, after.form)
 
     def trace(self, model: str = "") -> Mapping[str, Sequence[str]]:
-        """Returns how tracing is set, by Triton's names: of a model, or of all.
+        """Returns the trace settings of a model, or of all, by Triton's names.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
         """
         return trace_settings.as_triton(self._of(model).within(self._sampling))
 
     async def change_trace(self, model: str, settings: Mapping[str, Sequence[str]], actor: str) -> None:
-        """Sets tracing otherwise: of a model, or, where that is "", of all that have no settings of their own.
+        """Changes the trace settings of a model; if `model` is "", of all models without settings of their own.
 
         Args:
             model: Its name.
-            settings: By Triton's names; no value: back to what holds for all, or to what is configured.
-            actor: Who wants it.
+            settings: By Triton's names; an empty value resets to the settings of all models, or to what is configured.
+            actor: Who asks for it.
 
         Raises:
-            ModelNotFound: There is no such model.
+            ModelNotFound: The model does not exist.
             InvalidRequest, Unsupported: As `trace_settings.changed`.
             ChangeRefused: Tracing is off.
-            UnavailableError: Another worker could not follow.
+            UnavailableError: Another worker could not apply it.
         """
         beneath = self._sampling if model else self._configured
         after = trace_settings.changed(self._of(model), settings, beneath, whole=not model)
@@ -107,7 +107,7 @@ class ServerSettings:
         await self._broadcast("trace", model, after.on, after.ratio)
 
     async def catch_up(self) -> None:
-        """Takes over what other workers have: this one was started after them."""
+        """Copies the settings of the other workers, which were started earlier."""
         if self._peers is None:
             return
         for reply in (await self._peers.ask(_TOPIC, b'["list"]')).values():
@@ -156,7 +156,7 @@ class ServerSettings:
 
 
 def check_changes(*, allowed: bool) -> None:
-    """Passes if a listener lets its clients change settings. Raises PermissionDeniedError."""
+    """Raises PermissionDeniedError unless the listener lets its clients change settings."""
     if not allowed:
         raise PermissionDeniedError(
             "settings are not changed on this listener: ask the control listener, or set oip.allow_settings_changes"

@@ -1,11 +1,11 @@
 """Regions of POSIX shared memory that callers registered, and the tensors in them.
 
-Nothing is mapped: a client may cut a segment short at any time, and a mapping of it would then end the process
-(SIGBUS). Tensors are read and written by pread and pwrite, which say so instead. An input is copied once, before
-anything is checked, so that what the client writes there later changes nothing.
+Nothing is mapped: a client may truncate a segment at any time, and a mapping of it would then kill the process
+(SIGBUS). Tensors are read and written by pread and pwrite, which return an error instead. An input is copied once,
+before anything is checked, so that later writes of the client change nothing.
 
-A region belongs to the caller who registered it, and nobody else sees it. Whoever found it keeps its file open: one
-that is unregistered while a request is under way is closed when that ends. Used on the event loop, but for
+A region belongs to the caller who registered it, and nobody else sees it. A request that uses it keeps its file open;
+if it is unregistered meanwhile, the file is closed when the request ends. Used on the event loop, except for
 `TensorWindow` and `CallerMemory`, which the conversion thread uses, too.
 """
 
@@ -37,7 +37,7 @@ DIRECTORY = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _MOST_REGIONS = 256
-"""Of all callers together: each holds a descriptor, of the 512 that connections leave to all else."""
+"""Regions of all callers together: each holds a descriptor, of the 512 that are not for connections."""
 
 _NAME_BYTES = 1024
 
@@ -46,12 +46,12 @@ _TOPIC = "regions"
 OFF = "system shared memory is off (oip.system_shared_memory): tensors travel in the request"
 
 MARK, _ESCAPE = REGION.encode(), b"\\u"
-"""Either stands in every request with a tensor in shared memory: JSON has other ways to write a name."""
+"""Every request with a tensor in shared memory contains one of these: JSON has several ways to write a name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Region:
-    """A region, whose file is open for as long as somebody holds this.
+    """A region; its file stays open as long as this object lives.
 
     Attributes:
         name: What tensors call it.
@@ -73,10 +73,10 @@ class TensorWindow:
     """A part of a region, for one tensor.
 
     Attributes:
-        region: Whose part it is.
+        region: The region that it is part of.
         offset: Of the part in the region, in bytes.
         size: Bytes that the tensor takes, or may take.
-        field: What errors name.
+        field: The field of the request that errors name.
     """
 
     region: Region
@@ -130,14 +130,14 @@ class TensorWindow:
 
 
 class CallerMemory:
-    """What one request finds in shared memory: the regions of its caller; none where it is off."""
+    """The regions of shared memory that one request may use: those of its caller."""
 
     def __init__(self, regions: Mapping[str, Region] | None = None, most_bytes: int = 0) -> None:
         """Prepares.
 
         Args:
-            regions: Of the caller, by name; None where shared memory is off.
-            most_bytes: That all inputs of the request may have there: they are copied.
+            regions: Of the caller, by name; None if shared memory is off.
+            most_bytes: Most bytes that all inputs of the request may have in shared memory, since they are copied.
         """
         self._regions = regions
         self._most = self._left = most_bytes
@@ -156,11 +156,11 @@ class CallerMemory:
         return window.read()
 
     def check(self, field: str) -> None:
-        """Passes if there is shared memory at all; `field` is what the error names. Raises Unsupported."""
+        """Raises Unsupported, naming `field`, if shared memory is off."""
         self._known(field)
 
     def find(self, place: Place, field: str) -> TensorWindow:
-        """Returns where a tensor lies; `field` is what errors name.
+        """Returns the window of a tensor; errors name `field`.
 
         Raises:
             NotFoundError: The caller has no such region.
@@ -186,9 +186,9 @@ class SharedMemory:
         """Prepares.
 
         Args:
-            settings: Whether it is on, and bounds.
-            max_input_bytes: That the inputs of one request may have in shared memory.
-            peers: The other workers, who are told of each region; None where this server is alone.
+            settings: Whether shared memory is on, and its bounds.
+            max_input_bytes: Most bytes that the inputs of one request may have in shared memory.
+            peers: The other workers, which register each region, too; None if this server is alone.
         """
         self.enabled = settings.system_shared_memory
         self._most = settings.max_shared_memory_regions
@@ -223,24 +223,24 @@ class SharedMemory:
         return [regions[name]]
 
     async def register(self, caller: Caller | None, host: str, name: str, key: str, offset: int, size: int) -> None:
-        """Gives a region a name, in every worker.
+        """Registers a region under a name, in every worker.
 
         Args:
-            caller: To whom it belongs; None where nobody asks who calls.
+            caller: Its owner; None if `[auth]` is not enabled.
             host: The caller's IP address.
             name: What tensors will call it.
-            key: Of the segment, as of shm_open.
+            key: The segment's name, as for shm_open.
             offset: Of the region in the segment, in bytes.
             size: Bytes of the region.
 
         Raises:
             InvalidRequest: A name is not valid, or the region does not lie within the segment.
-            NotFoundError: There is no such segment, or not one that this server's user owns: which, is not told.
+            NotFoundError: The segment does not exist, or this server's user does not own it; the error hides which.
             AlreadyExistsError: The caller has a region of that name.
             Exhausted: The caller, or all together, have as many as they may.
             PermissionDeniedError: The caller is not on this machine.
-            Unsupported: It is off.
-            UnavailableError: Another worker could not follow; then no worker has the region.
+            Unsupported: Shared memory is off.
+            UnavailableError: Another worker could not register it; then no worker has the region.
         """
         self._check_on()
         if not is_loopback(host):
@@ -255,10 +255,10 @@ class SharedMemory:
                 raise
 
     async def unregister(self, caller: Caller | None, name: str = "") -> None:
-        """Takes the name of a caller's region away, or of all of them. One that is not registered is not an error.
+        """Unregisters a region of a caller, or all of them. A region that is not registered is not an error.
 
         Raises:
-            Unsupported: It is off.
+            Unsupported: Shared memory is off.
         """
         self._check_on()
         owner = _owner(caller)
@@ -267,7 +267,7 @@ class SharedMemory:
             await self._peers.ask(_TOPIC, json.dumps(["drop", owner, name]).encode())
 
     async def catch_up(self) -> None:
-        """Takes over what other workers have: this one was started after them."""
+        """Copies the regions of the other workers, which were started earlier."""
         if self._peers is None or not self.enabled:
             return
         for reply in (await self._peers.ask(_TOPIC, b'["list"]')).values():
@@ -275,10 +275,10 @@ class SharedMemory:
                 try:
                     self._put(*one)
                 except TurnoutError:
-                    continue  # it is here already, or the other worker holds what nobody can open any more
+                    continue  # it is registered here already, or its segment was deleted since
 
     def close(self) -> None:
-        """Lets go of all regions."""
+        """Drops all regions."""
         self._owners.clear()
 
     async def _on_message(self, body: bytes) -> bytes:
@@ -358,10 +358,10 @@ def _unknown(name: str) -> NotFoundError:
 
 
 def no_cuda() -> Unsupported:
-    """Makes the error for a region of CUDA memory that is to be registered."""
+    """Returns the error for registering a region of CUDA memory."""
     return Unsupported("CUDA shared memory is not supported: tensors travel in the request, or in system shared memory")
 
 
 def no_cuda_region(name: str) -> NotFoundError:
-    """Makes the error for a region of CUDA memory that is asked for: none is ever registered."""
+    """Returns the error for asking about a region of CUDA memory: none is ever registered."""
     return NotFoundError(f"no region of CUDA shared memory is named {name[:64]!r}")

@@ -1,4 +1,4 @@
-"""What versions did, asked for by clients of the protocol: of all workers together."""
+"""Statistics of versions for clients of the protocol, over all workers."""
 
 import time
 
@@ -13,7 +13,7 @@ _TOPIC = "statistics"
 
 
 class Statistics:
-    """Tells what versions did since they were loaded."""
+    """The statistics of versions since they were loaded."""
 
     def __init__(self, router: Router, catalog: Catalog, peers: Peers | None) -> None:
         """Prepares.
@@ -21,7 +21,7 @@ class Statistics:
         Args:
             router: Tells which version a selector names.
             catalog: Tells what is served.
-            peers: The other workers; None where this server is alone.
+            peers: The other workers; None if this server is alone.
         """
         self._router = router
         self._catalog = catalog
@@ -30,14 +30,14 @@ class Statistics:
             peers.answers(_TOPIC, self._answer_peer)
 
     async def of(self, model: str = "", selector: str = "") -> ModelStatisticsResponse:
-        """Returns the statistics of one version, of all of a model that are loaded, or of all models.
+        """Returns the statistics of one version, of all loaded versions of a model, or of all models.
 
         Args:
             model: Name; "" for all models.
             selector: Of a version; "" for all that are loaded.
 
         Raises:
-            InvalidSelector, ModelNotFound, VersionNotFound: There is no such version.
+            InvalidSelector, ModelNotFound, VersionNotFound: The version does not exist.
             NotLoaded: It is not loaded.
         """
         request = ModelStatisticsRequest(name=model, version=selector)

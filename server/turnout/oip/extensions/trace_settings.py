@@ -1,7 +1,7 @@
-"""Triton's trace settings in terms of sampling. Pure.
+"""Maps Triton's trace settings to sampling. Pure.
 
-Spans go to an OpenTelemetry collector, which the server's own settings name. What clients can change is which share of
-the requests is traced, and whether any is: of all models, and of one.
+Spans go to an OpenTelemetry collector, which the server's own settings name. Clients can change whether requests are
+traced, and which share of them: for all models, or for one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,44 +14,44 @@ _FREQUENCY, _FILE, _MODE = "log_frequency", "trace_file", "trace_mode"
 _OFF, _TIMESTAMPS = "OFF", "TIMESTAMPS"
 
 _USUAL_RATE = 1000
-"""Triton's, and what is told where tracing is off."""
+"""Triton's default, and the answer if tracing is off."""
 
 _MOST_RATE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which requests are traced; None of a model: as of all models.
+    """Which requests are traced. For a model, None means: as for all models.
 
     Attributes:
-        on: Any are. What follows holds where this is true.
-        ratio: Share of the requests whose callers have not decided that; 0: none of them.
+        on: Whether any are; if not, `ratio` has no effect.
+        ratio: Share of the requests whose callers have not decided it; 0 for none of them.
     """
 
     on: bool | None = None
     ratio: float | None = None
 
     def within(self, server: "Sampling") -> "Sampling":
-        """Returns what holds for a model, given what holds for all."""
+        """Returns the sampling of a model, given that of all models."""
         return Sampling(server.on if self.on is None else self.on, server.ratio if self.ratio is None else self.ratio)
 
     @property
     def share(self) -> float | None:
-        """Of the requests that are traced, 0 to 1; None where nothing is, whatever callers decided."""
+        """Share of the requests that are traced, 0 to 1; None if nothing is, whatever callers decided."""
         return self.ratio if self.on else None
 
 
 FOLLOWS = Sampling()
-"""What is set for a model as long as nothing is."""
+"""The sampling of a model without settings of its own."""
 
 
 def configured(ratio: float | None) -> Sampling:
-    """Returns what holds for all models by the server's own settings; `ratio` is None where tracing is off."""
+    """Returns the sampling of all models by the server's own settings; `ratio` is None if tracing is off."""
     return Sampling(False, 1 / _USUAL_RATE) if ratio is None else Sampling(True, ratio)
 
 
 def as_triton(sampling: Sampling) -> Mapping[str, Sequence[str]]:
-    """Returns the settings by Triton's names; nothing of it follows anything."""
+    """Returns the settings by Triton's names."""
     rate = max(round(1 / sampling.ratio), 1) if sampling.ratio else 0
     return {
         _LEVEL: [_TIMESTAMPS if sampling.on else _OFF],
@@ -64,17 +64,17 @@ def as_triton(sampling: Sampling) -> Mapping[str, Sequence[str]]:
 
 
 def changed(before: Sampling, settings: Mapping[str, Sequence[str]], beneath: Sampling, *, whole: bool) -> Sampling:
-    """Returns which requests are to be traced.
+    """Returns the new sampling.
 
     Args:
-        before: As it is set.
-        settings: What a client wants to be changed, by Triton's names; no value: back to what is beneath.
-        beneath: What holds where nothing is set.
+        before: The present sampling.
+        settings: What to change, by Triton's names; an empty value resets to `beneath`.
+        beneath: What applies if nothing is set.
         whole: It is set for all models.
 
     Raises:
-        InvalidRequest: A setting is none of Triton's, or its value none that it takes.
-        Unsupported: A setting that cannot be changed here should be.
+        InvalidRequest: A setting or its value is unknown to Triton.
+        Unsupported: The setting cannot be changed in this server.
     """
     fixed = as_triton(before.within(beneath))
     after = before

@@ -1,7 +1,7 @@
-"""What versions did, in the form of Triton's statistics: out of counters, and as the sum of several workers. Pure.
+"""Triton's statistics of versions, from counters, and summed over several workers. Pure.
 
-A run is measured as a whole, so that `compute_input` and `compute_output` are counted and have no time of their own:
-what they would have is in `compute_infer`, or, as far as it is decoding, in `success`.
+A run is measured as a whole, so that `compute_input` and `compute_output` are counted but have no time of their own:
+it is part of `compute_infer`, or, for decoding, of `success`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,10 +21,10 @@ _OK = "OK"
 
 
 def version_statistics(recorder: VersionRecorder, epoch: float) -> ModelStatistics:
-    """Returns what a version did in all its roles.
+    """Returns the statistics of a version over all its roles.
 
     Args:
-        recorder: Counts it.
+        recorder: The version's counters.
         epoch: Seconds since 1970 when the clock of `time.monotonic()` was 0.
     """
     roles = list(recorder.roles.values())
@@ -42,7 +42,7 @@ def version_statistics(recorder: VersionRecorder, epoch: float) -> ModelStatisti
 
 
 def pooled_statistics(parts: Iterable[ModelStatisticsResponse]) -> ModelStatisticsResponse:
-    """Returns what several workers tell, as one server's, in the order of the first that tells of each version."""
+    """Returns the statistics of several workers as those of one server, in the order in which versions first appear."""
     found: dict[tuple[str, str], ModelStatistics] = {}
     for part in parts:
         for one in part.model_stats:

@@ -1,4 +1,4 @@
-"""A version given out piece by piece, and taken back."""
+"""A version sent piece by piece, and received."""
 
 import os
 from contextlib import ExitStack

@@ -51,7 +51,7 @@ class ChangeResult:
 
 
 class Operations:
-    """Releases, takes releases back, rolls back, and ends what cannot be read.
+    """Releases, withdraws, rolls back, and ends what cannot be read.
 
     Every method raises UnavailableError while the state store does not answer.
     """

@@ -88,7 +88,7 @@ def _target(snapshot: ModelSnapshot, to: Version | None) -> Version:
         return targets[0]
     present, policy = snapshot.answering, snapshot.state.policy
     if present is not None and policy is not None and policy.canaries:
-        return present  # nothing answered before it, and there are canaries to take back
+        return present  # nothing answered before it, and there are canaries to end
     raise ChangeRefused(_nothing(snapshot))
 
 

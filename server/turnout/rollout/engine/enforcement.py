@@ -161,7 +161,7 @@ class Enforcement:
             return None
 
     def _awaits_rollback(self, rollout: Rollout) -> bool:
-        """Tells whether a rollout is being taken back and its traffic, or its release, has not gone back yet."""
+        """Tells whether a rollout is being rolled back and its traffic, or its release, has not gone back yet."""
         if rollout.state is not RolloutState.ABORTING:
             return False
         _, policy = self._serving.in_force(rollout.model)
@@ -169,7 +169,7 @@ class Enforcement:
         return (desired is not None and desired != policy) or self._still_released(rollout)
 
     def _still_released(self, rollout: Rollout) -> bool:
-        """Tells whether a candidate that is taken back still has a release that goes with it."""
+        """Tells whether a candidate that is rolled back still has a release that goes with it."""
         return rollout.released and self._serving.is_released(rollout.model, rollout.candidate)
 
     def routed(self, rollout: Rollout) -> Rollout:

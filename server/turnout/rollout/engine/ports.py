@@ -233,7 +233,7 @@ class RolloutStore(Protocol):
         ...
 
     async def aborting(self) -> Sequence[RolloutRecord]:
-        """Returns the rollouts that are being taken back."""
+        """Returns the rollouts that are being rolled back."""
         ...
 
     async def of(self, model: str) -> Sequence[RolloutRecord]:

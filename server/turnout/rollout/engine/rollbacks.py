@@ -57,7 +57,7 @@ class Rollbacks:
             self._diversions.end(model)
 
     async def note(self) -> None:
-        """Notes which rollouts are being taken back by now, whoever drives them; called when the store has changed.
+        """Notes which rollouts are being rolled back by now, whoever drives them; called when the store has changed.
 
         Raises:
             UnavailableError: The state store does not answer.
@@ -71,7 +71,7 @@ class Rollbacks:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self.follow()
             for rollout in self._going_back:
-                # Most have gone back by now. Where not, whoever took it back may have died in between.
+                # Most have ended by now. If not, the server that rolled it back may have died in between.
                 self._enforcement.divert(rollout, self._clock.now())
             self._going_back = ()
 

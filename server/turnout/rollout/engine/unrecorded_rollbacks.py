@@ -39,7 +39,7 @@ class Diversion:
     Attributes:
         to: The version that answers everything that is left to the policy.
         since: Who answered before; somebody else's decision since then ends it.
-        attempt: The rollout that is taken back; 0 for a rollback by hand.
+        attempt: The rollout that is rolled back; 0 for a rollback by hand.
         actor: Who asked; "" for the rollout itself.
         reason: Why.
         began: Since when.

@@ -53,7 +53,7 @@ class PerServer:
         """Returns the server on which the candidate is worst, of those whose evidence rolls it back; None if none does.
 
         Args:
-            alpha: Chance that a candidate is taken back that is not worse, for all servers together.
+            alpha: Chance that a candidate that is not worse is rolled back, for all servers together.
         """
         least = len(self.evidence) / alpha if self.evidence else 0.0
         found = {name: one.combined for name, one in self.evidence.items() if one.combined >= least}

@@ -134,7 +134,7 @@ class Rollout:
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
         was_released: The candidate was released before.
-        released: The candidate's release is withdrawn when it is taken back: it is this rollout's work, or the
+        released: The candidate's release is withdrawn when it is rolled back: it is this rollout's work, or the
             evidence speaks against the candidate, whoever released it.
         finishing: The watch is over; the version before gives back its share.
         rivals: Most rollouts of the model that ran at once since this one began; they share alpha.

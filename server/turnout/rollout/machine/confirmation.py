@@ -24,7 +24,7 @@ class Reply(StrEnum):
     VETO = "veto"
     """4xx: the rollout holds."""
     ROLLBACK = "rollback"
-    """4xx with `rollback` in its body: the candidate is taken back."""
+    """4xx with `rollback` in its body: the candidate is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)

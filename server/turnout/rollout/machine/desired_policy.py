@@ -64,7 +64,7 @@ def _desired(rollout: Rollout, policy: Policy | None) -> Policy | None:
             return Policy(policy.baseline, _without(canaries, candidate), _without(shadows, candidate))
         case _S.ABORTING if policy is not None:
             return Policy(previous, _without(canaries, candidate, previous), _without(shadows, candidate, previous))
-        case _:  # of one that is taken back: it had put nothing in force yet, or somebody ended the policy since
+        case _:  # of one that is rolled back: it had put nothing in force yet, or somebody ended the policy since
             return None
 
 

@@ -274,7 +274,7 @@ def _deciding(rollout: Rollout, facts: Facts) -> Moved:
     if missing := unmeasured(rollout):
         if rollout.step_s <= longest:
             return rollout, ()
-        # Whatever `on_insufficient` says of the traffic: that nobody could ask neither promotes nor takes back.
+        # Whatever `on_insufficient` says of the traffic: that nobody could ask neither promotes nor rolls back.
         return pause(rollout, Pause("insufficient", f"after {rollout.step_s:.0f} s {' and '.join(missing)}"))
     return begin_step(rollout, facts.analysis, rollout.step + 1, longest)
 

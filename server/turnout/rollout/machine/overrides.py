@@ -25,12 +25,12 @@ def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
     """Returns the rollout paused for one more reason; each kind of reason stands once.
 
     Raises:
-        ChangeRefused: Somebody asks for it, and it has ended or is being taken back.
+        ChangeRefused: Somebody asks for it, and it has ended or is being rolled back.
     """
     if by_hand:
         refuse_final(rollout)
         if rollout.state is _S.ABORTING:
-            raise ChangeRefused(f"{rollout.candidate} is being taken back, and nothing stops that")
+            raise ChangeRefused(f"{rollout.candidate} is being rolled back, and nothing stops that")
     pauses = (*(p for p in rollout.pauses if p.kind != why.kind), why)
     if pauses == rollout.pauses:
         return rollout, ()
@@ -171,7 +171,7 @@ def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = R
 
 
 def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
-    """Returns the rollout ended, if its traffic is changed in the same transaction; one that was being taken back
+    """Returns the rollout ended, if its traffic is changed in the same transaction; one that was being rolled back
     ends as it was to.
 
     Args:

@@ -1,1 +1,1 @@
-"""`turnout.v1.ControlService`: what operators do to a running server."""
+"""`turnout.v1.ControlService`: commands of operators for a running server."""

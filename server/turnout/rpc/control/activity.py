@@ -1,4 +1,4 @@
-"""What the server does at the moment, in counters."""
+"""The server's present activity, as counters."""
 
 import time
 import uuid
@@ -21,7 +21,7 @@ _APPLIED = "applied"
 
 
 class ActivityMethods:
-    """Tells what versions do."""
+    """Returns the activity of versions."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class ActivityMethods:
 
         Args:
             sample: Brings the gauges of versions up to date.
-            catalog: What is served.
-            rollouts: How candidates become baselines.
-            metrics: What is counted.
+            catalog: Tells what is served.
+            rollouts: Drives rollouts.
+            metrics: All counters.
             accepting: Tells whether the server takes requests; False once it drains.
-            peers: The other workers; None where this server is alone.
+            peers: The other workers; None if this server is alone.
         """
         self._sample = sample
         self._catalog = catalog
@@ -54,7 +54,7 @@ class ActivityMethods:
             peers.answers("activity", self._answer_peer)
 
     async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
-        """Tells counters and gauges of every version. No scrape: what left is shown no shorter for it."""
+        """Returns counters and gauges of every version. Does not count as a scrape for versions that left."""
         own = self._activity()
         if self._peers is None:
             return own
@@ -62,7 +62,7 @@ class ActivityMethods:
         return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in replies.values()])
 
     async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:  # noqa: N802
-        """Tells which servers share the state store, and how far each is."""
+        """Lists the servers that share the state store, and how far each is behind."""
         found = [_server(one) for one in self._rollouts.servers]
         return servers_pb2.ListServersResponse(servers=found, answered_by=self._rollouts.server)
 

@@ -1,4 +1,4 @@
-"""What the methods of the control service have in common."""
+"""Common parts of the control service's methods."""
 
 from turnout.errors import InvalidRequest
 from turnout.rollout.machine.actors import check_person
@@ -8,10 +8,10 @@ _MAX_REASON = 1024
 
 
 def check_record(actor: str, reason: str, prefix: str = "") -> None:
-    """Checks what goes on the record.
+    """Checks the actor and the reason of a change.
 
     Raises:
-        InvalidRequest: It is too long, or the actor goes by the name of a rollout.
+        InvalidRequest: One is too long, or the actor is the name of a rollout.
     """
     if len(actor) > _MAX_ACTOR:
         raise InvalidRequest.at(f"{prefix}actor", f"expected at most {_MAX_ACTOR} characters")

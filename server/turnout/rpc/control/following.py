@@ -1,4 +1,4 @@
-"""What an operator changes is in force in every worker when the call returns, not only in the one that answered it."""
+"""Makes changes take effect in every worker before the call returns, not only in the one that answers."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,11 +6,11 @@ from turnout.rpc.transport.port import Methods, Response, RpcCall, Unary
 from turnout.workers.peers import Peers
 
 _READS = ("Get", "List", "Explain", "Plan", "Describe", "Watch", "Fetch")
-"""How the methods begin that change nothing."""
+"""Prefixes of methods that change nothing."""
 
 
 def followed(methods: Methods, peers: Peers | None) -> Methods:
-    """Returns the methods, each that changes something with the other workers following before it answers."""
+    """Wraps the methods that change something: the other workers follow before they answer."""
     if peers is None:
         return methods
     return {

@@ -1,4 +1,4 @@
-"""Routing as messages, and policies out of them."""
+"""Converts routing to messages, and messages to policies."""
 
 import math
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_PARTS = 1000
-"""Canaries, and shadows, that one policy may name."""
+"""Most canaries, and most shadows, in a policy."""
 
 
 def read_policy(message: pb.Policy) -> Policy:
@@ -62,7 +62,7 @@ def read_share(share: float, field: str) -> int:
 
 
 def answers_message(answers: RoutingTable) -> pb.Answers:
-    """Returns who answers what."""
+    """Returns which version answers what."""
     return pb.Answers(
         selectors=[
             pb.SelectorAnswer(
@@ -86,13 +86,13 @@ def answers_message(answers: RoutingTable) -> pb.Answers:
 def state_message(
     known: ModelEntry, applied: AppliedPolicy | None, answers: RoutingTable, diverted: Version | None = None
 ) -> pb.TrafficState:
-    """Returns how a model's traffic stands.
+    """Returns the state of a model's traffic.
 
     Args:
         known: The model.
-        applied: What is in force.
-        answers: Who answers what.
-        diverted: The version that a rollback has answer everything before it is on record; None if the policy holds.
+        applied: The policy in force.
+        answers: Which version answers what.
+        diverted: The version that answers everything after an unrecorded rollback; None if the policy applies.
     """
     if applied is None:
         return pb.TrafficState(model=known.name, answers=answers_message(answers), diverted=str(diverted or ""))
@@ -123,7 +123,7 @@ def state_message(
 
 
 def epoch_message(record: PolicyRecord, state: PolicyState) -> pb.TrafficState:
-    """Returns what an epoch held."""
+    """Returns the policy of an epoch."""
     return pb.TrafficState(
         model=record.model,
         epoch=record.epoch,
@@ -150,7 +150,7 @@ def explanation_message(explanation: RouteExplanation) -> pb.ExplainRouteRespons
 
 
 def shadow_message(lane: Lane, worst: int) -> pb.ShadowReport:
-    """Returns what one shadow differs in, with at most `worst` disagreements."""
+    """Returns the report of one shadow, with at most `worst` disagreements."""
     ledger = lane.ledger
     return pb.ShadowReport(
         version=lane.pair.shadow,

@@ -1,4 +1,4 @@
-"""Probes of a running server: which there are, and what one measures now."""
+"""Probes of a running server: lists them, and tries one."""
 
 import time
 
@@ -13,7 +13,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 
 class ProbeMethods:
-    """Tells of probes, and tries them. Where they ask is the configuration's alone: no request names a URL."""
+    """Lists probes, and tries them. Only the configuration says which URL they ask, never a request."""
 
     def __init__(self, analyses: Analyses, rollouts: RolloutEngine, catalog: Catalog) -> None:
         self._analyses = analyses
@@ -21,11 +21,11 @@ class ProbeMethods:
         self._catalog = catalog
 
     async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:  # noqa: N802 - gRPC's
-        """Tells the probes that plans may name."""
+        """Lists the probes that plans may name."""
         return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._analyses.probes.items()])
 
     async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:  # noqa: N802
-        """Asks a probe once."""
+        """Tries a probe once."""
         version = parse_version(request.version)
         known = self._catalog.snapshot.model(request.model).versions
         if version not in known:

@@ -1,4 +1,4 @@
-"""Rollouts of a running server: commands, their history, and how they go."""
+"""Rollouts of a running server: commands, status and history."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ _TICKS_AT_ONCE = 2000
 
 
 class RolloutMethods:
-    """Changes and tells how candidates become baselines."""
+    """Controls rollouts, and reports about them."""
 
     def __init__(
         self, rollouts: RolloutEngine, releases: Releases, log: RolloutLog, previews: Previews, analyses: Analyses
@@ -38,7 +38,7 @@ class RolloutMethods:
         self._analyses = analyses
 
     async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
-        """Tells what a rollout would do and see."""
+        """Returns what a rollout would do, and what it could detect."""
         plan = read_plan(request.plan_json)
         self._analyses.check(plan)
         preview = self._previews.of(request.model, parse_version(request.version), plan)
@@ -74,7 +74,7 @@ class RolloutMethods:
         )
 
     async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:  # noqa: N802
-        """Carries out an operator's decision on a rollout."""
+        """Applies an operator's command to a rollout."""
         change = request.change
         check_record(change.actor, change.reason, "change.")
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
@@ -102,7 +102,7 @@ class RolloutMethods:
         )
 
     async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:  # noqa: N802
-        """Tells the rollouts that are and were."""
+        """Lists active and earlier rollouts."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
         known = await self._log.history(request.model or None, request.limit or 20)
@@ -111,7 +111,7 @@ class RolloutMethods:
     async def WatchRollout(  # noqa: N802
         self, request: pb.WatchRolloutRequest, write: Callable[[pb.WatchRolloutResponse], Awaitable[None]]
     ) -> None:
-        """Tells a rollout as it goes."""
+        """Sends a rollout whenever it changes."""
         last = b""
         while True:
             record, found = await self._log.found(request.model, request.attempt)
@@ -125,7 +125,7 @@ class RolloutMethods:
             await self._rollouts.wait(_WATCH_SECONDS)
 
     async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:  # noqa: N802
-        """Tells what each tick of a rollout counted."""
+        """Returns the counts of each tick of a rollout."""
         record, rollout = await self._log.latest(request.model, request.attempt)
         events = await self._log.events(request.model, rollout.attempt, _MAX_LIMIT)
         ticks = await self._log.ticks(request.model, rollout.attempt, request.after, _TICKS_AT_ONCE + 1)
@@ -160,7 +160,7 @@ class RolloutMethods:
 
 
 def read_plan(text: str) -> Plan:
-    """Reads a plan as it came, with the metrics that every new rollout looks at.
+    """Reads a plan from a request, and adds the metrics that every new rollout has.
 
     Raises:
         InvalidRequest: It is not a plan.

@@ -27,7 +27,7 @@ _MAX_HISTORY = 1000
 
 
 class TrafficMethods:
-    """Changes and tells where requests go."""
+    """Changes and shows how requests are routed."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class TrafficMethods:
             peers.answers("traffic", self._answer_traffic)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
-        """Tells how traffic is routed."""
+        """Returns how traffic is routed."""
         names = [request.model] if request.model else list(self._catalog.snapshot.models)
         states = [self._state(name) for name in names]
         if self._peers is not None:
@@ -59,7 +59,7 @@ class TrafficMethods:
         return pb.GetTrafficResponse(models=states)
 
     async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:  # noqa: N802
-        """Puts a policy in place of the one in force."""
+        """Replaces the policy in force."""
         await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
         return pb.SetTrafficResponse(state=self._state(request.model))
 
@@ -76,7 +76,7 @@ class TrafficMethods:
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
     async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:  # noqa: N802
-        """Has changes refused, or taken again."""
+        """Refuses changes from now on, or accepts them again."""
         await self._traffic.freeze(request.model, request.frozen, _change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
@@ -90,14 +90,14 @@ class TrafficMethods:
     async def ListTrafficHistory(  # noqa: N802
         self, request: pb.ListTrafficHistoryRequest
     ) -> pb.ListTrafficHistoryResponse:
-        """Tells the policies that were."""
+        """Lists earlier policies."""
         if request.limit > _MAX_HISTORY:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_HISTORY}")
         epochs = await self._traffic.history(request.model, request.limit or 100)
         return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:  # noqa: N802
-        """Tells, step by step, how a request would be routed."""
+        """Explains, step by step, how a request would be routed."""
         if len(request.routing_key) > _MAX_KEY:
             raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")
         explanation = self._explainer.explain(

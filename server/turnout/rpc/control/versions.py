@@ -23,7 +23,7 @@ _Declaration = pb.YankVersionRequest | pb.UnyankVersionRequest | pb.SetTagReques
 
 
 class VersionMethods:
-    """Changes which versions are served, and by which names."""
+    """Changes which versions are served, and their tags."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class VersionMethods:
         self._releases = releases
 
     async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:  # noqa: N802
-        """Loads a version and waits until it is Ready."""
+        """Loads a version and waits until it is ready."""
         entry = await self._loads.load(request.model, parse_version(request.version))
         message = version_message(entry, self._catalog.snapshot.model(request.model))
         return pb.LoadVersionResponse(version=message)
@@ -48,7 +48,7 @@ class VersionMethods:
     async def UnloadVersion(self, request: pb.UnloadVersionRequest) -> pb.UnloadVersionResponse:  # noqa: N802
         """Takes a version out of service and waits until its memory is freed."""
         entry = await self._loads.unload(request.model, parse_version(request.version))
-        model = self._catalog.snapshot.models.get(request.model)  # gone with a version whose files were gone
+        model = self._catalog.snapshot.models.get(request.model)  # it may be gone, if the version's files were
         message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
 
@@ -67,7 +67,7 @@ class VersionMethods:
         return pb.ReleaseVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
     async def WithdrawVersion(self, request: pb.WithdrawVersionRequest) -> pb.WithdrawVersionResponse:  # noqa: N802
-        """Takes a release back; in force when the call returns."""
+        """Withdraws a release; in force when the call returns."""
         check_record(request.actor, request.reason)
         version = parse_version(request.version)
         done = await self._releases.withdraw(request.model, version, request.actor, request.reason)
@@ -75,11 +75,11 @@ class VersionMethods:
         return pb.WithdrawVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
     async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:  # noqa: N802
-        """Withdraws a version; in force when the call returns."""
+        """Yanks a version; in force when the call returns."""
         version = parse_version(request.version)
         before = await self._declare(self._release_writer.yank, request, version)
         warning = ""
-        with suppress(OSError, UnavailableError):  # it is yanked, whatever can be said of it
+        with suppress(OSError, UnavailableError):  # it is yanked, even if it cannot be described
             back = await self._release_writer.in_thread(self._release_writer.rollback_target, request.model)
             warning = back.yank_warning(request.model, version)
         return pb.YankVersionResponse(
@@ -89,14 +89,14 @@ class VersionMethods:
         )
 
     async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:  # noqa: N802
-        """Takes a withdrawal back; in force when the call returns."""
+        """Undoes a yank; in force when the call returns."""
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
         changed = await self._declare(self._release_writer.unyank, request, parse_version(request.version))
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
-        """Makes a tag name a version; in force when the call returns."""
+        """Points a tag at a version; in force when the call returns."""
         version = parse_version(request.version)
         previous = await self._declare(
             self._release_writer.set_tag, request, request.tag, version, expect=_expected(request)
@@ -110,7 +110,7 @@ class VersionMethods:
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     async def _declare(self, change: Callable[..., T], request: _Declaration, *arguments: Any, **named: Any) -> T:
-        """Makes a change in a thread, and has it in force here."""
+        """Makes a change in a thread, and puts it in force here."""
         check_record(request.actor, request.reason)
         result = await self._release_writer.in_thread(
             change, request.model, *arguments, actor=request.actor, reason=request.reason, **named
@@ -126,7 +126,7 @@ class VersionMethods:
 
 
 def _expected(request: pb.SetTagRequest | pb.DeleteTagRequest) -> str | None:
-    """Returns what the tag has to name before, as the state store takes it."""
+    """Returns the version that the tag is expected to name, for the state store."""
     if not request.HasField("expected_version"):
         return None
     return str(parse_version(request.expected_version)) if request.expected_version else ""

@@ -1,8 +1,8 @@
-"""Answers of ModelInfer and ModelStreamInfer, serialised out of prepared parts.
+"""Serialises answers of ModelInfer and ModelStreamInfer from prepared parts.
 
-Protobuf takes the fields of a message in any order, and in as many pieces as they come. What all answers of a route
-have in common is serialised once, and what describes an output once for each shape; the rest of an answer is its id and
-the elements of its outputs. That takes a third of the time in which a message is built and serialised.
+Protobuf takes the fields of a message in any order, and in any number of pieces. What all answers of a route share is
+serialised once, and the description of an output once for each shape; the rest of an answer is its id and the elements
+of its outputs. That takes a third of the time of building and serialising a message.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ Descriptions: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes,
 """Of outputs of numbers, by name: dtype, shape, serialised description, and what goes before the elements."""
 
 _ROUTE = "OIP answer"
-"""Under which routes keep what is prepared."""
+"""The key under which routes keep prepared parts."""
 
 
 def _number(message: Any, field: str) -> int:
@@ -51,12 +51,12 @@ _FINAL = _final()
 def unary_answer(
     request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits
 ) -> list[bytes]:
-    """Returns the parts of the answer to a request, which is a ModelInferResponse once they are joined.
+    """Returns the parts of the answer to a request; joined, they are a ModelInferResponse.
 
     Args:
         request_id: As the client wrote it.
-        result: What the data plane answered.
-        wanted: What becomes of the outputs.
+        result: The data plane's answer.
+        wanted: How to return the outputs.
         limits: On the strings that classification makes.
 
     Raises:
@@ -76,11 +76,11 @@ def stream_answer(
 
 
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
-    """Returns what a serialised ModelInferResponse has of its outputs.
+    """Returns the outputs' part of a serialised ModelInferResponse.
 
     Args:
         outputs: Name and value of each.
-        described: Remembers how each output was described last.
+        described: Remembers the last description of each output.
 
     Raises:
         Unsupported: The protocol does not know the type of an output.
@@ -114,7 +114,7 @@ def _parts(request_id: str, result: InferenceResult, wanted: RequestedOutputs, l
 
 
 def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: RequestedOutputs) -> list[bytes]:
-    """Returns the same as `output_parts`, where some of the elements go to shared memory."""
+    """Returns the same as `output_parts`, if some of the elements go to shared memory."""
     response = ModelInferResponse()
     for output in exchange.stored(outputs, wanted.windows):
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)

@@ -1,4 +1,4 @@
-"""Tensors of the protocol's messages to NumPy arrays and back: raw, or in the list that belongs to their type."""
+"""Converts tensors in the protocol's messages to NumPy arrays and back: raw, or in the list for their type."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ InputTensor = ModelInferRequest.InferInputTensor
 _NUMBERS = {name: descriptor.number for name, descriptor in ModelInferRequest.DESCRIPTOR.fields_by_name.items()}
 
 FIELDS = Fields(request=0, id=_NUMBERS["id"], tensor=0, elements=_NUMBERS["raw_input_contents"], sent=0)
-"""What may differ in a request that is like one before."""
+"""The fields that may differ in a request that matches a remembered one."""
 
 
 class RawInput(NamedTuple):
@@ -62,7 +62,7 @@ class RawInput(NamedTuple):
 class InputDecoder:
     """Decodes the inputs of requests, and remembers how tensors were described.
 
-    Clients describe theirs in the same bytes call after call: what was checked once takes a third of the time then.
+    Clients send the same descriptions in every call: one that was checked before takes a third of the time.
     """
 
     def __init__(self, limits: InputLimits) -> None:
@@ -94,7 +94,7 @@ class InputDecoder:
             kind = BY_NAME[tensor.datatype]
             described = tensor.SerializeToString()
             if not kind.size or kind.name == "BOOL" or len(described) > _REMEMBERED_BYTES:
-                continue  # their elements have to be looked at, too
+                continue  # their elements have to be checked, too
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             shape = tuple(tensor.shape)
@@ -114,7 +114,7 @@ def decode_inputs(
         memory: Of the caller.
 
     Raises:
-        InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the
+        InvalidRequest, InvalidTensor: A tensor violates the protocol or the limits; the
             error names the field.
         NotFoundError, Unsupported: As `CallerMemory.find`.
     """
@@ -157,7 +157,7 @@ def decode_inputs(
 def _stored(
     index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits, memory: CallerMemory
 ) -> Array:
-    """Returns the array whose elements lie in shared memory."""
+    """Returns the array whose elements are in shared memory."""
     field = f"inputs[{index}]"
     if tensor.HasField("contents"):
         raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
@@ -172,7 +172,7 @@ def _shape(index: int, tensor: InputTensor, limits: InputLimits) -> tuple[int, .
 
 
 def _typed(index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits) -> Array:
-    """Returns the array whose elements stand in the list that belongs to its type."""
+    """Returns the array whose elements are in the list for its type."""
     field, count = f"inputs[{index}].contents", math.prod(shape)
     lists = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
     if not kind.contents:

@@ -1,4 +1,4 @@
-"""What clients ask before they send requests, as the service's methods."""
+"""Describes the server and its models, as the service's methods."""
 
 from turnout import __version__
 from turnout.errors import DigestMismatch, NotFoundError, NotLoaded, UnavailableError
@@ -17,11 +17,11 @@ class DescriptionMethods:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: N802 - gRPC's
-        """Tells whether the server is fit for traffic."""
+        """Tells whether the server is ready for traffic."""
         return pb.ServerReadyResponse(ready=self._description.ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:  # noqa: N802 - gRPC's
-        """Tells whether a request for this version would be taken now."""
+        """Tells whether a request for this version would be accepted now."""
         try:
             self._description.check_ready(request.name, request.version)
         except (NotFoundError, NotLoaded, UnavailableError, DigestMismatch):

@@ -1,4 +1,4 @@
-"""Requests and answers of ModelInfer and ModelStreamInfer, decoded and encoded."""
+"""Decodes requests and encodes answers of ModelInfer and ModelStreamInfer."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class InferEndpoint(Endpoint[ModelInferRequest]):
 
     Attributes:
         inputs: Decodes them.
-        memory: Where tensors may lie.
+        memory: Shared memory that tensors may be in.
     """
 
     inputs: InputDecoder
@@ -37,7 +37,7 @@ class InferEndpoint(Endpoint[ModelInferRequest]):
 
 
 class _Infer(GrpcExchange[ModelInferRequest]):
-    """A ModelInferRequest, however it came."""
+    """A ModelInferRequest, from a call or a stream."""
 
     endpoint: InferEndpoint
     _found: Found | None = None
@@ -46,7 +46,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
     _wanted = exchange.NOTHING_SPECIAL
 
     def read(self) -> None:
-        """Reads the message, as far as it is unlike those before. Raises as `parse`."""
+        """Reads the parts of the message that a remembered request does not have. Raises as `parse`."""
         if self._found is not None or self.parsed is not None:
             return
         templates, data = self.endpoint.templates, self.data
@@ -58,12 +58,12 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         self._outline = templates.outline(data)
 
     def envelope(self) -> InferenceRequest:
-        """Returns what is known of a request that could not be decoded."""
+        """Returns the known parts of a request that could not be decoded."""
         request_id = _logged_id(self._id)
         return InferenceRequest(*self.names(), {}, request_id=request_id, arrived=self.arrived)
 
     def names(self) -> tuple[str, str]:
-        """Returns the model and the selector that the client wrote, as far as they are known."""
+        """Returns the model and the selector that the client wrote, if they are known."""
         if self._found is not None:
             return self._found[0].model, self._found[0].selector
         return ("", "") if self.parsed is None else (self.parsed.model_name, self.parsed.model_version)
@@ -74,7 +74,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         Args:
             deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
             preferences: What the call's metadata asks for.
-            caller: Who calls; None where nobody asked.
+            caller: Who calls; None if nobody asked.
 
         Raises:
             InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
@@ -103,7 +103,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         )
 
     def _decode(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
-        """Returns a request that is like none before, and remembers it. Raises as `request`."""
+        """Decodes a new kind of request, and remembers it. Raises as `request`."""
         message, endpoint = self.parse(), self.endpoint
         parameters = plain(message.parameters)
         memory = endpoint.memory.of(caller)
@@ -140,7 +140,7 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
         return self.request(self.call.deadline, self.preferences(), self.call.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer, serialised; metadata says who gave it. Raises as `unary_answer`, and Exhausted."""
+        """Returns the answer, serialised; metadata names the version. Raises as `unary_answer`, and Exhausted."""
         self.call.trailing = trailing_metadata(result.route)
         return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.limits))
 
@@ -157,7 +157,7 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
         return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
-        """Returns an item that tells an error, and which request it is about."""
+        """Returns an item with an error and the id of its request."""
         response = ModelStreamInferResponse(error_message=to_status(error, request.request_id).message)
         infer_response = response.infer_response
         model, selector = self.names()

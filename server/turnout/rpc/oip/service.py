@@ -46,10 +46,10 @@ def oip_methods(
     Args:
         plane: Answers requests.
         preferences: Reads what a call's metadata asks for.
-        oip: What is served beside inference.
+        oip: The protocol's services besides inference.
         allow_repository_control: Whether clients may load and unload versions.
-        allow_settings_changes: Whether they may change how the log and tracing are set.
-        max_stream_items: Most requests that are unanswered on one ModelStreamInfer.
+        allow_settings_changes: Whether clients may change settings of the log and of tracing.
+        max_stream_items: Most unanswered requests on one ModelStreamInfer.
         guard: Wraps the methods.
     """
     describes = DescriptionMethods(oip.description)
@@ -78,7 +78,7 @@ def _inference_methods(
     def model_infer(data: bytes, call: RpcCall) -> Response | Awaitable[Response]:
         exchange = InferExchange(inferring, data, call)
         if enabled and mentioned_in(data):
-            exchange.heavy = True  # what lies in shared memory is copied, which may take long
+            exchange.heavy = True  # copying from shared memory may take long
         done = plane.begin(exchange)
         return done.finish() if isinstance(done, Pending) else done
 

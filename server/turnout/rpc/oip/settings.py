@@ -10,7 +10,7 @@ from turnout_proto.oip import inference_pb2 as pb
 
 
 class SettingsMethods:
-    """Tells how the log and tracing are set, and sets them otherwise. Each method takes the call beside the request."""
+    """Shows and changes settings of the log and of tracing. Each method takes the call, too."""
 
     def __init__(self, settings: ServerSettings, *, allow_changes: bool) -> None:
         """Prepares; `allow_changes` says whether clients of this listener may change anything."""
@@ -18,7 +18,7 @@ class SettingsMethods:
         self._allow_changes = allow_changes
 
     async def LogSettings(self, request: pb.LogSettingsRequest, call: RpcCall) -> pb.LogSettingsResponse:  # noqa: N802 - gRPC's
-        """Tells how the log is set, once that was changed as the request says."""
+        """Changes the log's settings as the request says, and returns them."""
         if request.settings:
             check_changes(allowed=self._allow_changes)
             await self._settings.change_log(_values(request.settings), actor_of(call.caller))
@@ -33,7 +33,7 @@ class SettingsMethods:
         return response
 
     async def TraceSetting(self, request: pb.TraceSettingRequest, call: RpcCall) -> pb.TraceSettingResponse:  # noqa: N802 - gRPC's
-        """Tells how tracing is set, of all models or of one, once that was changed as the request says."""
+        """Changes the trace settings of one model, or of all, as the request says, and returns them."""
         if request.settings:
             check_changes(allowed=self._allow_changes)
             settings = {name: list(setting.value) for name, setting in request.settings.items()}

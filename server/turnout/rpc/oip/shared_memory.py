@@ -6,7 +6,7 @@ from turnout_proto.oip import inference_pb2 as pb
 
 
 class SharedMemoryMethods:
-    """Registers regions, lists and forgets them. Each method takes the call beside the request."""
+    """Registers, lists and unregisters regions. Each method takes the call, too."""
 
     def __init__(self, memory: SharedMemory) -> None:
         """Prepares to register with `memory`."""
@@ -25,7 +25,7 @@ class SharedMemoryMethods:
     async def SystemSharedMemoryRegister(  # noqa: N802
         self, request: pb.SystemSharedMemoryRegisterRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        """Gives a region a name."""
+        """Registers a region."""
         region = request.name, request.key, request.offset, request.byte_size
         await self._memory.register(call.caller, call.host, *region)
         return pb.SystemSharedMemoryRegisterResponse()
@@ -33,14 +33,14 @@ class SharedMemoryMethods:
     async def SystemSharedMemoryUnregister(  # noqa: N802
         self, request: pb.SystemSharedMemoryUnregisterRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        """Takes the name of a region away, or of all."""
+        """Unregisters a region, or all of them."""
         await self._memory.unregister(call.caller, request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(  # noqa: N802
         self, request: pb.CudaSharedMemoryStatusRequest, _: RpcCall
     ) -> pb.CudaSharedMemoryStatusResponse:
-        """Lists nothing."""
+        """Returns an empty list."""
         if request.name:
             raise no_cuda_region(request.name)
         return pb.CudaSharedMemoryStatusResponse()
@@ -54,5 +54,5 @@ class SharedMemoryMethods:
     async def CudaSharedMemoryUnregister(  # noqa: N802
         self, _: pb.CudaSharedMemoryUnregisterRequest, __: RpcCall
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Does nothing: there is nothing to forget."""
+        """Does nothing: no region of CUDA memory is ever registered."""
         return pb.CudaSharedMemoryUnregisterResponse()

@@ -5,11 +5,11 @@ from turnout_proto.oip import inference_pb2 as pb
 
 
 class StatisticsMethods:
-    """Tells what versions did."""
+    """Returns the statistics of versions."""
 
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:  # noqa: N802 - gRPC's
-        """Tells what a version did, or all that are loaded."""
+        """Returns the statistics of one version, or of all that are loaded."""
         return await self._statistics.of(request.name, request.version)

@@ -1,4 +1,4 @@
-"""How messages come in: small ones are parsed on the event loop, large ones in a thread, after a check of bounds."""
+"""Parses messages: small ones on the event loop, large ones in a thread, after checking their limits."""
 
 from typing import Generic, TypeVar, cast
 
@@ -13,7 +13,7 @@ from turnout.serving.inputs.limits import InputLimits
 MessageT = TypeVar("MessageT", bound=Message)
 
 SMALL_BYTES = 64 * 1024
-"""A message of this size takes 5 ms whatever it holds."""
+"""A message of this size takes at most 5 ms to parse, whatever it contains."""
 
 _LIGHT_BYTES = 1024 * 1024
 _LIGHT_PIECES = 4096
@@ -34,17 +34,17 @@ class MessageReader(Generic[MessageT]):
         self._thread = thread
 
     def heavy(self, data: bytes) -> bool:
-        """Tells whether a message is to be parsed, and what it holds to be decoded, in a thread."""
+        """Tells whether to parse and decode a message in a thread."""
         if len(data) <= SMALL_BYTES:
             return False
         return len(data) > _LIGHT_BYTES or _STRINGS_MARK in data or not is_light(data, self._descriptor, _LIGHT_PIECES)
 
     def parse(self, data: bytes) -> MessageT:
-        """Returns a message; bounds of a large one are checked first.
+        """Parses a message; the limits of a large one are checked first.
 
         Raises:
-            Malformed: The bytes are no such message.
-            InvalidTensor: It is made of more than it may be.
+            Malformed: The bytes are not such a message.
+            InvalidTensor: It has too many parts.
         """
         if len(data) > SMALL_BYTES:
             check_message(data, self._descriptor, self._limits)

@@ -1,8 +1,8 @@
-"""Requests that differ in their elements alone, parsed once. Pure.
+"""Parses requests once that differ only in their elements. Pure.
 
 A client sends the same bytes again and again: its model, version, names, types and shapes; only the id, the elements
-and the time of sending are others. So what was parsed and checked once is kept by those bytes, and a request that has
-them is its elements and nothing else to read. That saves a third of the time that a small request takes here, and a
+and the time of sending change. So a parsed and checked request is kept under those bytes, and of a request with the
+same bytes only the elements have to be read. That saves a third of the time that a small request takes here, and a
 large one two copies of its elements.
 
 One client's request decides how another's is read. What may differ is therefore found by walking through the message as
@@ -20,7 +20,7 @@ from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, read_varint
 
 _MOST = 4096
-"""Requests that are remembered."""
+"""Most requests to remember."""
 
 _MOST_BYTES = 1024
 """Of a request without what may differ, to be remembered: four megabytes of them all."""
@@ -44,9 +44,9 @@ class Fields(NamedTuple):
     """Numbers of the fields of a message that may differ from request to request.
 
     Attributes:
-        request: Of the message that holds all the others; 0 where that is the whole.
+        request: Of the message that holds all the others; 0 if that is the whole.
         id: Of the request's name.
-        tensor: Of the messages that hold the elements; 0 where these stand in the request itself.
+        tensor: Of the messages that hold the elements; 0 if these are in the request itself.
         elements: Of the elements of a tensor.
         sent: Of the time of sending, a number beside the request; 0 for none.
     """
@@ -69,13 +69,13 @@ class TensorTemplate(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """What all requests of one kind have in common; all of it was checked.
+    """What all requests of one kind share; all of it has been checked.
 
     Attributes:
         model, selector: As the client writes them.
         outputs: Names of the outputs wanted; none means all.
         classes: For each output that is to be classified, how many of its highest values are wanted.
-        timeout: Seconds after which nobody waits for the answer; None if the request does not say.
+        timeout: The request's timeout in seconds; None if it has none.
         routing_key: Of the request itself; "" for none.
         id: Where the request's name is; None if there is none.
         sent: Where the time of sending is; None if there is none.
@@ -151,7 +151,7 @@ class Templates:
         self._count = 0
 
     def find(self, data: bytes) -> Found | None:
-        """Returns what a message is, read by what is known of those like it; None if it is a new one."""
+        """Returns a message's request by the template that it matches; None if it matches none."""
         size = self._sizes.get(len(data))
         if size is None:
             return None
@@ -177,7 +177,7 @@ class Templates:
         return template, request_id, inputs, sent
 
     def outline(self, data: bytes) -> Outline | None:
-        """Returns where a message that is not known may differ; None if it is not to be remembered."""
+        """Returns the places where an unknown message may differ; None if it is not to be remembered."""
         size = self._sizes.get(len(data))
         if size is not None and size.tries >= _TRIES and size.missed % _RETRY:
             return None
@@ -194,7 +194,7 @@ class Templates:
         timeout: float | None,
         routing_key: str,
     ) -> None:
-        """Keeps a request that was checked, unless its elements have to be looked at each time.
+        """Keeps a checked request, unless its elements have to be checked each time.
 
         Args:
             outlined: Its places.
@@ -229,7 +229,7 @@ class Templates:
 
 
 def outline(data: bytes, fields: Fields) -> Outline | None:
-    """Returns where the parts of a message are that may differ; None if it is not to be remembered."""
+    """Returns the places where a message may differ; None if it is not to be remembered."""
     try:
         found = _MessageWalk(data, fields)
         if fields.request:
@@ -263,7 +263,7 @@ def _number(data: bytes, at: slice) -> int:
 
 
 class _MessageWalk:
-    """Looks for what may differ in a message. Raises Malformed where one of these fields is there twice."""
+    """Looks for what may differ in a message. Raises Malformed if one of these fields is there twice."""
 
     def __init__(self, data: bytes, fields: Fields) -> None:
         self._data = data

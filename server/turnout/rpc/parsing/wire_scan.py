@@ -1,4 +1,4 @@
-"""Counts what a protobuf message is made of before it is parsed. Pure.
+"""Counts the parts of a protobuf message before it is parsed. Pure.
 
 Two bytes are a field, and one an element of a packed list: 64 MiB hold tens of millions, which would be objects of tens
 of bytes each once they are parsed. The scan reads tags and lengths only, and stops at the first one too many; a message
@@ -41,8 +41,8 @@ class _Field:
 
     Attributes:
         name: In messages to people.
-        message: The type of what it holds; None where that is no message.
-        width: Bytes of an element of a packed list; 0 for elements of their own length; None where it is not a list of
+        message: The type of its message; None if it does not hold one.
+        width: Bytes of an element of a packed list; 0 for elements of their own length; None if it is not a list of
             scalars. Lists of elements of one width are copied as they are, and bound by the message's size alone.
         kind: Which bound its elements count for.
     """
@@ -57,7 +57,7 @@ _Plan: TypeAlias = "dict[int, _Field]"
 
 
 class _Excess(Exception):
-    """A bound was met."""
+    """A limit was reached."""
 
     def __init__(self, kind: str, path: tuple[str, ...]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Excess(Exception):
 
 
 def check_message(data: bytes, descriptor: Descriptor, limits: InputLimits) -> None:
-    """Returns where a message is made of no more than it may be; also where it cannot be parsed at all.
+    """Returns if a message has no more parts than allowed, and also if it cannot be parsed at all.
 
     Raises:
         InvalidTensor: It has too many fields, elements or strings; the error names the field that was one too many.
@@ -84,7 +84,7 @@ def check_message(data: bytes, descriptor: Descriptor, limits: InputLimits) -> N
 
 
 def is_light(data: bytes, descriptor: Descriptor, pieces: int) -> bool:
-    """Tells whether a message is made of at most so many fields, so many elements and so many strings."""
+    """Tells whether a message has at most this many fields, elements and strings."""
     try:
         _scan(data, descriptor, {"fields": pieces, "elements": pieces, "strings": pieces})
     except _Excess:
@@ -96,7 +96,7 @@ def _scan(data: bytes, descriptor: Descriptor, left: dict[str, int]) -> None:
     try:
         _walk(data, 0, len(data), _plan(descriptor), left, ())
     except (WireFormatError, IndexError):
-        return  # all that the parser will come across before it gives up was counted
+        return  # everything that the parser reads before it gives up has been counted
 
 
 def _walk(
@@ -162,7 +162,7 @@ def _take(fields: int, left: dict[str, int], kind: str, count: int, path: tuple[
 
 
 def _packed(data: bytes, at: int, size: int, width: int, most: int) -> int:
-    """Returns how many elements a packed list holds, or a number above `most` where it holds more than that."""
+    """Returns how many elements a packed list holds, or a number above `most` if it holds more than that."""
     if width:
         return size // width
     if size > most * MOST_VARINT_BYTES:

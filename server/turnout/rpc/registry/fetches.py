@@ -1,4 +1,4 @@
-"""Fetching by stream."""
+"""Sends versions by stream."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ Write: TypeAlias = Callable[[pb.FetchVersionResponse], Awaitable[None]]
 
 
 class FetchMethods:
-    """Gives versions out."""
+    """Sends versions to clients."""
 
     def __init__(
         self, repository: Repository, threads: CancellableThreads, idle_seconds: float, max_fetches: int
@@ -31,8 +31,8 @@ class FetchMethods:
         """Prepares.
 
         Args:
-            repository: Where versions are.
-            threads: Do what touches the disk.
+            repository: Has the versions.
+            threads: Run work on the disk.
             idle_seconds: For a receiver to take more.
             max_fetches: At the same time.
         """

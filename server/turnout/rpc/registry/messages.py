@@ -1,4 +1,4 @@
-"""What the registry service is asked and answers with, as messages and as the registry's own values."""
+"""Converts the messages of the registry service to the registry's values and back."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -94,7 +94,7 @@ def published_message(result: PublishResult, release_status: ReleaseStatus) -> p
 
 
 def refused_message(error: GateRefused) -> pb.GatesRefused:
-    """Returns what gates found that refused a version, in at most `MAX_DETAIL_BYTES`."""
+    """Returns the results of gates that refused a version, in at most `MAX_DETAIL_BYTES`."""
     candidate = error.candidate
     message = pb.GatesRefused(
         version=str(candidate.manifest.version),
@@ -113,7 +113,7 @@ def refused_message(error: GateRefused) -> pb.GatesRefused:
 def described_message(
     published: Published, evidence_records: EvidenceRecords, yank_reason: str
 ) -> pb.DescribeVersionResponse:
-    """Returns all that is known of a version."""
+    """Returns the full description of a version."""
     reports: list[str] = []
     left = MAX_REPORTS_BYTES
     for report in reversed(evidence_records.reports):

@@ -1,4 +1,4 @@
-"""The registry service, put together of its parts."""
+"""The registry service, assembled from its parts."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from turnout.rpc.registry.versions import PublishedVersionMethods
 
 @dataclass(frozen=True, slots=True)
 class RegistryServicer:
-    """Takes versions in and gives them out.
+    """Receives and sends versions.
 
     Attributes:
-        uploads: Takes versions in.
-        versions: Tells of them, and keeps signatures beside them.
-        fetches: Gives them out.
-        threads: Do what touches the disk.
+        uploads: Receives versions.
+        versions: Describes them, and keeps their signatures.
+        fetches: Sends them.
+        threads: Run work on the disk.
     """
 
     uploads: UploadMethods
@@ -26,5 +26,5 @@ class RegistryServicer:
     threads: CancellableThreads
 
     def stop(self, cause: TurnoutError) -> None:
-        """Ends all work that goes on, and refuses what would begin: whoever waits for it is told the cause."""
+        """Ends running work, and refuses new work: callers that wait get the cause."""
         self.threads.stop(cause)

@@ -1,4 +1,4 @@
-"""Blocking work of the registry service in threads of its own, behind live traffic."""
+"""Runs the registry service's blocking work in its own threads, at a lower priority than requests."""
 
 import asyncio
 import contextvars
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class CancellableThreads:
-    """Runs blocking calls, and cancels those whose caller is gone, or all of them once the server stops."""
+    """Runs blocking calls; cancels those whose caller is gone, and all of them once the server stops."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -22,13 +22,13 @@ class CancellableThreads:
         self._stopped: TurnoutError | None = None
 
     def stop(self, cause: TurnoutError) -> None:
-        """Ends all work that goes on, and refuses what would begin: whoever waits for it is told the cause."""
+        """Ends running work, and refuses new work: callers that wait get the cause."""
         self._stopped = cause
         for cancellation in self._working:
             cancellation.cancel(cause)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what a call returns.
+        """Runs a call in a thread, and returns its result.
 
         Raises:
             TurnoutError: As the call does, or what the threads were stopped with.
@@ -41,7 +41,7 @@ class CancellableThreads:
             with cancellation.applies():
                 return call(*args, **kwargs)
 
-        context = contextvars.copy_context()  # it says which models whoever asks may be told of
+        context = contextvars.copy_context()  # it says which models the caller may see
         future = asyncio.get_running_loop().run_in_executor(self._executor, context.run, work)
         self._working.add(cancellation)
         try:
@@ -51,7 +51,7 @@ class CancellableThreads:
             # It ends at its next step: what it uses stays reserved until then, and what it published is published.
             await asyncio.wait([future])
             if not future.cancelled():
-                future.exception()  # looked at: nobody is left to be told
+                future.exception()  # retrieved, since nobody else will
             raise
         except WorkCancelled as error:
             raise error.cause from None

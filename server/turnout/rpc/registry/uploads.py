@@ -1,4 +1,4 @@
-"""Publishing by stream: what comes is collected, then published."""
+"""Publishes by stream: collects uploads, then publishes them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +29,7 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 
 class UploadMethods:
-    """Takes versions in."""
+    """Receives versions."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class UploadMethods:
 
         Args:
             uploads: Of publishers, under way.
-            operations: Release what was published, where that is asked for.
-            release_state: Returns what was declared of a model. Blocking.
-            refresh: Puts in force what was published.
-            threads: Do what touches the disk.
+            operations: Releases the published version, if that is asked for.
+            release_state: Returns the release state of a model. Blocking.
+            refresh: Makes the server see the published version.
+            threads: Run work on the disk.
             idle_seconds: For more of an upload to come.
         """
         self._uploads = uploads
@@ -58,7 +58,7 @@ class UploadMethods:
         self._idle = idle_seconds
 
     def model_of_upload(self, upload_id: str) -> str | None:
-        """Returns the model that an upload is of; None if there is no such upload."""
+        """Returns the model of an upload; None if the upload does not exist."""
         return self._uploads.model_of(upload_id)
 
     async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
@@ -110,7 +110,7 @@ class UploadMethods:
         return response
 
     async def AbandonUpload(self, request: pb.AbandonUploadRequest) -> pb.AbandonUploadResponse:  # noqa: N802
-        """Throws an upload away."""
+        """Discards an upload."""
         await self._threads.run(self._uploads.abandon, request.upload_id)
         return pb.AbandonUploadResponse()
 

@@ -1,4 +1,4 @@
-"""What is known of published versions, and their signatures."""
+"""Describes published versions, and stores their signatures."""
 
 from collections.abc import Awaitable, Callable
 
@@ -19,7 +19,7 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 
 class PublishedVersionMethods:
-    """Tells of published versions, and keeps signatures beside them."""
+    """Describes published versions, and stores their signatures."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class PublishedVersionMethods:
         """Prepares.
 
         Args:
-            repository: Where versions are.
+            repository: Has the versions.
             release_writer: Records signatures.
-            release_state: Returns what was declared of a model. Blocking.
-            trust: Returns whose signatures count for a model. Blocking.
-            refresh: Puts in force what was signed.
-            threads: Do what touches the disk.
+            release_state: Returns the release state of a model. Blocking.
+            trust: Returns the trusted signers of a model. Blocking.
+            refresh: Makes the server see the signature.
+            threads: Run work on the disk.
         """
         self._repository = repository
         self._release_writer = release_writer
@@ -48,14 +48,14 @@ class PublishedVersionMethods:
         self._threads = threads
 
     async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:  # noqa: N802
-        """Keeps a signature beside a version."""
+        """Stores a signature of a version."""
         check_record(request.actor, request.reason)
         changed = await self._threads.run(self._sign, request)
         await self._refresh()
         return pb.SignVersionResponse(changed=changed)
 
     async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:  # noqa: N802
-        """Tells what is known of a version."""
+        """Describes a version."""
         return await self._threads.run(self._described, request)
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:

@@ -1,4 +1,4 @@
-"""`grpc.channelz.v1`, as gRPC's core tells it.
+"""`grpc.channelz.v1`, with the data of gRPC's core.
 
 grpcio-channelz has a servicer of its own. It ends a call with INTERNAL and the parser's words wherever the core tells a
 field that its messages do not have, as that of 1.85 does; fields that nobody knows are left out here.
@@ -18,7 +18,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 
 class ChannelzServicer:
-    """Tells of channels, servers and sockets."""
+    """Describes channels, servers and sockets."""
 
     async def GetTopChannels(self, request: Any) -> Any:  # noqa: N802 - gRPC's
         """Lists channels."""
@@ -51,7 +51,7 @@ class ChannelzServicer:
 
 
 def _read(message: MessageT, ask: Callable[..., Any], *arguments: int) -> MessageT:
-    """Fills `message` with what the core tells."""
+    """Fills `message` with the core's data."""
     try:
         document = ask(*arguments)
     except ValueError:

@@ -21,14 +21,14 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class HealthServicer:
-    """Tells what is ready."""
+    """Tells which services and models are ready."""
 
     def __init__(self, catalog: Catalog, router: Router, ready: Callable[[], bool], services: frozenset[str]) -> None:
         """Prepares.
 
         Args:
-            catalog: Woken with each change.
-            router: Finds what a selector names.
+            catalog: Notifies about each change.
+            router: Resolves selectors.
             ready: Tells whether the server as a whole takes requests.
             services: Full names of the services served.
         """
@@ -38,18 +38,18 @@ class HealthServicer:
         self._services = services
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - gRPC's
-        """Answers the status of now; NOT_FOUND for a name that nothing has."""
+        """Returns the present status; NOT_FOUND for an unknown name."""
         return _Status(status=self._status(request.service))
 
     async def Watch(self, request: Any, write: Callable[[Any], Awaitable[None]]) -> None:  # noqa: N802 - gRPC's
-        """Sends the status of now and then each change of it; SERVICE_UNKNOWN for a name that nothing has yet."""
+        """Sends the present status and then each change; SERVICE_UNKNOWN for a name that is still unknown."""
         last = -1
         while True:
             last = await self._next_status(request.service, last)
             await write(_Status(status=last))
 
     async def _next_status(self, service: str, last: int) -> int:
-        """Returns the status of a service once it is another than `last`.
+        """Returns the status of a service once it differs from `last`.
 
         The catalog tells of most changes at once; readiness and policies change without it.
         """
@@ -74,13 +74,13 @@ class HealthServicer:
         name, _, selector = service[len(_MODEL) :].partition("@")
         self._catalog.snapshot.model(name)
         try:
-            self._router.route(name, selector, "", baseline_only=True)  # a question, which no split is to count
+            self._router.route(name, selector, "", baseline_only=True)  # a question, which does not count in the split
         except (NotFoundError, InvalidSelector):
             if selector:
                 raise
             return int(_Status.NOT_SERVING)  # the model exists, but nothing of it is released
         except VersionOnDemand:
-            pass  # a request would have it loaded, and be answered
+            pass  # a request would load it, and be answered
         except TurnoutError:
             return int(_Status.NOT_SERVING)
         return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)

@@ -33,10 +33,10 @@ class GrpcioListener:
             methods: By path.
             address: Where to listen; port 0 for any that is free.
             options: Of the core.
-            identity: What it shows its clients; None for plain text.
+            identity: Its certificate and key; None for plain text.
 
         Raises:
-            ConfigError: The address cannot be had, or the core cannot do what TLS is to do.
+            ConfigError: The address cannot be bound, or the core does not support the TLS settings.
         """
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Handlers(methods),))
@@ -55,7 +55,7 @@ class GrpcioListener:
         return self._address
 
     async def start(self) -> None:
-        """Begins to take connections."""
+        """Starts to accept connections."""
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
@@ -77,7 +77,7 @@ class GrpcioCall(Stream):
 
     @property
     def metadata(self) -> Metadata:
-        """What the client said beside its messages."""
+        """The metadata that the client sent."""
         return tuple(self._context.invocation_metadata() or ())
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
@@ -86,7 +86,7 @@ class GrpcioCall(Stream):
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""
+        """`time.monotonic()` of the client's deadline; None if it set none."""
         remaining = self._context.time_remaining()
         return None if remaining is None else time.monotonic() + remaining
 
@@ -97,7 +97,7 @@ class GrpcioCall(Stream):
 
     @property
     def authorization(self) -> str:
-        """The header of that name; "" for none."""
+        """The `authorization` header; "" if there is none."""
         found = [value for key, value in self._context.invocation_metadata() or () if key == "authorization"]
         return str(found[-1]) if found else ""
 
@@ -105,7 +105,7 @@ class GrpcioCall(Stream):
     def certificate(self) -> str:
         """The client's own certificate, in PEM; "" if it showed none, or the call has ended."""
         if self._context.done():
-            return ""  # the core has let go of the call, and asking it then ends the process
+            return ""  # the core has freed the call, and asking it would crash the process
         found = self._context.auth_context().get("x509_pem_cert", ())
         return next((pem.decode() for pem in found), "")
 
@@ -183,11 +183,11 @@ def _streaming(serve: Callable[[Stream], Awaitable[None]]) -> Callable[[object, 
 
 
 async def _ending(context: Context, status: Status) -> BaseException:
-    """Ends a call with a status, and returns what its handler is then to raise.
+    """Ends a call with a status, and returns the exception for its handler to raise.
 
     gRPC keeps the error that ends a call in the call's context, which the error's traceback leads back to: until Python
-    looks for such cycles, each refused message of 24 MiB kept 75 MiB. So whoever calls this has left the `except` block
-    whose error leads to the message, and has dropped the message.
+    looks for such cycles, each refused message of 24 MiB kept 75 MiB. So callers must first leave the `except` block
+    whose error leads to the message, and drop the message.
     """
     if context.done():
         return asyncio.CancelledError()

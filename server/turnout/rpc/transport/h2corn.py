@@ -45,34 +45,34 @@ from turnout.tls.identity import ServerIdentity
 _BACKLOG = 2048
 
 _CUT_SECONDS = 1.0
-"""How long the answers of calls that were ended may take to leave, before their connections are cut."""
+"""Seconds for the answers of ended calls to be sent before their connections are cut."""
 
 _RETIRED_SECONDS = 30 * 86400.0
 """How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
 generation begins, and for other reasons to end them there is `stop`."""
 
 _QUIET_SECONDS = 86400.0
-"""After which clients that are still connected to a retired generation are told to connect anew."""
+"""Seconds after which clients of a retired generation are told to reconnect."""
 
 _MOST_QUIET = 32
-"""Of them; then the oldest is ended sooner. Each holds six descriptors."""
+"""Most retired generations; beyond that the oldest is ended sooner. Each holds six descriptors."""
 
 _WINDOW_BYTES = 4 << 20
 """That a client may send before it is read: what each connection may hold, and enough for 1 Gbit/s over 30 ms."""
 
 _BACKLOG_STALLS = 10
-"""Times as long as a client may take nothing, it may have something left to take: h2corn heeds no progress there, and a
-slow client that fetches large answers one after the other always has."""
+"""Factor between the time that a client may read nothing and the time that it may have unread data: h2corn ignores
+progress there, and a slow client that fetches large answers one after another always has some."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
-"""Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
+"""TCP keepalive: a client whose machine is gone sends nothing, and its connection would stay for ever."""
 
 _CORES_FOR_TWO_THREADS = 4
 """With fewer, one thread reads and writes connections. A second, h2corn's default, took turns with it, the event loop
 and the client (on two cores, 16 in flight, without it: 8.3 -> 10.4 thousand requests a second, p99 8.2 -> 6.3 ms)."""
 
 _RESTART_SECONDS = 0.2
-"""Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
+"""Seconds before a generation follows one that failed: it may lack something scarce, such as file descriptors."""
 
 _IN_MEMORY = Path("in memory")
 
@@ -81,18 +81,18 @@ _STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of connections.
+    """Limits of connections.
 
     Attributes:
-        connections: Most at once; more wait to be taken.
+        connections: Most at once; more wait to be accepted.
         streams: Most calls at once on a connection.
         header_bytes: Of a request's headers.
         headers: Most of them.
-        header_seconds: For a connection to say what it speaks, and for headers that have begun to end.
-        body_seconds: For more of a body to come.
-        stall_seconds: For a client to take more of an answer.
+        header_seconds: For a connection to show its protocol, and for headers to be complete once begun.
+        body_seconds: For more of a body to arrive.
+        stall_seconds: For a client to read more of an answer.
         idle_seconds: For a connection without a request to have one.
-        age_seconds: Between two times that all clients are told to connect anew; 0 for never.
+        age_seconds: Interval at which all clients are told to reconnect; 0 for never.
         grace_seconds: For calls to end once the listener, or a generation of it, stops.
     """
 
@@ -110,11 +110,11 @@ class ConnectionLimits:
 
 @dataclass(frozen=True, slots=True)
 class ListenerApplication:
-    """What a listener carries requests to.
+    """The application that a listener serves.
 
     Attributes:
         open: Makes the application of a generation, which keeps its calls in what it is given.
-        unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
+        unary_paths: Paths of methods whose clients send one message, and have no reason to pause within it.
     """
 
     open: Callable[[RunningCalls], Application]
@@ -126,10 +126,10 @@ class _Generation:
     """One run of the server.
 
     Attributes:
-        server: That runs.
-        calls: Those it has under way.
+        server: The running server.
+        calls: Its calls in flight.
         serving: Ends when it has finished.
-        descriptors: Its own ones of the listening socket, where they may be asked for.
+        descriptors: Its own descriptors of the listening socket, if they may be read.
     """
 
     server: h2corn.Server
@@ -154,11 +154,11 @@ class H2cornListener:
 
         Args:
             listening: A bound socket, which the listener closes.
-            host: That it was asked to listen on.
-            application: That it carries requests to.
-            limits: Of connections.
-            log: Told when a generation ends by itself.
-            identity: What it shows its clients, and asks of them; None for plain text.
+            host: The host to listen on, as configured.
+            application: Serves the requests.
+            limits: The limits of connections.
+            log: Receives a line when a generation ends by itself.
+            identity: Its certificate and key, and what it asks of clients; None for plain text.
         """
         self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
@@ -180,14 +180,14 @@ class H2cornListener:
         return self._address
 
     async def start(self) -> None:
-        """Begins to take connections."""
+        """Starts to accept connections."""
         allow_ended(asyncio.get_running_loop())
         self._current = await self._begin()
         if self._limits.age_seconds:
             self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
 
     async def show(self, identity: ServerIdentity) -> None:
-        """Has connections from now on shown another identity; calls that have begun go on for as long as they take.
+        """Uses another identity for new connections; calls in flight go on as long as they take.
 
         Raises:
             ConfigError: h2corn cannot use it; nothing changes then.
@@ -202,7 +202,7 @@ class H2cornListener:
             raise ConfigError(f"{self._address}: connections cannot be shown another certificate: {error}") from error
 
     async def _replace(self, grace: float | None) -> None:
-        """Lets the next generation take connections; the present one has `grace` seconds for what it has begun."""
+        """Lets the next generation accept connections; the present one has `grace` seconds to finish its calls."""
         following = await self._begin()
         if self._stopping:  # meanwhile
             self._retire(following, None)
@@ -219,7 +219,7 @@ class H2cornListener:
             self._retire(retired, None)
 
     def _keep(self, generation: _Generation) -> None:
-        """Leaves a generation that takes no more connections those that it has: most will end by themselves."""
+        """Keeps a generation that accepts no more connections: most of those it has will end by themselves."""
         timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._retire_quiet, generation)
         self._quiet[generation] = timer
         if len(self._quiet) > _MOST_QUIET:
@@ -232,7 +232,7 @@ class H2cornListener:
     async def stop(self, grace: float) -> None:
         """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
 
-        Until then connections that come are taken, and served as the application does then: it refuses.
+        Until then new connections are accepted, and the application refuses their calls.
         """
         self._stopping = True
         if self._ageing is not None:
@@ -272,7 +272,7 @@ class H2cornListener:
         await self._let_go()
 
     async def _let_go(self) -> None:
-        """Waits a moment for what was ended to be gone, and cuts the connections of what is not."""
+        """Waits a moment for ended calls to finish, and cuts the connections of those that do not."""
         if self._side_tasks:
             await asyncio.wait(self._side_tasks, timeout=_CUT_SECONDS)
         if self._side_tasks:
@@ -280,7 +280,7 @@ class H2cornListener:
             await asyncio.wait(self._side_tasks)
 
     async def _cut(self) -> None:
-        """Ends every generation at once: nothing listens from now on, and soon nothing is connected."""
+        """Ends every generation at once: nothing listens any more, and all connections close soon."""
         with contextlib.suppress(OSError):  # only Linux ends a socket so for all descriptors of it, h2corn's as well
             self._socket.shutdown(socket.SHUT_RDWR)
         ending = list(self._running)
@@ -321,7 +321,7 @@ class H2cornListener:
         return generation
 
     def _retire(self, generation: _Generation, grace: float | None) -> None:
-        """Lets a generation finish what it has begun, in `grace` seconds; None leaves the end of it to `stop`."""
+        """Lets a generation finish its calls within `grace` seconds; None leaves its end to `stop`."""
         self._retired.add(generation)
         generation.server.shutdown()
         self._spawn(self._finish(generation, grace))
@@ -344,7 +344,7 @@ class H2cornListener:
             await self._replace(self._limits.grace_seconds)
 
     def _ended(self, generation: _Generation) -> None:
-        """Goes on with another generation where one ended by itself."""
+        """Starts another generation if one ended by itself."""
         self._running.discard(generation)
         if generation is not self._current or generation.serving.cancelled():
             return
@@ -418,7 +418,7 @@ def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
 
 
 def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
-    """Returns what h2corn's configuration says of TLS: that there are files, which it is not to read."""
+    """Returns h2corn's TLS settings: that there are files, which it does not have to read."""
     if identity is None:
         return {}
     options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}
@@ -432,10 +432,10 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
 
     Args:
         address: With port 0, a free one is taken.
-        shared: Other processes may listen on the same port, and take their share of its connections.
+        shared: Whether other processes may listen on the same port, and get a share of its connections.
 
     Raises:
-        ConfigError: The address cannot be had.
+        ConfigError: The address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:

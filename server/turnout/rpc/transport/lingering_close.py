@@ -1,4 +1,4 @@
-"""How connections are closed so that their clients read what was sent last.
+"""Closes connections so that their clients can read the last answers.
 
 A socket that is closed while something of the client's waits to be read ends by a reset, at which the client's system
 throws away what the client had not read yet: the last answers of a server that stops. h2corn closes so, by the end of
@@ -16,7 +16,7 @@ _STEP_SECONDS = 0.005
 
 
 async def linger(connections: Sequence[socket.socket]) -> None:
-    """Closes connections that nobody else reads or writes any more."""
+    """Closes connections that nothing else reads or writes any more."""
     for connection in connections:
         connection.setblocking(False)
         with contextlib.suppress(OSError):  # its client has closed it

@@ -1,4 +1,4 @@
-"""The place of a listener that another worker of the server has."""
+"""Stands in for a listener that runs in another worker of the server."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from turnout.config import Address
 
 @dataclass(frozen=True, slots=True)
 class NullListener:
-    """Carries nothing.
+    """A listener that serves nothing.
 
     Attributes:
-        address: Where the other worker listens.
+        address: The address of the other worker's listener.
     """
 
     address: Address

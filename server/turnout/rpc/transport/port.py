@@ -57,7 +57,7 @@ class RpcCall(ABC):
 
     Attributes:
         trailing: Metadata that is sent with the status OK; set by the method before it returns.
-        caller: Who calls, once that is known; None before that, and where everybody is taken at their word.
+        caller: Who calls, once that is known; None before that, and if `[auth]` is not enabled.
     """
 
     trailing: Metadata
@@ -66,7 +66,7 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def metadata(self) -> Metadata:
-        """What the client said beside its messages."""
+        """The metadata that the client sent."""
 
     @abstractmethod
     def mentions(self, keys: frozenset[bytes]) -> bool:
@@ -75,7 +75,7 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""
+        """`time.monotonic()` of the client's deadline; None if it set none."""
 
     @property
     @abstractmethod
@@ -85,7 +85,7 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def authorization(self) -> str:
-        """The header of that name; "" for none."""
+        """The `authorization` header; "" if there is none."""
 
     @property
     @abstractmethod
@@ -113,7 +113,7 @@ class Stream(RpcCall):
         """Sends a message; returns when there is room for the next."""
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
-        """Sends messages, in one go where the transport can; returns when there is room for more."""
+        """Sends messages, all at once if the transport can; returns when there is room for more."""
         for message in messages:
             await self.write(message)
 
@@ -123,8 +123,8 @@ class Unary:
     """A method with one message each way.
 
     Attributes:
-        answer: Takes the request, and returns the response, or what becomes of it where something has to be waited for.
-        prompt: Whether it mostly waits for nothing. It is begun without a task then: until it first waits,
+        answer: Takes the request, and returns the response, or an awaitable of it if it has to wait.
+        prompt: Whether it usually does not wait. If so, it is started without a task: until it first waits,
             `asyncio.current_task` is None.
     """
 
@@ -154,7 +154,7 @@ Methods: TypeAlias = Mapping[str, Method]
 """By path: `/package.Service/Method`."""
 
 ALWAYS_TAKEN = "/grpc.health.v1.Health/"
-"""Calls of such a path are taken however many are under way: who looks after a server asks most when it is full."""
+"""Calls of such a path are accepted however many are in flight: operators need them most when a server is full."""
 
 
 class CallListener(Protocol):
@@ -166,7 +166,7 @@ class CallListener(Protocol):
         ...
 
     async def start(self) -> None:
-        """Begins to take connections."""
+        """Starts to accept connections."""
         ...
 
     async def stop(self, grace: float) -> None:

@@ -1,1 +1,1 @@
-"""What is counted, by what it is counted of."""
+"""Recorders and metric families, by subject."""

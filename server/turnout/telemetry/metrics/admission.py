@@ -1,4 +1,4 @@
-"""What is shown of the requests that a server lets in, and of those it refuses before it knows what they want."""
+"""Metrics of the requests that a server admits, and of those that it refuses before reading them."""
 
 from collections.abc import Iterator
 

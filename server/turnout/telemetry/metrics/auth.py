@@ -1,4 +1,4 @@
-"""What is counted of callers: who was refused and why, and whether what says so could be read."""
+"""Metrics of callers: refusals and their reasons, and whether the policy and keys could be read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,31 +11,31 @@ class RefusalReason(StrEnum):
     """Why a call was refused."""
 
     NO_CREDENTIAL = "no_credential"
-    """It needs one."""
+    """It has no credential, and needs one."""
     BAD_CREDENTIAL = "bad_credential"
-    """What came proves nothing: unknown, expired, revoked, or of somebody who is not believed."""
+    """Its credential is unknown, expired, revoked, or from an untrusted issuer."""
     DENIED = "denied"
-    """Whoever it is may not do that."""
+    """The caller may not do that."""
     ENDED = "ended"
-    """A stream whose caller's time was up, or whose credential was revoked."""
+    """A stream whose caller's credential expired or was revoked."""
     SIGN_IN = "sign_in"
-    """A sign-in to the console with something that is not a token."""
+    """A sign-in to the console with an invalid token."""
     SIGN_IN_THROTTLED = "sign_in_throttled"
-    """A sign-in that came too soon after those that failed."""
+    """A sign-in too soon after failed ones."""
 
 
 @dataclass(slots=True)
 class AuthRecorder:
-    """What is counted of callers; nothing is shown where `[auth]` is not enabled.
+    """Counts about callers; not exposed if `[auth]` is not enabled.
 
     Attributes:
-        enabled: Whether calls have to prove who makes them.
-        refused: Calls, by why.
-        limited: Calls, by name of the limit and which of its bounds was met.
+        enabled: Whether calls need credentials.
+        refused: Calls, by reason.
+        limited: Calls, by the limit's name and the bound that was reached.
         callers: Credentials that are remembered.
-        reloads: Times that a changed policy file came into force.
-        policy_failed: The policy file cannot be used, and the policy before is in force.
-        keys_failed: By name of an issuer: its keys could not be fetched the last time.
+        reloads: Number of times that a changed policy file came into force.
+        policy_failed: Whether the policy file is invalid, so that the previous policy is in force.
+        keys_failed: By name of an issuer: whether its keys could not be fetched the last time.
         unlogged: Refusals whose lines were left out of the log.
     """
 

@@ -1,4 +1,4 @@
-"""Runs that gave answers, by their rows. Owned by the event loop: no lock."""
+"""Counts successful runs by their rows. Owned by the event loop: no lock."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from turnout.telemetry.histogram import BATCH_BOUNDS, Histogram
 
 _MOST_SIZES = 1024
-"""Sizes that are told apart. A request that runs alone may have any number of rows, which its client chooses: further
-sizes count for the next power of two, which is at or below the same bound of the histogram."""
+"""Most distinct sizes. A request that runs alone may have any number of rows, which its client chooses: further sizes
+count as the next power of two, which falls into the same bucket of the histogram."""
 
 
 class BatchSize:
-    """Runs of one size. Whoever ran one adds to all three numbers.
+    """Runs of one size. Each run adds to all three numbers.
 
     Attributes:
         size: Rows of each run; once there are too many sizes, the most rows.
-        runs: How many.
-        rows: Of all of them.
-        seconds: That they took together.
+        runs: Number of runs.
+        rows: Rows of all runs together.
+        seconds: Time of all runs together.
     """
 
     __slots__ = ("rows", "runs", "seconds", "size")
@@ -36,11 +36,11 @@ class BatchSizes:
         self._sizes: dict[int, BatchSize] = {}
 
     def __iter__(self) -> Iterator[BatchSize]:
-        """Yields the sizes that there were, ascending."""
+        """Yields the sizes that occurred, ascending."""
         return iter(sorted(self._sizes.values(), key=lambda one: one.size))
 
     def of(self, rows: int) -> BatchSize:
-        """Returns where runs of so many rows are counted."""
+        """Returns the counter for runs with this many rows."""
         found = self._sizes.get(rows)
         if found is None:
             size = rows if len(self._sizes) < _MOST_SIZES else 1 << max(rows - 1, 0).bit_length()
@@ -56,12 +56,12 @@ class BatchSizes:
 
     @property
     def runs(self) -> int:
-        """How many there were."""
+        """Number of runs."""
         return sum(one.runs for one in self._sizes.values())
 
     @property
     def rows(self) -> int:
-        """Rows of all of them."""
+        """Rows of all runs together."""
         return sum(one.rows for one in self._sizes.values())
 
     def histogram(self) -> Histogram:

@@ -1,4 +1,4 @@
-"""What is counted of messages that cannot be parsed, errors that nobody foresaw, and log lines that were lost."""
+"""Metrics of unparsable messages, unexpected errors, and lost log lines."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from turnout.telemetry.families import Family
 
 @dataclass(slots=True)
 class FaultRecorder:
-    """Counts, by full name of a gRPC service; `inference` for requests of any protocol, `http` for the rest of HTTP.
+    """Counts faults by full name of a gRPC service, `inference` for requests of any protocol, or `http` for other HTTP.
 
     Attributes:
         malformed: Messages that could not be parsed.
-        unexpected: Calls that failed with an error that nobody foresaw.
+        unexpected: Calls that failed with an unexpected error.
     """
 
     malformed: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     unexpected: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def watch(self, service: str) -> None:
-        """Shows a service at zero: its first fault would be no increase to Prometheus otherwise."""
+        """Starts a service at zero: otherwise Prometheus would see no increase at its first fault."""
         self.malformed[service] += 0
         self.unexpected[service] += 0
 
@@ -29,7 +29,7 @@ def fault_families(recorder: FaultRecorder, dropped_lines: int) -> Iterator[Fami
     """Returns the families of one scrape.
 
     Args:
-        recorder: What was counted.
+        recorder: The counts.
         dropped_lines: Lines of the log that could not be written.
     """
     yield Family(

@@ -1,4 +1,4 @@
-"""What is shown of GPUs. Pure."""
+"""Metrics of GPUs. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from turnout.telemetry.families import Family, Labels
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU at a scrape. What it or its driver does not tell is None.
+    """One GPU at a scrape. Values that it or its driver does not report are None.
 
     Attributes:
         index: Its number on this machine, as nvidia-smi shows it.
-        uuid: Its name for good.
-        device: What versions call it (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" where none is on it.
-        utilization: Share of the last second or less in which a kernel ran, 0 to 1.
+        uuid: Its permanent id.
+        device: Its name for versions (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" if no version is on it.
+        utilization: Share of the last sampling interval (at most 1 s) in which a kernel ran, 0 to 1.
         memory_used: Bytes in use by all processes.
-        memory_total: Bytes that it has.
+        memory_total: Bytes in all.
         process_memory: Bytes in use by this process.
     """
 
@@ -47,7 +47,7 @@ _FAMILIES: Sequence[tuple[str, str, Callable[[Gpu], float | None]]] = (
 
 
 def gpu_families(gpus: Sequence[Gpu]) -> Iterator[Family]:
-    """Returns the families of one scrape; they have no series where there is no GPU."""
+    """Returns the families of one scrape; they have no series if there is no GPU."""
     for name, text, read in _FAMILIES:
         samples = [(gpu.labels, value) for gpu in gpus if (value := read(gpu)) is not None]
         yield Family(name, "gauge", text, samples)

@@ -1,4 +1,4 @@
-"""What client_python's collectors tell of a process, as families. Pure."""
+"""Turns the process metrics of prometheus-client's collectors into families. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from turnout.telemetry.families import Family
 
 
 def own_families(metrics: Iterable[Any]) -> Iterator[Family]:
-    """Returns what client_python's collectors tell of this process, as families."""
+    """Returns the process metrics of prometheus-client's collectors as families."""
     for metric in metrics:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         series = [(sample.labels, sample.value) for sample in metric.samples if sample.name == name]

@@ -1,4 +1,4 @@
-"""What is shown of rollouts."""
+"""Metrics of rollouts."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,14 +12,14 @@ class RolloutSample:
     """One rollout at a scrape.
 
     Attributes:
-        state: In a word.
+        state: Its state.
         step: Number of the present step, from 1.
         weight: The candidate's desired share.
-        threshold: Combined evidence that it is rolled back at.
+        threshold: Combined evidence at which it is rolled back.
         combined: Combined evidence.
         e_values: By metric.
         bad: By arm (`canary`, `baseline`) and metric.
-        pauses: Why it stands still, by kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
+        pauses: Why it is paused, by kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
     """
 
     model: str
@@ -44,8 +44,8 @@ class ServerSample:
     """A server that shares the state store, at a scrape.
 
     Attributes:
-        alive: It has reported within four ticks.
-        behind: By model, how many epochs it is behind the latest of any server that is alive.
+        alive: Whether it has reported within four ticks.
+        behind: By model, the number of epochs that it is behind the latest of any live server.
     """
 
     name: str
@@ -59,9 +59,9 @@ class MeterSample:
 
     Attributes:
         alarms: Attempts that ended in a rollback, all of them false.
-        attempts: Attempts that were begun.
-        e_value: Combined evidence of the present one.
-        requests: By lane, those that its evidence has taken in.
+        attempts: Attempts that were started.
+        e_value: Combined evidence of the present attempt.
+        requests: Requests in its evidence, by lane.
     """
 
     model: str
@@ -74,11 +74,11 @@ class MeterSample:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSample:
-    """What a probe measured last of a rollout that this server drives.
+    """The last measurement of a probe, for a rollout that this server drives.
 
     Attributes:
-        model, version: Of the rollout: its model and candidate.
-        value: The number; of a boolean 1 or 0.
+        model, version: The rollout's model and candidate.
+        value: The number; 1 or 0 for a boolean.
     """
 
     probe: str
@@ -89,24 +89,24 @@ class ProbeSample:
 
 @dataclass(slots=True)
 class RolloutRecorder:
-    """What is counted about rollouts.
+    """Counts about rollouts.
 
     Attributes:
-        running: Those that run, as of this scrape.
+        running: Active rollouts, as of this scrape.
         unreadable: By model, rollouts that have not ended and that this release cannot read.
-        since_tick: Seconds since they were last looked at.
+        since_tick: Seconds since the last tick.
         verdicts: By model and final state.
-        rollbacks: By model and what took the candidate back.
+        rollbacks: By model and the cause of the rollback.
         meters: The false-alarm meters, as of this scrape.
-        tick_duration: Seconds that the last look at them took.
-        late_counts: Ticks of other servers that came too late to be counted.
-        diverted: Models of which a rollback is in force and not on record.
-        servers: Those that share the state store.
-        probes: Names of those that are configured.
+        tick_duration: Seconds that the last tick took.
+        late_counts: Ticks of other servers that arrived too late to count.
+        diverted: Models with a rollback that is in force but not recorded yet.
+        servers: Servers that share the state store.
+        probes: Names of the configured probes.
         measurements: By probe and outcome.
-        probe_values: What probes measured last.
-        confirms: A webhook confirms steps.
-        confirmations: What it said, by reply.
+        probe_values: The last measurements of probes.
+        confirms: Whether a webhook confirms steps.
+        confirmations: Its answers, by reply.
     """
 
     running: Sequence[RolloutSample] = ()
@@ -127,16 +127,16 @@ class RolloutRecorder:
 
 
 VERDICTS = ("succeeded", "rolled_back", "superseded", "failed")
-"""How a rollout can end."""
+"""Final states of a rollout."""
 
 CAUSES = ("evidence", "breaker", "guard", "probe", "webhook", "other")
-"""What can take a candidate back; the last are operators, deadlines and the like. Only the first is within alpha."""
+"""Causes of a rollback; the last one covers operators, deadlines and the like. Only the first is within alpha."""
 
 OUTCOMES = ("passed", "failed", "inconclusive")
-"""What a probe's measurement can come to."""
+"""Outcomes of a probe's measurement."""
 
 REPLIES = ("go", "veto", "rollback", "waiting")
-"""What the confirm webhook can say; the last is neither yes nor no."""
+"""Replies of the confirm webhook; the last is neither yes nor no."""
 
 
 def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -144,7 +144,7 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
 
     Args:
         recorder: What was counted.
-        models: Those that the server knows. Each shows every verdict from the beginning, at 0, so that the first one
+        models: The models that the server knows. Each has every verdict from the beginning, at 0, so that the first one
             is an increase.
     """
     running = recorder.running
@@ -188,7 +188,7 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     rollbacks = dict.fromkeys((model, cause) for model in models for cause in CAUSES) | dict(recorder.rollbacks)
     yield Family(
         "turnout_rollout_rollbacks_total", "counter",
-        "Candidates taken back, by evidence, circuit breaker, guard, probe, confirm webhook or something else.",
+        "Candidates rolled back, by evidence, circuit breaker, guard, probe, confirm webhook or something else.",
         [({"model": m, "reason_kind": c}, float(recorder.rollbacks.get((m, c), 0))) for m, c in rollbacks],
     )  # fmt: skip
     yield Family(

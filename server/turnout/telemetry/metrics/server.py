@@ -1,4 +1,4 @@
-"""What is shown of the server as a whole: loads, policies and memory."""
+"""Metrics of the server as a whole: loads, policies and memory."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,19 +14,19 @@ from turnout.telemetry.metrics.tls import TlsRecorder, tls_families
 
 
 class LoadOutcome(StrEnum):
-    """What became of an attempt to load a version."""
+    """The outcome of an attempt to load a version."""
 
     READY = "ready"
     DIGEST_MISMATCH = "digest_mismatch"
-    """Its bytes are not those that were published."""
+    """Its bytes are not the published ones."""
     NOT_TRUSTED = "not_trusted"
-    """No key that is trusted signed it, where that is required."""
+    """A signature by a trusted key is required, and it has none."""
     MEMORY = "memory"
-    """It met a memory limit."""
+    """It exceeded a memory limit."""
     MODEL = "model"
-    """ONNX Runtime cannot load it, or it raised while it was warmed up."""
+    """ONNX Runtime cannot load it, or it failed during warm-up."""
     CONFIG = "config"
-    """A setting cannot be met here."""
+    """A setting cannot be fulfilled on this machine."""
     OTHER = "other"
 
 
@@ -35,8 +35,8 @@ class DeviceMemory:
     """One device's memory at a scrape, in bytes.
 
     Attributes:
-        used: By this process and the children of its versions on `cpu`, by all processes on a GPU.
-        limit: Most that may be.
+        used: On `cpu`, by this process and the children of its versions; on a GPU, by all processes.
+        limit: The most that may be used.
     """
 
     used: int
@@ -45,27 +45,27 @@ class DeviceMemory:
 
 @dataclass(slots=True)
 class ServerRecorder:
-    """What is counted about the server as a whole.
+    """Counts about the server as a whole.
 
     Attributes:
         loads: Attempts to load a version, by model and outcome.
-        on_demand_loads: Those of them that requests asked for.
+        on_demand_loads: Loads that requests triggered.
         evictions: Versions unloaded so that another fits the memory budget, by model.
         waiting_for_load: Requests that wait for the load of a version, by model.
-        memory_budgets: What all versions may take together, by device that has a budget, in bytes.
-        epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
-        memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
-        spans: Spans of requests by what became of them; empty where tracing is off.
-        gpus: All that the driver shows, as of this scrape; none where it cannot be asked.
-        repository_available: The model repository could be read when it was looked at last.
-        state_store_available: The state store could be read, and written to, when it was looked at last.
+        memory_budgets: Bytes that all versions may take together, by device with a budget.
+        epochs: Epoch of the policy in force, by model; 0 if traffic was never changed.
+        memory: By device (`cpu`, `cuda:0`), as of this scrape; a device with an unknown limit is left out.
+        spans: Spans of requests by outcome; empty if tracing is off.
+        gpus: All GPUs that the driver lists, as of this scrape; empty if it cannot be asked.
+        repository_available: Whether the model repository could be read the last time.
+        state_store_available: Whether the state store could be read and written the last time.
         missing_versions: Versions in memory whose files are gone from the repository, by model.
-        cache_bytes: Of files in the cache of a repository that lives elsewhere; None if there is none.
-        fetched_bytes: That were brought into it by this process.
-        tls: What is counted of the listeners' certificates.
-        auth: What is counted of callers.
+        cache_bytes: Bytes of files in the cache of a remote repository; None if there is none.
+        fetched_bytes: Bytes that this process fetched into the cache.
+        tls: Counts about the listeners' certificates.
+        auth: Counts about callers.
         admission: Counts requests.
-        budget: Counts what has come of them in part.
+        budget: Counts the bytes of unfinished requests.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -93,8 +93,8 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
 
     Args:
         recorder: What was counted.
-        models: Those that the server knows. Each of their outcomes is shown from the beginning, at 0: Prometheus sees
-            an increase only between two samples, and would miss the first failure otherwise.
+        models: The models that the server knows. Each has every outcome from the beginning, at 0: Prometheus sees an
+            increase only between two samples, and would miss the first failure otherwise.
     """
     pairs = dict.fromkeys((model, str(outcome)) for model in models for outcome in LoadOutcome)
     yield Family(
@@ -151,7 +151,7 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({}, float(recorder.cache_bytes or 0))] if remote else [],
     )  # fmt: skip
     yield Family(
-        "turnout_fetched_bytes_total", "counter", "Bytes of versions brought here from where they live.",
+        "turnout_fetched_bytes_total", "counter", "Bytes of versions fetched from a remote repository.",
         [({}, float(recorder.fetched_bytes))] if remote else [],
     )  # fmt: skip
     yield from tls_families(recorder.tls)

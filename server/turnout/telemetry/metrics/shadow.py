@@ -1,4 +1,4 @@
-"""What is counted about a shadow version; read by a scrape like the rest (`turnout.telemetry.metrics.versions`)."""
+"""Metrics of shadows, scraped like the others (`turnout.telemetry.metrics.versions`)."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,26 +9,26 @@ from turnout.telemetry.histogram import LATENCY_BOUNDS, Histogram
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 DIFFERENCE_BOUNDS = tuple(float(f"1e{exponent}") for exponent in range(-9, 4))
-"""Absolute differences: float32 is exact to about 1e-7 of its value, and 1e3 is far off whatever the unit."""
+"""Buckets of absolute differences: float32 is exact to about 1e-7 of its value, and 1e3 is far off in any unit."""
 
 
 _SHOWN_AT_ZERO = ("agreed", "disagreed")
-"""Outcomes that a shadow shows from the beginning: its first disagreement would be no increase otherwise."""
+"""Outcomes that a shadow has from the beginning: otherwise its first disagreement would be no increase."""
 
 
 @dataclass(slots=True)
 class ShadowRecorder:
-    """What is counted about one version as a shadow. Owned by the event loop.
+    """Counts about one version as a shadow. Owned by the event loop.
 
     Attributes:
         model, version: Labels.
-        outcomes: Copies by what became of them.
+        outcomes: Copies by outcome.
         dropped: Copies that were not run, by reason.
         mismatches: By output and kind.
         differences: Largest absolute difference of each copy, by output.
         lag: Seconds from the live answer to the end of the comparison.
-        agreement: Share of the copies that agree, with the noise taken off; None before the first.
-        noise: Share of the copies on which the baseline disagreed with itself; None before the first that was tried.
+        agreement: Share of the copies that agree, corrected for noise; None before the first.
+        noise: Share of the copies on which the baseline disagreed with itself; None before the first check.
     """
 
     model: str
@@ -42,7 +42,7 @@ class ShadowRecorder:
     noise: Ratio | None = None
 
     def difference(self, output: str, largest: float) -> None:
-        """Counts the largest absolute difference that one copy showed in `output`."""
+        """Counts the largest absolute difference of one copy in `output`."""
         histogram = self.differences.get(output)
         if histogram is None:
             histogram = self.differences[output] = Histogram(DIFFERENCE_BOUNDS)

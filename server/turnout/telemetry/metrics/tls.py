@@ -1,4 +1,4 @@
-"""What is shown of the listeners' certificates."""
+"""Metrics of the listeners' certificates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from turnout.telemetry.families import Family
 
 @dataclass(slots=True)
 class TlsRecorder:
-    """What is counted of certificates, by listener; those that speak plain text are not there.
+    """Counts about certificates, by listener; plain-text listeners are left out.
 
     Attributes:
-        expires: When the certificate in force ends, in seconds since 1970.
-        reloads: Times that changed files came into force.
-        failed: The files are not what is in force, since they cannot be used.
+        expires: When the certificate in force expires, in seconds since 1970.
+        reloads: Number of times that changed files came into force.
+        failed: Whether the present files are invalid, so that earlier ones are in force.
     """
 
     expires: dict[str, float] = field(default_factory=dict)

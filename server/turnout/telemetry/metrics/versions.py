@@ -1,4 +1,4 @@
-"""What is counted about each version, and how a scrape reads it.
+"""Metrics of each version, and the scrape of all metrics.
 
 All recording happens on the event loop, into plain Python objects that one scrape reads: no lock, about two
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
@@ -30,14 +30,14 @@ from turnout.telemetry.ratios import Ratio
 _RECENT = 4096
 
 _SHOWN_AT_ZERO = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
-"""Codes that a role shows from its first request on: the first failure would be no increase to Prometheus otherwise."""
+"""Codes that a role has from its first request: otherwise Prometheus would see no increase at the first failure."""
 
 _GRACE_SCRAPES = 2
 """Scrapes for which the series of a version that left are still shown, so that its last counts are not lost."""
 
 
 class RoleRecorder:
-    """What is counted about one version in one role.
+    """Counts about one version in one role.
 
     Attributes:
         decisions: Requests that routing sent here.
@@ -46,8 +46,8 @@ class RoleRecorder:
         queue: Seconds from admission to the start of the run.
         compute: Seconds of the run, of the whole batch.
         slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
-        recent: Seconds from arrival to answer of the latest requests, exactly; a rollout's thresholds come from them.
-        failed_seconds: From arrival to error, of all requests that ended otherwise than with an answer.
+        recent: Exact seconds from arrival to answer of the latest requests; a rollout's thresholds come from them.
+        failed_seconds: Seconds from arrival to error, of all requests that failed.
         answered_last: `time.monotonic()` of the latest answer; 0.0 before the first.
     """
 
@@ -69,10 +69,10 @@ class RoleRecorder:
         self.answered_last = 0.0
 
     def answered(self, duration: float, queue: float, compute: float) -> None:
-        """Counts a request that got its prediction; times in seconds."""
+        """Counts an answered request; times in seconds."""
         self.codes["OK"] += 1
         self.recent.append(duration)
-        # Histogram.observe, written out three times over: this runs for every request, and calls are what it costs.
+        # Histogram.observe, inlined three times: this runs for every request, and calls would dominate its cost.
         self.duration.counts[bisect_left(LATENCY_BOUNDS, duration)] += 1
         self.duration.total += duration
         self.queue.counts[bisect_left(LATENCY_BOUNDS, queue) if queue else 0] += 1
@@ -83,7 +83,7 @@ class RoleRecorder:
             self._compare(duration)
 
     def failed(self, code: str, duration: float) -> None:
-        """Counts a request that ended otherwise, after `duration` seconds."""
+        """Counts a failed request, after `duration` seconds."""
         self.codes[code] += 1
         self.duration.observe(duration)
         self.failed_seconds += duration
@@ -92,7 +92,7 @@ class RoleRecorder:
     def remember(
         self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
     ) -> None:
-        """Keeps times that were counted, in seconds, as examples of their buckets."""
+        """Keeps counted times, in seconds, as exemplars of their buckets."""
         now = time.time()
         self.duration.remember(Exemplar(trace_id, duration, now))
         if queue is not None and compute is not None:
@@ -107,7 +107,7 @@ class RoleRecorder:
 
 @dataclass(slots=True)
 class VersionRecorder:
-    """What is counted about one version; lives as long as its series are shown.
+    """Counts about one version; lives as long as its series are exposed.
 
     Attributes:
         model, version, digest: Labels.
@@ -116,20 +116,20 @@ class VersionRecorder:
         batches: Runs that gave answers.
         inflight: Requests admitted and not yet answered.
         queue_depth: Requests that wait for a runner.
-        queue_fill: How full its fullest queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
+        queue_fill: Fill of its fullest queue, 0 to 1, by requests or bytes, whichever is closer to its limit.
         load_seconds: Time of its last load.
         memory_bytes: By device (`cpu`, `cuda:0`).
-        isolated_restarts: Child processes of it that died and were replaced; None if it has none.
-        isolated_processes: Child processes that run.
-        cuda_graphs: Sizes of batches for which its runs are captured; None where it does not run on a GPU and nobody
-            asked for that.
-        tensorrt: It runs on TensorRT; None where nobody asked for that.
-        tensorrt_fp16: It runs in FP16; None where nobody asked for that.
+        isolated_restarts: Its child processes that died and were replaced; None if it has none.
+        isolated_processes: Its running child processes.
+        cuda_graphs: Number of batch sizes that are captured; None if it does not run on a GPU and captures were not
+            requested.
+        tensorrt: Whether it runs on TensorRT; None if that was not requested.
+        tensorrt_fp16: Whether it runs in FP16; None if that was not requested.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
-        demoted: Times that it stopped sharing runs, since an output of one did not add up.
-        without_slot: Requests with a routing key that were counted without its slot, for want of room.
-        scrapes_left: None while the version is known; else how many more scrapes show it.
+        demoted: Number of times that it stopped batching, since an output had the wrong number of rows.
+        without_slot: Requests with a routing key that were counted without a slot, since there were too many.
+        scrapes_left: None while the version is known; else the number of scrapes that still show it.
     """
 
     model: str
@@ -155,7 +155,7 @@ class VersionRecorder:
     scrapes_left: int | None = None
 
     def role(self, role: str) -> RoleRecorder:
-        """Returns the recorder of `role`, made at first use."""
+        """Returns the recorder of `role`, created at first use."""
         recorder = self.roles.get(role)
         if recorder is None:
             recorder = self.roles[role] = RoleRecorder(self.slo_edges)
@@ -163,7 +163,7 @@ class VersionRecorder:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the series that are told apart by version alone."""
+        """Labels of the series that differ only by version."""
         return {"model": self.model, "version": self.version}
 
 
@@ -172,8 +172,8 @@ class KnownVersion:
     """A version that the server knows, loaded or not.
 
     Attributes:
-        state: Where it is in its life.
-        failure: Why it could not be loaded (a `LoadOutcome`); "" where it could, or was not tried.
+        state: Its lifecycle state.
+        failure: Why loading failed (a `LoadOutcome`); "" if it succeeded or was not tried.
     """
 
     model: str
@@ -184,13 +184,13 @@ class KnownVersion:
 
 
 class Metrics:
-    """All metrics of one server. Made once by the composition root; there is no global registry.
+    """All metrics of one server. Created once by the composition root; there is no global registry.
 
     Attributes:
-        known: Every version that the server knows; replaced whole by the manager.
-        rollouts: What is counted about rollouts.
-        server: What is counted about the server as a whole.
-        faults: What is counted of messages that cannot be parsed and of errors that nobody foresaw.
+        known: Every version that the server knows; the manager replaces it as a whole.
+        rollouts: Counts about rollouts.
+        server: Counts about the server as a whole.
+        faults: Counts of unparsable messages and unexpected errors.
     """
 
     def __init__(self) -> None:
@@ -213,12 +213,12 @@ class Metrics:
     def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
         """Returns the recorder of a version that comes into service.
 
-        One that left and came back within the grace keeps its counts.
+        A version that comes back within the grace period keeps its counts.
 
         Args:
             model: Its model's name.
             version: The exact version.
-            digest: Of that version.
+            digest: Its digest.
             slo_edges: The model's latency objectives, in seconds.
         """
         key = (model, version)
@@ -229,7 +229,7 @@ class Metrics:
         return recorder
 
     def retire(self, model: str, version: str) -> None:
-        """Says that a version left: its series go after two more scrapes."""
+        """Notes that a version has left: its series disappear after two more scrapes."""
         recorder = self._versions.get((model, version))
         if recorder is not None and recorder.scrapes_left is None:
             recorder.scrapes_left = _GRACE_SCRAPES
@@ -238,7 +238,7 @@ class Metrics:
         """Counts a request that reached no version.
 
         Args:
-            model: Name of a model that exists, or "": never a name that a client made up.
+            model: Name of an existing model, or "": never a name that a client made up.
             code: Status code name.
         """
         key = (model, code)
@@ -246,25 +246,25 @@ class Metrics:
 
     @property
     def unrouted_requests(self) -> int:
-        """Requests that reached no version, since the beginning."""
+        """Requests that reached no version, since the start."""
         return sum(self._unrouted.values())
 
     def shadow(self, model: str, version: str) -> ShadowRecorder:
-        """Returns the recorder of a version as a shadow, made at first use; its series go when the version's do."""
+        """Returns the recorder of a version as a shadow, created at first use; its series go with the version's."""
         recorder = self._shadows.get((model, version))
         if recorder is None:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
-        """Yields all metrics in a format, and lets the grace of versions that left run down by one scrape."""
+        """Yields all metrics in a format; counts as a scrape for the grace period of versions that left."""
         versions = list(self._versions.values())
         async for block in self._exposition.render(self._registry, content_type):
             yield block
         self._run_down(versions)
 
     def snapshot(self) -> Iterator[Family]:
-        """Yields every family, of this process too, for whoever adds up several servers; it counts as a scrape."""
+        """Yields every family, those of the process too, for adding up several workers; counts as a scrape."""
         versions = list(self._versions.values())
         yield from self.families()
         self._run_down(versions)
@@ -279,7 +279,7 @@ class Metrics:
                     self._shadows.pop((recorder.model, recorder.version), None)
 
     def families(self) -> Iterator[Family]:
-        """Returns every family of ours with its series now."""
+        """Returns every family of Turnout with its present series."""
         versions = list(self._versions.values())
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
         yield Family(
@@ -349,7 +349,7 @@ class Metrics:
 
 
 def _roles(versions: Iterable[VersionRecorder]) -> Iterator[tuple[dict[str, str], RoleRecorder]]:
-    """Yields labels and recorder of each role, also where roles are added meanwhile."""
+    """Yields labels and recorder of each role, even if roles are added meanwhile."""
     for v in versions:
         for role, recorder in list(v.roles.items()):
             yield v.labels | {"role": role}, recorder
@@ -383,7 +383,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 where none are.",
+        "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 if none are.",
         [(v.labels, v.cuda_graphs) for v in present if v.cuda_graphs is not None],
     )  # fmt: skip
     yield Family(

@@ -1,19 +1,19 @@
-"""What is shown of workers, by their parent. Pure."""
+"""Metrics of workers, from their parent. Pure."""
 
 from collections.abc import Iterator, Mapping
 
 from turnout.telemetry.families import Family
 
 WORKER = "worker"
-"""Label of a series that is one worker's: its number, from 0."""
+"""The label of a series of one worker: its number, from 0."""
 
 
 def worker_families(ready: Mapping[int, bool], restarts: Mapping[int, int]) -> Iterator[Family]:
-    """Returns the families of one scrape; they are there where a server has several workers.
+    """Returns the families of one scrape; only a server with several workers has them.
 
     Args:
-        ready: By worker, whether it takes connections and is ready.
-        restarts: By worker, how often it ended and was started again.
+        ready: By worker, whether it accepts connections and is ready.
+        restarts: By worker, the number of restarts.
     """
     yield Family(
         "turnout_worker_up", "gauge", "1 while the worker takes connections and is ready, 0 while it does not.",

@@ -1,4 +1,4 @@
-"""W3C Trace Context: which span of which trace a caller calls from. Pure.
+"""Reads W3C Trace Context: the trace and span of a caller. Pure.
 
 https://www.w3.org/TR/trace-context-2/
 """
@@ -25,8 +25,8 @@ class SpanContext:
     Attributes:
         trace_id: 16 bytes, not all zero.
         span_id: 8 bytes, not all zero.
-        flags: `SAMPLED`: the caller records; `RANDOM`: the trace id is a random one.
-        trace_state: What vendors pass along, as it came.
+        flags: `SAMPLED`: the caller records; `RANDOM`: the trace id is random.
+        trace_state: Data of vendors, as received.
     """
 
     trace_id: bytes
@@ -41,7 +41,7 @@ class SpanContext:
 
 
 def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
-    """Returns the caller's span by a call's metadata or headers; None if there is none, or none that is valid.
+    """Returns the caller's span from a call's metadata or headers; None if it is missing or invalid.
 
     Args:
         pairs: Names in lower case, and values.
@@ -51,7 +51,7 @@ def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
     for name, value in pairs:
         if name == TRACEPARENT:
             if parent is not None or not isinstance(value, str):
-                return None  # two parents are no parent
+                return None  # two parents count as none
             parent = value
         elif name == TRACESTATE and isinstance(value, str):
             states.append(value)
@@ -59,7 +59,7 @@ def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
 
 
 def parse(traceparent: str, tracestate: str = "") -> SpanContext | None:
-    """Returns the span that the two values name; None where they name none."""
+    """Returns the span that the two values name; None if they are invalid."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None

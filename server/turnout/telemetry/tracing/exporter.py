@@ -1,4 +1,4 @@
-"""Spans wait here, bounded, until they are sent. No request waits for a collector, or fails with it."""
+"""Queues spans, up to a limit, and sends them. No request waits for a collector, or fails with it."""
 
 import asyncio
 import random
@@ -11,17 +11,17 @@ from turnout.config import Tracing
 from turnout.telemetry.tracing.transport import CollectorResponse, ExportOutcome, ExportTransport
 
 OUTCOMES = ("exported", "dropped", "rejected", "failed")
-"""What becomes of spans: the collector took them; too many waited; it did not want them; it could not be reached."""
+"""Outcomes of spans: accepted by the collector, dropped from a full queue, refused, or not delivered."""
 
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 15.0
 
 _MAX_BYTES = 3 * 2**20
-"""Of one export: collectors take messages of 4 MiB over gRPC, unless they are told to take more."""
+"""Most bytes of an export: collectors accept 4 MiB over gRPC, unless they are configured for more."""
 
 _CLOSE_SECONDS = 2.0
-"""What the last spans may hold the server's end up by."""
+"""Seconds that the last spans may delay the end of the server."""
 
 
 class Exporter:
@@ -39,10 +39,10 @@ class Exporter:
 
         Args:
             transport: Sends exports.
-            frame: Makes an export of spans, put one after another.
-            settings: Bounds.
+            frame: Returns an export of concatenated spans.
+            settings: The limits.
             counts: Spans by `OUTCOMES`.
-            log: Where it is logged that a collector cannot be reached, and that it can be again.
+            log: Receives a line when a collector becomes unreachable, and when it is reachable again.
         """
         self._transport = transport
         self._frame = frame
@@ -58,7 +58,7 @@ class Exporter:
         counts.update(dict.fromkeys(OUTCOMES, 0))
 
     def put(self, spans: bytes, count: int) -> None:
-        """Queues `count` spans, or drops and counts them where too many wait."""
+        """Queues `count` spans, or drops and counts them if too many wait."""
         if self._waiting + count > self._settings.max_queue_spans:
             self._counts["dropped"] += count
             return
@@ -68,11 +68,11 @@ class Exporter:
             self._full.set()
 
     def start(self) -> None:
-        """Begins to send."""
+        """Starts to send."""
         self._task = asyncio.create_task(self._run(), name="trace exporter")
 
     async def close(self) -> None:
-        """Sends what waits, as far as that goes quickly, and ends."""
+        """Sends the waiting spans, as far as time allows, and ends."""
         self._closing.set()
         self._full.set()
         if self._task is not None:
@@ -91,7 +91,7 @@ class Exporter:
                 await self._export(*self._batch())
 
     def _batch(self) -> tuple[bytes, int]:
-        """Takes what waits, at most a batch; at least what one request became."""
+        """Takes up to a batch of the waiting spans; at least those of one request."""
         parts: list[bytes] = []
         total = size = 0
         while self._queue:
@@ -133,7 +133,7 @@ class Exporter:
             return CollectorResponse(ExportOutcome.REFUSED, type(error).__name__)
 
     def _report(self, trouble: str) -> None:
-        """Logs that exports are in trouble, once for each kind of it, and once that they are so no longer."""
+        """Logs that exports fail, once for each kind of trouble, and once that they succeed again."""
         if trouble and trouble != self._trouble:
             self._log.warning("spans are not exported", reason=trouble)
         elif self._trouble and not trouble:

@@ -1,4 +1,4 @@
-"""Puts tracing together where it is on. Where it is off, nothing of OpenTelemetry is imported."""
+"""Sets tracing up if it is on. If it is off, nothing of OpenTelemetry is imported."""
 
 import os
 import platform
@@ -22,12 +22,12 @@ _SCOPE = "turnout"
 async def tracing(
     settings: Tracing, counts: MutableMapping[str, int], log: FilteringBoundLogger
 ) -> AsyncIterator[Tracer | None]:
-    """Yields what begins traces, None where tracing is off; leaving the context sends what still waits.
+    """Yields the tracer, or None if tracing is off; leaving the context sends the waiting spans.
 
     Args:
-        settings: Of tracing.
-        counts: Filled with spans by what became of them; left alone where tracing is off.
-        log: Where trouble with the collector is logged.
+        settings: The `[tracing]` section.
+        counts: Receives the number of spans by outcome; left alone if tracing is off.
+        log: Receives trouble with the collector.
 
     Raises:
         ConfigError: Tracing is on and the extra is not installed.

@@ -1,12 +1,12 @@
-"""The spans that a request becomes, by the timings that were noted. Pure.
+"""Makes the spans of a request from its recorded timings. Pure.
 
 SERVER  turnout.v1.PredictionService/Predict
-          |-- decode    until the request is tensors
-          |-- route     until it is known who answers
+          |-- decode    until the request is decoded into tensors
+          |-- route     until the version is chosen
           |-- queue     from admission to the start of the run
           |-- compute   the run, of the whole batch
-          |-- encode    until the answer is a message
-shadow  in a trace of its own, linked with the request's span
+          |-- encode    until the answer is encoded
+shadow  in its own trace, linked to the request's span
 """
 
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ from turnout.telemetry.tracing.trace import ShadowCopy, Trace
 Value = str | int | float | bool
 Attributes = tuple[tuple[str, Value], ...]
 Step = tuple[str, float, float, Attributes]
-"""Name, begin and end by `time.monotonic()`, attributes."""
+"""Name, start and end by `time.monotonic()`, attributes."""
 
 SHADOW = "shadow"
 MAX_TEXT = 256
-"""Characters of an attribute that a client wrote."""
+"""Most characters of an attribute that comes from a client."""
 
 MAX_MESSAGE = 1024
 
 
 class OtlpSpanKind(IntEnum):
-    """What a span is to others, by OTLP's numbers."""
+    """The kind of a span, by OTLP's numbers."""
 
     INTERNAL = 1
     SERVER = 2
 
 
 def steps(trace: Trace) -> Iterator[Step]:
-    """Yields each step that the request came to, in order."""
+    """Yields each step that the request reached, in order."""
     if not trace.routing:
         return
     yield "decode", trace.begun, trace.routing, ()
@@ -48,7 +48,7 @@ def steps(trace: Trace) -> Iterator[Step]:
 
 
 def request_attributes(trace: Trace) -> Attributes:
-    """Returns the attributes of a request's span that many requests have in common; `own_attributes` are the others."""
+    """Returns the attributes of a request's span that many requests share; `own_attributes` are the others."""
     operation = trace.operation
     attributes: Attributes = (*operation.attributes, (operation.status_key, trace.status))
     if trace.fault:
@@ -69,7 +69,7 @@ def request_attributes(trace: Trace) -> Attributes:
 
 
 def own_attributes(trace: Trace) -> tuple[tuple[str, str], ...]:
-    """Returns the attributes of a request's span that it alone has."""
+    """Returns the attributes that only this request's span has."""
     return (("turnout.request_id", trace.request_id[:MAX_TEXT]), *trace.details)
 
 

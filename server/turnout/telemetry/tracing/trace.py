@@ -1,6 +1,6 @@
-"""What is noted of one request as it goes: points in time, and what it was answered by. Spans are made of it later.
+"""Records one request as it goes: points in time, and which version answered. Spans are made from it later.
 
-Noting costs some hundred nanoseconds a point, and only requests that are traced note anything.
+Each point costs a few hundred nanoseconds, and only traced requests record any.
 """
 
 import time
@@ -13,12 +13,12 @@ from turnout.telemetry.tracing.context import SpanContext
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """What was called.
+    """The method or route that was called.
 
     Attributes:
         name: Of the request's span: `turnout.v1.PredictionService/Predict`, `POST /predict/{model}`.
-        attributes: That all of its spans have.
-        status_key: Attribute that its status goes by.
+        attributes: Those of all of its spans.
+        status_key: The attribute for its status.
     """
 
     name: str
@@ -27,19 +27,19 @@ class Operation:
 
     @classmethod
     def rpc(cls, service: str, method: str) -> "Operation":
-        """Makes that of a gRPC method; `service` is its full name."""
+        """Returns that of a gRPC method; `service` is its full name."""
         name = f"{service}/{method}"
         return cls(name, (("rpc.system.name", "grpc"), ("rpc.method", name)), "rpc.response.status_code")
 
     @classmethod
     def http(cls, method: str, route: str) -> "Operation":
-        """Makes that of an HTTP route."""
+        """Returns that of an HTTP route."""
         attributes = (("http.request.method", method), ("http.route", route), ("url.scheme", "http"))
         return cls(f"{method} {route}", attributes, "http.response.status_code")
 
 
 class Requested(Protocol):
-    """What a trace and the access log read of a request."""
+    """The fields of a request that a trace and the access log read."""
 
     @property
     def model(self) -> str:
@@ -53,68 +53,68 @@ class Requested(Protocol):
 
     @property
     def request_id(self) -> str:
-        """Names the request in logs."""
+        """The request's id in logs."""
         ...
 
     @property
     def arrived(self) -> float:
-        """`time.monotonic()` when it came."""
+        """`time.monotonic()` when it arrived."""
         ...
 
 
 class ExemplarRecorder(Protocol):
-    """Keeps examples of what it counted."""
+    """Keeps exemplars of what it counted."""
 
     def remember(
         self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
     ) -> None:
-        """Keeps times, in seconds, as examples of their buckets."""
+        """Keeps times, in seconds, as exemplars of their buckets."""
         ...
 
 
 class Sink(Protocol):
-    """Makes spans of what ended."""
+    """Makes spans of requests and copies that ended."""
 
     def keeps(self, trace: "Trace", model: str) -> bool:
         """Tells whether spans are made of a request, now that its model is known."""
         ...
 
     def ended(self, trace: "Trace") -> None:
-        """Takes a request that ended."""
+        """Receives a request that ended."""
         ...
 
     def copied(self, copy: "ShadowCopy") -> None:
-        """Takes a copy of a request that a shadow ran."""
+        """Receives a copy of a request that a shadow ran."""
         ...
 
 
 class Trace:
-    """One request. Times are `time.monotonic()`; 0.0 where the request did not come so far.
+    """One request. Times are `time.monotonic()`; 0.0 if the request did not get that far.
 
     It holds no tensor, no route and no handle: it may wait longer than those should live.
 
     Attributes:
-        sampled: Whether spans are made of it. Where not, the ids are for the logs.
-        trace_id, span_id: Its own; where it is not sampled, the caller's.
+        sampled: Whether spans are made of it. If not, the ids are only for the logs.
+        trace_id, span_id: Its own; if it is not sampled, the caller's.
         operation: What was called.
         sink: Makes spans of it.
         parent: The caller's span.
         details: Attributes that only this request has.
-        model, selector, request_id: As the client wrote them; the model's once it was routed.
-        begun: When it came.
-        routing, routed: When it had been decoded, and when it had a route.
+        model, selector, request_id: As the client wrote them; the model's own name once it was routed.
+        begun: When it arrived.
+        routing, routed: When it was decoded, and when it had a route.
         started: When its run started.
         queue_seconds, compute_seconds: As in the answer.
-        answered: When the answer was there, still to be encoded.
-        finished: When the answer was encoded, or the request had failed.
+        answered: When the answer was ready, but not encoded yet.
+        finished: When the answer was encoded, or the request failed.
         version, role, digest, epoch: Of the route.
         batch_rows, batch_requests: As in the answer; None if there is none.
-        code: Name of the status code that it failed with; "" where it did not.
+        code: Name of the status code of its failure; "" if it did not fail.
         error: Class of the error.
-        status: What the protocol answered.
+        status: The status in the protocol.
         fault: Whether that is the server's fault.
-        message: What a failed request's caller is told.
-        recorder: Counted it; None where no version did.
+        message: The error message that the caller gets.
+        recorder: The recorder that counted it; None if no version did.
         took: Seconds from its arrival to its answer, as they were counted.
     """
 
@@ -152,7 +152,7 @@ class Trace:
         sink: Sink,
         parent: SpanContext | None = None,
     ) -> None:
-        """Begins one, now. What is not noted yet is what the class says, which costs nothing to say again."""
+        """Starts a trace now. Points that are not recorded yet keep the defaults of the class, which costs nothing."""
         self.sampled = sampled
         self.trace_id = trace_id
         self.span_id = span_id
@@ -162,19 +162,19 @@ class Trace:
         self.begun = time.monotonic()
 
     def note_request(self, request: Requested) -> None:
-        """Notes which request it is, once it has been decoded as far as it could be."""
+        """Records which request it is, once it has been decoded as far as possible."""
         self.sampled = self.sampled and self.sink.keeps(self, request.model)
         if self.sampled:
             self.model, self.selector, self.request_id = request.model, request.selector, request.request_id
             self.begun = request.arrived
 
     def note_answer(self, route: Any, answer: Any, now: float, took: float) -> None:
-        """Notes who answered and how; `route` and `answer` are those of `turnout.serving.data_plane.inference`.
+        """Records which version answered, and how. The types are those of `turnout.serving.data_plane.inference`.
 
         Args:
             route: Which version answered, and why.
             answer: How the answer came about.
-            now: When it was there.
+            now: When the answer was ready.
             took: Seconds since the request arrived, as they were counted.
         """
         if not self.sampled:
@@ -187,12 +187,12 @@ class Trace:
         self.recorder, self.took = route.recorder, took
 
     def note_failure(self, route: Any, error: BaseException, code: str, took: float) -> None:
-        """Notes how the request failed.
+        """Records how the request failed.
 
         Args:
-            route: As in `note_answer`; None if there is none.
-            error: Why.
-            code: Name of the status code that it becomes.
+            route: As in `note_answer`; None if it has none.
+            error: The error.
+            code: Name of its status code.
             took: As in `note_answer`.
         """
         self.code, self.error, self.message = code, kind_of(error), str(error)
@@ -204,9 +204,9 @@ class Trace:
         """Ends the request. Ending it again changes nothing.
 
         Args:
-            status: What the protocol answers: a code's name, or an HTTP status.
+            status: The status in the protocol: a code's name, or an HTTP status.
             fault: Whether that is the server's fault, not the caller's.
-            message: What the caller is told.
+            message: The error message that the caller gets.
         """
         if not self.sampled or self.finished:
             return
@@ -216,7 +216,7 @@ class Trace:
         self.sink.ended(self)
 
     def exemplify(self) -> None:
-        """Has its times, which were counted, kept as examples of the buckets that they fell into."""
+        """Keeps its counted times as exemplars of their buckets."""
         if self.recorder is None:
             return
         if self.batch_rows is None:
@@ -235,11 +235,11 @@ class ShadowCopy:
     """A copy of a request that a shadow ran.
 
     Attributes:
-        model, version, baseline: Which shadow, and whose answers it is compared with.
-        epoch: Of the policy that had the copy taken.
-        outcome: What became of it, in a word.
+        model, version, baseline: The shadow, and the version that it is compared with.
+        epoch: Of the policy that asked for the copy.
+        outcome: Its outcome, in a word.
         begun, ended: From the live answer to the end of the comparison.
-        error: Class of the error that the run ended with; "" for none.
+        error: Class of the run's error; "" for none.
     """
 
     trace: Trace

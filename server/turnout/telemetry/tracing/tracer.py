@@ -1,4 +1,4 @@
-"""Which requests are traced, and their way to the exporter."""
+"""Decides which requests are traced, and passes them to the exporter."""
 
 import asyncio
 import math
@@ -10,24 +10,24 @@ from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
 
 _ID_BITS = 64
 _AT_ONCE = 64
-"""Requests whose ids are drawn in one go, and whose spans are made so, which takes half a millisecond. One by one among
-other work, each costs three to six times as much: the caches have long forgotten how."""
+"""Requests whose ids are drawn at once, and whose spans are made at once, which takes half a millisecond. One by one
+between other work, each costs three to six times as much, because of cold caches."""
 
 _AT_MOST_SECONDS = 0.2
-"""How long a request that ended waits for others."""
+"""Seconds that an ended request waits for others."""
 
 _SHARE_BITS = 56
 _NOTHING = -1
-"""Of a trace id's lowest bits, those that tell of the share: W3C asks them to be random, and others sample by them."""
+"""The lowest bits of a trace id, which decide sampling: W3C requires them to be random, and others sample by them."""
 
 
 class Tracer:
-    """Begins traces. The caller's decision holds where there is one; else a share of the requests is traced.
+    """Starts traces. If the caller has decided, its decision applies; else a share of the requests is traced.
 
     Used on the event loop only.
 
     Attributes:
-        sample_ratio: The share that it began with.
+        sample_ratio: The configured share.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Tracer:
         """Prepares.
 
         Args:
-            sample_ratio: Share of the requests that are traced, 0 to 1, where their callers have not decided.
-            write_requests: Makes spans of requests that ended.
-            write_copy: Makes a span of a copy.
+            sample_ratio: Share of the requests to trace, 0 to 1, if their callers have not decided.
+            write_requests: Makes the spans of ended requests.
+            write_copy: Makes the span of a copy.
         """
         self.sample_ratio = sample_ratio
         self._random = random.Random()  # noqa: S311 - ids need no secrecy
@@ -53,15 +53,15 @@ class Tracer:
         self._timer: asyncio.TimerHandle | None = None
 
     def sample(self, ratio: float | None, by_model: Mapping[str, float | None]) -> None:
-        """Has other shares of the requests traced from now on.
+        """Changes the shares of the requests to trace from now on.
 
-        Which model a request is for is not known when it comes: as many are begun as the largest share asks for, and
-        `keeps` leaves out those that are too many of theirs.
+        The model of a request is not known when it arrives: traces are started for the largest share, and `keeps` drops
+        those that are too many for their model.
 
         Args:
-            ratio: Of all models that are not named in `by_model`, 0 to 1, where callers have not decided. None: nothing
-                is traced, whatever they decided.
-            by_model: Of each of these models, likewise.
+            ratio: For models that are not in `by_model`, 0 to 1, if callers have not decided. None: nothing is traced,
+                whatever they decided.
+            by_model: The same, for each of these models.
         """
         most = max(share or 0.0 for share in (ratio, *by_model.values()))
         self._log_left_out = math.log1p(-most) if most < 1 else -math.inf
@@ -72,17 +72,17 @@ class Tracer:
         self._until_next = self._gap()
 
     def keeps(self, trace: Trace, model: str) -> bool:
-        """Tells whether a trace that was begun goes on, now that the request's model is known."""
+        """Tells whether to keep a started trace, now that the request's model is known."""
         bound = self._bounds.get(model, self._other_bound)
         if trace.parent is not None:
             return bound != _NOTHING
         return int.from_bytes(trace.trace_id[-_SHARE_BITS // 8 :]) < bound
 
     def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
-        """Returns the trace of a request that comes; None where nothing is to be noted of it.
+        """Returns the trace of a new request; None if it is not traced.
 
         Args:
-            operation: What is called.
+            operation: The method or route.
             parent: The caller's span, if any.
         """
         if parent is None:
@@ -98,7 +98,7 @@ class Tracer:
         return Trace(False, parent.trace_id, parent.span_id, operation, self)
 
     def _draw(self) -> list[tuple[bytes, bytes, int]]:
-        """Makes up ids of traces and of their first spans, and how far it is from each to the next, many at once."""
+        """Draws ids of traces and of their first spans, and the gaps between traced requests, many at once."""
         if not self._bound:
             return []
         trace_ids = [
@@ -107,17 +107,17 @@ class Tracer:
         return [((trace_id or 1).to_bytes(16), self.new_span_id(), self._gap()) for trace_id in trace_ids]
 
     def _gap(self) -> int:
-        """Returns which of the requests to come is the next that is traced, 1 being the next one; 0 for none.
+        """Returns how many requests ahead the next traced one is, 1 being the very next; 0 for none.
 
-        Drawing how many are left out, of the geometric distribution, is drawing for each of them whether it is, and
-        costs the others nothing.
+        Drawing the gap from the geometric distribution is the same as drawing for each request, but costs the others
+        nothing.
         """
         if not self._bound:
             return 0
         return 1 + int(math.log1p(-self._random.random()) / self._log_left_out)
 
     def ended(self, trace: Trace) -> None:
-        """Has spans made of a request, once its answer has left and others have ended too."""
+        """Queues a request for its spans, which are made after its answer has left, together with others'."""
         self._ended.append(trace)
         if len(self._ended) == _AT_ONCE:
             asyncio.get_running_loop().call_soon(self._write_some)
@@ -125,7 +125,7 @@ class Tracer:
             self._timer = asyncio.get_running_loop().call_later(_AT_MOST_SECONDS, self._write_some)
 
     def flush(self) -> None:
-        """Makes the spans that are still to be made."""
+        """Makes the spans of all queued requests."""
         ended, self._ended = self._ended, []
         self._write_requests(ended)
 
@@ -139,22 +139,22 @@ class Tracer:
             self._timer = None
         some, self._ended = self._ended[:_AT_ONCE], self._ended[_AT_ONCE:]
         self._write_requests(some)
-        if self._ended:  # a burst; what else waits for the loop comes between
+        if self._ended:  # a burst: let other work of the loop run in between
             asyncio.get_running_loop().call_soon(self._write_some)
 
     def new_span_id(self) -> bytes:
-        """Makes up a span's id."""
+        """Returns a new span id."""
         return (self._bits(_ID_BITS) or 1).to_bytes(8)
 
     def new_span_ids(self, count: int) -> bytes:
-        """Makes up ids of `count` spans, one after another; none will ever be zero, which is not an id."""
+        """Returns `count` new span ids, concatenated; none is ever zero, which is not a valid id."""
         return self._bits(_ID_BITS * count).to_bytes(8 * count) if count else b""
 
     def new_trace_id(self) -> bytes:
-        """Makes up a trace's id."""
+        """Returns a new trace id."""
         return (self._bits(2 * _ID_BITS) or 1).to_bytes(16)
 
 
 def _bound(share: float | None) -> int:
-    """Returns what the lowest bits of a trace's id are below if it is one of a share; `_NOTHING` for None."""
+    """Returns the upper bound for the lowest bits of a sampled trace id; `_NOTHING` for None."""
     return _NOTHING if share is None else round(share * 2**_SHARE_BITS)

@@ -1,4 +1,4 @@
-"""How spans get to a collector: OTLP over HTTP or gRPC, and what its answers mean.
+"""Sends spans to a collector, by OTLP over HTTP or gRPC, and reads its answers.
 
 https://opentelemetry.io/docs/specs/otlp/
 """
@@ -22,7 +22,7 @@ _HTTP_PATH = "/v1/traces"
 _GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 _MAX_ANSWER = 64 * 1024
-"""Bytes of an answer that are read."""
+"""Most bytes of an answer that are read."""
 
 _HTTP_RETRIED = {429, 502, 503, 504}
 _GRPC_RETRIED = {
@@ -36,24 +36,24 @@ _GRPC_RETRIED = {
 
 
 class ExportOutcome(Enum):
-    """What became of an export."""
+    """The outcome of an export."""
 
     TAKEN = "taken"
     RETRY = "retry"
-    """Not now."""
+    """Try again later."""
     REFUSED = "refused"
-    """Never."""
+    """Never try again."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorResponse:
-    """What a collector said.
+    """The answer of a collector.
 
     Attributes:
-        outcome: What became of the export.
-        reason: Why, in a word or two; nothing that a header may hold.
-        rejected: Spans that it did not take, of an export that it took.
-        pause: Seconds after which it wants to be asked again; None where it did not say.
+        outcome: Of the export.
+        reason: The reason, in a word or two; never text from a header.
+        rejected: Spans that it refused in an export that it accepted.
+        pause: Seconds after which it wants to be tried again; None if it did not say.
     """
 
     outcome: ExportOutcome
@@ -66,7 +66,7 @@ class ExportTransport(Protocol):
     """Sends exports."""
 
     async def send(self, body: bytes) -> CollectorResponse:
-        """Sends an ExportTraceServiceRequest; raises nothing."""
+        """Sends an ExportTraceServiceRequest; never raises."""
         ...
 
     async def close(self) -> None:
@@ -75,7 +75,7 @@ class ExportTransport(Protocol):
 
 
 def make_transport(settings: Tracing) -> ExportTransport:
-    """Returns how to reach the collector."""
+    """Returns the transport to the collector."""
     headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
     kind = GrpcTransport if settings.protocol == "grpc" else HttpTransport
     return kind(settings.endpoint, headers, settings.timeout_s)
@@ -96,7 +96,7 @@ class HttpTransport:
         return await self._threads.run(self._post, body)
 
     async def close(self) -> None:
-        """Lets the thread end; it holds nothing else between two exports."""
+        """Lets the thread end; nothing else stays open between exports."""
         self._threads.shutdown()
 
     def _post(self, body: bytes) -> CollectorResponse:
@@ -141,16 +141,16 @@ class GrpcTransport:
 
 
 def _taken(answer: bytes) -> CollectorResponse:
-    """Reads what a collector says of an export that it took."""
+    """Reads the answer to an export that the collector accepted."""
     try:
         partial = ExportTraceServiceResponse.FromString(answer).partial_success
-    except DecodeError:  # some answer with a word
+    except DecodeError:  # some answer with plain text
         return CollectorResponse(ExportOutcome.TAKEN)
     return CollectorResponse(ExportOutcome.TAKEN, partial.error_message[:256], rejected=partial.rejected_spans)
 
 
 def _seconds(header: str | None) -> float | None:
-    """Reads a Retry-After in seconds; its other form, a date, is not one that OTLP mentions."""
+    """Reads a Retry-After in seconds; OTLP does not mention its other form, a date."""
     return float(header) if header is not None and header.isdecimal() else None
 
 

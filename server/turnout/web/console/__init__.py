@@ -1,1 +1,1 @@
-"""The console: pages for people who look after models. Read-only without the control token."""
+"""The console: web pages for operators. Read-only without the control token."""

@@ -1,4 +1,4 @@
-"""What the console changes, for whoever has signed in: a rollout's course, by the same commands as everywhere."""
+"""The console's buttons: operators who have signed in send the same commands to a rollout as with the CLI."""
 
 import math
 import re
@@ -22,22 +22,22 @@ from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions, Visitor, actor_name, over_https, same_origin
 
 _MAX_REASON = 1024
-"""Bytes: what the state store keeps."""
+"""Longest reason in bytes, as the state store keeps it."""
 
 _MAX_BODY = 16 << 10
 _MAX_EPOCH_DIGITS = 18
 
 _INSIDE = re.compile(r"/console(/(?!\.{1,2}(/|$))[A-Za-z0-9_~+.-]+)*")
-"""Where somebody may be sent after signing in: nowhere else than the console."""
+"""Paths that a sign-in may lead to: only those of the console."""
 
 Decide = Callable[[Rollout], Moved]
 
 
 def decision(command: str, actor: str, reason: str) -> Decide:
-    """Returns what a button asks for.
+    """Returns the decision that a button stands for.
 
     Raises:
-        InvalidRequest: There is no such button.
+        InvalidRequest: The button does not exist.
     """
     decisions: dict[str, Decide] = {
         "pause": lambda r: overrides.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True),
@@ -52,7 +52,7 @@ def decision(command: str, actor: str, reason: str) -> Decide:
 
 
 class Actions:
-    """Takes what is posted. Each answer is a redirect to the page that shows what came of it, or says why not."""
+    """Handles posted forms. Each answer redirects to the page that shows the result, or says why it was refused."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Actions:
         self._clock = clock
 
     async def command(self, request: Request) -> Response:
-        """Has an operator's word on a rollout."""
+        """Applies an operator's command to a rollout."""
         back = ""
         try:
             visitor, model = self._permitted(request), request.path_params["model"]
@@ -92,7 +92,7 @@ class Actions:
         return RedirectResponse(back, 303, HEADERS)
 
     async def sign_in(self, request: Request) -> Response:
-        """Signs somebody in who knows the control token; shows where to type it on a GET."""
+        """Signs somebody in who knows the control token; a GET shows the form."""
         possible, failed, wait = self._sessions.possible, False, 0
         following = request.query_params.get("next", "")
         if request.method == "POST":
@@ -130,7 +130,7 @@ class Actions:
         return form
 
     async def sign_out(self, request: Request) -> Response:
-        """Takes the session away."""
+        """Ends the session."""
         if not same_origin(request):
             return self._pages.problem(
                 request, PermissionDeniedError("a sign-out has to come from the console's own page")
@@ -150,7 +150,7 @@ class Actions:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Reads a small form; nothing of it is a file."""
+    """Reads a small form without files."""
     body = bytearray()
     async for part in request.stream():
         body += part

@@ -25,10 +25,10 @@ def console_routes(
     """Returns the console's routes.
 
     Args:
-        pages: What it shows.
-        rollouts: What its buttons change.
+        pages: Returns the pages.
+        rollouts: Applies its buttons.
         recorder: Counts sign-ins that are refused.
-        log: Told of sign-ins.
+        log: Receives sign-ins.
     """
     actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused)
     return [
@@ -51,7 +51,7 @@ def console_routes(
 
 
 def console_refusal(request: Request, error: TurnoutError) -> Response:
-    """Answers a request for a page that its caller may not have: where nobody knows them, by the way to sign in."""
+    """Answers a request for a page that the caller may not see; a caller who is not known is sent to sign in."""
     if request.url.path.endswith(".json"):
         response = json_error(error)
         response.headers.update(headers_of(error))

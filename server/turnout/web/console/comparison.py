@@ -1,4 +1,4 @@
-"""Two published versions compared as the gate `bump` compares a candidate with its parent: by the same function."""
+"""Compares two published versions with the function that the gate `bump` uses for a candidate and its parent."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _MOST_KEPT = 256
 
 
 class VersionComparison:
-    """Compares versions, one pair at a time and below live requests, and remembers the findings: versions never change.
+    """Compares versions, one pair at a time and at lower priority than requests, and remembers the findings.
 
     Used on the event loop only.
     """
@@ -28,7 +28,7 @@ class VersionComparison:
 
         Args:
             repository: Holds the versions' files.
-            sandbox: Returns what runs the versions of a model, as its publishes do.
+            sandbox: Returns the sandbox of a model, the same as for its publishes.
         """
         self._repository = repository
         self._sandbox = sandbox
@@ -36,15 +36,15 @@ class VersionComparison:
         self._kept: OrderedDict[tuple[str, str], BumpFinding] = OrderedDict()
 
     async def of(self, new: VersionEntry, old: VersionEntry, *, examine: bool) -> BumpFinding | None:
-        """Returns what the gate finds of `new` over `old`.
+        """Returns the gate's finding for `new` over `old`.
 
         Args:
             new: The higher version.
             old: The lower one.
-            examine: Whether weights may be read and both versions be run, where the number leaves that to be found out.
+            examine: Whether to read weights and run both versions, if the manifests alone do not decide.
 
         Returns:
-            None where it is left to be found out, and nothing may be run.
+            The finding; None if the manifests do not decide and `examine` is False.
 
         Raises:
             UnavailableError: The files of one cannot be read.
@@ -74,7 +74,7 @@ class VersionComparison:
 
 
 def _from_manifests(new: SandboxVersion, old: SandboxVersion) -> bool:
-    """Returns whether the manifests alone say what the gate finds: only a PATCH that they allow is looked into."""
+    """Tells whether the manifests alone decide the finding: only a PATCH that they allow needs more."""
     if bump_between(old.manifest.version, new.manifest.version) > VersionBump.PATCH:
         return True
     stated = ParentComparison().difference(new, old, VersionBump.MINOR)

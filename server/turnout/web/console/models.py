@@ -1,4 +1,4 @@
-"""The models as the console shows them, out of what the server holds now."""
+"""The models as the console shows them, from the server's present state."""
 
 from collections.abc import Collection, Mapping
 
@@ -19,11 +19,11 @@ class ModelViews:
         """Prepares.
 
         Args:
-            catalog: What is served.
-            policies: What is routed.
+            catalog: Tells what is served.
+            policies: Tells how traffic is routed.
             explainer: Explains routes.
-            recent: The last hour.
-            part: Which worker's shadows and decisions these are, in a few words; "" where there is one.
+            recent: The metrics of the last hour.
+            part: Which worker's shadows and decisions these are, in a few words; "" if there is one.
         """
         self.explainer = explainer
         self.recent = recent
@@ -40,17 +40,17 @@ class ModelViews:
         """Returns a model.
 
         Raises:
-            ModelNotFound: There is none of that name.
+            ModelNotFound: No model has that name.
         """
         return self._catalog.snapshot.model(name)
 
     def colours(self, name: str, *more: str) -> Mapping[str, int]:
-        """Returns the colours of a model's versions and of `more`; a model that is gone has those of `more` alone."""
+        """Returns the colours of a model's versions and of `more`; only of `more` if the model is gone."""
         known = self._catalog.snapshot.models.get(name)
         return version_colours((), *more) if known is None else colours_of(known, *more)
 
     def view(self, known: ModelEntry) -> ModelView:
-        """Returns what is to be seen of a model."""
+        """Returns what the console shows of a model."""
         answering = None
         applied = self._policies.current.get(known.name)
         if applied is None or applied.state.policy is None:

@@ -1,4 +1,4 @@
-"""The console's pages and the numbers behind its charts. Reads, and changes nothing."""
+"""The console's pages and the data of its charts. Read-only."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ Handler = Callable[["Pages", Request], Awaitable[Response]]
 
 
 def explained(handler: Handler) -> Handler:
-    """Has a page say what is wrong where something is."""
+    """Turns an error of a handler into a page that says what is wrong."""
 
     async def handle(self: "Pages", request: Request) -> Response:
         try:
@@ -47,7 +47,7 @@ def explained(handler: Handler) -> Handler:
 
 
 class Pages:
-    """Makes the pages out of the server's services. Used on the event loop only."""
+    """Renders the pages from the server's services. Used on the event loop only."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class Pages:
         """Prepares.
 
         Args:
-            models: What is served and routed.
-            shadows: What answers copies.
-            rollouts: What is rolled out.
-            tracked: What was.
+            models: Tells what is served and how it is routed.
+            shadows: Tells about shadows.
+            rollouts: Tells about active rollouts.
+            tracked: Keeps the history of rollouts.
             comparison: Compares versions.
             sessions: Who is signed in.
         """
@@ -79,17 +79,17 @@ class Pages:
         return page(template, request, actor=self._name(request), possible=self.sessions.possible, **context)
 
     def _name(self, request: Request) -> str | None:
-        """Returns what a visitor is called; None where nobody knows them."""
+        """Returns a visitor's name; None if they are not signed in."""
         visitor = self.sessions.visitor(request)
         return None if visitor is None else visitor.name
 
     def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
-        """Says what is wrong.
+        """Returns a page that says what is wrong.
 
         Args:
-            request: That it is about.
-            error: Whose message is shown.
-            back: A page of the console where to look on; "" for the list of models alone.
+            request: The request that failed.
+            error: The error whose message to show.
+            back: A page of the console to go on with; "" for the list of models only.
         """
         actor, possible = self._name(request), self.sessions.possible
         again = request.method == "GET" and isinstance(error, UnavailableError)
@@ -166,7 +166,7 @@ class Pages:
 
     @explained
     async def rollout(self, request: Request) -> Response:
-        """One rollout: where it stands and why, its evidence and what happened."""
+        """One rollout: its state and why, its evidence and its events."""
         known = self._model(request)
         async with self._tracked.of(known.name, attempt_of(request)) as tracked:
             rollout = tracked.rollout
@@ -235,7 +235,7 @@ class Pages:
         return JSONResponse(body, headers=HEADERS)
 
     async def plots(self, request: Request) -> Response:
-        """What a rollout's plots draw, as JSON."""
+        """The data of a rollout's plots, as JSON."""
         try:
             known = self._model(request)
             async with self._tracked.of(known.name, attempt_of(request)) as tracked:
@@ -245,7 +245,7 @@ class Pages:
             return json_error(error)
 
     async def missing(self, request: Request) -> Response:
-        """Says that there is no such page."""
+        """Answers that the page does not exist."""
         return self.problem(request, NotFoundError("the console has no such page"))
 
     def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
@@ -258,7 +258,7 @@ class Pages:
 
 
 def json_error(error: TurnoutError) -> Response:
-    """Returns what is wrong to a script of ours."""
+    """Returns an error to one of the console's scripts."""
     return JSONResponse({"error": error.message}, status_of(error), headers=HEADERS)
 
 
@@ -266,7 +266,7 @@ def attempt_of(request: Request) -> int:
     """Returns the number of the rollout that a page is about.
 
     Raises:
-        NotFoundError: It is not a number that an attempt can have.
+        NotFoundError: It is not a valid attempt number.
     """
     text = request.path_params["attempt"]
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):
@@ -290,5 +290,5 @@ def _text(request: Request, name: str) -> str:
 
 
 def _short(value: float | None) -> float | None:
-    """Returns a number in as many digits as a chart shows: 30 versions over an hour are 43,000 of them."""
+    """Returns a number with as many digits as a chart shows: an hour of 30 versions is 43,000 numbers."""
     return None if value is None else float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""The last hour of every version, in memory: what the console's charts draw where there is no Prometheus."""
+"""Keeps the last hour of every version in memory, for the console's charts: no Prometheus is needed."""
 
 import asyncio
 import json
@@ -20,13 +20,13 @@ _LEAST_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ActivityPoint:
-    """What a version did between two samples.
+    """The activity of a version between two samples.
 
     Attributes:
         time: Of the later sample, seconds since 1970.
         rate: Requests a second.
         failures: Requests a second that did not end with OK.
-        p50, p99: Latency in milliseconds; None where nothing was answered.
+        p50, p99: Latency in milliseconds; None if nothing was answered.
     """
 
     time: float
@@ -38,10 +38,10 @@ class ActivityPoint:
 
 @dataclass(frozen=True, slots=True)
 class _VersionCounts:
-    """What was counted of a version, by one recorder of each worker that has it.
+    """The counts of a version, from one recorder of each worker that has it.
 
     Attributes:
-        recorders: Which; another one has counted from 0.
+        recorders: Their ids; a new recorder counts from 0 again.
     """
 
     recorders: tuple[str, ...]
@@ -53,17 +53,17 @@ class _VersionCounts:
 
 _Key = tuple[str, str]
 _COUNTS, _HOUR = "counts", "hour"
-"""Topics on which workers ask each other."""
+"""Topics of the requests between workers."""
 
 
 class Recent:
-    """Keeps an hour of points of each version in service. Used on the event loop only."""
+    """Keeps an hour of points for each version in service. Used on the event loop only."""
 
     def __init__(self, catalog: Catalog, peers: Peers | None = None) -> None:
-        """Knows nothing before the second `sample`.
+        """Prepares; there are no points before the second `sample`.
 
         Args:
-            catalog: What is in service.
+            catalog: Tells what is in service.
             peers: The other workers, whose requests count too.
         """
         self._catalog = catalog
@@ -76,14 +76,14 @@ class Recent:
         self._names: dict[_Key, tuple[VersionRecorder, str]] = {}
 
     async def run(self) -> None:
-        """Samples for as long as the server runs."""
+        """Takes samples as long as the server runs."""
         await self.catch_up()
         while True:
             await self.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def catch_up(self) -> None:
-        """Takes the hour of the other workers, where this one was started later."""
+        """Copies the last hour from the other workers, if this one was started later."""
         replies = {} if self._peers is None else await self._peers.ask(_HOUR)
         for hour in replies.values():
             for model, version, points in json.loads(hour):
@@ -92,7 +92,7 @@ class Recent:
                     self._points[model, version] = deque((ActivityPoint(*point) for point in points), maxlen=_SAMPLES)
 
     async def sample(self) -> None:
-        """Takes one sample of every version that is loaded; forgets those that have been gone for an hour."""
+        """Samples every loaded version; forgets versions that have been gone for an hour."""
         counted = [self._counted()]
         if self._peers is not None:
             replies = await self._peers.ask(_COUNTS)
@@ -106,7 +106,7 @@ class Recent:
             self._before[key] = counts
             if before is not None and before.recorders == counts.recorders:
                 self._points.setdefault(key, deque(maxlen=_SAMPLES)).append(_point(before, counts, wall))
-        for key, points in list(self._points.items()):  # what was unloaded leaves gaps, and then nothing
+        for key, points in list(self._points.items()):  # an unloaded version leaves gaps, and in the end nothing
             while points and wall - points[0].time > SAMPLE_SECONDS * _SAMPLES:
                 points.popleft()
             if not points:
@@ -142,7 +142,7 @@ class Recent:
 
 
 _Own = tuple[str, int, int, list[int]]
-"""Name of a recorder, requests, failures, and requests by latency bucket."""
+"""A recorder's id, its requests, its failures, and its requests by latency bucket."""
 
 
 def _own(recorder: VersionRecorder) -> tuple[int, int, list[int]]:

@@ -1,4 +1,4 @@
-"""Templates and the headers that every page of the console goes out with."""
+"""Renders templates, and sets the headers of every page of the console."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -25,9 +25,9 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Nothing but what this server ships runs or is loaded, and no page of ours stands in somebody's frame.
+"""Pages load and run only what this server ships, and no other site can put one into a frame.
 
-The referrer stays within the console; under `no-referrer` browsers would say `Origin: null` of our own forms.
+The referrer stays within the console; with `no-referrer`, browsers would send `Origin: null` with our own forms.
 """
 
 STATIC = {
@@ -41,7 +41,7 @@ STATIC = {
     "vendor/uplot/uPlot.iife.min.js": "text/javascript",
     "vendor/uplot/uPlot.min.css": "text/css",
 }
-"""The files that are served, by path below `static`; a name from a URL is looked up here and opens nothing else."""
+"""The static files by path; a name from a URL is looked up here and never opens a file."""
 
 
 def bytes_text(count: float) -> str:
@@ -54,7 +54,7 @@ def bytes_text(count: float) -> str:
 
 
 def clock_text(when: datetime) -> str:
-    """Returns a time that is in UTC and does not say so, to the second."""
+    """Returns a time without its zone, which is UTC, to the second."""
     return f"{when:%Y-%m-%d %H:%M:%S}"
 
 

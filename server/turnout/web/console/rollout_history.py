@@ -1,7 +1,7 @@
-"""How rollouts went, kept from one look to the next.
+"""Keeps the history of rollouts between two requests for their pages.
 
-A page that refreshes itself reads the ticks that are new and replays those alone: of a rollout that ran for a day there
-are 17,000, and to replay them all takes a second of the process that serves.
+A page that refreshes itself reads and replays only the new ticks: a rollout that ran for a day has 17,000, and
+replaying them all takes a second of the server's process.
 """
 
 import asyncio
@@ -119,10 +119,10 @@ class TrackedRollouts:
 
     @asynccontextmanager
     async def of(self, model: str, attempt: int) -> AsyncIterator[TrackedRollout]:
-        """Gives a rollout as it is now; it stands still while the context is entered.
+        """Yields a rollout as it is now; it does not change inside the context.
 
         Raises:
-            ModelNotFound, NotFoundError: There is no such rollout.
+            ModelNotFound, NotFoundError: The rollout does not exist.
             UnavailableError: The state store does not answer.
             InvalidRequest, Unsupported: A later release of Turnout wrote it.
         """

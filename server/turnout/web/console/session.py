@@ -1,8 +1,8 @@
-"""Who is signed in to the console: whoever knows its token, or has a token of `[auth]`.
+"""Sessions of the console: for anybody who knows its token or has a token of `[auth]`.
 
-What was typed is never stored: the cookie holds who it was and an expiry under an HMAC whose key is drawn when the
-server starts, so that a restart signs everybody out. Of a token it holds the id, so that one which is revoked signs its
-bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a page of this very origin.
+The token itself is never stored: the cookie holds the name and an expiry under an HMAC whose key is drawn when the
+server starts, so a restart signs everybody out. For a token of `[auth]` it holds the id, so revoking the token signs
+its bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a page of this very origin.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ _BY_CONSOLE, _BY_TOKEN = "c", "t"
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who looks at a page.
+    """Somebody who is signed in.
 
     Attributes:
-        name: Shown to them; what they said where they signed in with the console's own token.
-        actor: In the log: who they were proved to be.
-        caller: What they may do; None where `[auth]` is not enabled, and whoever is signed in may do everything.
+        name: Shown to them; the name that they typed if they signed in with the console's own token.
+        actor: Who they were proved to be, for the log.
+        caller: What they may do; None if `[auth]` is not enabled: then they may do everything.
     """
 
     name: str
@@ -47,24 +47,24 @@ class Visitor:
     caller: Caller | None = None
 
     def operates(self, model: str) -> bool:
-        """Tells whether they may change what becomes of a model."""
+        """Tells whether they may change a model's rollouts."""
         return self.caller is None or self.caller.may(AccessRole.OPERATE, model)
 
 
 class Sessions:
-    """Signs people in and out. Holds no state but its key, and who failed to lately.
+    """Signs people in and out. Its only state is its key and recent failures.
 
     Attributes:
-        authority: Says who may do what; None where everybody is taken at their word.
-        throttle: Slows down whoever guesses.
+        authority: Says who may do what; None if `[auth]` is not enabled.
+        throttle: Slows guessing down.
     """
 
     def __init__(self, token: str, authority: Authority | None = None, now: Callable[[], float] = time.time) -> None:
         """Prepares.
 
         Args:
-            token: Whoever knows it may change things; "" where nobody may by that.
-            authority: Says who else may.
+            token: The console's own token; "" if there is none.
+            authority: Decides who else may sign in.
             now: The clock, seconds since 1970.
         """
         self.authority = authority
@@ -79,12 +79,12 @@ class Sessions:
         return bool(self._token) or self.authority is not None
 
     def sign_in(self, name: str, token: str, response: Response, *, secure: bool) -> str | None:
-        """Puts a session into `response` if the token is a right one; returns whose it is then.
+        """Puts a session into `response` if the token is valid; returns its owner, else None.
 
         Args:
-            name: Who acts, for the record.
+            name: The name to record.
             token: As it was typed.
-            response: That carries the cookie.
+            response: Receives the cookie.
             secure: The page came over HTTPS.
         """
         ends = int(self._now()) + _SECONDS
@@ -105,18 +105,18 @@ class Sessions:
         return whose
 
     def sign_out(self, response: Response) -> None:
-        """Takes the session away."""
+        """Ends the session."""
         response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
 
     def caller(self, request: Request) -> Caller | None:
-        """Returns what whoever is signed in may do; None where nobody is, or `[auth]` is not enabled."""
+        """Returns the caller who is signed in; None if nobody is, or `[auth]` is not enabled."""
         if self.authority is None or (session := self._session(request)) is None:
             return None
         kind, held = session
         return self.authority.of_console() if kind == _BY_CONSOLE else self.authority.of_token_id(held)
 
     def visitor(self, request: Request) -> Visitor | None:
-        """Returns who looks at a page; None where nobody knows."""
+        """Returns who is signed in; None if nobody is."""
         session = self._session(request)
         if self.authority is None:
             return Visitor(session[1], session[1]) if session is not None else None
@@ -136,7 +136,7 @@ class Sessions:
             return None
 
     def _session(self, request: Request) -> tuple[str, str] | None:
-        """Returns how somebody signed in, and what the cookie holds of them."""
+        """Returns how somebody signed in, and the name or token id in the cookie."""
         cookie = request.cookies.get(COOKIE, "")
         if not self.possible or len(cookie) > _MAX_COOKIE:
             return None
@@ -145,7 +145,7 @@ class Sessions:
             text = urlsafe_b64decode(encoded.encode())
         except ValueError:
             return None
-        # Bytes: what compares text raises where it is not ASCII, and a cookie may hold anything.
+        # Bytes: comparing text raises if it is not ASCII, and a cookie may hold anything.
         if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             return None
         expires, kind, held = text.decode().split(":", 2)
@@ -156,7 +156,7 @@ class Sessions:
 
 
 def actor_name(text: str) -> str:
-    """Returns a name fit for records and logs: one line, nothing that a terminal would obey, never empty."""
+    """Returns a name fit for records and logs: one line, without control characters, never empty."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return plain[:_MAX_NAME].rstrip() or "console"
 
@@ -164,7 +164,7 @@ def actor_name(text: str) -> str:
 def same_origin(request: Request) -> bool:
     """Tells whether a request that changes something comes from a page of this server.
 
-    Browsers say so in Origin, and the newer ones in Sec-Fetch-Site, which a change of scheme makes another site too.
+    Browsers say so in Origin, newer ones also in Sec-Fetch-Site, for which another scheme is another site.
     """
     origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
     site = request.headers.get("sec-fetch-site", "same-origin")
@@ -172,5 +172,5 @@ def same_origin(request: Request) -> bool:
 
 
 def over_https(request: Request) -> bool:
-    """Tells whether the browser speaks HTTPS, to a proxy in front of us too: by what the page's origin is."""
+    """Tells by the page's origin whether the browser uses HTTPS, with this server or with a proxy in front of it."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")

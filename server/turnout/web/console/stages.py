@@ -1,4 +1,4 @@
-"""A rollout's way from its first stage to the baseline, and how near its evidence is to the end of it. Pure."""
+"""The stages of a rollout, and how close its evidence is to the threshold. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Stage:
     """One stage of a rollout.
 
     Attributes:
-        name: What the candidate gets in it: `10% shadow`, `5%`, `baseline`.
+        name: The candidate's share in it: `10% shadow`, `5%`, `baseline`.
         note: How long it lasts at least.
         progress: `done`, `now`, `ended` (the rollout went no further), `ahead`, or `skipped` (never to come).
     """
@@ -45,7 +45,7 @@ def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
 
 def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
     """Returns the number of the stage that a rollout is or ended in; -1 before the first."""
-    # An ended rollout's state says nothing of where it was: its events do.
+    # The state of an ended rollout does not tell its last stage; its events do.
     been = {event.kind for event in rollout.events} if rollout.state in _ENDING else {rollout.state}
     if been.intersection((*_PROMOTED, "succeeded")):
         return last
@@ -63,7 +63,7 @@ def _progress(index: int, reached: int, state: str) -> str:
 
 
 def reach(e_value: float, threshold: float) -> float:
-    """Returns how far evidence is on its way from 0.01 to `threshold`, 0 to 1, on a logarithmic scale."""
+    """Returns the position of evidence between 0.01 and `threshold`, 0 to 1, on a logarithmic scale."""
     if not e_value > _LEAST_EVIDENCE:
         return 0.0
     whole = math.log(threshold / _LEAST_EVIDENCE)

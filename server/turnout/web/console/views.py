@@ -1,4 +1,4 @@
-"""What the pages show, as values: made out of one look at the server. Does no I/O."""
+"""The values that the pages show, from one snapshot of the server. Does no I/O."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ class VersionRow:
     """One version in a list.
 
     Attributes:
-        tags: That name it.
-        shares: Its parts in the traffic that the policy decides.
-        latest: What it did lately; None where nothing is known yet.
+        tags: The tags that point to it.
+        shares: Its parts of the traffic that the policy splits.
+        latest: Its recent activity; None if nothing is known yet.
     """
 
     entry: VersionEntry
@@ -39,11 +39,11 @@ class ModelView:
     """One model.
 
     Attributes:
-        applied: Its policy in force; None where it never had one.
+        applied: The policy in force; None if it never had one.
         versions: The highest first.
-        split: Every part in the traffic, as in force; of versions too that are not in the repository any more.
-        diverted: The version that has all of the traffic in place of the policy's; "" where the policy holds.
-        answering: The version that answers where there is no policy; None where nothing does, or a policy decides.
+        split: Every part of the traffic, as in force; also of versions that have left the repository.
+        diverted: The version that gets all of the traffic instead of the policy's; "" if the policy applies.
+        answering: The version that answers if there is no policy; None if none does, or a policy decides.
         colours: The number of each version's colour.
     """
 
@@ -57,7 +57,7 @@ class ModelView:
 
     @property
     def pieces(self) -> list[tuple[int, float]]:
-        """The parts of the traffic that clients are answered from, by colour; they sum to 1 where all is answered."""
+        """The parts of the traffic that get answers, by colour; they sum to 1 if every request gets one."""
         answering = [share for share in self.split if share.role is not ServingRole.SHADOW]
         return [(self.colours[share.version], share.applied) for share in answering]
 
@@ -88,7 +88,7 @@ def model_view(
 
 
 def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:
-    """Returns the number of the colour of each of a model's versions, and of some that it may not have any more."""
+    """Returns the colour number of each version of a model, and of others that it may no longer have."""
     return version_colours((entry.version_text for entry in known.versions.values()), *more)
 
 
@@ -97,8 +97,8 @@ class OverviewTotals:
     """All models in five numbers.
 
     Attributes:
-        versions, ready, failed: How many there are, answer, and could not be loaded.
-        rate, failures: A second, lately.
+        versions, ready, failed: Numbers of all versions, of those that are ready, and of those that failed to load.
+        rate, failures: Requests and failures a second, in the latest sample.
     """
 
     versions: int
@@ -109,7 +109,7 @@ class OverviewTotals:
 
     @classmethod
     def of(cls, models: Sequence[ModelView]) -> Self:
-        """Sums up."""
+        """Sums up the models."""
         rows = [row for model in models for row in model.versions]
         states = [row.entry.state for row in rows]
         points = [row.latest for row in rows if row.latest is not None]
@@ -134,8 +134,8 @@ class DifferenceView:
 
     Attributes:
         old, new: The lower and the higher of the two.
-        finding: What the gate `bump` finds of the higher over the lower; None before weights and answers were examined.
-        facts: Whatever else differs.
+        finding: The gate `bump`'s finding for the higher over the lower; None before weights and answers were examined.
+        facts: Other differences.
     """
 
     old: VersionEntry
@@ -185,7 +185,7 @@ def _opset(entry: VersionEntry) -> str:
 
 
 def neighbour(known: ModelEntry, version: Version) -> Version | None:
-    """Returns the version that one is most naturally held against: the next lower, or the next higher of the lowest."""
+    """Returns the version to compare one with by default: the next lower, or for the lowest the next higher."""
     ordered = list(known.versions)
     lower = dict(pairwise(ordered))
     return lower.get(version) or (ordered[-2] if len(ordered) > 1 else None)

@@ -1,4 +1,4 @@
 """The Open Inference Protocol, version 2, over HTTP, with Triton's binary tensor data.
 
-`routes` is the whole of it; `inference` runs requests, which `requests` reads and `answers` writes.
+`routes` puts it together; `inference` runs requests; `requests` reads them, and `answers` writes the responses.
 """

@@ -1,4 +1,4 @@
-"""Answers of the protocol over HTTP: JSON, and raw elements behind it where they are asked for."""
+"""Writes answers of the protocol over HTTP: JSON, followed by raw elements if the client asked for them."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -34,15 +34,16 @@ def inference_answer(
 
     Args:
         call: The request.
-        request_id: Told again; "" where the client gave none.
+        request_id: Returned to the client; "" if it gave none.
         route: Which version answered.
         outputs: Name and value of each, in order.
-        windows: Where in shared memory those are written that do not travel in the answer, by name.
-        wish: Which of them are to be binary.
-        headers: Of the response, beside its own.
+        windows: By name of an output that goes to shared memory: where to write it.
+        wish: Which outputs the client wants in binary form.
+        headers: More headers of the response.
 
     Raises:
-        InvalidRequest: JSON cannot hold an output that is not to be binary, or one does not fit into its window.
+        InvalidRequest: JSON cannot hold an output that was not requested in binary form, or one does not fit into its
+            window.
         Unsupported: The protocol does not know the type of an output.
     """
     tensors: list[dict[str, Any]] = []
@@ -73,12 +74,12 @@ def inference_answer(
 
 
 def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """Returns a document."""
+    """Returns a response with a JSON document."""
     return Response(_rendered(document), status, media_type=_JSON)
 
 
 def empty_answer() -> Response:
-    """Returns what says, in no words, that something is done."""
+    """Returns an empty response: the request was carried out."""
     return Response(b"", media_type=_JSON)
 
 
@@ -86,8 +87,8 @@ def error_answer(error: TurnoutError, request_id: str = "") -> Response:
     """Returns `error` as `{"error": "..."}`, with the headers that help.
 
     Args:
-        error: Whose message a client may read.
-        request_id: Told with failures inside the server, so that their log lines can be found.
+        error: The error, whose message a client may read.
+        request_id: Returned with internal errors, so that their log lines can be found.
     """
     status = status_of(error)
     message = error.message

@@ -1,4 +1,4 @@
-"""What clients ask before they send requests, as JSON."""
+"""Describes the server and its models, as JSON."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -19,7 +19,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DescriptionEndpoints:
-    """Answers in JSON; what is not ready has another status than 200."""
+    """Answers in JSON; the status is not 200 if something is not ready."""
 
     def __init__(self, description: ModelDescription) -> None:
         self._description = description
@@ -29,7 +29,7 @@ class DescriptionEndpoints:
         return json_answer({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        """200 while the server is fit for traffic; 503 while it starts or drains."""
+        """200 while the server is ready for traffic; 503 while it starts or drains."""
         ready = self._description.ready()
         return json_answer({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -38,7 +38,7 @@ class DescriptionEndpoints:
         return json_answer({"name": SERVER, "version": __version__, "extensions": self._description.extensions})
 
     async def model_ready(self, request: Request) -> Response:
-        """200 where a request for this version would be taken now; else the status that it would be refused with."""
+        """200 if a request for this version would be accepted now; else the status of the refusal."""
         model, selector = _named(request)
         try:
             self._description.check_ready(model, selector)
@@ -62,7 +62,7 @@ class DescriptionEndpoints:
 
 
 def metadata_document(metadata: ModelMetadataResponse) -> Mapping[str, Any]:
-    """Returns a version's metadata as the protocol has it in JSON."""
+    """Returns a version's metadata in the protocol's JSON form."""
 
     def tensors(described: Any) -> list[dict[str, Any]]:
         return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in described]
@@ -77,7 +77,7 @@ def metadata_document(metadata: ModelMetadataResponse) -> Mapping[str, Any]:
 
 
 def config_document(config: ModelConfig) -> Mapping[str, Any]:
-    """Returns a version's configuration as Triton has it in JSON, with its names of types."""
+    """Returns a version's configuration in Triton's JSON form, with its type names."""
     document: dict[str, Any] = MessageToDict(config, preserving_proto_field_name=True)
     document["max_batch_size"] = config.max_batch_size
     tensors = [*document.get("input", ()), *document.get("output", ())]

@@ -1,4 +1,4 @@
-"""What the protocol's endpoints have in common, those of inference apart."""
+"""Common parts of the protocol's endpoints, except inference."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from turnout.web.json_body import SMALL_BYTES, json_object
 from turnout.web.oip.answers import empty_answer, error_answer, json_answer
 
 Document = Mapping[str, Any] | list[Any] | None
-"""Of an answer; None where there is nothing to say but that it is done."""
+"""The JSON document of an answer; None for an empty answer."""
 
 Endpoint = Callable[[Request], Awaitable[Document]]
 
@@ -37,18 +37,18 @@ def route(path: str, *methods: str, answer: Endpoint) -> Route:
 
 
 def sees(request: Request) -> Callable[[str], bool]:
-    """Returns what tells whether the caller may see a model in lists."""
+    """Returns a function that tells whether the caller may see a model in lists."""
     caller = caller_of(request.scope)
     return (lambda _: True) if caller is None else caller.sees
 
 
 @dataclass(frozen=True, slots=True)
 class JsonBodies:
-    """Reads bodies that are small JSON objects: of a size that is read on the event loop.
+    """Reads bodies that are JSON objects small enough to be read on the event loop.
 
     Attributes:
         bodies: Receives them.
-        limits: On what they may hold.
+        limits: On their size and contents.
     """
 
     bodies: BodyReceiver
@@ -56,23 +56,23 @@ class JsonBodies:
 
     @classmethod
     def of(cls, bodies: BodyReceiver, limits: InputLimits) -> Self:
-        """Returns what reads small bodies where `bodies` receives large ones."""
+        """Returns a reader of small bodies, with the other settings of `bodies`."""
         return cls(replace(bodies, max_bytes=min(SMALL_BYTES, bodies.max_bytes)), limits)
 
     async def read(self, request: Request, example: str) -> Mapping[str, Any]:
-        """Returns the object in a body; an empty one where there is no body.
+        """Returns the object in a body; an empty one if there is no body.
 
         Raises:
             InvalidRequest: It is not an object, or too large; the error shows `example`.
             Exhausted: As `BodyReceiver.receive`.
-            ClientDisconnect: It never came whole.
+            ClientDisconnect: The client left before the body was complete.
         """
         data = (await self.bodies.receive(request)).plain()
         return json_object(data, self.limits, example) if data else {}
 
 
 def parameters_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the parameters in a document. Raises InvalidRequest where they are no object."""
+    """Returns the parameters in a document. Raises InvalidRequest if they are not an object."""
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise InvalidRequest.at("parameters", "expected an object")

@@ -1,4 +1,4 @@
-"""Inference requests over HTTP: read, handed to the data plane, answered."""
+"""Runs inference requests over HTTP: reads them, passes them to the data plane, and answers."""
 
 from collections.abc import Callable, Iterable
 
@@ -42,12 +42,12 @@ class RestExchange(HttpExchange):
         """Prepares; nothing is read yet.
 
         Args:
-            route_headers: Returns the headers that say who answers, and why.
-            limits: On what the request may hold.
-            memory: Where tensors may lie.
+            route_headers: Returns the headers that say which version answers, and why.
+            limits: On the request's size and contents.
+            memory: Shared memory that tensors may be in.
             request: The request.
-            operation: As traces name it.
-            request_id: Names it in logs, unless it has a name of its own.
+            operation: Its name in traces.
+            request_id: Its id in logs, unless the client gave one.
         """
         super().__init__(request, operation, request_id, limits)
         self._header_length = request.headers.get(HEADER_LENGTH)
@@ -59,7 +59,7 @@ class RestExchange(HttpExchange):
 
     @property
     def heavy(self) -> bool:
-        """Whether the body is to be read in a thread: large ones, and what copies tensors out of shared memory."""
+        """Whether to read the body in a thread: if it is large, or tensors have to be copied from shared memory."""
         return self.body.heavy or self._memory.mentioned_in(b"".join(self.body.parts))
 
     def read(self) -> None:
@@ -69,7 +69,7 @@ class RestExchange(HttpExchange):
             self.request_id = self._opened.request_id[:LOGGED_ID] or self.request_id
 
     def envelope(self) -> InferenceRequest:
-        """Returns what is known of a request that could not be decoded."""
+        """Returns the known parts of a request that could not be decoded."""
         return InferenceRequest(self.model, self.selector, {}, request_id=self.request_id, arrived=self.arrived)
 
     def decode(self) -> InferenceRequest:
@@ -106,5 +106,5 @@ class RestExchange(HttpExchange):
         return inference_answer(request, request_id, result.route, outputs, windows, self._wish, headers)
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
-        """Returns an error."""
+        """Returns the response for an error."""
         return error_answer(error, request.request_id)

@@ -38,7 +38,7 @@ class RepositoryEndpoints:
         ]
 
     async def models(self, request: Request) -> Mapping[str, Any]:
-        """Names the models that the caller may see."""
+        """Lists the models that the caller may see."""
         return {"models": list(filter(sees(request), self._repository.names()))}
 
     async def index(self, request: Request) -> list[Any]:

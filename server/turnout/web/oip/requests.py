@@ -1,7 +1,7 @@
-"""Bodies of inference requests. Pure.
+"""Reads the bodies of inference requests. Pure.
 
-A body is a JSON object, and behind it, where the header Inference-Header-Content-Length says how long that is, the raw
-elements of those inputs that have a `binary_data_size`, in their order.
+A body is a JSON object. If the header Inference-Header-Content-Length gives its length, the raw elements of the inputs
+that have a `binary_data_size` follow it, in their order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ _NO_MEMORY = CallerMemory()
 
 @dataclass(frozen=True, slots=True)
 class InferenceBody:
-    """A body whose JSON was read, and whose tensors were not.
+    """A body whose JSON was parsed; its tensors were not read yet.
 
     Attributes:
         request_id: "" for none.
         document: The JSON object.
-        binary: What stands behind it.
-        limits: On what it may hold.
+        binary: The bytes after it.
+        limits: On its size and contents.
     """
 
     request_id: str
@@ -49,10 +49,10 @@ class InferenceBody:
 
 @dataclass(frozen=True, slots=True)
 class BinaryWish:
-    """Which outputs are to be in the binary part of the answer.
+    """Which outputs to return in the binary part of the answer.
 
     Attributes:
-        by_output: What the request says of an output.
+        by_output: The request's choice, by output.
         default: For the others.
     """
 
@@ -60,7 +60,7 @@ class BinaryWish:
     default: bool
 
     def wants(self, name: str) -> bool:
-        """Tells whether the output `name` is to be binary."""
+        """Tells whether to return the output `name` in binary form."""
         return self.by_output.get(name, self.default)
 
 
@@ -68,9 +68,9 @@ def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFA
     """Reads the JSON of a body.
 
     Args:
-        body: As it came.
-        header_length: The header's value; None if there is none, and the body is all JSON.
-        limits: On what it may hold.
+        body: As received.
+        header_length: The header's value; None if there is none: then the whole body is JSON.
+        limits: On its size and contents.
 
     Raises:
         InvalidRequest: The header is not a length within the body, or the JSON is not an object or is beyond the
@@ -94,7 +94,7 @@ def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[
     """Returns the inputs, by name; `memory` is the caller's.
 
     Raises:
-        InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is; the error names the field.
+        InvalidRequest, InvalidTensor: A tensor does not follow the protocol; the error names the field.
         NotFoundError, Unsupported: As `CallerMemory.find`.
     """
     tensors = _objects(body.document, "inputs")
@@ -129,7 +129,7 @@ def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[
             if not 0 <= size <= len(body.binary) - start:
                 left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
                 raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
-            # Copied: a `bytes` of its own is aligned for any element, while the body's lie where its JSON ends.
+            # Copied: a new `bytes` is aligned for any element, while those in the body start where its JSON ends.
             inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER, strings_left)
             start += size
         if not kind.size:
@@ -143,16 +143,16 @@ def read_parameters(body: InferenceBody) -> Parameters:
     """Returns the request's own parameters.
 
     Raises:
-        InvalidRequest: They are no object of plain values.
+        InvalidRequest: They are not an object of plain values.
     """
     return _parameters(body.document, "parameters")
 
 
 def read_outputs(body: InferenceBody) -> Sequence[tuple[str, Parameters]]:
-    """Returns name and parameters of each output that is asked for; none meaning all.
+    """Returns the name and parameters of each requested output; empty for all.
 
     Raises:
-        InvalidRequest: They are not what the protocol says they are, or too many.
+        InvalidRequest: They do not follow the protocol, or are too many.
     """
     wanted = _objects(body.document, "outputs")
     body.limits.check_tensors("outputs", len(wanted))
@@ -167,10 +167,10 @@ def read_outputs(body: InferenceBody) -> Sequence[tuple[str, Parameters]]:
 
 
 def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryWish:
-    """Returns which outputs are to be binary.
+    """Returns which outputs to return in binary form.
 
     Raises:
-        InvalidRequest: A parameter that says so is neither true nor false.
+        InvalidRequest: The parameter is neither true nor false.
     """
     default = _truth(parameters, _BINARY_OUTPUT, "parameters")
     by_output = {

@@ -32,10 +32,10 @@ def oip_routes(
 
     Args:
         http: Runs requests.
-        oip: What is served beside them.
+        oip: The protocol's other services.
         allowed: What clients may change.
         route_headers: Returns the headers that say which version answers, and why.
-        limits: On what a request may hold.
+        limits: On a request's size and contents.
     """
     description, bodies = DescriptionEndpoints(oip.description), JsonBodies.of(http.bodies, limits)
     extensions = (
@@ -66,7 +66,7 @@ def oip_routes(
 
 
 async def _refused(request: Request) -> Response:
-    """Says that nothing is served by a URL, and what is."""
+    """Answers that a URL does not exist, and lists those that do."""
     return error_answer(
         NotFoundError(f"there is no {request.method} here; see /v2/models/NAME[/versions/SELECTOR]/infer")
     )

@@ -17,13 +17,13 @@ _LISTED = "trace_level"
 
 
 class SettingsEndpoints:
-    """Tells how the log and tracing are set, and sets them otherwise."""
+    """Shows and changes the settings of the log and of tracing."""
 
     def __init__(self, settings: ServerSettings, bodies: JsonBodies, *, allow_changes: bool) -> None:
         """Prepares.
 
         Args:
-            settings: To tell of.
+            settings: The settings.
             bodies: Reads bodies.
             allow_changes: Whether clients may change anything.
         """
@@ -40,13 +40,13 @@ class SettingsEndpoints:
         ]
 
     async def log(self, request: Request) -> Mapping[str, Any]:
-        """Tells how the log is set, once that was changed as the body says."""
+        """Changes the log's settings as the body says, and returns them."""
         if settings := await self._changes(request):
             await self._settings.change_log(settings, actor_of(caller_of(request.scope)))
         return self._settings.log()
 
     async def trace(self, request: Request) -> Mapping[str, Any]:
-        """Tells how tracing is set, of all models or of one, once that was changed as the body says."""
+        """Changes the trace settings of one model, or of all, as the body says, and returns them."""
         model = request.path_params.get("model", "")
         if settings := await self._changes(request):
             values = {name: _values(name, value) for name, value in settings.items()}

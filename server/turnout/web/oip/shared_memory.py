@@ -17,7 +17,7 @@ _EXAMPLE = '{"key": "/name", "offset": 0, "byte_size": 64}'
 
 
 class SharedMemoryEndpoints:
-    """Registers regions, lists and forgets them."""
+    """Registers, lists and unregisters regions."""
 
     def __init__(self, memory: SharedMemory, bodies: JsonBodies) -> None:
         self._memory = memory
@@ -47,7 +47,7 @@ class SharedMemoryEndpoints:
         return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in regions]
 
     async def register(self, request: Request) -> None:
-        """Gives a region a name."""
+        """Registers a region."""
         body = await self._bodies.read(request, _EXAMPLE)
         key = body.get("key")
         if not isinstance(key, str):
@@ -58,11 +58,11 @@ class SharedMemoryEndpoints:
         await self._memory.register(caller_of(request.scope), host, name, key, offset, size)
 
     async def unregister(self, request: Request) -> None:
-        """Takes the name of a region away, or of all."""
+        """Unregisters a region, or all of them."""
         await self._memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
 
     async def cuda_status(self, request: Request) -> list[Any]:
-        """Lists nothing."""
+        """Returns an empty list."""
         if name := request.path_params.get("name", ""):
             raise no_cuda_region(name)
         return []
@@ -72,4 +72,4 @@ class SharedMemoryEndpoints:
         raise no_cuda()
 
     async def cuda_unregister(self, _: Request) -> None:
-        """Does nothing: there is nothing to forget."""
+        """Does nothing: no region of CUDA memory is ever registered."""

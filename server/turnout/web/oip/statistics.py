@@ -14,7 +14,7 @@ _COMPUTE = ("compute_input", "compute_infer", "compute_output")
 
 
 class StatisticsEndpoints:
-    """Tells what versions did."""
+    """Returns the statistics of versions."""
 
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics
@@ -25,7 +25,7 @@ class StatisticsEndpoints:
         return [route(path, "GET", answer=self.statistics) for path in paths]
 
     async def statistics(self, request: Request) -> Mapping[str, Any]:
-        """Tells of one version, of all of a model that are loaded, or of all models that the caller may see."""
+        """Returns those of one version, of all loaded versions of a model, or of all models that the caller may see."""
         model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
         found = (await self._statistics.of(model, selector)).model_stats
         seen = (lambda _: True) if model else sees(request)
@@ -33,7 +33,7 @@ class StatisticsEndpoints:
 
 
 def statistics_document(statistics: ModelStatistics) -> Mapping[str, Any]:
-    """Returns what a version did as Triton has it in JSON."""
+    """Returns a version's statistics in Triton's JSON form."""
     batches = statistics.batch_stats
     return {
         "name": statistics.name,

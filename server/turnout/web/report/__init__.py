@@ -1,1 +1,1 @@
-"""A rollout's evidence, told to people: in words, in numbers, and as a page."""
+"""Presents a rollout's evidence: in words, in numbers, and as a page."""

@@ -1,4 +1,4 @@
-"""Why a rollout stands where it stands, in words and numbers: for somebody who has to answer for it. Pure."""
+"""Explains the state of a rollout in words and numbers, for somebody who has to answer for it. Pure."""
 
 import math
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 _ENDED = {
     "succeeded": "{candidate} is the baseline now.",
-    "rolled_back": "{candidate} was taken back; {previous} has the traffic.",
+    "rolled_back": "{candidate} was rolled back; {previous} has the traffic.",
     "superseded": "Another rollout took its place.",
     "failed": "{candidate} could not be served; {previous} has the traffic.",
 }
 _STEPPING = ("ramping", "soaking", "deciding")
 _INSUFFICIENT = {
-    "pause": "the rollout stands still and waits for somebody",
-    "abort": "the candidate is taken back",
-    "promote": "it goes on all the same",
+    "pause": "the rollout pauses and waits for somebody",
+    "abort": "the candidate is rolled back",
+    "promote": "it goes on without that evidence",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one metric shows.
+    """The evidence of one metric.
 
     Attributes:
         name: The metric's name.
@@ -36,12 +36,12 @@ class Finding:
         canary_bad, canary_requests: Of the candidate.
         baseline_bad, baseline_requests: Of the version that it is compared with; 0 if there is none.
         ratio: How often the candidate's requests were bad for each time that the other's were; of `disagreement`, its
-            rate for each that is allowed. None where there is nothing to compare.
+            rate for each that is allowed. None if there is nothing to compare.
         allowed: The highest ratio that is not worse.
         e_value: Evidence that it is worse.
-        weight: Share of the combined evidence.
+        weight: Share in the combined evidence.
         fit_value: Evidence that it is fit for promotion.
-        fit_below: The ratio that it has to be shown to stay below.
+        fit_below: The ratio that it must be proven to stay below.
         proof: Whether it lets the candidate be promoted by now, and why.
         fit: The same, in a word.
     """
@@ -68,7 +68,7 @@ class Finding:
 
     @property
     def baseline_text(self) -> str:
-        """The same of the other arm; "" if there is none."""
+        """The same for the other arm; "" if there is none."""
         return "" if self.name == "disagreement" else _rate_text(self.baseline_bad, self.baseline_requests)
 
     @property
@@ -81,14 +81,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RolloutExplanation:
-    """Where a rollout stands, and why.
+    """The state of a rollout, and why.
 
     Attributes:
         title: Which rollout.
-        status_sentence: Where it is, in a sentence.
+        status_sentence: Its state, in a sentence.
         verdict: Why it ended or is ending; "" before that.
         findings: By metric.
-        e_value, threshold: Combined evidence that it is worse, and what it is taken back at.
+        e_value, threshold: Combined evidence that it is worse, and the evidence at which it is rolled back.
         peak: Highest combined evidence so far.
         reading: What the numbers mean, in sentences.
         fit_threshold: Evidence that shows a metric fit for promotion.
@@ -130,7 +130,7 @@ def explain(replay: Seen) -> RolloutExplanation:
 
 
 def status_sentence(rollout: pb.Rollout) -> str:
-    """Returns where a rollout is, in a sentence without its end."""
+    """Returns the state of a rollout, in a sentence without its full stop."""
     state = rollout.state.replace("_", " ")
     if rollout.state in _STEPPING:
         state = f"{state}, step {rollout.step} of {rollout.steps} at {share_text(rollout.weight)}"
@@ -140,7 +140,7 @@ def status_sentence(rollout: pb.Rollout) -> str:
 
 
 def meaning(name: str, threshold_seconds: float) -> str:
-    """Returns what a bad event of a metric is."""
+    """Returns what counts as bad for a metric."""
     limit = f" ({threshold_seconds * 1e3:.3g} ms)" if threshold_seconds else ""
     match name:
         case "errors":
@@ -224,12 +224,12 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
         if rollout.state == "succeeded":
             yield f"`turnout rollback {model}` would give the traffic back to {rollout.previous}."
         else:
-            yield f"Nothing is tried again by itself; `turnout rollout retry {model}` begins another attempt."
+            yield f"Nothing is retried automatically; `turnout rollout retry {model}` begins another attempt."
         return
     if rollout.pauses:
         yield (
-            f"`turnout rollout resume {model}` lets it go on, `promote` opens a gate or takes the next step; after "
-            f"{duration_text(plan.max_pause_s)} of pause the candidate is taken back."
+            f"`turnout rollout resume {model}` lets it go on, `promote` opens a gate or begins the next step; after "
+            f"{duration_text(plan.max_pause_s)} of pause the candidate is rolled back."
         )
     limit = _INSUFFICIENT.get(plan.on_insufficient, plan.on_insufficient)
     match rollout.state:
@@ -245,13 +245,13 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
                 f"{duration_text(plan.validating_s)}, {limit}."
             )
         case "shadowing":
-            yield f"Where enough copies agree after {duration_text(rollout.soak_seconds)}, step 1 begins; else {limit}."
+            yield f"If enough copies agree after {duration_text(rollout.soak_seconds)}, step 1 begins; if not, {limit}."
         case "ramping":
             yield "The step's weight is being put in force."
         case "soaking" | "deciding":
             deadline = plan.deadline(plan.steps[rollout.step - 1])
             yield (
-                f"With all that is lacking there, {after}. Where it is not there "
+                f"As soon as nothing is lacking, {after}. If something still is "
                 f"{duration_text(deadline)} into the step, {limit}."
             )
         case "promoting":
@@ -259,14 +259,14 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
         case "watching":
             yield (
                 f"For {duration_text(max(rollout.soak_seconds - rollout.step_seconds, 0))} more, "
-                f"{rollout.candidate} may still be taken back; then {rollout.previous} gives up its share."
+                f"{rollout.candidate} may still be rolled back; then {rollout.previous} gives up its share."
             )
         case "aborting":
             yield f"The traffic is going back to {rollout.previous}; nothing stops that."
         case _:  # a later release's
             pass
     if rollout.state != "aborting":
-        yield "Whenever the evidence reaches the threshold, the candidate is taken back, paused or not."
+        yield "Whenever the evidence reaches the threshold, the candidate is rolled back, paused or not."
 
 
 def _rate_text(bad: int, requests: int) -> str:

@@ -1,4 +1,4 @@
-"""Times and commands, as people read them."""
+"""Formats times and commands for people."""
 
 import math
 
@@ -14,7 +14,7 @@ def duration_text(seconds: float) -> str:
     if seconds < 10 and seconds != round(seconds):
         return f"{seconds:.1f}s"
     left = round(seconds)
-    if left >= 3600:  # minutes are fine enough, and days want hours
+    if left >= 3600:  # seconds do not matter any more
         unit = 3600 if left >= 86_400 else 60
         left = round(left / unit) * unit
     parts = []

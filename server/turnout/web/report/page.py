@@ -1,4 +1,4 @@
-"""A rollout's report: one page that needs no network, and no script for anything but its plots."""
+"""Renders a rollout's report: one page that needs no network, and a script only for its plots."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 
 MOST_POINTS = 2000
-"""Of a plot: more than a screen has columns."""
+"""Most points of a plot: more than a screen has columns."""
 
 _LEAST_E, _MOST_E = 1e-2, 1e12
-"""What the logarithmic axis shows; an e-value below the first says no more than one at it."""
+"""The range of the logarithmic axis; an e-value below it means no more than one at its start."""
 
 _environment = Environment(
     loader=PackageLoader("turnout.web.report", "templates"),
@@ -37,11 +37,11 @@ _environment.filters |= {"share": share_text, "duration": duration_text, "eviden
 
 
 def render(replay: Replay, versions: Iterable[str] = ()) -> str:
-    """Returns the page. What comes from outside is escaped, in the markup and in the data.
+    """Returns the page. All text from outside is escaped, in the markup and in the data.
 
     Args:
         replay: The rollout.
-        versions: All versions of its model, which have the colours that the console shows them in.
+        versions: All versions of its model, which get the same colours as in the console.
     """
     rollout = replay.rollout
     colours = version_colours(versions, rollout.candidate, rollout.previous)
@@ -67,11 +67,11 @@ def render(replay: Replay, versions: Iterable[str] = ()) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlotPoint:
-    """What the plots show of one tick.
+    """One tick in the plots.
 
     Attributes:
         time: Seconds since 1970.
-        weight: The candidate's share; None where that was not recorded.
+        weight: The candidate's share; None if that was not recorded.
         combined: The combined e-value.
         metrics: Each metric's e-value, in the plan's order.
     """
@@ -89,7 +89,7 @@ class PlotPoint:
 
 
 def plots(replay: Replay, colours: Mapping[str, int]) -> dict[str, Any]:
-    """Returns what the plots draw, as JSON values; versions in these colours."""
+    """Returns the data of the plots as JSON values, with the versions in these colours."""
     points = [PlotPoint.of(replay.recorded_ticks[i], replay.evidence[i]) for i in _thinned(len(replay.recorded_ticks))]
     return drawing(replay.rollout, replay.plan, points, latencies(replay), colours)
 
@@ -101,7 +101,7 @@ def drawing(
     arms: tuple[Latency, Latency],
     colours: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Returns what the plots draw: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
+    """Returns the data of the plots: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
     canary, baseline = arms
     return {
         "threshold": rollout.threshold,
@@ -121,7 +121,7 @@ def drawing(
 
 
 def latencies(replay: Replay) -> tuple[Latency, Latency]:
-    """Returns the latencies of both arms, summed over the ticks; empty where none were recorded."""
+    """Returns the latencies of both arms, summed over the ticks; empty if none were recorded."""
     return _summed(one.canary for one in replay.recorded_ticks), _summed(one.baseline for one in replay.recorded_ticks)
 
 
@@ -134,7 +134,7 @@ def _summed(parts: Iterable[Latency]) -> Latency:
 
 
 def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
-    """Yields quantiles of both arms; none where no latencies were recorded."""
+    """Yields quantiles of both arms; none if no latencies were recorded."""
     arms = latencies(replay)
     if not all(arms):
         return
@@ -144,7 +144,7 @@ def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
 
 
 def _quantile_text(arm: Latency, share: float) -> str:
-    """Returns the bucket that a quantile lies in: what a histogram knows of it."""
+    """Returns the bucket that a quantile is in: a histogram knows no more."""
     wanted = share * sum(arm.values())
     ordered = sorted(arm)
     for bucket, reached in zip(ordered, accumulate(arm[b] for b in ordered), strict=True):
@@ -174,11 +174,11 @@ def _on_axis(value: float) -> float:
 
 
 def _data(body: Mapping[str, Any]) -> Markup:
-    """Returns JSON that may stand inside a script element: nothing in it can end that."""
+    """Returns JSON for a script element: nothing in it can close the element."""
     text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
 
 
 def _static(name: str) -> Markup:
-    """Returns a file of ours, as it is."""
+    """Returns one of our static files, unchanged."""
     return Markup((files("turnout.web") / "static" / name).read_text())  # noqa: S704 - part of the package

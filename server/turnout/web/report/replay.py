@@ -1,4 +1,4 @@
-"""A rollout's ticks, and its evidence computed again from them. Pure."""
+"""Computes a rollout's evidence again from its recorded ticks. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from turnout.rollout.plan import Plan
 from turnout_proto.v1 import rollout_pb2 as pb
 
 Latency = Mapping[int, int]
-"""Requests by index of the bucket; one past the last bound for what is above it."""
+"""Requests by bucket index; the index after the last bound counts those above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class RecordedTick:
     Attributes:
         time: When, UTC.
         tick: Its counts.
-        weight: The candidate's desired share; None where that was not recorded.
-        state: The rollout's; "" where that was not recorded.
-        canary, baseline: Latencies of both arms; empty where they were not recorded.
+        weight: The candidate's desired share; None if that was not recorded.
+        state: The rollout's; "" if that was not recorded.
+        canary, baseline: Latencies of both arms; empty if they were not recorded.
     """
 
     time: datetime
@@ -39,7 +39,7 @@ class RecordedTick:
         """Reads an element of `ticks_json`.
 
         Raises:
-            InvalidRequest: It is no such element.
+            InvalidRequest: It is not such an element.
         """
         try:
             if "shadow" in body:
@@ -60,11 +60,11 @@ class RecordedTick:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A rollout with what it saw.
+    """A rollout and its ticks.
 
     Attributes:
-        rollout: As it stands.
-        plan: How it goes.
+        rollout: Its present state.
+        plan: Its plan.
         recorded_ticks: Its ticks, the oldest first.
         evidence: After each of them.
     """
@@ -79,7 +79,7 @@ class Replay:
         """Computes the evidence again, tick by tick.
 
         Raises:
-            InvalidRequest: The server tells what this release cannot read.
+            InvalidRequest: This release cannot read the server's answer.
         """
         try:
             bodies = [json.loads(text) for text in answer.ticks_json]
@@ -93,8 +93,8 @@ class Replay:
         """Computes the evidence again, tick by tick. Raises as `of`.
 
         Args:
-            rollout: As it stands.
-            ticks: When each was recorded, and what it counted, the oldest first.
+            rollout: Its present state.
+            ticks: The time and the counts of each, the oldest first.
         """
         plan = read_plan_json(rollout.plan_json)
         recorded_ticks = [RecordedTick.from_json(time, body) for time, body in ticks]
@@ -105,14 +105,14 @@ class Replay:
 
     @property
     def last(self) -> Evidence:
-        """The evidence by now."""
+        """The latest evidence."""
         return self.evidence[-1] if self.evidence else Evidence.start(self.plan.evidence_metrics, 1.0)
 
     def ratio(self, metric: Metric) -> float | None:
         """Returns how often the candidate's requests were bad for each time that the baseline's were.
 
-        By Mantel and Haenszel (1959), over ticks: load that drifts and weights that change cancel, as in the evidence.
-        Infinity where only the candidate had bad ones, None where there is nothing to compare.
+        By Mantel and Haenszel (1959), over ticks: drifting load and changing weights cancel out, as in the evidence.
+        Infinity if only the candidate had bad ones, None if there is nothing to compare.
         """
         parts = [worse_and_better(one.tick, metric.name) for one in self.recorded_ticks]
         return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
@@ -122,31 +122,31 @@ ARMS = ("canary", "baseline")
 
 
 class Seen(Protocol):
-    """A rollout with what it saw, however that is kept."""
+    """A rollout and its evidence, whether replayed from all ticks or tracked."""
 
     @property
     def rollout(self) -> pb.Rollout:
-        """As it stands."""
+        """Its present state."""
 
     @property
     def plan(self) -> Plan:
-        """How it goes."""
+        """Its plan."""
 
     @property
     def last(self) -> Evidence:
-        """The evidence by now."""
+        """The latest evidence."""
 
     def ratio(self, metric: Metric) -> float | None:
         """As `Replay.ratio`."""
 
 
 def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
-    """Returns what a tick adds to both sums of the ratio of Mantel and Haenszel."""
+    """Returns a tick's terms in the numerator and denominator of the Mantel-Haenszel ratio."""
     worse = better = 0.0
     for stratum in tick.strata:
         unkeyed = stratum.canary.get(metric), stratum.baseline.get(metric)
         keyed = stratum.keyed_canary.get(metric), stratum.keyed_baseline.get(metric)
-        # Keyed requests by what was to be expected of them: a tenant that was always slow is not news.
+        # Keyed requests count against what was expected of their key: a tenant that was always slow is not news.
         for pair in (
             [(one.requests, one.bad) for one in unkeyed if one is not None],
             [(float(one.expected.sum()), one.total.bad) for one in keyed if one is not None],
@@ -158,14 +158,14 @@ def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
 
 
 def ratio_of(worse: float, better: float) -> float | None:
-    """Returns the ratio of both sums; infinity where only the candidate was bad, None where neither was."""
+    """Returns the ratio of both sums; infinity if only the candidate was bad, None if neither was."""
     if better:
         return worse / better
     return float("inf") if worse else None
 
 
 def read_plan_json(text: str) -> Plan:
-    """Reads a plan as a server tells it; what a later release of it added is left out.
+    """Reads a plan from a server; fields that a later release added are ignored.
 
     Raises:
         InvalidRequest: It is not a plan that this release can read.

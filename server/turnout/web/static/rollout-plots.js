@@ -68,7 +68,7 @@
       [when]
         .concat(names.map(function (n) { return { label: n, stroke: colour("--m-" + n), width: 1.3, value: function (u, v, i) { return e(at(u, v, i)); } }; }))
         .concat([{ label: "combined", stroke: fg, width: 2.5, value: function (u, v, i) { return e(at(u, v, i)); } }])
-        .concat([{ label: "taken back at", stroke: colour("--bad"), dash: [6, 4], width: 1.5, value: function (u, v, i) { return e(at(u, v, i)); } }]),
+        .concat([{ label: "rolled back at", stroke: colour("--bad"), dash: [6, 4], width: 1.5, value: function (u, v, i) { return e(at(u, v, i)); } }]),
       [data.times].concat(names.map(function (n) { return data.metrics[n]; })).concat([data.combined]).concat([data.times.map(function () { return data.threshold; })]),
       { y: { distr: 3, range: function () { return [low, high]; } } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, ticks: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
     const c = data.latency.candidate, p = data.latency.previous;

@@ -329,7 +329,7 @@ def _trouble(candidate: VersionEntry | None) -> str:
 
 
 def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
-    """Tells whether a candidate that is taken back still has the release that the rollout gave it."""
+    """Tells whether a candidate that is rolled back still has the release that the rollout gave it."""
     if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
         return False
     return candidate.release_status is ReleaseStatus.RELEASED

@@ -65,7 +65,7 @@ class StoredRollouts:
         await self._store.in_thread(self._store.leave_server, self._presence.name, self._presence.instance)
 
     async def aborting(self) -> Sequence[RolloutRecord]:
-        """Returns the rollouts that are being taken back."""
+        """Returns the rollouts that are being rolled back."""
         return await self._store.in_thread(self._store.rollouts_in, str(RolloutState.ABORTING))
 
     async def of(self, model: str) -> Sequence[RolloutRecord]:

@@ -55,13 +55,13 @@ _ACCEPTED = (b"grpc-accept-encoding", ENCODING_NAMES.encode())
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """A method, as calls look it up.
+    """A method in the routing table.
 
     Attributes:
-        answer: That of a unary method; None if it is no such.
-        serve: That of any other.
-        counted: Whether its calls are among those that may be under way.
-        prompt: Whether its calls are begun without a task.
+        answer: The behaviour of a unary method; None for others.
+        serve: The behaviour of any other method.
+        counted: Whether its calls count against the limit.
+        prompt: Whether its calls are started without a task.
     """
 
     answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]] | None
@@ -86,11 +86,11 @@ class GrpcApplication:
 
         Args:
             methods: By path.
-            calls: Where it keeps those under way.
-            limits: Of calls.
-            admission: Says whether a call may begin.
-            log: Told of what methods raise that they must not.
-            fallback: Takes requests that are no gRPC; without one they are refused.
+            calls: Keeps the calls in flight.
+            limits: The limits of calls.
+            admission: Decides whether a call may begin.
+            log: Receives exceptions that methods should not raise.
+            fallback: Serves requests that are not gRPC; without it they are refused.
         """
         self._calls = calls
         self._routes = {path.encode(): _route(path, method) for path, method in methods.items()}
@@ -190,16 +190,16 @@ class GrpcApplication:
             admission.under_way -= counted
 
     async def _refuse(self, call: AsgiCall, send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
-        """Ends a call that was not taken."""
+        """Ends a call that was not admitted."""
         try:
             await send_only_status(send, status, *more)
         finally:
-            self._calls.remove(call)  # which is watched where there was no room for that at once
+            self._calls.remove(call)  # it is watched if there was no room for it at once
 
     async def _unusual(
         self, route: _Route | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        """Carries a call that is none at first sight, or answers what is none."""
+        """Serves a request that does not look like a call, or refuses it."""
         content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if content_type in _TYPES and scope["type"] == "http":
             if scope["method"] != "POST":

@@ -57,25 +57,25 @@ _TIMEOUT_FACTOR = 1.1
 """Of the seconds in which something has to come of a message, what a time-out is set to; it is put off the less."""
 
 _LEAST_GZIP_BYTES = 1024
-"""Below which compression only costs."""
+"""Bytes below which compression does not pay."""
 
 _COMPRESSED_IN_THREAD = 64 * 1024
-"""Bytes from which compression is work for a thread: it takes a millisecond, for which all other calls would wait."""
+"""Bytes from which compression runs in a thread: it takes a millisecond, which would delay all other calls."""
 
 _DECOMPRESSED_IN_THREAD = 4 * 1024
-"""The same for what comes compressed, which may become a thousand times larger."""
+"""The same for compressed messages, which may become a thousand times larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """Bounds of calls, and what they share.
+    """Limits of calls, and what they share.
 
     Attributes:
         max_message_bytes: Of a message from a client, as it is sent and when it is decompressed.
-        message_seconds: How long nothing may come of a message that has begun; 0 for no bound.
+        message_seconds: Longest pause within a message; 0 for no limit.
         gzip: Compress answers to clients that take gzip.
-        budget: Bounds what has come of unfinished messages, of all calls.
-        threads: Compress and decompress what is large.
+        budget: Bounds the bytes of unfinished messages, of all calls.
+        threads: Compress and decompress large messages.
     """
 
     max_message_bytes: int
@@ -85,7 +85,7 @@ class CallLimits:
     threads: Threads
 
     async def convert(self, in_thread: bool, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what `convert` returns, which runs in a thread if told so."""
+        """Runs `convert`, in a thread if asked, and returns its result."""
         if in_thread:
             return await self.threads.run(convert, *args, **kwargs)
         return convert(*args, **kwargs)
@@ -349,7 +349,7 @@ class AsgiCall(RunningCall):
             pass  # the client has left
 
     def release(self) -> None:
-        """Counts off what it holds of an unfinished message."""
+        """Releases the bytes of its unfinished message from the budget."""
         if self._held:
             self._limits.budget.release(self._held)
             self._held = 0
@@ -387,7 +387,7 @@ class AsgiCall(RunningCall):
         return frame
 
     def _hold(self, size: int) -> None:
-        """Counts in what it holds of an unfinished message, in all."""
+        """Counts the bytes of its unfinished message in the budget."""
         growth = size - self._held
         if growth <= 0:
             return
@@ -408,7 +408,7 @@ class AsgiCall(RunningCall):
 
 
 def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
-    """Puts a time-out off where less than `seconds` are left: a timer for each event takes a third of its cost."""
+    """Extends a timeout if less than `seconds` are left: a new timer for each event would add a third to its cost."""
     due = timeout.when()
     if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
         timeout.reschedule(now + seconds * _TIMEOUT_FACTOR)

@@ -1,4 +1,4 @@
-"""Calls that are begun without a task, and mostly end without one.
+"""Starts calls without a task; most end without one.
 
 A server of ASGI calls its application and makes a task of what that returns: five microseconds, and two turns of the
 event loop, for a call that waits for nothing. Python 3.12 has eager tasks for that, on asyncio's own loop alone. Here
@@ -17,7 +17,7 @@ T = TypeVar("T")
 Call = Coroutine[Any, Any, None]
 
 TaskFactory = Callable[..., Any]
-"""Makes the task of a coroutine on a loop, as `loop.set_task_factory` takes it."""
+"""Creates the task of a coroutine on a loop, as for `loop.set_task_factory`."""
 
 
 class _Ended(Call):
@@ -38,11 +38,11 @@ class _Ended(Call):
         return iter(())
 
     def done(self) -> bool:
-        """Tells that it is done, as a task does."""
+        """Returns True, as a finished task does."""
         return True
 
     def result(self) -> None:
-        """Returns what it came to: nothing."""
+        """Returns None."""
 
     def set_name(self, _: object) -> None:
         """Does nothing; loops name the tasks that they make."""
@@ -74,7 +74,7 @@ class _Begun(Call):
         return awaited
 
     def throw(self, *error: Any) -> Any:
-        """Raises an error where the call waits."""
+        """Raises an error at the point where the call waits."""
         if self._enter is not None:
             self._enter()
             self._enter = self._awaited = None
@@ -102,7 +102,7 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
         enter: Called once it runs in a task, if it has to.
 
     Returns:
-        The rest of it, for a task to go on with; `ENDED` where nothing is left.
+        The rest of it, for a task to go on with; `ENDED` if nothing is left.
     """
     try:
         awaited = call.send(None)

@@ -14,7 +14,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 _TIMEOUT_DIGITS = 18
-"""gRPC has clients send eight at most; its own server takes more, and so is more to be met."""
+"""Most digits of a timeout: gRPC allows eight, but its own server accepts more, so clients may send more."""
 
 _TRANSPORT = frozenset(
     (b"content-type", b"te", b"host", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message-type")
@@ -22,7 +22,7 @@ _TRANSPORT = frozenset(
 """Headers of the transport itself: no metadata."""
 
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
-"""What stands for itself in a status message."""
+"""Characters that are not encoded in a status message."""
 
 _OUTER_SPACES = re.compile(r"\A +| +\Z")
 
@@ -40,7 +40,7 @@ def parse_timeout(value: bytes) -> float:
 
 
 def read_metadata(headers: Headers) -> Metadata:
-    """Returns what the client said beside its messages.
+    """Returns the metadata that the client sent.
 
     Raises:
         ValueError: A value of a key that ends in `-bin` is not base64.
@@ -67,7 +67,7 @@ def write_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
 
 
 def percent_encode(message: str) -> bytes:
-    """Returns a status message as `grpc-message` says it; spaces at its ends, where HTTP/2 has none, are encoded, too.
+    """Encodes a status message for `grpc-message`; spaces at its ends, which HTTP/2 forbids, are encoded, too.
 
     A message that is cut to its greatest length may well end in a space, and so may one that tells what a client sent.
     """

@@ -1,4 +1,4 @@
-"""The calls that an application has under way: what ends those whose time is up."""
+"""The calls of an application in flight, and the timer that ends those past their deadline."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ class RunningCall(Stream):
 
     @property
     def metadata(self) -> Metadata:
-        """What the client said beside its messages."""
+        """The metadata that the client sent."""
         known = self._metadata
         if known is None:
             try:
@@ -74,12 +74,12 @@ class RunningCall(Stream):
 
     @property
     def authorization(self) -> str:
-        """The header of that name; "" for none."""
+        """The `authorization` header; "" if there is none."""
         return self._names.get(b"authorization", b"").decode("latin-1")
 
     @property
     def cancelled(self) -> bool:
-        """Whether the client gave it up."""
+        """Whether the client cancelled it."""
         return self.task is not None and self.task.cancelling() > 0
 
     def end(self, status: Status) -> None:
@@ -89,7 +89,7 @@ class RunningCall(Stream):
             self.task.cancel()
 
     def resume(self) -> None:
-        """Takes back the cancellation of `end`, for the status to be sent."""
+        """Undoes the cancellation of `end`, for the status to be sent."""
         if self.task is not None:
             self.task.uncancel()
 
@@ -107,7 +107,7 @@ class RunningCalls:
         self._armed = inf
 
     def add(self, call: RunningCall) -> None:
-        """Begins to watch a call that goes on in the task that runs."""
+        """Starts to watch a call that continues in the current task."""
         call.task = asyncio.current_task()
         self._calls.add(call)
         deadline = call._expires
