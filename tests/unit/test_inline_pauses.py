@@ -18,13 +18,21 @@ from turnout.telemetry.metrics.versions import Metrics
 
 
 class Model:
-    """Runs, for as long as it is told."""
+    """Runs for as long as it is told.
+
+    Attributes:
+        seconds: Of CPU that a run takes.
+        waits: Seconds that it waits for the machine besides.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.waits = 0.0
 
     def __call__(self, _inputs, _outputs):
-        time.sleep(self.seconds)
+        end = time.thread_time() + self.seconds
+        while time.thread_time() < end:
+            pass
+        time.sleep(self.waits)
         return []
 
 
@@ -63,8 +71,7 @@ async def test_a_stall_ends_it_for_a_while_and_the_next_one_for_longer(model_and
         assert time.monotonic() - began > 0.11 + least - 0.02
 
 
-async def test_so_do_several_slow_runs_and_one_alone_does_not(model_and_handle, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_STALL_SECONDS", 20.0)  # the machine stalls as well
+async def test_so_do_several_slow_runs_and_one_alone_does_not(model_and_handle) -> None:
     model, handle = model_and_handle
     model.seconds = 0.01  # 20 times the threshold of 300 us, and more
     for _ in range(5):
@@ -76,6 +83,13 @@ async def test_so_do_several_slow_runs_and_one_alone_does_not(model_and_handle, 
     assert is_inline(handle)
     model.seconds = 0.0
     assert is_inline(handle), "strikes are counted anew"
+
+
+async def test_what_a_run_waits_for_the_machine_is_not_held_against_a_version(model_and_handle) -> None:
+    model, handle = model_and_handle
+    model.waits = 0.11
+    for _ in range(8):
+        assert is_inline(handle)
 
 
 async def test_a_version_that_is_closed_meanwhile_runs_nothing_again(model_and_handle) -> None:

@@ -32,15 +32,14 @@ _OVERRUN = 20.0
 """An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
 
 _STRIKES, _STRIKE_RUNS = 5, 200
-"""So many strikes in so many runs end the inline way for a while. One alone is as likely the machine's own doing: on a
-busy one a thread waits some milliseconds for a core."""
+"""So many strikes in so many runs end the inline way for a while."""
 
 _STALL_SECONDS = 0.1
-"""A run that long ends it at once, whoever's doing it was."""
+"""A run that long ends it at once."""
 
 _PAUSE_SECONDS, _PAUSE_GROWTH, _LONGEST_PAUSE = 10.0, 6.0, 6 * 3600.0
-"""For how long: a machine that stood still once would leave one of two equal versions at a third of its speed for good,
-and a model whose runs do take so long holds the event loop four times in the first hour, and four times a day then."""
+"""For how long: a model whose runs do take so long holds the event loop four times in the first hour, and four times a
+day then."""
 
 
 _KINDS = 256
@@ -201,7 +200,7 @@ class VersionHandle:
         if known.size > self._inline_bytes:
             return None
         names = known.names
-        start = time.monotonic()
+        start, cpu = time.monotonic(), time.thread_time()
         try:
             values = known.run(inputs, names)
         except (InputsRefused, ModelFailure) as error:
@@ -209,8 +208,8 @@ class VersionHandle:
                 raise refused from error
             raise
         took = time.monotonic() - start
-        if took > self._inline_limit:
-            self._strike(took)
+        if took > self._inline_limit and (used := time.thread_time() - cpu) > self._inline_limit:
+            self._strike(used)
         known.runs += 1
         if known.runs == _BOUND_AFTER and kind is not None:
             self._bind(known, inputs, values)
@@ -361,13 +360,18 @@ class VersionHandle:
         conflicts = "; ".join(f"{conflict.field}: {conflict.description}" for conflict in found)
         return InputsRefused(f"{conflicts} ({error.message})", violations=found)
 
-    def _strike(self, took: float) -> None:
-        """Notes an inline run that took `took` seconds, too long."""
+    def _strike(self, used: float) -> None:
+        """Notes an inline run that took too long.
+
+        Args:
+            used: Seconds of CPU that it took. What a run waited for a core is the machine's doing, and would leave one
+                of two equal versions slower than the other for as long as the pause lasts, which a rollout compares.
+        """
         runs = self._batch_sizes.runs
         if runs - self._inline_runs > _STRIKE_RUNS:
             self._strikes, self._inline_runs = 0, runs
         self._strikes += 1
-        if self._strikes >= _STRIKES or took > _STALL_SECONDS:
+        if self._strikes >= _STRIKES or used > _STALL_SECONDS:
             again, self._inline_bytes, self._strikes = self._inline_bytes, 0, 0
             self._inline_again = asyncio.get_running_loop().call_later(self._inline_pause, self._run_inline, again)
             self._inline_pause = min(self._inline_pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
