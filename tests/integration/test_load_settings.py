@@ -10,7 +10,7 @@ from routing_wire import policy, put
 from turnout.config import Loading
 from turnout.errors import ChangeRefused
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import ChangeOrigin
+from turnout.routing.traffic import ChangeOrigin, Traffic
 from turnout.serving.versions.lifecycle import LifecycleState
 from wire import X, request, stub_of
 
@@ -182,6 +182,25 @@ async def test_a_yank_fails_no_request_and_takes_effect_at_once(publish_model, s
         await _until(server, lambda: _states(server)["2.0.0"] == S.UNLOADED)
     assert watch.refused == []
     assert await _answering(server) == below
+
+
+async def test_a_yank_fails_no_request_although_its_release_was_not_followed_yet(
+    publish_model, start_server, monkeypatch
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    server = await start_server(model=LATEST_ONE, loading=Loading(warmup_runs=300))
+
+    async def not_yet(_: Traffic) -> None:
+        """As if the release came between this look at the store and the manager's."""
+
+    monkeypatch.setattr(Traffic, "_find_fallbacks", not_yet)
+    await _publish(server, publish_model, "2.0.0")
+    await server.services.manager.refresh()
+    async with Watch(server, "", "latest") as watch:
+        await asyncio.to_thread(server.services.release_writer.yank, "m", Version(2), actor="test", reason="it leaks")
+        await _until(server, lambda: _states(server)["2.0.0"] == S.UNLOADED)
+    assert watch.refused == []
+    assert await _answering(server) == "1.0.0"
 
 
 async def test_what_an_operator_unloads_stays_out_whatever_names_it(publish_model, start_server) -> None:

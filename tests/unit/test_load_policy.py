@@ -10,6 +10,7 @@ from turnout.serving.versions.load_policy import (
     DesiredServing,
     Fallbacks,
     Moves,
+    kept_below,
     moves,
     on_demand,
     tags_in_force,
@@ -182,3 +183,10 @@ def test_requests_decide_about_the_rest_but_for_what_was_withdrawn_pruned_or_unl
         V[2],
     }
     assert on_demand(DesiredServing(LoadAll(), {}), V, NOTHING, set()) == set()
+
+
+def test_the_version_below_a_release_is_kept_before_fallbacks_are_found_anew() -> None:
+    released = ModelReleaseState(dict.fromkeys((V[0], V[1], V[2]), ReleaseStatus.RELEASED), {})
+    assert kept_below(Fallbacks(), [V[0], V[1], V[2]], released).spare == {V[1]}
+    policy = Fallbacks(needed=(V[0],))
+    assert kept_below(policy, [V[0], V[1], V[2]], released) == policy

@@ -120,6 +120,23 @@ def wanted(
     return chosen
 
 
+def kept_below(fallbacks: Fallbacks, versions: Sequence[Version], model_releases: ModelReleaseState) -> Fallbacks:
+    """Returns fallbacks that hold the version below the default too, if no policy says what is gone back to.
+
+    They are found by whoever follows the traffic. What was released since would unload that version, and a yank of the
+    release would have it loaded again, with nobody to answer meanwhile.
+
+    Args:
+        fallbacks: As they were found last.
+        versions: That exist.
+        model_releases: Release status of each.
+    """
+    if fallbacks.needed:
+        return fallbacks
+    fit = [v for v in versions if model_releases.release_status(v) is ReleaseStatus.RELEASED]
+    return replace(fallbacks, spare={*fallbacks.spare, *_releases(fit, model_releases)[1:2]})
+
+
 def on_demand(
     desired: DesiredServing, versions: Sequence[Version], model_releases: ModelReleaseState, needed: Set[Version]
 ) -> set[Version]:

@@ -46,7 +46,7 @@ from turnout.serving.versions.handle import VersionHandle
 from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import LoadTelemetry, load_failure, load_outcome, unexpected
-from turnout.serving.versions.load_policy import DesiredServing, moves, on_demand, wanted
+from turnout.serving.versions.load_policy import DesiredServing, kept_below, moves, on_demand, wanted
 from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
@@ -250,8 +250,9 @@ class Manager:
 
     def _wish(self, model: str) -> DesiredServing:
         yanked = self._settings.routing.yanked_pins == "warn"
-        load_setting = self._settings.for_model(model).load
-        return DesiredServing(load_setting, self._asked.get(model, {}), yanked, self._demand.fallbacks(model))
+        there, model_releases = list(self._inventory.versions(model)), self._inventory.model_releases(model)
+        fallbacks = kept_below(self._demand.fallbacks(model), there, model_releases)
+        return DesiredServing(self._settings.for_model(model).load, self._asked.get(model, {}), yanked, fallbacks)
 
     def _needed(self, model: str) -> set[Version]:
         """Returns the versions that should be in memory, whatever requests ask for."""
