@@ -187,6 +187,6 @@ def test_requests_decide_about_the_rest_but_for_what_was_withdrawn_pruned_or_unl
 
 def test_the_version_below_a_release_is_kept_before_fallbacks_are_found_anew() -> None:
     released = ModelReleaseState(dict.fromkeys((V[0], V[1], V[2]), ReleaseStatus.RELEASED), {})
-    assert kept_below(Fallbacks(), [V[0], V[1], V[2]], released).spare == {V[1]}
+    assert kept_below(Fallbacks(), released).spare == {V[1]}
     policy = Fallbacks(needed=(V[0],))
-    assert kept_below(policy, [V[0], V[1], V[2]], released) == policy
+    assert kept_below(policy, released) == policy

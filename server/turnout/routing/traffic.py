@@ -321,7 +321,7 @@ class Traffic:
         self._fallback_epochs.update(moved)
 
     async def _fallbacks(self, model: str) -> Fallbacks:
-        """Returns what a rollback of a model goes back to, and what answers once its highest release is yanked."""
+        """Returns what a rollback of a model goes back to."""
         changes = self._statuses.get(model, [])
         entries = [HistoryEntry.of_status(c.revision, c.version, c.status) for c in changes]
         statuses = {change.version: change.status for change in changes}
@@ -337,9 +337,7 @@ class Traffic:
         nearest = found[0] if found else None
         if applied is not None and applied.state.policy is not None:
             return Fallbacks(needed=found, nearest=nearest)
-        default = default_version(statuses)
-        below = default_version({v: status for v, status in statuses.items() if v != default})
-        return Fallbacks(spare=found if below is None else {*found, below}, nearest=nearest)
+        return Fallbacks(spare=found, nearest=nearest)
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""

@@ -32,7 +32,8 @@ class Fallbacks:
 
     Attributes:
         needed: Are loaded for it: under a policy, what a rollback would go back to.
-        spare: Stay loaded if they are: without a policy, that, and what would answer if the highest release went.
+        spare: Stay loaded if they are: without a policy, that. `kept_below` adds what would answer if the highest
+            release went.
         nearest: What a rollback would go back to, first of all; None: nothing answered before.
     """
 
@@ -120,21 +121,20 @@ def wanted(
     return chosen
 
 
-def kept_below(fallbacks: Fallbacks, versions: Sequence[Version], model_releases: ModelReleaseState) -> Fallbacks:
-    """Returns fallbacks that hold the version below the default too, if no policy says what is gone back to.
+def kept_below(fallbacks: Fallbacks, model_releases: ModelReleaseState) -> Fallbacks:
+    """Returns fallbacks that hold the version below the default too, unless a policy says what a rollback goes back to.
 
-    They are found by whoever follows the traffic. What was released since would unload that version, and a yank of the
-    release would have it loaded again, with nobody to answer meanwhile.
+    It is found here, and not with the others by what follows the traffic: that may not know of the latest release yet,
+    which would unload the version below it, and a yank of that release would leave nobody to answer during a load.
 
     Args:
         fallbacks: As they were found last.
-        versions: That exist.
-        model_releases: Release status of each.
+        model_releases: Release statuses of the model's versions.
     """
     if fallbacks.needed:
         return fallbacks
-    fit = [v for v in versions if model_releases.release_status(v) is ReleaseStatus.RELEASED]
-    return replace(fallbacks, spare={*fallbacks.spare, *_releases(fit, model_releases)[1:2]})
+    released = [v for v, status in model_releases.release_statuses.items() if status is ReleaseStatus.RELEASED]
+    return replace(fallbacks, spare={*fallbacks.spare, *_releases(released, model_releases)[1:2]})
 
 
 def on_demand(

@@ -250,8 +250,7 @@ class Manager:
 
     def _wish(self, model: str) -> DesiredServing:
         yanked = self._settings.routing.yanked_pins == "warn"
-        there, model_releases = list(self._inventory.versions(model)), self._inventory.model_releases(model)
-        fallbacks = kept_below(self._demand.fallbacks(model), there, model_releases)
+        fallbacks = kept_below(self._demand.fallbacks(model), self._inventory.model_releases(model))
         return DesiredServing(self._settings.for_model(model).load, self._asked.get(model, {}), yanked, fallbacks)
 
     def _needed(self, model: str) -> set[Version]:
