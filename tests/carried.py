@@ -16,7 +16,8 @@ from turnout.config import Address
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
-from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication, listen
+from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
+from turnout.rpc.transport.listening_socket import listen
 from turnout.rpc.transport.port import Methods, Parts, RpcCall, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads

@@ -282,10 +282,10 @@ def _status(name: str) -> int:
     return 0
 
 
-def connections(port: int) -> list[socket.socket]:
+def connections(port: int) -> list[tuple[int, socket.socket]]:
     """Returns the TCP connections of this process that were made to its port `port`, whatever holds them.
 
-    Each is a descriptor of its own: the connection stays open until that is closed, too.
+    Each comes with its descriptor there, and is a descriptor of its own: it stays open until that is closed, too.
     """
     found = []
     for number in _open_files():
@@ -294,7 +294,7 @@ def connections(port: int) -> list[socket.socket]:
                 continue
             connection = socket.socket(fileno=os.dup(number))
             if _is_connection(connection, port):
-                found.append(connection)
+                found.append((number, connection))
             else:
                 connection.close()
     return found
@@ -312,7 +312,7 @@ def _is_connection(connection: socket.socket, port: int) -> bool:
 
 def cut_connections(port: int) -> None:
     """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
-    for connection in connections(port):
+    for _, connection in connections(port):
         with connection, contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
 

@@ -192,6 +192,40 @@ async def test_connections_are_renewed_and_calls_under_way_end_on_theirs() -> No
         assert (answer.body, answer.grpc_status) == (X + X, 0)
 
 
+async def test_a_client_that_writes_before_it_reads_of_a_renewal_reads_of_it() -> None:
+    async with carried(limits=replace(LIMITS, age_seconds=3.0)) as server, connect(server) as client:
+        assert (await client.call(ECHO, X)).body == X
+        async with asyncio.timeout(100):
+            while client.goaway is None:
+                assert await client.receive()
+        for _ in range(3):  # a connection that was just closed takes one, and is reset at the next
+            client.open(ECHO)
+            await client.writer.drain()
+            await asyncio.sleep(0.01)
+        await client.end()
+        assert client.reader.exception() is None
+        assert client.goaway.last_stream == 1  # so what was written after it may be sent again
+
+
+async def test_connections_that_were_renewed_leave_no_descriptors() -> None:
+    limits = replace(LIMITS, age_seconds=0.2, grace_seconds=60.0)
+    async with carried(limits=limits) as server, connect(server) as client:
+        stream = await client.begin(SERVICE + "Duplex")
+        await client.send(stream, X)
+        async with asyncio.timeout(100):
+            while client.goaway is None:
+                assert await client.receive()
+        before = psutil.Process().num_fds()
+        for _ in range(20):
+            assert await served(server)
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(100):
+            while psutil.Process().num_fds() > before + 5:  # a generation that begins has some of its own
+                await asyncio.sleep(0.01)
+        await client.send(stream, X, end=True)
+        assert (await client.answer(stream)).body == X + X
+
+
 async def test_a_client_of_grpc_notices_no_renewal() -> None:
     limits = replace(LIMITS, age_seconds=0.1)
     async with carried(limits=limits) as server, grpc.aio.insecure_channel(server.target) as channel:

@@ -6,7 +6,7 @@ import pytest
 
 from turnout.config import Address
 from turnout.errors import ConfigError
-from turnout.rpc.transport.h2corn import listen
+from turnout.rpc.transport.listening_socket import listen
 from turnout.workers.ports import KeptPort
 
 ANY = Address("127.0.0.1", 0)

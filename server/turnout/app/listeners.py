@@ -22,7 +22,7 @@ from turnout.rpc.transport.asgi.application import Application, GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
-from turnout.rpc.transport.h2corn import listen as listen_socket
+from turnout.rpc.transport.listening_socket import listen as listen_socket
 from turnout.rpc.transport.other_worker import NullListener
 from turnout.rpc.transport.port import CallListener, Unary
 from turnout.threads import Threads

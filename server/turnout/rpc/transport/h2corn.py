@@ -34,15 +34,13 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address
 from turnout.errors import ConfigError
-from turnout.host import connections, cut_connections, same_file, unwatch, usable_cores
+from turnout.host import cut_connections, same_file, unwatch, usable_cores
 from turnout.rpc.transport.asgi.application import Application
 from turnout.rpc.transport.asgi.eager_tasks import allow_ended
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
 from turnout.rpc.transport.asgi.statuses import UNAVAILABLE
-from turnout.rpc.transport.lingering_close import linger
+from turnout.rpc.transport.lingering_close import LingeringClose
 from turnout.tls.identity import ServerIdentity
-
-_BACKLOG = 2048
 
 _CUT_SECONDS = 1.0
 """Seconds for the answers of ended calls to be sent before their connections are cut."""
@@ -63,9 +61,6 @@ _WINDOW_BYTES = 4 << 20
 _BACKLOG_STALLS = 10
 """Factor between the time that a client may read nothing and the time that it may have unread data: h2corn ignores
 progress there, and a slow client that fetches large answers one after another always has some."""
-
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
-"""TCP keepalive: a client whose machine is gone sends nothing, and its connection would stay for ever."""
 
 _CORES_FOR_TWO_THREADS = 4
 """With fewer, one thread reads and writes connections. A second, h2corn's default, took turns with it, the event loop
@@ -173,6 +168,7 @@ class H2cornListener:
         self._stopping = False
         self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
+        self._lingering = LingeringClose(self._address.port)
 
     @property
     def address(self) -> Address:
@@ -240,21 +236,20 @@ class H2cornListener:
         last, self._current = self._current, None
         if last is None:  # it failed, and another one may just be beginning
             await self._cut()
+            self._lingering.close()
             self._socket.close()
             return
-        lingering = connections(self._address.port)
         try:
-            await self._finish_begun(last, grace, lingering)
+            await self._finish_begun(last, grace)
         except asyncio.CancelledError:
             await self._cut()
             raise
         finally:
-            for connection in lingering:
-                connection.close()
+            self._lingering.close()
             self._socket.close()
 
-    async def _finish_begun(self, last: _Generation, grace: float, lingering: Sequence[socket.socket]) -> None:
-        """Stops, in the order that loses no answer: `last` took connections until now, `lingering` are all of them."""
+    async def _finish_begun(self, last: _Generation, grace: float) -> None:
+        """Stops, in the order that loses no answer: `last` took connections until now."""
         following = await self._begin()
         self._retire(last, None)
         for generation in list(self._quiet):
@@ -266,10 +261,11 @@ class H2cornListener:
         for generation in self._retired:
             generation.calls.end_all(_STOPPED)
         await self._let_go()
-        await linger(lingering)
+        await self._lingering.finish()
         self._retire(following, None)
         following.calls.end_all(_STOPPED)
         await self._let_go()
+        await self._lingering.finish()
 
     async def _let_go(self) -> None:
         """Waits a moment for ended calls to finish, and cuts the connections of those that do not."""
@@ -323,6 +319,7 @@ class H2cornListener:
     def _retire(self, generation: _Generation, grace: float | None) -> None:
         """Lets a generation finish its calls within `grace` seconds; None leaves its end to `stop`."""
         self._retired.add(generation)
+        self._lingering.hold(self._limits.grace_seconds if grace is None else grace)
         generation.server.shutdown()
         self._spawn(self._finish(generation, grace))
 
@@ -425,28 +422,3 @@ def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
     if identity.client_certificates != "none":
         options |= {"ca_certs": _IN_MEMORY, "cert_reqs": identity.client_certificates}
     return options
-
-
-def listen(address: Address, *, shared: bool = False) -> socket.socket:
-    """Returns a socket that listens on `address`.
-
-    Args:
-        address: With port 0, a free one is taken.
-        shared: Whether other processes may listen on the same port, and get a share of its connections.
-
-    Raises:
-        ConfigError: The address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        listening = socket.create_server(
-            (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=shared
-        )
-    except OSError as error:
-        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
-    listening.setblocking(False)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return listening

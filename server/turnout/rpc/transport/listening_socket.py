@@ -1,0 +1,36 @@
+"""Sockets that listen for connections."""
+
+import socket
+
+from turnout.config import Address
+from turnout.errors import ConfigError
+
+_BACKLOG = 2048
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+"""TCP keepalive: a client whose machine is gone sends nothing, and its connection would stay for ever."""
+
+
+def listen(address: Address, *, shared: bool = False) -> socket.socket:
+    """Returns a socket that listens on `address`.
+
+    Args:
+        address: With port 0, a free one is taken.
+        shared: Whether other processes may listen on the same port, and get a share of its connections.
+
+    Raises:
+        ConfigError: The address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listening = socket.create_server(
+            (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=shared
+        )
+    except OSError as error:
+        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
+    listening.setblocking(False)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return listening
