@@ -2,7 +2,7 @@
 
 Each key has a Poisson rate (Zipf) and its own share of bad events (lognormal), and stays with the candidate, its twin,
 or neither. Counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which takes all runs of a case along a leading
-axis; `tests/unit/test_rollout_keyed.py` holds it to what `Evidence` makes of
+axis; `tests/unit/rollout/test_rollout_keyed.py` holds it to what `Evidence` makes of
 the same ticks.
 """
 

@@ -3,7 +3,8 @@
     python benchmarks/fuzz.py [--messages 200000] [--seed 1]
 
 Wrong are INTERNAL, UNKNOWN, DATA_LOSS and 500, a call without an answer, a traceback or an unexpected error in the log,
-a server that ended, and memory that grew by more than 256 MiB after the first tenth. tests/fuzzing.py makes them.
+a server that ended, and memory that grew by more than 256 MiB after the first tenth. They come from
+tests/support/fuzzing.py.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 import grpc
 import onnx
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from fuzzing import REGION, Sender, messages
 from onnx_models import scaled, string_identity

@@ -3,8 +3,7 @@
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,13 @@ import pytest_asyncio
 
 import shared_machine
 from log_lines import with_all_lines
-from order import scheduler, sort_key, workers
+from order import folder_of, scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
-from turnout.app.server import Running, running
-from turnout.config import Address, Settings
-from turnout.rollout.clock import SYSTEM_CLOCK, Clock
+from started_servers import TRANSPORTS, StartServer, starting
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.state.database.engine import sqlite_url
 from turnout.state.store import StateStore
-from turnout.telemetry.logging import make_logger
-from turnout.testing import FREE_PORTS
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -37,14 +32,7 @@ shared_machine.share_what_is_costly()
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LOOPBACK = Address("127.0.0.1", 0)
-
 GPU_TESTS = Path(__file__).parent / "gpu"
-
-TRANSPORTS = ("h2corn", "grpcio")
-"""What may carry the calls of the data listener, the default first."""
-
-StartServer = Callable[..., Awaitable[Running]]
 
 
 def _is_quick(config: pytest.Config) -> bool:
@@ -115,7 +103,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
     """One warm process forks the children of every trial run, those of commands and servers under test as well."""
-    if all(item.path.parent.name in ("unit", "property") for item in request.session.items):
+    if all(folder_of(item) in ("unit", "property") for item in request.session.items):
         yield  # these publish nothing, or start one of their own
         return
     server = ForkServer()
@@ -170,31 +158,10 @@ def publish_model(models: Path, tmp_path: Path, published: PublishedRepositories
     return published.publisher(models, tmp_path)
 
 
-def make_settings(models: Path, **settings: Any) -> Settings:
-    """Settings of a server on free loopback ports."""
-    return Settings(**{"models": models, **FREE_PORTS, **settings})
-
-
 @pytest.fixture
 def data_transport(request: pytest.FixtureRequest) -> str:
     """What carries the calls of the data listener: the default, or each in turn where tests are marked so."""
     return str(getattr(request, "param", TRANSPORTS[0]))
-
-
-@asynccontextmanager
-async def starting(models: Path, data_transport: str) -> AsyncIterator[StartServer]:
-    """Starts real servers in this process, on free ports, and stops them at the end."""
-    async with AsyncExitStack() as stack:
-
-        async def start(*, wait: bool = True, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Running:
-            log = make_logger("json", "warning")
-            made = make_settings(settings.pop("models", models), **{"transport": {"data": data_transport}} | settings)
-            server = await stack.enter_async_context(running(made, log, clock))
-            if wait:
-                await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
-            return server
-
-        yield start
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ _SIZES = re.compile(
 
 Kernels have no system in it: sizes that do not match are INVALID_ARGUMENT for `Gemm`, and FAIL for `MatMul`, `Add`,
 `Concat`, `Reshape` and `Conv`; an index out of bounds is INVALID_ARGUMENT for `Gather` and FAIL for `GatherElements`
-(tests/unit/test_runtime_errors.py has them).
+(tests/unit/serving/test_runtime_errors.py has them).
 """
 
 _MAX_SENTENCE = 400

@@ -1,0 +1,71 @@
+"""SIGHUP: changed settings of a server that runs."""
+
+import asyncio
+import json
+
+import pytest
+from semver import Version
+
+from onnx_models import scaled
+from started_servers import make_settings
+from turnout.app.server import running
+from turnout.config import Settings
+from turnout.errors import ConfigError
+from turnout.telemetry.logging import Threshold, make_logger
+
+ONE, TWO = Version(1), Version(2)
+
+
+def loaded(server) -> set[Version]:
+    versions = server.services.catalog.snapshot.models["m"].versions.values()
+    return {entry.version for entry in versions if entry.state.name == "READY"}
+
+
+async def test_changed_settings_of_models_hold_at_once_and_others_are_named(models, publish_model, capfd) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        publish_model("m", version, scaled(2))
+    threshold = Threshold("warning")
+    settings = make_settings(models, model={"m": {"load": "latest:1"}}, log={"level": "warning"})
+    async with running(settings, make_logger("json", threshold), threshold=threshold) as server:
+        await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+        assert loaded(server) == {TWO}
+        after = make_settings(models, model={"m": {"load": "all"}}, log={"level": "info"}, limits={"max_tensors": 7})
+        await server.reloader.reload(lambda: after)
+        async with asyncio.timeout(100):
+            await server.services.catalog.wait_for(lambda _: loaded(server) == {ONE, TWO})
+        await server.reloader.reload(lambda: after)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    first, again = [line for line in lines if line["event"] == "settings reloaded"]
+    assert first["at_once"] == ["log.level", "model.m.load"]
+    assert first["needs_restart"] == ["limits.max_tensors"]
+    assert (again["at_once"], again["needs_restart"]) == ([], ["limits.max_tensors"])
+
+
+async def test_settings_that_are_wrong_change_nothing(models, publish_model, capfd) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+
+    def read() -> Settings:
+        raise ConfigError("expected a number")
+
+    async with running(make_settings(models), make_logger("json", "warning")) as server:
+        await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+        await server.reloader.reload(read)
+        assert loaded(server) == {ONE}
+    (line,) = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if "reloaded" in line["event"]]
+    assert line["reason"] == "expected a number"
+
+
+@pytest.mark.parametrize(("level", "written"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+async def test_the_level_of_a_log_can_change(capfd, level: str, written: int) -> None:
+    threshold = Threshold("error")
+    log = make_logger("json", threshold)
+    log.warning("dropped")
+    threshold.set(level)
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log, name)(name)
+    lines: list[str] = []
+    async with asyncio.timeout(100):  # another thread writes them
+        while not lines or json.loads(lines[-1])["event"] != "error":
+            await asyncio.sleep(0.01)
+            lines += capfd.readouterr().err.splitlines()
+    assert len(lines) == written

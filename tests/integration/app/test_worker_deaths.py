@@ -1,0 +1,175 @@
+"""What a parent does when its workers die: real processes that join it and then do what the test is about."""
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from ports import free_port
+from started_servers import make_settings
+from turnout.config import Address, Drain, Settings, SettingsSource
+from turnout.errors import ConfigError
+from turnout.telemetry.exposition import negotiate
+from turnout.telemetry.logging import make_logger
+from turnout.workers.restarts import Restarts
+from turnout.workers.supervisor import Supervisor, supervise
+
+RecordedTick = list[MutableMapping[str, Any]]
+
+JOINS = """
+import asyncio, os, signal, sys
+from turnout.telemetry.families import Family
+from turnout.workers.member import Member
+from turnout.workers.snapshot import encode
+
+async def main():
+    member = await Member.join(int(sys.argv[-1]))
+    index = member.start.index
+    async def snapshot(_):
+        return await encode([Family("turnout_requests_total", "counter", "", [({"model": "m"}, float(os.getpid()))])])
+    member.answers("snapshot", snapshot)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: os._exit(0))
+"""
+SERVES = """
+    await member.listening()
+    await member.ready()
+"""
+UP = """
+    while not member.others_ready:  # whoever ends before that ends a server that was never up
+        await asyncio.sleep(0.01)
+"""
+WAITS = """
+    await asyncio.Event().wait()
+"""
+RUNS = """
+asyncio.run(main())
+"""
+
+
+def supervisor(models: Path, body: str, restarts=Restarts, **settings) -> tuple[Supervisor, RecordedTick]:
+    """Returns a parent of two such workers, and what it logs."""
+    program = (sys.executable, "-c", JOINS + body + RUNS)
+    chosen: Settings = make_settings(models, workers=2, **settings)
+    capture = LogCapture()
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(20))
+    parent = Supervisor(chosen, chosen, SettingsSource(None, {}, False), log, program, restarts)
+    return parent, capture.entries
+
+
+def at_once() -> Restarts:
+    return Restarts(first_seconds=0.01)
+
+
+async def bounded(run) -> int:
+    async with asyncio.timeout(100):
+        return await run
+
+
+@pytest.fixture
+def early_deaths(monkeypatch) -> int:
+    """After so many a worker cannot live. Each takes a process; the count of the product is tested in tests/unit."""
+    for module in ("restarts", "supervisor"):
+        monkeypatch.setattr(f"turnout.workers.{module}.MOST_EARLY_DEATHS", 2)
+    return 2
+
+
+async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models, early_deaths) -> None:
+    parent, recorded_ticks = supervisor(models, SERVES + UP + "    os._exit(3)\n", at_once)
+    assert await bounded(parent.run()) == 1
+    assert [one["event"] for one in recorded_ticks][-2:] == [
+        f"every worker died at once {early_deaths} times in a row: the server gives up",
+        "stopped",
+    ]
+    deaths = [one for one in recorded_ticks if one["event"] == "a worker ended, and is started again"]
+    assert {one["how"] for one in deaths} <= {"with exit code 3", "by SIGTERM"}
+    assert all(one["seconds"] <= 0.01 * 2**early_deaths for one in deaths)
+
+
+async def test_clients_and_operators_cannot_have_one_port(models) -> None:
+    port = Address("127.0.0.1", free_port())
+    settings = make_settings(models, workers=2, grpc=port, control=port)
+    with pytest.raises(ConfigError, match=f"{port} cannot be listened on"):
+        await supervise(settings, SettingsSource(None, {}, False), make_logger("json", "error"))
+
+
+async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, early_deaths) -> None:
+    dies = SERVES + UP + "    if index == 1: os._exit(3)\n" + WAITS
+    parent, _ = supervisor(models, dies, at_once)
+    running = asyncio.create_task(parent.run())
+
+    async def restarted() -> float:
+        text = (await parent._scrape(negotiate(""))).decode()
+        lines = [line for line in text.splitlines() if line.startswith('turnout_worker_restarts_total{worker="1"}')]
+        return float(lines[0].rpartition(" ")[2])
+
+    async with asyncio.timeout(100):
+        while await restarted() < early_deaths + 1:
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+async def test_a_worker_that_ends_before_the_server_was_up_ends_the_server_with_its_code(models) -> None:
+    parent, recorded_ticks = supervisor(models, "    if index == 1: os._exit(7)\n" + SERVES + WAITS)
+    assert await bounded(parent.run()) == 7
+    assert "worker 1 could not start, and the server stops" in [one["event"] for one in recorded_ticks]
+
+
+async def test_a_worker_that_does_not_drain_in_time_is_killed(models, monkeypatch) -> None:
+    monkeypatch.setattr("turnout.workers.supervisor._LAST_SECONDS", 0.2)
+    stubborn = "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)\n" + SERVES + WAITS
+    parent, recorded_ticks = supervisor(models, stubborn, drain=Drain(delay_s=0.0, timeout_s=0.1))
+    running = asyncio.create_task(parent.run())
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 1
+    assert "a worker did not end in time, and is killed" in [one["event"] for one in recorded_ticks]
+
+
+async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path) -> None:
+    notes = "    path = " + repr(str(tmp_path)) + " + f'/{index}'\n"
+    notes += "    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: open(path, 'x').close())\n"
+    parent, _ = supervisor(models, notes + SERVES + WAITS)
+    running = asyncio.create_task(parent.run())
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGHUP)
+        while {path.name for path in tmp_path.iterdir()} & {"0", "1"} != {"0", "1"}:
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0
+
+
+async def test_a_worker_that_is_killed_keeps_its_counts_in_the_sum(models) -> None:
+    parent, _ = supervisor(models, SERVES + WAITS, functools.partial(Restarts, first_seconds=0.01))
+    running = asyncio.create_task(parent.run())
+
+    async def total() -> float:
+        text = (await parent._scrape(negotiate(""))).decode()
+        return float(next(line for line in text.splitlines() if line.startswith("turnout_requests_total{")).split()[-1])
+
+    async with asyncio.timeout(100):
+        while not parent.serves:
+            await asyncio.sleep(0.01)
+        first = [worker.process.pid for worker in parent._workers]
+        assert await total() == sum(first)  # each counts as many as its process id says
+        os.kill(first[0], signal.SIGKILL)
+        while not (parent._workers[0].restarts.count and parent.serves):
+            assert await total() >= sum(first)
+            await asyncio.sleep(0.01)
+        assert await total() == sum(first) + parent._workers[0].process.pid
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await bounded(running) == 0

@@ -1,0 +1,63 @@
+"""In which order tests run, and which of them share a worker where several run at once (pytest-xdist).
+
+What is quick and says most where it fails comes first: unit, property, integration, e2e. Among the last, those that
+were given the longest time start first, so that none of them is left running alone at the end.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+_FOLDERS = ("unit", "property", "integration", "e2e", "gpu")
+_BYTES_A_WORKER = 3 << 30
+"""The most that a test takes with its server and its browser is about this."""
+
+
+def folder_of(item: pytest.Item) -> str:
+    """Returns the kind of a test: the folder below `tests` that holds it."""
+    return item.path.relative_to(TESTS).parts[0]
+
+
+def sort_key(item: pytest.Item) -> tuple[int, float]:
+    """Returns what tests are sorted by; tests of one file that are alike stay in their order."""
+    folder = folder_of(item)
+    rank = _FOLDERS.index(folder) if folder in _FOLDERS else len(_FOLDERS)
+    limit = item.get_closest_marker("timeout")
+    return rank, -float(limit.args[0]) if folder == "e2e" and limit is not None else 0.0
+
+
+@functools.cache
+def shared_scope(path: str) -> bool:
+    """Tells whether a file's tests run on one worker: they are quick, or have expensive fixtures in common."""
+    return not path.startswith("tests/e2e/") or 'scope="module"' in (TESTS.parent / path).read_text()
+
+
+def workers(*, quick: bool) -> int:
+    """Returns how many workers pay, as far as there is memory: as many as cores for the quick loop, else twice as many.
+
+    Quick tests do nothing but compute, and each worker more collects all of them once more (two workers 52 s, three 57,
+    four 67 on two cores). Of the others much is waiting: 13:48 with three workers, 11:29 with four.
+
+    Args:
+        quick: No test is run that is marked as slow.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores if quick else 2 * cores, memory // _BYTES_A_WORKER))
+
+
+def scheduler(config: pytest.Config, log: Any) -> Any:
+    """Returns what gives files, or single tests, to workers in the order of the run."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class InOrder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if shared_scope(path) else nodeid
+
+    config.option.loadscopereorder = False
+    return InOrder(config, log)
