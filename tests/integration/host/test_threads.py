@@ -221,7 +221,7 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
     elsewhere = set(threading.enumerate())  # of servers that ended, and wait for their time to end too
     server, other = await start_server(), await start_server()
     manager = server.services.manager
-    monkeypatch.setattr("turnout.serving.versions.scanning.SCAN_SECONDS", 0.05)
+    monkeypatch.setattr("turnout.registry.storage.timed_scan.SCAN_SECONDS", 0.05)
     monkeypatch.setattr(manager._repository, "scan", hang)
     await other.services.traffic.put("m", Policy(TWO), ChangeOrigin("elsewhere", "forward"))
     await hang.entered()  # this server saw that, and looks at the repository since

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from turnout.cli.tune.editing import model_toml, write_model
 from turnout.config import Settings, load_settings
-from turnout.config.editing import model_toml, write_model
 from turnout.errors import ConfigError
 from turnout.serving.tuning.candidates import Tuned, batch_sizes, delays, threads_and_runners, untried
 from turnout.serving.tuning.comparison import Findings, Improvement, Result, Window

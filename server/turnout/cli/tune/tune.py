@@ -46,9 +46,9 @@ def tune(
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
     Each setting is run in turn with the current ones. Nothing is changed without --write.
     """
+    from turnout.cli.tune.editing import model_toml, write_model
     from turnout.cli.tune.view import findings_view
     from turnout.cli.workspace import split_reference
-    from turnout.config.editing import model_toml, write_model
     from turnout.config.sources import load_settings
     from turnout.errors import ConfigError
     from turnout.serving.tensorrt.fallback import allowance

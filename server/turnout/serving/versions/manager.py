@@ -28,6 +28,7 @@ from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.storage import in_use
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.timed_scan import TimedScanner
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.environment_check import check_environment
 from turnout.serving.loading.loader import LoadedVersion, devices_of, load, on_devices
@@ -50,7 +51,6 @@ from turnout.serving.versions.load_policy import DesiredServing, kept_below, mov
 from turnout.serving.versions.load_stages import LoadStages
 from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.presence import Key, RepositoryPresence
-from turnout.serving.versions.scanning import Scanner
 from turnout.state.release_status import ReleaseState
 from turnout.threads import Threads
 
@@ -94,7 +94,7 @@ class Manager:
         self._in_use: dict[tuple[str, Version], int | None] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
-        self._scanner = Scanner(repository)
+        self._scanner = TimedScanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
         self._builds = Threads("build")  # one at a time: TensorRT chooses kernels by how long they take
         self._freeing = Threads("unload")

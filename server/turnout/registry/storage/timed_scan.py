@@ -1,4 +1,4 @@
-"""Lists the repository, one scan at a time: where its file system hangs, it is one thread that does."""
+"""Scans a repository with a time limit, one scan at a time, so that a file system that hangs blocks a single thread."""
 
 import asyncio
 import errno
@@ -7,18 +7,18 @@ from turnout.registry.storage.listing import Listing
 from turnout.registry.storage.repository import Repository
 
 SCAN_SECONDS = 10.0
-"""What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""
+"""Time limit of a scan. 10,000 versions take one second on a file system that is asked for each of them."""
 
 
-class Scanner:
-    """Looks what versions exist. Used on the event loop only, by one caller at a time."""
+class TimedScanner:
+    """Finds out which versions exist. Used on the event loop only, by one caller at a time."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._scanning: asyncio.Future[Listing] | None = None
 
     async def listing(self) -> Listing | OSError:
-        """Returns what exists, or why that cannot be told: it cannot be read, or does not answer in time."""
+        """Returns the versions that exist, or the error if the repository cannot be read or does not answer in time."""
         try:
             return await self._scan()
         except OSError as error:
