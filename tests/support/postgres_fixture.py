@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -45,9 +44,10 @@ class PostgresServer:
             account = pwd.getpwnam(run_as)
             for path in (directory, password_file):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        initdb: list[str | Path] = [binaries / "initdb", "--no-sync", "--username", _USER, "--auth", "scram-sha-256"]
+        initdb: list[str | Path] = [*self._account(), binaries / "initdb", "--no-sync", "--username", _USER]
+        initdb += ["--auth", "scram-sha-256"]
         initdb += ["--pwfile", password_file, "--encoding", "UTF8", "--locale", "C", "--pgdata", self._data]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=directory, **self._account())
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=directory)
 
     def start(self) -> None:
         """Starts the server and returns once it answers."""
@@ -58,7 +58,7 @@ class PostgresServer:
             "fsync": "off",  # these tests kill clients, not the machine
             "logging_collector": "off",
         }
-        command: list[str | Path] = [self._binaries / "postgres", "-D", self._data]
+        command: list[str | Path] = [*self._account(), self._binaries / "postgres", "-D", self._data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         deadline = time.monotonic() + _START_BOUND
@@ -67,7 +67,7 @@ class PostgresServer:
             if self._process is None or self._process.poll() is not None:  # where its port was taken for a moment
                 with self._log.open("ab") as log:
                     self._process = subprocess.Popen(
-                        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._sockets, **self._account()
+                        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._sockets
                     )
             try:
                 psycopg.connect(self.url("postgres"), connect_timeout=5).close()
@@ -96,10 +96,15 @@ class PostgresServer:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
-    def _account(self) -> dict[str, Any]:
+    def _account(self) -> list[str]:
+        """Returns the start of a command that runs the rest as another user.
+
+        With `user=`, subprocess forks instead of calling vfork. A fork runs what libraries registered for one, and a
+        test process with all its threads has a segmentation fault there now and then.
+        """
         if self._run_as is None:
-            return {}
-        return {"user": self._run_as, "group": pwd.getpwnam(self._run_as).pw_gid, "extra_groups": []}
+            return []
+        return ["setpriv", f"--reuid={self._run_as}", f"--regid={self._run_as}", "--clear-groups", "--"]
 
 
 @pytest.fixture(scope="session")
