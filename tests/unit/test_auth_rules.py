@@ -257,6 +257,10 @@ def test_many_peers_together_are_slowed_down_too() -> None:
     assert 0 < tries.wait("192.168.0.1", 1.0) <= 0.5
     assert tries.wait("192.168.0.1", 100.0) == 0
     assert len(tries._peers) <= 4096
+    one_of_four = sign_in_throttle.SignInThrottle(share=4)
+    for n in range(25):
+        one_of_four.failed(f"10.0.0.{n}", 1.0)
+    assert one_of_four.wait("192.168.0.1", 1.0) == 2.0
 
 
 # Tokens.
