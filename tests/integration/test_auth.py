@@ -18,6 +18,8 @@ import httpx
 import numpy as np
 import pytest
 from cryptography import x509
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from numpy.typing import NDArray
 
 from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, write_keys, write_policy
@@ -406,6 +408,44 @@ async def test_a_policy_that_changes_holds_at_once_and_a_wrong_one_changes_nothi
         assert await predicted(server, token) is grpc.StatusCode.PERMISSION_DENIED
         assert await predicted(server, issuer.sign("bob")) is grpc.StatusCode.OK
         assert (await metric_series(server, "turnout_auth_policy_reloads_total", reader))[""] == 1
+
+
+@pytest.mark.both_transports
+@pytest.mark.usefixtures("one_model")
+async def test_a_policy_that_changes_holds_for_each_message_of_every_open_stream(
+    tmp_path: Path, models: Path, start_server: StartServer
+) -> None:
+    issuer, file = Issuer(), tmp_path / "policy.toml"
+    operator = bearer(make_token(models, "operator", ["operate"]))
+    policy = write_policy(file, grant(["jwt:corp/*"], ["publish"]))
+    server = await start_server(
+        auth=jwt_settings(write_keys(tmp_path / "keys.json", issuer)) | {"policy": policy, "poll_interval_s": 0.02}
+    )
+    named = bearer(issuer.sign())
+    files = [registry_pb2.AnnouncedFile(path="model.onnx", size=10, digest=f"sha256:{'0' * 64}")]
+    async with channel_to(server.control) as control, channel_to(server.grpc) as data:
+        registry = RegistryServiceStub(control)
+        watch = HealthStub(data).Watch(HealthCheckRequest(service="model:fraud"), metadata=named)
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+        announced = registry_pb2.BeginUploadRequest(model="fraud", version="2.0.0", files=files)
+        upload = (await registry.BeginUpload(announced, metadata=named)).upload_id
+        sending = registry.UploadFiles(metadata=named)
+        chunks = (registry_pb2.FileChunk(file=0, offset=n, data=b"x") for n in range(10))
+        await sending.write(registry_pb2.UploadFilesRequest(upload_id=upload, chunk=next(chunks)))
+        write_policy(file, grant(["jwt:corp/bob"], ["publish"]))
+
+        async def refused() -> bool:
+            asked = CatalogServiceStub(data).GetModel(catalog_pb2.GetModelRequest(model="fraud"), metadata=named)
+            return await asked.code() is grpc.StatusCode.PERMISSION_DENIED
+
+        await until(refused)
+        await sending.write(registry_pb2.UploadFilesRequest(chunk=next(chunks)))
+        with pytest.raises(grpc.aio.AioRpcError, match="lacks the role publish"):
+            await sending
+        unload = control_pb2.UnloadVersionRequest(model="fraud", version="1.0.0")
+        await ControlServiceStub(control).UnloadVersion(unload, metadata=operator)
+        with pytest.raises(grpc.aio.AioRpcError, match="lacks the role predict or read"):
+            await watch.read()
 
 
 @pytest.mark.usefixtures("one_model")

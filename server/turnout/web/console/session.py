@@ -1,8 +1,9 @@
 """Sessions of the console: for anybody who knows its token or has a token of `[auth]`.
 
 The token itself is never stored: the cookie holds the name and an expiry under an HMAC whose key is drawn when the
-server starts, for all of its workers, so a restart signs everybody out. For a token of `[auth]` it holds the id, so revoking the token signs
-its bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a page of this very origin.
+server starts, for all of its workers, so a restart signs everybody out. For a token of `[auth]` it holds the id, so
+revoking the token signs its bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a
+page of this very origin.
 """
 
 import hashlib
