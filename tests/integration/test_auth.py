@@ -27,6 +27,7 @@ from certificates import Authority, put
 from conftest import Publish, StartServer
 from onnx_models import repeats, scaled
 from turnout.app.server import Running
+from turnout.auth.credentials.jwks import read_keys
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.state.store import StateStore
@@ -120,6 +121,31 @@ async def test_a_token_holds_from_when_it_is_made_until_it_is_revoked(models: Pa
         return await predicted(server, token) is grpc.StatusCode.UNAUTHENTICATED
 
     await until(refused)
+
+
+@pytest.mark.both_transports
+@pytest.mark.usefixtures("one_model")
+async def test_a_call_with_two_tokens_is_nobodys_whatever_they_are_and_in_whatever_order(
+    models: Path, start_server: StartServer
+) -> None:
+    token, other = (make_token(models, name, ["predict"], ["fraud"]) for name in ("web", "other"))
+    server = await start_server(auth=AUTH)
+    async with channel_to(server.grpc) as channel, httpx.AsyncClient(base_url=f"http://{server.http}") as http:
+        for two in ([token, other], [token, "wrong"], ["wrong", token], [token, token]):
+            given = [("authorization", f"Bearer {one}") for one in two]
+            refused = await refusal(PredictionServiceStub(channel).Predict(request("fraud", x=X), metadata=given))
+            assert refused.code is grpc.StatusCode.UNAUTHENTICATED
+            stream = PredictionServiceStub(channel).PredictStream(metadata=given)
+            assert await stream.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert (await http.get("/v2/models/fraud", headers=given)).status_code == 401
+
+
+@pytest.mark.parametrize(("operations", "usable"), [(["verify"], True), (["encrypt"], False), ("verify", False)])
+def test_a_key_is_for_what_its_set_says(operations: object, usable: bool) -> None:
+    named, other = Issuer(kid="1").public | {"key_ops": operations}, Issuer(kid="2").public
+    found = read_keys(json.dumps({"keys": [named, other]}).encode(), "here")
+    assert ("1" in found) is usable
+    assert "2" in found
 
 
 @pytest.mark.both_transports
@@ -286,6 +312,7 @@ async def test_a_jwt_is_believed_if_all_of_it_is_right(
         issuer.sign(sub=7): nobody,
         issuer.sign(exp=float("inf")): nobody,
         issuer.sign(exp="soon"): nobody,
+        issuer.sign(exp=10**400): nobody,  # more than a float holds
         issuer.sign(headers={"crit": ["b64"], "b64": True}): nobody,
         issuer.sign(headers={"kid": "unknown"}): nobody,
         stranger.sign(): nobody,
