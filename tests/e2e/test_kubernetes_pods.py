@@ -200,7 +200,7 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
 
 RUNTIME = CHART / "kserve" / "cluster-serving-runtime.yaml"
 GRACE_OF_KSERVE = 30
-"""Seconds that KServe gives a pod of its mode `Standard`, where an InferenceService does not say (`setDefaultPodSpec`)."""
+"""Seconds that a pod of KServe's mode `Standard` has to end, unless its InferenceService says (`setDefaultPodSpec`)."""
 
 
 @pytest.fixture
