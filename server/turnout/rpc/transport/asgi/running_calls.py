@@ -101,6 +101,9 @@ class RunningCalls:
     """All calls under way.
 
     One timer serves all deadlines, set for the earliest of them: a timer for each call costs a microsecond of its time.
+
+    Attributes:
+        ended: Whether `end_all` was called.
     """
 
     def __init__(self) -> None:
@@ -108,6 +111,7 @@ class RunningCalls:
         self._requests: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
+        self.ended = False
 
     def add(self, call: RunningCall) -> None:
         """Starts to watch a call that continues in the current task."""
@@ -139,7 +143,8 @@ class RunningCalls:
             self._requests.discard(task)
 
     def end_all(self, status: Status) -> None:
-        """Ends all calls with `status`, and HTTP requests without an answer."""
+        """Ends all calls with `status`, and cancels HTTP requests."""
+        self.ended = True
         for call in self._calls:
             call.end(status)
         for task in self._requests:
