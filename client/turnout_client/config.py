@@ -1,6 +1,8 @@
 """How a client's channel is set up."""
 
+import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +14,9 @@ Options = Sequence[tuple[str, str | int]]
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Pairs sent with each call; a key that ends in `-bin` has bytes for its value."""
+
+_LOCAL = ("unix:", "unix-abstract:", "vsock:")
+_SCHEME = re.compile(r"dns:(?:///)?|ipv4:|ipv6:")  # what a DNS server that the target names says of a host is its own
 
 SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
@@ -42,6 +47,9 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
         target: The channel's target, if it is known.
     """
     options = {**dict(_DEFAULTS), **dict(overrides)}
+    if is_local(target):
+        # A proxy of the environment is for other machines, and would be sent what need not be encrypted on this one.
+        options.setdefault("grpc.enable_http_proxy", 0)
     scheme, _, addresses = target.partition(":")
     if "," in addresses and scheme in ("ipv4", "ipv6"):
         # gRPC would name all of them as the authority, which is not an authority, and servers in Go and Rust refuse it.
@@ -60,3 +68,21 @@ def checked_target(target: str) -> str:
     if "," in target and not target.startswith(("ipv4:", "ipv6:")):
         raise ValueError(f"expected several addresses as 'ipv4:HOST:PORT,HOST:PORT', got {target!r}")
     return target
+
+
+def is_local(target: str) -> bool:
+    """Tells whether all addresses of a target are this machine's own loopback, or sockets of its file system."""
+    if target.startswith(_LOCAL):
+        return True
+    named = _SCHEME.match(target)
+    return all(map(_is_loopback, target[named.end() if named else 0 :].split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address[1:].partition("]")[0] if address.startswith("[") else address.rpartition(":")[0] or address
+    if host in ("localhost", "localhost.localdomain"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

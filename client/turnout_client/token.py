@@ -1,6 +1,5 @@
 """The token that a client sends, and to which targets."""
 
-import ipaddress
 import os
 import re
 import stat
@@ -9,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_client.config import Metadata
+from turnout_client.config import Metadata, is_local
 
 Token = str | Callable[[], str]
 """A token, or a function that returns the current one, such as a `TokenFile`."""
@@ -17,8 +16,6 @@ Token = str | Callable[[], str]
 _HEADER = "authorization"
 _MOST_BYTES = 64 << 10
 _PRINTABLE = re.compile(r"[!-~]+")
-_LOCAL = ("unix:", "unix-abstract:", "vsock:")
-_SCHEME = re.compile(r"(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)")
 
 
 class TokenFile:
@@ -137,20 +134,3 @@ def checked_token(token: str) -> str:
     if not _PRINTABLE.fullmatch(token):
         raise ValueError("expected a token of printable ASCII without spaces")
     return token
-
-
-def is_local(target: str) -> bool:
-    """Tells whether all addresses of a target are this machine's own loopback, or sockets of its file system."""
-    if target.startswith(_LOCAL):
-        return True
-    return all(map(_is_loopback, _SCHEME.sub("", target, count=1).split(",")))
-
-
-def _is_loopback(address: str) -> bool:
-    host = address[1:].partition("]")[0] if address.startswith("[") else address.rpartition(":")[0] or address
-    if host in ("localhost", "localhost.localdomain"):
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from turnout.address import is_loopback
+
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
@@ -48,7 +50,8 @@ def ask(
     most_bytes: int,
     ca_file: str = "",
 ) -> HttpAnswer:
-    """Returns what a service answers, whatever its status. Blocking; over the proxies of the environment.
+    """Returns what a service answers, whatever its status. Blocking; over the proxies of the environment, save to the
+    loopback: what need not be encrypted on this machine is not for a proxy to see.
 
     No connection is kept.
 
@@ -72,6 +75,7 @@ def ask(
         with (
             httpx.Client(
                 verify=ssl.create_default_context(cafile=ca_file) if ca_file else system_authorities(),
+                trust_env=not is_loopback(httpx.URL(url).host),
                 follow_redirects=False,
                 timeout=timeout_s,
                 limits=httpx.Limits(max_keepalive_connections=0),

@@ -156,7 +156,12 @@ def open_web(
     """
     base, member = parts.base, parts.member
     settings = base.settings
-    sessions = Sessions(settings.console.token.get_secret_value(), base.authority)
+    sessions = Sessions(
+        settings.console.token.get_secret_value(),
+        base.authority,
+        b"" if member is None else member.start.session_key,
+        settings.workers,
+    )
     bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
     runs = HttpInference(services.inference, PreferenceReader(settings.routing), bodies, new_request_id)
     limits = InputLimits.of(settings.limits)

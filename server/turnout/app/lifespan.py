@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -27,6 +28,10 @@ _EXPIRY_SECONDS = 0.5
 
 _RETENTION_SECONDS = 3600.0
 """Between two looks for what the retention lets go."""
+
+_RUNS_CLOSE_SECONDS = 1.0
+"""What runs whose requests have been ended may hold the server's end up by; whatever waits for it counts on the drain's
+own time."""
 
 _SHADOWS_CLOSE_SECONDS = 1.0
 """What copies that run may hold the server's end up by."""
@@ -86,13 +91,14 @@ async def drain(
     admission.stop()
     services.inference.drain()
     bound = settings.drain.timeout_s
+    ends = time.monotonic() + bound
     # What goes on for a publisher may take minutes, and can be begun anew: it does not hold up the server's end.
     services.registry.stop(Draining("the server stops", retry_after=1.0))
     # The lanes go first and at once: nobody waits for a copy, and the manager would wait for what a lane holds.
     shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
     await asyncio.gather(*(c.stop(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows)
     side_tasks.expect_end()
-    await services.manager.close(bound)
+    await services.manager.close(max(ends - time.monotonic(), min(bound, _RUNS_CLOSE_SECONDS)))
 
 
 async def keep_retention(store: StateStore, retention: Retention, log: FilteringBoundLogger) -> None:

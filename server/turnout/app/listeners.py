@@ -5,6 +5,7 @@ http     h2corn                  REST, metrics, probes, console; the data listen
 control  grpcio                  gRPC for operators; its library is what channelz tells of
 """
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from turnout.host import open_file_limit
 from turnout.rpc.server import Services, control_methods, data_methods, listen
 from turnout.rpc.transport.admission import admitted
 from turnout.rpc.transport.asgi.application import Application, GrpcApplication
-from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send
+from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send, send_http
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
+from turnout.rpc.transport.asgi.statuses import Event
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
 from turnout.rpc.transport.listening_socket import listen as listen_socket
 from turnout.rpc.transport.other_worker import NullListener
@@ -95,8 +97,22 @@ def open_listeners(
 
     def web_application(running: RunningCalls) -> Application:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            with running.request():
-                await web(scope, receive, send)
+            answered = False
+
+            async def noted(event: Event) -> None:
+                nonlocal answered
+                answered = True
+                await send(event)
+
+            try:
+                with running.request():
+                    await web(scope, receive, noted)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not running.ended or answered or task is None:
+                    raise
+                task.uncancel()
+                await send_http(send, 503, "the server stopped before the answer was there")
 
         return application
 

@@ -1,7 +1,6 @@
 """The five roles, and the models that they are granted on. Pure."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -36,8 +35,8 @@ SERVER = ""
 
 
 @lru_cache(maxsize=4096)
-def _compiled(text: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
+def _pieces(text: str) -> Sequence[str]:
+    return text.split("*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,20 @@ class Pattern:
 
     def matches(self, name: str) -> bool:
         """Tells whether the pattern matches the whole of `name`."""
-        return self.text == "*" or _compiled(self.text).fullmatch(name) is not None
+        first, *others = _pieces(self.text)
+        if not others:
+            return name == first
+        *middle, last = others
+        at, end = len(first), len(name) - len(last)
+        if at > end or not name.startswith(first) or not name.endswith(last):
+            return False
+        # The first place of each piece leaves the most to those after it, so nothing is tried twice: a regular
+        # expression with several stars takes minutes for a subject of a JWT that nearly matches.
+        for piece in middle:
+            if (found := name.find(piece, at, end)) < 0:
+                return False
+            at = found + len(piece)
+        return True
 
     def __str__(self) -> str:
         return self.text

@@ -26,9 +26,16 @@ class _Peer:
 class SignInThrottle:
     """Tells how long to wait before the next try."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: int = 1) -> None:
+        """Prepares.
+
+        Args:
+            share: Processes that divide what all peers together may fail between them.
+        """
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
-        self._left = _BURST
+        self._burst = max(_BURST / share, 1.0)
+        self._per_second = _PER_SECOND / share
+        self._left = self._burst
         self._at = 0.0
 
     def wait(self, host: str, now: float) -> float:
@@ -37,7 +44,7 @@ class SignInThrottle:
         peer = self._peers.get(_network(host))
         if peer is not None and peer.until > now:
             return peer.until - now
-        return 0.0 if self._left >= 1.0 else (1.0 - self._left) / _PER_SECOND
+        return 0.0 if self._left >= 1.0 else (1.0 - self._left) / self._per_second
 
     def failed(self, host: str, now: float) -> None:
         """Counts a failure."""
@@ -60,7 +67,7 @@ class SignInThrottle:
         self._peers.pop(_network(host), None)
 
     def _refill(self, now: float) -> None:
-        self._left = min(self._left + max(now - self._at, 0.0) * _PER_SECOND, _BURST)
+        self._left = min(self._left + max(now - self._at, 0.0) * self._per_second, self._burst)
         self._at = now
 
 

@@ -199,7 +199,7 @@ class Server:
     @contextmanager
     def _channel(self) -> Iterator[grpc.Channel]:
         tls, target = self._tls(), str(self.address)
-        options = channel_options(tls.options() if tls is not None else ())
+        options = channel_options(tls.options() if tls is not None else (), target)
         bearer = self._bearer(plain=tls is None)
         if tls is None:
             opened = grpc.insecure_channel(target, options=options)

@@ -14,7 +14,8 @@ _SECRET_PARAMETER = re.compile(
     r"((?:^|&)[^=&]*(?:password|passwd|secret|token|signature|api_?key|access_?key)[^=&]*=)[^&]*", re.IGNORECASE
 )
 
-_WEBHOOKS = ("webhook_url", "confirm_url")
+WEBHOOKS = ("webhook_url", "confirm_url")
+"""Keys of URLs that are secrets by their paths."""
 
 _USER_PASSWORD = re.compile(r":[^:@\s]+@")
 
@@ -45,7 +46,7 @@ def without_passwords(value: Any) -> Any:
     """Returns a plain value with the passwords in all of its URLs, wherever they stand, as `***`."""
     if isinstance(value, dict):
         return {
-            key: _without_path(without_passwords(item)) if key in _WEBHOOKS else without_passwords(item)
+            key: _without_path(without_passwords(item)) if key in WEBHOOKS else without_passwords(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):

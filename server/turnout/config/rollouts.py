@@ -36,6 +36,12 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _webhook_url(url: str) -> str:
+    if url and not re.fullmatch(r"https?://\S+", url):
+        raise ValueError("expected an HTTP URL, such as https://hooks.example.org/rollouts")
+    return url
+
+
 def _known_placeholders(text: str) -> str:
     for name in _BRACED.findall(text):
         if name not in PLACEHOLDERS:
@@ -80,7 +86,7 @@ class RolloutSettings(Section):
     """
 
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
-    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    webhook_url: Annotated[str, AfterValidator(_webhook_url)] = ""
     webhook_secret: SecretStr = SecretStr("")
     webhook_format: Literal["plain", "cloudevents"] = "plain"
     webhook_source: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "/turnout"

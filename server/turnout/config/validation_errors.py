@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from turnout.config.auth import JwtIssuer
-from turnout.config.rendering import without_passwords
+from turnout.config.rendering import WEBHOOKS, without_passwords
 from turnout.config.rollouts import Probe
 from turnout.config.settings import MODEL_KEY, ModelOverrides, Settings
 
@@ -63,7 +63,7 @@ def _preview(path: Sequence[str], value: Any) -> str:
     """Returns a refused value as text: cut, without passwords, and not at all where a secret belongs."""
     if isinstance(value, Mapping):
         return "a table"
-    if _holds_secret(Settings, path):
+    if _holds_secret(Settings, path) or path[-1] in WEBHOOKS:  # one that is mistyped has its path wherever
         return "***"
     text = repr(without_passwords(value))
     return text if len(text) <= 80 else text[:77] + "..."

@@ -7,6 +7,7 @@ removes from the answer what they may not see. Inference is checked by the data 
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -161,7 +162,7 @@ def _streaming(
                 return
             entrance.check(caller)
             quota = entrance.authority.enter(caller) if counted else None
-            MODEL_SEEN.set(caller.seen)
+            MODEL_SEEN.set(caller.knows)  # not `seen`, which would stay as it is when the policy changes
             try:
                 with entrance.authority.stream(caller):
                     await behaviour(stream)
@@ -205,35 +206,48 @@ class MessageCheck:
         recorded = "" if "actor" in fields else "change" if "change" in fields else None
         return cls(path, need_of(METHODS, path), authority, model_of_upload, recorded)
 
-    def request(self, call: RpcCall, request: Any) -> None:
+    def request(self, call: RpcCall, request: Any) -> Callable[[], None]:
         """Checks that the caller may do this with the model that the request names.
+
+        Returns:
+            Checks the same again, for the later messages of a stream: the policy may have changed. It holds nothing of
+            the request but names.
 
         Raises:
             UnauthenticatedError, PermissionDeniedError: As `Authority.check`.
         """
-        need, caller, authority = self.need, call.caller, self.authority
-        if need.kind is ResourceKind.MODEL:
-            model = getattr(request, need.field).partition("@")[0]
-            authority.check(caller, need.roles, model, self.path)
-        elif need.kind is ResourceKind.UPLOAD:
-            found = self.model_of_upload(getattr(request, need.field))
-            if found is None:
-                authority.check_any(caller, need.roles, self.path)  # the method answers that there is no upload
-            else:
-                authority.check(caller, need.roles, found, self.path)
-                if need.also is not None and getattr(request, need.also[0]):
-                    authority.check(caller, (need.also[1],), found, self.path)
-        elif need.kind is ResourceKind.LISTED:
-            if model := getattr(request, need.field, ""):
-                authority.check(caller, need.roles, model, self.path)
-        elif need.kind is ResourceKind.SETTING and need.also is not None:
-            model, changes = getattr(request, need.field, ""), bool(getattr(request, need.also[0]))
-            authority.check_setting(caller, need, model, self.path, changes=changes)
-        elif need.kind is ResourceKind.HEALTH and request.service.startswith(_HEALTH_MODEL):
-            model = request.service[len(_HEALTH_MODEL) :].partition("@")[0]
-            authority.check(caller, need.roles, model, self.path)
+        caller = call.caller
+        check = self._check_of(caller, request)
+        check()
         if self.recorded is not None and caller is not None:
             _record(getattr(request, self.recorded) if self.recorded else request, caller)
+        return check
+
+    def _check_of(self, caller: Caller | None, request: Any) -> Callable[[], None]:
+        need, authority, path = self.need, self.authority, self.path
+        if need.kind is ResourceKind.MODEL:
+            return partial(authority.check, caller, need.roles, _model(getattr(request, need.field)), path)
+        if need.kind is ResourceKind.UPLOAD:
+            also = need.also is not None and bool(getattr(request, need.also[0]))
+            return partial(self._check_upload, caller, getattr(request, need.field), also=also)
+        if need.kind is ResourceKind.LISTED and (model := getattr(request, need.field, "")):
+            return partial(authority.check, caller, need.roles, model, path)
+        if need.kind is ResourceKind.SETTING and need.also is not None:
+            model, changes = getattr(request, need.field, ""), bool(getattr(request, need.also[0]))
+            return partial(authority.check_setting, caller, need, model, path, changes=changes)
+        if need.kind is ResourceKind.HEALTH and request.service.startswith(_HEALTH_MODEL):
+            model = _model(request.service[len(_HEALTH_MODEL) :])
+            return partial(authority.check, caller, need.roles, model, path)
+        return _passes
+
+    def _check_upload(self, caller: Caller | None, upload_id: str, *, also: bool) -> None:
+        need, found = self.need, self.model_of_upload(upload_id)
+        if found is None:
+            self.authority.check_any(caller, need.roles, self.path)  # the method answers that there is no upload
+            return
+        self.authority.check(caller, need.roles, found, self.path)
+        if also and need.also is not None:
+            self.authority.check(caller, (need.also[1],), found, self.path)
 
     def response(self, call: RpcCall, response: Message) -> None:
         """Removes models that the caller may not see from an answer."""
@@ -242,6 +256,15 @@ class MessageCheck:
             return
         for path in self.need.paths:
             _leave_out(response, path.split("."), caller)
+
+
+def _passes() -> None:
+    """Whoever was let in may go on."""
+
+
+def _model(named: str) -> str:
+    """Returns the model of `MODEL` or `MODEL@SELECTOR`."""
+    return named.partition("@")[0]
 
 
 def _record(message: Any, caller: Caller) -> None:

@@ -183,17 +183,14 @@ class MethodGuard:
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
-        async def parsed(data: bytes, call: RpcCall, *, first: bool = True) -> Message:
+        async def parsed(data: bytes) -> Message:
             try:
-                request = await reader.read(data)
+                return await reader.read(data)
             except InvalidRequest as error:
                 if isinstance(error, MalformedMessage):
                     self.faults.malformed[service] += 1
                 self.log.warning("refused a message", service=service, method=method.name, error=error.message)
                 raise
-            if check is not None and first:  # later messages of a stream continue what the first began
-                check.request(call, request)
-            return request
 
         def ready(answer: Message, call: RpcCall) -> bytes:
             if check is not None:
@@ -203,31 +200,46 @@ class MethodGuard:
         if not method.client_streaming and not method.server_streaming:
 
             async def answer(data: bytes, call: RpcCall) -> bytes:
-                request = await parsed(data, call)
+                request = await parsed(data)
+                if check is not None:
+                    check.request(call, request)
                 return ready(await (behaviour(request, call) if takes_call else behaviour(request)), call)
 
             return self.unary(service, answer)
 
-        async def requests(stream: Stream) -> AsyncIterator[Message]:
-            first = True
-            while (data := await stream.read()) is not None:
-                yield await parsed(data, stream, first=first)
-                first = False
-
-        async def only(stream: Stream) -> Message:
-            if (data := await stream.read()) is None:
-                raise InvalidRequest("expected a message, and none came")
-            return await parsed(data, stream)
-
         async def serve(stream: Stream) -> None:
+            again: Callable[[], None] | None = None  # later messages, each way, continue what the first one asks for
+
+            async def read() -> Message | None:
+                nonlocal again
+                if (data := await stream.read()) is None:
+                    return None
+                request = await parsed(data)
+                if again is not None:
+                    again()
+                elif check is not None:
+                    again = check.request(stream, request)
+                return request
+
+            async def requests() -> AsyncIterator[Message]:
+                while (request := await read()) is not None:
+                    yield request
+
             async def write(answer: Message) -> None:
+                if again is not None:
+                    again()
                 await stream.write(ready(answer, stream))
 
-            request = requests(stream) if method.client_streaming else await only(stream)
-            if method.server_streaming:
-                await behaviour(request, write)
+            if method.client_streaming:
+                begun = behaviour(requests(), *([write] if method.server_streaming else []))
+            elif (request := await read()) is None:
+                raise InvalidRequest("expected a message, and none came")
             else:
-                await write(await behaviour(request))
+                begun = behaviour(request, write)
+            if method.server_streaming:
+                await begun
+            else:
+                await write(await begun)
 
         return self.streaming(service, serve)
 

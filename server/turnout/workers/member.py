@@ -6,7 +6,7 @@ import socket
 import struct
 from asyncio import Event, get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from turnout.config import Settings, SettingsSource
 from turnout.errors import TurnoutError, UnavailableError
@@ -44,6 +44,7 @@ class Start:
         control: Whether it has the control listener.
         waits: Whether it accepts connections only once its versions are loaded, since other workers accept them.
         asked: Operators' requests since the server started.
+        session_key: Signs the console's sessions: a browser's connections reach any worker.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class Start:
     control: bool
     waits: bool
     asked: Asked
+    session_key: bytes = field(repr=False)
 
     def read(self) -> Settings:
         """Reads the settings again, and returns this worker's, with its ports and its share.

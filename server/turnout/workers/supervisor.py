@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pickle
+import secrets
 import signal
 import socket
 import sys
@@ -101,6 +102,7 @@ class Supervisor:
         self._exposition = Exposition()
         self._counting = asyncio.Lock()  # an older snapshot that is taken after a newer one would look like a reset
         self._asked: dict[tuple[str, str], bool] = {}
+        self._session_key = secrets.token_bytes(32)
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         self._stopping = asyncio.Event()
@@ -271,7 +273,9 @@ class Supervisor:
         others = any(other.listening for other in self._workers if other is not worker)
         waits = others and worker.restarts.count > 0
         own = share_of(self._settings, worker.index)
-        return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, asked)
+        return Start(
+            own, self._given, self._source, worker.index, worker.index == 0, waits, asked, self._session_key
+        )  # fmt: skip
 
     def _send_addresses(self) -> None:
         if not self._announced and all(worker.listening for worker in self._workers):

@@ -199,6 +199,8 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
 
 
 RUNTIME = CHART / "kserve" / "cluster-serving-runtime.yaml"
+GRACE_OF_KSERVE = 30
+"""Seconds that a pod of KServe's mode `Standard` has to end, unless its InferenceService says (`setDefaultPodSpec`)."""
 
 
 @pytest.fixture
@@ -228,9 +230,12 @@ def test_the_kserve_runtime_serves_what_was_fetched(fetched, publish_model, mode
     spec = yaml.safe_load(RUNTIME.read_text())["spec"]
     (container,) = spec["containers"]
     container["volumeMounts"].append({"name": "fetched", "mountPath": "/mnt/models", "readOnly": True})
-    pod_spec = {"containers": [container], "terminationGracePeriodSeconds": 300}  # as KServe makes it
+    pod_spec = {"containers": [container], "terminationGracePeriodSeconds": GRACE_OF_KSERVE}
     volumes = {"fetched": mounted, "scratch": node / "scratch", "shared-memory": node / "shm"}
     (node / "scratch").mkdir()
+    drain = {one["name"]: float(one["value"]) for one in container["env"]}
+    assert sum(drain.values()) + 5 <= GRACE_OF_KSERVE, "what is under way ends before the pod is killed"
+    assert drain.keys() == {"TURNOUT_DRAIN__DELAY_S", "TURNOUT_DRAIN__TIMEOUT_S"}
     container["env"][0]["value"] = "0"  # of TURNOUT_DRAIN__DELAY_S
     with running(pod_spec, node, volumes) as pod:
         pod.wait_for("startupProbe")

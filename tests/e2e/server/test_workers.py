@@ -41,6 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # among the first: on
 X = np.ones((1, 4), np.float32)
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
 TWO = ("--workers", "2")
+CONSOLE_TOKEN = "a token for the console"
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         TURNOUT_LOG__ACCESS_SAMPLE_RATE="1",
         TURNOUT_OIP__SYSTEM_SHARED_MEMORY="true",
         TURNOUT_OIP__ALLOW_SETTINGS_CHANGES="true",
+        TURNOUT_CONSOLE__TOKEN=CONSOLE_TOKEN,
     ) as server:
         until(lambda: ready(server) and all_up(server) and all_loaded(server))
         yield server
@@ -332,6 +334,16 @@ def test_the_console_says_which_counts_are_one_worker_s(two_workers) -> None:
     pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(48)]
     turnout("traffic", "clear", "m", "--server", two_workers.control)
     assert {page.partition("those of ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
+
+
+def test_who_signs_in_to_the_console_is_signed_in_whichever_worker_answers(two_workers) -> None:
+    base = f"http://{two_workers.http}"
+    form = {"name": "ann", "token": CONSOLE_TOKEN}
+    signed_in = httpx.post(f"{base}/console/sign-in", data=form, headers={"origin": base})
+    assert signed_in.status_code == 303
+    headers = {"cookie": signed_in.headers["set-cookie"].partition(";")[0]}
+    pages = [httpx.get(f"{base}/console/models/m", headers=headers).text for _ in range(24)]  # each its own connection
+    assert all("Sign out" in page for page in pages)
 
 
 def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_workers) -> None:

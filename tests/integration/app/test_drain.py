@@ -16,12 +16,13 @@ from grpc_status import rpc_status
 
 from carried import LIMITS, SERVICE, Carried, carried, listens
 from http2_client import CALL, Http2Client
-from onnx_models import scaled
+from onnx_models import scaled, slow
 from started_servers import make_settings
 from turnout.app.server import Running, running
-from turnout.config import Drain
+from turnout.config import Drain, Runtime
 from turnout.host import connections
 from turnout.rpc.transport.asgi.framing import PREFIX
+from turnout.serving.versions.manager import Manager
 from turnout.telemetry.logging import make_logger
 from turnout_client import AsyncClient
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -351,3 +352,35 @@ async def test_http_clients_are_told_to_leave_their_connections_while_the_server
         late = await client.post("/predict/m", json={"inputs": {"x": X.tolist()}})
         assert (late.status_code, late.headers["connection"]) == (200, "close")
         server.without_delay.set()
+
+
+@pytest.mark.slow
+async def test_what_outlasts_the_drain_is_told_so_over_http_and_its_run_is_not_waited_for_again(
+    publish_model, models, monkeypatch
+) -> None:
+    publish_model("slow", "1.0.0", slow())
+    given: list[float] = []
+    close = Manager.close
+
+    async def noted(manager: Manager, bound: float) -> None:
+        given.append(bound)
+        await close(manager, bound)
+
+    monkeypatch.setattr(Manager, "close", noted)
+    tensors = [
+        {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]},
+        {"name": "n", "datatype": "INT64", "shape": [], "data": [20_000_000]},
+    ]
+    async with (
+        stopping(models, drain=Drain(delay_s=0, timeout_s=2), runtime=Runtime(isolation="process")) as (server, stop),
+        httpx.AsyncClient(base_url=f"http://{server.http}", timeout=100) as http,
+    ):
+        asked = asyncio.create_task(http.post("/v2/models/slow/infer", json={"inputs": tensors}))
+        async with asyncio.timeout(100):
+            while server.admission.under_way < 1:
+                await asyncio.sleep(0.01)
+        stop.set()
+        answer = await asked
+    assert (answer.status_code, answer.text) == (503, "the server stopped before the answer was there\n")
+    assert len(given) == 1
+    assert given[0] <= 1.0, "the rest of the two seconds is over"

@@ -18,6 +18,8 @@ import httpx
 import numpy as np
 import pytest
 from cryptography import x509
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from numpy.typing import NDArray
 
 from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, write_keys, write_policy
@@ -26,6 +28,7 @@ from onnx_models import repeats, scaled
 from published import Publish
 from started_servers import StartServer
 from turnout.app.server import Running
+from turnout.auth.credentials.jwks import read_keys
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.state.store import StateStore
@@ -119,6 +122,31 @@ async def test_a_token_holds_from_when_it_is_made_until_it_is_revoked(models: Pa
         return await predicted(server, token) is grpc.StatusCode.UNAUTHENTICATED
 
     await until(refused)
+
+
+@pytest.mark.both_transports
+@pytest.mark.usefixtures("one_model")
+async def test_a_call_with_two_tokens_is_nobodys_whatever_they_are_and_in_whatever_order(
+    models: Path, start_server: StartServer
+) -> None:
+    token, other = (make_token(models, name, ["predict"], ["fraud"]) for name in ("web", "other"))
+    server = await start_server(auth=AUTH)
+    async with channel_to(server.grpc) as channel, httpx.AsyncClient(base_url=f"http://{server.http}") as http:
+        for two in ([token, other], [token, "wrong"], ["wrong", token], [token, token]):
+            given = [("authorization", f"Bearer {one}") for one in two]
+            refused = await refusal(PredictionServiceStub(channel).Predict(request("fraud", x=X), metadata=given))
+            assert refused.code is grpc.StatusCode.UNAUTHENTICATED
+            stream = PredictionServiceStub(channel).PredictStream(metadata=given)
+            assert await stream.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert (await http.get("/v2/models/fraud", headers=given)).status_code == 401
+
+
+@pytest.mark.parametrize(("operations", "usable"), [(["verify"], True), (["encrypt"], False), ("verify", False)])
+def test_a_key_is_for_what_its_set_says(operations: object, usable: bool) -> None:
+    named, other = Issuer(kid="1").public | {"key_ops": operations}, Issuer(kid="2").public
+    found = read_keys(json.dumps({"keys": [named, other]}).encode(), "here")
+    assert ("1" in found) is usable
+    assert "2" in found
 
 
 @pytest.mark.both_transports
@@ -285,6 +313,7 @@ async def test_a_jwt_is_believed_if_all_of_it_is_right(
         issuer.sign(sub=7): nobody,
         issuer.sign(exp=float("inf")): nobody,
         issuer.sign(exp="soon"): nobody,
+        issuer.sign(exp=10**400): nobody,  # more than a float holds
         issuer.sign(headers={"crit": ["b64"], "b64": True}): nobody,
         issuer.sign(headers={"kid": "unknown"}): nobody,
         stranger.sign(): nobody,
@@ -407,6 +436,44 @@ async def test_a_policy_that_changes_holds_at_once_and_a_wrong_one_changes_nothi
         assert await predicted(server, token) is grpc.StatusCode.PERMISSION_DENIED
         assert await predicted(server, issuer.sign("bob")) is grpc.StatusCode.OK
         assert (await metric_series(server, "turnout_auth_policy_reloads_total", reader))[""] == 1
+
+
+@pytest.mark.both_transports
+@pytest.mark.usefixtures("one_model")
+async def test_a_policy_that_changes_holds_for_each_message_of_every_open_stream(
+    tmp_path: Path, models: Path, start_server: StartServer
+) -> None:
+    issuer, file = Issuer(), tmp_path / "policy.toml"
+    operator = bearer(make_token(models, "operator", ["operate"]))
+    policy = write_policy(file, grant(["jwt:corp/*"], ["publish"]))
+    server = await start_server(
+        auth=jwt_settings(write_keys(tmp_path / "keys.json", issuer)) | {"policy": policy, "poll_interval_s": 0.02}
+    )
+    named = bearer(issuer.sign())
+    files = [registry_pb2.AnnouncedFile(path="model.onnx", size=10, digest=f"sha256:{'0' * 64}")]
+    async with channel_to(server.control) as control, channel_to(server.grpc) as data:
+        registry = RegistryServiceStub(control)
+        watch = HealthStub(data).Watch(HealthCheckRequest(service="model:fraud"), metadata=named)
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+        announced = registry_pb2.BeginUploadRequest(model="fraud", version="2.0.0", files=files)
+        upload = (await registry.BeginUpload(announced, metadata=named)).upload_id
+        sending = registry.UploadFiles(metadata=named)
+        chunks = (registry_pb2.FileChunk(file=0, offset=n, data=b"x") for n in range(10))
+        await sending.write(registry_pb2.UploadFilesRequest(upload_id=upload, chunk=next(chunks)))
+        write_policy(file, grant(["jwt:corp/bob"], ["publish"]))
+
+        async def refused() -> bool:
+            asked = CatalogServiceStub(data).GetModel(catalog_pb2.GetModelRequest(model="fraud"), metadata=named)
+            return await asked.code() is grpc.StatusCode.PERMISSION_DENIED
+
+        await until(refused)
+        await sending.write(registry_pb2.UploadFilesRequest(chunk=next(chunks)))
+        with pytest.raises(grpc.aio.AioRpcError, match="lacks the role publish"):
+            await sending
+        unload = control_pb2.UnloadVersionRequest(model="fraud", version="1.0.0")
+        await ControlServiceStub(control).UnloadVersion(unload, metadata=operator)
+        with pytest.raises(grpc.aio.AioRpcError, match="lacks the role predict or read"):
+            await watch.read()
 
 
 @pytest.mark.usefixtures("one_model")

@@ -151,3 +151,15 @@ async def test_a_model_that_is_published_later_is_waited_for(publish_model, star
         await asyncio.to_thread(publish_model, "late", "1.0.0", scaled(5))
         await waiting
         assert (await client.predict("late", {"x": X})).version == "1.0.0"
+
+
+async def test_no_proxy_of_the_environment_comes_between_a_client_and_a_server_of_its_own_machine(
+    connect, publish_model, start_server, monkeypatch
+) -> None:
+    publish_model("double", "1.0.0", scaled(2))
+    server = await start_server()
+    monkeypatch.delenv("no_grpc_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody listens there
+    async with connect(server, token="secret") as client:
+        np.testing.assert_array_equal((await client.predict("double", {"x": X}))["y"], 2 * X)

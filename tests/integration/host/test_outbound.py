@@ -120,8 +120,12 @@ async def test_a_proxy_of_the_environment_is_asked_but_for_hosts_that_it_is_not_
         monkeypatch.setenv("http_proxy", proxy.url)
         assert (await asked("http://service.example/path")).body == b"proxy"
         assert proxy.asked[0].target == "http://service.example/path"
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        assert (await asked(own.url)).body == b"own"
+        for url in (own.url, own.url.replace("127.0.0.1", "localhost")):
+            assert (await asked(url)).body == b"own"
+        monkeypatch.setenv("no_proxy", "service.invalid")
+        with pytest.raises(Unanswered):
+            await asked("http://service.invalid")
+        assert len(proxy.asked) == 1
 
 
 async def test_a_proxy_that_cannot_be_used_is_told(asked, monkeypatch) -> None:

@@ -201,6 +201,18 @@ def test_the_cache_keeps_what_is_loaded_and_lets_go_of_what_was_used_longest_ago
         tiny.fetch("m", V1)
 
 
+def test_a_cache_is_its_users_alone_even_in_a_directory_that_is_open_to_all(store: RemoteStore, tmp_path: Path) -> None:
+    home = tmp_path / "open"
+    home.mkdir()
+    home.chmod(0o777)
+    before = os.umask(0)
+    try:
+        with closing(store.open(home)):
+            assert all(found.stat().st_mode & 0o077 == 0 for found in home.iterdir())
+    finally:
+        os.umask(before)
+
+
 def test_processes_share_a_cache_and_bring_a_version_once(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path
 ) -> None:

@@ -63,6 +63,21 @@ async def test_a_shadow_that_raises(start_pair, isolation: str) -> None:
     await only_the_baseline_answered(server, 40)
 
 
+async def test_a_shadow_whose_files_are_not_what_was_published_any_more_compares_nothing(start_pair, models) -> None:
+    server = await start_pair(onnx_models.scaled(2), onnx_models.scaled(2.0000001), isolation="process")
+    served = models / "m" / "1.1.0" / "model.onnx"
+    served.chmod(0o644)
+    served.write_bytes(onnx_models.scaled(3).SerializeToString())
+    live = await predict(server, numbered(4, x=X))
+    assert live.errors == []
+    deadline = time.monotonic() + 100
+    while (comparison := await report(server, "1.1.0")).state == "open":
+        assert time.monotonic() < deadline, comparison
+        await asyncio.sleep(0.02)
+    assert "model.onnx is not what was published" in comparison.state
+    assert not {"agreed", "disagreed"} & set(comparison.outcomes)
+
+
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 async def test_a_shadow_that_hangs_is_ended_and_the_lane_goes_on(start_pair, isolation: str) -> None:
     server = await start_pair(onnx_models.adds_count(), onnx_models.slow(), isolation=isolation, timeout_s=0.3)

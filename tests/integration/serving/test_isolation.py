@@ -215,6 +215,31 @@ async def test_a_candidate_that_crashes_is_rolled_back_and_the_baseline_serves_o
     assert not after.codes
 
 
+@pytest.mark.parametrize("how", ["written over", "replaced"])
+async def test_no_process_is_started_of_files_that_are_not_what_was_published(
+    publish_model, models, start_server, capsys, how
+) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(model={"m": ModelOverrides(runtime=Runtime(isolation="process"))})
+    served = models / "m" / "1.0.0" / "model.onnx"
+    async with stub_of(server) as stub:
+        assert outputs_of(await stub.Predict(request("m", x=X)))["y"].tolist() == (2 * X).tolist()
+        served.chmod(0o644)
+        if how == "replaced":
+            served.rename(served.with_suffix(".before"))
+        served.write_bytes(scaled(3).SerializeToString())
+        assert outputs_of(await stub.Predict(request("m", x=X)))["y"].tolist() == (2 * X).tolist(), "as it was loaded"
+        for pid in pool_of(server).pids:
+            psutil.Process(pid).kill()
+        refused = None
+        async with asyncio.timeout(100):
+            while refused is None or refused.code is not grpc.StatusCode.DATA_LOSS:
+                refused = await refusal(stub.Predict(request("m", x=X)))
+        assert "model.onnx is not what was published" in refused.message
+    assert pool_of(server).pids == []
+    assert "it changed since the version was loaded" in capsys.readouterr().err
+
+
 async def test_unloading_ends_the_processes_and_loading_starts_others(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
     server = await start_server()

@@ -110,6 +110,17 @@ async def test_an_export_that_a_collector_has_no_time_for_is_sent_again(collecto
     assert len(collector.spans) == 2
 
 
+async def test_no_proxy_of_the_environment_is_asked_for_a_collector_on_this_machine(
+    collector, protocol, monkeypatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody listens there
+    counts: dict[str, int] = {}
+    async with tracer_to(collector.endpoint, counts, protocol=protocol) as tracer:
+        await ended(tracer, 1)
+        await until(counts, exported=1)
+
+
 async def test_an_export_that_is_refused_is_not_sent_again(collector, protocol) -> None:
     collector.answers = [{"http/protobuf": (400, {}), "grpc": grpc.StatusCode.INVALID_ARGUMENT}[protocol]]
     counts: dict[str, int] = {}

@@ -59,6 +59,12 @@ def test_a_pattern_matches_what_a_plain_search_says(text: str, name: str) -> Non
     assert Pattern(text).matches(name) is search(text, name)
 
 
+def test_a_name_that_nearly_matches_many_stars_is_not_tried_again_and_again() -> None:
+    # With backtracking, each star more takes some hundred times as long; this would never end.
+    assert not Pattern("jwt:corp/" + "*-" * 40 + "x*y").matches("jwt:corp/" + "-" * 500 + "y")
+    assert Pattern("jwt:corp/" + "*-" * 40 + "x*y").matches("jwt:corp/" + "-" * 500 + "xy")
+
+
 def test_roles_include_what_they_need_and_nothing_of_each_other() -> None:
     held = {role: {needed for needed in AccessRole if scope(role, "*").covers(needed, "m")} for role in AccessRole}
     assert held == {
@@ -257,6 +263,10 @@ def test_many_peers_together_are_slowed_down_too() -> None:
     assert 0 < tries.wait("192.168.0.1", 1.0) <= 0.5
     assert tries.wait("192.168.0.1", 100.0) == 0
     assert len(tries._peers) <= 4096
+    one_of_four = sign_in_throttle.SignInThrottle(share=4)
+    for n in range(25):
+        one_of_four.failed(f"10.0.0.{n}", 1.0)
+    assert one_of_four.wait("192.168.0.1", 1.0) == 2.0
 
 
 # Tokens.

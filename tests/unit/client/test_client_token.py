@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from turnout_client import AsyncClient, Client, Tls, TokenFile
-from turnout_client.token import Bearer, bearer_of, is_local, token_from_environ
+from turnout_client.config import is_local
+from turnout_client.token import Bearer, bearer_of, token_from_environ
 
 KINDS = pytest.mark.parametrize("kind", [Client, AsyncClient])
 
@@ -23,7 +24,8 @@ def test_loopback_and_sockets_are_local(target: str) -> None:
 @pytest.mark.parametrize(
     "target",
     ["turnout:8001", "10.0.0.1:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "dns://8.8.8.8/turnout:1", "[2001:db8::1]:1",
-     "localhost.example.org:1", "127.0.0.1.example.org:1", "xds:///x", "dns:///turnout"],
+     "localhost.example.org:1", "127.0.0.1.example.org:1", "xds:///x", "dns:///turnout",
+     "dns://8.8.8.8/localhost:1"],
 )  # fmt: skip
 def test_all_else_is_not(target: str) -> None:
     assert not is_local(target)

@@ -150,6 +150,9 @@ def _key(one: Any) -> VerificationKey | None:
         return None
     if "d" in one:  # a private key, which does not belong here
         return None
+    operations = one.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
     try:
         key = jwt.PyJWK.from_dict(one)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):

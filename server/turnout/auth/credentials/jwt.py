@@ -77,6 +77,7 @@ class JwtVerifier:
                 leeway=settings.leeway_s,
                 options={"require": ["exp", "iss", "aud"]},
             )
+            expires = float(claims["exp"]) + settings.leeway_s
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("the JWT has expired") from None
         except jwt.ImmatureSignatureError:
@@ -94,7 +95,7 @@ class JwtVerifier:
         if len(named) > _MOST_GROUPS:
             raise UnauthenticatedError(f"the JWT names more than {_MOST_GROUPS} groups")
         identity = Identity(f"jwt:{name}/{subject}", tuple(f"group:{name}/{group}" for group in named))
-        return identity, float(claims["exp"]) + settings.leeway_s
+        return identity, expires
 
 
 def credential_of(issuer: str, kid: str) -> str:

@@ -72,7 +72,9 @@ class Cache:
         cache = cls(home, home / "repositories" / f"{url.scheme}-{url.host.replace(':', '_')}-{name}", max_bytes)
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for directory in (home / STAGING, cache._blobs, cache.root / STAGING, cache.root / _LOCKS):
+            for name in (STAGING, "blobs", "repositories"):  # the home itself may have been there, open to others
+                (home / name).mkdir(mode=0o700, exist_ok=True)
+            for directory in (cache._blobs, cache.root / STAGING, cache.root / _LOCKS):
                 directory.mkdir(parents=True, exist_ok=True)
             if not os.access(cache.root, os.W_OK):
                 raise PermissionError(13, "Permission denied")

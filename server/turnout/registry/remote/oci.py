@@ -277,7 +277,4 @@ class OciStore:
         self._client.ask("PUT", target, expect=(201, 204), content=content, headers=headers)
 
     def _small(self, digest: str, most: int) -> bytes:
-        data = bytearray()
-        for block in self.read_blob(digest, most):
-            data += block
-        return bytes(data)
+        return self._client.beginning(f"blobs/{digest}", most)

@@ -6,6 +6,8 @@ since oras-py reads whole files into memory and knows no timeouts.
 
 import json
 import os
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -17,6 +19,8 @@ from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError
 from turnout.registry.remote.oci_artifacts import MANIFEST_TYPE
 from turnout.registry.remote.store import StoreFault
+
+_MOST_TOKEN_BYTES = 128 << 10
 
 Content = bytes | Callable[[], Iterator[bytes]]
 """A body; one that is read from a file is a function, which reads it from the beginning."""
@@ -37,6 +41,7 @@ class OciClient:
             ConfigError: The extra is not installed.
         """
         self._name = url.path
+        self._timeout = timeout
         self._login = _Login(url.host, timeout)
         self._http = httpx.Client(
             base_url=endpoint or f"https://{url.host}",
@@ -62,17 +67,17 @@ class OciClient:
         """Asks, and reads an answer of at most `most` bytes.
 
         Raises:
-            StoreFault: No answer came, or another one than is expected.
+            StoreFault: No answer came, or not in time, or another one than is expected.
         """
         for again in (True, False):
             with translated():
                 request = self._request(method, path, content, headers)
                 answer = self._http.send(request, stream=True)
                 try:
-                    body = _bounded(answer, most)
+                    body = _bounded(answer.iter_bytes(), most, self._timeout)
                 finally:
                     answer.close()
-            if answer.status_code == 401 and again and self._login.renew(answer):
+            if answer.status_code == 401 and again and self._renewed(answer):
                 continue
             if answer.status_code not in expect:
                 raise StoreFault(5, f"refuses what it is asked: {_code(answer.status_code, body)}")
@@ -94,7 +99,7 @@ class OciClient:
             with translated():
                 answer = self._http.send(self._request("GET", path, None, None), stream=True)
             try:
-                if answer.status_code == 401 and again and self._login.renew(answer):
+                if answer.status_code == 401 and again and self._renewed(answer):
                     continue
                 if answer.status_code == 404:
                     raise FileNotFoundError(2, "is not there")
@@ -104,6 +109,15 @@ class OciClient:
                 return
             finally:
                 answer.close()
+
+    def beginning(self, path: str, most: int) -> bytes:
+        """Returns the first `most` bytes of an answer.
+
+        Raises:
+            FileNotFoundError, StoreFault: As `stream`; it does not come in time, either.
+        """
+        with self.stream(path) as answer, translated():
+            return _bounded(answer.iter_bytes(), most, self._timeout, whole=False)[:most]
 
     def _request(
         self,
@@ -119,9 +133,21 @@ class OciClient:
             content=content() if callable(content) else content,
             headers={"accept": f"{MANIFEST_TYPE}, */*", **(headers or {})},
         )
-        if request.url.host == self._http.base_url.host:  # nobody else is to have what proves who asks
+        if self._is_registry(request.url):  # nobody else is to have what proves who asks
             request.headers.update(self._login.headers)
         return request
+
+    def _renewed(self, answer: httpx.Response) -> bool:
+        """Tells whether there is something new to prove who asks with, after an answer of 401.
+
+        Only the registry may ask for it: a redirect leads anywhere, and whoever is there could have it sent elsewhere.
+        """
+        secure = self._http.base_url.scheme == "https"
+        return self._is_registry(answer.url) and self._login.renew(answer, secure=secure)
+
+    def _is_registry(self, url: httpx.URL) -> bool:
+        own = self._http.base_url
+        return (url.scheme, url.host, url.port) == (own.scheme, own.host, own.port)
 
 
 class _Login:
@@ -137,7 +163,7 @@ class _Login:
             raise ConfigError("oci:// needs an extra that is not installed: pip install 'turnout[oci]'") from error
         logger.log_handler = []  # it writes to standard error, past everybody's log
         self._session = requests.Session()
-        self._session.request = _timed(self._session.request, timeout)  # type: ignore[method-assign] # oras has no other bound
+        self._session.request = _limited(self._session.request, timeout)  # type: ignore[method-assign] # oras has no bounds
         self._auth: Any = TokenAuth()
         self._auth.session, self._auth._tls_verify = self._session, True
         self._container: Any = Container(f"{host}/name")
@@ -148,14 +174,22 @@ class _Login:
     def close(self) -> None:
         self._session.close()
 
-    def renew(self, answer: httpx.Response) -> bool:
-        """Takes up what the registry asks for; False if nothing is known that would do."""
+    def renew(self, answer: httpx.Response, *, secure: bool) -> bool:
+        """Takes up what the registry asks for; False if nothing is known that would do.
+
+        Args:
+            answer: Its challenge.
+            secure: The registry is asked over HTTPS: what proves who asks is sent nowhere in plain text, either.
+        """
+        challenge = answer.headers.get("www-authenticate", "")
+        if secure and re.search(r'realm="?http:', challenge, re.IGNORECASE):
+            raise StoreFault(5, "has its tokens fetched in plain text, which they are not")
         with self._lock, translated():
             if not self._loaded:
                 self._auth.load_configs(self._container, configs=_login_files())
                 self._loaded = True
             basic = getattr(self._auth, "_basic_auth", None)
-            if answer.headers.get("www-authenticate", "").lower().startswith("basic"):
+            if challenge.lower().startswith("basic"):
                 before, self.headers = self.headers, {"authorization": f"Basic {basic}"} if basic else {}
                 return before != self.headers
             headers, changed = self._auth.authenticate_request(answer, {}, refresh=True)
@@ -169,20 +203,26 @@ def _login_files() -> list[str]:
     return [file for file in named if file and os.path.isfile(file)]
 
 
-def _timed(request: Any, timeout: float) -> Any:
-    def with_timeout(*args: Any, **kwargs: Any) -> Any:
-        kwargs.setdefault("timeout", timeout)
-        return request(*args, **kwargs)
+def _limited(request: Any, timeout: float) -> Any:
+    def with_limits(*args: Any, **kwargs: Any) -> Any:
+        with request(*args, **{"timeout": timeout} | kwargs | {"stream": True}) as answer:
+            # By the byte: a larger piece is waited for until it is whole, however slowly it comes.
+            answer._content = _bounded(answer.iter_content(1), _MOST_TOKEN_BYTES, timeout)
+        return answer
 
-    return with_timeout
+    return with_limits
 
 
-def _bounded(answer: httpx.Response, most: int) -> bytes:
-    data = bytearray()
-    for block in answer.iter_bytes():
+def _bounded(blocks: Iterator[bytes], most: int, seconds: float, *, whole: bool = True) -> bytes:
+    data, begun = bytearray(), time.monotonic()
+    for block in blocks:
         data += block
-        if len(data) > most:
+        if len(data) > most and whole:
             raise StoreFault(5, f"answers with more than {most} bytes")
+        if len(data) >= most and not whole:
+            break
+        if time.monotonic() - begun > seconds:  # each block comes in time, and there is no end of them
+            raise StoreFault(5, f"takes more than {seconds:g} s for its answer")
     return bytes(data)
 
 

@@ -1,8 +1,10 @@
 """Reading manifests, and comparing files with what a manifest says of them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from turnout.errors import DigestMismatch
 from turnout.registry.manifest.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.storage.files import explain, open_inside
@@ -37,6 +39,17 @@ def read_manifest(directory: Path) -> Published:
 def manifest_fault(error: ValueError | OSError) -> str:
     """Says what is wrong with a manifest that could not be read."""
     return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
+
+
+def check_files(directory: Path, files: Iterable[FileEntry]) -> None:
+    """Compares files of a version that was loaded before with what was published, before they are loaded again.
+
+    Raises:
+        DigestMismatch: One has changed since.
+    """
+    for entry in files:
+        if fault := file_fault(directory, entry, None):
+            raise DigestMismatch(f"{entry.path} {fault}: it changed since the version was loaded")
 
 
 def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
+from turnout.errors import DigestMismatch, ModelCrashed, ModelTimedOut, TurnoutError
 from turnout.host import lower_priority
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.session import Session, Stop
@@ -125,6 +125,9 @@ class ProcessRunner:
             self._crashes += 1
             if self._crashes >= _MAX_CRASHES:
                 self.broken = f"its process ended {self._crashes} times in a row, the last time so: {error.message}"
+            raise
+        except DigestMismatch as error:  # no start makes it what was published
+            self.broken = error.message
             raise
         except TurnoutError:
             self._crashes = 0

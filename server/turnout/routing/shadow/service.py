@@ -13,6 +13,7 @@ from turnout.config import Settings
 from turnout.config import ShadowLane as LaneSettings
 from turnout.errors import ConfigError
 from turnout.registry.manifest.manifest import MODEL_FILE, Tolerance
+from turnout.registry.storage.manifests import check_files
 from turnout.routing.policy import Policy
 from turnout.routing.shadow.compare import OutputRule, rules_for
 from turnout.routing.shadow.copies import Pair
@@ -169,8 +170,9 @@ class Shadows:
 
             def start() -> IsolatedSession:
                 child = IsolatedSession(
-                    model, manifest.signature, shared.providers, shared.device_id, runtime, resources, shared.tensorrt
-                )
+                    model, manifest.signature, shared.providers, shared.device_id, runtime, resources, shared.tensorrt,
+                    manifest.files,
+                )  # fmt: skip
                 engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
                 child.start(timeout=_START_SECONDS + engines)
                 return child
@@ -178,15 +180,14 @@ class Shadows:
             return ProcessRunner(name, start, settings.timeout_s)
         session = shared
         if own_arena:
-            session = await self._loading.run(
-                Session,
-                model,
-                manifest.signature,
-                shared.providers,
-                shared.device_id,
-                runtime,
-                tensorrt=shared.tensorrt,
-            )
+
+            def load() -> Session:
+                check_files(model.parent, manifest.files)
+                return Session(
+                    model, manifest.signature, shared.providers, shared.device_id, runtime, tensorrt=shared.tensorrt
+                )
+
+            session = await self._loading.run(load)
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)
 
 

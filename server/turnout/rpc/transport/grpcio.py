@@ -97,9 +97,9 @@ class GrpcioCall(Stream):
 
     @property
     def authorization(self) -> str:
-        """The `authorization` header; "" if there is none."""
-        found = [value for key, value in self._context.invocation_metadata() or () if key == "authorization"]
-        return str(found[-1]) if found else ""
+        """The `authorization` header; "" if there is none. Several are one with commas."""
+        metadata = self._context.invocation_metadata() or ()
+        return ", ".join(str(value) for key, value in metadata if key == "authorization")
 
     @property
     def certificate(self) -> str:

@@ -85,7 +85,7 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def authorization(self) -> str:
-        """The `authorization` header; "" if there is none."""
+        """The `authorization` header; "" if there is none. Several are one with commas, which proves nothing."""
 
     @property
     @abstractmethod

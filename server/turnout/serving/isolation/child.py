@@ -61,6 +61,7 @@ def _loaded(job: Mapping[str, Any]) -> Session:
     """Loads what the job names; all that happens then has the priority that the job says.
 
     Raises:
+        DigestMismatch: Its files are not those that were published.
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
     """
     if job["priority"] == "low":
@@ -88,6 +89,11 @@ def _loaded(job: Mapping[str, Any]) -> Session:
 
 
 def _session(job: Mapping[str, Any]) -> Session:
+    if job["files"]:
+        from turnout.registry.manifest.manifest import FileEntry  # what most children do without
+        from turnout.registry.storage.manifests import check_files
+
+        check_files(Path(job["model"]).parent, map(FileEntry.from_json, job["files"]))
     providers.start_runtime()
     session = Session(
         Path(job["model"]),

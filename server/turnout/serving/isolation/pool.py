@@ -13,7 +13,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError, UnavailableError
+from turnout.errors import (
+    DigestMismatch,
+    ModelCrashed,
+    ModelFailure,
+    ModelTimedOut,
+    NotLoaded,
+    TurnoutError,
+    UnavailableError,
+)
 from turnout.serving.isolation.backoff import Backoff
 from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
 from turnout.serving.sessions.session import EndableRun
@@ -38,15 +46,15 @@ class Supervision:
     Attributes:
         start_thread: Runs its argument in a new thread of ordinary priority: threads and processes inherit that of
             the thread that starts them, and it cannot be raised again.
-        died: Told the name of a version, how one of its children ended, the seconds until the next start, and whether
-            the child was ended from here, since nobody waited for its run any more or it answered with what is no
-            answer; called from any thread.
+        died: Told the name of a version, how one of its children ended, the seconds until the next start (None if there
+            is none), and whether the child was ended from here, since nobody waited for its run any more or it answered
+            with what is no answer; called from any thread.
         pools: Those with children; whatever is left of them is killed when the server ends.
         ended: The server ends; no pool is opened any more.
     """
 
     start_thread: Callable[[Callable[[], None]], None]
-    died: Callable[[str, str, float, bool], None]
+    died: Callable[[str, str, float | None, bool], None]
     pools: set["ChildPool"] = field(default_factory=set)
     ended: bool = False
 
@@ -174,6 +182,7 @@ class ChildPool(EndableRun):
             TurnoutError: As `Session.run`.
             ModelCrashed: The child died.
             ModelTimedOut: The run was given up.
+            DigestMismatch: No child runs, and the version's files changed since it was loaded.
             UnavailableError: No child runs, and the next start is some way off.
         """
         return self._run(inputs, outputs, _Overdue(given_up, self._kill_after), given_up)
@@ -279,9 +288,16 @@ class ChildPool(EndableRun):
                 if not self._wait_for_start():
                     return False
                 try:
-                    child.start(lambda: self._closed, timeout=_START_SECONDS)
+                    child.start(lambda: self._closed, timeout=_START_SECONDS, verified=not self._serving)
                     self._warm(child)
                     return not self._closed
+                except DigestMismatch as error:  # no start makes it what was published
+                    with self._changed:
+                        self._failure = error
+                        self.deaths += 1
+                        self._changed.notify_all()
+                    self._supervision.died(self._name, f"could not be started: {error.message}", None, False)
+                    return False
                 except TurnoutError as error:
                     if not self._serving:
                         with self._changed:

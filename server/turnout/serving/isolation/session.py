@@ -24,6 +24,7 @@ from typing import Literal
 from turnout.config import Runtime
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
 from turnout.host import private_bytes
+from turnout.registry.manifest.manifest import FileEntry
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import MAX_ARENA, pack_request, unpack_answer, unpack_loaded
@@ -82,6 +83,7 @@ class IsolatedSession:
         runtime: Runtime,
         resources: ChildResources = DEFAULT_RESOURCES,
         tensorrt: Mapping[str, str] = MappingProxyType({}),
+        files: Sequence[FileEntry] = (),
     ) -> None:
         """Prepares; no process is started.
 
@@ -93,7 +95,9 @@ class IsolatedSession:
             runtime: The model's settings.
             resources: That the child may take.
             tensorrt: As `Session` takes it.
+            files: What is beside the model and was published, the model itself included: each start compares them.
         """
+        self._files = [entry.to_json() for entry in files]
         self._job = {
             "model": str(model),
             "signature": signature.to_json(),
@@ -131,14 +135,17 @@ class IsolatedSession:
         """Memory that is the child's alone; 0 if there is no child, or the system does not tell."""
         return private_bytes(self.pid) if self.alive else 0
 
-    def start(self, given_up: GivenUp = lambda: False, *, timeout: float = 60.0) -> None:
+    def start(self, given_up: GivenUp = lambda: False, *, timeout: float = 60.0, verified: bool = False) -> None:
         """Starts the child and waits until its session is loaded; one that runs is ended first.
 
         Args:
             given_up: The start is ended as soon as this tells that nobody wants it.
             timeout: Seconds that starting and loading may take.
+            verified: The files were compared with what was published a moment ago; otherwise the child does that, where
+                a file system that hangs holds up nobody else.
 
         Raises:
+            DigestMismatch: The files are not those that were published.
             ModelFailure: ONNX Runtime cannot load the model.
             MemoryBudgetExceeded: It does not fit the memory it may take.
             ModelCrashed: The child died.
@@ -152,7 +159,8 @@ class IsolatedSession:
             self._spawn()
             try:
                 answer = self._exchange(
-                    json.dumps(self._job).encode(), lambda: given_up() or time.monotonic() > deadline
+                    json.dumps(self._job | {"files": [] if verified else self._files}).encode(),
+                    lambda: given_up() or time.monotonic() > deadline,
                 )
                 self.providers, self.device = unpack_loaded(answer)
             except FrameError as error:

@@ -22,7 +22,7 @@ def supervision(log: FilteringBoundLogger) -> Supervision:
 
         loop.call_soon_threadsafe(start)
 
-    def died(version: str, how: str, delay: float, ended: bool) -> None:
+    def died(version: str, how: str, delay: float | None, ended: bool) -> None:
         """Tells that the child process of a version died, or was ended from here; from any thread."""
 
         def tell() -> None:

@@ -385,6 +385,7 @@ def _pool(
             runtime,
             ChildResources(int(runtime.memory_limit_bytes), priority),
             options.get(device, {}),
+            manifest.files,
         )
 
     processes = runtime.processes or runners * len(devices)

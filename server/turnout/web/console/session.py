@@ -1,8 +1,9 @@
 """Sessions of the console: for anybody who knows its token or has a token of `[auth]`.
 
 The token itself is never stored: the cookie holds the name and an expiry under an HMAC whose key is drawn when the
-server starts, so a restart signs everybody out. For a token of `[auth]` it holds the id, so revoking the token signs
-its bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a page of this very origin.
+server starts, for all of its workers, so a restart signs everybody out. For a token of `[auth]` it holds the id, so
+revoking the token signs its bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a
+page of this very origin.
 """
 
 import hashlib
@@ -59,18 +60,27 @@ class Sessions:
         throttle: Slows guessing down.
     """
 
-    def __init__(self, token: str, authority: Authority | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        token: str,
+        authority: Authority | None = None,
+        key: bytes = b"",
+        share: int = 1,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         """Prepares.
 
         Args:
             token: The console's own token; "" if there is none.
             authority: Decides who else may sign in.
+            key: Signs sessions, if other processes are to know them; b"" for one of its own.
+            share: Processes that divide the failures of all addresses together between them.
             now: The clock, seconds since 1970.
         """
         self.authority = authority
-        self.throttle = SignInThrottle()
+        self.throttle = SignInThrottle(share)
         self._token = hashlib.sha256(token.encode()).digest() if token else b""
-        self._key = secrets.token_bytes(32)
+        self._key = key or secrets.token_bytes(32)
         self._now = now
 
     @property

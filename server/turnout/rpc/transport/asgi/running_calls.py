@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any
 
 from google.rpc.status_pb2 import Status
 
-from turnout.rpc.transport.asgi.headers import Headers, read_metadata
+from turnout.rpc.transport.asgi.headers import read_metadata
 from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED, INVALID_ARGUMENT, refusal
 from turnout.rpc.transport.port import Metadata, Stream
 
@@ -36,7 +36,7 @@ class RunningCall(Stream):
     answered = False
     task: "asyncio.Task[Any] | None" = None
     counted: bool
-    _headers: Headers
+    _headers: Sequence[tuple[bytes, bytes]]
     _names: Mapping[bytes, bytes]
     _metadata: Metadata | None = None
     _expires: float | None = None
@@ -74,8 +74,11 @@ class RunningCall(Stream):
 
     @property
     def authorization(self) -> str:
-        """The `authorization` header; "" if there is none."""
-        return self._names.get(b"authorization", b"").decode("latin-1")
+        """The `authorization` header; "" if there is none. Several are one with commas."""
+        found = self._names.get(b"authorization", b"")
+        if len(self._headers) > len(self._names):  # some name is there twice
+            found = b", ".join(value for name, value in self._headers if name == b"authorization")
+        return found.decode("latin-1")
 
     @property
     def cancelled(self) -> bool:
@@ -98,6 +101,9 @@ class RunningCalls:
     """All calls under way.
 
     One timer serves all deadlines, set for the earliest of them: a timer for each call costs a microsecond of its time.
+
+    Attributes:
+        ended: Whether `end_all` was called.
     """
 
     def __init__(self) -> None:
@@ -105,6 +111,7 @@ class RunningCalls:
         self._requests: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
+        self.ended = False
 
     def add(self, call: RunningCall) -> None:
         """Starts to watch a call that continues in the current task."""
@@ -136,7 +143,8 @@ class RunningCalls:
             self._requests.discard(task)
 
     def end_all(self, status: Status) -> None:
-        """Ends all calls with `status`, and HTTP requests without an answer."""
+        """Ends all calls with `status`, and cancels HTTP requests."""
+        self.ended = True
         for call in self._calls:
             call.end(status)
         for task in self._requests:
