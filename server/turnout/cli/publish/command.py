@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, server_option
+from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, argument, flag, option, server_option
 from turnout.cli.output import CommandOutput, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
 
@@ -30,56 +30,38 @@ Tables: training, dependencies, environment, metadata, preprocessing, batching, 
 
 class _PublishTarget(TargetOptions):
     server: Annotated[
-        str | None,
-        server_option("Publish by stream to the server with this control listener. (default: to the disk)"),
+        str | None, server_option("Publish by stream to the server with this control listener. (default: to the disk)")
     ] = None
 
 
 def publish(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
+    name: Annotated[str, argument("NAME", "The model, for example magika.")],
     version: Annotated[
-        str,
-        typer.Argument(
-            metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one."
-        ),
+        str, argument("VERSION", "Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one.")
     ],
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="FILE",
-            help="ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS.",
+        argument(
+            "FILE", "ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS."
         ),
     ],
-    meta: Annotated[
-        Path | None,
-        typer.Option("--meta", metavar="FILE", help=_META),
-    ] = None,
+    meta: Annotated[Path | None, option("--meta", "FILE", _META)] = None,
     golden: Annotated[
-        list[Path] | None,
-        typer.Option("--golden", metavar="FILE", help="Example inputs and outputs as .npz; may be repeated."),
+        list[Path] | None, option("--golden", "FILE", "Example inputs and outputs as .npz; may be repeated.")
     ] = None,
     release: ReleaseOption = False,
     sign_key: Annotated[
-        Path | None,
-        typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
+        Path | None, option("--sign-key", "FILE", "Sign it with this private key, as `turnout sign` does.")
     ] = None,
     passphrase_file: PassphraseOption = None,
     certificate: CertificateOption = None,
     skip_gate: Annotated[
-        list[str] | None,
-        typer.Option("--skip-gate", metavar="GATE", help="Skip a gate; needs --reason. May be repeated."),
+        list[str] | None, option("--skip-gate", "GATE", "Skip a gate; needs --reason. May be repeated.")
     ] = None,
     drop_zipmap: Annotated[
-        bool,
-        typer.Option(
-            "--drop-zipmap",
-            metavar="",
-            help="Remove the ZipMap that scikit-learn's classifiers end in, if no answer changes.",
-        ),
+        bool, flag("--drop-zipmap", "Remove the ZipMap that scikit-learn's classifiers end in, if no answer changes.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Run every gate, and publish nothing.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: _PublishTarget = _PublishTarget(),
 ) -> None:

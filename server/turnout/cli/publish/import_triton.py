@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, DiskTarget
+from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
 
 if TYPE_CHECKING:
@@ -70,22 +70,15 @@ class _How:
 
 
 def import_triton(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The Triton model repository, or one model's directory in it.")
-    ],
-    model: Annotated[
-        list[str] | None, typer.Option("--model", metavar="NAME", help="Only this model; may be repeated.")
-    ] = None,
+    directory: Annotated[Path, argument("DIR", "The Triton model repository, or one model's directory in it.")],
+    model: Annotated[list[str] | None, option("--model", "NAME", "Only this model; may be repeated.")] = None,
     release: Annotated[
         bool,
         typer.Option("--release/--no-release", help="Release the versions that Triton would serve."),
     ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Run every gate, list everything, and publish nothing.")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Run every gate, list everything, and publish nothing.")] = False,
     settings_file: Annotated[
-        Path | None,
-        typer.Option("--settings", metavar="FILE", help="Write the settings that go with it to this new TOML file."),
+        Path | None, option("--settings", "FILE", "Write the settings that go with it to this new TOML file.")
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),

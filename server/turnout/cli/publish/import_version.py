@@ -4,18 +4,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption
+from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption, argument, option
 from turnout.cli.output import reporting
 
 
 def import_version(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `turnout export` wrote.")],
-    digest: Annotated[
-        str | None, typer.Option("--digest", metavar="SHA256", help="Import it only if it has this digest.")
-    ] = None,
+    directory: Annotated[Path, argument("DIR", "What `turnout export` wrote.")],
+    digest: Annotated[str | None, option("--digest", "SHA256", "Import it only if it has this digest.")] = None,
     release: ReleaseOption = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),

@@ -3,10 +3,8 @@
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import DiskTarget
+from turnout.cli.options import DiskTarget, argument
 from turnout.cli.output import facts, reporting, size_text, table
 
 if TYPE_CHECKING:
@@ -21,8 +19,8 @@ _TOP_CHANGED = 10
 
 
 def diff(
-    old: Annotated[str, typer.Argument(metavar="NAME@A", help="The older version, as in magika@3.2.0.")],
-    new: Annotated[str, typer.Argument(metavar="NAME@B", help="The newer one, as in magika@3.3.0.")],
+    old: Annotated[str, argument("NAME@A", "The older version, as in magika@3.2.0.")],
+    new: Annotated[str, argument("NAME@B", "The newer one, as in magika@3.3.0.")],
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Compare two versions: signature, weights, metadata, answers, latency.

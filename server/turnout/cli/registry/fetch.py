@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from turnout.cli.options import ServerTarget, VersionArgument
+from turnout.cli.options import ServerTarget, VersionArgument, option
 from turnout.cli.output import CommandOutput, facts, reporting, size_text
 
 if TYPE_CHECKING:
@@ -20,10 +18,9 @@ if TYPE_CHECKING:
 
 def fetch(
     version: VersionArgument,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory, for the version's files.")],
+    to: Annotated[Path, option("--to", "DIR", "A new directory, for the version's files.")],
     signatures: Annotated[
-        Path | None,
-        typer.Option("--signatures", metavar="DIR", help="A directory, for the OpenSSF signatures beside the version."),
+        Path | None, option("--signatures", "DIR", "A directory, for the OpenSSF signatures beside the version.")
     ] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:

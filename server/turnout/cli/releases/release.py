@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from turnout.cli.options import (
     ActorOption,
     ChangeOptions,
@@ -13,6 +11,7 @@ from turnout.cli.options import (
     RequiredReasonOption,
     TargetOptions,
     VersionArgument,
+    flag,
     server_option,
 )
 from turnout.cli.output import reporting
@@ -31,16 +30,9 @@ class _ReleaseTarget(TargetOptions):
 def release(
     version: VersionArgument,
     no_traffic: Annotated[
-        bool,
-        typer.Option(
-            "--no-traffic",
-            metavar="",
-            help="Release it for ranges and `latest` alone; plain requests stay as they are.",
-        ),
+        bool, flag("--no-traffic", "Release it for ranges and `latest` alone; plain requests stay as they are.")
     ] = False,
-    supersede: Annotated[
-        bool, typer.Option("--supersede", metavar="", help="End a rollout that is in the way.")
-    ] = False,
+    supersede: Annotated[bool, flag("--supersede", "End a rollout that is in the way.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:

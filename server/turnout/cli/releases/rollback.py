@@ -2,9 +2,7 @@
 
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import ActorOption, NameArgument, RequiredReasonOption, ServerTarget
+from turnout.cli.options import ActorOption, NameArgument, RequiredReasonOption, ServerTarget, flag, option
 from turnout.cli.output import reporting
 
 
@@ -13,29 +11,19 @@ def rollback(
     reason: RequiredReasonOption,
     to: Annotated[
         str | None,
-        typer.Option(
-            "--to", metavar="VERSION",
-            help="(default: what a running rollout goes back to, or the nearest that answered before)",
-            show_default=False,
+        option(
+            "--to", "VERSION", "(default: what a running rollout goes back to, or the nearest that answered before)"
         ),
     ] = None,
     keep_released: Annotated[
-        bool,
-        typer.Option(
-            "--keep-released", metavar="",
-            help="Keep the version released, so that ranges and `latest` still reach it.",
-        ),
+        bool, flag("--keep-released", "Keep the version released, so that ranges and `latest` still reach it.")
     ] = False,
     actor: ActorOption = None,
     epoch: Annotated[
-        int | None,
-        typer.Option(
-            "--epoch", metavar="N", min=0, help="Only if the rollout, or else the traffic, is still at this epoch.",
-            show_default=False,
-        ),
+        int | None, option("--epoch", "N", "Only if the rollout, or else the traffic, is still at this epoch.", min=0)
     ] = None,
     target: ServerTarget = ServerTarget(),
-) -> None:  # fmt: skip
+) -> None:
     """Give all of a model's traffic back to a version that had it before, now. Ends its rollouts and canaries.
 
     The version that loses the traffic is a candidate again, so that ranges and `latest` leave it too; `turnout release`

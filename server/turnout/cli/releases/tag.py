@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument
+from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
@@ -17,18 +17,13 @@ _NONE = "none"
 
 def tag(
     name: NameArgument,
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="For example stable.")],
-    version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="For example 3.2.0; not with --delete or --history.")
-    ] = None,
+    tag: Annotated[str, argument("TAG", "For example stable.")],
+    version: Annotated[str | None, argument("VERSION", "For example 3.2.0; not with --delete or --history.")] = None,
     expect: Annotated[
-        str | None,
-        typer.Option(
-            "--expect", metavar="OLD", help="Only if the tag names OLD now; `none`: only if there is no such tag."
-        ),
+        str | None, option("--expect", "OLD", "Only if the tag names OLD now; `none`: only if there is no such tag.")
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", metavar="", help="Remove the tag.")] = False,
-    history: Annotated[bool, typer.Option("--history", metavar="", help="Show which versions the tag named.")] = False,
+    delete: Annotated[bool, flag("--delete", "Remove the tag.")] = False,
+    history: Annotated[bool, flag("--history", "Show which versions the tag named.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:

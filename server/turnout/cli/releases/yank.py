@@ -2,14 +2,10 @@
 
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import ActorOption, DiskTarget, VersionArgument
+from turnout.cli.options import ActorOption, DiskTarget, VersionArgument, flag, option
 from turnout.cli.output import reporting
 
-_WhyOption = Annotated[
-    str, typer.Option("--reason", metavar="WHY", help="For the record, and for clients that pin it.")
-]
+_WhyOption = Annotated[str, option("--reason", "WHY", "For the record, and for clients that pin it.")]
 
 
 def yank(
@@ -58,10 +54,7 @@ def yank(
 def unyank(
     version: VersionArgument,
     reason: _WhyOption,
-    i_know_why: Annotated[
-        bool,
-        typer.Option("--i-know-why", metavar="", help="Required, since the version was yanked for a reason."),
-    ] = False,
+    i_know_why: Annotated[bool, flag("--i-know-why", "Required, since the version was yanked for a reason.")] = False,
     actor: ActorOption = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import reporting
 
 _TIMEOUT = 90.0
@@ -12,13 +12,8 @@ _TIMEOUT = 90.0
 
 
 def probe(
-    probe: Annotated[
-        str | None, typer.Argument(metavar="[PROBE]", help="The probe to try. (default: list them)")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME@VERSION", help="The candidate to ask about.", show_default=False),
-    ] = None,
+    probe: Annotated[str | None, argument("[PROBE]", "The probe to try. (default: list them)")] = None,
+    model: Annotated[str | None, option("--model", "NAME@VERSION", "The candidate to ask about.")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """List the probes that the server is configured with, or try one. A try counts for no rollout.

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import CommandOutput, facts, reporting, table
 
 if TYPE_CHECKING:
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    version: Annotated[
-        str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
-    ],
+    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, as in magika@^3.")],
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,10 +26,8 @@ def predict(
         list[str] | None,
         typer.Option("--output", "-o", metavar="NAME", help="An output that you want; may be repeated. (default: all)"),
     ] = None,
-    key: Annotated[
-        str, typer.Option("--key", metavar="KEY", help="Routing key: the same key meets the same version.")
-    ] = "",
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Deadline.")] = 30.0,
+    key: Annotated[str, option("--key", "KEY", "Routing key: the same key meets the same version.")] = "",
+    timeout: Annotated[float, option("--timeout", "SECONDS", "Deadline.", min=0.001)] = 30.0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Ask a running server for a prediction."""

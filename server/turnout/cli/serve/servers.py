@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, argument
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def servers(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model; all of them if it is left out.")] = "",
+    name: Annotated[str, argument("[NAME]", "The model; all of them if it is left out.")] = "",
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the servers and workers that share the state store: who is alive, what each has loaded, who is behind."""
