@@ -96,6 +96,11 @@ def _as_text(item: Any) -> str:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
 
 
+def array_body(array: Array) -> dict[str, Any]:
+    """Returns `array` as JSON values."""
+    return {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
+
+
 def summary(array: Array) -> str:
     """Returns the first and last elements, on one line."""
     with np.printoptions(threshold=8, edgeitems=3, precision=5, suppress=False, linewidth=10_000):

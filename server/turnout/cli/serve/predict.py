@@ -1,5 +1,6 @@
 """`turnout predict`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,7 +55,7 @@ def predict(
 
 
 def _print(out: CommandOutput, prediction: "Prediction") -> None:
-    from turnout.cli.serve.inputs import dtype_name, json_elements, summary
+    from turnout.cli.serve.inputs import array_body, dtype_name, summary
 
     timing = prediction.timing
     body: dict[str, Any] = {
@@ -64,17 +65,10 @@ def _print(out: CommandOutput, prediction: "Prediction") -> None:
         "role": prediction.role,
         "epoch": prediction.epoch,
         "request_id": prediction.request_id,
-        "timing": {
-            "queue_seconds": timing.queue_seconds,
-            "compute_seconds": timing.compute_seconds,
-            "batch_rows": timing.batch_rows,
-        },
+        "timing": asdict(timing),
     }
     if out.as_json:
-        body["outputs"] = {
-            name: {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
-            for name, array in prediction.outputs.items()
-        }
+        body["outputs"] = {name: array_body(array) for name, array in prediction.outputs.items()}
     rows = [
         (name, f"{dtype_name(array)}[{', '.join(map(str, array.shape))}]", summary(array))
         for name, array in prediction.outputs.items()

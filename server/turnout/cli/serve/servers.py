@@ -43,15 +43,8 @@ def _epoch_text(model: "pb.ServerModel") -> str:
 
 
 def _body(one: "pb.ServerStatus", name: str) -> dict[str, object]:
-    return {
-        "name": one.name, "alive": one.alive, "started_at": one.started_at.ToJsonString(),
-        "silent_s": round(one.silent.ToTimedelta().total_seconds(), 3), "address": one.address, "release": one.release,
-        "models": [
-            {
-                "model": model.model, "versions": list(model.versions), "epoch": model.epoch, "behind": model.behind,
-                "diverted": model.diverted,
-            }
-            for model in one.models
-            if name in ("", model.model)
-        ],
-    }  # fmt: skip
+    from turnout.cli.messages import message_body
+
+    body = message_body(one, without=("silent",))
+    models = [model for model in body["models"] if name in ("", model["model"])]
+    return body | {"models": models, "silent_s": round(one.silent.ToTimedelta().total_seconds(), 3)}
