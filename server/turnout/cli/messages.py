@@ -44,4 +44,4 @@ def message_body(message: Message, *, null: Collection[str] = (), without: Colle
 
 def _enum_text(enum: Any, number: int) -> str:
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    return enum.values_by_number[number].name.removeprefix(prefix).lower()
+    return str(enum.values_by_number[number].name.removeprefix(prefix).lower())

@@ -127,13 +127,11 @@ def _import(
     out: CommandOutput, workspace: "Workspace", store: "StateStore", model: "TritonModel", how: _How, scratch: Path
 ) -> _Imported:
     from turnout.errors import TurnoutError
-    from turnout.publishing import Publisher
     from turnout.registry.publishing.publish import PublishRequest, source_size
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.triton.samples import write_samples
     from turnout.registry.triton.tree import version_of
     from turnout.rollout.changes.operations import Operations
-    from turnout.serving.sandbox.fork_server import start_processes
 
     home = scratch / model.name
     home.mkdir()
@@ -141,9 +139,7 @@ def _import(
     imported = _Imported(model, [*model.rows, *sample_rows])
     if model.fault:
         return imported
-    processes = start_processes()
-    try:
-        publisher = Publisher(workspace.settings, workspace.repository, store, processes)
+    with workspace.publisher(store) as publisher:
         operations = Operations(workspace.repository, store)
         for number, source in model.sources.items():
             version = version_of(number)
@@ -162,8 +158,6 @@ def _import(
                 outcome = "would be published"
             release_status = "" if how.dry_run else str(store.release_state().of(model.name).release_status(version))
             imported.versions.append(_Version(number, outcome, result.digest, release_status))
-    finally:
-        processes.close()
     return imported
 
 

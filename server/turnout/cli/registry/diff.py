@@ -1,6 +1,6 @@
 """`turnout diff`."""
 
-from contextlib import ExitStack
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.cleanup import unwinding
@@ -32,14 +32,12 @@ def diff(
     from turnout.serving.sandbox.fork_server import start_processes
     from turnout.serving.sandbox.sandbox import ProcessSandbox
 
-    with reporting(as_json=target.as_json) as out, ExitStack() as stack:
-        stack.enter_context(unwinding())
+    with reporting(as_json=target.as_json) as out, unwinding():
         workspace = Workspace.open(target)
         before, after = (_chosen(workspace, text) for text in (old, new))
-        processes = start_processes()
-        stack.callback(processes.close)
-        sandbox = ProcessSandbox(workspace.settings.for_model(after.manifest.model), processes)
-        found = diff_versions(before, after, sandbox)
+        with closing(start_processes()) as processes:
+            sandbox = ProcessSandbox(workspace.settings.for_model(after.manifest.model), processes)
+            found = diff_versions(before, after, sandbox)
         out.show(diff_body(found), *_view(found))
 
 

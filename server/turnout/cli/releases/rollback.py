@@ -30,7 +30,7 @@ def rollback(
     releases it again. A second rollback goes further back, and never to a version that was rolled back. Exits with 1 if
     there is nothing to go back to.
     """
-    from turnout.cli.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.answers_view import read_answers, show_change
     from turnout.cli.connection import Server
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import rollout_pb2 as pb
@@ -39,8 +39,5 @@ def rollback(
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         request = pb.RollBackRequest(model=name, version=to or "", change=change, keep_released=keep_released)
         done = control.RollBack(request, timeout=30.0)
-        answers = read_answers(done.answers)
-        body = {
-            "model": name, "baseline": done.baseline, "epoch": done.epoch, "answers": answers_body(answers),
-        }  # fmt: skip
-        out.show(body, done.sentence, answers_line(answers))
+        body = {"model": name, "baseline": done.baseline, "epoch": done.epoch}
+        show_change(out, body, read_answers(done.answers), done.sentence)

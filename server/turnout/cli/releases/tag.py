@@ -32,7 +32,7 @@ def tag(
     With --expect, the move is refused if somebody else moved the tag first, and the error says which version it names
     now.
     """
-    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.registry.manifest.names import check_model_name, parse_version
     from turnout.releases.release import ReleaseStateWriter
@@ -70,7 +70,7 @@ def tag(
                 sentence = f"{name}@{tag} is {exact}{was}"
             answers = operations.answers(name)
         body = {"model": name, "tag": tag, "version": _text(exact), "previous_version": _text(before)}
-        out.show(body | {"answers": answers_body(answers)}, sentence, answers_line(answers))
+        show_change(out, body, answers, sentence)
 
 
 def _show_history(out: CommandOutput, workspace: "Workspace", name: str, tag: str) -> None:

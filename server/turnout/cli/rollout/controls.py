@@ -83,7 +83,7 @@ def _command(
     discard: bool = False,
 ) -> None:
     """Sends an operator's command, and prints the rollout's new state and which versions answer."""
-    from turnout.cli.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.answers_view import read_answers, show_change
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
@@ -105,6 +105,5 @@ def _command(
         )
         with Server.named(target).control() as control:
             response = control.CommandRollout(request, timeout=_TIMEOUT)
-        answers = read_answers(response.answers)
-        body = rollout_body(response.rollout) | {"answers": answers_body(answers)}
-        out.show(body, *(line for line in (sentence(response.rollout), answers_line(answers)) if line))
+        rollout = response.rollout
+        show_change(out, rollout_body(rollout), read_answers(response.answers), sentence(rollout))
