@@ -4,6 +4,7 @@ The canonical form of a manifest (`turnout.registry.manifest.digest`) is what a 
 is found out later, and no time, belongs here.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,3 +153,10 @@ class Manifest(JsonForm):
             return fields_from_json(cls, body)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {type(error).__name__} {error}") from error
+
+
+def metadata_text(value: Any) -> str:
+    """Returns a value of a manifest's metadata for people: lists of texts with commas, anything nested as JSON."""
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from turnout.registry.manifest.manifest import metadata_text
 from turnout.shares import share_text
-from turnout.web.console.views import metadata_text
 from turnout.web.report.explain import evidence_text
 from turnout.web.report.formatting import duration_text, ticked
 
