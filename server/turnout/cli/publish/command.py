@@ -76,7 +76,7 @@ def publish(
     """
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import InvalidRequest
-    from turnout.registry.gates import Skip
+    from turnout.registry.gates.gate import Skip
     from turnout.registry.manifest.names import check_model_name
     from turnout.registry.publishing.metadata import VersionMetadata, read_metadata
     from turnout.registry.publishing.publish import PublishRequest
@@ -126,7 +126,7 @@ def _publish_here(
     from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, gate_text
     from turnout.cli.waiting import progress_notes
     from turnout.errors import AlreadyExistsError
-    from turnout.registry.gates import GateRefused
+    from turnout.registry.gates.gate import GateRefused
     from turnout.registry.publishing.publish import source_size
     from turnout.serving.tensorrt.fallback import builds_engines
 

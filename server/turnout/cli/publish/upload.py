@@ -13,7 +13,7 @@ from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
 from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, Released
 from turnout.errors import DigestMismatch, FieldViolation, InvalidModel
-from turnout.registry.gates import GateOutcome, GateReport, GateResult, GateVerdict
+from turnout.registry.gates.gate import GateOutcome, GateReport, GateResult, GateVerdict
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.manifest.names import parse_version
 from turnout.registry.publishing.publish import PublishRequest, PublishResult

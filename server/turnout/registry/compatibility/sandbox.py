@@ -7,12 +7,14 @@ The registry runs nothing itself. Who puts a publish together (the command line,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.onnx.weights import Weights
+
+if TYPE_CHECKING:  # importing onnx takes long, and whoever only tells of gates needs none of it
+    from turnout.registry.onnx.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Sandbox(Protocol):
             TurnoutError: One cannot be loaded, or nothing was found that both take.
         """
 
-    def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
+    def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> "tuple[Weights, Weights] | None":
         """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None if it cannot
         be had for their size.
 

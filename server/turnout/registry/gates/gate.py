@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from semver import Version
 
 from turnout.cancellation import checkpoint
 from turnout.errors import FieldViolation, InvalidModel, InvalidRequest
+from turnout.registry.compatibility.sandbox import SandboxVersion
+from turnout.registry.gates.plan import OnFailure
 from turnout.registry.manifest.json_form import JsonForm
-from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.storage.listing import Published
 
 if TYPE_CHECKING:  # reading a model's graph imports onnx, and telling of reports does not need it
     from turnout.registry.onnx.model import ModelFacts
@@ -39,37 +38,25 @@ class GateOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
-    """The published version that a candidate is compared with: the nearest lower one.
+class Parent(SandboxVersion):
+    """The published version that a candidate is compared with: the nearest lower one."""
 
-    Attributes:
-        published: Its manifest and digest.
-    """
-
-    directory: Path
-    published: Published
-
-    @property
-    def manifest(self) -> Manifest:
-        """What its publisher states."""
-        return self.published.manifest
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(SandboxVersion):
     """A version that is staged and not yet committed.
 
+    Its directory holds all files of the manifest and nothing else; nobody else writes there.
+
     Attributes:
-        directory: Holds all files of the manifest and nothing else; nobody else writes there.
-        manifest: What the publisher states.
         digest: `sha256:` of the canonical manifest.
         facts: What the ONNX file says of itself.
         parent: What it is compared with; None if nothing lower is published.
         taken: Version numbers of its model that were used before, as far as is known.
     """
 
-    directory: Path
-    manifest: Manifest
     digest: str
     facts: "ModelFacts"
     parent: Parent | None = None
@@ -89,6 +76,12 @@ class GateVerdict:
     outcome: GateOutcome
     evidence: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def failure_verdict(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
+    """Returns the verdict on a failed check: by the plan it refuses, or warns."""
+    outcome = GateOutcome.FAILED if on_failure is OnFailure.REFUSE else GateOutcome.WARNED
+    return GateVerdict(outcome, evidence, numbers or {})
 
 
 class Gate(Protocol):

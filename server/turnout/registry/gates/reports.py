@@ -16,7 +16,7 @@ from typing import Any, Self
 from semver import Version
 
 from turnout import __version__
-from turnout.registry.gates import Candidate, GateOutcome, GateReport, GateResult, GateVerdict, Skip
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateReport, GateResult, GateVerdict, Skip
 from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 
@@ -86,9 +86,7 @@ def report_body(candidate: Candidate, report: GateReport) -> dict[str, Any]:
         "model": manifest.model,
         "version": str(manifest.version),
         "digest": candidate.digest,
-        "parent": None
-        if parent is None
-        else {"version": str(parent.manifest.version), "digest": parent.published.digest},
+        "parent": None if parent is None else {"version": str(parent.manifest.version), "digest": parent.digest},
         **report_json(report),
     }
 

@@ -22,7 +22,9 @@ from turnout.cancellation import checkpoint
 from turnout.errors import InvalidModel
 from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import above, automatic
-from turnout.registry.gates import (
+from turnout.registry.gates.bump import BumpGate
+from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.gate import (
     Candidate,
     Gate,
     GateRefused,
@@ -32,8 +34,6 @@ from turnout.registry.gates import (
     check_skips,
     run_gates,
 )
-from turnout.registry.gates.bump import BumpGate
-from turnout.registry.gates.comparison import ParentComparison, as_sandbox_version
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
@@ -220,11 +220,7 @@ def _candidate(
         if same.digest == highest.digest:  # what a job that runs twice publishes twice
             return same
     parent = candidate.parent
-    bump = (
-        VersionBump.PATCH
-        if parent is None
-        else comparison.difference(as_sandbox_version(candidate), as_sandbox_version(parent)).bump
-    )
+    bump = VersionBump.PATCH if parent is None else comparison.difference(candidate, parent).bump
     chosen = automatic(bump, None if parent is None else parent.manifest.version, history.taken)
     return _numbered(candidate, chosen, history)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from turnout.registry.gates import Skip
+from turnout.registry.gates.gate import Skip
 from turnout.registry.signing.signer import Signer
 
 

@@ -12,7 +12,7 @@ from semver import Version
 
 from turnout.config import Signing
 from turnout.errors import ConfigError, NotTrusted
-from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.signing.bundle import Bundle, plain
 from turnout.registry.signing.certificates import Authorities, SignerCertificate
 from turnout.registry.signing.keys import PublicKey

@@ -13,7 +13,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import DigestMismatch, InvalidModel, InvalidRequest
-from turnout.registry.gates import Candidate, Gate, GateRefused, GateReport, run_gates
+from turnout.registry.gates.gate import Candidate, Gate, GateRefused, GateReport, run_gates
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import Progress, canonical_bytes

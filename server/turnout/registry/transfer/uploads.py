@@ -27,7 +27,7 @@ from turnout.errors import (
     UnavailableError,
     VersionNotFound,
 )
-from turnout.registry.gates import GateReport
+from turnout.registry.gates.gate import GateReport
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
