@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from turnout.cli.connection import Server
     from turnout.registry.storage.listing import Published
-    from turnout.registry.transfer.receive import ReceivedVersion
 
 
 def fetch(
@@ -31,21 +30,20 @@ def fetch(
     """
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
-    from turnout.registry.storage.listing import Published
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         source = Server.named(target)
         received, bundles = _fetch(out, source, name, exact, to)
         manifest = received.manifest
-        kept = [] if signatures is None else _keep(signatures, Published(manifest, received.digest), bundles)
+        kept = [] if signatures is None else _keep(signatures, received, bundles)
         out.show(
             {
                 "model": name,
                 "version": str(exact),
                 "digest": received.digest,
                 "size_bytes": manifest.size,
-                "files": [{"path": file.path, "size": file.size, "digest": file.digest} for file in manifest.files],
+                "files": [file.to_json() for file in manifest.files],
                 "directory": str(to),
                 "signatures": [str(file) for file in kept],
             },
@@ -62,7 +60,7 @@ def fetch(
 
 def _fetch(
     out: CommandOutput, server: "Server", name: str, version: "Version", to: Path
-) -> "tuple[ReceivedVersion, Sequence[bytes]]":
+) -> "tuple[Published, Sequence[bytes]]":
     from turnout.errors import DigestMismatch
     from turnout.registry.transfer.receive import receiving
     from turnout_proto.v1 import registry_pb2 as pb

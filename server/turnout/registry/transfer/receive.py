@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -15,19 +14,7 @@ from turnout.errors import DigestMismatch, InvalidRequest
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.storage.files import seal, sync_directory, sync_tree, write_file
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedVersion:
-    """A version that was received whole.
-
-    Attributes:
-        manifest: What its publisher states.
-        digest: `sha256:` of the manifest.
-    """
-
-    manifest: Manifest
-    digest: str
+from turnout.registry.storage.listing import Published
 
 
 class Receiver:
@@ -35,7 +22,7 @@ class Receiver:
 
     def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
         self._directory = directory
-        self._received = ReceivedVersion(manifest, digest)
+        self._received = Published(manifest, digest)
         self._file = 0
         self._offset = 0
         self._hash = hashlib.sha256()
@@ -72,7 +59,7 @@ class Receiver:
                 self._file, self._offset, self._hash = self._file + 1, 0, hashlib.sha256()
         self._skip_empty()
 
-    def finish(self) -> ReceivedVersion:
+    def finish(self) -> Published:
         """Returns what was received.
 
         Raises:
