@@ -7,7 +7,8 @@ from textwrap import shorten
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, InvalidRequest
 from turnout.registry.manifest.names import MODEL_NAME
@@ -42,10 +43,15 @@ class StateChange:
 
     def standing(self, version: Version) -> ReleaseStatus:
         """Returns how `version` stands."""
-        query = select(schema.standings.c.standing).where(
-            schema.standings.c.model == self.model, schema.standings.c.version == version_key(version)
-        )
+        query = select(schema.standings.c.standing).where(self._is_version(version))
         return ReleaseStatus(self.connection.execute(query).scalar_one_or_none() or ReleaseStatus.CANDIDATE)
+
+    def set_standing(self, version: Version, status: ReleaseStatus) -> None:
+        """Notes how `version` stands from now on."""
+        self.connection.execute(delete(schema.standings).where(self._is_version(version)))
+        if status is not ReleaseStatus.CANDIDATE:
+            row = {"model": self.model, "version": version_key(version), "standing": status.value}
+            self.connection.execute(insert(schema.standings).values(row))
 
     def refuse_yanked(self, version: Version) -> None:
         """Refuses a change about a yanked version."""
@@ -75,6 +81,10 @@ class StateChange:
         row = self.connection.execute(select(schema.rollouts.c.number, schema.rollouts.c.final).where(key)).first()
         if row is None or row.number != number or row.final:
             raise Conflict(f"attempt {attempt} of {self.model} was written by another server meanwhile; look again")
+
+    def _is_version(self, version: Version) -> ColumnElement[bool]:
+        table = schema.standings.c
+        return and_(table.model == self.model, table.version == version_key(version))
 
     def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
         """Makes the next revision, and the event that tells of it.
