@@ -9,6 +9,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
+from turnout.registry.onnx.messages import inner_graphs, text_of
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 MAX_EXTERNAL_FILES = 4096
@@ -126,19 +127,5 @@ def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorP
         sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
         for sparse in [*sparse_tensors, *attribute.sparse_tensors]:
             yield from (sparse.values, sparse.indices)
-        if attribute.HasField("g"):
-            yield from _graph_tensors(attribute.g)
-        for graph in attribute.graphs:
+        for graph in inner_graphs(attribute):
             yield from _graph_tensors(graph)
-
-
-def text_of(value: object, what: str) -> str:
-    """Returns `value`, a string of a protobuf message.
-
-    Raises:
-        InvalidModel: It is not UTF-8; `what` says which string it is.
-    """
-    # Protobuf hands out bytes for a proto2 string that is not UTF-8.
-    if not isinstance(value, str):
-        raise InvalidModel(f"{what} is not UTF-8")
-    return value
