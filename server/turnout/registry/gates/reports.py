@@ -23,8 +23,6 @@ from turnout.registry.storage.repository import Repository
 SCHEMA = 1
 _STEM = "gates"
 _NUMBERED = re.compile(rf"{_STEM}-([1-9][0-9]{{0,8}})\.json")
-_IMPORTED = "imported-"
-"""As `turnout.registry.transfer.copying` names what came with a version from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +118,8 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
     except OSError:
         return ()
     for name, data in kept.items():
-        imported = name.startswith(_IMPORTED)
-        number = _NUMBERED.fullmatch(name.removeprefix(_IMPORTED))
+        imported = name.startswith(attestations.IMPORTED)
+        number = _NUMBERED.fullmatch(name.removeprefix(attestations.IMPORTED))
         if number is None:
             continue
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):

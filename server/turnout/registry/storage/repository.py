@@ -240,7 +240,7 @@ class Repository:
         directory = self.directory(model, version)
         link = directory.is_symlink() or directory.parent.is_symlink()
         if link or not os.path.lexists(directory / MANIFEST_FILE):
-            raise self._not_found(model, version)
+            raise not_found(self.scan(), model, version)
         try:
             return read_version(directory, model, str(version))
         except (ValueError, OSError) as error:
@@ -330,9 +330,6 @@ class Repository:
         """Yields the paths of all files that lie where a version does. Raises OSError if that cannot be read."""
         manifest = published.manifest
         return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
-
-    def _not_found(self, model: str, version: Version) -> ModelNotFound | VersionNotFound:
-        return not_found(self.scan(), model, version)
 
 
 def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:

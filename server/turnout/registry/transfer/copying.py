@@ -29,9 +29,6 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
 
-IMPORTED = "imported-"
-"""What the names of attestations from elsewhere begin with."""
-
 _NAME = re.compile(r"[a-z0-9][A-Za-z0-9_-]{0,120}\.json")
 _BUNDLE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{1,100}}{re.escape(SUFFIX)}")
 
@@ -132,9 +129,9 @@ def _take_evidence_records(repository: Repository, source: Repository, published
     """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
     manifest = published.manifest
     for name, data in _evidence_records(source, published).items():
-        known = name.startswith((PREFIX, IMPORTED))
+        known = name.startswith((PREFIX, attestations.IMPORTED))
         with suppress(OSError):  # the version can do without
-            kept = name if known else f"{IMPORTED}{name}"
+            kept = name if known else f"{attestations.IMPORTED}{name}"
             attestations.write(repository, manifest.model, manifest.version, kept, data)
 
 
