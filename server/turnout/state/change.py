@@ -87,13 +87,7 @@ class StateChange:
         return and_(table.model == self.model, table.version == version_key(version))
 
     def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
-        """Makes the next revision, and the event that tells of it.
-
-        Args:
-            kind: What happened.
-            subject: What changed.
-            payload: The change itself, as JSON values.
-        """
+        """Makes the next revision, and the event that tells of it; the payload is JSON values."""
         self.revision += 1
         self.connection.execute(update(schema.revision).values(number=self.revision))
         notify(self.connection)

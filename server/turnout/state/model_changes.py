@@ -46,12 +46,9 @@ class StatusChange:
 
 
 def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
-    """Returns the changes of release statuses by model, the oldest first.
+    """Returns the changes of release statuses by model, the oldest first, that have a higher number than `since`.
 
-    Args:
-        connection: Of the store.
-        model: Of this one, whose last changes they are, if only none; None: of each that has some.
-        since: Those with a higher number.
+    Of `model`, whose last changes they are, if only none; None: of each that has some.
     """
     kinds = [EventKind(kind) for kind in _STATUS_KINDS]
     limit = _MOST if model is not None else None

@@ -82,10 +82,6 @@ class HttpExchange:
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
         """Reads the headers and receives the body.
 
-        Args:
-            preferences: Reads what the headers ask for.
-            bodies: Receives the body.
-
         Raises:
             InvalidRequest, PermissionDeniedError: As `PreferenceReader.read` and `BodyReceiver.receive`.
             ClientDisconnect: The client left before the body was complete.
@@ -128,12 +124,7 @@ class HttpInference:
     new_request_id: Callable[[], str]
 
     def route(self, path: str, exchange: Callable[[Request, Operation, str], HttpRequest]) -> Route:
-        """Returns a route.
-
-        Args:
-            path: With `{model}`, and `{selector}` if it has one.
-            exchange: Returns the exchange of a request, given the operation and the request's id.
-        """
+        """Returns a route; its path has `{model}`, and may have `{selector}`."""
         operation = Operation.http("POST", path)
 
         async def infer(request: Request) -> Response:

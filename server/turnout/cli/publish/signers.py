@@ -48,10 +48,7 @@ def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None
 def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") -> "MadeElsewhere":
     """Returns a signer for a bundle that is in a file already, after checking it.
 
-    Args:
-        bundle: The file.
-        public_key: PEM file of the key that made it; None to accept any trusted key.
-        trusted: The settings.
+    Without a PEM file of the key that made it, any trusted key may have.
 
     Raises:
         ConfigError: A file cannot be used.

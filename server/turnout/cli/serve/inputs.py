@@ -22,9 +22,7 @@ _SEED = 0
 def read_inputs(arguments: Sequence[str], signature: Signature) -> dict[str, Array]:
     """Reads `NAME=@FILE.npy`, `NAME=JSON`, `NAME=random` and `NAME=random:4x64` arguments.
 
-    Args:
-        arguments: As written.
-        signature: Of the model; gives dtypes, and the shapes of random values, in which free dimensions are 1.
+    The signature gives dtypes, and the shapes of random values, in which free dimensions are 1.
 
     Raises:
         InvalidRequest: An argument has none of those forms, or names an unknown input or one twice.

@@ -93,12 +93,7 @@ class Picture:
 
 
 def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
-    """Returns a server's activity between two readings.
-
-    Args:
-        before: The earlier one; if it is None, or of another process, there are no rates.
-        after: The later one.
-    """
+    """Returns a server's activity between two readings; no rates without an earlier one of the same process."""
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):
         before = None
     seconds = after.seconds - before.seconds if before is not None else 0.0

@@ -90,12 +90,7 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, and prints its progress.
-
-    Args:
-        out: Receives the progress.
-        job: The settings to try.
-        most: Seconds after which the child is ended.
+    """Tries settings in a child process, which is ended after `most` seconds, and prints its progress.
 
     Raises:
         TurnoutError: The child failed or died.

@@ -160,11 +160,7 @@ def run_gates(
 ) -> GateReport:
     """Runs `gates` in order until one fails; those after it are reported as skipped.
 
-    Args:
-        gates: In the order to run them in.
-        candidate: What they look at.
-        skips: Gates to leave out; `check_skips` has passed them.
-        watch: Told of each result.
+    The caller has passed `skips` through `check_skips`.
     """
     results: list[GateResult] = []
     failed: str | None = None

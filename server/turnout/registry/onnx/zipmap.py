@@ -40,10 +40,7 @@ def map_outputs(model: ModelProto) -> frozenset[str]:
 
 
 def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
-    """Takes each ZipMap that makes an output out of a model, and gives out the scores that it was made of.
-
-    Args:
-        model: Changed in place.
+    """Takes each ZipMap that makes an output out of `model` itself, and gives out the scores that it was made of.
 
     Returns:
         What became of each such output. Its name, and all others, stay.

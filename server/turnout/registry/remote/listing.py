@@ -44,13 +44,7 @@ class RemoteListing:
     """The versions in a store, as they were listed last. Safe to use from several threads."""
 
     def __init__(self, root: Path, store: Store, poll_seconds: float) -> None:
-        """Prepares; nothing is asked yet.
-
-        Args:
-            root: Of the cache on this machine, where small documents are brought to.
-            store: What the versions live in.
-            poll_seconds: How old a listing may be.
-        """
+        """Prepares; nothing is asked yet. Small documents are brought to `root`, the cache's directory."""
         self._root = root
         self._store = store
         self._poll_seconds = poll_seconds

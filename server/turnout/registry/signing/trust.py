@@ -217,12 +217,7 @@ class SignatureGate:
 def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
     """Puts a signature beside its version, in the place of what the same key signed before.
 
-    Args:
-        repository: Where the version is.
-        model: Its model.
-        version: Which.
-        key: The id of the key that made it: that it did is for the caller to know.
-        bundle: The signature.
+    That `key`, an id, made it is for the caller to know.
 
     Raises:
         OSError: The repository could not be written to.

@@ -25,12 +25,7 @@ _MAX_MLMODEL = 1 << 20
 
 
 def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
-    """Copies a registered model to `home`.
-
-    Args:
-        uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        home: Where to.
-        bounds: On what is copied.
+    """Copies a registered model, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, to `home`.
 
     Raises:
         ConfigError: The extra mlflow is not installed.

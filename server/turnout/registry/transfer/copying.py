@@ -82,16 +82,10 @@ def import_version(
     recorded: Recorded = unrecorded,
     progress: Progress | None = None,
 ) -> PublishResult:
-    """Takes a version in from another repository, with the same digest.
+    """Takes in a version that `source` has, with the same digest.
 
-    Args:
-        repository: Where to.
-        source: Where from.
-        published: The version, as `source` has it.
-        gates: What it must pass here.
-        yanked: Returns the versions of the model that were yanked here.
-        recorded: Told of the version once it exists; not where it existed already.
-        progress: Told of each block copied.
+    `yanked` returns the versions of the model that were yanked here. `recorded` is told of the version once it exists;
+    not where it existed already.
 
     Raises:
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.

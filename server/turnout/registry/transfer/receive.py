@@ -86,14 +86,9 @@ class Receiver:
 
 @contextmanager
 def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Version) -> Iterator[Receiver]:
-    """Opens a directory for a version; it appears under its name complete, or not at all.
+    """Opens the directory `to` for a version; it appears under its name complete, or not at all.
 
-    Args:
-        to: Must not exist, or be empty.
-        manifest: `manifest.json` as it came.
-        digest: Its digest as it was told.
-        model: Whose version was asked for.
-        version: That was asked for.
+    `manifest` is `manifest.json` as it came, with the digest as it was told; `model` and `version` were asked for.
 
     Raises:
         InvalidRequest: There is something at `to`, or it cannot be written to.

@@ -40,10 +40,6 @@ _TYPES: Mapping[int, Any] = {
 def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...], Sequence[MappedField]]:
     """Writes a golden case, of inputs alone, for each sample of `model_warmup`.
 
-    Args:
-        model: The model.
-        directory: Where to; exists.
-
     Returns:
         The files, and what was done with each sample: one that cannot be read is left out, with the reason.
     """

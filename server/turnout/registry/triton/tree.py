@@ -79,9 +79,6 @@ def version_of(number: int) -> Version:
 def read_tree(root: Path) -> tuple[TritonModel, ...]:
     """Reads a Triton model repository, or a single model of one. No model file is opened.
 
-    Args:
-        root: Its directory.
-
     Returns:
         Its models by name; none if it is no such repository.
 

@@ -25,15 +25,7 @@ from turnout.web.oip.statistics import StatisticsEndpoints
 def oip_routes(
     http: HttpInference, oip: OipServices, allowed: Oip, route_headers: RouteHeaders, limits: InputLimits
 ) -> Sequence[Route]:
-    """Returns the protocol's routes.
-
-    Args:
-        http: Runs requests.
-        oip: The protocol's other services.
-        allowed: What clients may change.
-        route_headers: Returns the headers that say which version answers, and why.
-        limits: On a request's size and contents.
-    """
+    """Returns the protocol's routes."""
     bodies = JsonBodies.of(http.bodies, limits)
     parts = (
         StatisticsEndpoints(oip.statistics),

@@ -46,9 +46,7 @@ _environment = templates("turnout.web.report")
 def render(replay: Replay, versions: Iterable[str] = ()) -> str:
     """Returns the page. All text from outside is escaped, in the markup and in the data.
 
-    Args:
-        replay: The rollout.
-        versions: All versions of its model, which get the same colours as in the console.
+    `versions` are all of the rollout's model, which get the same colours as in the console.
     """
     rollout = replay.rollout
     colours = version_colours(versions, rollout.candidate, rollout.previous)
