@@ -51,11 +51,7 @@ class Bar:
 
 
 class CommandOutput:
-    """The output of one command.
-
-    Attributes:
-        as_json: Whether to print JSON.
-    """
+    """The output of one command."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json

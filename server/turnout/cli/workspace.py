@@ -44,7 +44,6 @@ class Workspace:
 
     Attributes:
         settings: Those of a server with the same options.
-        repository: The models.
     """
 
     settings: Settings
@@ -187,7 +186,6 @@ class ModelVersions:
     """One model: its published versions and their release state.
 
     Attributes:
-        name: The model's name.
         published: By version, the highest precedence first.
         index: Resolves selectors.
         baseline: Of the policy in force; None if there is none, or it was not read.

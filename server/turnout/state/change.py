@@ -29,9 +29,6 @@ class StateChange:
     Attributes:
         connection: In the transaction, with the revision locked.
         revision: The number of the last change; moves with each event that is recorded.
-        actor: Who asks.
-        reason: Why.
-        now: The clock.
     """
 
     connection: Connection

@@ -72,9 +72,7 @@ class CountRecord:
     """What one server counted of one rollout in one tick.
 
     Attributes:
-        model, attempt: The rollout.
         tick: Number of the tick: the database's time divided by the seconds of a tick.
-        server: The server's name.
         text: The counts, as JSON.
     """
 

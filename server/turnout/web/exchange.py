@@ -36,11 +36,8 @@ class HttpExchange:
     Attributes:
         operation: Its name in traces.
         arrived: `time.monotonic()` when it arrived.
-        model: The model's name in the path.
-        selector: The version selector in the path.
         request_id: Names it in logs.
         costly: Whether its answer takes long to encode even if the outputs are small.
-        body: As received.
         preferences: What its headers ask for.
         limits: On its size and contents.
     """
@@ -109,14 +106,7 @@ class HttpRequest(InferenceExchange[Response], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpInference:
-    """Runs requests.
-
-    Attributes:
-        plane: Answers them.
-        preferences: Reads what their headers ask for.
-        bodies: Receives their bodies.
-        new_request_id: Returns a new id for a request that has none.
-    """
+    """Runs requests."""
 
     plane: DataPlane
     preferences: PreferenceReader

@@ -35,7 +35,6 @@ class _Version:
         outcome: `published`, `was there`, `would be published` or `refused`.
         digest: Its digest; "" if it was refused.
         release_status: Its release status; "" if it has none.
-        reason: Why it was refused.
     """
 
     number: int

@@ -38,8 +38,6 @@ class PublishOutcome:
     """A successful publish.
 
     Attributes:
-        result: The version.
-        release_status: Its release status.
         released: Its release, if one was asked for.
     """
 
@@ -109,10 +107,8 @@ class PublishRefusal:
     """A publish that a gate refused.
 
     Attributes:
-        model: The model's name.
         version, digest: Those that the version would have had.
         parent: The version that it was compared with; None if there is no lower one.
-        report: The results of the gates.
     """
 
     model: str

@@ -42,8 +42,6 @@ class UploadOptions:
     """How to publish the version.
 
     Attributes:
-        how: Who publishes it, and how.
-        release: Whether to release it too.
         timeout: Seconds that its gates may take.
     """
 

@@ -20,7 +20,6 @@ class Content:
     """A version's manifest, and the records beside it.
 
     Attributes:
-        manifest: What its publisher states.
         evidence_records: Its signatures, the environment that published it, and reports of gates.
         yanked: Why it was yanked; "" if it was not.
     """
@@ -39,9 +38,6 @@ class VersionDescription:
     """One version.
 
     Attributes:
-        version: Exact.
-        digest: Pins its content.
-        release_status: Its release status.
         tags: The tags that point to it, sorted.
         default: Whether the empty selector resolves to it.
         inputs, outputs: Its signature.

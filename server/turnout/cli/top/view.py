@@ -38,9 +38,7 @@ class _Column:
     """One column of the table of versions.
 
     Attributes:
-        cell: Returns the text for a version.
         keep: On a narrow terminal the columns with the lowest numbers are dropped first; those with 9 never are.
-        right: Whether it is aligned to the right, as numbers are.
     """
 
     head: str

@@ -17,12 +17,7 @@ from turnout.registry.storage.golden import GoldenCase, class_numbers
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How many labelled rows a version got right.
-
-    Attributes:
-        right: Whose highest score is that of the right class.
-        rows: Of how many.
-    """
+    """How many labelled rows a version got right: their highest score is that of the right class."""
 
     right: int = 0
     rows: int = 0

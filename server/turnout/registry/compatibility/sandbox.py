@@ -19,12 +19,7 @@ if TYPE_CHECKING:  # importing onnx takes long, and whoever only tells of gates 
 
 @dataclass(frozen=True, slots=True)
 class SandboxVersion:
-    """A version that can be run, published or staged.
-
-    Attributes:
-        directory: Holds its files.
-        manifest: Describes them.
-    """
+    """A version that can be run, published or staged."""
 
     directory: Path
     manifest: Manifest
@@ -36,7 +31,6 @@ class ExampleResult:
 
     Attributes:
         example: The golden case's file, such as `golden/one.npz`, or the number of the synthetic input.
-        golden: The example is a golden case.
         outputs: By name; bfloat16 as float32, which holds all its values. Empty if it could not answer.
         fault: Why it could not; "" if it could.
     """

@@ -18,7 +18,6 @@ class BumpFinding:
 
     Attributes:
         parent: The lower version.
-        difference: What changed.
         allowed: What the number allows clients to meet.
     """
 

@@ -52,7 +52,6 @@ class Candidate(SandboxVersion):
 
     Attributes:
         digest: `sha256:` of the canonical manifest.
-        facts: What the ONNX file says of itself.
         parent: What it is compared with; None if nothing lower is published.
         taken: Version numbers of its model that were used before, as far as is known.
     """
@@ -68,7 +67,6 @@ class GateVerdict:
     """What one gate found.
 
     Attributes:
-        outcome: Whether the candidate may pass.
         evidence: Why, in one sentence without a path.
         numbers: What was measured, by name; units stand in the names.
     """
@@ -97,11 +95,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Skip(JsonForm):
-    """A gate that somebody skips, and why.
-
-    Attributes:
-        reason: Why; goes on record.
-    """
+    """A gate that somebody skips, and why, on record."""
 
     gate: str
     reason: str
@@ -118,12 +112,7 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """What all gates found, in the order they ran in.
-
-    Attributes:
-        results: By gate.
-        skips: What was left out on request.
-    """
+    """What all gates found, in the order they ran in."""
 
     results: tuple[GateResult, ...] = ()
     skips: tuple[Skip, ...] = ()
@@ -139,7 +128,6 @@ class GateRefused(InvalidModel):
 
     Attributes:
         candidate: What was refused; its directory is gone.
-        report: What all gates found.
     """
 
     def __init__(self, candidate: Candidate, report: GateReport) -> None:

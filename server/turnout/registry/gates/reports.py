@@ -34,7 +34,6 @@ class GateAttestation:
         time: When, in RFC 3339.
         turnout: Release of Turnout.
         parent: The version that it was compared with; "" if there was no lower one.
-        report: What the gates found, and which of them somebody did without.
         imported: It came with the version from another repository.
     """
 

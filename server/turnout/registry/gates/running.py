@@ -19,12 +19,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, slots=True)
 class SandboxGate(Generic[P]):
-    """A gate that looks at what running the candidate shows.
-
-    Attributes:
-        sandbox: Runs it, and its parent.
-        plan: What is asked of it.
-    """
+    """A gate that looks at what running the candidate shows."""
 
     sandbox: Sandbox
     plan: P

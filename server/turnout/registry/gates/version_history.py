@@ -17,7 +17,6 @@ class VersionHistory:
     """The versions of one model.
 
     Attributes:
-        repository: Where they lie.
         published: By version; yanked ones are left out, since nobody is to go on from them.
         taken: Every number that was ever used, as far as is known.
     """

@@ -25,9 +25,7 @@ class Weight:
     """One tensor.
 
     Attributes:
-        name: What the graph calls it.
         dtype: ONNX's number of its element type.
-        shape: Its dimensions.
         size: Bytes.
         content: Digest of element type, shape and bytes.
     """

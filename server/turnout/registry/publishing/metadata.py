@@ -65,16 +65,12 @@ class VersionMetadata:
     """What a publisher says about a version.
 
     Attributes:
-        description: What the model does.
-        licence: Under which terms.
-        notes: What else readers should know of this version.
         free: Anything else, as JSON values; none of the names above.
         batching: How requests may be put together; None leaves it to the server.
         tolerances: By output name, or by dtype for outputs not named.
         scores: By output name, whether it holds scores of classes.
         labels: By output name, what the classes along its last axis are called, in order.
         preprocessing: How raw data becomes inputs, as JSON values.
-        provenance: Where it comes from.
     """
 
     description: str = ""

@@ -68,12 +68,10 @@ class PublishRequest:
     """What is to be published.
 
     Attributes:
-        model: The model's name.
         version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
             if there is none.
         source: The ONNX file; may be a link. External data is taken from its directory, as
             `turnout.registry.onnx.model_files` says.
-        metadata: What the publisher says about it.
         golden: Files of golden cases, `turnout.registry.storage.golden`.
     """
 
@@ -89,7 +87,6 @@ class PublishResult:
     """A version that exists now, or would, had it not been a dry run.
 
     Attributes:
-        manifest: What its publisher states.
         digest: `sha256:` of the canonical manifest.
         created: False if the very same version existed already, and after a dry run.
         report: What the gates found; empty if the version existed already.

@@ -12,10 +12,7 @@ class PublishOptions:
     """Who publishes, and how.
 
     Attributes:
-        actor: Who, for the record.
-        reason: Why, for the record.
         signer: Signs the version; None for nobody.
-        skips: Gates to do without, on record.
         dry_run: Do everything, and commit nothing.
     """
 

@@ -61,11 +61,7 @@ class KeySigner:
 
 @dataclass(frozen=True, slots=True)
 class MadeElsewhere:
-    """A signature that was made where the key is, and was found to be the key's.
-
-    Attributes:
-        bundle: The signature.
-    """
+    """A signature that was made where the key is, and was found to be the key's."""
 
     key: PublicKey
     bundle: Bundle

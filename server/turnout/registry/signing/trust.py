@@ -45,7 +45,6 @@ class Signed:
 
     Attributes:
         key: The id of its key; the file's name if it cannot be read.
-        worth: What it is worth.
         why: Why it is worth no more, as half a sentence; "" if nothing is to be said.
     """
 
@@ -184,7 +183,6 @@ class SignatureGate:
     """Lets in only what somebody trusted signed; if that is asked for without force, tells what is not.
 
     Attributes:
-        trust: Whose signatures count.
         repository: Where signatures lie that were made before: there, or where the version comes from.
         signer: Signs for the publisher; None for nobody.
     """

@@ -55,7 +55,6 @@ class MappedField:
 
     Attributes:
         path: The field's, with dots.
-        outcome: What became of it.
         note: What it is now, or why it is nothing.
     """
 

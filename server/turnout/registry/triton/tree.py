@@ -37,7 +37,6 @@ class TritonModel:
     Attributes:
         sources: By number, the ONNX file of each version, ascending.
         served: Numbers of the versions that Triton would serve.
-        mapped: Its configuration in Turnout's terms.
         labels: By output name.
         warm_up: Requests that it asks to be warmed up with.
         rows_per_request: How many rows those may say that they have: 0 if their shapes are whole.

@@ -23,7 +23,6 @@ class VersionRow:
     """One version in a list.
 
     Attributes:
-        tags: The tags that point to it.
         shares: Its parts of the traffic that the policy splits.
         latest: Its recent activity; None if nothing is known yet.
     """

@@ -38,7 +38,6 @@ class InferenceBody:
         request_id: "" for none.
         document: The JSON object.
         binary: The bytes after it.
-        limits: On its size and contents.
     """
 
     request_id: str

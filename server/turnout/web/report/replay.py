@@ -63,8 +63,6 @@ class Replay:
     """A rollout and its ticks.
 
     Attributes:
-        rollout: Its present state.
-        plan: Its plan.
         recorded_ticks: Its ticks, the oldest first.
         evidence: After each of them.
     """
