@@ -9,8 +9,8 @@ from pathlib import Path
 
 from turnout.config import Settings
 from turnout.errors import InvalidModel
-from turnout.registry.gates import Candidate, Gate, Watch
 from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.gate import Candidate, Gate, Watch
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.manifest.digest import Progress

@@ -4,6 +4,7 @@ from typing import Any
 
 from semver import Version
 
+from turnout.cli.output import CommandOutput
 from turnout.routing.default_answers import RoutingTable, SelectorAnswer, SelectorPart, answers_text
 from turnout.routing.policy import UNITS
 from turnout_proto.v1 import prediction_pb2
@@ -39,6 +40,12 @@ def answers_body(answers: RoutingTable) -> dict[str, Any]:
         "selectors": {one.selector: _parts(one.parts) for one in answers.selectors if one.selector},
         "notes": list(answers.notes),
     }
+
+
+def show_change(out: CommandOutput, body: dict[str, Any], answers: RoutingTable, *sentences: str) -> None:
+    """Prints what a command changed, and which versions answer from now on."""
+    lines = (line for line in (*sentences, answers_line(answers)) if line)
+    out.show(body | {"answers": answers_body(answers)}, *lines)
 
 
 def answers_line(answers: RoutingTable) -> str:

@@ -54,10 +54,7 @@ def _given_tls(given: CallOptions) -> Tls | None:
 
 
 def _trust_in(cert: str) -> Tls:
-    """Returns TLS settings for the server that is configured here: its own certificate is trusted.
-
-    Args:
-        cert: The file of that certificate.
+    """Returns TLS settings for the server that is configured here: its own certificate, in a file, is trusted.
 
     Raises:
         ConfigError: It cannot be read.
@@ -118,11 +115,7 @@ class Server:
 
     @contextmanager
     def client(self, timeout: float) -> Iterator[Client]:
-        """Opens a client; the block raises `ServerRefused` for the server's errors.
-
-        Args:
-            timeout: Seconds that a call may take.
-        """
+        """Opens a client, with a timeout in seconds; the block raises `ServerRefused` for the server's errors."""
         tls, target = self._tls(), str(self.address)
         bearer = self._bearer(plain=tls is None)
         with (

@@ -8,7 +8,7 @@ import typer
 from turnout.cli.auth.permissions import application as auth
 from turnout.cli.auth.token import application as token
 from turnout.cli.examples import add_examples
-from turnout.cli.options import expand_groups
+from turnout.cli.options import expand_groups, flag
 from turnout.cli.publish.command import publish
 from turnout.cli.publish.imports import application as imports
 from turnout.cli.publish.key import application as key
@@ -108,8 +108,6 @@ def _print_version(value: bool) -> None:
 
 
 def _turnout(
-    version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print and exit.")
-    ] = False,
+    version: Annotated[bool, flag("--version", "Print and exit.", callback=_print_version, is_eager=True)] = False,
 ) -> None:
     """Serve many versions of ONNX models at once, and switch between them without stopping."""

@@ -29,50 +29,43 @@ class OptionGroup:
         return {name: kind for base in reversed(cls.__mro__) for name, kind in inspect.get_annotations(base).items()}
 
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
-VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")]
-JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Print the result, or the error, as JSON.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
-HistoryLimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="How many to show.")]
-ReleaseOption = Annotated[
-    bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
-]
-RequiredReasonOption = Annotated[
-    str, typer.Option("--reason", metavar="WHY", help="For the record.", show_default=False)
-]
-ActorOption = Annotated[
-    str | None,
-    typer.Option("--actor", metavar="WHO", help="For the record. (default: login@host)", show_default=False),
-]
-ModelsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--models",
-        metavar="DIR",
-        help="Model repository: a directory, s3://, gs:// or oci://. (default: models)",
-        show_default=False,
-    ),
-]
-StateOption = Annotated[
-    str | None,
-    typer.Option("--state", metavar="URL", help="State store. (default: DIR/.turnout/state.db)", show_default=False),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="Configuration. (default: ./turnout.toml if there)", show_default=False
-    ),
-]
+def argument(metavar: str, text: str, **more: Any) -> Any:
+    """Returns an argument with its help."""
+    return typer.Argument(metavar=metavar, help=text, **more)
+
+
+def option(name: str, metavar: str, text: str, **more: Any) -> Any:
+    """Returns an option with its help, which shows the default unless `text` says what it is."""
+    return typer.Option(name, metavar=metavar, help=text, show_default="(default: " not in text, **more)
+
+
+def flag(name: str, text: str, **more: Any) -> Any:
+    """Returns an option without a value."""
+    return option(name, "", text, **more)
 
 
 def server_option(text: str) -> Any:
     """Returns the option `--server` of a command, with `text` as its help."""
-    return typer.Option("--server", metavar="HOST:PORT", help=text, show_default=False)
+    return option("--server", "HOST:PORT", text)
 
 
 def _tls_option(name: str, metavar: str, text: str) -> Any:
-    variable = f"TURNOUT_TLS_{name.upper().replace('-', '_')}"
-    return typer.Option(f"--tls-{name}", metavar=metavar, help=text, envvar=variable, show_default=False)
+    return option(f"--tls-{name}", metavar, text, envvar=f"TURNOUT_TLS_{name.upper().replace('-', '_')}")
+
+
+NameArgument = Annotated[str, argument("NAME", "The model.")]
+VersionArgument = Annotated[str, argument("NAME@VERSION", "For example magika@3.2.0.")]
+JsonOption = Annotated[bool, flag("--json", "Print the result, or the error, as JSON.")]
+TimeoutOption = Annotated[float, option("--timeout", "SECONDS", "How long to wait.", min=0.001)]
+HistoryLimitOption = Annotated[int, option("--limit", "N", "How many to show.", min=1, max=1000)]
+ReleaseOption = Annotated[bool, flag("--release", "Release it too, as `turnout release` does.")]
+RequiredReasonOption = Annotated[str, option("--reason", "WHY", "For the record.")]
+ActorOption = Annotated[str | None, option("--actor", "WHO", "For the record. (default: login@host)")]
+ModelsOption = Annotated[
+    str | None, option("--models", "DIR", "Model repository: a directory, s3://, gs:// or oci://. (default: models)")
+]
+StateOption = Annotated[str | None, option("--state", "URL", "State store. (default: DIR/.turnout/state.db)")]
+ConfigOption = Annotated[Path | None, option("--config", "FILE", "Configuration. (default: ./turnout.toml if there)")]
 
 
 class ChangeOptions(OptionGroup):
@@ -91,21 +84,19 @@ class CallOptions(OptionGroup):
     tls_cert: Annotated[str, _tls_option("cert", "FILE", "Certificate to show to the server, in PEM.")] = ""
     tls_key: Annotated[str, _tls_option("key", "FILE", "Its private key.")] = ""
     tls_server_name: Annotated[
-        str,
-        _tls_option("server-name", "NAME", "Name in the server's certificate, if it is not the host of --server."),
+        str, _tls_option("server-name", "NAME", "Name in the server's certificate, if it is not the host of --server.")
     ] = ""
     token_file: Annotated[
         str,
-        typer.Option(
+        option(
             "--token-file",
-            metavar="FILE",
-            help="File that holds the bearer token. (default: the variable TURNOUT_TOKEN)",
+            "FILE",
+            "File that holds the bearer token. (default: the variable TURNOUT_TOKEN)",
             envvar="TURNOUT_TOKEN_FILE",
-            show_default=False,
         ),
     ] = ""
     plaintext_token: Annotated[
-        bool, typer.Option("--plaintext-token", metavar="", help="Send the token without TLS, to other machines too.")
+        bool, flag("--plaintext-token", "Send the token without TLS, to other machines too.")
     ] = False
 
 

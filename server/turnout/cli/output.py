@@ -51,11 +51,7 @@ class Bar:
 
 
 class CommandOutput:
-    """The output of one command.
-
-    Attributes:
-        as_json: Whether to print JSON.
-    """
+    """The output of one command."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -94,12 +90,8 @@ class CommandOutput:
 
     @contextmanager
     def progress(self, what: str, size: int, *, slow: bool = False) -> Iterator["Bar"]:
-        """Shows a progress bar while the block runs, if standard error is a terminal and `size` is large enough.
-
-        Args:
-            what: The text before the bar.
-            size: Bytes to process.
-            slow: Show the bar whatever the size is.
+        """Shows a progress bar while the block runs, if standard error is a terminal, and `size`, in bytes, is large
+        or the work `slow` anyway.
 
         Yields:
             The bar; call it with the number of bytes that were just processed.
@@ -142,13 +134,7 @@ def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: Sequence[str] = ()) -> Table:
-    """Returns a table without lines.
-
-    Args:
-        columns: Headings.
-        rows: Cells; text is printed as it is, not as markup.
-        right: Columns that hold numbers.
-    """
+    """Returns a table without lines. Text in cells is printed as it is, not as markup; numbers go to the right."""
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")

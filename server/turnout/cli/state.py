@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import DiskTarget
+from turnout.cli.options import DiskTarget, argument, flag
 from turnout.cli.output import facts, reporting, size_text
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 application = typer.Typer(no_args_is_help=True, help="Back up the state store, and restore it.")
 
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
+_File = Annotated[Path, argument("FILE", "The backup.")]
 
 
 @application.command()
@@ -39,10 +39,7 @@ def backup(
 def restore(
     file: _File,
     replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace", metavar="", help="Replace an SQLite store; what it held is kept in a file beside it."
-        ),
+        bool, flag("--replace", "Replace an SQLite store; what it held is kept in a file beside it.")
     ] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:

@@ -10,12 +10,9 @@ from turnout.serving.tensorrt.fallback import progress
 
 @contextmanager
 def progress_notes(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
-    """Says repeatedly, while the block runs, what it does and for how long.
+    """Says every so many seconds, while the block runs, what it does and for how long; nothing if that is "".
 
-    Args:
-        say: Prints a sentence; called in another thread.
-        what: The present activity; "" if it is not worth a line.
-        every: Seconds between two sentences.
+    `say` is called in another thread.
     """
     if not what:
         yield

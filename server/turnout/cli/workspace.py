@@ -3,7 +3,8 @@
 import atexit
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,7 @@ from turnout.routing.selection.selector import Selector
 from turnout.state.release_status import ReleaseState
 
 if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a server need none of it
+    from turnout.publishing import Publisher
     from turnout.state.store import StateStore
 
 _ACTOR_BYTES = 256
@@ -42,7 +44,6 @@ class Workspace:
 
     Attributes:
         settings: Those of a server with the same options.
-        repository: The models.
     """
 
     settings: Settings
@@ -99,6 +100,15 @@ class Workspace:
         if made and self._holds_versions():
             typer.echo(_MADE, err=True)
         return store
+
+    @contextmanager
+    def publisher(self, store: "StateStore") -> "Iterator[Publisher]":
+        """Yields what publishes into the repository, with processes of its own to run models in."""
+        from turnout.publishing import Publisher
+        from turnout.serving.sandbox.fork_server import start_processes
+
+        with closing(start_processes()) as processes:
+            yield Publisher(self.settings, self.repository, store, processes)
 
     @property
     def _forgets(self) -> bool:
@@ -176,7 +186,6 @@ class ModelVersions:
     """One model: its published versions and their release state.
 
     Attributes:
-        name: The model's name.
         published: By version, the highest precedence first.
         index: Resolves selectors.
         baseline: Of the policy in force; None if there is none, or it was not read.

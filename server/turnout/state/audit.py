@@ -24,7 +24,6 @@ class Audit:
     """What reading the whole log showed.
 
     Attributes:
-        chain: Whether the log is what was written.
         differences: What the other tables say and the log does not, or the other way round, in sentences; at most the
             first twenty.
         published: The digest of every version whose publication was recorded, by model and version.

@@ -34,7 +34,6 @@ class Backup:
     """What a backup holds.
 
     Attributes:
-        schema: The schema of its tables.
         events: Events of the log, and how many models they tell of.
         models: Models that events tell of.
         revision: The number of the latest change; 0 before the first.

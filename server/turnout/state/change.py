@@ -7,7 +7,8 @@ from textwrap import shorten
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, InvalidRequest
 from turnout.registry.manifest.names import MODEL_NAME
@@ -28,9 +29,6 @@ class StateChange:
     Attributes:
         connection: In the transaction, with the revision locked.
         revision: The number of the last change; moves with each event that is recorded.
-        actor: Who asks.
-        reason: Why.
-        now: The clock.
     """
 
     connection: Connection
@@ -42,10 +40,15 @@ class StateChange:
 
     def standing(self, version: Version) -> ReleaseStatus:
         """Returns how `version` stands."""
-        query = select(schema.standings.c.standing).where(
-            schema.standings.c.model == self.model, schema.standings.c.version == version_key(version)
-        )
+        query = select(schema.standings.c.standing).where(self._is_version(version))
         return ReleaseStatus(self.connection.execute(query).scalar_one_or_none() or ReleaseStatus.CANDIDATE)
+
+    def set_standing(self, version: Version, status: ReleaseStatus) -> None:
+        """Notes how `version` stands from now on."""
+        self.connection.execute(delete(schema.standings).where(self._is_version(version)))
+        if status is not ReleaseStatus.CANDIDATE:
+            row = {"model": self.model, "version": version_key(version), "standing": status.value}
+            self.connection.execute(insert(schema.standings).values(row))
 
     def refuse_yanked(self, version: Version) -> None:
         """Refuses a change about a yanked version."""
@@ -76,14 +79,12 @@ class StateChange:
         if row is None or row.number != number or row.final:
             raise Conflict(f"attempt {attempt} of {self.model} was written by another server meanwhile; look again")
 
-    def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
-        """Makes the next revision, and the event that tells of it.
+    def _is_version(self, version: Version) -> ColumnElement[bool]:
+        table = schema.standings.c
+        return and_(table.model == self.model, table.version == version_key(version))
 
-        Args:
-            kind: What happened.
-            subject: What changed.
-            payload: The change itself, as JSON values.
-        """
+    def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
+        """Makes the next revision, and the event that tells of it; the payload is JSON values."""
         self.revision += 1
         self.connection.execute(update(schema.revision).values(number=self.revision))
         notify(self.connection)

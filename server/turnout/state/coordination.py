@@ -41,10 +41,7 @@ class Sharing(ReleaseStore):
     def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], ServersSnapshot]:
         """Returns the rollouts that have not ended, the servers that are alive, and counts that nobody has used yet.
 
-        All of it as of one moment.
-
-        Args:
-            driver: What was counted for the rollouts that it drives, as its record says; None: for all.
+        All of it as of one moment. Counts are of the rollouts that `driver` drives, as their records say; None: of all.
         """
         with self._database.reading() as connection:
             records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)

@@ -9,11 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, Insert, delete, insert, select
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, select
 
 from turnout.state import policies, rollouts
-from turnout.state.change import StateChange, check_text, version_key
+from turnout.state.change import StateChange, check_text
 from turnout.state.database import schema
 from turnout.state.event_log import events
 from turnout.state.event_log.events import EventKind
@@ -47,12 +46,9 @@ class StatusChange:
 
 
 def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
-    """Returns the changes of release statuses by model, the oldest first.
+    """Returns the changes of release statuses by model, the oldest first, that have a higher number than `since`.
 
-    Args:
-        connection: Of the store.
-        model: Of this one, whose last changes they are, if only none; None: of each that has some.
-        since: Those with a higher number.
+    Of `model`, whose last changes they are, if only none; None: of each that has some.
     """
     kinds = [EventKind(kind) for kind in _STATUS_KINDS]
     limit = _MOST if model is not None else None
@@ -145,18 +141,6 @@ def set_statuses(change: StateChange, statuses: Mapping[Version, ReleaseStatus])
         if before is status or (status is ReleaseStatus.CANDIDATE and before is ReleaseStatus.YANKED):
             continue
         change.refuse_yanked(version)
-        change.connection.execute(delete(schema.standings).where(*is_version(change.model, version)))
-        if status is ReleaseStatus.RELEASED:
-            change.connection.execute(stand(change.model, version, status))
+        change.set_standing(version, status)
         kind = EventKind.RELEASED if status is ReleaseStatus.RELEASED else EventKind.WITHDRAWN
         change.record(kind, str(version), {"version": str(version)})
-
-
-def stand(model: str, version: Version, standing: ReleaseStatus) -> Insert:
-    """Returns the statement that notes how a version stands."""
-    return insert(schema.standings).values(model=model, version=version_key(version), standing=standing.value)
-
-
-def is_version(model: str, version: Version) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Returns the condition that names a version's row."""
-    return schema.standings.c.model == model, schema.standings.c.version == version_key(version)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from textwrap import shorten
 
@@ -51,7 +51,12 @@ class VersionUses:
 
 
 class ReleaseStore:
-    """Releases, withdraws, yanks and tags versions. The base of the store, which documents how to call its methods."""
+    """Releases, withdraws, yanks and tags versions. The base of the store.
+
+    A change names the `model`, the exact `version`, who asks (`actor`, at most 256 bytes) and why (`reason`, at most
+    1,024 bytes). Whether the version was published is for the caller to know. A method that finds nothing to change
+    logs nothing, either. Each raises InvalidRequest if an argument is too long.
+    """
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
@@ -60,24 +65,12 @@ class ReleaseStore:
     def record_published(
         self, model: str, version: Version, digest: str, *, actor: str, reason: str, found: bool
     ) -> bool:
-        """Records that a version exists.
+        """Records that a version exists, with the digest of its manifest.
 
-        Args:
-            model: Its model.
-            version: Which; that it exists is for the caller to know.
-            digest: Of its manifest.
-            actor: Who published it, at most 256 bytes; who found it, if nobody recorded it.
-            reason: Why, at most 1,024 bytes.
-            found: It was found, and its publisher never said so.
-
-        Returns:
-            False if that was recorded before, with this digest; nothing is changed or logged then.
-
-        Raises:
-            InvalidRequest: An argument is too long.
+        `found` says that its publisher never recorded it: the actor is who found it. Returns False if that was recorded
+        before, with this digest.
         """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        with self._change(model, actor, reason) as change:
+        with self._change(model, actor, reason, version) as change:
             before = events.latest(change.connection, model, 1, (EventKind.PUBLISHED,), str(version))
             if before and before[0].payload["digest"] == digest:
                 return False
@@ -87,24 +80,8 @@ class ReleaseStore:
         return True
 
     def record_signed(self, model: str, version: Version, digest: str, key: str, *, actor: str, reason: str) -> bool:
-        """Records that somebody signed a version's digest.
-
-        Args:
-            model: Its model.
-            version: Which.
-            digest: That was signed.
-            key: The id of the key.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-
-        Returns:
-            False if that was recorded before, of this key and this digest; nothing is changed or logged then.
-
-        Raises:
-            InvalidRequest: An argument is too long.
-        """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        with self._change(model, actor, reason) as change:
+        """Records that the key of that id signed a version's digest; returns False if that was recorded before."""
+        with self._change(model, actor, reason, version) as change:
             payload = {"version": str(version), "digest": digest, "key": key}
             known = events.latest(change.connection, model, _SIGNATURES, (EventKind.SIGNED,), str(version))
             if any(event.payload == payload for event in known):
@@ -113,22 +90,12 @@ class ReleaseStore:
         return True
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Declares a version fit for general traffic.
-
-        Args:
-            model: Its model.
-            version: Which; whether it was published is for the caller to know.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-
-        Returns:
-            False if it was released already; nothing is changed or logged then.
+        """Declares a version fit for general traffic; returns False if it was released already.
 
         Raises:
-            InvalidRequest: The version is yanked, or an argument is too long.
+            InvalidRequest: The version is yanked.
         """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        with self._change(model, actor, reason) as change:
+        with self._change(model, actor, reason, version) as change:
             if change.standing(version) is ReleaseStatus.RELEASED:
                 return False
             model_changes.set_statuses(change, {version: ReleaseStatus.RELEASED})
@@ -143,21 +110,12 @@ class ReleaseStore:
         reason: str,
         rollout: tuple[int, int] | None = None,
     ) -> bool:
-        """Makes a released version a candidate again: a rollout that released it has rolled it back.
+        """Makes a released version a candidate again, and returns False if it is not released.
 
-        Args:
-            model: Its model.
-            version: Which.
-            actor: Who asks.
-            reason: Why.
-            rollout: Attempt and number of the rollout that asks; it must not have been written since.
-
-        Returns:
-            False if it is not released; nothing is changed or logged then.
+        `rollout` is the attempt and the number of the rollout that asks; it must not have been written since.
 
         Raises:
             Conflict: Another server wrote the rollout meanwhile.
-            InvalidRequest: An argument is too long.
         """
         with self._change(model, actor, reason) as change:
             if rollout is not None:
@@ -170,31 +128,19 @@ class ReleaseStore:
     def yank(
         self, model: str, version: Version, *, actor: str, reason: str, refuse: Callable[[VersionUses], None]
     ) -> ReleaseStatus:
-        """Withdraws a version.
+        """Yanks a version and returns what it was before.
 
-        Args:
-            model: Its model.
-            version: Which; whether it was published is for the caller to know.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, 1 to 1,024 bytes: clients that pin the version are told.
-            refuse: Raises if one of the uses forbids it. What it is shown is locked until the change is made.
-
-        Returns:
-            What it was before; if it was yanked, nothing is changed or logged.
+        `refuse` raises if one of the uses forbids it; what it is shown is locked until the change is made. Clients that
+        pin the version are told the reason.
 
         Raises:
-            InvalidRequest: No reason was given, or an argument is too long.
+            InvalidRequest: No reason was given.
         """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
-        with self._change(model, actor, reason) as change:
+        with self._change(model, actor, reason, version, explained=True) as change:
             before = change.standing(version)
-            if before is ReleaseStatus.YANKED:
-                return before
-            refuse(_uses(change, version))
-            change.connection.execute(delete(schema.standings).where(*model_changes.is_version(model, version)))
-            change.connection.execute(model_changes.stand(model, version, ReleaseStatus.YANKED))
-            change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
+            if before is not ReleaseStatus.YANKED:
+                refuse(uses(change.connection, model, version))
+                _yank(change, version, before)
         return before
 
     def prune(
@@ -210,88 +156,51 @@ class ReleaseStore:
     ) -> bool:
         """Records that a version's files go: servers unload it, and its number is never used again.
 
-        Args:
-            model: Its model.
-            version: Which.
-            digest: Of its manifest.
-            size_bytes: Of its files.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, 1 to 1,024 bytes.
-            refuse: Raises if one of the uses forbids it. What it is shown is locked until the change is made.
-
-        Returns:
-            False if that was recorded before; nothing is changed or logged then.
+        `refuse` as in `yank`. Returns False if that was recorded before.
 
         Raises:
-            InvalidRequest: An argument is too long.
+            InvalidRequest: No reason was given.
         """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
-        with self._change(model, actor, reason) as change:
+        with self._change(model, actor, reason, version, explained=True) as change:
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 return False
-            refuse(_uses(change, version))
+            refuse(uses(change.connection, model, version))
             before = change.standing(version)
             if before is not ReleaseStatus.YANKED:
-                change.connection.execute(delete(schema.standings).where(*model_changes.is_version(model, version)))
-                change.connection.execute(model_changes.stand(model, version, ReleaseStatus.YANKED))
-                payload = {"version": str(version), "previous": str(before)}
-                event = change.record(EventKind.YANKED, str(version), payload)
-                change = replace(change, revision=event.id)
+                _yank(change, version, before)
             payload = {"version": str(version), "digest": digest, "bytes": str(size_bytes)}
             change.record(EventKind.PRUNED, str(version), payload)
         return True
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Makes a yanked version a candidate, whatever it was before.
-
-        Args:
-            model: Its model.
-            version: Which.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, 1 to 1,024 bytes.
-
-        Returns:
-            False if it was not yanked; nothing is changed or logged then.
+        """Makes a yanked version a candidate, whatever it was before; returns False if it was not yanked.
 
         Raises:
-            InvalidRequest: No reason was given, or an argument is too long.
+            InvalidRequest: No reason was given, or the version was pruned.
         """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
-        with self._change(model, actor, reason) as change:
+        with self._change(model, actor, reason, version, explained=True) as change:
             if change.standing(version) is not ReleaseStatus.YANKED:
                 return False
             if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
                 raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
-            change.connection.execute(delete(schema.standings).where(*model_changes.is_version(model, version)))
+            change.set_standing(version, ReleaseStatus.CANDIDATE)
             change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
         return True
 
     def set_tag(
         self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
     ) -> Version | None:
-        """Makes a tag name a version.
+        """Makes a tag name a version, and returns the version that it named before; None if it is new.
 
-        Args:
-            model: Its model.
-            tag: Its name, at most 63 bytes; that it reads as no version or range is for the caller to know.
-            version: What it shall name.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-            expect: The version that it has to name before; "" for no tag of that name; None for whatever it names.
-
-        Returns:
-            The version that it named before, None if it is new. Where that is the same, nothing is
-            changed or logged.
+        That the tag, of at most 63 bytes, reads as no version or range is for the caller to know. `expect` is the
+        version that it has to name before: "" for no tag of that name, None for whatever it names.
 
         Raises:
             Conflict: It names another version than is expected; says which, who set it, and why.
-            InvalidRequest: The version is yanked, or an argument is too long.
+            InvalidRequest: The version is yanked.
         """
         check_text("tag", tag, schema.NAME_LENGTH, least=1)
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        with self._change(model, actor, reason) as change:
+        with self._change(model, actor, reason, version) as change:
             change.refuse_yanked(version)
             previous = change.tags().get(tag)
             _refuse_unexpected(change, tag, previous, expect)
@@ -305,22 +214,11 @@ class ReleaseStore:
         return None if previous is None else Version.parse(previous)
 
     def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
-        """Removes a tag.
-
-        Args:
-            model: Its model.
-            tag: Its name.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-            expect: The version that it has to name before; None for whatever it names.
-
-        Returns:
-            The version that it named.
+        """Removes a tag, and returns the version that it named; `expect` as in `set_tag`.
 
         Raises:
             TagNotFound: The model has no such tag; names the nearest.
             Conflict: It names another version than is expected; says which, who set it, and why.
-            InvalidRequest: An argument is too long.
         """
         check_text("tag", tag, schema.NAME_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
@@ -343,9 +241,17 @@ class ReleaseStore:
             return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
 
     @contextmanager
-    def _change(self, model: str, actor: str, reason: str) -> Iterator[StateChange]:
-        """A transaction that may record a change of `model`; no other one changes anything until it ends."""
+    def _change(
+        self, model: str, actor: str, reason: str, version: Version | None = None, *, explained: bool = False
+    ) -> Iterator[StateChange]:
+        """A transaction that may record a change of a model, or of its `version`; no other one changes anything then.
+
+        If it is `explained`, the reason must not be empty.
+        """
         check_model(model)
+        if version is not None:
+            check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1 if explained else 0)
         with self._change_of_any(model, actor, reason) as change:
             yield change
 
@@ -374,8 +280,9 @@ def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) 
     return reasons
 
 
-def _uses(change: StateChange, version: Version) -> VersionUses:
-    return uses(change.connection, change.model, version)
+def _yank(change: StateChange, version: Version, before: ReleaseStatus) -> None:
+    change.set_standing(version, ReleaseStatus.YANKED)
+    change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
 
 
 def uses(connection: Connection, model: str, version: Version) -> VersionUses:

@@ -28,7 +28,6 @@ class RolloutRecord:
         state: In a word.
         final: It has ended.
         started, changed: When, UTC.
-        driver: The server that drives it.
         driven_until: Until when no other may, UTC, by the clock of the database.
         document: The rollout itself, as JSON values; empty if it is not a JSON object.
     """

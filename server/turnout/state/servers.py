@@ -72,9 +72,7 @@ class CountRecord:
     """What one server counted of one rollout in one tick.
 
     Attributes:
-        model, attempt: The rollout.
         tick: Number of the tick: the database's time divided by the seconds of a tick.
-        server: The server's name.
         text: The counts, as JSON.
     """
 
@@ -140,12 +138,7 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
 
 
 def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnapshot:
-    """Reads what servers said.
-
-    Args:
-        connection: In a transaction.
-        driver: Counts of the rollouts that it drives; None: of all.
-    """
+    """Reads, in a transaction, what servers said, and the counts of the rollouts that `driver` drives; None: of all."""
     servers = [
         ServerRecord(
             row.name, row.instance, datetime.fromisoformat(row.started), datetime.fromisoformat(row.seen),
@@ -159,13 +152,9 @@ def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnaps
 
 
 def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, int] | None) -> None:
-    """Removes the counts of a rollout.
+    """Removes the counts of a rollout, in the transaction that records what they came to.
 
-    Args:
-        connection: In the transaction that records what they came to.
-        model: Of the rollout.
-        attempt: Its number.
-        taken: By server, the last tick whose counts go; None: all of them.
+    `taken` is, by server, the last tick whose counts go; None: all of them.
     """
     table = schema.rollout_counts
     own = and_(table.c.model == model, table.c.attempt == attempt)

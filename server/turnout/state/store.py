@@ -153,11 +153,7 @@ class StateStore(Sharing):
             return {record.model: record for record in policies.in_force(connection)}
 
     def policy_history(self, model: str, limit: int = 100) -> list[PolicyRecord]:
-        """Returns the last epochs of a model's policy, newest first.
-
-        Args:
-            model: Whose; a model that never had a policy has no epochs.
-            limit: At most that many, 1 or more.
+        """Returns the last epochs of a model's policy, newest first; none if it never had one.
 
         Raises:
             InvalidRequest: `limit` is below 1, or `model` can be no model's name.
@@ -239,18 +235,14 @@ class StateStore(Sharing):
     ) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
         """Decides a change of a model and records all of it, in one transaction.
 
-        Args:
-            model: Its model.
-            make: Looks at the model, which nobody else changes meanwhile, and returns what is to be changed; what it
-                raises leaves everything as it is.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
+        `make` looks at the model, which nobody else changes meanwhile, and returns what is to be changed; what it
+        raises leaves everything as it is.
 
         Returns:
             The policy that was put in force, None if there was none to put; and the rollouts that were written.
 
         Raises:
-            InvalidRequest: A version that is to be released is yanked, or an argument is too long.
+            InvalidRequest: A version that is to be released is yanked.
         """
         with self._change(model, actor, reason) as change:
             return model_changes.record(change, make(StoredModel(change)), self._now())
@@ -272,13 +264,7 @@ class StateStore(Sharing):
     def rollouts(
         self, model: str | None = None, *, running: bool = False, limit: int = 100, attempt: int | None = None
     ) -> list[RolloutRecord]:
-        """Returns rollouts, the newest first.
-
-        Args:
-            model: Of this model only; None: of all.
-            running: Only those that have not ended.
-            limit: At most that many, 1 or more.
-            attempt: Only this one of the model.
+        """Returns rollouts, the newest first: of all models or of one, and of that perhaps one attempt.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -290,13 +276,7 @@ class StateStore(Sharing):
     def rollout_ticks(
         self, model: str, attempt: int, after: int = 0, limit: int = 10_000
     ) -> list[tuple[int, datetime, dict[str, Any]]]:
-        """Returns the ticks of a rollout, in order: number, when it was written, and what it counted.
-
-        Args:
-            model: Its model.
-            attempt: Its number.
-            after: Number of the last tick that is left out.
-            limit: At most that many, 1 or more.
+        """Returns the ticks of a rollout behind number `after`: number, when it was written, and what it counted.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -306,12 +286,7 @@ class StateStore(Sharing):
             return rollouts.ticks(connection, model, attempt, after, limit)
 
     def events(self, model: str | None = None, limit: int = 100, *, rollout: int | None = None) -> list[Event]:
-        """Returns the last changes, newest first.
-
-        Args:
-            model: Of this model only; None: of all.
-            limit: At most that many, 1 or more.
-            rollout: Of this attempt of the model only.
+        """Returns the last changes, newest first: of all models or of one, and of that perhaps one rollout's.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -337,8 +312,7 @@ class StateStore(Sharing):
     def audit(self, kept: Head | None = None) -> Audit:
         """Reads the whole log and says whether it is what was written, and whether the other tables say what it says.
 
-        Args:
-            kept: A head that was written down before.
+        `kept` is a head that was written down before.
         """
         with self._database.reading() as connection:
             return audit.read(connection, kept)
@@ -354,15 +328,7 @@ class StateStore(Sharing):
             return uses(connection, model, version)
 
     def expire_ticks(self, before: datetime, most: int = 5000) -> int:
-        """Removes ticks of rollouts that have ended, the oldest first, in one short transaction.
-
-        Args:
-            before: Those that were written before.
-            most: At most so many.
-
-        Returns:
-            How many were removed.
-        """
+        """Removes at most `most` old ticks of ended rollouts in one short transaction; returns how many."""
         with self._database.writing() as connection:
             return rollouts.expire_ticks(connection, before, most)
 
@@ -370,14 +336,7 @@ class StateStore(Sharing):
         """Removes what the log tells of a model's policies and ended rollouts from before a time, in one transaction.
 
         The last event of each rollout and those of the last hundred policies stay, and the chain can still be verified.
-
-        Args:
-            model: Its model.
-            before: The time.
-            most: At most so many, the oldest first.
-
-        Returns:
-            How many were removed.
+        Removes at most `most` events, the oldest first, and returns how many.
         """
         with self._database.reading() as connection:  # no change waits for the search
             numbers = retention.removable(connection, model, before, most)

@@ -66,14 +66,10 @@ def protect(
     *,
     anonymous_metrics: bool = False,
 ) -> list[BaseRoute]:
-    """Wraps routes so that each call is authenticated and authorized.
+    """Wraps each of the routes, in place, so that a call is authenticated and authorized.
 
-    Args:
-        routes: The application's routes; changed in place.
-        authority: Decides who may call; None if `[auth]` is not enabled.
-        refuse: By path: returns the response to a refused request.
-        session: Tells who is signed in to the console.
-        anonymous_metrics: Anybody may read the metrics.
+    Without an authority, `[auth]` is not enabled. `refuse` returns, by path, the response to a refused request;
+    `session` tells who is signed in to the console.
 
     Raises:
         LookupError: The table of permissions has no entry for a route.

@@ -36,11 +36,8 @@ class HttpExchange:
     Attributes:
         operation: Its name in traces.
         arrived: `time.monotonic()` when it arrived.
-        model: The model's name in the path.
-        selector: The version selector in the path.
         request_id: Names it in logs.
         costly: Whether its answer takes long to encode even if the outputs are small.
-        body: As received.
         preferences: What its headers ask for.
         limits: On its size and contents.
     """
@@ -82,10 +79,6 @@ class HttpExchange:
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
         """Reads the headers and receives the body.
 
-        Args:
-            preferences: Reads what the headers ask for.
-            bodies: Receives the body.
-
         Raises:
             InvalidRequest, PermissionDeniedError: As `PreferenceReader.read` and `BodyReceiver.receive`.
             ClientDisconnect: The client left before the body was complete.
@@ -113,14 +106,7 @@ class HttpRequest(InferenceExchange[Response], Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpInference:
-    """Runs requests.
-
-    Attributes:
-        plane: Answers them.
-        preferences: Reads what their headers ask for.
-        bodies: Receives their bodies.
-        new_request_id: Returns a new id for a request that has none.
-    """
+    """Runs requests."""
 
     plane: DataPlane
     preferences: PreferenceReader
@@ -128,12 +114,7 @@ class HttpInference:
     new_request_id: Callable[[], str]
 
     def route(self, path: str, exchange: Callable[[Request, Operation, str], HttpRequest]) -> Route:
-        """Returns a route.
-
-        Args:
-            path: With `{model}`, and `{selector}` if it has one.
-            exchange: Returns the exchange of a request, given the operation and the request's id.
-        """
+        """Returns a route; its path has `{model}`, and may have `{selector}`."""
         operation = Operation.http("POST", path)
 
         async def infer(request: Request) -> Response:

@@ -21,14 +21,9 @@ _SPARE_STRINGS = 8192
 
 
 def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, Any]:
-    """Parses `data` as a JSON object.
+    """Parses `data`, UTF-8, as a JSON object like `example`, which messages quote.
 
     Counts its parts first, at one second a gigabyte: the parser holds the GIL until it has finished.
-
-    Args:
-        data: UTF-8.
-        limits: On its size and the number of its parts.
-        example: An example of what is expected, for messages.
 
     Raises:
         InvalidRequest: It is too large, or is not a JSON object.

@@ -95,13 +95,7 @@ class JsonExchange(HttpExchange):
 
 
 def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> Sequence[Route]:
-    """Returns the routes.
-
-    Args:
-        http: Runs requests.
-        router: Finds the signature that gives the inputs' dtypes.
-        limits: On a request's size and contents.
-    """
+    """Returns the routes. The router finds the signature that gives the inputs' dtypes."""
     exchange = partial(JsonExchange, router, limits)
     return [http.route(path, exchange) for path in ("/predict/{model}", "/predict/{model}/{selector}")]
 

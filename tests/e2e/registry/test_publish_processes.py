@@ -28,7 +28,7 @@ from pathlib import Path
 from semver import Version
 from turnout.errors import TurnoutError
 from turnout.registry.publishing import commit, publish as publishing
-from turnout.registry.gates import GateOutcome, GateVerdict
+from turnout.registry.gates.gate import GateOutcome, GateVerdict
 from turnout.registry.storage.repository import Repository
 
 root, source, place = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

@@ -20,8 +20,8 @@ from registry_wire import registry_of, upload
 from started_servers import StartServer
 from turnout.cancellation import Cancellation
 from turnout.config import Settings
-from turnout.registry.gates import GateOutcome, GateRefused
 from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.gate import GateOutcome, GateRefused
 from turnout.registry.gates.plan import GatePlan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.publishing.publish import PublishRequest, publish

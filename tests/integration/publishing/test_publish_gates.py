@@ -15,8 +15,8 @@ import onnx_models
 from turnout.cancellation import Cancellation
 from turnout.config import Settings
 from turnout.errors import InvalidModel, InvalidRequest, ModelFailure, TurnoutError
-from turnout.registry.gates import GateRefused, Skip
 from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.gate import GateRefused, Skip
 from turnout.registry.gates.plan import GatePlan, OnFailure, over
 from turnout.registry.gates.reports import gate_attestations
 from turnout.registry.gates.standard import standard_gates

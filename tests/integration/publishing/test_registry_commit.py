@@ -11,7 +11,7 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import AlreadyExistsError, DigestMismatch, UnavailableError
-from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository

@@ -10,7 +10,7 @@ from semver import Version
 
 import onnx_models
 from turnout.errors import ConfigError, InvalidModel, InvalidRequest
-from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Tolerance
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.publishing.publish import PublishRequest, publish

@@ -15,7 +15,7 @@ import onnx_models
 from registry_wire import beginning, pieces, registry_of, sha, upload
 from turnout.app.server import running
 from turnout.config import Address, Settings
-from turnout.registry.gates import Skip
+from turnout.registry.gates.gate import Skip
 from turnout.registry.gates.reports import gate_attestations
 from turnout.registry.manifest.digest import read_canonical
 from turnout.registry.signing.bundle import Bundle, Statement

@@ -17,9 +17,9 @@ from routing_wire import policy, put
 from turnout.app.server import Running
 from turnout.config import Settings
 from turnout.registry.compatibility.compat import VersionBump
-from turnout.registry.gates import GateOutcome
 from turnout.registry.gates.bump import BumpGate
 from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.gate import GateOutcome
 from turnout.registry.gates.plan import BumpOptions, OnFailure
 from turnout.registry.publishing.publish import PublishRequest, publish
 from turnout.registry.storage.repository import Repository

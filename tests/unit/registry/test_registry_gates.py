@@ -7,7 +7,7 @@ from onnx import ModelProto
 from semver import Version
 
 import onnx_models
-from turnout.registry.gates import Candidate, GateOutcome, GateVerdict, run_gates
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, run_gates
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest

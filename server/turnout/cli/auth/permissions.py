@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ConfigOption, DiskTarget, JsonOption
+from turnout.cli.options import ConfigOption, DiskTarget, JsonOption, argument, option
 from turnout.cli.output import facts, reporting
 
 if TYPE_CHECKING:
@@ -20,18 +20,13 @@ application = typer.Typer(no_args_is_help=True, help="Say who may do what, and c
 @application.command()
 def explain(
     identity: Annotated[
-        str,
-        typer.Argument(
-            metavar="IDENTITY", help="For example spiffe://..., dns:NAME, token:NAME, jwt:ISSUER/NAME, local."
-        ),
+        str, argument("IDENTITY", "For example spiffe://..., dns:NAME, token:NAME, jwt:ISSUER/NAME, local.")
     ],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="predict, read, publish, operate or admin.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help='A model\'s name; "" for the server itself.')],
+    action: Annotated[str, argument("ACTION", "predict, read, publish, operate or admin.")],
+    model: Annotated[str, argument("MODEL", 'A model\'s name; "" for the server itself.')],
     also: Annotated[
         list[str] | None,
-        typer.Option(
-            "--also", metavar="NAME", help="Another name of the caller, such as group:ISSUER/NAME; may be repeated."
-        ),
+        option("--also", "NAME", "Another name of the caller, such as group:ISSUER/NAME; may be repeated."),
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ChangeOptions, DiskTarget
+from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import facts, reporting, table
 
 if TYPE_CHECKING:
@@ -21,20 +21,12 @@ application = typer.Typer(
 
 @application.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for; the caller's identity is token:NAME.")],
-    role: Annotated[
-        list[str],
-        typer.Option("--role", metavar="ROLE", help="predict, read, publish, operate or admin; may be repeated."),
-    ],
+    name: Annotated[str, argument("NAME", "Who it is for; the caller's identity is token:NAME.")],
+    role: Annotated[list[str], option("--role", "ROLE", "predict, read, publish, operate or admin; may be repeated.")],
     model: Annotated[
-        list[str],
-        typer.Option(
-            "--model", metavar="PATTERN", help="Models that it is for; * stands for anything. May be repeated."
-        ),
+        list[str], option("--model", "PATTERN", "Models that it is for; * stands for anything. May be repeated.")
     ],
-    expires: Annotated[
-        str, typer.Option("--expires", metavar="TIME", help="When it expires: 30d, 12h, or never.")
-    ] = "90d",
+    expires: Annotated[str, option("--expires", "TIME", "When it expires: 30d, 12h, or never.")] = "90d",
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
@@ -66,7 +58,7 @@ def create(
 
 @application.command(name="list")
 def list_(
-    every: Annotated[bool, typer.Option("--all", metavar="", help="Also those that expired or were revoked.")] = False,
+    every: Annotated[bool, flag("--all", "Also those that expired or were revoked.")] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """List tokens: who they are for, what they can do, and until when. The tokens themselves are not shown."""
@@ -91,7 +83,7 @@ def list_(
 
 @application.command()
 def revoke(
-    name_or_id: Annotated[str, typer.Argument(metavar="NAME|ID", help="One token by its id, or all of a name.")],
+    name_or_id: Annotated[str, argument("NAME|ID", "One token by its id, or all of a name.")],
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:

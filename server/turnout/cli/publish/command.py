@@ -1,18 +1,20 @@
 """`turnout publish`."""
 
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, server_option
+from turnout.cli.options import ChangeOptions, ReleaseOption, TargetOptions, argument, flag, option, server_option
 from turnout.cli.output import CommandOutput, reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer
+from turnout.errors import TurnoutError
 
 if TYPE_CHECKING:
+    from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal
     from turnout.cli.workspace import Workspace
     from turnout.registry.publishing.publish import PublishRequest
     from turnout.registry.publishing.publish_options import PublishOptions
@@ -30,56 +32,38 @@ Tables: training, dependencies, environment, metadata, preprocessing, batching, 
 
 class _PublishTarget(TargetOptions):
     server: Annotated[
-        str | None,
-        server_option("Publish by stream to the server with this control listener. (default: to the disk)"),
+        str | None, server_option("Publish by stream to the server with this control listener. (default: to the disk)")
     ] = None
 
 
 def publish(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
+    name: Annotated[str, argument("NAME", "The model, for example magika.")],
     version: Annotated[
-        str,
-        typer.Argument(
-            metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one."
-        ),
+        str, argument("VERSION", "Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one.")
     ],
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="FILE",
-            help="ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS.",
+        argument(
+            "FILE", "ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS."
         ),
     ],
-    meta: Annotated[
-        Path | None,
-        typer.Option("--meta", metavar="FILE", help=_META),
-    ] = None,
+    meta: Annotated[Path | None, option("--meta", "FILE", _META)] = None,
     golden: Annotated[
-        list[Path] | None,
-        typer.Option("--golden", metavar="FILE", help="Example inputs and outputs as .npz; may be repeated."),
+        list[Path] | None, option("--golden", "FILE", "Example inputs and outputs as .npz; may be repeated.")
     ] = None,
     release: ReleaseOption = False,
     sign_key: Annotated[
-        Path | None,
-        typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
+        Path | None, option("--sign-key", "FILE", "Sign it with this private key, as `turnout sign` does.")
     ] = None,
     passphrase_file: PassphraseOption = None,
     certificate: CertificateOption = None,
     skip_gate: Annotated[
-        list[str] | None,
-        typer.Option("--skip-gate", metavar="GATE", help="Skip a gate; needs --reason. May be repeated."),
+        list[str] | None, option("--skip-gate", "GATE", "Skip a gate; needs --reason. May be repeated.")
     ] = None,
     drop_zipmap: Annotated[
-        bool,
-        typer.Option(
-            "--drop-zipmap",
-            metavar="",
-            help="Remove the ZipMap that scikit-learn's classifiers end in, if no answer changes.",
-        ),
+        bool, flag("--drop-zipmap", "Remove the ZipMap that scikit-learn's classifiers end in, if no answer changes.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Run every gate, and publish nothing.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: _PublishTarget = _PublishTarget(),
 ) -> None:
@@ -90,21 +74,15 @@ def publish(
 
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
-    from turnout.cli.publish.publish_view import PublishRefusal, Released, gate_text, result_body, result_view
-    from turnout.cli.waiting import progress_notes
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import AlreadyExistsError, InvalidRequest
-    from turnout.publishing import Publisher
-    from turnout.registry.gates import GateRefused, Skip
+    from turnout.errors import InvalidRequest
+    from turnout.registry.gates.gate import Skip
     from turnout.registry.manifest.names import check_model_name
     from turnout.registry.publishing.metadata import VersionMetadata, read_metadata
-    from turnout.registry.publishing.publish import PublishRequest, source_size
+    from turnout.registry.publishing.publish import PublishRequest
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.sources.source import local_source
     from turnout.registry.transfer.upload_manifest import Bounds, announced_version
-    from turnout.rollout.changes.operations import Operations
-    from turnout.serving.sandbox.fork_server import start_processes
-    from turnout.serving.tensorrt.fallback import builds_engines
 
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
         stack.enter_context(unwinding())
@@ -126,37 +104,11 @@ def publish(
         )
         if drop_zipmap:
             request = _without_zipmap(workspace, request, stack)
-        if target.server is not None:
-            _publish_to(out, target, request, how, release=release)
-            return
-        try:
-            # Before the copy: if the store cannot be used, no unrecorded version may stay behind.
-            with workspace.store() as store:
-                processes = start_processes()
-                stack.callback(processes.close)
-                publisher = Publisher(workspace.settings, workspace.repository, store, processes)
-                engines = builds_engines(workspace.settings.for_model(name).runtime.providers)
-                with (
-                    out.progress("publishing", source_size(request), slow=True) as bar,
-                    progress_notes(out.note, _ENGINES if engines else "", _TOLD_SECONDS),
-                ):
-                    result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
-                released = None
-                if release:
-                    done = Operations(workspace.repository, store).release_published(
-                        name, result.manifest.version, actor=who, reason=change.reason
-                    )
-                    released = Released(done.sentence, done.answers)
-                release_status = store.release_state().of(name).release_status(result.manifest.version)
-        except GateRefused as error:
-            refusal = PublishRefusal.of(error)
-            out.show(refusal.to_json(), *refusal.view())
-            out.error(error)
-            raise typer.Exit(REFUSED) from None
-        except AlreadyExistsError as error:
-            out.error(error)
-            raise typer.Exit(TAKEN) from None
-        out.show(result_body(result, release_status, released), *result_view(result, release_status, released))
+        if target.server is None:
+            outcome = _publish_here(out, workspace, request, how, release=release)
+        else:
+            outcome = _publish_to(out, target, request, how, release=release)
+        out.show(outcome.to_json(), *outcome.view())
 
 
 def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: ExitStack) -> "PublishRequest":
@@ -164,33 +116,59 @@ def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: Ex
     from turnout.serving.sandbox.fork_server import start_processes
 
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-"))
-    processes = start_processes()
-    try:
+    with closing(start_processes()) as processes:
         return without_zipmap(workspace.settings, processes, request, Path(directory))
-    finally:
-        processes.close()
+
+
+def _publish_here(
+    out: CommandOutput, workspace: "Workspace", request: "PublishRequest", how: "PublishOptions", *, release: bool
+) -> "PublishOutcome":
+    from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, gate_text
+    from turnout.cli.waiting import progress_notes
+    from turnout.errors import AlreadyExistsError
+    from turnout.registry.gates.gate import GateRefused
+    from turnout.registry.publishing.publish import source_size
+    from turnout.serving.tensorrt.fallback import builds_engines
+
+    engines = builds_engines(workspace.settings.for_model(request.model).runtime.providers)
+    try:
+        with (
+            workspace.store() as store,  # first: if it cannot be used, no unrecorded version may stay behind
+            workspace.publisher(store) as publisher,
+        ):
+            with (
+                out.progress("publishing", source_size(request), slow=True) as bar,
+                progress_notes(out.note, _ENGINES if engines else "", _TOLD_SECONDS),
+            ):
+                result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
+            return PublishOutcome.of(workspace, store, result, how, release=release)
+    except GateRefused as error:
+        raise _refused(out, error, PublishRefusal.of(error)) from None
+    except AlreadyExistsError as error:
+        out.error(error)
+        raise typer.Exit(TAKEN) from None
 
 
 def _publish_to(
     out: CommandOutput, target: TargetOptions, request: "PublishRequest", how: "PublishOptions", *, release: bool
-) -> None:
+) -> "PublishOutcome":
     from turnout.cli.connection import Server
     from turnout.cli.output import ServerRefused
-    from turnout.cli.publish.publish_view import PublishRefusal, result_body, result_view
     from turnout.cli.publish.upload import RefusedByGates, UploadOptions, publish_to
 
     size = request.source.stat().st_size if request.source.is_file() else 0
     try:
         with out.progress("uploading", size) as advance:
-            options = UploadOptions(how, release, _GATES_SECONDS)
-            result, release_status, released = publish_to(Server.named(target), request, options, advance)
+            return publish_to(Server.named(target), request, UploadOptions(how, release, _GATES_SECONDS), advance)
     except RefusedByGates as error:
-        details = error.version
-        refusal = PublishRefusal(request.model, details.version, details.parent or None, details.digest, error.report)
-        out.show(refusal.to_json(), *refusal.view())
-        out.error(error)
-        raise typer.Exit(REFUSED) from None
+        raise _refused(out, error, error.refusal) from None
     except ServerRefused as error:
         out.error(error)
         raise typer.Exit(TAKEN if error.kind == "AlreadyExists" else 1) from None
-    out.show(result_body(result, release_status, released), *result_view(result, release_status, released))
+
+
+def _refused(out: CommandOutput, error: TurnoutError, refusal: "PublishRefusal") -> typer.Exit:
+    """Prints what gates found, and returns the end of the command."""
+    out.show(refusal.to_json(), *refusal.view())
+    out.error(error)
+    return typer.Exit(REFUSED)

@@ -8,7 +8,7 @@ from rich.text import Text
 from turnout.cli.output import table
 
 if TYPE_CHECKING:
-    from turnout.registry.gates import GateReport
+    from turnout.registry.gates.gate import GateReport
 
 _STYLES = {"passed": "green", "warned": "yellow", "failed": "bold red", "skipped": "dim"}
 

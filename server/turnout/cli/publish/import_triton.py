@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ChangeOptions, DiskTarget
+from turnout.cli.options import ChangeOptions, DiskTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ class _Version:
         outcome: `published`, `was there`, `would be published` or `refused`.
         digest: Its digest; "" if it was refused.
         release_status: Its release status; "" if it has none.
-        reason: Why it was refused.
     """
 
     number: int
@@ -70,22 +69,15 @@ class _How:
 
 
 def import_triton(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The Triton model repository, or one model's directory in it.")
-    ],
-    model: Annotated[
-        list[str] | None, typer.Option("--model", metavar="NAME", help="Only this model; may be repeated.")
-    ] = None,
+    directory: Annotated[Path, argument("DIR", "The Triton model repository, or one model's directory in it.")],
+    model: Annotated[list[str] | None, option("--model", "NAME", "Only this model; may be repeated.")] = None,
     release: Annotated[
         bool,
         typer.Option("--release/--no-release", help="Release the versions that Triton would serve."),
     ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Run every gate, list everything, and publish nothing.")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Run every gate, list everything, and publish nothing.")] = False,
     settings_file: Annotated[
-        Path | None,
-        typer.Option("--settings", metavar="FILE", help="Write the settings that go with it to this new TOML file."),
+        Path | None, option("--settings", "FILE", "Write the settings that go with it to this new TOML file.")
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
@@ -134,13 +126,11 @@ def _import(
     out: CommandOutput, workspace: "Workspace", store: "StateStore", model: "TritonModel", how: _How, scratch: Path
 ) -> _Imported:
     from turnout.errors import TurnoutError
-    from turnout.publishing import Publisher
     from turnout.registry.publishing.publish import PublishRequest, source_size
     from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.triton.samples import write_samples
     from turnout.registry.triton.tree import version_of
     from turnout.rollout.changes.operations import Operations
-    from turnout.serving.sandbox.fork_server import start_processes
 
     home = scratch / model.name
     home.mkdir()
@@ -148,9 +138,7 @@ def _import(
     imported = _Imported(model, [*model.rows, *sample_rows])
     if model.fault:
         return imported
-    processes = start_processes()
-    try:
-        publisher = Publisher(workspace.settings, workspace.repository, store, processes)
+    with workspace.publisher(store) as publisher:
         operations = Operations(workspace.repository, store)
         for number, source in model.sources.items():
             version = version_of(number)
@@ -169,8 +157,6 @@ def _import(
                 outcome = "would be published"
             release_status = "" if how.dry_run else str(store.release_state().of(model.name).release_status(version))
             imported.versions.append(_Version(number, outcome, result.digest, release_status))
-    finally:
-        processes.close()
     return imported
 
 

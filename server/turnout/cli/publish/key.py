@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from turnout.cli.options import JsonOption
+from turnout.cli.options import JsonOption, argument, flag
 from turnout.cli.output import CommandOutput, facts, reporting
 from turnout.cli.publish.signers import PassphraseOption, passphrase
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 application = typer.Typer(no_args_is_help=True, help="Make keys for signing versions, and show their public part.")
 
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="The private key, as PEM.")]
+_File = Annotated[Path, argument("FILE", "The private key, as PEM.")]
 
 
 @application.command()
@@ -33,7 +33,7 @@ def new(file: _File, passphrase_file: PassphraseOption = None, as_json: JsonOpti
 @application.command()
 def show(
     file: _File,
-    pem: Annotated[bool, typer.Option("--pem", metavar="", help="Only the public key, as PEM.")] = False,
+    pem: Annotated[bool, flag("--pem", "Only the public key, as PEM.")] = False,
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
 ) -> None:

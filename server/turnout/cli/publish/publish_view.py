@@ -1,18 +1,23 @@
 """Shows the result of `turnout publish`, and of its gates."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import RenderableType
 
 from turnout.cli.answers_view import answers_body, answers_line
 from turnout.cli.output import facts, size_text
 from turnout.cli.publish.gates_view import gates_table
-from turnout.registry.gates import GateRefused, GateReport, GateResult
+from turnout.registry.gates.gate import GateRefused, GateReport, GateResult
 from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult
+from turnout.registry.publishing.publish_options import PublishOptions
 from turnout.routing.default_answers import RoutingTable
 from turnout.state.release_status import ReleaseStatus
+
+if TYPE_CHECKING:  # with SQLAlchemy, which a publish to a server does not need
+    from turnout.cli.workspace import Workspace
+    from turnout.state.store import StateStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +33,73 @@ class Released:
     answers: RoutingTable
 
 
-def result_body(
-    result: PublishResult, release_status: ReleaseStatus, released: Released | None = None
-) -> dict[str, Any]:
-    """Returns a successful publish, and its release, as JSON values."""
-    body = {
-        "ok": True,
-        "model": result.manifest.model,
-        "version": str(result.manifest.version),
-        "parent": None if result.parent is None else str(result.parent),
-        "digest": result.digest,
-        "created": result.created,
-        "dry_run": result.dry_run,
-        "standing": release_status,
-        "size_bytes": result.manifest.size,
-        "gates": report_json(result.report)["gates"],
-    }
-    return body if released is None else body | {"answers": answers_body(released.answers)}
+@dataclass(frozen=True, slots=True)
+class PublishOutcome:
+    """A successful publish.
+
+    Attributes:
+        released: Its release, if one was asked for.
+    """
+
+    result: PublishResult
+    release_status: ReleaseStatus
+    released: Released | None = None
+
+    @classmethod
+    def of(
+        cls, workspace: "Workspace", store: "StateStore", result: PublishResult, how: PublishOptions, *, release: bool
+    ) -> Self:
+        """Returns the outcome of a publish that ended here, after releasing the version if that is asked for."""
+        from turnout.rollout.changes.operations import Operations
+
+        model, version, released = result.manifest.model, result.manifest.version, None
+        if release:
+            operations = Operations(workspace.repository, store)
+            done = operations.release_published(model, version, actor=how.actor, reason=how.reason)
+            released = Released(done.sentence, done.answers)
+        return cls(result, store.release_state().of(model).release_status(version), released)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns its JSON form."""
+        result = self.result
+        body = {
+            "ok": True,
+            "model": result.manifest.model,
+            "version": str(result.manifest.version),
+            "parent": None if result.parent is None else str(result.parent),
+            "digest": result.digest,
+            "created": result.created,
+            "dry_run": result.dry_run,
+            "standing": self.release_status,
+            "size_bytes": result.manifest.size,
+            "gates": report_json(result.report)["gates"],
+        }
+        return body if self.released is None else body | {"answers": answers_body(self.released.answers)}
+
+    def view(self) -> list[RenderableType]:
+        """Returns it for people."""
+        result, manifest = self.result, self.result.manifest
+        done = "would be published" if result.dry_run else "published"
+        if not result.created and not result.report.results:
+            done = "was published before with exactly this content"
+        pairs: list[tuple[str, RenderableType]] = [("digest", result.digest)]
+        if not result.dry_run:
+            pairs.append(("release status", self.release_status))
+        if result.parent is not None:
+            pairs.append(("follows", str(result.parent)))
+        pairs += [
+            ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
+            ("inputs", "\n".join(map(str, manifest.signature.inputs))),
+            ("outputs", "\n".join(map(str, manifest.signature.outputs))),
+        ]
+        if result.report.results:
+            pairs.append(("gates", gates_table(result.report)))
+        if self.release_status == "candidate" and not result.dry_run:
+            pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
+        view: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
+        if self.released is not None:
+            view += [line for line in (self.released.sentence, answers_line(self.released.answers)) if line]
+        return view
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +107,8 @@ class PublishRefusal:
     """A publish that a gate refused.
 
     Attributes:
-        model: The model's name.
         version, digest: Those that the version would have had.
         parent: The version that it was compared with; None if there is no lower one.
-        report: The results of the gates.
     """
 
     model: str
@@ -89,34 +142,6 @@ class PublishRefusal:
     def view(self) -> list[RenderableType]:
         """Returns it for people."""
         return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
-
-
-def result_view(
-    result: PublishResult, release_status: ReleaseStatus, released: Released | None = None
-) -> list[RenderableType]:
-    """Returns a successful publish, and its release, for people."""
-    manifest = result.manifest
-    done = "would be published" if result.dry_run else "published"
-    if not result.created and not result.report.results:
-        done = "was published before with exactly this content"
-    pairs: list[tuple[str, RenderableType]] = [("digest", result.digest)]
-    if not result.dry_run:
-        pairs.append(("release status", release_status))
-    if result.parent is not None:
-        pairs.append(("follows", str(result.parent)))
-    pairs += [
-        ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
-        ("inputs", "\n".join(map(str, manifest.signature.inputs))),
-        ("outputs", "\n".join(map(str, manifest.signature.outputs))),
-    ]
-    if result.report.results:
-        pairs.append(("gates", gates_table(result.report)))
-    if release_status == "candidate" and not result.dry_run:
-        pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
-    view: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
-    if released is not None:
-        view += [line for line in (released.sentence, answers_line(released.answers)) if line]
-    return view
 
 
 def gate_text(gate: GateResult) -> str:

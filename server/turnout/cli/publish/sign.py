@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from turnout.cli.options import ChangeOptions, DiskTarget, VersionArgument
+from turnout.cli.options import ChangeOptions, DiskTarget, VersionArgument, option
 from turnout.cli.output import reporting
 from turnout.cli.publish.signers import CertificateOption, PassphraseOption, key_signer, made_elsewhere
 
@@ -16,25 +14,16 @@ if TYPE_CHECKING:
 def sign(
     version: VersionArgument,
     key: Annotated[
-        Path | None,
-        typer.Option("--key", metavar="FILE", help="Private key, as `turnout key new` or OpenSSL make it (PEM)."),
+        Path | None, option("--key", "FILE", "Private key, as `turnout key new` or OpenSSL make it (PEM).")
     ] = None,
     passphrase_file: PassphraseOption = None,
     certificate: CertificateOption = None,
     signature: Annotated[
-        Path | None,
-        typer.Option(
-            "--signature", metavar="FILE", help="Instead of a key: a signature that `model_signing` made elsewhere."
-        ),
+        Path | None, option("--signature", "FILE", "Instead of a key: a signature that `model_signing` made elsewhere.")
     ] = None,
     public_key: Annotated[
         Path | None,
-        typer.Option(
-            "--public-key",
-            metavar="FILE",
-            help="What --signature is checked with (PEM). (default: signing.trusted_keys)",
-            show_default=False,
-        ),
+        option("--public-key", "FILE", "What --signature is checked with (PEM). (default: signing.trusted_keys)"),
     ] = None,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from turnout.cli.options import option
 from turnout.errors import ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -16,20 +15,18 @@ PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name; that of t
 
 PassphraseOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--passphrase-file",
-        metavar="FILE",
-        help=f"What the private key is encrypted with. (default: the variable {PASSPHRASE_VARIABLE})",
-        show_default=False,
+        "FILE",
+        f"What the private key is encrypted with. (default: the variable {PASSPHRASE_VARIABLE})",
     ),
 ]
 CertificateOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--certificate",
-        metavar="FILE",
-        help="The key's certificate, then those between it and an authority (PEM). (default: a bare key)",
-        show_default=False,
+        "FILE",
+        "The key's certificate, then those between it and an authority (PEM). (default: a bare key)",
     ),
 ]
 
@@ -51,10 +48,7 @@ def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None
 def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") -> "MadeElsewhere":
     """Returns a signer for a bundle that is in a file already, after checking it.
 
-    Args:
-        bundle: The file.
-        public_key: PEM file of the key that made it; None to accept any trusted key.
-        trusted: The settings.
+    Without a PEM file of the key that made it, any trusted key may have.
 
     Raises:
         ConfigError: A file cannot be used.

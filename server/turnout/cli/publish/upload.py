@@ -11,9 +11,9 @@ from grpc_status import rpc_status
 from turnout.cli.answers_view import read_answers
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
-from turnout.cli.publish.publish_view import Released
+from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, Released
 from turnout.errors import DigestMismatch, FieldViolation, InvalidModel
-from turnout.registry.gates import GateOutcome, GateReport, GateResult, GateVerdict
+from turnout.registry.gates.gate import GateOutcome, GateReport, GateResult, GateVerdict
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.manifest.names import parse_version
 from turnout.registry.publishing.publish import PublishRequest, PublishResult
@@ -42,8 +42,6 @@ class UploadOptions:
     """How to publish the version.
 
     Attributes:
-        how: Who publishes it, and how.
-        release: Whether to release it too.
         timeout: Seconds that its gates may take.
     """
 
@@ -56,23 +54,20 @@ class RefusedByGates(ServerRefused):
     """A gate of the server failed.
 
     Attributes:
-        version: The refused version, as the server describes it.
-        report: The results of all gates.
+        refusal: The refused version, and the results of all gates.
     """
 
-    def __init__(self, message: str, version: pb.GatesRefused) -> None:
-        report = _report(version.gates)
-        failure = report.failure
+    def __init__(self, message: str, refusal: PublishRefusal) -> None:
+        failure = refusal.report.failure
         violations = [] if failure is None else [FieldViolation(failure.gate, failure.verdict.evidence)]
         super().__init__("GateRefused", message, violations=violations)
-        self.version = version
-        self.report = report
+        self.refusal = refusal
 
 
 def publish_to(
     server: Server, request: PublishRequest, options: UploadOptions, advance: Callable[[int], None]
-) -> tuple[PublishResult, ReleaseStatus, Released | None]:
-    """Publishes a version on a server; returns its release too, if one was asked for.
+) -> PublishOutcome:
+    """Publishes a version on a server, and releases it if that is asked for.
 
     Raises:
         InvalidRequest: The files cannot be a version.
@@ -104,7 +99,7 @@ def publish_to(
                 _send(registry, begun, collected, on_progress)
                 told_of = _publish(registry, begun.upload_id, collected, options)
             released = Released(told_of.sentence, read_answers(told_of.answers)) if options.release else None
-            return (*_read(told_of.published), released)
+            return PublishOutcome(*_read(told_of.published), released)
         except ServerRefused as error:
             failures += 1
             if error.kind not in _AGAIN or failures >= ATTEMPTS:
@@ -186,8 +181,7 @@ def _publish(
     try:
         return registry.PublishUpload(request, timeout=options.timeout)
     except grpc.RpcError as error:
-        refused = _refusal(error)
-        if refused is not None:
+        if (refused := _refusal(error, collected.upload_manifest.model)) is not None:
             raise refused from error
         raise
 
@@ -196,23 +190,25 @@ def _signature(signer: Signer, published: Published) -> pb.ModelSignature:
     return pb.ModelSignature(bundle=signer.sign(published).to_bytes(), public_key=signer.key.der)
 
 
-def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
+def _refusal(error: grpc.RpcError, model: str) -> RefusedByGates | None:
     """Returns the refusal of a gate; None if the call ended for another reason."""
     status = rpc_status.from_call(error)
     refused = pb.GatesRefused()
     if status is None or not any(detail.Unpack(refused) for detail in status.details):
         return None
-    return RefusedByGates(status.message, refused)
+    report = _report(refused.gates)
+    refusal = PublishRefusal(model, refused.version, refused.parent or None, refused.digest, report)
+    return RefusedByGates(status.message, refusal)
 
 
 def _existing(
     server: Server, published: pb.PublishedVersion, collected: Collected, options: UploadOptions
-) -> tuple[PublishResult, ReleaseStatus, Released | None]:
+) -> PublishOutcome:
     """Signs and releases a version that was published before, as a publish would."""
     result, release_status = _read(published)
     how, manifest = options.how, result.manifest
     if how.dry_run:
-        return replace(result, dry_run=True), release_status, None
+        return PublishOutcome(replace(result, dry_run=True), release_status)
     if how.signer is not None:
         own = collected.published(manifest.version)  # never sign anything that only the server says
         if own.digest != result.digest:
@@ -229,9 +225,9 @@ def _existing(
         with server.registry() as registry:
             registry.SignVersion(request, timeout=options.timeout)
     if not options.release:
-        return result, release_status, None
+        return PublishOutcome(result, release_status)
     _, sentence, answers = server.release(manifest.model, str(manifest.version), how.actor, how.reason)
-    return result, ReleaseStatus.RELEASED, Released(sentence, answers)
+    return PublishOutcome(result, ReleaseStatus.RELEASED, Released(sentence, answers))
 
 
 def _read(published: pb.PublishedVersion) -> tuple[PublishResult, ReleaseStatus]:

@@ -55,7 +55,7 @@ def markdown(version: VersionDescription) -> str:
     """Returns the card as a Markdown file. Text that people wrote is escaped, so that it is never markup."""
     content = version.content
     assert content is not None, "a card is made of what the disk or a server's registry tells"
-    stated = content.metadata
+    manifest, stated = content.manifest, content.manifest.metadata
     lines = [f"# {version.model} {version.version}", ""]
     if description := stated.get("description"):
         lines += [_text(description), ""]
@@ -96,13 +96,13 @@ def markdown(version: VersionDescription) -> str:
             *_table(("", ""), [(_text(name), _text(_value(value))) for name, value in free.items()]),
         ]
     lines += ["## Files", ""]
-    files = [(_text(file.path), size_text(file.size), f"`{file.digest}`") for file in content.files]
+    files = [(_text(file.path), size_text(file.size), f"`{file.digest}`") for file in manifest.files]
     lines += _table(("path", "size", "digest"), files)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _provenance(content: Content) -> list[str]:
-    rows = [(name, _text(value)) for name, value in provenance_lines(content.provenance)]
+    rows = [(name, _text(value)) for name, value in provenance_lines(content.manifest.provenance)]
     if content.evidence_records.seen is not None:
         rows.append(("published with", _text(seen_line(content.evidence_records.seen))))
     signed = [f"{key} ({worth})" for key, worth in content.evidence_records.signatures.items()]

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
-from turnout.registry.manifest.json_form import JsonForm
-from turnout.registry.manifest.manifest import BatchingDeclaration, FileEntry, Manifest
-from turnout.registry.manifest.provenance import Provenance
+from turnout.registry.manifest.manifest import BatchingDeclaration, Manifest
 from turnout.registry.manifest.signature import DataType, TensorSpec
 from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.storage.listing import Published
@@ -22,60 +20,17 @@ class Content:
     """A version's manifest, and the records beside it.
 
     Attributes:
-        files: All but the manifest.
-        metadata: The publisher's statements.
-        opset: Operator set version by domain.
-        tolerances: Absolute and relative, by output or dtype.
-        yanked: Why it was yanked; "" if it was not.
-        provenance: Where it comes from.
         evidence_records: Its signatures, the environment that published it, and reports of gates.
+        yanked: Why it was yanked; "" if it was not.
     """
 
-    files: tuple[FileEntry, ...]
-    metadata: dict[str, Any]
-    opset: dict[str, int]
-    tolerances: dict[str, tuple[float, float]]
-    yanked: str = ""
-    provenance: Provenance = field(default_factory=Provenance)
+    manifest: Manifest
     evidence_records: EvidenceRecords = field(default_factory=EvidenceRecords)
-
-    @classmethod
-    def of(cls, manifest: Manifest, evidence_records: EvidenceRecords, yanked: str) -> Self:
-        """Gathers what is known of a version."""
-        return cls(
-            manifest.files,
-            dict(manifest.metadata),
-            dict(manifest.opset),
-            {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
-            yanked,
-            manifest.provenance,
-            evidence_records,
-        )
+    yanked: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Live(JsonForm):
-    """The state of a version in a server.
-
-    Attributes:
-        state: Its lifecycle state.
-        reason: Why, "" if there is nothing to say.
-        providers: The execution providers of its session, in order.
-        max_batch_rows: Rows that a batch may hold; 0 if it is served unbatched.
-        load_seconds: The time that loading and warming took.
-        isolation: Whether it runs in its own processes, and why, in words.
-        cuda_graphs: The batch sizes that are captured as CUDA graphs, or why there are none, in words.
-        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words.
-    """
-
-    state: str
-    reason: str
-    providers: tuple[str, ...]
-    max_batch_rows: int
-    load_seconds: float
-    isolation: str = ""
-    cuda_graphs: str = ""
-    tensorrt: str = ""
+_LIVE = ("state", "reason", "providers", "max_batch_rows", "load_seconds", "isolation", "cuda_graphs", "tensorrt")
+"""What a server alone tells of a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +38,6 @@ class VersionDescription:
     """One version.
 
     Attributes:
-        version: Exact.
-        digest: Pins its content.
-        release_status: Its release status.
         tags: The tags that point to it, sorted.
         default: Whether the empty selector resolves to it.
         inputs, outputs: Its signature.
@@ -106,7 +58,7 @@ class VersionDescription:
     size_bytes: int
     batching: str
     content: Content | None = None
-    live: Live | None = None
+    live: "VersionInfo | None" = None
 
     @classmethod
     def from_disk(
@@ -118,9 +70,7 @@ class VersionDescription:
     ) -> Self:
         """Describes a published version."""
         manifest = published.manifest
-        content = Content.of(
-            manifest, evidence_records or EvidenceRecords(), model_releases.reasons.get(manifest.version, "")
-        )
+        why = model_releases.reasons.get(manifest.version, "")
         return cls(
             model=manifest.model,
             version=str(manifest.version),
@@ -132,7 +82,7 @@ class VersionDescription:
             outputs=manifest.signature.outputs,
             size_bytes=manifest.size,
             batching=_declared_batching(manifest.batching),
-            content=content,
+            content=Content(manifest, evidence_records or EvidenceRecords(), why),
         )
 
     @classmethod
@@ -149,16 +99,7 @@ class VersionDescription:
             outputs=tuple(map(spec_of, version.outputs)),
             size_bytes=version.size_bytes,
             batching=version.batching,
-            live=Live(
-                version.state,
-                version.reason,
-                version.providers,
-                version.max_batch_rows,
-                version.load_seconds,
-                version.isolation,
-                version.cuda_graphs,
-                version.tensorrt,
-            ),
+            live=version,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -176,19 +117,20 @@ class VersionDescription:
             "batching": self.batching,
         }
         if self.content is not None:
-            body["files"] = [file.to_json() for file in self.content.files]
-            body["metadata"] = self.content.metadata
-            evidence_records = self.content.evidence_records
-            body["signatures"] = dict(evidence_records.signatures)
-            body["yanked"] = self.content.yanked or None
-            body["provenance"] = self.content.provenance.to_json()
-            body["published_on"] = None if evidence_records.seen is None else evidence_records.seen.to_json()
-            body["gate_reports"] = [report.to_json() for report in evidence_records.reports]
-            body["opset"] = self.content.opset
-            tolerances = self.content.tolerances
-            body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}
+            manifest, records = self.content.manifest, self.content.evidence_records
+            body |= {
+                "files": [file.to_json() for file in manifest.files],
+                "metadata": manifest.metadata,
+                "signatures": records.signatures,
+                "yanked": self.content.yanked or None,
+                "provenance": manifest.provenance.to_json(),
+                "published_on": None if records.seen is None else records.seen.to_json(),
+                "gate_reports": [report.to_json() for report in records.reports],
+                "opset": manifest.opset,
+                "tolerances": {name: tolerance.to_json() for name, tolerance in manifest.tolerances.items()},
+            }
         if self.live is not None:
-            body |= self.live.to_json()
+            body |= {name: getattr(self.live, name) for name in _LIVE}
         return body
 
 

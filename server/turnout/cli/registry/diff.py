@@ -1,12 +1,10 @@
 """`turnout diff`."""
 
-from contextlib import ExitStack
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import DiskTarget
+from turnout.cli.options import DiskTarget, argument
 from turnout.cli.output import facts, reporting, size_text, table
 
 if TYPE_CHECKING:
@@ -21,8 +19,8 @@ _TOP_CHANGED = 10
 
 
 def diff(
-    old: Annotated[str, typer.Argument(metavar="NAME@A", help="The older version, as in magika@3.2.0.")],
-    new: Annotated[str, typer.Argument(metavar="NAME@B", help="The newer one, as in magika@3.3.0.")],
+    old: Annotated[str, argument("NAME@A", "The older version, as in magika@3.2.0.")],
+    new: Annotated[str, argument("NAME@B", "The newer one, as in magika@3.3.0.")],
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Compare two versions: signature, weights, metadata, answers, latency.
@@ -34,14 +32,12 @@ def diff(
     from turnout.serving.sandbox.fork_server import start_processes
     from turnout.serving.sandbox.sandbox import ProcessSandbox
 
-    with reporting(as_json=target.as_json) as out, ExitStack() as stack:
-        stack.enter_context(unwinding())
+    with reporting(as_json=target.as_json) as out, unwinding():
         workspace = Workspace.open(target)
         before, after = (_chosen(workspace, text) for text in (old, new))
-        processes = start_processes()
-        stack.callback(processes.close)
-        sandbox = ProcessSandbox(workspace.settings.for_model(after.manifest.model), processes)
-        found = diff_versions(before, after, sandbox)
+        with closing(start_processes()) as processes:
+            sandbox = ProcessSandbox(workspace.settings.for_model(after.manifest.model), processes)
+            found = diff_versions(before, after, sandbox)
         out.show(diff_body(found), *_view(found))
 
 

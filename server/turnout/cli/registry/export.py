@@ -4,20 +4,15 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import DiskTarget
+from turnout.cli.options import DiskTarget, argument, option
 from turnout.cli.output import facts, reporting, size_text
 
 
 def export(
-    version: Annotated[str, typer.Argument(metavar="NAME@SELECTOR", help="For example magika@3.2.0.")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory.")],
+    version: Annotated[str, argument("NAME@SELECTOR", "For example magika@3.2.0.")],
+    to: Annotated[Path, option("--to", "DIR", "A new directory.")],
     wheel: Annotated[
-        Path | None,
-        typer.Option(
-            "--wheel", metavar="FILE", help="Turnout's wheel, for an image that is built without a package index."
-        ),
+        Path | None, option("--wheel", "FILE", "Turnout's wheel, for an image that is built without a package index.")
     ] = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from turnout.cli.options import ServerTarget, VersionArgument
+from turnout.cli.options import ServerTarget, VersionArgument, option
 from turnout.cli.output import CommandOutput, facts, reporting, size_text
 
 if TYPE_CHECKING:
@@ -15,15 +13,13 @@ if TYPE_CHECKING:
 
     from turnout.cli.connection import Server
     from turnout.registry.storage.listing import Published
-    from turnout.registry.transfer.receive import ReceivedVersion
 
 
 def fetch(
     version: VersionArgument,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new directory, for the version's files.")],
+    to: Annotated[Path, option("--to", "DIR", "A new directory, for the version's files.")],
     signatures: Annotated[
-        Path | None,
-        typer.Option("--signatures", metavar="DIR", help="A directory, for the OpenSSF signatures beside the version."),
+        Path | None, option("--signatures", "DIR", "A directory, for the OpenSSF signatures beside the version.")
     ] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -34,21 +30,20 @@ def fetch(
     """
     from turnout.cli.connection import Server
     from turnout.cli.workspace import exact_reference
-    from turnout.registry.storage.listing import Published
 
     with reporting(as_json=target.as_json) as out:
         name, exact = exact_reference(version)
         source = Server.named(target)
         received, bundles = _fetch(out, source, name, exact, to)
         manifest = received.manifest
-        kept = [] if signatures is None else _keep(signatures, Published(manifest, received.digest), bundles)
+        kept = [] if signatures is None else _keep(signatures, received, bundles)
         out.show(
             {
                 "model": name,
                 "version": str(exact),
                 "digest": received.digest,
                 "size_bytes": manifest.size,
-                "files": [{"path": file.path, "size": file.size, "digest": file.digest} for file in manifest.files],
+                "files": [file.to_json() for file in manifest.files],
                 "directory": str(to),
                 "signatures": [str(file) for file in kept],
             },
@@ -65,7 +60,7 @@ def fetch(
 
 def _fetch(
     out: CommandOutput, server: "Server", name: str, version: "Version", to: Path
-) -> "tuple[ReceivedVersion, Sequence[bytes]]":
+) -> "tuple[Published, Sequence[bytes]]":
     from turnout.errors import DigestMismatch
     from turnout.registry.transfer.receive import receiving
     from turnout_proto.v1 import registry_pb2 as pb

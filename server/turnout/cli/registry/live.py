@@ -72,6 +72,6 @@ def _content(response: pb.DescribeVersionResponse) -> Content:
             SeenEnvironment.from_json(json.loads(response.environment_json)) if response.environment_json else None,
             tuple(GateAttestation.from_json(json.loads(text)) for text in response.gate_reports_json),
         )
-        return Content.of(read_canonical(response.manifest), evidence_records, response.yank_reason)
+        return Content(read_canonical(response.manifest), evidence_records, response.yank_reason)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error

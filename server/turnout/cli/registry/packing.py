@@ -54,9 +54,7 @@ def lock_text(published: Published) -> str:
 def dockerfile(published: Published, wheel: str | None) -> str:
     """Returns a Dockerfile that serves exactly this version.
 
-    Args:
-        published: The version.
-        wheel: Name of Turnout's wheel in `wheels/`; without one, pip has to find it.
+    `wheel` is the name of Turnout's wheel in `wheels/`; without one, pip has to find it.
     """
     manifest = published.manifest
     name, version = manifest.model, manifest.version

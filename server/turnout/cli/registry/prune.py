@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ActorOption, DiskTarget
+from turnout.cli.options import ActorOption, DiskTarget, argument, flag, option
 from turnout.cli.output import reporting, size_text, table
 
 if TYPE_CHECKING:
@@ -29,34 +29,27 @@ class _Planned:
 
 
 def prune(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
-    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Do it. Without it, only the plan is shown.")] = False,
+    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
+    yes: Annotated[bool, flag("--yes", "Do it. Without it, only the plan is shown.")] = False,
     keep_releases: Annotated[
         int | None,
-        typer.Option(
-            "--keep-releases", metavar="N", min=1,
-            help="Latest releases to keep of each model. (default: retention.releases, 3)",
-            show_default=False,
+        option(
+            "--keep-releases", "N", "Latest releases to keep of each model. (default: retention.releases, 3)", min=1
         ),
     ] = None,
     newer_than: Annotated[
         int | None,
-        typer.Option(
-            "--newer-than", metavar="DAYS", min=0,
-            help="Keep versions that are not older. (default: retention.versions_days, 30)",
-            show_default=False,
+        option(
+            "--newer-than", "DAYS", "Keep versions that are not older. (default: retention.versions_days, 30)", min=0
         ),
     ] = None,
     wait: Annotated[
-        float, typer.Option(
-            "--wait", metavar="SECONDS", min=0,
-            help="How long to wait for servers to unload each version.",
-        )
+        float, option("--wait", "SECONDS", "How long to wait for servers to unload each version.", min=0)
     ] = 30.0,
     actor: ActorOption = None,
-    reason: Annotated[str, typer.Option("--reason", metavar="WHY", help="For the record.")] = "pruned",
+    reason: Annotated[str, option("--reason", "WHY", "For the record.")] = "pruned",
     target: DiskTarget = DiskTarget(),
-) -> None:  # fmt: skip
+) -> None:
     """Remove versions that nothing needs. First shows the plan: what goes, what stays, and why.
 
     These stay: versions that answer plain requests; that a policy, a rollout, a tag or `load` names; that a rollback

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import TargetOptions
+from turnout.cli.options import TargetOptions, argument, flag
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
@@ -12,12 +12,8 @@ if TYPE_CHECKING:
 
 
 def show(
-    version: Annotated[
-        str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
-    ],
-    markdown: Annotated[
-        bool, typer.Option("--markdown", metavar="", help="Print the version's card as a Markdown file.")
-    ] = False,
+    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, as in magika@^3.")],
+    markdown: Annotated[bool, flag("--markdown", "Print the version's card as a Markdown file.")] = False,
     target: TargetOptions = TargetOptions(),
 ) -> None:
     """Describe a model, or print the card of the version that a selector names.

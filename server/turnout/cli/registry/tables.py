@@ -1,6 +1,5 @@
 """Shows versions and changes as tables."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from turnout.cli.output import facts, size_text, table
 from turnout.cli.publish.gates_view import gates_table
 from turnout.cli.registry.card import latest_reports, provenance_lines, report_line, seen_line
 from turnout.cli.registry.description import VersionDescription
+from turnout.registry.manifest.manifest import metadata_text
 
 if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
     from turnout.state.event_log.events import Event
@@ -68,15 +68,16 @@ def details(version: VersionDescription) -> Table:
         rows = version.live.max_batch_rows if version.live else 0
         pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
     if content := version.content:
+        manifest = content.manifest
         signed = [f"{key} ({worth})" for key, worth in content.evidence_records.signatures.items()]
         pairs.append(("signed by", ", ".join(signed) or "nobody"))
-        files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
+        files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in manifest.files]
         pairs.append(("files", table(("", "", ""), files)))
-        pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in content.opset.items())))
-        for name, (atol, rtol) in content.tolerances.items():
-            pairs.append(("tolerance", f"{name}: {atol:g} + {rtol:g} x expected"))
-        pairs += [(name, _free(value)) for name, value in content.metadata.items()]
-        pairs += provenance_lines(content.provenance)
+        pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in manifest.opset.items())))
+        for name, tolerance in manifest.tolerances.items():
+            pairs.append(("tolerance", f"{name}: {tolerance.atol:g} + {tolerance.rtol:g} x expected"))
+        pairs += [(name, metadata_text(value)) for name, value in manifest.metadata.items()]
+        pairs += provenance_lines(manifest.provenance)
         if content.evidence_records.seen is not None:
             pairs.append(("published with", seen_line(content.evidence_records.seen)))
         for report in latest_reports(content.evidence_records):
@@ -130,12 +131,6 @@ def _what(event: "Event") -> str:
             return f"traffic epoch {payload['epoch']}: {payload['action']}"
         case _:  # a later release of Turnout wrote it
             return f"{event.kind} {event.subject}"
-
-
-def _free(value: object) -> str:
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return ", ".join(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _styled(word: str) -> Text:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ActorOption, DiskTarget
+from turnout.cli.options import ActorOption, DiskTarget, argument, option
 from turnout.cli.output import reporting, size_text, table
 from turnout.errors import DigestMismatch, TurnoutError
 
@@ -45,22 +45,17 @@ class Verified:
 
 def verify(
     version: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions. (default: everything)"),
+        str | None, argument("NAME[@SELECTOR]", "A model, or one of its versions. (default: everything)")
     ] = None,
     head: Annotated[
-        str | None,
-        typer.Option(
-            "--head", metavar="HEAD", help="What `turnout log --head` printed earlier; the log has to contain it."
-        ),
+        str | None, option("--head", "HEAD", "What `turnout log --head` printed earlier; the log has to contain it.")
     ] = None,
     signed_by: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
             "--signed-by",
-            metavar="FILE",
-            help="Public key or authority (PEM) that has to have signed. May be repeated. (default: the settings')",
-            show_default=False,
+            "FILE",
+            "Public key or authority (PEM) that has to have signed. May be repeated. (default: the settings')",
         ),
     ] = None,
     actor: ActorOption = None,

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from turnout.cli.options import DiskTarget
+from turnout.cli.options import DiskTarget, argument, flag, option
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
@@ -12,11 +10,9 @@ if TYPE_CHECKING:
 
 
 def log(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One model. (default: all)")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="How many to show.")] = 50,
-    head: Annotated[
-        bool, typer.Option("--head", metavar="", help="Print only the last event's number and hash, to keep elsewhere.")
-    ] = False,
+    name: Annotated[str | None, argument("NAME", "One model. (default: all)")] = None,
+    limit: Annotated[int, option("--limit", "N", "How many to show.", min=1, max=100_000)] = 50,
+    head: Annotated[bool, flag("--head", "Print only the last event's number and hash, to keep elsewhere.")] = False,
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Show who changed what, when and why, the newest first.

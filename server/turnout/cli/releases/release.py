@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from turnout.cli.options import (
     ActorOption,
@@ -13,13 +11,13 @@ from turnout.cli.options import (
     RequiredReasonOption,
     TargetOptions,
     VersionArgument,
+    flag,
     server_option,
 )
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
     from turnout.rollout.changes.operations import Operations
-    from turnout.routing.default_answers import RoutingTable
 
 
 class _ReleaseTarget(TargetOptions):
@@ -31,16 +29,9 @@ class _ReleaseTarget(TargetOptions):
 def release(
     version: VersionArgument,
     no_traffic: Annotated[
-        bool,
-        typer.Option(
-            "--no-traffic",
-            metavar="",
-            help="Release it for ranges and `latest` alone; plain requests stay as they are.",
-        ),
+        bool, flag("--no-traffic", "Release it for ranges and `latest` alone; plain requests stay as they are.")
     ] = False,
-    supersede: Annotated[
-        bool, typer.Option("--supersede", metavar="", help="End a rollout that is in the way.")
-    ] = False,
+    supersede: Annotated[bool, flag("--supersede", "End a rollout that is in the way.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: _ReleaseTarget = _ReleaseTarget(),
 ) -> None:
@@ -49,6 +40,7 @@ def release(
     A lower one, such as a correction of an older line, answers ranges alone. Refused while traffic is frozen, and while
     a rollout runs that it would take the traffic from. Running servers follow within a second.
     """
+    from turnout.cli.answers_view import show_change
     from turnout.cli.workspace import actor_or_login, exact_reference
 
     with reporting(as_json=target.as_json) as out:
@@ -66,7 +58,7 @@ def release(
                     name, exact, actor=who, reason=change.reason, traffic=not no_traffic, supersede=supersede
                 )
             changed, sentence, answers = done.changed, done.sentence, done.answers
-        out.show(_body(name, str(exact), changed, answers), *_lines(sentence, answers))
+        show_change(out, {"model": name, "version": str(exact), "changed": changed}, answers, sentence)
 
 
 def withdraw(
@@ -79,6 +71,7 @@ def withdraw(
 
     Refused for the baseline (`turnout rollback` goes back from that) and for what a rollout needs.
     """
+    from turnout.cli.answers_view import show_change
     from turnout.cli.workspace import actor_or_login, exact_reference
 
     with reporting(as_json=target.as_json) as out:
@@ -92,7 +85,7 @@ def withdraw(
             with _operations(target) as operations:
                 done = operations.withdraw(name, exact, actor=who, reason=reason)
             changed, sentence, answers = done.changed, done.sentence, done.answers
-        out.show(_body(name, str(exact), changed, answers), *_lines(sentence, answers))
+        show_change(out, {"model": name, "version": str(exact), "changed": changed}, answers, sentence)
 
 
 @contextmanager
@@ -104,15 +97,3 @@ def _operations(target: DiskTarget) -> "Iterator[Operations]":
     workspace.require_repository()
     with workspace.store() as store:
         yield Operations(workspace.repository, store)
-
-
-def _body(name: str, version: str, changed: bool, answers: "RoutingTable") -> dict[str, Any]:
-    from turnout.cli.answers_view import answers_body
-
-    return {"model": name, "version": version, "changed": changed, "answers": answers_body(answers)}
-
-
-def _lines(sentence: str, answers: "RoutingTable") -> list[str]:
-    from turnout.cli.answers_view import answers_line
-
-    return [line for line in (sentence, answers_line(answers)) if line]

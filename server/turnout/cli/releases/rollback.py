@@ -2,9 +2,7 @@
 
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import ActorOption, NameArgument, RequiredReasonOption, ServerTarget
+from turnout.cli.options import ActorOption, NameArgument, RequiredReasonOption, ServerTarget, flag, option
 from turnout.cli.output import reporting
 
 
@@ -13,36 +11,26 @@ def rollback(
     reason: RequiredReasonOption,
     to: Annotated[
         str | None,
-        typer.Option(
-            "--to", metavar="VERSION",
-            help="(default: what a running rollout goes back to, or the nearest that answered before)",
-            show_default=False,
+        option(
+            "--to", "VERSION", "(default: what a running rollout goes back to, or the nearest that answered before)"
         ),
     ] = None,
     keep_released: Annotated[
-        bool,
-        typer.Option(
-            "--keep-released", metavar="",
-            help="Keep the version released, so that ranges and `latest` still reach it.",
-        ),
+        bool, flag("--keep-released", "Keep the version released, so that ranges and `latest` still reach it.")
     ] = False,
     actor: ActorOption = None,
     epoch: Annotated[
-        int | None,
-        typer.Option(
-            "--epoch", metavar="N", min=0, help="Only if the rollout, or else the traffic, is still at this epoch.",
-            show_default=False,
-        ),
+        int | None, option("--epoch", "N", "Only if the rollout, or else the traffic, is still at this epoch.", min=0)
     ] = None,
     target: ServerTarget = ServerTarget(),
-) -> None:  # fmt: skip
+) -> None:
     """Give all of a model's traffic back to a version that had it before, now. Ends its rollouts and canaries.
 
     The version that loses the traffic is a candidate again, so that ranges and `latest` leave it too; `turnout release`
     releases it again. A second rollback goes further back, and never to a version that was rolled back. Exits with 1 if
     there is nothing to go back to.
     """
-    from turnout.cli.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.answers_view import read_answers, show_change
     from turnout.cli.connection import Server
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import rollout_pb2 as pb
@@ -51,8 +39,5 @@ def rollback(
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         request = pb.RollBackRequest(model=name, version=to or "", change=change, keep_released=keep_released)
         done = control.RollBack(request, timeout=30.0)
-        answers = read_answers(done.answers)
-        body = {
-            "model": name, "baseline": done.baseline, "epoch": done.epoch, "answers": answers_body(answers),
-        }  # fmt: skip
-        out.show(body, done.sentence, answers_line(answers))
+        body = {"model": name, "baseline": done.baseline, "epoch": done.epoch}
+        show_change(out, body, read_answers(done.answers), done.sentence)

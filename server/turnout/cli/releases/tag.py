@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument
+from turnout.cli.options import ChangeOptions, DiskTarget, NameArgument, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
@@ -17,18 +17,13 @@ _NONE = "none"
 
 def tag(
     name: NameArgument,
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="For example stable.")],
-    version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="For example 3.2.0; not with --delete or --history.")
-    ] = None,
+    tag: Annotated[str, argument("TAG", "For example stable.")],
+    version: Annotated[str | None, argument("VERSION", "For example 3.2.0; not with --delete or --history.")] = None,
     expect: Annotated[
-        str | None,
-        typer.Option(
-            "--expect", metavar="OLD", help="Only if the tag names OLD now; `none`: only if there is no such tag."
-        ),
+        str | None, option("--expect", "OLD", "Only if the tag names OLD now; `none`: only if there is no such tag.")
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", metavar="", help="Remove the tag.")] = False,
-    history: Annotated[bool, typer.Option("--history", metavar="", help="Show which versions the tag named.")] = False,
+    delete: Annotated[bool, flag("--delete", "Remove the tag.")] = False,
+    history: Annotated[bool, flag("--history", "Show which versions the tag named.")] = False,
     change: ChangeOptions = ChangeOptions(),
     target: DiskTarget = DiskTarget(),
 ) -> None:
@@ -37,7 +32,7 @@ def tag(
     With --expect, the move is refused if somebody else moved the tag first, and the error says which version it names
     now.
     """
-    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.registry.manifest.names import check_model_name, parse_version
     from turnout.releases.release import ReleaseStateWriter
@@ -75,7 +70,7 @@ def tag(
                 sentence = f"{name}@{tag} is {exact}{was}"
             answers = operations.answers(name)
         body = {"model": name, "tag": tag, "version": _text(exact), "previous_version": _text(before)}
-        out.show(body | {"answers": answers_body(answers)}, sentence, answers_line(answers))
+        show_change(out, body, answers, sentence)
 
 
 def _show_history(out: CommandOutput, workspace: "Workspace", name: str, tag: str) -> None:

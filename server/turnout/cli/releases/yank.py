@@ -2,14 +2,10 @@
 
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import ActorOption, DiskTarget, VersionArgument
+from turnout.cli.options import ActorOption, DiskTarget, VersionArgument, flag, option
 from turnout.cli.output import reporting
 
-_WhyOption = Annotated[
-    str, typer.Option("--reason", metavar="WHY", help="For the record, and for clients that pin it.")
-]
+_WhyOption = Annotated[str, option("--reason", "WHY", "For the record, and for clients that pin it.")]
 
 
 def yank(
@@ -23,7 +19,7 @@ def yank(
     Pins to it are refused, or answered with a warning if `routing.yanked_pins` says so. You cannot yank a version that
     the policy in force, a rollout or a tag needs. Running servers follow within a second.
     """
-    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.answers_view import show_change
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
     from turnout.releases.release import ReleaseStateWriter
     from turnout.rollout.changes.operations import Operations
@@ -49,24 +45,20 @@ def yank(
             "previous_standing": before,
             "default_version": None if default is None else str(default),
             "warnings": [warning] if warning else [],
-            "answers": answers_body(answers),
         }
         warnings = [f"warning: {warning}"] if warning else []
-        out.show(body, f"{name} {exact} {outcome}; {left}", *warnings, answers_line(answers))
+        show_change(out, body, answers, f"{name} {exact} {outcome}; {left}", *warnings)
 
 
 def unyank(
     version: VersionArgument,
     reason: _WhyOption,
-    i_know_why: Annotated[
-        bool,
-        typer.Option("--i-know-why", metavar="", help="Required, since the version was yanked for a reason."),
-    ] = False,
+    i_know_why: Annotated[bool, flag("--i-know-why", "Required, since the version was yanked for a reason.")] = False,
     actor: ActorOption = None,
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make a yanked version a candidate again. Release it if it should get general traffic again."""
-    from turnout.cli.answers_view import answers_body, answers_line
+    from turnout.cli.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused
     from turnout.releases.release import ReleaseStateWriter
@@ -85,5 +77,5 @@ def unyank(
             changed = release_writer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
         outcome = "is a candidate again" if changed else "was not yanked; nothing changed"
-        body = {"model": name, "version": str(exact), "changed": changed, "answers": answers_body(answers)}
-        out.show(body, f"{name} {exact} {outcome}", answers_line(answers))
+        body = {"model": name, "version": str(exact), "changed": changed}
+        show_change(out, body, answers, f"{name} {exact} {outcome}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget
+from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
 from turnout.cli.output import CommandOutput, reporting, table
 from turnout.cli.rollout.controls import COMMANDS
 from turnout.cli.rollout.options import PlanOptions
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
 
-AttemptOption = Annotated[
-    int, typer.Option("--attempt", metavar="N", min=0, help="(default: the latest)", show_default=False)
-]
-ToOption = Annotated[str, typer.Option("--to", metavar="VERSION", help="The candidate.", show_default=False)]
+AttemptOption = Annotated[int, option("--attempt", "N", "(default: the latest)", min=0)]
+ToOption = Annotated[str, option("--to", "VERSION", "The candidate.")]
 
 application = typer.Typer(
     no_args_is_help=True, help="Make a candidate the baseline step by step, and roll it back on evidence."
@@ -58,11 +56,8 @@ def start(
     name: NameArgument,
     to: ToOption,
     plan: PlanOptions = PlanOptions(),
-    wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
-    timeout: Annotated[
-        str | None,
-        typer.Option("--timeout", metavar="TIME", help="How long --wait follows it at most.", show_default=False),
-    ] = None,
+    wait: Annotated[bool, flag("--wait", "Follow it until it ends.")] = False,
+    timeout: Annotated[str | None, option("--timeout", "TIME", "How long --wait follows it at most.")] = None,
     change: ChangeOptions = ChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -104,7 +99,7 @@ def start(
 
 @application.command()
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the latest rollout of one model, or of each."""
@@ -169,9 +164,7 @@ def explain(
 @application.command()
 def watch(
     name: NameArgument,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="TIME", help="At most that long.", show_default=False)
-    ] = None,
+    timeout: Annotated[str | None, option("--timeout", "TIME", "At most that long.")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Follow a model's latest rollout until it ends, through restarts of its server too.
@@ -195,7 +188,7 @@ def watch(
 @application.command()
 def report(
     name: NameArgument,
-    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="Where to write it.", show_default=False)],
+    html: Annotated[Path, option("--html", "FILE", "Where to write it.")],
     attempt: AttemptOption = 0,
     target: ServerTarget = ServerTarget(),
 ) -> None:

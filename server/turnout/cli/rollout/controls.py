@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import ChangeOptions, NameArgument, ServerTarget
+from turnout.cli.options import ChangeOptions, NameArgument, ServerTarget, argument, flag, option
 from turnout.cli.output import reporting
 from turnout.cli.traffic.commands import freeze
 
@@ -15,20 +13,13 @@ _TIMEOUT = 30.0
 class RetryOptions(ChangeOptions):
     """Who asks for another attempt, and the expected epoch of the last one."""
 
-    epoch: Annotated[
-        int | None,
-        typer.Option(
-            "--epoch", metavar="N", min=0, help="Only if the rollout is still at this epoch.", show_default=False
-        ),
-    ] = None
+    epoch: Annotated[int | None, option("--epoch", "N", "Only if the rollout is still at this epoch.", min=0)] = None
 
 
 class CommandOptions(RetryOptions):
     """Who sends a command, to which rollout, and its expected epoch."""
 
-    attempt: Annotated[
-        int, typer.Option("--attempt", metavar="N", min=0, help="(default: the one that runs)", show_default=False)
-    ] = 0
+    attempt: Annotated[int, option("--attempt", "N", "(default: the one that runs)", min=0)] = 0
 
 
 def pause(name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()) -> None:
@@ -45,7 +36,7 @@ def resume(
 
 def promote(
     name: NameArgument,
-    full: Annotated[bool, typer.Option("--full", metavar="", help="Skip all steps, and make it the baseline.")] = False,
+    full: Annotated[bool, flag("--full", "Skip all steps, and make it the baseline.")] = False,
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -55,10 +46,7 @@ def promote(
 
 def abort(
     name: NameArgument,
-    discard: Annotated[
-        bool,
-        typer.Option("--discard", metavar="", help="End one that this release cannot read; its record is kept."),
-    ] = False,
+    discard: Annotated[bool, flag("--discard", "End one that this release cannot read; its record is kept.")] = False,
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -68,7 +56,7 @@ def abort(
 
 def set_weight(
     name: NameArgument,
-    share: Annotated[str, typer.Argument(metavar="SHARE", help="For example 10%.")],
+    share: Annotated[str, argument("SHARE", "For example 10%.")],
     change: CommandOptions = CommandOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -95,7 +83,7 @@ def _command(
     discard: bool = False,
 ) -> None:
     """Sends an operator's command, and prints the rollout's new state and which versions answer."""
-    from turnout.cli.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.answers_view import read_answers, show_change
     from turnout.cli.connection import Server
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
@@ -117,6 +105,5 @@ def _command(
         )
         with Server.named(target).control() as control:
             response = control.CommandRollout(request, timeout=_TIMEOUT)
-        answers = read_answers(response.answers)
-        body = rollout_body(response.rollout) | {"answers": answers_body(answers)}
-        out.show(body, *(line for line in (sentence(response.rollout), answers_line(answers)) if line))
+        rollout = response.rollout
+        show_change(out, rollout_body(rollout), read_answers(response.answers), sentence(rollout))

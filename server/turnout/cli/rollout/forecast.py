@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
-from turnout.cli.rollout.probe_view import configured_body, configured_table
+from turnout.cli.rollout.probe_view import configured_table
 from turnout.shares import share_text
 from turnout.web.report.formatting import duration_text
 from turnout.web.report.replay import read_plan_json
@@ -81,46 +82,19 @@ def forecast_lines(response: pb.PlanRolloutResponse, model: str, version: str) -
 
 def forecast_body(response: pb.PlanRolloutResponse, model: str, version: str) -> dict[str, Any]:
     """Returns what a rollout would do, as JSON values."""
-    return {
-        "model": model,
-        "version": version,
-        "previous": response.previous or None,
-        "refusals": list(response.refusals),
-        "plan": json.loads(response.plan_json),
-        "plan_digest": response.plan_digest,
-        "requests_per_second": response.requests_per_second,
-        "error_rate": response.error_rate,
-        "power": [
-            {
-                "step": p.step,
-                "weight": p.weight,
-                "soak_seconds": p.soak_seconds,
-                "detections": [
-                    {"effect": d.effect, "seconds": d.seconds, "requests": d.requests, "fits": _fits(d, soak)}
-                    for d, soak in _paired(p)
-                ],
-            }
-            for p in response.power
-        ],
-        "missed": list(response.missed),
-        "probes": [configured_body(probe) for probe in response.probes],
-        "confirms": response.confirms,
-    }
+    body = message_body(response, null=("previous",))
+    for power in body["power"]:
+        for detection in power["detections"]:
+            detection["fits"] = detection["seconds"] <= power["soak_seconds"]
+    plan = json.loads(body.pop("plan_json"))
+    return {"model": model, "version": version, "plan": plan, **body}
 
 
 def _power_row(power: pb.RolloutPower) -> Sequence[RenderableType]:
-    weight, soak = share_text(round(power.weight, 4)), duration_text(power.soak_seconds)
-    return f"step {power.step}", weight, soak, *(_seen(d, seconds) for d, seconds in _paired(power))
-
-
-def _paired(power: pb.RolloutPower) -> list[tuple[pb.RolloutDetection, float]]:
-    return [(detection, power.soak_seconds) for detection in power.detections]
-
-
-def _fits(detection: pb.RolloutDetection, soak: float) -> bool:
-    return bool(detection.seconds <= soak)
+    weight, soak = share_text(round(power.weight, 4)), power.soak_seconds
+    return f"step {power.step}", weight, duration_text(soak), *(_seen(found, soak) for found in power.detections)
 
 
 def _seen(detection: pb.RolloutDetection, soak: float) -> Text:
-    fits = _fits(detection, soak)
+    fits = detection.seconds <= soak
     return Text(f"{duration_text(detection.seconds)} {'✓' if fits else '✗'}", "green" if fits else "yellow")

@@ -11,10 +11,11 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from turnout.cli.connection import Server
+from turnout.cli.messages import message_body
 from turnout.cli.output import CommandOutput, table
 from turnout.cli.rollout.follow import FINAL, follow
 from turnout.cli.rollout.probe_view import measured_table
-from turnout.cli.rollout.view import bar, event_body, event_line, events_table, state_text
+from turnout.cli.rollout.view import bar, event_line, events_table, state_text
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
 from turnout.web.report.explain import evidence_text
@@ -183,7 +184,7 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
     last, seen = pb.Rollout(), _SeenEvents()
     for last in follow(server, model, notify, attempt=attempt, timeout=timeout):
         for event in seen.fresh(last):
-            body = {"model": last.model, "candidate": last.candidate, "attempt": last.attempt, **event_body(event)}
+            body = {"model": last.model, "candidate": last.candidate, "attempt": last.attempt, **message_body(event)}
             body["now"] = {
                 "state": last.state, "epoch": last.epoch, "weight": last.weight, "e_value": last.e_value,
                 "threshold": last.threshold,

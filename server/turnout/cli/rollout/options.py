@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from turnout.cli.options import OptionGroup
+from turnout.cli.options import OptionGroup, option
 
 
 def _option(name: str, metavar: str, text: str) -> Any:
-    return typer.Option(f"--{name}", metavar=metavar, help=text, show_default=False, rich_help_panel="Plan")
+    return option(f"--{name}", metavar, text, rich_help_panel="Plan")
 
 
 class PlanOptions(OptionGroup):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import reporting
 
 _TIMEOUT = 90.0
@@ -12,13 +12,8 @@ _TIMEOUT = 90.0
 
 
 def probe(
-    probe: Annotated[
-        str | None, typer.Argument(metavar="[PROBE]", help="The probe to try. (default: list them)")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME@VERSION", help="The candidate to ask about.", show_default=False),
-    ] = None,
+    probe: Annotated[str | None, argument("[PROBE]", "The probe to try. (default: list them)")] = None,
+    model: Annotated[str | None, option("--model", "NAME@VERSION", "The candidate to ask about.")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """List the probes that the server is configured with, or try one. A try counts for no rollout.
@@ -29,7 +24,8 @@ def probe(
     3    it is inconclusive: neither pass nor fail
     """
     from turnout.cli.connection import Server
-    from turnout.cli.rollout.probe_view import configured_body, configured_table, tried_lines
+    from turnout.cli.messages import message_body
+    from turnout.cli.rollout.probe_view import configured_table, tried_lines
     from turnout.cli.workspace import exact_reference
     from turnout.errors import InvalidRequest
     from turnout_proto.v1 import rollout_pb2 as pb
@@ -42,16 +38,13 @@ def probe(
             if probe is None or model is None:
                 known = control.ListProbes(pb.ListProbesRequest(), timeout=_TIMEOUT).probes
                 displayed = configured_table(known) if known else "the server's configuration has no probe"
-                out.show({"probes": [configured_body(one) for one in known]}, displayed)
+                out.show({"probes": [message_body(one) for one in known]}, displayed)
                 return
             name, version = exact_reference(model)
             request = pb.TryProbeRequest(probe=probe, model=name, version=str(version))
             response = control.TryProbe(request, timeout=_TIMEOUT)
-        body = {
-            "probe": probe, "model": name, "version": str(version), "baseline": response.baseline or None,
-            "outcome": response.outcome, "value": response.value or None, "detail": response.detail or None,
-            "seconds": response.seconds, "asked": configured_body(response.asked),
-        }  # fmt: skip
+        named = {"probe": probe, "model": name, "version": str(version)}
+        body = named | message_body(response, null=("baseline", "value", "detail"))
         out.show(body, *tried_lines(probe, response))
     if response.outcome != "passed":
         raise typer.Exit(1 if response.outcome == "failed" else 3)

@@ -1,8 +1,7 @@
-"""Shows probes as tables and JSON: their measurements in a rollout, and their configuration."""
+"""Shows probes as tables: their measurements in a rollout, and their configuration."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -28,16 +27,6 @@ def measured_table(probes: Sequence[pb.RolloutProbe]) -> RenderableType:
     return table(("PROBE", "LAST", "VALUE", "AGE", "PASSED/FAILED/NEITHER", ""), rows, right=("VALUE",))
 
 
-def measured_body(probe: pb.RolloutProbe) -> dict[str, Any]:
-    """Returns a probe's measurement as JSON values."""
-    return {
-        "name": probe.name, "outcome": probe.outcome or None, "value": probe.value or None,
-        "detail": probe.detail or None, "time": probe.time.ToJsonString() if probe.HasField("time") else None,
-        "passed": probe.passed, "failed": probe.failed, "inconclusive": probe.inconclusive,
-        "failure_limit": probe.failure_limit, "lacking": probe.lacking or None,
-    }  # fmt: skip
-
-
 def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
     """Returns a row for each probe of a configuration."""
     columns = ("PROBE", "ASKS", "PASSES", "EVERY", "ROLLED BACK AFTER", "PASSED AFTER")
@@ -49,16 +38,6 @@ def configured_table(probes: Sequence[pb.Probe]) -> RenderableType:
         for p in probes
     ]  # fmt: skip
     return table(columns, rows)
-
-
-def configured_body(probe: pb.Probe) -> dict[str, Any]:
-    """Returns a probe of a configuration as JSON values."""
-    return {
-        "name": probe.name, "kind": probe.kind, "condition": probe.condition,
-        "interval_seconds": probe.interval_seconds, "initial_delay_seconds": probe.initial_delay_seconds,
-        "count": probe.count, "failure_limit": probe.failure_limit,
-        "consecutive_error_limit": probe.consecutive_error_limit,
-    }  # fmt: skip
 
 
 def tried_lines(name: str, response: pb.TryProbeResponse) -> Iterator[RenderableType]:

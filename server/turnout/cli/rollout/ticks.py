@@ -8,12 +8,7 @@ _TIMEOUT = 30.0
 
 
 def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
-    """Reads a rollout, and computes its evidence again from its ticks.
-
-    Args:
-        control: The server.
-        model: Its model.
-        attempt: Its number; 0 for the latest.
+    """Reads a rollout, the latest for 0, and computes its evidence again from its ticks.
 
     Raises:
         InvalidRequest: This release cannot read the server's answer.

@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
-from turnout.cli.rollout.probe_view import measured_body, measured_table
+from turnout.cli.rollout.follow import FINAL
+from turnout.cli.rollout.probe_view import measured_table
 from turnout.shares import share_text
 from turnout.web.report.explain import Finding, RolloutExplanation, evidence_text, status_sentence
 from turnout.web.report.formatting import duration_text
@@ -158,48 +160,8 @@ def explanation_lines(explanation: RolloutExplanation, rollout: pb.Rollout) -> I
 
 def rollout_body(rollout: pb.Rollout) -> dict[str, Any]:
     """Returns a rollout as JSON values."""
-    return {
-        "model": rollout.model,
-        "attempt": rollout.attempt,
-        "candidate": rollout.candidate,
-        "previous": rollout.previous,
-        "state": rollout.state,
-        "final": rollout.state in ("succeeded", "rolled_back", "superseded", "failed"),
-        "epoch": rollout.epoch,
-        "step": rollout.step,
-        "steps": rollout.steps,
-        "weight": rollout.weight,
-        "step_seconds": rollout.step_seconds,
-        "soak_seconds": rollout.soak_seconds,
-        "e_value": rollout.e_value,
-        "threshold": rollout.threshold,
-        "metrics": [
-            {
-                "name": m.name, "weight": m.weight, "e_value": m.e_value, "fit_value": m.fit_value,
-                "canary_requests": m.canary_requests, "canary_bad": m.canary_bad,
-                "baseline_requests": m.baseline_requests, "baseline_bad": m.baseline_bad,
-                "threshold_seconds": m.threshold_seconds or None,
-            }
-            for m in rollout.metrics
-        ],
-        "probes": [measured_body(probe) for probe in rollout.probes],
-        "pauses": list(rollout.pauses),
-        "lacking": list(rollout.lacking),
-        "alpha": rollout.alpha,
-        "verdict": rollout.verdict or None,
-        "plan": json.loads(rollout.plan_json or "{}"),
-        "plan_digest": rollout.plan_digest,
-        "actor": rollout.actor,
-        "reason": rollout.reason,
-        "started_at": rollout.started_at.ToJsonString() if rollout.HasField("started_at") else None,
-        "changed_at": rollout.changed_at.ToJsonString() if rollout.HasField("changed_at") else None,
-        "events": [event_body(event) for event in rollout.events],
-    }  # fmt: skip
-
-
-def event_body(event: pb.RolloutEvent) -> dict[str, Any]:
-    """Returns an event as JSON values."""
-    return {"time": event.time.ToJsonString(), "kind": event.kind, "text": event.text, "actor": event.actor}
+    body = message_body(rollout, null=("verdict", "threshold_seconds", "outcome", "value", "detail", "lacking"))
+    return body | {"plan": json.loads(body.pop("plan_json") or "{}"), "final": rollout.state in FINAL}
 
 
 def explanation_body(explanation: RolloutExplanation, replay: Replay) -> dict[str, Any]:

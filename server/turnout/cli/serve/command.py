@@ -2,52 +2,32 @@
 
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import ConfigOption, ModelsOption, StateOption
+from turnout.cli.options import ConfigOption, ModelsOption, StateOption, flag, option
 from turnout.cli.output import reporting
 
 
 def serve(
-    grpc: Annotated[
-        str | None,
-        typer.Option("--grpc", metavar="HOST:PORT", help="gRPC data listener. (default: 127.0.0.1:8001)"),
-    ] = None,
-    http: Annotated[
-        str | None,
-        typer.Option("--http", metavar="HOST:PORT", help="HTTP listener. (default: 127.0.0.1:8000)"),
-    ] = None,
+    grpc: Annotated[str | None, option("--grpc", "HOST:PORT", "gRPC data listener. (default: 127.0.0.1:8001)")] = None,
+    http: Annotated[str | None, option("--http", "HOST:PORT", "HTTP listener. (default: 127.0.0.1:8000)")] = None,
     control: Annotated[
-        str | None,
-        typer.Option("--control", metavar="HOST:PORT", help="Operators' gRPC listener. (default: 127.0.0.1:8003)"),
+        str | None, option("--control", "HOST:PORT", "Operators' gRPC listener. (default: 127.0.0.1:8003)")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, max=256, help="Processes that serve. (default: 1)")
+        int | None, option("--workers", "N", "Processes that serve. (default: 1)", min=1, max=256)
     ] = None,
     insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure", metavar="", help="Listen to other machines without TLS, or without asking who calls."
-        ),
+        bool, flag("--insecure", "Listen to other machines without TLS, or without asking who calls.")
     ] = False,
     models: ModelsOption = None,
     read_only: Annotated[
-        bool | None,
-        typer.Option(
-            "--read-only",
-            metavar="",
-            help="Never write to --models: exports, or a Triton model repository.",
-            show_default=False,
-        ),
+        bool | None, flag("--read-only", "Never write to --models: exports, or a Triton model repository.")
     ] = None,
     state: StateOption = None,
     config: ConfigOption = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", metavar="", help="Print the effective configuration as TOML and exit.")
+        bool, flag("--print-config", "Print the effective configuration as TOML and exit.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Log in JSON; print the configuration in JSON.")
-    ] = False,
+    as_json: Annotated[bool, flag("--json", "Log in JSON; print the configuration in JSON.")] = False,
 ) -> None:
     """Serve every version in the repository, until SIGTERM.
 

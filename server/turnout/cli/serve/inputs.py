@@ -22,9 +22,7 @@ _SEED = 0
 def read_inputs(arguments: Sequence[str], signature: Signature) -> dict[str, Array]:
     """Reads `NAME=@FILE.npy`, `NAME=JSON`, `NAME=random` and `NAME=random:4x64` arguments.
 
-    Args:
-        arguments: As written.
-        signature: Of the model; gives dtypes, and the shapes of random values, in which free dimensions are 1.
+    The signature gives dtypes, and the shapes of random values, in which free dimensions are 1.
 
     Raises:
         InvalidRequest: An argument has none of those forms, or names an unknown input or one twice.
@@ -94,6 +92,11 @@ def json_elements(array: Array) -> Any:
 
 def _as_text(item: Any) -> str:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+
+
+def array_body(array: Array) -> dict[str, Any]:
+    """Returns `array` as JSON values."""
+    return {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
 
 
 def summary(array: Array) -> str:

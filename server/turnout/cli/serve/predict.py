@@ -1,10 +1,11 @@
 """`turnout predict`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, argument, option
 from turnout.cli.output import CommandOutput, facts, reporting, table
 
 if TYPE_CHECKING:
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    version: Annotated[
-        str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
-    ],
+    version: Annotated[str, argument("NAME[@SELECTOR]", "A model, or one of its versions, as in magika@^3.")],
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,10 +27,8 @@ def predict(
         list[str] | None,
         typer.Option("--output", "-o", metavar="NAME", help="An output that you want; may be repeated. (default: all)"),
     ] = None,
-    key: Annotated[
-        str, typer.Option("--key", metavar="KEY", help="Routing key: the same key meets the same version.")
-    ] = "",
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Deadline.")] = 30.0,
+    key: Annotated[str, option("--key", "KEY", "Routing key: the same key meets the same version.")] = "",
+    timeout: Annotated[float, option("--timeout", "SECONDS", "Deadline.", min=0.001)] = 30.0,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Ask a running server for a prediction."""
@@ -58,7 +55,7 @@ def predict(
 
 
 def _print(out: CommandOutput, prediction: "Prediction") -> None:
-    from turnout.cli.serve.inputs import dtype_name, json_elements, summary
+    from turnout.cli.serve.inputs import array_body, dtype_name, summary
 
     timing = prediction.timing
     body: dict[str, Any] = {
@@ -68,17 +65,10 @@ def _print(out: CommandOutput, prediction: "Prediction") -> None:
         "role": prediction.role,
         "epoch": prediction.epoch,
         "request_id": prediction.request_id,
-        "timing": {
-            "queue_seconds": timing.queue_seconds,
-            "compute_seconds": timing.compute_seconds,
-            "batch_rows": timing.batch_rows,
-        },
+        "timing": asdict(timing),
     }
     if out.as_json:
-        body["outputs"] = {
-            name: {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
-            for name, array in prediction.outputs.items()
-        }
+        body["outputs"] = {name: array_body(array) for name, array in prediction.outputs.items()}
     rows = [
         (name, f"{dtype_name(array)}[{', '.join(map(str, array.shape))}]", summary(array))
         for name, array in prediction.outputs.items()

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, argument
 from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def servers(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model; all of them if it is left out.")] = "",
+    name: Annotated[str, argument("[NAME]", "The model; all of them if it is left out.")] = "",
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show the servers and workers that share the state store: who is alive, what each has loaded, who is behind."""
@@ -45,15 +43,8 @@ def _epoch_text(model: "pb.ServerModel") -> str:
 
 
 def _body(one: "pb.ServerStatus", name: str) -> dict[str, object]:
-    return {
-        "name": one.name, "alive": one.alive, "started_at": one.started_at.ToJsonString(),
-        "silent_s": round(one.silent.ToTimedelta().total_seconds(), 3), "address": one.address, "release": one.release,
-        "models": [
-            {
-                "model": model.model, "versions": list(model.versions), "epoch": model.epoch, "behind": model.behind,
-                "diverted": model.diverted,
-            }
-            for model in one.models
-            if name in ("", model.model)
-        ],
-    }  # fmt: skip
+    from turnout.cli.messages import message_body
+
+    body = message_body(one, without=("silent",))
+    models = [model for model in body["models"] if name in ("", model["model"])]
+    return body | {"models": models, "silent_s": round(one.silent.ToTimedelta().total_seconds(), 3)}

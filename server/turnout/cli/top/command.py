@@ -4,17 +4,15 @@ from typing import Annotated
 
 import typer
 
-from turnout.cli.options import ServerTarget
+from turnout.cli.options import ServerTarget, flag, option
 from turnout.cli.output import reporting
 
 
 def top(
     interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="From one update to the next.")
+        float, option("--interval", "SECONDS", "From one update to the next.", min=0.1, max=3600)
     ] = 2.0,
-    once: Annotated[
-        bool, typer.Option("--once", metavar="", help="Watch for one interval, print the result, and exit.")
-    ] = False,
+    once: Annotated[bool, flag("--once", "Watch for one interval, print the result, and exit.")] = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Watch what every version does: requests, latency, failures, queues, traffic, rollouts. Ctrl-C ends it.

@@ -31,9 +31,6 @@ class ActivityRow:
     """A version's activity between two readings. Rates and latencies are None if unknown.
 
     Attributes:
-        state: Its lifecycle state.
-        release_status: Its release status.
-        parts: Its roles.
         rate: Requests a second, of all roles.
         failures: Requests a second that did not end with OK.
         p50, p99: Seconds from arrival to answer.
@@ -67,7 +64,6 @@ class Picture:
 
     Attributes:
         rows: Its versions, the busiest first, those that are not in service last.
-        rollouts: The rollouts that it drives.
         seconds: Time between the readings; 0 if there was only one of this process.
         up: Seconds since the process began to count.
         unrouted: Requests a second that reached no version; None if unknown.
@@ -93,12 +89,7 @@ class Picture:
 
 
 def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
-    """Returns a server's activity between two readings.
-
-    Args:
-        before: The earlier one; if it is None, or of another process, there are no rates.
-        after: The later one.
-    """
+    """Returns a server's activity between two readings; no rates without an earlier one of the same process."""
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):
         before = None
     seconds = after.seconds - before.seconds if before is not None else 0.0

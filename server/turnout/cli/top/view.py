@@ -38,9 +38,7 @@ class _Column:
     """One column of the table of versions.
 
     Attributes:
-        cell: Returns the text for a version.
         keep: On a narrow terminal the columns with the lowest numbers are dropped first; those with 9 never are.
-        right: Whether it is aligned to the right, as numbers are.
     """
 
     head: str
@@ -50,14 +48,9 @@ class _Column:
 
 
 def view(current: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
-    """Returns the picture.
+    """Returns the picture of a server's activity, as large as the terminal, or with as many rows as it takes.
 
-    Args:
-        current: The server's activity.
-        server: Its address.
-        notice: What is wrong with the connection; "" if nothing is.
-        columns: Of the terminal.
-        rows: Of the terminal; None for as many as it takes.
+    `notice` says what is wrong with the connection; "" if nothing is.
     """
     lines: list[RenderableType] = [*_head(current, server, columns), ""]
     rollouts = list(current.rollouts)

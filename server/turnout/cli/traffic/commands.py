@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget
+from turnout.cli.options import ChangeOptions, HistoryLimitOption, NameArgument, ServerTarget, argument, flag, option
 from turnout.cli.output import reporting, table
 
 if TYPE_CHECKING:
@@ -14,26 +14,15 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 30.0
 
-ForceOption = Annotated[
-    bool, typer.Option("--force", metavar="", help="Do it even if a signature does not fit the baseline's clients.")
-]
-CanaryOption = Annotated[
-    list[str] | None,
-    typer.Option("--canary", metavar="VERSION=SHARE", help="As in 3.3.0=5%; may be repeated.", show_default=False),
-]
-ShadowOption = Annotated[
-    list[str] | None,
-    typer.Option("--shadow", metavar="VERSION=SHARE", help="As in 3.4.0=10%; may be repeated.", show_default=False),
-]
+ForceOption = Annotated[bool, flag("--force", "Do it even if a signature does not fit the baseline's clients.")]
+CanaryOption = Annotated[list[str] | None, option("--canary", "VERSION=SHARE", "As in 3.3.0=5%; may be repeated.")]
+ShadowOption = Annotated[list[str] | None, option("--shadow", "VERSION=SHARE", "As in 3.4.0=10%; may be repeated.")]
 
 
 class TrafficChangeOptions(ChangeOptions):
     """Who changes the traffic, why, and the expected epoch."""
 
-    epoch: Annotated[
-        int | None,
-        typer.Option("--epoch", metavar="N", min=0, help="Only if this epoch is still in force.", show_default=False),
-    ] = None
+    epoch: Annotated[int | None, option("--epoch", "N", "Only if this epoch is still in force.", min=0)] = None
 
 
 application = typer.Typer(no_args_is_help=True, help="Decide which versions answer requests that pin none.")
@@ -41,7 +30,7 @@ application = typer.Typer(no_args_is_help=True, help="Decide which versions answ
 
 @application.command()
 def show(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model. (default: all)")] = None,
+    name: Annotated[str | None, argument("[NAME]", "One model. (default: all)")] = None,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Show how traffic is routed, and whether it is split as it should be."""
@@ -58,10 +47,7 @@ def show(
 @application.command(name="set")
 def set_(
     name: NameArgument,
-    baseline: Annotated[
-        str | None,
-        typer.Option("--baseline", metavar="VERSION", help="(default: the current one)", show_default=False),
-    ] = None,
+    baseline: Annotated[str | None, option("--baseline", "VERSION", "(default: the current one)")] = None,
     canary: CanaryOption = None,
     shadow: ShadowOption = None,
     change: TrafficChangeOptions = TrafficChangeOptions(),
@@ -95,7 +81,7 @@ def set_(
 @application.command()
 def ramp(
     name: NameArgument,
-    canary: Annotated[str, typer.Argument(metavar="VERSION=SHARE", help="For example 3.3.0=25%.")],
+    canary: Annotated[str, argument("VERSION=SHARE", "For example 3.3.0=25%.")],
     change: TrafficChangeOptions = TrafficChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
@@ -130,7 +116,7 @@ def clear(
 @application.command()
 def freeze(
     name: NameArgument,
-    off: Annotated[bool, typer.Option("--off", metavar="", help="Take changes again.")] = False,
+    off: Annotated[bool, flag("--off", "Take changes again.")] = False,
     change: TrafficChangeOptions = TrafficChangeOptions(),
     target: ServerTarget = ServerTarget(),
 ) -> None:
@@ -147,7 +133,7 @@ def freeze(
 @application.command()
 def revert(
     name: NameArgument,
-    to: Annotated[int, typer.Argument(metavar="EPOCH", min=1, help="As `history` lists them.")],
+    to: Annotated[int, argument("EPOCH", "As `history` lists them.", min=1)],
     change: TrafficChangeOptions = TrafficChangeOptions(),
     force: ForceOption = False,
     target: ServerTarget = ServerTarget(),
@@ -184,13 +170,9 @@ def history(
 @application.command()
 def explain(
     name: NameArgument,
-    selector: Annotated[
-        str, typer.Option("--selector", metavar="SELECTOR", help="The selector, as a client writes it.")
-    ] = "",
-    key: Annotated[str, typer.Option("--key", metavar="KEY", help="The routing key.")] = "",
-    baseline_only: Annotated[
-        bool, typer.Option("--baseline-only", metavar="", help="As with `x-turnout-role: baseline`.")
-    ] = False,
+    selector: Annotated[str, option("--selector", "SELECTOR", "The selector, as a client writes it.")] = "",
+    key: Annotated[str, option("--key", "KEY", "The routing key.")] = "",
+    baseline_only: Annotated[bool, flag("--baseline-only", "As with `x-turnout-role: baseline`.")] = False,
     target: ServerTarget = ServerTarget(),
 ) -> None:
     """Explain, step by step, which version would answer a request. Exits with 1 if none would."""

@@ -2,19 +2,14 @@
 
 from typing import Annotated
 
-import typer
-
-from turnout.cli.options import NameArgument, ServerTarget
+from turnout.cli.options import NameArgument, ServerTarget, option
 from turnout.cli.output import reporting
 
 
 def shadow(
     name: NameArgument,
     worst: Annotated[
-        int,
-        typer.Option(
-            "--worst", metavar="N", min=0, max=100, help="How many of the worst disagreements to show for each shadow."
-        ),
+        int, option("--worst", "N", "How many of the worst disagreements to show for each shadow.", min=0, max=100)
     ] = 5,
     target: ServerTarget = ServerTarget(),
 ) -> None:

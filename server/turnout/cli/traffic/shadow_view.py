@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from turnout.cli.messages import message_body
 from turnout.cli.output import facts, table
-from turnout.cli.serve.inputs import dtype_name, json_elements, summary
+from turnout.cli.serve.inputs import array_body, dtype_name, summary
 from turnout.shares import share_text
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
@@ -61,49 +62,10 @@ def report_lines(report: pb.ShadowReport) -> Iterator[RenderableType]:
 
 def report_body(report: pb.ShadowReport) -> dict[str, Any]:
     """Returns one shadow's report as JSON values."""
-    return {
-        "version": report.version,
-        "baseline": report.baseline,
-        "state": report.state,
-        "agreement": report.agreement if report.HasField("agreement") else None,
-        "outcomes": dict(report.outcomes),
-        "dropped": dict(report.dropped),
-        "noise_runs": report.noise_runs,
-        "noise_disagreements": report.noise_disagreements,
-        "outputs": [
-            {
-                "name": output.name,
-                "compared": output.compared,
-                "mismatches": dict(output.mismatches),
-                "max_abs": output.max_abs,
-                "mean_abs": output.mean_abs,
-                "top1": output.top1 if output.HasField("top1") else None,
-                "top_k": output.top_k if output.HasField("top_k") else None,
-            }
-            for output in report.outputs
-        ],
-        "worst": [_disagreement_body(one) for one in report.worst],
-    }
-
-
-def _disagreement_body(one: pb.Disagreement) -> dict[str, Any]:
-    arrays = {tensor.name: tensors.decode(tensor) for tensor in one.inputs}
-    return {
-        "request_id": one.request_id,
-        "time": one.time.ToJsonString(),
-        "output": one.output,
-        "kind": one.kind,
-        "detail": one.detail,
-        "max_abs": one.max_abs,
-        "max_rel": one.max_rel,
-        "rmse": one.rmse,
-        "cosine": one.cosine,
-        "margin": one.margin if one.HasField("margin") else None,
-        "inputs": {
-            name: {"dtype": dtype_name(array), "shape": list(array.shape), "data": json_elements(array)}
-            for name, array in arrays.items()
-        },
-    }
+    body = message_body(report, without=("measured", "ranked", "severity", "inputs"))
+    for shown, one in zip(body["worst"], report.worst, strict=True):
+        shown["inputs"] = {tensor.name: array_body(tensors.decode(tensor)) for tensor in one.inputs}
+    return body
 
 
 def _inputs(one: pb.Disagreement) -> str:

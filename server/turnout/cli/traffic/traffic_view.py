@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
 from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.answers_view import answers_body, answers_line, read_answers
+from turnout.cli.messages import message_body
 from turnout.cli.output import table
 from turnout.shares import share_text
 from turnout_proto.v1 import prediction_pb2
@@ -119,56 +119,14 @@ def explanation_rows(explained: pb.ExplainRouteResponse) -> Iterator[Sequence[Re
 
 def state_body(state: pb.TrafficState) -> dict[str, Any]:
     """Returns a state as JSON values."""
-    return {
-        "model": state.model,
-        "epoch": state.epoch,
-        "policy": _policy_body(state.policy) if state.HasField("policy") else None,
-        "frozen": state.frozen,
-        "shares": [
-            {
-                "version": share.version,
-                "role": role_text(share.role),
-                "desired": share.desired,
-                "applied": share.applied,
-                "decisions": share.decisions,
-                "deviation": share.deviation,
-            }
-            for share in state.shares
-        ],
-        "action": state.action,
-        "actor": state.actor,
-        "reason": state.reason,
-        "changed_at": state.changed_at.ToJsonString() if state.HasField("changed_at") else None,
-        **({"answers": answers_body(read_answers(state.answers))} if state.HasField("answers") else {}),
-    }
+    body = message_body(state, without=("answers", "diverted"))
+    return body | ({"answers": answers_body(read_answers(state.answers))} if state.HasField("answers") else {})
 
 
 def explanation_body(explained: pb.ExplainRouteResponse) -> dict[str, Any]:
     """Returns an explanation as JSON values."""
-    return {
-        "steps": [MessageToDict(step) for step in explained.steps],
-        "chances": [
-            {
-                "version": chance.route.version,
-                "digest": chance.route.digest,
-                "role": role_text(chance.route.role),
-                "epoch": chance.route.epoch,
-                "chance": chance.chance,
-            }
-            for chance in explained.chances
-        ],
-        "refusal": explained.refusal or None,
-        "slot": explained.slot if explained.HasField("slot") else None,
-    }
-
-
-def _policy_body(policy: pb.Policy) -> dict[str, Any]:
-    return {
-        "baseline": policy.baseline,
-        "canaries": [{"version": canary.version, "weight": canary.weight} for canary in policy.canaries],
-        "shadows": [{"version": shadow.version, "rate": shadow.rate} for shadow in policy.shadows],
-        "twin": policy.twin,
-    }
+    body = message_body(explained, null=("refusal",), without=("warning",))
+    return body | {"chances": [{**one.pop("route"), **one} for one in body["chances"]]}
 
 
 def _origin(state: pb.TrafficState) -> str:

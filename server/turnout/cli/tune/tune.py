@@ -7,10 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import DiskTarget
+from turnout.cli.options import DiskTarget, argument, option
 from turnout.cli.output import CommandOutput, reporting
 
 if TYPE_CHECKING:
@@ -21,26 +19,19 @@ _GRACE_SECONDS = 60.0
 
 
 def tune(
-    version: Annotated[str, typer.Argument(metavar="NAME@SELECTOR", help="The version, as in magika@3.3.0.")],
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=1, max=3600, help="How long to try.")] = 30.0,
-    in_flight: Annotated[
-        int, typer.Option("--in-flight", metavar="N", min=1, max=1024, help="Requests at once, for throughput.")
-    ] = 16,
+    version: Annotated[str, argument("NAME@SELECTOR", "The version, as in magika@3.3.0.")],
+    seconds: Annotated[float, option("--seconds", "S", "How long to try.", min=1, max=3600)] = 30.0,
+    in_flight: Annotated[int, option("--in-flight", "N", "Requests at once, for throughput.", min=1, max=1024)] = 16,
     inputs: Annotated[
         Path | None,
-        typer.Option(
-            "--inputs", metavar="PATH",
-            help="Captured inputs: an .npz file like a golden case, or a directory of them.",
-            show_default=False,
-        ),
+        option("--inputs", "PATH", "Captured inputs: an .npz file like a golden case, or a directory of them."),
     ] = None,
     write: Annotated[
         Literal["throughput", "latency"] | None,
-        typer.Option("--write", metavar="END", help="Write what is best for `throughput` or `latency` to the file.",
-                     show_default=False),
+        option("--write", "END", "Write what is best for `throughput` or `latency` to the file."),
     ] = None,
     target: DiskTarget = DiskTarget(),
-) -> None:  # fmt: skip
+) -> None:
     """Find the best threads, runners, batch sizes and delays for a version, by trying them.
 
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
@@ -99,12 +90,7 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, and prints its progress.
-
-    Args:
-        out: Receives the progress.
-        job: The settings to try.
-        most: Seconds after which the child is ended.
+    """Tries settings in a child process, which is ended after `most` seconds, and prints its progress.
 
     Raises:
         TurnoutError: The child failed or died.

@@ -81,13 +81,7 @@ def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[ExampleResult]) -> AnswerAgreement:
-    """Compares what two versions of one signature answered.
-
-    Args:
-        manifest: Declares tolerances and outputs.
-        first: Answers, what is expected.
-        second: Answers to the same examples.
-    """
+    """Compares what two versions of one signature answered to the same examples; the first's answers are expected."""
     others = {answer.example: answer for answer in second}
     examples = golden = 0
     within = close = True

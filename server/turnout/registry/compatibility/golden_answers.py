@@ -17,12 +17,7 @@ from turnout.registry.storage.golden import GoldenCase, class_numbers
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How many labelled rows a version got right.
-
-    Attributes:
-        right: Whose highest score is that of the right class.
-        rows: Of how many.
-    """
+    """How many labelled rows a version got right: their highest score is that of the right class."""
 
     right: int = 0
     rows: int = 0
@@ -34,13 +29,7 @@ class Accuracy:
 
 
 def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -> Sequence[str]:
-    """Says what of an answer to a golden case is not as the case expects, a sentence each.
-
-    Args:
-        manifest: Of the version; declares outputs and tolerances.
-        case: With the outputs and labels expected.
-        answer: Of the version.
-    """
+    """Says what of an answer to a golden case is not as the case expects, a sentence each."""
     if answer.fault:
         return [f"case {case.name} cannot be run: {answer.fault}"]
     faults = []
@@ -65,13 +54,7 @@ def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -
 
 
 def accuracy_of(manifest: Manifest, cases: Mapping[str, GoldenCase], answers: Mapping[str, ExampleResult]) -> Accuracy:
-    """Returns how many labelled rows of golden cases were answered right.
-
-    Args:
-        manifest: Of the version; declares labels.
-        cases: By example.
-        answers: By example, one for each case.
-    """
+    """Returns how many labelled rows of golden cases were answered right; cases and answers are by example."""
     right = rows = 0
     for path, case in cases.items():
         for name, labels in case.labels.items():

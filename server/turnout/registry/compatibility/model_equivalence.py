@@ -36,7 +36,6 @@ class ModelEquivalence:
     """What is known about two versions of one signature.
 
     Attributes:
-        weights_equivalence: Of their weights.
         same_operators: Operators and attributes are the same, as multisets.
         tensors: Weights of the newer version.
         changed: Of these, how many the older has not, as stored.

@@ -7,22 +7,19 @@ The registry runs nothing itself. Who puts a publish together (the command line,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.onnx.weights import Weights
+
+if TYPE_CHECKING:  # importing onnx takes long, and whoever only tells of gates needs none of it
+    from turnout.registry.onnx.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxVersion:
-    """A version that can be run, published or staged.
-
-    Attributes:
-        directory: Holds its files.
-        manifest: Describes them.
-    """
+    """A version that can be run, published or staged."""
 
     directory: Path
     manifest: Manifest
@@ -34,7 +31,6 @@ class ExampleResult:
 
     Attributes:
         example: The golden case's file, such as `golden/one.npz`, or the number of the synthetic input.
-        golden: The example is a golden case.
         outputs: By name; bfloat16 as float32, which holds all its values. Empty if it could not answer.
         fault: Why it could not; "" if it could.
     """
@@ -100,11 +96,9 @@ class Sandbox(Protocol):
     """Runs versions. Blocks; whatever goes wrong in a model stays in the process it ran in."""
 
     def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
-        """Loads a version, warms it, and has it answer.
+        """Loads a version, warms it, and has it answer synthetic inputs and golden cases.
 
-        Args:
-            sandbox_version: The version.
-            golden: Golden cases besides synthetic inputs; those that do not fit its signature get a fault.
+        A golden case that does not fit the version's signature gets a fault.
 
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.
@@ -119,7 +113,7 @@ class Sandbox(Protocol):
             TurnoutError: One cannot be loaded, or nothing was found that both take.
         """
 
-    def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
+    def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> "tuple[Weights, Weights] | None":
         """Returns the weights of two versions after ONNX Runtime optimised both in the same way, None if it cannot
         be had for their size.
 

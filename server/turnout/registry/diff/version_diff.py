@@ -34,7 +34,6 @@ class VersionDiff:
     """In what one version differs from another.
 
     Attributes:
-        old, new: The two, as manifests.
         difference: What it means for clients of the older.
         weights: By tensor.
         stated: What the manifests state differently, signature and files left out.

@@ -1,11 +1,10 @@
 """The gates `latency` and `memory`: a version costs no more than its parent, measured side by side on one machine."""
 
 from turnout.errors import TurnoutError
-from turnout.registry.gates.comparison import as_sandbox_version, golden_files, parent_examined
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.comparison import golden_files, parent_examined
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import LatencyOptions, MemoryOptions
 from turnout.registry.gates.running import SandboxGate, attempted
-from turnout.registry.gates.verdicts import failure_verdict
 
 _MIB = 1 << 20
 
@@ -31,8 +30,7 @@ class LatencyGate(SandboxGate[LatencyOptions]):
         if parent is None:
             return GateVerdict(GateOutcome.SKIPPED, "no lower version is published to measure it against")
         try:
-            new, old = as_sandbox_version(candidate), as_sandbox_version(parent)
-            comparison = self.sandbox.compare_latency(new, old, golden_files(new, old))
+            comparison = self.sandbox.compare_latency(candidate, parent, golden_files(candidate, parent))
         except TurnoutError as error:
             version = parent.manifest.version
             return GateVerdict(GateOutcome.SKIPPED, f"cannot be measured beside {version}: {error.message}")

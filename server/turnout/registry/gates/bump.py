@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import bump_between, next_version
 from turnout.registry.compatibility.sandbox import SandboxVersion
-from turnout.registry.gates.comparison import ParentComparison, VersionDifference, as_sandbox_version
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.comparison import ParentComparison, VersionDifference
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import BumpOptions
-from turnout.registry.gates.verdicts import failure_verdict
 
 _NAMED = 4
 
@@ -19,7 +18,6 @@ class BumpFinding:
 
     Attributes:
         parent: The lower version.
-        difference: What changed.
         allowed: What the number allows clients to meet.
     """
 
@@ -68,7 +66,7 @@ class BumpGate:
         if candidate.parent is None:
             return GateVerdict(GateOutcome.SKIPPED, "no lower version is published")
         manifest, parent = candidate.manifest, candidate.parent.manifest
-        finding = bump_finding(as_sandbox_version(candidate), as_sandbox_version(candidate.parent), self._comparison)
+        finding = bump_finding(candidate, candidate.parent, self._comparison)
         required = finding.difference.bump
         numbers = {"required": float(required), "allowed": float(finding.allowed)}
         if finding.sufficient:

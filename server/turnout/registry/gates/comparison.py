@@ -19,9 +19,9 @@ from turnout.registry.compatibility.compat import (
 )
 from turnout.registry.compatibility.model_equivalence import ModelEquivalence, WeightsEquivalence, equivalence_changes
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport, SandboxVersion
-from turnout.registry.gates import Candidate, Parent
-from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.onnx.weights import Weights, read_weights
+from turnout.registry.gates.gate import Candidate, Parent
+from turnout.registry.manifest.manifest import FileEntry, Manifest
+from turnout.registry.onnx.weights import read_weights
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 
@@ -107,7 +107,9 @@ class ParentComparison:
             return WeightsEquivalence.UNKNOWN
         if pair is None:
             return WeightsEquivalence.UNKNOWN
-        return WeightsEquivalence.SAME_OPTIMISED if _same(*pair) else WeightsEquivalence.OTHERS
+        first, second = pair
+        same = first.contents == second.contents
+        return WeightsEquivalence.SAME_OPTIMISED if same else WeightsEquivalence.OTHERS
 
     def _agreement(self, new: SandboxVersion, old: SandboxVersion) -> AnswerAgreement | None:
         if self._sandbox is None:
@@ -120,24 +122,13 @@ class ParentComparison:
         return agree(old.manifest, before.answers, after.answers)
 
 
-def as_sandbox_version(version: Candidate | Parent) -> SandboxVersion:
-    """Returns what a sandbox runs."""
-    return SandboxVersion(version.directory, version.manifest)
-
-
-def parent_of(candidate: Candidate) -> SandboxVersion | None:
-    """Returns the parent of `candidate`, or None."""
-    return None if candidate.parent is None else as_sandbox_version(candidate.parent)
-
-
 def examined(sandbox: Sandbox, candidate: Candidate) -> SandboxReport:
     """Has `sandbox` examine a candidate, on its own golden cases and its parent's; asked again, it remembers.
 
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    new = as_sandbox_version(candidate)
-    return sandbox.examine(new, golden_files(new, parent_of(candidate)))
+    return sandbox.examine(candidate, golden_files(candidate, candidate.parent))
 
 
 def parent_examined(sandbox: Sandbox, candidate: Candidate, parent: Parent) -> SandboxReport:
@@ -146,36 +137,27 @@ def parent_examined(sandbox: Sandbox, candidate: Candidate, parent: Parent) -> S
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    old = as_sandbox_version(parent)
-    return sandbox.examine(old, golden_files(as_sandbox_version(candidate), old))
-
-
-def golden_paths(candidate: Candidate) -> list[str]:
-    """Returns the golden cases of a candidate, relative to its directory."""
-    return _golden_names(candidate.manifest)
+    return sandbox.examine(parent, golden_files(candidate, parent))
 
 
 def golden_files(new: SandboxVersion, old: SandboxVersion | None) -> list[Path]:
     """Returns the golden cases of a version, then those of the older one that it has not itself."""
-    own = [new.directory / path for path in _golden_names(new.manifest)]
+    own = [new.directory / path for path in golden_paths(new.manifest)]
     if old is None:
         return own
     known = {entry.digest for entry in new.manifest.files}
-    theirs = [
-        old.directory / entry.path
-        for entry in old.manifest.files
-        if entry.path.startswith(f"{GOLDEN_DIRECTORY}/") and entry.digest not in known
-    ]
-    return [*own, *theirs]
+    theirs = [entry for entry in old.manifest.files if _is_golden(entry) and entry.digest not in known]
+    return [*own, *(old.directory / entry.path for entry in theirs)]
 
 
-def _golden_names(manifest: Manifest) -> list[str]:
-    return [entry.path for entry in manifest.files if entry.path.startswith(f"{GOLDEN_DIRECTORY}/")]
+def golden_paths(manifest: Manifest) -> list[str]:
+    """Returns the golden cases of a version, relative to its directory."""
+    return [entry.path for entry in manifest.files if _is_golden(entry)]
+
+
+def _is_golden(entry: FileEntry) -> bool:
+    return entry.path.startswith(f"{GOLDEN_DIRECTORY}/")
 
 
 def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
-    return [(e.path, e.digest) for e in manifest.files if not e.path.startswith(f"{GOLDEN_DIRECTORY}/")]
-
-
-def _same(first: Weights, second: Weights) -> bool:
-    return first.contents == second.contents
+    return [(entry.path, entry.digest) for entry in manifest.files if not _is_golden(entry)]

@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from semver import Version
 
 from turnout.cancellation import checkpoint
 from turnout.errors import FieldViolation, InvalidModel, InvalidRequest
+from turnout.registry.compatibility.sandbox import SandboxVersion
+from turnout.registry.gates.plan import OnFailure
 from turnout.registry.manifest.json_form import JsonForm
-from turnout.registry.manifest.manifest import Manifest
-from turnout.registry.storage.listing import Published
 
 if TYPE_CHECKING:  # reading a model's graph imports onnx, and telling of reports does not need it
     from turnout.registry.onnx.model import ModelFacts
@@ -39,37 +38,24 @@ class GateOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
-    """The published version that a candidate is compared with: the nearest lower one.
+class Parent(SandboxVersion):
+    """The published version that a candidate is compared with: the nearest lower one."""
 
-    Attributes:
-        published: Its manifest and digest.
-    """
-
-    directory: Path
-    published: Published
-
-    @property
-    def manifest(self) -> Manifest:
-        """What its publisher states."""
-        return self.published.manifest
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(SandboxVersion):
     """A version that is staged and not yet committed.
 
+    Its directory holds all files of the manifest and nothing else; nobody else writes there.
+
     Attributes:
-        directory: Holds all files of the manifest and nothing else; nobody else writes there.
-        manifest: What the publisher states.
         digest: `sha256:` of the canonical manifest.
-        facts: What the ONNX file says of itself.
         parent: What it is compared with; None if nothing lower is published.
         taken: Version numbers of its model that were used before, as far as is known.
     """
 
-    directory: Path
-    manifest: Manifest
     digest: str
     facts: "ModelFacts"
     parent: Parent | None = None
@@ -81,7 +67,6 @@ class GateVerdict:
     """What one gate found.
 
     Attributes:
-        outcome: Whether the candidate may pass.
         evidence: Why, in one sentence without a path.
         numbers: What was measured, by name; units stand in the names.
     """
@@ -89,6 +74,12 @@ class GateVerdict:
     outcome: GateOutcome
     evidence: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def failure_verdict(on_failure: OnFailure, evidence: str, numbers: Mapping[str, float] | None = None) -> GateVerdict:
+    """Returns the verdict on a failed check: by the plan it refuses, or warns."""
+    outcome = GateOutcome.FAILED if on_failure is OnFailure.REFUSE else GateOutcome.WARNED
+    return GateVerdict(outcome, evidence, numbers or {})
 
 
 class Gate(Protocol):
@@ -104,11 +95,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Skip(JsonForm):
-    """A gate that somebody skips, and why.
-
-    Attributes:
-        reason: Why; goes on record.
-    """
+    """A gate that somebody skips, and why, on record."""
 
     gate: str
     reason: str
@@ -125,12 +112,7 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """What all gates found, in the order they ran in.
-
-    Attributes:
-        results: By gate.
-        skips: What was left out on request.
-    """
+    """What all gates found, in the order they ran in."""
 
     results: tuple[GateResult, ...] = ()
     skips: tuple[Skip, ...] = ()
@@ -146,7 +128,6 @@ class GateRefused(InvalidModel):
 
     Attributes:
         candidate: What was refused; its directory is gone.
-        report: What all gates found.
     """
 
     def __init__(self, candidate: Candidate, report: GateReport) -> None:
@@ -167,11 +148,7 @@ def run_gates(
 ) -> GateReport:
     """Runs `gates` in order until one fails; those after it are reported as skipped.
 
-    Args:
-        gates: In the order to run them in.
-        candidate: What they look at.
-        skips: Gates to leave out; `check_skips` has passed them.
-        watch: Told of each result.
+    The caller has passed `skips` through `check_skips`.
     """
     results: list[GateResult] = []
     failed: str | None = None

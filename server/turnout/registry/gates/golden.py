@@ -5,10 +5,9 @@ from dataclasses import replace
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.golden_answers import Accuracy, accuracy_of, answer_faults
 from turnout.registry.gates.comparison import golden_paths, parent_examined
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import GoldenOptions
 from turnout.registry.gates.running import SandboxGate, attempted
-from turnout.registry.gates.verdicts import failure_verdict
 from turnout.registry.storage.golden import GoldenCase, case_names, read_case
 
 
@@ -21,7 +20,7 @@ class GoldenGate(SandboxGate[GoldenOptions]):
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares answers with what the cases expect."""
-        plan, paths = self.plan, golden_paths(candidate)
+        plan, paths = self.plan, golden_paths(candidate.manifest)
         if len(paths) < plan.cases_min:
             return failure_verdict(
                 plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}"

@@ -6,7 +6,7 @@ import onnx
 from onnx.checker import ValidationError, check_model
 from onnx.shape_inference import InferenceError
 
-from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.runtime import refusal, runtime_name
 from turnout.registry.storage.files import walk

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from turnout.registry.gates.comparison import golden_paths
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import MetadataOptions
-from turnout.registry.gates.verdicts import failure_verdict
 
 
 class MetadataGate:
@@ -35,6 +34,6 @@ def _stated(candidate: Candidate) -> Mapping[str, object]:
         "batching": manifest.batching,
         "tolerances": manifest.tolerances,
         "scores": manifest.scores,
-        "golden": golden_paths(candidate),
+        "golden": golden_paths(candidate.manifest),
     }
     return dict(manifest.metadata) | own

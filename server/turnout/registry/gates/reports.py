@@ -16,15 +16,13 @@ from typing import Any, Self
 from semver import Version
 
 from turnout import __version__
-from turnout.registry.gates import Candidate, GateOutcome, GateReport, GateResult, GateVerdict, Skip
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateReport, GateResult, GateVerdict, Skip
 from turnout.registry.storage import attestations
 from turnout.registry.storage.repository import Repository
 
 SCHEMA = 1
 _STEM = "gates"
 _NUMBERED = re.compile(rf"{_STEM}-([1-9][0-9]{{0,8}})\.json")
-_IMPORTED = "imported-"
-"""As `turnout.registry.transfer.copying` names what came with a version from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,6 @@ class GateAttestation:
         time: When, in RFC 3339.
         turnout: Release of Turnout.
         parent: The version that it was compared with; "" if there was no lower one.
-        report: What the gates found, and which of them somebody did without.
         imported: It came with the version from another repository.
     """
 
@@ -86,9 +83,7 @@ def report_body(candidate: Candidate, report: GateReport) -> dict[str, Any]:
         "model": manifest.model,
         "version": str(manifest.version),
         "digest": candidate.digest,
-        "parent": None
-        if parent is None
-        else {"version": str(parent.manifest.version), "digest": parent.published.digest},
+        "parent": None if parent is None else {"version": str(parent.manifest.version), "digest": parent.digest},
         **report_json(report),
     }
 
@@ -122,8 +117,8 @@ def gate_attestations(repository: Repository, model: str, version: Version, dige
     except OSError:
         return ()
     for name, data in kept.items():
-        imported = name.startswith(_IMPORTED)
-        number = _NUMBERED.fullmatch(name.removeprefix(_IMPORTED))
+        imported = name.startswith(attestations.IMPORTED)
+        number = _NUMBERED.fullmatch(name.removeprefix(attestations.IMPORTED))
         if number is None:
             continue
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -9,9 +9,8 @@ from typing import Generic, TypeVar
 from turnout.errors import TurnoutError
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxReport
 from turnout.registry.gates.comparison import examined, golden_paths
-from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict, failure_verdict
 from turnout.registry.gates.plan import BatchabilityOptions, DeterminismOptions, LoadOptions, OnFailure
-from turnout.registry.gates.verdicts import failure_verdict
 
 _MIB = 1 << 20
 
@@ -20,12 +19,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, slots=True)
 class SandboxGate(Generic[P]):
-    """A gate that looks at what running the candidate shows.
-
-    Attributes:
-        sandbox: Runs it, and its parent.
-        plan: What is asked of it.
-    """
+    """A gate that looks at what running the candidate shows."""
 
     sandbox: Sandbox
     plan: P
@@ -51,7 +45,7 @@ class LoadGate(SandboxGate[LoadOptions]):
         bound = self.plan.seconds_max
         if bound and seen.load_seconds > bound:
             return failure_verdict(self.plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
-        own = golden_paths(candidate)
+        own = golden_paths(candidate.manifest)
         if faults := [answer for answer in seen.answers if answer.example in own and answer.fault]:
             fault = f"{faults[0].example} cannot be run: {faults[0].fault}"
             return failure_verdict(self.plan.on_failure, f"{where}, but {fault}", numbers)

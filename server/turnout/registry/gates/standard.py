@@ -13,13 +13,7 @@ from turnout.registry.gates.running import BatchabilityGate, DeterminismGate, Lo
 
 
 def standard_gates(plan: GatePlan, sandbox: Sandbox, comparison: ParentComparison) -> tuple[Gate, ...]:
-    """Returns the gates that a publish has to pass, in order; those that the plan turns off are left out.
-
-    Args:
-        plan: What is asked of them.
-        sandbox: Runs models.
-        comparison: Tells what changed.
-    """
+    """Returns the gates that a publish has to pass, in order; those that the plan turns off are left out."""
     # `turnout.publishing` puts the gate on the publisher's signature behind the first of them.
     planned: tuple[tuple[Gate, OnFailure], ...] = (
         (IntegrityGate(), OnFailure.REFUSE),

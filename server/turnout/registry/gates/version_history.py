@@ -7,7 +7,7 @@ from typing import Self
 from semver import Version
 
 from turnout.registry.compatibility.numbering import nearest_lower
-from turnout.registry.gates import Parent
+from turnout.registry.gates.gate import Parent
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 
@@ -17,7 +17,6 @@ class VersionHistory:
     """The versions of one model.
 
     Attributes:
-        repository: Where they lie.
         published: By version; yanked ones are left out, since nobody is to go on from them.
         taken: Every number that was ever used, as far as is known.
     """
@@ -43,7 +42,7 @@ class VersionHistory:
         if lower is None:
             return None
         found = self.published[lower]
-        return Parent(self.repository.fetch(found.manifest.model, lower), found)
+        return Parent(self.repository.fetch(found.manifest.model, lower), found.manifest, found.digest)
 
     @property
     def highest(self) -> Published | None:

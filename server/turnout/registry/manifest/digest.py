@@ -66,13 +66,8 @@ def bytes_digest(data: bytes) -> str:
 def stream_digest(
     source: BinaryIO, *, copy_to: BinaryIO | None = None, progress: Progress | None = None, most: int | None = None
 ) -> str:
-    """Reads `source` to its end, a block at a time, and returns `sha256:` and the hex digest of what was read.
-
-    Args:
-        source: A binary stream.
-        copy_to: Where to write what is read.
-        progress: Told of each block.
-        most: Bytes after which it stops; None for no bound.
+    """Reads `source` to its end, or until it has read `most` bytes, a block at a time; returns `sha256:` and the hex
+    digest of what was read, which goes to `copy_to` too, if given.
 
     Raises:
         OSError: Reading or writing failed.

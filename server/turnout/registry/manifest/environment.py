@@ -25,9 +25,7 @@ class Environment(JsonForm):
     """Ranges, if a publisher declares it; exact versions, if a machine was looked at; "" for nothing.
 
     Attributes:
-        onnxruntime: ONNX Runtime.
         cuda: CUDA that ONNX Runtime was built for.
-        cudnn: cuDNN.
         driver: NVIDIA's driver, for example `550.54.15`.
     """
 

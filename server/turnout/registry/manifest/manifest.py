@@ -4,7 +4,7 @@ The canonical form of a manifest (`turnout.registry.manifest.digest`) is what a 
 is found out later, and no time, belongs here.
 """
 
-import re
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -13,7 +13,7 @@ from semver import Version
 
 from turnout.registry.manifest.json_form import JsonForm, fields_from_json, fields_to_json
 from turnout.registry.manifest.names import MODEL_NAME
-from turnout.registry.manifest.provenance import Provenance
+from turnout.registry.manifest.provenance import DIGEST, Provenance
 from turnout.registry.manifest.signature import Signature
 
 SCHEMA = 1
@@ -22,7 +22,10 @@ SCHEMA = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+def is_plain_path(path: str) -> bool:
+    """Tells whether a path is relative, with forward slashes, without `.` and `..`: it never leaves its directory."""
+    return "\\" not in path and "\0" not in path and not any(part in ("", ".", "..") for part in path.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,11 @@ class FileEntry(JsonForm):
     digest: str
 
     def __post_init__(self) -> None:
-        parts = self.path.split("/")
-        if not self.path or "\\" in self.path or "\0" in self.path or any(p in ("", ".", "..") for p in parts):
+        if not is_plain_path(self.path):
             raise ValueError(f"file path {self.path!r} leaves the version's directory or is not in its plain form")
         if self.size < 0:
             raise ValueError(f"file {self.path!r} has size {self.size}")
-        if not _DIGEST.fullmatch(self.digest):
+        if not DIGEST.fullmatch(self.digest):
             raise ValueError(f"file {self.path!r} has digest {self.digest!r}, expected sha256: and 64 hex digits")
 
 
@@ -152,3 +154,10 @@ class Manifest(JsonForm):
             return fields_from_json(cls, body)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {type(error).__name__} {error}") from error
+
+
+def metadata_text(value: Any) -> str:
+    """Returns a value of a manifest's metadata for people: lists of texts with commas, anything nested as JSON."""
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

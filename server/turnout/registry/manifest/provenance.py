@@ -45,7 +45,6 @@ class Training(JsonForm):
     """How a version was trained.
 
     Attributes:
-        datasets: On what.
         commit: Full hash of the code's commit, "" if it is not said.
         hyperparameters: By name, as JSON values.
         seed: Of the random numbers.
@@ -78,7 +77,6 @@ class Provenance(JsonForm):
     """Where a version comes from.
 
     Attributes:
-        training: How it was trained.
         lock: The lock file of what it was trained with.
         environment: What it was made to run with, as ranges.
         parents: What it was made from: `NAME@VERSION` or a digest.

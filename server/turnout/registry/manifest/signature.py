@@ -35,8 +35,6 @@ class TensorSpec(JsonForm):
     """One input or output.
 
     Attributes:
-        name: Its name in the graph.
-        dtype: Its element type.
         shape: Its dimensions, outermost first.
         has_default: An input that may be left out, since an initialiser of the graph gives its value.
     """

@@ -21,7 +21,7 @@ from turnout.registry.publishing.manifest_builder import stated
 from turnout.registry.storage.files import explain, open_inside, walk
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import manifest_fault, read_manifest
-from turnout.registry.storage.repository import Repository
+from turnout.registry.storage.repository import Repository, not_found
 from turnout.registry.storage.scanning import VersionOrder
 from turnout.registry.triton.config import CONFIG_FILE
 from turnout.registry.triton.mapping import FieldOutcome, MappedField
@@ -103,7 +103,7 @@ class MountedRepository(Repository):
         """Returns one version. Raises as that of `Repository`."""
         place = self._found().get((check_model_name(model), version))
         if place is None:
-            raise self._not_found(model, version)
+            raise not_found(self.scan(), model, version)
         if place.triton:
             return place.published
         try:

@@ -8,7 +8,8 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
-from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
+from turnout.registry.manifest.manifest import MANIFEST_FILE, MODEL_FILE, is_plain_path
+from turnout.registry.onnx.messages import inner_graphs, text_of
 from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 
 MAX_EXTERNAL_FILES = 4096
@@ -69,12 +70,8 @@ def _inside(location: str, what: str) -> str:
             f"{what} keeps its data in {location[:256]!r}, expected a relative path that does not leave the model's"
             " directory"
         )
-    try:
-        FileEntry(plain, 0, f"sha256:{'0' * 64}")
-    except ValueError as error:
-        raise InvalidModel(
-            f"{what} keeps its data in {location[:256]!r}, which is not a plain relative path"
-        ) from error
+    if not is_plain_path(plain):
+        raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, which is not a plain relative path")
     if path.parts[0] in (MODEL_FILE, MANIFEST_FILE, GOLDEN_DIRECTORY):
         raise InvalidModel(f"{what} keeps its data in {location[:256]!r}, a name that the registry needs for itself")
     return plain
@@ -126,19 +123,5 @@ def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorP
         sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
         for sparse in [*sparse_tensors, *attribute.sparse_tensors]:
             yield from (sparse.values, sparse.indices)
-        if attribute.HasField("g"):
-            yield from _graph_tensors(attribute.g)
-        for graph in attribute.graphs:
+        for graph in inner_graphs(attribute):
             yield from _graph_tensors(graph)
-
-
-def text_of(value: object, what: str) -> str:
-    """Returns `value`, a string of a protobuf message.
-
-    Raises:
-        InvalidModel: It is not UTF-8; `what` says which string it is.
-    """
-    # Protobuf hands out bytes for a proto2 string that is not UTF-8.
-    if not isinstance(value, str):
-        raise InvalidModel(f"{what} is not UTF-8")
-    return value

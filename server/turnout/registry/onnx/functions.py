@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from onnx import FunctionProto, ModelProto, NodeProto, inliner
 
+from turnout.registry.onnx.messages import all_nodes
+
 LOCAL_DOMAIN = "local function of "
 """Begins the domain of a call of a function that was not put in place."""
 
@@ -30,7 +32,7 @@ def inlined(model: ModelProto) -> ModelProto:
         with contextlib.suppress(Exception):
             model = inliner.inline_local_functions(model)
     left = {(f.domain, f.name, f.overload) for f in model.functions}
-    for node in _nodes(model.graph.node):
+    for node in all_nodes(model.graph.node):
         if _called(node) in left:
             node.domain = f"{LOCAL_DOMAIN}{node.domain}"
     del model.functions[:]
@@ -53,11 +55,12 @@ def _size_of(
         return None
     if key not in sizes:
         open_calls.add(key)
-        for called in {_called(node) for node in _nodes(functions[key].node)} & functions.keys():
+        for called in {_called(node) for node in all_nodes(functions[key].node)} & functions.keys():
             _size_of(called, functions, sizes, open_calls)
         open_calls.discard(key)
         calls_itself = any(
-            (called := _called(node)) in functions and sizes.get(called) is None for node in _nodes(functions[key].node)
+            (called := _called(node)) in functions and sizes.get(called) is None
+            for node in all_nodes(functions[key].node)
         )
         sizes[key] = None if calls_itself else _sum(functions[key].node, functions, sizes)
     return sizes[key]
@@ -67,7 +70,7 @@ def _sum(
     nodes: Iterable[NodeProto], functions: Mapping[_Key, FunctionProto], sizes: Mapping[_Key, int | None]
 ) -> int | None:
     total = 0
-    for node in _nodes(nodes):
+    for node in all_nodes(nodes):
         size = sizes.get(_called(node), 1) if _called(node) in functions else 1
         if size is None:
             return None
@@ -77,13 +80,3 @@ def _sum(
 
 def _called(node: NodeProto) -> _Key:
     return (node.domain, node.op_type, node.overload)
-
-
-def _nodes(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g.node)
-            for graph in attribute.graphs:
-                yield from _nodes(graph.node)

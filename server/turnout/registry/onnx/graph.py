@@ -36,7 +36,6 @@ class GraphTensor:
 
     Attributes:
         element: Element type, as in `TensorType`.
-        shape: Its dimensions.
         values: Its elements; None if there are more than `turnout.registry.onnx.graph_reader.KEPT_ELEMENTS` of them,
             where they lie in another file, and where NumPy has no such type.
     """
@@ -93,7 +92,6 @@ class Graph:
         nodes: Each after those whose outputs it takes.
         inputs: By name, in order; those that are initialisers too can be set by a caller from IR version 4 on.
         outputs: Names, in order.
-        initializers: By name.
         types: Of the tensors that the nodes make, as far as ONNX's shape inference finds them out. What the file itself
             claims about them is left out: nothing checks it.
     """

@@ -25,6 +25,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.manifest.signature import Dimension
 from turnout.registry.onnx.functions import inlined
 from turnout.registry.onnx.graph import Attribute, Graph, GraphTensor, ModelGraph, Node, TensorType, UnreadAttribute
+from turnout.registry.onnx.messages import element_name, inner_graphs
 from turnout.registry.onnx.structure import without_weights
 
 KEPT_ELEMENTS = 1024
@@ -34,8 +35,6 @@ LONGEST_VECTOR = 1 << 16
 """Elements of a vector up to which values are followed through a graph; shapes, which is what that is for, have few."""
 
 _FIRST_IR_WITH_DEFAULTS = 4
-
-_ELEMENTS = {"float": "float32", "double": "float64"}
 
 
 def read_graph(path: Path) -> ModelGraph:
@@ -75,7 +74,7 @@ def _forget_claims(graph: GraphProto) -> None:
             value.type.tensor_type.ClearField("shape")
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            for inner in inner_graphs(attribute):
                 for value in inner.input:
                     if value.type.HasField("tensor_type"):
                         value.type.tensor_type.ClearField("shape")
@@ -110,7 +109,7 @@ def _has_long_vector(graph: GraphProto) -> bool:
         [size.dim_value for size in value.type.tensor_type.shape.dim] for value in [*graph.value_info, *graph.input]
     ]
     shapes += [list(tensor.dims) for tensor in graph.initializer]
-    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    inner = (one for node in graph.node for attribute in node.attribute for one in inner_graphs(attribute))
     return any(len(s) == 1 and s[0] > LONGEST_VECTOR for s in shapes) or any(map(_has_long_vector, inner))
 
 
@@ -122,7 +121,7 @@ def _graph(graph: GraphProto) -> Graph:
         tuple(value.name for value in graph.output),
         {tensor.name: _tensor(tensor) for tensor in graph.initializer}
         | {
-            sparse.values.name: GraphTensor(_element(sparse.values.data_type), tuple(sparse.dims))
+            sparse.values.name: GraphTensor(element_name(sparse.values.data_type), tuple(sparse.dims))
             for sparse in graph.sparse_initializer
         },
         {name: found for name, found in types.items() if found != TensorType()},
@@ -178,7 +177,7 @@ def _attribute(attribute: AttributeProto) -> Attribute:
 
 def _tensor(tensor: TensorProto) -> GraphTensor:
     shape = tuple(tensor.dims)
-    return GraphTensor(_element(tensor.data_type), shape, _values(tensor, shape))
+    return GraphTensor(element_name(tensor.data_type), shape, _values(tensor, shape))
 
 
 def _values(tensor: TensorProto, shape: tuple[int, ...]) -> NDArray[Any] | None:
@@ -200,7 +199,7 @@ def _type(value: ValueInfoProto) -> TensorType:
         return TensorType()
     tensor = value.type.tensor_type
     shape = tuple(map(_dimension, tensor.shape.dim)) if tensor.HasField("shape") else None
-    return TensorType(_element(tensor.elem_type), shape)
+    return TensorType(element_name(tensor.elem_type), shape)
 
 
 def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> Dimension:
@@ -211,13 +210,6 @@ def _dimension(dimension: onnx.TensorShapeProto.Dimension) -> Dimension:
             return str(dimension.dim_param) or None
         case _:
             return None
-
-
-def _element(number: int) -> str:
-    if number == TensorProto.UNDEFINED or number not in TensorProto.DataType.values():
-        return ""
-    name = TensorProto.DataType.Name(number).lower()
-    return _ELEMENTS.get(name, name)
 
 
 def _domain(domain: str) -> str:

@@ -3,7 +3,7 @@
 Weights kept outside the file are neither read nor looked for.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,28 +14,13 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from turnout.errors import InvalidModel
 from turnout.registry.manifest.json_form import JsonForm
 from turnout.registry.manifest.signature import DataType, Dimension, Signature, TensorSpec
-from turnout.registry.onnx.external_data import ExternalFile, external_files, text_of
+from turnout.registry.onnx.external_data import ExternalFile, external_files
+from turnout.registry.onnx.messages import element_name, text_of
 from turnout.registry.onnx.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1
 """Bytes that a protobuf message, and so an ONNX file without its external data, may have."""
 
-_DTYPES: dict[int, DataType] = {
-    TensorProto.BOOL: DataType.BOOL,
-    TensorProto.UINT8: DataType.UINT8,
-    TensorProto.UINT16: DataType.UINT16,
-    TensorProto.UINT32: DataType.UINT32,
-    TensorProto.UINT64: DataType.UINT64,
-    TensorProto.INT8: DataType.INT8,
-    TensorProto.INT16: DataType.INT16,
-    TensorProto.INT32: DataType.INT32,
-    TensorProto.INT64: DataType.INT64,
-    TensorProto.FLOAT16: DataType.FLOAT16,
-    TensorProto.BFLOAT16: DataType.BFLOAT16,
-    TensorProto.FLOAT: DataType.FLOAT32,
-    TensorProto.DOUBLE: DataType.FLOAT64,
-    TensorProto.STRING: DataType.STRING,
-}
 # Manifests are JSON, whose integers are exact up to here.
 _MAX_DIMENSION = 2**53 - 1
 _FIRST_IR_WITH_DEFAULTS = 4
@@ -130,10 +115,10 @@ def _tensor_spec(side: str, value: ValueInfoProto, *, has_default: bool) -> Tens
         message = "no type" if kind is None else f"type {kind.removesuffix('_type').replace('_', ' ')}"
         raise InvalidModel(f"{what} has {message}; Turnout carries dense tensors only")
     tensor = value.type.tensor_type
-    dtype = _DTYPES.get(tensor.elem_type)
+    dtype = next((one for one in DataType if one == element_name(tensor.elem_type)), None)
     if dtype is None:
         raise InvalidModel(
-            f"{what} has element type {_onnx_type(tensor.elem_type)}, expected one of {_names(DataType)}"
+            f"{what} has element type {_onnx_type(tensor.elem_type)}, expected one of {', '.join(sorted(DataType))}"
         )
     if not tensor.HasField("shape"):
         raise InvalidModel(
@@ -157,7 +142,3 @@ def _dimension(dimension: onnx.TensorShapeProto.Dimension, what: str) -> Dimensi
 
 def _onnx_type(number: int) -> str:
     return TensorProto.DataType.Name(number) if number in TensorProto.DataType.values() else str(number)
-
-
-def _names(types: Iterable[DataType]) -> str:
-    return ", ".join(sorted(types))

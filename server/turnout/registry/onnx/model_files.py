@@ -29,14 +29,8 @@ _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 def copy_model(
     source: Path, directory: Path, read: ReadModel, progress: Progress | None = None
 ) -> tuple[list[FileEntry], ModelFacts]:
-    """Copies an ONNX file, as `model.onnx`, and its external data, and reads the copy: what the source becomes
-    meanwhile does not matter.
-
-    Args:
-        source: The ONNX file; may be a link.
-        directory: Where to; exists.
-        read: Reads the ONNX file.
-        progress: Told of each block copied.
+    """Copies an ONNX file, which may be a link, as `model.onnx`, and its external data, and reads the copy: what the
+    source becomes meanwhile does not matter.
 
     Raises:
         InvalidModel: A file is missing, is not regular, or is a link that is not followed.

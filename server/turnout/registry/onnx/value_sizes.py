@@ -60,11 +60,8 @@ _GIVE_SHAPES = frozenset({"Shape", "Size"})
 
 
 def values_become_sizes(graph: Graph, given: Collection[str]) -> bool:
-    """Tells whether a value that a caller sends may decide how large a tensor is; True if that is not known.
-
-    Args:
-        graph: Of the model.
-        given: Names of the inputs that are sent.
+    """Tells whether a value that a caller sends, for one of the inputs `given`, may decide how large a tensor is; True
+    if that is not known.
     """
     return _Values(given).reach_a_size(graph.nodes)
 

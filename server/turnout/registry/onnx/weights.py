@@ -16,6 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from turnout.registry.manifest.digest import BLOCK
 from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.messages import all_nodes, inner_graphs
 from turnout.registry.storage.files import open_inside
 
 
@@ -24,9 +25,7 @@ class Weight:
     """One tensor.
 
     Attributes:
-        name: What the graph calls it.
         dtype: ONNX's number of its element type.
-        shape: Its dimensions.
         size: Bytes.
         content: Digest of element type, shape and bytes.
     """
@@ -70,10 +69,7 @@ def read_weights(directory: Path, file: str = MODEL_FILE) -> Weights:
     """
     model: ModelProto = onnx.load(directory / file, load_external_data=False)
     tensors = tuple(_weight(tensor, directory) for tensor in weight_tensors(model.graph))
-    operators: Counter[str] = Counter()
-    for node in _nodes(model.graph):
-        operators[_operator(node)] += 1
-    return Weights(tensors, operators)
+    return Weights(tensors, Counter(map(_operator, all_nodes(model.graph.node))))
 
 
 def weight_tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -85,20 +81,8 @@ def weight_tensors(graph: GraphProto) -> Iterator[TensorProto]:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
-            if attribute.HasField("g"):
-                yield from weight_tensors(attribute.g)
-            for inner in attribute.graphs:
+            for inner in inner_graphs(attribute):
                 yield from weight_tensors(inner)
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
-            for inner in attribute.graphs:
-                yield from _nodes(inner)
 
 
 def _operator(node: NodeProto) -> str:

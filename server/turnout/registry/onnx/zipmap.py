@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from turnout.errors import InvalidModel
-from turnout.registry.onnx.external_data import external_files, text_of
+from turnout.registry.onnx.external_data import external_files
+from turnout.registry.onnx.messages import inner_graphs, text_of
 
 DOMAIN = "ai.onnx.ml"
 _LABELS = ("classlabels_strings", "classlabels_int64s")
@@ -39,10 +40,7 @@ def map_outputs(model: ModelProto) -> frozenset[str]:
 
 
 def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
-    """Takes each ZipMap that makes an output out of a model, and gives out the scores that it was made of.
-
-    Args:
-        model: Changed in place.
+    """Takes each ZipMap that makes an output out of `model` itself, and gives out the scores that it was made of.
 
     Returns:
         What became of each such output. Its name, and all others, stay.
@@ -101,7 +99,7 @@ def _read(graph: GraphProto, but: NodeProto) -> Iterator[str]:
             continue
         yield from node.input
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
+            for inner in inner_graphs(attribute):
                 yield from _read(inner, but)
 
 

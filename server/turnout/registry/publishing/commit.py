@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from semver import Version
 
 from turnout.errors import AlreadyExistsError, DigestMismatch, ModelNotFound, VersionNotFound
-from turnout.registry.gates import Candidate
+from turnout.registry.gates.gate import Candidate
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository

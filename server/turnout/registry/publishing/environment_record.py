@@ -20,9 +20,6 @@ from turnout.registry.storage.repository import Repository
 ENVIRONMENT_FILE = "environment.json"
 SCHEMA = 1
 
-_IMPORTED = "imported-"
-"""As `turnout.registry.transfer.copying` names what came with a version from elsewhere."""
-
 
 @dataclass(frozen=True, slots=True)
 class SeenEnvironment(JsonForm):
@@ -51,7 +48,7 @@ def recorded_environment(repository: Repository, model: str, exact: Version, dig
     try:
         found = attestations.read(repository, model, exact, "")
         imported = ENVIRONMENT_FILE not in found
-        body = json.loads(found[f"{_IMPORTED}{ENVIRONMENT_FILE}" if imported else ENVIRONMENT_FILE])
+        body = json.loads(found[f"{attestations.IMPORTED}{ENVIRONMENT_FILE}" if imported else ENVIRONMENT_FILE])
         return _read(body, imported=imported) if body["digest"] == digest else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

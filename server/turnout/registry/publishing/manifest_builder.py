@@ -18,14 +18,7 @@ from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES
 def stated(
     model: str, version: Version, files: Iterable[FileEntry], facts: ModelFacts, metadata: VersionMetadata
 ) -> tuple[Manifest, str]:
-    """Returns a version's manifest and digest.
-
-    Args:
-        model: The model's name.
-        version: Exact.
-        files: All but the manifest, in any order.
-        facts: What the ONNX file says of itself.
-        metadata: What the publisher says.
+    """Returns a version's manifest and digest. `files` are all but the manifest, in any order.
 
     Raises:
         InvalidModel: It cannot be described, or its manifest would be too large.

@@ -43,6 +43,7 @@ from turnout.registry.publishing.tables import (
     MAX_INTEGER,
     check_json,
     check_keys,
+    read_entries,
     read_flag,
     read_integer,
     read_list,
@@ -64,16 +65,12 @@ class VersionMetadata:
     """What a publisher says about a version.
 
     Attributes:
-        description: What the model does.
-        licence: Under which terms.
-        notes: What else readers should know of this version.
         free: Anything else, as JSON values; none of the names above.
         batching: How requests may be put together; None leaves it to the server.
         tolerances: By output name, or by dtype for outputs not named.
         scores: By output name, whether it holds scores of classes.
         labels: By output name, what the classes along its last axis are called, in order.
         preprocessing: How raw data becomes inputs, as JSON values.
-        provenance: Where it comes from.
     """
 
     description: str = ""
@@ -111,18 +108,14 @@ class VersionMetadata:
         meta |= self.provenance.to_json()
         if body:
             meta["metadata"] = body
-        if batching := self.batching:
-            metadata_given = {"enabled": batching.enabled, "max_rows": batching.max_rows, "axes": batching.axes}
-            meta["batching"] = {name: value for name, value in metadata_given.items() if value is not None}
-        if self.tolerances:
-            meta["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
-        if self.scores:
-            meta["scores"] = dict(self.scores)
-        if self.labels:
-            meta["labels"] = {name: list(labels) for name, labels in self.labels.items()}
-        if self.preprocessing:
-            meta["preprocessing"] = dict(self.preprocessing)
-        return meta
+        stated = {
+            "batching": None if self.batching is None else self.batching.to_json(),
+            "tolerances": {name: tolerance.to_json() for name, tolerance in self.tolerances.items()},
+            "scores": dict(self.scores),
+            "labels": {name: list(labels) for name, labels in self.labels.items()},
+            "preprocessing": dict(self.preprocessing),
+        }
+        return meta | {name: value for name, value in stated.items() if value}
 
     def applied_to(self, manifest: Manifest) -> Manifest:
         """Returns the manifest of a version with the same files and this metadata."""
@@ -197,23 +190,13 @@ def parse_metadata(body: object) -> VersionMetadata:
     """
     top = read_table(body, "meta")
     check_keys(top, _TOP, "")
-    authors = read_list(top.get("authors", []), "authors", "strings")
     return VersionMetadata(
-        authors=tuple(read_text(author, f"authors[{index}]") for index, author in enumerate(authors)),
+        authors=read_list(top.get("authors", []), "authors", read_text, "strings"),
         free=read_table(top.get("metadata", {}), "metadata"),
         batching=_batching(read_table(top["batching"], "batching")) if "batching" in top else None,
-        tolerances={
-            name: _tolerance(read_table(value, f"tolerances.{name}"), f"tolerances.{name}")
-            for name, value in read_table(top.get("tolerances", {}), "tolerances").items()
-        },
-        scores={
-            name: read_flag(value, f"scores.{name}")
-            for name, value in read_table(top.get("scores", {}), "scores").items()
-        },
-        labels={
-            name: _labels(value, f"labels.{name}")
-            for name, value in read_table(top.get("labels", {}), "labels").items()
-        },
+        tolerances=read_entries(top.get("tolerances", {}), "tolerances", _tolerance),
+        scores=read_entries(top.get("scores", {}), "scores", read_flag),
+        labels=read_entries(top.get("labels", {}), "labels", _labels),
         preprocessing=read_table(top.get("preprocessing", {}), "preprocessing"),
         provenance=parse_provenance(top),
         **{name: read_text(top[name], name) for name in _TEXTS if name in top},
@@ -255,7 +238,7 @@ def _batching(table: Mapping[str, Any]) -> BatchingDeclaration:
     if max_rows is not None:
         read_integer(max_rows, "batching.max_rows")
     if axes is not None:
-        axes = {name: read_integer(v, f"batching.axes.{name}") for name, v in read_table(axes, "batching.axes").items()}
+        axes = read_entries(axes, "batching.axes", read_integer)
     try:
         return BatchingDeclaration(enabled, max_rows, axes)
     except ValueError as error:
@@ -263,9 +246,9 @@ def _batching(table: Mapping[str, Any]) -> BatchingDeclaration:
 
 
 def _labels(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
+    labels = read_list(value, where, read_text, "strings")
+    if not labels:
         raise InvalidRequest.at(where, "expected a list of strings")
-    labels = tuple(read_text(label, f"{where}[{index}]") for index, label in enumerate(value))
     if len(set(labels)) < len(labels):
         raise InvalidRequest.at(where, "names a class twice")
     return labels
@@ -282,14 +265,15 @@ def _check_labels(name: str, labels: Sequence[str], signature: Signature) -> Non
         raise InvalidModel(f"labels.{name}: {len(labels)} labels for the {spec.shape[-1]} classes of its last axis")
 
 
-def _tolerance(table: Mapping[str, Any], where: str) -> Tolerance:
+def _tolerance(value: object, where: str) -> Tolerance:
+    table = read_table(value, where)
     check_keys(table, ("atol", "rtol"), f"{where}.")
     bounds = {}
     for name in ("atol", "rtol"):
-        value = table.get(name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_INTEGER:
+        bound = table.get(name, 0.0)
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound <= MAX_INTEGER:
             raise InvalidRequest.at(f"{where}.{name}", "expected a number of 0 or more")
-        bounds[name] = float(value)
+        bounds[name] = float(bound)
     return Tolerance(**bounds)
 
 

@@ -29,6 +29,7 @@ from turnout.registry.manifest.provenance import PinnedSource, Provenance, Train
 from turnout.registry.publishing.tables import (
     check_json,
     check_keys,
+    read_entries,
     read_integer,
     read_list,
     read_number,
@@ -53,14 +54,14 @@ def parse_provenance(top: Mapping[str, Any]) -> Provenance:
     check_keys(dependencies, ("lock", "lock_file"), "dependencies.")
     if "lock_file" in dependencies:
         raise InvalidRequest.at("dependencies.lock_file", "expected dependencies.lock, with the file's name and digest")
-    parents = read_list(top.get("parents", []), "parents", "strings")
+    parents = read_list(top.get("parents", []), "parents", read_text, "strings")
     lock = dependencies.get("lock")
     try:
         return Provenance(
             _training(read_table(top.get("training", {}), "training")),
             None if lock is None else _named(lock, "dependencies.lock"),
             _environment(read_table(top.get("environment", {}), "environment")),
-            tuple(read_text(parent, f"parents[{index}]") for index, parent in enumerate(parents)),
+            parents,
         )
     except ValueError as error:
         raise InvalidRequest.at("parents", str(error)) from error
@@ -68,20 +69,19 @@ def parse_provenance(top: Mapping[str, Any]) -> Provenance:
 
 def _training(table: Mapping[str, Any]) -> Training:
     check_keys(table, _TRAINING, "training.")
-    datasets = read_list(table.get("datasets", []), "training.datasets", "tables")
+    datasets = read_list(table.get("datasets", []), "training.datasets", _named, "tables")
     free = read_table(table.get("hyperparameters", {}), "training.hyperparameters")
     check_json(free, "training.hyperparameters")
-    metrics = read_table(table.get("metrics", {}), "training.metrics")
+    metrics = read_entries(table.get("metrics", {}), "training.metrics", read_number)
+    for name in metrics:
+        check_json(name, "training.metrics")
     try:
         return Training(
-            tuple(_named(one, f"training.datasets[{index}]") for index, one in enumerate(datasets)),
+            datasets,
             read_text(table.get("commit", ""), "training.commit"),
             free,
             read_integer(table["seed"], "training.seed") if "seed" in table else None,
-            {
-                read_text(name, "training.metrics"): read_number(value, f"training.metrics.{name}")
-                for name, value in metrics.items()
-            },
+            metrics,
         )
     except ValueError as error:
         raise InvalidRequest.at("training", str(error)) from error
@@ -101,10 +101,11 @@ def _named(value: object, where: str) -> PinnedSource:
 
 def _environment(table: Mapping[str, Any]) -> Environment:
     check_keys(table, NAMES, "environment.")
-    entries = {}
-    for name, value in table.items():
-        try:
-            entries[name] = check_range(read_text(value, f"environment.{name}"))
-        except ValueError as error:
-            raise InvalidRequest.at(f"environment.{name}", str(error)) from error
-    return Environment(**entries)
+    return Environment(**read_entries(table, "environment", _range))
+
+
+def _range(value: object, where: str) -> str:
+    try:
+        return check_range(read_text(value, where))
+    except ValueError as error:
+        raise InvalidRequest.at(where, str(error)) from error

@@ -22,7 +22,9 @@ from turnout.cancellation import checkpoint
 from turnout.errors import InvalidModel
 from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import above, automatic
-from turnout.registry.gates import (
+from turnout.registry.gates.bump import BumpGate
+from turnout.registry.gates.comparison import ParentComparison
+from turnout.registry.gates.gate import (
     Candidate,
     Gate,
     GateRefused,
@@ -32,8 +34,6 @@ from turnout.registry.gates import (
     check_skips,
     run_gates,
 )
-from turnout.registry.gates.bump import BumpGate
-from turnout.registry.gates.comparison import ParentComparison, as_sandbox_version
 from turnout.registry.gates.integrity import IntegrityGate
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
@@ -68,12 +68,10 @@ class PublishRequest:
     """What is to be published.
 
     Attributes:
-        model: The model's name.
         version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
             if there is none.
         source: The ONNX file; may be a link. External data is taken from its directory, as
             `turnout.registry.onnx.model_files` says.
-        metadata: What the publisher says about it.
         golden: Files of golden cases, `turnout.registry.storage.golden`.
     """
 
@@ -89,7 +87,6 @@ class PublishResult:
     """A version that exists now, or would, had it not been a dry run.
 
     Attributes:
-        manifest: What its publisher states.
         digest: `sha256:` of the canonical manifest.
         created: False if the very same version existed already, and after a dry run.
         report: What the gates found; empty if the version existed already.
@@ -220,11 +217,7 @@ def _candidate(
         if same.digest == highest.digest:  # what a job that runs twice publishes twice
             return same
     parent = candidate.parent
-    bump = (
-        VersionBump.PATCH
-        if parent is None
-        else comparison.difference(as_sandbox_version(candidate), as_sandbox_version(parent)).bump
-    )
+    bump = VersionBump.PATCH if parent is None else comparison.difference(candidate, parent).bump
     chosen = automatic(bump, None if parent is None else parent.manifest.version, history.taken)
     return _numbered(candidate, chosen, history)
 

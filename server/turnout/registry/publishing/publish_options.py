@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from turnout.registry.gates import Skip
+from turnout.registry.gates.gate import Skip
 from turnout.registry.signing.signer import Signer
 
 
@@ -12,10 +12,7 @@ class PublishOptions:
     """Who publishes, and how.
 
     Attributes:
-        actor: Who, for the record.
-        reason: Why, for the record.
         signer: Signs the version; None for nobody.
-        skips: Gates to do without, on record.
         dry_run: Do everything, and commit nothing.
     """
 

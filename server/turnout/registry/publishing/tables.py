@@ -1,11 +1,13 @@
 """Tables that people wrote, read value by value; what is wrong is said with its place. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from turnout.errors import InvalidRequest
+
+T = TypeVar("T")
 
 MAX_DEPTH = 16
 """How deep free values may be nested."""
@@ -26,72 +28,59 @@ def check_keys(table: Mapping[str, Any], known: Sequence[str], prefix: str) -> N
             raise InvalidRequest.at(f"{prefix}{key[:64]}", f"unknown; the nearest known is {prefix}{near[0]}")
 
 
-def read_table(value: object, where: str) -> dict[str, Any]:
-    """Reads a table.
-
-    Raises:
-        InvalidRequest: It is not a table.
-    """
-    if not isinstance(value, dict):
-        raise InvalidRequest.at(where, "expected a table")
-    return value
+Reader = Callable[[object, str], T]
+"""Reads a value, given its place; raises InvalidRequest if it is not what is expected there."""
 
 
-def read_list(value: object, where: str, what: str = "values") -> list[Any]:
-    """Reads a list of anything.
+def _reader(kind: type[T], expected: str) -> Reader[T]:
+    def read(value: object, where: str) -> T:
+        if not isinstance(value, kind):
+            raise InvalidRequest.at(where, f"expected {expected}")
+        if isinstance(value, str):
+            check_json(value, where)
+        return value
 
-    Raises:
-        InvalidRequest: It is not a list.
-    """
-    if not isinstance(value, list):
-        raise InvalidRequest.at(where, f"expected a list of {what}")
-    return value
-
-
-def read_text(value: object, where: str) -> str:
-    """Reads text.
-
-    Raises:
-        InvalidRequest: It is not text.
-    """
-    if not isinstance(value, str):
-        raise InvalidRequest.at(where, "expected a string")
-    check_json(value, where)
-    return value
+    return read
 
 
-def read_flag(value: object, where: str) -> bool:
-    """Reads true or false.
-
-    Raises:
-        InvalidRequest: It is neither true nor false.
-    """
-    if not isinstance(value, bool):
-        raise InvalidRequest.at(where, "expected true or false")
-    return value
+read_table: Reader[dict[str, Any]] = _reader(dict, "a table")
+read_text = _reader(str, "a string")
+read_flag = _reader(bool, "true or false")
 
 
 def read_integer(value: object, where: str) -> int:
-    """Reads an integer.
-
-    Raises:
-        InvalidRequest: It is not an integer, or beyond `MAX_INTEGER`.
-    """
+    """Reads an integer. Raises InvalidRequest if it is not one, or beyond `MAX_INTEGER`."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
         raise InvalidRequest.at(where, "expected an integer")
     return value
 
 
 def read_number(value: object, where: str) -> float:
-    """Reads a finite number.
-
-    Raises:
-        InvalidRequest: It is not a number.
-    """
+    """Reads a finite number. Raises InvalidRequest if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest.at(where, "expected a number")
     check_json(value, where)
     return float(value)
+
+
+def read_list(value: object, where: str, item: Reader[T], what: str) -> tuple[T, ...]:
+    """Reads a list.
+
+    Raises:
+        InvalidRequest: It is not a list of `what`.
+    """
+    if not isinstance(value, list):
+        raise InvalidRequest.at(where, f"expected a list of {what}")
+    return tuple(item(one, f"{where}[{index}]") for index, one in enumerate(value))
+
+
+def read_entries(value: object, where: str, entry: Reader[T]) -> dict[str, T]:
+    """Reads a table whose values are all of one kind.
+
+    Raises:
+        InvalidRequest: It is not.
+    """
+    return {name: entry(one, f"{where}.{name}") for name, one in read_table(value, where).items()}
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:

@@ -124,14 +124,7 @@ class Cache:
         return True
 
     def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob, progress: Progress | None) -> None:
-        """Brings a version here. The caller holds `fetching`.
-
-        Args:
-            directory: Where it is to stand.
-            manifest: What it consists of.
-            data: Its manifest as it is written.
-            read: Yields the bytes of a file that is not here.
-            progress: Told of each block.
+        """Brings a version to `directory`. The caller holds `fetching`; `data` is the manifest as it is written.
 
         Raises:
             DigestMismatch: A file is not what the manifest says.

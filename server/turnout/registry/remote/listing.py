@@ -3,7 +3,6 @@
 Asked anew after some seconds only; while the store does not answer, what it listed last counts.
 """
 
-import os
 import random
 import threading
 import time
@@ -26,7 +25,7 @@ from turnout.registry.remote.keys import (
     parse_key,
 )
 from turnout.registry.remote.store import Document, Store, StoreFault
-from turnout.registry.storage.files import write_file
+from turnout.registry.storage.files import replace_file
 from turnout.registry.storage.listing import Listing, Problem, Published
 from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES, manifest_fault
 from turnout.registry.storage.scanning import VersionOrder
@@ -45,13 +44,7 @@ class RemoteListing:
     """The versions in a store, as they were listed last. Safe to use from several threads."""
 
     def __init__(self, root: Path, store: Store, poll_seconds: float) -> None:
-        """Prepares; nothing is asked yet.
-
-        Args:
-            root: Of the cache on this machine, where small documents are brought to.
-            store: What the versions live in.
-            poll_seconds: How old a listing may be.
-        """
+        """Prepares; nothing is asked yet. Small documents are brought to `root`, the cache's directory."""
         self._root = root
         self._store = store
         self._poll_seconds = poll_seconds
@@ -229,14 +222,7 @@ class RemoteListing:
             data = self._store.read(document, most)
         except FileNotFoundError:
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.parent / f".{os.getpid()}-{threading.get_ident()}-{target.name}"
-        fresh.unlink(missing_ok=True)
-        try:
-            write_file(fresh, data)
-            os.replace(fresh, target)
-        finally:
-            fresh.unlink(missing_ok=True)
+        replace_file(target, data)
         self._evidence_records[document.key] = document.stamp
 
     def _drop_files(self, documents: Mapping[str, Document]) -> None:

@@ -46,13 +46,7 @@ class ObjectStore:
     """A prefix of a bucket."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float, max_objects: int) -> None:
-        """Prepares; nothing is asked yet.
-
-        Args:
-            url: The bucket and the prefix.
-            endpoint: Address of the store; "" for the usual one.
-            timeout: Seconds that an answer may take.
-            max_objects: Most objects that are listed.
+        """Asks nothing yet. An answer may take `timeout` seconds; the endpoint "" is the usual one.
 
         Raises:
             ConfigError: The extra is not installed, or the store's library cannot be set up.

@@ -7,6 +7,7 @@ from typing import Any
 from turnout.registry.manifest.digest import bytes_digest
 from turnout.registry.manifest.manifest import Manifest
 from turnout.registry.manifest.names import is_exact_version, model_name_fault
+from turnout.registry.manifest.provenance import DIGEST
 from turnout.registry.manifest.versions import known_version
 from turnout.registry.remote.keys import ManifestKey
 from turnout.registry.remote.store import StoreFault
@@ -59,8 +60,7 @@ def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
 
 def digest_text(value: Any) -> str:
     """Returns the digest that an artifact names. Raises ValueError if it is not an artifact."""
-    text = str(value)
-    if len(text) != 71 or not text.startswith("sha256:") or any(c not in "0123456789abcdef" for c in text[7:]):
+    if not DIGEST.fullmatch(text := str(value)):
         raise ValueError("no digest")
     return text
 

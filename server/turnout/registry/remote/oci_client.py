@@ -30,12 +30,7 @@ class OciClient:
     """Asks for what is in one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float) -> None:
-        """Prepares; nothing is asked yet.
-
-        Args:
-            url: The registry's host, and the repository's name.
-            endpoint: Address of the registry; "" for https:// and the host.
-            timeout: Seconds that an answer may take.
+        """Asks nothing yet. An answer may take `timeout` seconds; the endpoint "" is https:// and the host.
 
         Raises:
             ConfigError: The extra is not installed.

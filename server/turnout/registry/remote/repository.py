@@ -44,15 +44,7 @@ class RemoteRepository(Repository):
     """The versions in a store, with their cache on this machine. Safe to use from several threads."""
 
     def __init__(self, place: str, store: Store, cache: Cache, poll_seconds: float, *, read_only: bool) -> None:
-        """Prepares; nothing is asked yet.
-
-        Args:
-            place: The URL, for people.
-            store: What the versions live in.
-            cache: Where they are brought to.
-            poll_seconds: How old a listing may be.
-            read_only: Nothing is to be written to the store.
-        """
+        """Prepares; nothing is asked yet. `place` is the URL, for people."""
         super().__init__(cache.root)
         self._place = place
         self._store = store

@@ -136,11 +136,7 @@ class PrivateKey:
 
     @classmethod
     def create(cls, file: Path, passphrase: str = "") -> Self:
-        """Makes a P-256 key, in a new PEM file that only its owner may read.
-
-        Args:
-            file: Where.
-            passphrase: What the file is encrypted with; "" for not at all.
+        """Makes a P-256 key, in a new PEM file that only its owner may read, encrypted unless the passphrase is "".
 
         Raises:
             ConfigError: The file exists, or cannot be written.
@@ -164,11 +160,7 @@ class PrivateKey:
 
     @classmethod
     def load(cls, file: Path, passphrase: str = "") -> Self:
-        """Reads a key.
-
-        Args:
-            file: PEM, PKCS#8 or as `openssl ecparam -genkey` writes it.
-            passphrase: What it is encrypted with; not looked at where it is not.
+        """Reads a key, encrypted or not, from PEM: PKCS#8, or as `openssl ecparam -genkey` writes it.
 
         Raises:
             ConfigError: The file cannot be read, holds no such key, or the passphrase is missing or another one.

@@ -61,23 +61,16 @@ class KeySigner:
 
 @dataclass(frozen=True, slots=True)
 class MadeElsewhere:
-    """A signature that was made where the key is, and was found to be the key's.
-
-    Attributes:
-        bundle: The signature.
-    """
+    """A signature that was made where the key is, and was found to be the key's."""
 
     key: PublicKey
     bundle: Bundle
 
     @classmethod
     def read(cls, data: bytes, key: PublicKey | None, at: str = "model_signature.bundle") -> Self:
-        """Reads a bundle and checks that its key made it.
+        """Reads a bundle, JSON, and checks that its key made it: `key`, unless the bundle has a certificate.
 
-        Args:
-            data: The bundle, as JSON.
-            key: The key; not looked at where the bundle has a certificate.
-            at: What the bundle is called where it comes from.
+        Messages call the bundle `at`.
 
         Raises:
             InvalidRequest: It is no such bundle, its key did not make it, or the key may not sign now.

@@ -12,7 +12,7 @@ from semver import Version
 
 from turnout.config import Signing
 from turnout.errors import ConfigError, NotTrusted
-from turnout.registry.gates import Candidate, GateOutcome, GateVerdict
+from turnout.registry.gates.gate import Candidate, GateOutcome, GateVerdict
 from turnout.registry.signing.bundle import Bundle, plain
 from turnout.registry.signing.certificates import Authorities, SignerCertificate
 from turnout.registry.signing.keys import PublicKey
@@ -45,7 +45,6 @@ class Signed:
 
     Attributes:
         key: The id of its key; the file's name if it cannot be read.
-        worth: What it is worth.
         why: Why it is worth no more, as half a sentence; "" if nothing is to be said.
     """
 
@@ -184,7 +183,6 @@ class SignatureGate:
     """Lets in only what somebody trusted signed; if that is asked for without force, tells what is not.
 
     Attributes:
-        trust: Whose signatures count.
         repository: Where signatures lie that were made before: there, or where the version comes from.
         signer: Signs for the publisher; None for nobody.
     """
@@ -217,12 +215,7 @@ class SignatureGate:
 def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
     """Puts a signature beside its version, in the place of what the same key signed before.
 
-    Args:
-        repository: Where the version is.
-        model: Its model.
-        version: Which.
-        key: The id of the key that made it: that it did is for the caller to know.
-        bundle: The signature.
+    That `key`, an id, made it is for the caller to know.
 
     Raises:
         OSError: The repository could not be written to.

@@ -47,13 +47,9 @@ class Budget:
 
 
 def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> Path:
-    """Copies an ONNX file and the external data that it refers to.
+    """Copies the ONNX file `name`, and the external data that it refers to, to `home`.
 
-    Args:
-        open_file: Opens files of the source, by path relative to the model's directory.
-        name: Of the ONNX file.
-        home: Where to.
-        bounds: On what is copied.
+    Files are opened by path relative to the model's directory.
 
     Returns:
         The ONNX file's copy.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
+from turnout.registry.manifest.manifest import is_plain_path
 from turnout.registry.manifest.provenance import COMMIT, MAX_ITEMS
 from turnout.registry.publishing.metadata import VersionMetadata, parse_metadata
 from turnout.registry.sources.bounded import fetch_model
@@ -24,12 +25,7 @@ _MAX_MLMODEL = 1 << 20
 
 
 def fetch_registered(uri: str, home: Path, bounds: Bounds) -> ModelSource:
-    """Copies a registered model to `home`.
-
-    Args:
-        uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        home: Where to.
-        bounds: On what is copied.
+    """Copies a registered model, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, to `home`.
 
     Raises:
         ConfigError: The extra mlflow is not installed.
@@ -116,7 +112,7 @@ def onnx_path(flavors: Mapping[str, Any]) -> str:
             "FILE", f"the model has no ONNX flavour, only {', '.join(sorted(map(str, flavors))) or 'none'}"
         )
     path = flavor.get("data")
-    if not isinstance(path, str) or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+    if not isinstance(path, str) or not is_plain_path(path):
         raise InvalidRequest.at("FILE", "the model's ONNX flavour names no file of it")
     return path
 

@@ -26,11 +26,7 @@ _REMOTE = ("s3", "gs", "hf")
 
 @contextmanager
 def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
-    """Brings a model here for as long as the context is entered.
-
-    Args:
-        text: Path or URL.
-        bounds: On what is brought.
+    """Brings the model at a path or URL here for as long as the context is entered.
 
     Raises:
         InvalidRequest: There is no such file, it cannot be read, or it passes the bounds.

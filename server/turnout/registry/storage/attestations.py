@@ -9,14 +9,16 @@ for a version. What lies here need not be true and need not be there: each kind 
 import os
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from semver import Version
 
-from turnout.registry.storage.files import open_inside, sync_directory, write_file
+from turnout.registry.storage.files import open_inside, replace_file, sync_directory, write_file
 from turnout.registry.storage.repository import Repository
 
 ATTESTATIONS = ".attestations"
+
+IMPORTED = "imported-"
+"""What the names of attestations begin with that came with a version from another repository."""
 
 MAX_BYTES = 4 << 20
 """Bytes that one attestation may have."""
@@ -41,14 +43,8 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
     """
     repository.check_writable()
     home = directory(repository, model, version)
-    home.mkdir(parents=True, exist_ok=True)
-    staged = home / f".{uuid4().hex}"
     repository.put_evidence_record(model, version, name, data, new=False)
-    try:
-        write_file(staged, data)
-        os.replace(staged, home / name)
-    finally:
-        staged.unlink(missing_ok=True)
+    replace_file(home / name, data)
     _sync(home)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from turnout.errors import ConfigError, Exhausted, InvalidModel
 from turnout.registry.manifest.digest import Progress, stream_digest
@@ -127,6 +128,17 @@ def write_file(target: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         seal(file.fileno())
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """Puts a file in its place, whole or not at all, as `write_file` writes it; makes its directory if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.parent / f".{uuid4().hex}"
+    try:
+        write_file(fresh, data)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def seal(descriptor: int) -> None:

@@ -74,11 +74,7 @@ def let_go(held: int | None) -> None:
 def remove(repository: Repository, model: str, version: Version, timeout: float) -> None:
     """Removes a version's directory: at once for whoever looks, once nobody has the version in memory.
 
-    Args:
-        repository: Where it is.
-        model: Its model.
-        version: Which; that nobody may load it any more is for the caller to have recorded.
-        timeout: Seconds to wait for servers that unload it.
+    Servers have `timeout` seconds to unload it. That nobody may load it any more is for the caller to have recorded.
 
     Raises:
         UnavailableError: It is in memory still, or the repository is busy; nothing was removed.

@@ -68,7 +68,6 @@ class ArrayHeader:
 
     Attributes:
         dtype: Of its elements; never of Python objects, and without fields.
-        shape: Its dimensions.
         fortran: The first dimension varies fastest.
     """
 

@@ -39,11 +39,7 @@ class Repository:
     """A directory of models. Safe to use from several threads and several processes."""
 
     def __init__(self, root: Path) -> None:
-        """Prepares; nothing is read or made before it is needed.
-
-        Args:
-            root: Directory of the models; need not exist.
-        """
+        """Prepares; nothing is read or made before it is needed, and `root` need not exist."""
         self.root = root
         self._directory_scan = DirectoryScan(root)
         self._threads = Threads("repository", _THREADS)
@@ -134,9 +130,7 @@ class Repository:
     def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
         """Does all that is to be done before anybody may see a staged version, and can be done without the lock.
 
-        Args:
-            staged: The version's directory, complete with its manifest.
-            published: What is in it.
+        The directory `staged` is complete with its manifest.
 
         Returns:
             What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
@@ -167,14 +161,7 @@ class Repository:
         """
 
     def put_evidence_record(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
-        """Writes an attestation where versions live, if that is elsewhere.
-
-        Args:
-            model: The version's model.
-            version: Which.
-            name: Of the attestation.
-            data: What it says.
-            new: It must not exist yet.
+        """Writes an attestation where versions live, if that is elsewhere. A new one must not exist yet.
 
         Raises:
             FileExistsError: It exists, and was to be new.
@@ -240,7 +227,7 @@ class Repository:
         directory = self.directory(model, version)
         link = directory.is_symlink() or directory.parent.is_symlink()
         if link or not os.path.lexists(directory / MANIFEST_FILE):
-            raise self._not_found(model, version)
+            raise not_found(self.scan(), model, version)
         try:
             return read_version(directory, model, str(version))
         except (ValueError, OSError) as error:
@@ -330,9 +317,6 @@ class Repository:
         """Yields the paths of all files that lie where a version does. Raises OSError if that cannot be read."""
         manifest = published.manifest
         return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
-
-    def _not_found(self, model: str, version: Version) -> ModelNotFound | VersionNotFound:
-        return not_found(self.scan(), model, version)
 
 
 def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:

@@ -37,9 +37,6 @@ _POLL = 0.02
 def staged(root: Path) -> Iterator[Path]:
     """Makes an empty directory to build a version in, and removes what is left of it at the end, whatever happens.
 
-    Args:
-        root: Of the repository; made if it does not exist.
-
     Yields:
         The directory; it may be renamed away.
 
@@ -65,11 +62,7 @@ def staged(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-    """Holds the repository's lock, against other threads as well as other processes.
-
-    Args:
-        root: Of the repository.
-        timeout: Seconds to wait for it.
+    """Holds the repository's lock, against other threads as well as other processes; waits `timeout` seconds for it.
 
     Raises:
         UnavailableError: It could not be had in that time.

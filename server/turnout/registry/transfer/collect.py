@@ -52,9 +52,7 @@ class Collected:
     """A version that is ready to go.
 
     Attributes:
-        upload_manifest: What is said of it.
         sources: In the upload manifest's order.
-        facts: What its ONNX file says of itself.
     """
 
     upload_manifest: UploadManifest

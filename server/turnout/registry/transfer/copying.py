@@ -13,7 +13,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import DigestMismatch, InvalidModel, InvalidRequest
-from turnout.registry.gates import Candidate, Gate, GateRefused, GateReport, run_gates
+from turnout.registry.gates.gate import Candidate, Gate, GateRefused, GateReport, run_gates
 from turnout.registry.gates.reports import attest_gates
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import Progress, canonical_bytes
@@ -28,9 +28,6 @@ from turnout.registry.storage.golden import GOLDEN_DIRECTORY
 from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.registry.storage.staging import staged
-
-IMPORTED = "imported-"
-"""What the names of attestations from elsewhere begin with."""
 
 _NAME = re.compile(r"[a-z0-9][A-Za-z0-9_-]{0,120}\.json")
 _BUNDLE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{1,100}}{re.escape(SUFFIX)}")
@@ -85,16 +82,10 @@ def import_version(
     recorded: Recorded = unrecorded,
     progress: Progress | None = None,
 ) -> PublishResult:
-    """Takes a version in from another repository, with the same digest.
+    """Takes in a version that `source` has, with the same digest.
 
-    Args:
-        repository: Where to.
-        source: Where from.
-        published: The version, as `source` has it.
-        gates: What it must pass here.
-        yanked: Returns the versions of the model that were yanked here.
-        recorded: Told of the version once it exists; not where it existed already.
-        progress: Told of each block copied.
+    `yanked` returns the versions of the model that were yanked here. `recorded` is told of the version once it exists;
+    not where it existed already.
 
     Raises:
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
@@ -132,9 +123,9 @@ def _take_evidence_records(repository: Repository, source: Repository, published
     """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
     manifest = published.manifest
     for name, data in _evidence_records(source, published).items():
-        known = name.startswith((PREFIX, IMPORTED))
+        known = name.startswith((PREFIX, attestations.IMPORTED))
         with suppress(OSError):  # the version can do without
-            kept = name if known else f"{IMPORTED}{name}"
+            kept = name if known else f"{attestations.IMPORTED}{name}"
             attestations.write(repository, manifest.model, manifest.version, kept, data)
 
 

@@ -18,7 +18,6 @@ class Piece:
     Attributes:
         file: Its place in the manifest.
         offset: Where they belong.
-        data: The bytes.
     """
 
     file: int

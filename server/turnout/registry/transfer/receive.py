@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -15,19 +14,7 @@ from turnout.errors import DigestMismatch, InvalidRequest
 from turnout.registry.manifest.digest import bytes_digest, read_canonical
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.storage.files import seal, sync_directory, sync_tree, write_file
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedVersion:
-    """A version that was received whole.
-
-    Attributes:
-        manifest: What its publisher states.
-        digest: `sha256:` of the manifest.
-    """
-
-    manifest: Manifest
-    digest: str
+from turnout.registry.storage.listing import Published
 
 
 class Receiver:
@@ -35,7 +22,7 @@ class Receiver:
 
     def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
         self._directory = directory
-        self._received = ReceivedVersion(manifest, digest)
+        self._received = Published(manifest, digest)
         self._file = 0
         self._offset = 0
         self._hash = hashlib.sha256()
@@ -72,7 +59,7 @@ class Receiver:
                 self._file, self._offset, self._hash = self._file + 1, 0, hashlib.sha256()
         self._skip_empty()
 
-    def finish(self) -> ReceivedVersion:
+    def finish(self) -> Published:
         """Returns what was received.
 
         Raises:
@@ -99,14 +86,9 @@ class Receiver:
 
 @contextmanager
 def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Version) -> Iterator[Receiver]:
-    """Opens a directory for a version; it appears under its name complete, or not at all.
+    """Opens the directory `to` for a version; it appears under its name complete, or not at all.
 
-    Args:
-        to: Must not exist, or be empty.
-        manifest: `manifest.json` as it came.
-        digest: Its digest as it was told.
-        model: Whose version was asked for.
-        version: That was asked for.
+    `manifest` is `manifest.json` as it came, with the digest as it was told; `model` and `version` were asked for.
 
     Raises:
         InvalidRequest: There is something at `to`, or it cannot be written to.

@@ -99,9 +99,6 @@ class Upload:
     def check_belonging(self, read: ReadModel) -> None:
         """Checks that the files are the model, its external data and golden cases, and nothing else.
 
-        Args:
-            read: Reads the ONNX file.
-
         Raises:
             InvalidModel: They are not.
         """

@@ -47,10 +47,8 @@ class UploadManifest:
     """A version that is going to be uploaded.
 
     Attributes:
-        model: The model's name.
         version: Exact version; None has it chosen when the upload is published.
         files: In the client's order.
-        metadata: What the publisher says about it.
     """
 
     model: str

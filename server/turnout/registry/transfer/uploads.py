@@ -27,7 +27,7 @@ from turnout.errors import (
     UnavailableError,
     VersionNotFound,
 )
-from turnout.registry.gates import GateReport
+from turnout.registry.gates.gate import GateReport
 from turnout.registry.gates.version_history import VersionHistory
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import Manifest
@@ -104,15 +104,7 @@ class Uploads:
         limits: UploadLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares; nothing is made on the disk.
-
-        Args:
-            repository: Where versions go.
-            publisher: Puts one there.
-            yanked: Asked before an upload begins; a publish asks again.
-            limits: On uploads.
-            clock: Seconds.
-        """
+        """Prepares; nothing is made on the disk. `yanked` is asked before an upload begins; a publish asks again."""
         self._repository = repository
         self._publisher = publisher
         self._yanked = yanked
@@ -204,10 +196,6 @@ class Uploads:
 
     def publish(self, upload_id: str, how: PublishOptions) -> PublishResult:
         """Publishes a complete upload, and throws it away, unless trying again may help.
-
-        Args:
-            upload_id: Names it.
-            how: Who publishes, and how.
 
         Raises:
             ChangeRefused: Files are not complete.

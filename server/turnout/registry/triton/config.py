@@ -17,9 +17,6 @@ _UNKNOWN = re.compile(r'^(\d+):\d+ : .*has no field named "([^"]{1,64})"')
 def parse_config(data: bytes) -> tuple[ModelConfig, str]:
     """Reads a config.pbtxt.
 
-    Args:
-        data: Its content.
-
     Returns:
         What it says, and the first field in it that nobody here knows, as `NAME (line N)`; "" if all are known.
 

@@ -55,7 +55,6 @@ class MappedField:
 
     Attributes:
         path: The field's, with dots.
-        outcome: What became of it.
         note: What it is now, or why it is nothing.
     """
 
@@ -90,12 +89,9 @@ class Mapped:
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
-    """Returns what Turnout makes of a configuration.
+    """Returns what Turnout makes of the configuration of a directory's model.
 
-    Args:
-        name: Of the model's directory.
-        config: Its configuration.
-        unknown: A field of it that nobody knows, or "".
+    `unknown` is a field of it that nobody knows, or "".
 
     Raises:
         InvalidModel: Triton would not take the configuration either.
@@ -119,12 +115,7 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
 
 
 def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Sequence[int], MappedField]:
-    """Returns which versions of a model Triton serves by its version policy, ascending, and what that is here.
-
-    Args:
-        config: The model's.
-        numbers: Of all of its versions.
-    """
+    """Returns which of a model's versions Triton serves by its version policy, ascending, and what that is here."""
     ordered, policy = sorted(numbers), config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
@@ -279,11 +270,7 @@ Read = Callable[[str], bytes]
 
 
 def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[MappedField]]:
-    """Reads the files of labels.
-
-    Args:
-        mapped: The configuration.
-        read: Reads a file of the model's directory.
+    """Reads the files of labels in the model's directory.
 
     Returns:
         The labels by output, and what was done with each file. Labels that cannot be the version's are left out.

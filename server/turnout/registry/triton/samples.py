@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
+from turnout.registry.manifest.manifest import is_plain_path
 from turnout.registry.storage.files import explain, open_inside
 from turnout.registry.triton.mapping import FieldOutcome, MappedField
 from turnout.registry.triton.tree import WARM_UP_DIRECTORY, TritonModel
@@ -38,10 +39,6 @@ _TYPES: Mapping[int, Any] = {
 
 def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...], Sequence[MappedField]]:
     """Writes a golden case, of inputs alone, for each sample of `model_warmup`.
-
-    Args:
-        model: The model.
-        directory: Where to; exists.
 
     Returns:
         The files, and what was done with each sample: one that cannot be read is left out, with the reason.
@@ -104,7 +101,7 @@ def _array(model: TritonModel, name: str, spec: pb.ModelWarmup.Input, count: int
 
 
 def _read(model: TritonModel, file: str) -> bytes:
-    if not file or any(part in ("", ".", "..") for part in file.split("/")):
+    if not is_plain_path(file):
         raise InvalidModel(f"input_data_file {file[:64]!r} is not a plain relative path")
     try:
         with open_inside(model.directory / WARM_UP_DIRECTORY, file) as opened:

@@ -14,7 +14,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import InvalidModel
-from turnout.registry.manifest.manifest import MODEL_FILE, FileEntry
+from turnout.registry.manifest.manifest import MODEL_FILE, is_plain_path
 from turnout.registry.manifest.names import model_name_fault, version_number
 from turnout.registry.publishing.metadata import VersionMetadata
 from turnout.registry.storage.files import explain, open_inside, read_small
@@ -37,7 +37,6 @@ class TritonModel:
     Attributes:
         sources: By number, the ONNX file of each version, ascending.
         served: Numbers of the versions that Triton would serve.
-        mapped: Its configuration in Turnout's terms.
         labels: By output name.
         warm_up: Requests that it asks to be warmed up with.
         rows_per_request: How many rows those may say that they have: 0 if their shapes are whole.
@@ -78,9 +77,6 @@ def version_of(number: int) -> Version:
 
 def read_tree(root: Path) -> tuple[TritonModel, ...]:
     """Reads a Triton model repository, or a single model of one. No model file is opened.
-
-    Args:
-        root: Its directory.
 
     Returns:
         Its models by name; none if it is no such repository.
@@ -140,7 +136,7 @@ def _sources(numbers: Mapping[int, Path], file: str) -> tuple[dict[int, Path], d
     faults: dict[int, str] = {}
     for number in sorted(numbers):
         source = numbers[number] / file
-        if not _inside(file):
+        if not is_plain_path(file):
             faults[number] = f"default_model_filename {file[:64]!r} is not a plain relative path"
         elif number > _MAX_NUMBER:
             faults[number] = f"versions have numbers of at most {_MAX_NUMBER}"
@@ -168,21 +164,13 @@ def _directories(directory: Path) -> Iterator[Path]:
     return (directory / name for name in names)
 
 
-def _inside(path: str) -> bool:
-    try:
-        FileEntry(path, 0, f"sha256:{'0' * 64}")
-    except ValueError:
-        return False
-    return True
-
-
 def _read_inside(directory: Path, path: str) -> bytes:
     """Reads a file of labels.
 
     Raises:
         ValueError: It cannot be read; says why, in half a sentence.
     """
-    if not _inside(path):
+    if not is_plain_path(path):
         raise ValueError("is not a plain relative path")
     try:
         with open_inside(directory, path) as file:

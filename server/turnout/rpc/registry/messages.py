@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from turnout.errors import InvalidRequest
-from turnout.registry.gates import GateRefused, GateReport, Skip
+from turnout.registry.gates.gate import GateRefused, GateReport, Skip
 from turnout.registry.manifest.digest import canonical_bytes
 from turnout.registry.publishing.evidence_records import EvidenceRecords
 from turnout.registry.publishing.publish import PublishResult

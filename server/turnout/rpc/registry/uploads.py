@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from turnout.errors import Conflict, InvalidRequest
-from turnout.registry.gates import GateRefused
+from turnout.registry.gates.gate import GateRefused
 from turnout.registry.publishing.publish import PublishResult
 from turnout.registry.transfer.upload_manifest import (
     UploadManifest,

@@ -107,11 +107,7 @@ class Database:
     """
 
     def __init__(self, location: Location, *, lock_wait: float = LOCK_WAIT) -> None:
-        """Opens the database.
-
-        Args:
-            location: Where it is. The directory of an SQLite file is made if need be.
-            lock_wait: Seconds to wait for another writer.
+        """Opens the database, and makes the directory of an SQLite file. Another writer has `lock_wait` seconds.
 
         Raises:
             ConfigError: The driver is not installed, or the database cannot be used as it is set up.
@@ -203,11 +199,7 @@ class Database:
                 file.renew()
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Calls `heard` at each change of the database, in a thread, if the database announces changes.
-
-        Args:
-            heard: Quick, and raises nothing.
-        """
+        """Calls `heard`, which is quick and never raises, in a thread, at each change that the database announces."""
         self._listener = ChangeListener(self._writes, heard)
 
     def close(self) -> None:

@@ -32,9 +32,7 @@ class ChangeListener:
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
         """Begins to listen if the database announces changes.
 
-        Args:
-            engine: Of the database.
-            heard: Called in the thread at each change, this server's own among them; quick, and raises nothing.
+        `heard` is called in the thread at each change, this server's own among them; it is quick, and raises nothing.
         """
         self._engine = engine
         self._heard = heard

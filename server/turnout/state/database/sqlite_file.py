@@ -70,8 +70,7 @@ class SqliteFile:
     def fault(self, *, begun: bool = False) -> str:
         """Returns what is wrong with the files by their names, in words; "" if nothing is.
 
-        Args:
-            begun: A transaction has read, so that the write-ahead log and its index have to be there.
+        Once a transaction has read (`begun`), the write-ahead log and its index have to be there.
         """
         try:
             if _identity(self.path) != self._identity:

@@ -22,14 +22,7 @@ _MODEL = "/console/models/{model}"
 def console_routes(
     pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger
 ) -> Sequence[Route]:
-    """Returns the console's routes.
-
-    Args:
-        pages: Returns the pages.
-        rollouts: Applies its buttons.
-        recorder: Counts sign-ins that are refused.
-        log: Receives sign-ins.
-    """
+    """Returns the console's routes."""
     actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused)
     return [
         Route("/", _home),

@@ -24,24 +24,16 @@ class VersionComparison:
     """
 
     def __init__(self, repository: Repository, sandbox: Callable[[str], Sandbox]) -> None:
-        """Prepares.
-
-        Args:
-            repository: Holds the versions' files.
-            sandbox: Returns the sandbox of a model, the same as for its publishes.
-        """
+        """Prepares. The sandbox of a model is the same as for its publishes."""
         self._repository = repository
         self._sandbox = sandbox
         self._threads = Threads("comparison", 1, lower_priority)
         self._kept: OrderedDict[tuple[str, str], BumpFinding] = OrderedDict()
 
     async def of(self, new: VersionEntry, old: VersionEntry, *, examine: bool) -> BumpFinding | None:
-        """Returns the gate's finding for `new` over `old`.
+        """Returns the gate's finding for `new` over `old`, the lower one.
 
-        Args:
-            new: The higher version.
-            old: The lower one.
-            examine: Whether to read weights and run both versions, if the manifests alone do not decide.
+        If the manifests alone do not decide, weights are read and both versions run only if `examine` is set.
 
         Returns:
             The finding; None if the manifests do not decide and `examine` is False.

@@ -16,15 +16,7 @@ class ModelViews:
     def __init__(
         self, catalog: Catalog, policies: Policies, explainer: Explainer, recent: Recent, part: str = ""
     ) -> None:
-        """Prepares.
-
-        Args:
-            catalog: Tells what is served.
-            policies: Tells how traffic is routed.
-            explainer: Explains routes.
-            recent: The metrics of the last hour.
-            part: Which worker's shadows and decisions these are, in a few words; "" if there is one.
-        """
+        """Prepares. `part` says which worker's shadows and decisions these are, in a few words; "" if there is one."""
         self.explainer = explainer
         self.recent = recent
         self.part = part

@@ -58,16 +58,6 @@ class Pages:
         comparison: VersionComparison,
         sessions: Sessions,
     ) -> None:
-        """Prepares.
-
-        Args:
-            models: Tells what is served and how it is routed.
-            shadows: Tells about shadows.
-            rollouts: Tells about active rollouts.
-            tracked: Keeps the history of rollouts.
-            comparison: Compares versions.
-            sessions: Who is signed in.
-        """
         self._models = models
         self._shadows = shadows
         self._rollouts = rollouts
@@ -84,13 +74,7 @@ class Pages:
         return None if visitor is None else visitor.name
 
     def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
-        """Returns a page that says what is wrong.
-
-        Args:
-            request: The request that failed.
-            error: The error whose message to show.
-            back: A page of the console to go on with; "" for the list of models only.
-        """
+        """Returns a page that says what is wrong, and links to `back`, if given, besides the list of models."""
         actor, possible = self._name(request), self.sessions.possible
         again = request.method == "GET" and isinstance(error, UnavailableError)
         return page(

@@ -60,12 +60,7 @@ class Recent:
     """Keeps an hour of points for each version in service. Used on the event loop only."""
 
     def __init__(self, catalog: Catalog, peers: Peers | None = None) -> None:
-        """Prepares; there are no points before the second `sample`.
-
-        Args:
-            catalog: Tells what is in service.
-            peers: The other workers, whose requests count too.
-        """
+        """Prepares; there are no points before the second `sample`. Requests of peers, the other workers, count too."""
         self._catalog = catalog
         self._peers = peers
         if peers is not None:

@@ -5,14 +5,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from turnout.shares import share_text
-from turnout.web.console.views import metadata_text
-from turnout.web.report.explain import evidence_text
-from turnout.web.report.formatting import duration_text, ticked
+from turnout.registry.manifest.manifest import metadata_text
+from turnout.web.report.page import templates
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -63,17 +60,8 @@ def time_text(when: datetime) -> str:
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-_environment = Environment(
-    loader=PackageLoader("turnout.web.console", "templates"),
-    autoescape=select_autoescape(default=True, default_for_string=True),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_environment.filters |= {
-    "share": share_text, "duration": duration_text, "evidence": evidence_text, "bytes": bytes_text, "time": time_text,
-    "stated": metadata_text, "clock": clock_text, "ticked": ticked,
-}  # fmt: skip
+_environment = templates("turnout.web.console")
+_environment.filters |= {"bytes": bytes_text, "time": time_text, "stated": metadata_text, "clock": clock_text}
 
 
 def page(template: str, request: Request, status: int = 200, **context: Any) -> Response:

@@ -89,13 +89,9 @@ class Sessions:
         return bool(self._token) or self.authority is not None
 
     def sign_in(self, name: str, token: str, response: Response, *, secure: bool) -> str | None:
-        """Puts a session into `response` if the token is valid; returns its owner, else None.
+        """Puts a session, a cookie, into `response` if the token is valid; returns its owner, else None.
 
-        Args:
-            name: The name to record.
-            token: As it was typed.
-            response: Receives the cookie.
-            secure: The page came over HTTPS.
+        The token is as it was typed. `secure` tells that the page came over HTTPS.
         """
         ends = int(self._now()) + _SECONDS
         given = hashlib.sha256(token.encode()).digest()

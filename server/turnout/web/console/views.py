@@ -1,6 +1,5 @@
 """The values that the pages show, from one snapshot of the server. Does no I/O."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +8,7 @@ from typing import Any, Self
 from semver import Version
 
 from turnout.registry.gates.bump import BumpFinding
+from turnout.registry.manifest.manifest import metadata_text
 from turnout.routing.active_policies import AppliedPolicy, Policies
 from turnout.routing.traffic_shares import Share, shares
 from turnout.serving.data_plane.inference import ServingRole
@@ -23,7 +23,6 @@ class VersionRow:
     """One version in a list.
 
     Attributes:
-        tags: The tags that point to it.
         shares: Its parts of the traffic that the policy splits.
         latest: Its recent activity; None if nothing is known yet.
     """
@@ -169,15 +168,6 @@ def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
 
 def _stated(metadata: Mapping[str, Any], key: str) -> str:
     return metadata_text(metadata[key]) if key in metadata else "not stated"
-
-
-def metadata_text(value: Any) -> str:
-    """Returns a value of a manifest's metadata for people: lists of texts with commas, anything nested as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return ", ".join(value)
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _opset(entry: VersionEntry) -> str:

@@ -32,14 +32,8 @@ def inference_answer(
 ) -> Response:
     """Returns the answer to a request.
 
-    Args:
-        call: The request.
-        request_id: Returned to the client; "" if it gave none.
-        route: Which version answered.
-        outputs: Name and value of each, in order.
-        windows: By name of an output that goes to shared memory: where to write it.
-        wish: Which outputs the client wants in binary form.
-        headers: More headers of the response.
+    Outputs are in order; `windows` says, by output, where in shared memory to write it, and `wish` which outputs the
+    client wants in binary form. The request id is "" if the client gave none.
 
     Raises:
         InvalidRequest: JSON cannot hold an output that was not requested in binary form, or one does not fit into its
@@ -86,9 +80,7 @@ def empty_answer() -> Response:
 def error_answer(error: TurnoutError, request_id: str = "") -> Response:
     """Returns `error` as `{"error": "..."}`, with the headers that help.
 
-    Args:
-        error: The error, whose message a client may read.
-        request_id: Returned with internal errors, so that their log lines can be found.
+    Internal errors have the request's id, so that their log lines can be found.
     """
     status = status_of(error)
     message = error.message

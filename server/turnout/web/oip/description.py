@@ -1,21 +1,23 @@
 """Describes the server and its models, as JSON."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from turnout import __version__
-from turnout.errors import TurnoutError
 from turnout.oip.description import SERVER, ModelDescription
-from turnout.web.oip.answers import error_answer, json_answer
+from turnout.web.oip.answers import json_answer
+from turnout.web.oip.endpoints import route
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
 from turnout_proto.oip.model_config_pb2 import ModelConfig
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+VERSIONS = ("/v2/models/{model}", "/v2/models/{model}/versions/{selector}")
+"""Paths that name a version, the first by the model alone."""
 
 
 class DescriptionEndpoints:
@@ -24,41 +26,42 @@ class DescriptionEndpoints:
     def __init__(self, description: ModelDescription) -> None:
         self._description = description
 
-    async def live(self, _: Request) -> Response:
+    def routes(self) -> Sequence[Route]:
+        """Returns the routes."""
+        of_versions = (("", self.metadata), ("/ready", self.model_ready), ("/config", self.config))
+        return [
+            route("/v2", "GET", answer=self.server),
+            route("/v2/health/live", "GET", answer=self.live),
+            Route("/v2/health/ready", self.ready),
+            *(route(f"{base}{path}", "GET", answer=answer) for base in VERSIONS for path, answer in of_versions),
+        ]
+
+    async def live(self, _: Request) -> Mapping[str, Any]:
         """200 while the process runs its event loop at all."""
-        return json_answer({"live": True})
+        return {"live": True}
 
     async def ready(self, _: Request) -> Response:
         """200 while the server is ready for traffic; 503 while it starts or drains."""
         ready = self._description.ready()
         return json_answer({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def server(self, _: Request) -> Response:
+    async def server(self, _: Request) -> Mapping[str, Any]:
         """Describes the server."""
-        return json_answer({"name": SERVER, "version": __version__, "extensions": self._description.extensions})
+        return {"name": SERVER, "version": __version__, "extensions": self._description.extensions}
 
-    async def model_ready(self, request: Request) -> Response:
+    async def model_ready(self, request: Request) -> Mapping[str, Any]:
         """200 if a request for this version would be accepted now; else the status of the refusal."""
         model, selector = _named(request)
-        try:
-            self._description.check_ready(model, selector)
-        except TurnoutError as error:
-            return error_answer(error)
-        return json_answer({"name": model, "ready": True})
+        self._description.check_ready(model, selector)
+        return {"name": model, "ready": True}
 
-    async def metadata(self, request: Request) -> Response:
+    async def metadata(self, request: Request) -> Mapping[str, Any]:
         """Describes the inputs and outputs of a version."""
-        try:
-            return json_answer(metadata_document(self._description.metadata(*_named(request))))
-        except TurnoutError as error:
-            return error_answer(error)
+        return metadata_document(self._description.metadata(*_named(request)))
 
-    async def config(self, request: Request) -> Response:
+    async def config(self, request: Request) -> Mapping[str, Any]:
         """Describes a version in the form of Triton's model configuration."""
-        try:
-            return json_answer(config_document(self._description.config(*_named(request))))
-        except TurnoutError as error:
-            return error_answer(error)
+        return config_document(self._description.config(*_named(request)))
 
 
 def metadata_document(metadata: ModelMetadataResponse) -> Mapping[str, Any]:

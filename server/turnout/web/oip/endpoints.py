@@ -44,12 +44,7 @@ def sees(request: Request) -> Callable[[str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class JsonBodies:
-    """Reads bodies that are JSON objects small enough to be read on the event loop.
-
-    Attributes:
-        bodies: Receives them.
-        limits: On their size and contents.
-    """
+    """Reads bodies that are JSON objects small enough to be read on the event loop."""
 
     bodies: BodyReceiver
     limits: InputLimits

@@ -39,16 +39,7 @@ class RestExchange(HttpExchange):
         operation: Operation,
         request_id: str,
     ) -> None:
-        """Prepares; nothing is read yet.
-
-        Args:
-            route_headers: Returns the headers that say which version answers, and why.
-            limits: On the request's size and contents.
-            memory: Shared memory that tensors may be in.
-            request: The request.
-            operation: Its name in traces.
-            request_id: Its id in logs, unless the client gave one.
-        """
+        """Prepares; nothing is read yet. `request_id` is the id in logs, unless the client gave one."""
         super().__init__(request, operation, request_id, limits)
         self._header_length = request.headers.get(HEADER_LENGTH)
         self._route_headers = route_headers

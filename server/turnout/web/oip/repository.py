@@ -17,13 +17,6 @@ class RepositoryEndpoints:
     """Lists, loads and unloads versions."""
 
     def __init__(self, repository: ModelRepository, bodies: JsonBodies, *, allow_control: bool) -> None:
-        """Prepares.
-
-        Args:
-            repository: Lists, loads and unloads.
-            bodies: Reads bodies.
-            allow_control: Whether clients may load and unload.
-        """
         self._repository = repository
         self._bodies = bodies
         self._allow_control = allow_control

@@ -38,7 +38,6 @@ class InferenceBody:
         request_id: "" for none.
         document: The JSON object.
         binary: The bytes after it.
-        limits: On its size and contents.
     """
 
     request_id: str
@@ -65,12 +64,7 @@ class BinaryWish:
 
 
 def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> InferenceBody:
-    """Reads the JSON of a body.
-
-    Args:
-        body: As received.
-        header_length: The header's value; None if there is none: then the whole body is JSON.
-        limits: On its size and contents.
+    """Reads the JSON of a body. Without a header that gives its length, the whole body is JSON.
 
     Raises:
         InvalidRequest: The header is not a length within the body, or the JSON is not an object or is beyond the

@@ -13,7 +13,7 @@ from turnout.oip.services import OipServices
 from turnout.serving.inputs.limits import InputLimits
 from turnout.web.exchange import HttpInference
 from turnout.web.oip.answers import error_answer
-from turnout.web.oip.description import DescriptionEndpoints
+from turnout.web.oip.description import VERSIONS, DescriptionEndpoints
 from turnout.web.oip.endpoints import JsonBodies
 from turnout.web.oip.inference import RestExchange, RouteHeaders
 from turnout.web.oip.repository import RepositoryEndpoints
@@ -21,46 +21,23 @@ from turnout.web.oip.settings import SettingsEndpoints
 from turnout.web.oip.shared_memory import SharedMemoryEndpoints
 from turnout.web.oip.statistics import StatisticsEndpoints
 
-_MODEL = "/v2/models/{model}"
-_VERSION = "/v2/models/{model}/versions/{selector}"
-
 
 def oip_routes(
     http: HttpInference, oip: OipServices, allowed: Oip, route_headers: RouteHeaders, limits: InputLimits
 ) -> Sequence[Route]:
-    """Returns the protocol's routes.
-
-    Args:
-        http: Runs requests.
-        oip: The protocol's other services.
-        allowed: What clients may change.
-        route_headers: Returns the headers that say which version answers, and why.
-        limits: On a request's size and contents.
-    """
-    description, bodies = DescriptionEndpoints(oip.description), JsonBodies.of(http.bodies, limits)
-    extensions = (
+    """Returns the protocol's routes."""
+    bodies = JsonBodies.of(http.bodies, limits)
+    parts = (
         StatisticsEndpoints(oip.statistics),
         RepositoryEndpoints(oip.repository, bodies, allow_control=allowed.allow_repository_control),
         SettingsEndpoints(oip.settings, bodies, allow_changes=allowed.allow_settings_changes),
         SharedMemoryEndpoints(oip.memory, bodies),
+        DescriptionEndpoints(oip.description),  # the last: `stats` is not a model's name
     )
-    of_versions = [
-        Route(f"{base}{path}", endpoint)
-        for base in (_MODEL, _VERSION)
-        for path, endpoint in (
-            ("", description.metadata),
-            ("/ready", description.model_ready),
-            ("/config", description.config),
-        )
-    ]
     exchange = partial(RestExchange, route_headers, limits, oip.memory)
     return [
-        Route("/v2", description.server),
-        Route("/v2/health/live", description.live),
-        Route("/v2/health/ready", description.ready),
-        *(route for endpoints in extensions for route in endpoints.routes()),  # `stats` is not a model's name there
-        *of_versions,
-        *(http.route(f"{base}/infer", exchange) for base in (_MODEL, _VERSION)),
+        *(route for endpoints in parts for route in endpoints.routes()),
+        *(http.route(f"{base}/infer", exchange) for base in VERSIONS),
         Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),
     ]
 

@@ -20,13 +20,6 @@ class SettingsEndpoints:
     """Shows and changes the settings of the log and of tracing."""
 
     def __init__(self, settings: ServerSettings, bodies: JsonBodies, *, allow_changes: bool) -> None:
-        """Prepares.
-
-        Args:
-            settings: The settings.
-            bodies: Reads bodies.
-            allow_changes: Whether clients may change anything.
-        """
         self._settings = settings
         self._bodies = bodies
         self._allow_changes = allow_changes

@@ -31,7 +31,6 @@ class Finding:
     """The evidence of one metric.
 
     Attributes:
-        name: The metric's name.
         meaning: What a bad event is.
         canary_bad, canary_requests: Of the candidate.
         baseline_bad, baseline_requests: Of the version that it is compared with; 0 if there is none.

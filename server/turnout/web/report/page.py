@@ -26,22 +26,27 @@ MOST_POINTS = 2000
 _LEAST_E, _MOST_E = 1e-2, 1e12
 """The range of the logarithmic axis; an e-value below it means no more than one at its start."""
 
-_environment = Environment(
-    loader=PackageLoader("turnout.web.report", "templates"),
-    autoescape=select_autoescape(default=True, default_for_string=True),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text, "ticked": ticked}
+
+def templates(package: str) -> Environment:
+    """Returns the templates of a package: all text is escaped, and a name that is not given is an error."""
+    environment = Environment(
+        loader=PackageLoader(package, "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text, "ticked": ticked}
+    return environment
+
+
+_environment = templates("turnout.web.report")
 
 
 def render(replay: Replay, versions: Iterable[str] = ()) -> str:
     """Returns the page. All text from outside is escaped, in the markup and in the data.
 
-    Args:
-        replay: The rollout.
-        versions: All versions of its model, which get the same colours as in the console.
+    `versions` are all of the rollout's model, which get the same colours as in the console.
     """
     rollout = replay.rollout
     colours = version_colours(versions, rollout.candidate, rollout.previous)

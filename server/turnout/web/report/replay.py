@@ -63,8 +63,6 @@ class Replay:
     """A rollout and its ticks.
 
     Attributes:
-        rollout: Its present state.
-        plan: Its plan.
         recorded_ticks: Its ticks, the oldest first.
         evidence: After each of them.
     """
@@ -85,19 +83,9 @@ class Replay:
             bodies = [json.loads(text) for text in answer.ticks_json]
         except (ValueError, RecursionError):
             raise InvalidRequest("the server sent ticks that are not JSON") from None
-        times = [stamp.ToDatetime(UTC) for stamp in answer.times]
-        return cls.replayed(answer.rollout, list(zip(times, bodies, strict=True)))
-
-    @classmethod
-    def replayed(cls, rollout: pb.Rollout, ticks: Sequence[tuple[datetime, Mapping[str, Any]]]) -> Self:
-        """Computes the evidence again, tick by tick. Raises as `of`.
-
-        Args:
-            rollout: Its present state.
-            ticks: The time and the counts of each, the oldest first.
-        """
-        plan = read_plan_json(rollout.plan_json)
-        recorded_ticks = [RecordedTick.from_json(time, body) for time, body in ticks]
+        rollout, plan = answer.rollout, read_plan_json(answer.rollout.plan_json)
+        times = (stamp.ToDatetime(UTC) for stamp in answer.times)
+        recorded_ticks = [RecordedTick.from_json(time, body) for time, body in zip(times, bodies, strict=True)]
         evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
         for one in recorded_ticks:
             evidence.append(evidence[-1].taken(one.tick))

@@ -1,0 +1,47 @@
+"""Messages of a server as JSON values."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def message_body(message: Message, *, null: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
+    """Returns a message as JSON values, by the names of its fields.
+
+    What is optional and not set is None. A time is text as in RFC 3339; an enum's value is its name in lower case.
+
+    Args:
+        message: The message.
+        null: Fields, also of messages within, that are None if they are empty or 0: they tell of nothing then.
+        without: Fields, also of messages within, that are left out.
+    """
+
+    def value_of(value: Any, enum: Any) -> Any:
+        if isinstance(value, Timestamp):
+            return value.ToJsonString()
+        if isinstance(value, Message):
+            return message_body(value, null=null, without=without)
+        if isinstance(value, Mapping):
+            return dict(value)
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            return [value_of(one, enum) for one in value]
+        return value if enum is None else _enum_text(enum, value)
+
+    body = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.name in without:
+            continue
+        value = getattr(message, field.name)
+        if field.has_presence:
+            missing = not message.HasField(field.name)
+        else:
+            missing = field.name in null and isinstance(value, str | float) and not value
+        body[field.name] = None if missing else value_of(value, field.enum_type)
+    return body
+
+
+def _enum_text(enum: Any, number: int) -> str:
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return str(enum.values_by_number[number].name.removeprefix(prefix).lower())
