@@ -1,9 +1,9 @@
 """Counts the parts of a protobuf message before it is parsed. Pure.
 
-A field can be as small as 2 bytes, an element of a packed list as small as 1 byte. Therefore a message of 64 MiB can
-contain tens of millions of them, each of which becomes an object of tens of bytes when parsed. The scan only reads tags
-and lengths, and stops as soon as a limit is exceeded. It takes 10 microseconds for a message with a few large tensors,
-and 0.2 s, in a thread, for one with a million strings.
+A field may take only 2 bytes, and an element of a packed list only 1 byte. A message of 64 MiB can therefore contain
+tens of millions of them, each of which becomes an object of tens of bytes when parsed. The scan only reads tags and
+lengths, and stops as soon as a limit is exceeded. It takes 10 microseconds for a message with a few large tensors, and
+0.2 s, in a thread, for one with a million strings.
 """
 
 from collections.abc import Mapping
