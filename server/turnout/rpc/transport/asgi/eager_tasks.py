@@ -120,7 +120,7 @@ async def _failed(error: Exception) -> None:
 
 
 def started(awaitable: Awaitable[T]) -> "tuple[T] | Awaitable[T]":
-    """Starts an awaitable. Returns its result in a tuple if it need not wait, or else an awaitable for the rest of it."""
+    """Starts an awaitable. Returns its result in a tuple if it need not wait, or else an awaitable for the rest."""
     steps = awaitable.__await__()
     try:
         awaited = next(steps)
