@@ -49,7 +49,7 @@ from typing import Self
 from semver import Version
 
 _COMPARED = 64
-"""Number of characters of a name that are compared with known names. Model names have at most 63 characters."""
+"""Number of characters of a name that are compared with known names."""
 
 _MOST_COMPARED = 256
 """Maximum number of known names that an unknown name is compared with. Each comparison takes about 10 us."""
