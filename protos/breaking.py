@@ -1,9 +1,9 @@
-"""Tells whether the .proto files break clients that were built from those of another revision, by buf's rules.
+"""Checks with buf whether the .proto files break clients that were built from the files of another revision.
 
-python protos/breaking.py REVISION      such as v0.1.0 or origin/main; exits with 1 and names what breaks
+python protos/breaking.py REVISION      such as v0.1.0 or origin/main; lists breaking changes and exits with 1
 
-A field, method, message or enum value that is gone or has changed its number, name or type breaks somebody. What the
-Open Inference Protocol and Triton define is theirs to change.
+Removing a field, method, message or enum value, or changing its number, name or type, is a breaking change. The files
+of the Open Inference Protocol and of Triton are not checked, since they are defined elsewhere.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from pathlib import Path
 from generate import ROOT, describe
 
 RULES = {"version": "v2", "breaking": {"use": ["PACKAGE"], "ignore": ["turnout_proto/oip", "turnout_proto/triton"]}}
-"""`PACKAGE`: what generated code would notice, and not in which file something is defined."""
+"""buf's configuration. `PACKAGE` checks everything that affects generated code, but not in which file it is defined."""
 
 
 def extract(revision: str, to: Path) -> Path:
-    """Writes the .proto files of a revision under `to`; returns the directory that imports start from.
+    """Writes the .proto files of a revision under `to`, and returns the root directory for imports.
 
     Raises:
-        SystemExit: Git knows no such revision, or it has no protos.
+        SystemExit: The revision does not exist, or contains no .proto files.
     """
     command = ["git", "-C", str(ROOT.parent), "archive", "--format=tar", revision, "--", ROOT.name]
     done = subprocess.run(command, capture_output=True)  # noqa: S603 - fixed but for the revision, which is one argument
@@ -37,10 +37,10 @@ def extract(revision: str, to: Path) -> Path:
 
 
 def broken(before: Path, after: Path) -> str:
-    """Returns what breaks between two directories of .proto files, a line each; "" where nothing does.
+    """Returns the breaking changes between two directories of .proto files, one per line; "" if there are none.
 
     Raises:
-        subprocess.CalledProcessError: One of them does not compile.
+        subprocess.CalledProcessError: The files of a directory do not compile.
     """
     with tempfile.TemporaryDirectory() as scratch:
         images = [Path(scratch) / f"{name}.binpb" for name in ("before", "after")]
@@ -51,13 +51,13 @@ def broken(before: Path, after: Path) -> str:
         buf = Path(sys.executable).with_name("buf")
         command = [buf, "breaking", images[1], "--against", images[0], "--config", config, "--exclude-imports"]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - fixed arguments
-    if done.returncode not in (0, 100):  # 100: it found something
+    if done.returncode not in (0, 100):  # 100: breaking changes found
         raise SystemExit(f"error: buf: {done.stderr.strip()}")
     return done.stdout
 
 
 def main() -> int:
-    """Returns 1 where something breaks."""
+    """Returns 1 if there are breaking changes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", help="what Git calls the other one")
     revision = parser.parse_args().revision

@@ -1,7 +1,7 @@
-"""Generates the Python code of every .proto beside this file; `--check` demands that the committed code is the same.
+"""Generates Python code from all .proto files in this directory. `--check` verifies that the committed code is current.
 
-Run from anywhere: `python protos/generate.py [--check | --describe FILE]`. Needs grpcio-tools and mypy-protobuf (the
-`dev` extra).
+Can be run from any directory: `python protos/generate.py [--check | --describe FILE]`. Needs grpcio-tools and
+mypy-protobuf (the `dev` extra).
 """
 
 import argparse
@@ -18,7 +18,7 @@ GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 
 def include_paths(root: Path = ROOT) -> list[Path]:
-    """Returns where imports of the .proto files are found: in `root`, grpcio-tools and googleapis-common-protos."""
+    """Returns the import paths of the .proto files: `root`, grpcio-tools and googleapis-common-protos."""
     import google.rpc
     import grpc_tools
 
@@ -32,7 +32,7 @@ def proto_files(root: Path = ROOT) -> list[Path]:
 
 
 def generate(out: Path) -> list[Path]:
-    """Writes the generated code under `out`, laid out as under ROOT, and returns the files' relative paths."""
+    """Writes the generated code under `out`, in the same layout as under ROOT. Returns the files' relative paths."""
     scripts = Path(sys.executable).parent
     done = subprocess.run(  # noqa: S603 - fixed arguments
         [
@@ -51,7 +51,13 @@ def generate(out: Path) -> list[Path]:
 
 
 def describe(image: Path, *, imports: bool = False, root: Path = ROOT) -> None:
-    """Writes a descriptor set of every .proto to `image`, comments and, with `imports`, what they import included."""
+    """Writes a descriptor set of all .proto files to `image`, including comments.
+
+    Args:
+        image: File to write.
+        imports: Whether to include imported files.
+        root: Directory of the .proto files.
+    """
     subprocess.run(  # noqa: S603 - fixed arguments
         [
             sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in include_paths(root)),
@@ -63,7 +69,7 @@ def describe(image: Path, *, imports: bool = False, root: Path = ROOT) -> None:
 
 
 def main() -> int:
-    """Returns 1 where `--check` finds that the committed code is not what the protos generate."""
+    """Returns 1 if `--check` finds that the committed code is not current."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the committed code differs")
     parser.add_argument("--describe", metavar="FILE", type=Path, help="only write a descriptor set, comments included")

@@ -1,6 +1,6 @@
-"""Lints the .proto files with buf, over a descriptor set made here: buf then needs no module of its own to import.
+"""Lints the .proto files with buf, which reads a descriptor set created here, so that no buf module is needed.
 
-Run from anywhere: `python protos/lint.py`.
+Can be run from any directory: `python protos/lint.py`.
 """
 
 import json
@@ -18,11 +18,11 @@ RULES = {
     "lint": {
         "use": ["STANDARD", "COMMENTS"],
         "except": [
-            # The files stand in the folder of the Python package that they generate (docs/architecture.md).
+            # The files are in the directory of the Python package that is generated from them (docs/architecture.md).
             "PACKAGE_DIRECTORY_MATCH",
             "DIRECTORY_SAME_PACKAGE",
         ],
-        # The names of the Open Inference Protocol, and of Triton, are not ours to choose.
+        # The names in these files are defined by the Open Inference Protocol, Triton and Google.
         "ignore": ["turnout_proto/oip", "turnout_proto/triton", "google"],
     },
 }

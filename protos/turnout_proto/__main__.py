@@ -1,6 +1,6 @@
-"""Writes the .proto files, with those that they import: `python -m turnout_proto DIR`, for clients in other languages.
+"""Writes the .proto files and their imports: `python -m turnout_proto DIR`, for clients in other languages.
 
-`google/protobuf/*.proto` are not among them: every protoc and every gRPC library brings those along.
+`google/protobuf/*.proto` are not included, since every protoc and gRPC library contains them.
 """
 
 import argparse
@@ -15,7 +15,7 @@ _OURS = Path(__file__).resolve().parent
 
 
 def proto_files() -> dict[str, Path]:
-    """Returns the files, by the path under which they import each other."""
+    """Returns the .proto files and their imports, by import path."""
     found: dict[str, Path] = {}
     waiting = [path.relative_to(_OURS.parent).as_posix() for path in sorted(_OURS.rglob("*.proto"))]
     while waiting:
@@ -40,7 +40,7 @@ def main() -> None:
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-        print(name)  # noqa: T201 - what it is for
+        print(name)  # noqa: T201 - a command-line program
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """Reads the version when it is first asked for: looking it up takes longer than starting Python does."""
+    """Looks up `__version__` on first access, because the lookup takes longer than starting Python."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import version

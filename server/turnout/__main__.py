@@ -1,4 +1,4 @@
-"""Where `turnout` and `python -m turnout` start."""
+"""Entry point of `turnout` and `python -m turnout`."""
 
 import os
 import sys
@@ -7,13 +7,13 @@ from turnout.cli.streams import writing_out
 from turnout.host import lower_priority
 
 _CAN_WAIT = {"publish"}
-"""Commands that take a core for seconds. A server on the same machine goes first, from their first import on: importing
-takes as long as publishing a small model does."""
+"""Commands that use a core for seconds. They run at a low priority, so that a server on the same machine goes first.
+The priority is lowered before the first import, since importing takes as long as publishing a small model."""
 
 
 _GRPC_LOG = "GRPC_VERBOSITY"
-"""What gRPC's core writes to standard error by itself: of each handshake that fails, among other things. A command says
-in one line what went wrong, and a server's log is lines of JSON."""
+"""Environment variable that controls what the gRPC core writes to standard error, such as a line for each failed
+handshake. These lines would disturb a command's one-line error message, or a server's JSON log."""
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     with writing_out():
         from turnout.cli.main import application
 
-        completing = "_TURNOUT_COMPLETE" in os.environ  # what is completed is not a whole command yet
+        completing = "_TURNOUT_COMPLETE" in os.environ  # shell completion: the command is incomplete
         application("" if completing else "".join(sys.argv[1:2]))()
 
 

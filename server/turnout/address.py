@@ -1,4 +1,4 @@
-"""Where a listener listens. Apart from the settings, which take a quarter of a second to import. Pure."""
+"""The address of a listener. Separate from the settings, which take a quarter of a second to import. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener listens.
+    """The address of a listener.
 
     Attributes:
-        host: Name or address, IPv6 without its brackets.
-        port: 0 for any free port.
+        host: Host name or IP address, without brackets for IPv6.
+        port: TCP port; 0 for any free port.
     """
 
     host: str
@@ -25,10 +25,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `HOST:PORT`, an IPv6 host in brackets.
+        """Parses `HOST:PORT`, where an IPv6 host is in brackets.
 
         Raises:
-            ValueError: It is not of that form.
+            ValueError: The text does not have that form.
         """
         match = _ADDRESS.fullmatch(text)
         if match is None or int(match["port"]) > 65535:
@@ -40,7 +40,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 
 def is_loopback(host: str) -> bool:
-    """Tells whether a listener on `host` is reached from this machine only."""
+    """Returns whether a listener on `host` can be reached from this machine only."""
     try:
         return host in LOOPBACK_NAMES or ip_address(host).is_loopback
     except ValueError:

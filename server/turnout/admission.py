@@ -1,7 +1,7 @@
-"""Which requests a server takes: so many at once, and none once it stops.
+"""Admission control: limits the number of concurrent requests, and rejects all requests once the server stops.
 
-One count holds for all that the server listens on, gRPC and HTTP alike. Probes, scrapes and health checks are no part
-of it: whoever looks after a server needs answers most when it is full.
+One limit applies to all listeners together, gRPC and HTTP. Probes, scrapes and health checks do not count, because
+operators need them most when a server is overloaded.
 """
 
 from turnout.errors import Draining, Exhausted, TurnoutError
@@ -10,22 +10,23 @@ _RETRY_SECONDS = 1.0
 
 
 class Admission:
-    """Counts the requests under way.
+    """Counts the requests in progress, and decides whether another may start.
 
     Attributes:
-        begun: Requests that were taken, all in all.
-        under_way: Those of them that have not ended.
-        refusal: Why no request is taken now; None while they are.
-        refused_full, refused_draining: Requests that were not taken, by why.
+        begun: Total number of requests that were admitted.
+        under_way: Number of admitted requests that have not ended.
+        refusal: Error for new requests; None while the server accepts them.
+        refused_full: Number of requests rejected because of the limit.
+        refused_draining: Number of requests rejected because the server is stopping.
     """
 
     __slots__ = ("_limit", "begun", "refusal", "refused_draining", "refused_full", "under_way")
 
     def __init__(self, limit: int) -> None:
-        """Prepares.
+        """Initializes the counters.
 
         Args:
-            limit: Most requests at once.
+            limit: Maximum number of concurrent requests.
         """
         self._limit = limit
         self.begun = 0
@@ -35,11 +36,11 @@ class Admission:
         self.refusal: TurnoutError | None = None
 
     def check(self) -> None:
-        """Passes if one more request may begin.
+        """Checks that another request may start.
 
         Raises:
-            Draining: The server stops.
-            Exhausted: As many are under way as may be.
+            Draining: The server is stopping.
+            Exhausted: The maximum number of requests is in progress.
         """
         if self.refusal is not None:
             self.refused_draining += 1
@@ -53,35 +54,35 @@ class Admission:
             )
 
     def stop(self) -> None:
-        """Has every request refused from now on."""
+        """Rejects every request from now on."""
         self.refusal = Draining("the server is stopping", retry_after=_RETRY_SECONDS)
 
 
 class ReceiveBudget:
-    """Bounds the bytes of all the bodies and messages together that have come in part.
+    """Limits the total size of all incompletely received bodies and messages.
 
     Attributes:
-        held: Bytes of them.
-        refused: Of them, those that would have been too much.
+        held: Current total size in bytes.
+        refused: Number of requests rejected because of the limit.
     """
 
     __slots__ = ("_limit", "held", "refused")
 
     def __init__(self, limit: int) -> None:
-        """Prepares.
+        """Initializes the budget.
 
         Args:
-            limit: Most bytes.
+            limit: Maximum total size in bytes.
         """
         self._limit = limit
         self.held = 0
         self.refused = 0
 
     def reserve(self, size: int) -> None:
-        """Counts what came of a body that is not whole.
+        """Reserves `size` bytes for an incomplete body.
 
         Raises:
-            Exhausted: That would be more than the limit; nothing is counted then.
+            Exhausted: The limit would be exceeded. Nothing is reserved then.
         """
         if self.held + size > self._limit:
             self.refused += 1
@@ -93,5 +94,5 @@ class ReceiveBudget:
         self.held += size
 
     def release(self, size: int) -> None:
-        """Counts bytes off: their body is whole, or nobody goes on with it."""
+        """Releases `size` bytes, because their body is complete or was given up."""
         self.held -= size

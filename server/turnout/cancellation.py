@@ -1,12 +1,12 @@
-"""Ending long work that goes on in another thread: hashing, copying, trial runs.
+"""Cancellation of long-running work in another thread, such as hashing, copying and trial runs.
 
-A thread cannot be stopped from outside, so work looks at each of its steps whether it shall go on (`checkpoint`). Which
-cancellation it is under is known by context, not handed through every function between: whoever starts work in a thread
-says so once.
+A thread cannot be stopped from outside. Instead, work calls `checkpoint` at each step to check whether it has been
+cancelled. The cancellation that applies is found through a context variable, which the code that starts the work sets
+once, so it need not be passed through every function.
 
-    with cancellation.applies():      # in the thread that works
+    with cancellation.applies():      # in the thread that does the work
         publish(...)
-    cancellation.cancel(UnavailableError("the server stops"))     # in any other
+    cancellation.cancel(UnavailableError("the server stops"))     # in any other thread
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from turnout.errors import TurnoutError
 
 
 class WorkCancelled(Exception):
-    """Work was cancelled. No TurnoutError, since it is not a finding about a version that a gate could report.
+    """Raised when work was cancelled. Not a TurnoutError, because gates report those as findings about a version.
 
     Attributes:
-        cause: What whoever waits for the work is told.
+        cause: Error for the caller who is waiting for the work.
     """
 
     def __init__(self, cause: TurnoutError) -> None:
@@ -30,7 +30,7 @@ class WorkCancelled(Exception):
 
 
 class Cancellation:
-    """Lets one thread end work that another one does."""
+    """Allows one thread to cancel work that other threads do."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class Cancellation:
         self._stops: list[Callable[[], None]] = []
 
     def cancel(self, cause: TurnoutError) -> None:
-        """Ends what goes on, and what would begin. The first cause counts."""
+        """Cancels current and future work. Only the first call has an effect."""
         with self._lock:
             if self._cause is not None:
                 return
@@ -47,20 +47,20 @@ class Cancellation:
                 stop()
 
     def check(self) -> None:
-        """Checks that nobody cancelled.
+        """Checks that the work has not been cancelled.
 
         Raises:
-            WorkCancelled: Someone did.
+            WorkCancelled: The work was cancelled.
         """
         if self._cause is not None:
             raise WorkCancelled(self._cause)
 
     @contextlib.contextmanager
     def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Has `stop` called on cancellation while the context is entered: it ends what waits and cannot look.
+        """Calls `stop` on cancellation within the context. For work that waits and cannot call `check`.
 
         Raises:
-            WorkCancelled: It was cancelled, before or meanwhile.
+            WorkCancelled: The work was cancelled before or within the context.
         """
         with self._lock:
             self.check()
@@ -74,7 +74,7 @@ class Cancellation:
 
     @contextlib.contextmanager
     def applies(self) -> Iterator[None]:
-        """Puts what this thread does while the context is entered under this cancellation."""
+        """Applies this cancellation to the work of the current thread within the context."""
         before = _CURRENT.set(self)
         try:
             yield
@@ -87,14 +87,14 @@ _CURRENT: ContextVar[Cancellation] = ContextVar("cancellation", default=_NEVER)
 
 
 def current() -> Cancellation:
-    """Returns the cancellation that the calling thread works under; one that never comes if there is none."""
+    """Returns the cancellation that applies to the calling thread, or one that is never cancelled if none applies."""
     return _CURRENT.get()
 
 
 def checkpoint() -> None:
-    """Goes on, unless the calling thread's work was cancelled.
+    """Checks that the work of the calling thread has not been cancelled.
 
     Raises:
-        WorkCancelled: It was.
+        WorkCancelled: The work was cancelled.
     """
     _CURRENT.get().check()

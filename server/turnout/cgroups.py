@@ -1,8 +1,8 @@
-"""What Linux's control groups allow this process: version 1 and 2, nested groups, and containers.
+"""Reads the limits that Linux control groups (versions 1 and 2) set for this process, also in containers.
 
-A limit binds all groups below the one that has it, so the least of those on the way to the root holds. Where the groups
-are mounted, and which of them is a mount's root (in a container that shares the host's namespace: its own), is in
-`/proc/self/mountinfo`; which group this process is in, in `/proc/self/cgroup`.
+A limit of a group applies to all groups below it, so the effective limit is the smallest one on the path to the root.
+`/proc/self/mountinfo` shows where the groups are mounted, and which group is the root of a mount (for a container that
+shares the host's namespace, the container's own group). `/proc/self/cgroup` shows the groups of this process.
 """
 
 import contextlib
@@ -13,21 +13,21 @@ _SYSTEM = Path("/")
 
 
 def cpu_quota(system: Path = _SYSTEM) -> float | None:
-    """Returns how many cores' time this process may use, None for no bound.
+    """Returns the CPU time that this process may use, in cores; None for no limit.
 
     Args:
-        system: Where the root of the file system is.
+        system: Root directory of the file system.
     """
     quotas = [quota for group in _groups("cpu", system) if (quota := _quota(group)) is not None]
     return min(quotas, default=None)
 
 
 def memory_limit(system: Path = _SYSTEM) -> int | None:
-    """Returns how many bytes of memory this process may have, None for no bound. Argument as of `cpu_quota`."""
+    """Returns the memory limit of this process in bytes; None for no limit. The argument is that of `cpu_quota`."""
     limits: list[int] = []
     for group in _groups("memory", system):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            with contextlib.suppress(OSError, ValueError):  # another version of control groups, or "max"
+            with contextlib.suppress(OSError, ValueError):  # the other cgroup version, or "max"
                 limits.append(int((group / name).read_text()))
     return min(limits, default=None)
 
@@ -37,13 +37,13 @@ def _quota(group: Path) -> float | None:
         quota, period = (group / "cpu.max").read_text().split()
         return int(quota) / int(period) if quota != "max" else None
     with contextlib.suppress(OSError, ValueError):
-        allowed = int((group / "cpu.cfs_quota_us").read_text())  # -1 for no bound
+        allowed = int((group / "cpu.cfs_quota_us").read_text())  # -1 for no limit
         return allowed / int((group / "cpu.cfs_period_us").read_text()) if allowed > 0 else None
     return None
 
 
 def _groups(controller: str, system: Path) -> Iterator[Path]:
-    """Yields the directories of this process's groups that a controller may bind, each with all above it."""
+    """Yields the directories of this process's groups for a controller, including all parent groups."""
     mounts = list(_mounts(controller, system))
     with contextlib.suppress(OSError):
         for line in (system / "proc/self/cgroup").read_text().splitlines():
@@ -58,7 +58,7 @@ def _groups(controller: str, system: Path) -> Iterator[Path]:
 
 
 def _below(root: str, path: str) -> PurePosixPath:
-    """Returns where a group lies below its mount; the mount itself where it lies outside, and so is not to be seen."""
+    """Returns the path of a group relative to its mount, or of the mount itself if the group is outside it."""
     try:
         below = PurePosixPath(path).relative_to(root)
     except ValueError:
@@ -73,7 +73,7 @@ def _upwards(mount: Path, below: PurePosixPath) -> Iterator[Path]:
 
 
 def _mounts(controller: str, system: Path) -> Iterator[tuple[str, tuple[bool, Path]]]:
-    """Yields the group at the root of each mount of control groups, whether it is version 2, and where it is."""
+    """Yields, for each mount of control groups, the group at its root, whether it is version 2, and its directory."""
     with contextlib.suppress(OSError):
         for line in (system / "proc/self/mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
@@ -86,7 +86,7 @@ def _mounts(controller: str, system: Path) -> Iterator[tuple[str, tuple[bool, Pa
 
 
 def _unescaped(text: str) -> str:
-    """Reads a path as mountinfo writes it: blanks and the like as backslash and three octal digits."""
+    """Decodes a path from mountinfo, where white space and backslashes are written as octal escapes."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, character)
     return text

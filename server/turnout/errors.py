@@ -1,43 +1,43 @@
-"""What can go wrong, in one tree.
+"""The hierarchy of Turnout's exceptions.
 
     TurnoutError
-    ├── InvalidRequest            the caller's fault; says which field, what was expected and what came
-    │   ├── MalformedMessage      bytes that are no message
+    ├── InvalidRequest            the request is wrong; names the field, what was expected and what was received
+    │   ├── MalformedMessage      the bytes cannot be parsed as a message
     │   ├── InvalidSelector
     │   ├── InvalidTensor
-    │   ├── InputsRefused         the signature takes the inputs, and the model does not
-    │   └── InvalidModel          what was to be published is not fit to be
-    ├── NotFoundError             names the nearest that exist
+    │   ├── InputsRefused         the inputs fit the signature, but the model rejects them
+    │   └── InvalidModel          the files to publish are not a valid version
+    ├── NotFoundError             names the most similar existing ones
     │   ├── ModelNotFound
     │   ├── VersionNotFound
     │   └── TagNotFound
-    ├── AlreadyExistsError        other content stands under that version
-    ├── Conflict                  what the change was based on has changed meanwhile
-    ├── ChangeRefused             the change would harm what is served, or changes are frozen
-    ├── NotLoaded                 known, but not in service, and nothing is about to change that
-    │   ├── VersionOnDemand       not in memory: the first request for it loads it
-    │   ├── VersionYanked         withdrawn, and pins to it are refused
-    │   └── NotTrusted            not signed by a key that is trusted, where that is required
+    ├── AlreadyExistsError        the version already exists with other content
+    ├── Conflict                  the state that the change was based on has changed
+    ├── ChangeRefused             the change would disrupt serving, or changes are frozen
+    ├── NotLoaded                 the version exists, but is not loaded or about to be
+    │   ├── VersionOnDemand       the version is loaded by the first request for it
+    │   ├── VersionYanked         the version was yanked, and pins to it are refused
+    │   └── NotTrusted            the version lacks a required signature by a trusted key
     ├── UnavailableError          try again soon
     │   ├── VersionLoading
-    │   ├── StoreUnavailable      the object store or registry that versions live in does not answer
+    │   ├── StoreUnavailable      the object store or registry with the versions does not respond
     │   └── Draining
-    ├── Exhausted                 a bound was met; try again later
+    ├── Exhausted                 a limit was reached; try again later
     │   ├── QueueFull
     │   └── MemoryBudgetExceeded
     ├── DeadlineExceededError
     ├── RequestCancelled
-    ├── UnauthenticatedError      nobody knows who asks, or what they show proves nothing
+    ├── UnauthenticatedError      the caller presented no valid credentials
     ├── PermissionDeniedError
     ├── Unsupported
-    ├── DigestMismatch            bytes changed since they were published
-    ├── ModelFailure              the model raised
-    │   ├── ModelCrashed          it took the process down that it ran in
-    │   └── ModelTimedOut         its run was ended
-    └── ConfigError               the server or a command was set up wrongly
+    ├── DigestMismatch            the files have changed since they were published
+    ├── ModelFailure              the model failed on a request
+    │   ├── ModelCrashed          the run crashed its process
+    │   └── ModelTimedOut         the run exceeded its time limit
+    └── ConfigError               the server or a command is configured incorrectly
 
-No error here knows of gRPC or HTTP: `turnout.rpc.errors` is the one table to status codes. A message is one sentence
-that a client may read: it holds no path, no traceback and no payload.
+The exceptions do not depend on gRPC or HTTP; `turnout.rpc.errors` maps them to status codes. A message is one sentence
+that is shown to clients: it contains no path, traceback or payload.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,22 +49,22 @@ from typing import Self
 from semver import Version
 
 _COMPARED = 64
-"""Characters of a name that are compared with the known ones; the longest name of a model has 63."""
+"""Number of characters of a name that are compared with known names."""
 
 _MOST_COMPARED = 256
-"""Known names that an unknown one is compared with: some 10 us each."""
+"""Maximum number of known names that an unknown name is compared with. Each comparison takes about 10 us."""
 
 MODEL_SEEN: ContextVar[Callable[[str], bool] | None] = ContextVar("MODEL_SEEN", default=None)
-"""Tells whether the caller of the task that runs may know of a model; None where everybody may know of every one."""
+"""Returns whether the caller of the current task may know that a model exists; None if all models are visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """What is wrong with one field of a request.
+    """A description of what is wrong with one field of a request.
 
     Attributes:
         field: Path of the field, for example `inputs[0].shape` or `version`.
-        description: What was expected and what came.
+        description: What was expected and what was received.
     """
 
     field: str
@@ -75,12 +75,12 @@ _NO_VERSION = Version(0)
 
 
 class TurnoutError(Exception):
-    """The root of all errors that Turnout raises on purpose.
+    """The base class of all exceptions that Turnout raises deliberately.
 
     Attributes:
-        message: One sentence for the caller.
+        message: Description of the error in one sentence, for the caller.
         violations: The fields at fault, if any.
-        retry_after: Seconds after which trying again makes sense; None where it does not.
+        retry_after: Time in seconds after which a retry makes sense; None if a retry does not.
     """
 
     def __init__(
@@ -93,90 +93,90 @@ class TurnoutError(Exception):
 
 
 class InvalidRequest(TurnoutError):
-    """The request can never succeed as it is."""
+    """Raised when a request is invalid, so that it cannot succeed without a change."""
 
     @classmethod
     def at(cls, field: str, description: str) -> Self:
-        """Makes an error about one field; the message names it too, for clients that read no details."""
+        """Creates an error about one field. The message includes the field, for clients that ignore error details."""
         return cls(f"{field}: {description}", violations=[FieldViolation(field, description)])
 
 
 class MalformedMessage(InvalidRequest):
-    """The bytes that came are no message of the type expected."""
+    """Raised when bytes cannot be parsed as a message of the expected type."""
 
 
 class InvalidSelector(InvalidRequest):
-    """A version selector that does not parse; it is never guessed at."""
+    """Raised when a version selector cannot be parsed."""
 
 
 class InvalidTensor(InvalidRequest):
-    """An input or requested output that the model's signature does not have, or not so."""
+    """Raised when an input or a requested output does not match the model's signature."""
 
 
 class InputsRefused(InvalidRequest):
-    """Inputs that fit the signature and that the model cannot run on: sizes that do not go together, say."""
+    """Raised when the inputs match the signature but the model cannot process them, such as for incompatible sizes."""
 
 
 class InvalidModel(InvalidRequest):
-    """What was to be published is not a valid version of a model."""
+    """Raised when the files to publish are not a valid version of a model."""
 
 
 class NotFoundError(TurnoutError):
-    """Nothing goes by that name."""
+    """Raised when the named object does not exist."""
 
 
 class ModelNotFound(NotFoundError):
-    """No model goes by that name."""
+    """Raised when a model does not exist."""
 
     @classmethod
     def named(cls, name: str, known: Sequence[str]) -> "ModelNotFound":
-        """Makes the error for the model `name`, with the nearest of the `known` names."""
+        """Creates the error for the model `name`, with the most similar of the `known` names."""
         if (seen := MODEL_SEEN.get()) is not None:
             known = [one for one in known if seen(one)]
         return cls(f"no model is named {name[:64]!r}; {_nearest(name, known, 'models')}")
 
 
 class VersionNotFound(NotFoundError):
-    """No version of the model answers the selector."""
+    """Raised when no version of a model matches the selector."""
 
     @classmethod
     def of(cls, model: str, selector: str, known: Sequence[str]) -> "VersionNotFound":
-        """Makes the error for `selector` on `model`, with the nearest of the `known` versions and tags."""
+        """Creates the error for `selector` on `model`, with the most similar of the `known` versions and tags."""
         wanted = f"no version of {model} is {selector[:256]!r}" if selector else f"{model} has no released version"
         return cls(f"{wanted}; {_nearest(selector, known, 'versions')}")
 
 
 class TagNotFound(NotFoundError):
-    """The model has no such tag."""
+    """Raised when a model does not have a tag."""
 
     @classmethod
     def of(cls, model: str, tag: str, known: Sequence[str]) -> "TagNotFound":
-        """Makes the error for `tag` on `model`, with the nearest of the `known` tags."""
+        """Creates the error for `tag` on `model`, with the most similar of the `known` tags."""
         return cls(f"{model} has no tag {tag[:64]!r}; {_nearest(tag, known, 'tags')}")
 
 
 class AlreadyExistsError(TurnoutError):
-    """A version is immutable: other content stands under it already."""
+    """Raised when something exists already, such as a version, which is immutable, with other content."""
 
 
 class Conflict(TurnoutError):
-    """What the change was based on has changed meanwhile; look again, and decide anew."""
+    """Raised when the state that a change was based on has changed in the meantime."""
 
 
 class ChangeRefused(TurnoutError):
-    """The change would harm what is served, or changes are frozen; nothing was changed."""
+    """Raised when a change would disrupt serving, or changes are frozen. Nothing was changed."""
 
 
 class NotLoaded(TurnoutError):
-    """The version is known, but not in service, and nothing is about to change that."""
+    """Raised when a version exists, but is neither loaded nor being loaded."""
 
 
 class VersionOnDemand(NotLoaded):
-    """The version is not in memory, and is loaded once a request asks for it.
+    """Raised when a version is not in memory, but would be loaded by the first request for it.
 
     Attributes:
-        model: Its model.
-        version: Which.
+        model: Name of the model.
+        version: The version.
     """
 
     def __init__(self, message: str, model: str = "", version: Version = _NO_VERSION) -> None:
@@ -186,95 +186,96 @@ class VersionOnDemand(NotLoaded):
 
     @classmethod
     def of(cls, model: str, version: Version) -> Self:
-        """Returns the error of one version."""
+        """Creates the error for a version."""
         return cls(f"{model} {version} is not in memory: the first request for it loads it", model, version)
 
 
 class VersionYanked(NotLoaded):
-    """The version was withdrawn, and this server refuses pins to such."""
+    """Raised when a version was yanked, and this server refuses pins to yanked versions."""
 
 
 class NotTrusted(NotLoaded):
-    """The version has no signature by a key that is trusted, and this server requires one."""
+    """Raised when a version has no signature by a trusted key, and this server requires one."""
 
 
 class UnavailableError(TurnoutError):
-    """Not now; the same request may well succeed soon."""
+    """Raised when a request cannot be served at the moment, but is likely to succeed soon."""
 
 
 class VersionLoading(UnavailableError):
-    """The version is on its way into service."""
+    """Raised when a version is being loaded."""
 
 
 class StoreUnavailable(UnavailableError):
-    """The object store or registry that versions live in does not answer, or refuses what it is asked."""
+    """Raised when the object store or registry that contains the versions does not respond or rejects a request."""
 
 
 class Draining(UnavailableError):
-    """The server or the version takes no new requests."""
+    """Raised when the server or the version accepts no new requests."""
 
 
 class Exhausted(TurnoutError):
-    """A bound on a resource was met; the request was not begun."""
+    """Raised when a resource limit was reached. Processing of the request was not started."""
 
 
 class QueueFull(Exhausted):
-    """The version's queue holds as many requests or bytes as it may."""
+    """Raised when a version's queue has reached its limit of requests or bytes."""
 
 
 class MemoryBudgetExceeded(Exhausted):
-    """A memory limit was met."""
+    """Raised when a memory limit was reached."""
 
 
 class DeadlineExceededError(TurnoutError):
-    """The request's deadline passed before its answer was there; it may never have been computed."""
+    """Raised when a request's deadline passed before its response was ready. The request may never have been run."""
 
 
 class RequestCancelled(TurnoutError):
-    """The caller gave the request up."""
+    """Raised when the caller cancelled the request."""
 
 
 class UnauthenticatedError(TurnoutError):
-    """Nobody knows who asks, or what they show proves nothing."""
+    """Raised when the caller presented no credentials, or credentials that are not valid."""
 
 
 class PermissionDeniedError(TurnoutError):
-    """Whoever asks may not; or the listener that was asked does not do this, and another may."""
+    """Raised when the caller lacks a permission, or when a listener does not offer an operation that another may."""
 
 
 class Unsupported(TurnoutError):
-    """A part of a protocol that Turnout does not speak."""
+    """Raised when a request uses a part of a protocol that Turnout does not support."""
 
 
 class DigestMismatch(TurnoutError):
-    """A version's bytes are not those that were published; it is never served."""
+    """Raised when a version's files are not those that were published. Such a version is never served."""
 
 
 class ModelFailure(TurnoutError):
-    """The model raised on this request."""
+    """Raised when the model failed on a request."""
 
 
 class ModelCrashed(ModelFailure):
-    """The run took the process down that it ran in."""
+    """Raised when a run crashed the process that it ran in."""
 
 
 class ModelTimedOut(ModelFailure):
-    """The run took longer than it may and was ended."""
+    """Raised when a run exceeded its time limit and was terminated."""
 
 
 class ConfigError(TurnoutError):
-    """The server, or a command, was set up wrongly."""
+    """Raised when the server or a command is configured incorrectly."""
 
 
 def _nearest(name: str, known: Sequence[str], noun: str) -> str:
-    """Says which of the `known` names come nearest to `name`, in half a sentence.
+    """Returns part of a sentence with the `known` names that are most similar to `name`.
 
-    Both sides are cut: the comparison takes time with the product of their lengths, on the event loop.
+    The name and the number of known names are limited, because the comparison runs on the event loop, and its cost
+    grows with the product of both lengths.
     """
     if not known:
         return f"there are no {noun}"
     cut = name[:_COMPARED].lower()
-    # Stable: else in their order. By lower case: nobody means another model by another case.
+    # Names with the same first two characters first, otherwise in their given order. Case is ignored.
     likely = sorted(known, key=lambda other: other[:2].lower() != cut[:2])[:_MOST_COMPARED]
     by_folded = {other.lower(): other for other in reversed(likely)}
     folded = get_close_matches(cut, list(reversed(by_folded)), n=3, cutoff=0.5)
@@ -284,7 +285,7 @@ def _nearest(name: str, known: Sequence[str], noun: str) -> str:
 
 
 def kind_of(error: BaseException) -> str:
-    """Returns what an error is called in spans and in JSON: the name of the client's error of the same status."""
+    """Returns the name of an error in spans and in JSON, which is the name of the corresponding client exception."""
     name = type(error).__name__
     named = isinstance(error, TurnoutError) and type(error) not in (TurnoutError, ConfigError)
     return name.removesuffix("Error") if named else name

@@ -1,7 +1,8 @@
-"""What the operating system offers. Everything that not every system has is asked for here and nowhere else.
+"""Access to operating system features that are not available on all platforms. No other module uses such features.
 
-Linux is the platform. On macOS, which is for development, and on any other system what is missing does nothing or
-answers what is known: a lock that cannot be had locks nothing, a limit that cannot be set is not set.
+Turnout's platform is Linux. On macOS, which is supported for development, and on other systems, functions whose feature
+is missing do nothing or return what is known: a lock that is not available locks nothing, and a limit that cannot be
+set is not set.
 """
 
 import contextlib
@@ -33,27 +34,30 @@ except ModuleNotFoundError:
     resource = None
 
 KEEP_PRIORITY = "_TURNOUT_KEEP_PRIORITY"
-"""Variable of the environment in which `lower_priority` does nothing: tests set it, here and in children. They keep all
-cores busy themselves, for minutes, and what runs when nobody else wants a core would not run before they gave it up."""
+"""Environment variable that disables `lower_priority`. Tests set it for themselves and their child processes, because
+they keep all cores busy for minutes, during which a thread that only runs on idle cores would not run at all."""
 
 _NICENESS = 19
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""Of glibc's mallopt."""
+"""Parameters of glibc's mallopt."""
 
 _MAPPED_BYTES = 16 << 20
-"""Blocks from this size on are mapped by themselves. Their pages are new each time: that costs 0.5 ms of CPU a MiB on a
-virtual machine, where a copy costs 0.1: a tensor of 10 MB there and back took 40 ms with 4 MiB here, and takes 20."""
+"""Size in bytes from which blocks are mapped individually. Their pages are new for each allocation, which costs 0.5 ms
+of CPU time per MiB on a virtual machine, compared with 0.1 ms for copying. A request and response with a tensor of 10
+MB takes 20 ms with this value, and took 40 ms with 4 MiB."""
 
 _KEPT_BYTES = 64 << 20
-"""Most free bytes at the end of a heap: what four tensors of 10 MB that are answered at once take. With 32 MiB in four
-heaps their pages were new each time, and a message took a sixth longer."""
+"""Maximum number of free bytes kept at the end of a heap: enough for four concurrent requests with tensors of 10 MB.
+With 32 MiB in each of four heaps, the pages were new each time, and a message took a sixth longer."""
 
 _HEAPS = 2
-"""The event loop's, and one that all other threads share, so that at most 128 MiB are kept free at their ends."""
+"""Number of heaps: one for the event loop and one for all other threads, so at most 128 MiB are kept free at their
+ends."""
 
 _MOST_FILES = 65_536
-"""Open files that a server asks for: some programs that it starts close all that they might have."""
+"""Limit of open files that a server requests. It is not higher because some child programs close every possible file
+descriptor when they start."""
 
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
@@ -61,15 +65,15 @@ _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _FDINFO = Path("/proc/self/fdinfo")
 _WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
-"""A line about a descriptor that an epoll instance watches."""
+"""Matches a line of fdinfo about a file descriptor that an epoll instance watches."""
 
 _MEMINFO = Path("/proc/meminfo")
 
 
 def usable_cores() -> float:
-    """Returns the cores that this process may use: those it may run on, or the control groups' quota if less.
+    """Returns the number of cores that this process may use: its CPU affinity, or the control groups' quota if smaller.
 
-    A quota need not be whole: 1.5 is the time of one core and a half.
+    A quota may be fractional: 1.5 means the CPU time of one and a half cores.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     scheduled = float(len(affinity(0))) if affinity is not None else float(os.cpu_count() or 1)
@@ -78,17 +82,18 @@ def usable_cores() -> float:
 
 
 def whole_cores() -> int:
-    """Returns how many threads can compute at once without being throttled, 1 or more.
+    """Returns the number of threads that can compute at the same time without being throttled, 1 or more.
 
-    Of a quota of 1.5 that is 1: two would use it up in three quarters of each period, and for the rest of it every
-    thread of the process stands still, the event loop's too.
+    For a quota of 1.5 this is 1: two threads would use up the quota in three quarters of each period, and all threads
+    of the process, including the event loop, would be suspended for the rest of it.
     """
     return max(int(usable_cores()), 1)
 
 
 def memory_limit() -> int:
-    """Returns the most memory that this process may have, in bytes: the machine's, or what the control groups allow; 0
-    where the system does not tell.
+    """Returns the memory limit of this process in bytes; 0 if it is unknown.
+
+    This is the memory of the machine, or the limit of the control groups if smaller.
     """
     limits = [limit for limit in (cgroups.memory_limit(),) if limit is not None]
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -97,7 +102,7 @@ def memory_limit() -> int:
 
 
 def available_memory() -> int | None:
-    """Returns the memory that can be had without swapping, in bytes; None where the system does not tell."""
+    """Returns the memory that is available without swapping, in bytes; None if it is unknown."""
     try:
         lines = _MEMINFO.read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
@@ -107,7 +112,7 @@ def available_memory() -> int | None:
 
 
 def resident_bytes() -> int:
-    """Returns the resident set of this process, in bytes; its peak where only that is known, 0 where nothing is."""
+    """Returns the resident set size of this process in bytes; its peak if only that is known; 0 if it is unknown."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if resource is not None and sys.platform == "darwin":
@@ -116,9 +121,9 @@ def resident_bytes() -> int:
 
 
 def private_bytes(pid: int) -> int:
-    """Returns the resident memory that process `pid` shares with no other, in bytes; 0 where the system does not tell.
+    """Returns the private resident memory of process `pid` in bytes; 0 if it is unknown.
 
-    Libraries and mapped weights are left out: a second process that has them mapped costs nothing more.
+    Libraries and mapped weights are not counted, since mapping them in another process takes no additional memory.
     """
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
@@ -128,22 +133,22 @@ def private_bytes(pid: int) -> int:
 
 
 def reset_peak() -> int:
-    """Forgets the most memory that this process ever held, and returns what it holds now, in bytes."""
+    """Resets the peak memory of this process, and returns its current resident set size in bytes."""
     with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text("5")
     return resident_bytes()
 
 
 def peak_bytes() -> int:
-    """Returns the most memory that this process held since `reset_peak`, in bytes; what it holds if that is unknown."""
+    """Returns the peak memory of this process since `reset_peak` in bytes; the current memory if that is unknown."""
     return _status("VmHWM:") or resident_bytes()
 
 
 def limit_data(more: int) -> None:
-    """Bounds what this process may take from now on, in bytes of private writable memory.
+    """Limits the private writable memory of this process to its current size plus `more` bytes (RLIMIT_DATA).
 
-    That is what arenas and tensors are (RLIMIT_DATA). RLIMIT_AS would count what is only reserved as well, and ONNX
-    Runtime reserves far more than it uses. The bound can be moved later, since the hard limit stays.
+    Arenas and tensors are such memory. RLIMIT_AS would also count memory that is only reserved, and ONNX Runtime
+    reserves far more than it uses. The limit can be changed later, since the hard limit is not changed.
     """
     if resource is not None and (used := _status("VmData:")):
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -152,19 +157,19 @@ def limit_data(more: int) -> None:
 
 
 def unlimit_data() -> None:
-    """Takes the bound of `limit_data` away: CUDA takes host memory for each kernel, and GPU arenas have their own."""
+    """Removes the limit of `limit_data`. CUDA needs host memory for each kernel; GPU arenas have their own limit."""
     if resource is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def return_freed_memory() -> None:
-    """Has what this process frees from now on go back to the operating system, but for what is soon used again.
+    """Makes this process return freed memory to the operating system, except for an amount that is soon reused.
 
-    By itself glibc raises both of its thresholds with the largest block that was freed, to 32 and 64 MiB: messages of
-    20 to 50 MiB, one at a time, then left a server at 4 GiB, in as many heaps as it has threads.
+    By default, glibc raises its two thresholds with the size of the largest freed block, up to 32 and 64 MiB. As a
+    result, a server that received messages of 20 to 50 MiB, one at a time, grew to 4 GiB, in as many heaps as threads.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not glibc: there is nothing to ask
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
@@ -172,67 +177,71 @@ def return_freed_memory() -> None:
 
 
 def open_file_limit() -> int:
-    """Returns how many files this process may have open, which it raises as far as it may."""
+    """Raises the limit of open files of this process as far as permitted, and returns the limit."""
     if resource is None:
         return 1024
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, _MOST_FILES) if hard != resource.RLIM_INFINITY else _MOST_FILES
     if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it does not grant
+        with contextlib.suppress(OSError, ValueError):  # macOS reports a hard limit that it does not grant
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
     return int(soft)
 
 
 def write_no_core() -> None:
-    """Has a crash of this process write no core file."""
+    """Prevents a crash of this process from writing a core file."""
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def go_first_when_memory_ends(score: int) -> None:
-    """Has Linux end this process before others where memory runs out, the more so the higher the score, up to 1,000."""
+    """Makes Linux kill this process before others when memory runs out.
+
+    Args:
+        score: Value of `oom_score_adj`, at most 1,000; the process with the highest score is killed first.
+    """
     with contextlib.suppress(OSError):
         _OOM_SCORE_ADJ.write_text(str(score))
 
 
 def lower_priority() -> None:
-    """Lets every other thread of the machine go before the calling one, and before the threads that it starts.
+    """Gives the calling thread, and the threads that it starts, the lowest priority on the machine.
 
-    On Linux policy and niceness belong to a thread. SCHED_IDLE is what makes a waking thread take the core at once: a
-    thread that is only nice keeps it until its slice is over, some 3 ms since Linux 6.6, and p99 shows that. Niceness
-    is set besides, since accounting goes by it. Neither can be undone without privileges, so this is for threads
-    that do nothing else.
+    On Linux, the scheduling policy and the niceness belong to a thread. With the policy SCHED_IDLE, any other thread
+    that wakes up preempts this one immediately. With niceness alone, this thread would keep the core until its time
+    slice ends, about 3 ms since Linux 6.6, which is visible in the p99 latency. The niceness is set as well, because
+    CPU accounting uses it. Neither can be undone without privileges, so this function is for dedicated threads.
     """
     if sys.platform != "linux" or KEEP_PRIORITY in os.environ:
-        return  # elsewhere niceness is the whole process's
-    with contextlib.suppress(OSError, AttributeError):  # not allowed: such threads are only less polite
+        return  # on other systems, niceness applies to the whole process
+    with contextlib.suppress(OSError, AttributeError):  # not permitted: the threads keep their priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def has_low_priority() -> bool:
-    """Tells whether the calling thread lets all others go first, as after `lower_priority`."""
+    """Returns whether the calling thread has the lowest priority, as set by `lower_priority`."""
     return hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_IDLE
 
 
 def die_with_parent(parent: int) -> None:
-    """Has this process end when the thread that started it does; exits at once where it is gone.
+    """Makes this process end when the thread that started it ends. Exits immediately if the parent has already ended.
 
     Args:
-        parent: Process id of who started it.
+        parent: Process id of the parent.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before that was asked for
+    if os.getppid() != parent:  # the parent ended before the call to prctl
         sys.exit(1)
 
 
 def nameless_file() -> int:
-    """Returns the descriptor of a new, empty file in memory that has no name, so that nothing is left of it.
+    """Returns the descriptor of a new, empty file without a name, which disappears when it is closed.
 
-    On Linux it is a memfd, sealed against shrinking; elsewhere an unlinked temporary file.
+    On Linux this is a memfd, sealed against shrinking; on other systems, an unlinked temporary file.
     """
     if fcntl is not None and hasattr(os, "memfd_create"):
         memory = os.memfd_create("turnout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -244,20 +253,23 @@ def nameless_file() -> int:
 
 
 def lock(descriptor: int) -> None:
-    """Waits until nobody else holds the lock of an open file, and holds it until the file is closed."""
+    """Acquires the exclusive lock of an open file, waiting if necessary. Closing the file releases the lock."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Holds the lock of an open file until it is closed; False where somebody else holds one that forbids it.
+    """Tries to acquire the lock of an open file without waiting. Closing the file releases the lock.
 
     Args:
-        descriptor: Of the file.
-        shared: Others may hold the lock too, as long as they share it.
+        descriptor: File descriptor of the file.
+        shared: Whether to acquire a shared lock instead of an exclusive one.
+
+    Returns:
+        Whether the lock was acquired; False if another process holds a conflicting lock.
 
     Raises:
-        OSError: The file system has no locks.
+        OSError: The file system does not support locks.
     """
     if fcntl is not None:
         try:
@@ -268,13 +280,13 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def user_id() -> str:
-    """Returns the number of who runs this process, as text; "" where the system has no such numbers."""
+    """Returns the user id of this process as a string; "" if the system has no user ids."""
     getuid = getattr(os, "getuid", None)
     return "" if getuid is None else str(getuid())
 
 
 def _status(name: str) -> int:
-    """Returns a number of bytes that the system tells of this process; 0 where it does not."""
+    """Returns a field of `/proc/self/status` in bytes; 0 if it is unavailable."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith(name):
@@ -283,13 +295,14 @@ def _status(name: str) -> int:
 
 
 def connections(port: int) -> list[tuple[int, socket.socket]]:
-    """Returns the TCP connections of this process that were made to its port `port`, whatever holds them.
+    """Returns the TCP connections that this process has accepted on its port `port`, including those of libraries.
 
-    Each comes with its descriptor there, and is a descriptor of its own: it stays open until that is closed, too.
+    Each item is the existing file descriptor of a connection and a new socket with a duplicate of it. The connection
+    stays open until the duplicate is closed as well.
     """
     found = []
     for number in _open_files():
-        with contextlib.suppress(OSError):  # it was closed just now, or no more descriptors are to be had
+        with contextlib.suppress(OSError):  # closed in the meantime, or no descriptors are left
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
             connection = socket.socket(fileno=os.dup(number))
@@ -306,19 +319,19 @@ def _is_connection(connection: socket.socket, port: int) -> bool:
             return False
         listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         return not listens and bool(connection.getsockname()[1] == port)
-    except OSError:  # it has been reset
+    except OSError:  # the connection was reset
         return False
 
 
 def cut_connections(port: int) -> None:
-    """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
+    """Shuts down all TCP connections that this process has accepted on port `port`, including those of libraries."""
     for _, connection in connections(port):
         with connection, contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
 
 
 def same_file(number: int) -> frozenset[int]:
-    """Returns the descriptors of this process that are of the same file or socket as `number`, that one included."""
+    """Returns the file descriptors of this process that refer to the same file or socket as `number`, including it."""
     wanted, found = os.fstat(number), set()
     for other in _open_files():
         with contextlib.suppress(OSError):
@@ -328,12 +341,12 @@ def same_file(number: int) -> frozenset[int]:
 
 
 def unwatch(numbers: Collection[int]) -> bool:
-    """Has no event loop of this process look at these descriptors any more, whoever runs it.
+    """Removes file descriptors from all epoll instances of this process, including those of libraries.
 
-    What is open stays open: a listening socket is not asked for connections under this number, and under others it is.
+    The files stay open. In particular, a listening socket can still be watched through another descriptor.
 
     Returns:
-        Whether any loop looked at one of them, and does not now. Only Linux can tell.
+        Whether an epoll instance watched one of the descriptors. Always False on systems other than Linux.
     """
     found = False
     with contextlib.suppress(OSError):

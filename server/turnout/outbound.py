@@ -1,6 +1,6 @@
-"""What the server asks of other services over HTTP: bounded in time and size, never redirected.
+"""HTTP requests that the server sends to other services, with limits on time and size.
 
-An address of a redirect is nobody's choice but the service's, so none is followed.
+Redirects are not followed, because their target would be chosen by the service and not by the configuration.
 """
 
 import ssl
@@ -14,12 +14,12 @@ from turnout.address import is_loopback
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What a service answered.
+    """The response of a service.
 
     Attributes:
-        status: The HTTP status.
-        body: Its bytes, as they came.
-        headers: By name in lower case.
+        status: HTTP status code.
+        body: The body as received.
+        headers: Headers by lowercase name.
     """
 
     status: int
@@ -28,11 +28,11 @@ class HttpAnswer:
 
 
 class Unanswered(OSError):
-    """No answer came.
+    """Raised when a service did not respond.
 
     Attributes:
-        kind: What happened, in a word that holds nothing of the request (`ConnectError`, `ReadTimeout`). The message
-            may: of a header that cannot be sent it has the value.
+        kind: Name of the error, such as `ConnectError` or `ReadTimeout`. It contains no part of the request. The
+            message may do so: for a header that cannot be sent, it contains the value.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -50,24 +50,24 @@ def ask(
     most_bytes: int,
     ca_file: str = "",
 ) -> HttpAnswer:
-    """Returns what a service answers, whatever its status. Blocking; over the proxies of the environment, save to the
-    loopback: what need not be encrypted on this machine is not for a proxy to see.
+    """Sends a request, and returns the response regardless of its status. Blocking.
 
-    No connection is kept.
+    Uses the proxies configured in the environment, except for loopback addresses: plain text that is meant for this machine
+    must not pass through a proxy. The connection is closed afterwards.
 
     Args:
         method: GET or POST.
-        url: http or https.
-        headers: Sent along; Latin-1.
-        content: The body; None if there is none.
-        timeout_s: How long it may take to connect, and to send or receive some of it; and the answer's body as a whole.
-        most_bytes: Of the answer's body; the rest is left unread, and all of it at 0.
-        ca_file: PEM file of the authorities that the service is trusted by; "" for those of the system.
+        url: An http or https URL.
+        headers: Request headers, encoded as Latin-1.
+        content: Request body; None for no body.
+        timeout_s: Timeout in seconds for connecting, for each read and write, and for the whole response body.
+        most_bytes: Maximum number of bytes of the response body to read; the rest is ignored.
+        ca_file: PEM file of the certificate authorities to trust; "" for the system's authorities.
 
     Raises:
-        Unanswered: It does not answer, or not in time.
+        Unanswered: The service does not respond, or not in time.
     """
-    import httpx  # takes 0.1 s, which the start of a server that asks nobody does not wait for
+    import httpx  # takes 0.1 s, which a server that sends no requests should not spend
 
     begun, body = time.monotonic(), bytearray()
     try:
@@ -97,5 +97,5 @@ def ask(
 
 @cache
 def system_authorities() -> ssl.SSLContext:
-    """Returns the system's authorities, which take 25 ms of CPU to read."""
+    """Returns a TLS context with the system's certificate authorities. Cached, since this takes 25 ms of CPU time."""
     return ssl.create_default_context()

@@ -1,6 +1,7 @@
-"""What every publish goes through, wherever it comes from: a file, a stream to a running server, an export.
+"""Publishes versions from any source: a file, a stream to a running server, or an export.
 
-The registry publishes, and knows nothing of running models, of the log or of settings; here it is given all three.
+The registry, which does the publishing, does not depend on running models, the log or settings. This module connects it
+to all three.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from turnout.state.store import StateStore
 
 
 class Publisher:
-    """Publishes into one repository. Blocks."""
+    """Publishes into one repository. Blocking."""
 
     def __init__(self, settings: Settings, repository: Repository, store: StateStore, processes: Processes) -> None:
         self._settings = settings
@@ -41,10 +42,11 @@ class Publisher:
     def publish(
         self, request: PublishRequest, how: PublishOptions, progress: Progress | None = None, watch: Watch | None = None
     ) -> PublishResult:
-        """Publishes a version as `turnout.registry.publishing.publish.publish` does, and raises as it.
+        """Publishes a version, as `turnout.registry.publishing.publish.publish` does.
 
         Raises:
-            ConfigError: The gates' plan, or a trusted key, cannot be read.
+            ConfigError: The plan of the gates, or a trusted key, cannot be read.
+            TurnoutError: As for that function.
         """
         comparison = ParentComparison(self._sandbox(request.model))
         recorder = self._recorder(how)
@@ -67,10 +69,12 @@ class Publisher:
         return result
 
     def describe(self, request: PublishRequest) -> PublishResult:
-        """Says which version a publish would make now, with its number and digest. Runs no gate, and changes nothing.
+        """Returns the version that a publish would create now, with its number and digest.
+
+        Runs no gates, and changes nothing.
 
         Raises:
-            TurnoutError: As `publish`, less what gates find.
+            TurnoutError: As for `publish`, except for the errors of gates.
         """
         return publish(
             self._repository,
@@ -83,13 +87,13 @@ class Publisher:
         )
 
     def reader(self, model: str) -> ReadModel:
-        """Returns what reads the ONNX file of a version of `model`: a process of its own."""
+        """Returns a function that reads the ONNX file of a version of `model`, in a separate process."""
         return self._sandbox(model).describe
 
     def import_version(
         self, source: Repository, published: Published, how: PublishOptions, progress: Progress | None = None
     ) -> PublishResult:
-        """Takes a version in from another repository as `turnout.registry.transfer.copying.import_version` does."""
+        """Imports a version from another repository, as `turnout.registry.transfer.copying.import_version` does."""
         model = published.manifest.model
         recorder = self._recorder(how)
         result = import_version(
@@ -111,19 +115,19 @@ class Publisher:
         self, model: str, comparison: ParentComparison, signer: Signer | None, source: Repository | None = None
     ) -> Sequence[Gate]:
         with storage_errors():
-            self._repository.refresh_evidence_records()  # the plan may lie where versions do
+            self._repository.refresh_evidence_records()  # the plan may be stored with the versions
         integrity, *others = standard_gates(read_plan(self._repository.root, model), self._sandbox(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
         if trust.policy == "off":
             return (integrity, *others)
-        # Before whatever runs the model: nothing of strangers is to be run.
+        # The signature is checked before any gate that runs the model, so that untrusted models are not run.
         return (integrity, SignatureGate(trust, source or self._repository, signer), *others)
 
     def _recorder(self, how: PublishOptions) -> AdoptionStore:
         return AdoptionStore(self._repository, self._store, how.actor, how.reason)
 
     def _sign(self, candidate: Candidate, how: PublishOptions) -> None:
-        """Puts the signature beside the version, before the version exists: it is never there unsigned."""
+        """Stores the signature before the version is published, so that the version never exists unsigned."""
         if how.signer is not None:
             manifest = candidate.manifest
             bundle = how.signer.sign(Published(manifest, candidate.digest))
@@ -144,14 +148,14 @@ def without_zipmap(
     """Returns a request for the same model without the ZipMap at its end, whose classes become labels.
 
     Args:
-        settings: Of all models.
-        processes: Starts the process in which both are run.
-        request: What is to be published.
-        directory: Where the model without it goes; empty.
+        settings: Settings of all models.
+        processes: Starts the process in which both models are run.
+        request: The original publish request.
+        directory: An empty directory for the model without the ZipMap.
 
     Raises:
-        InvalidModel: It has none, or nothing shows that it answers alike without it.
-        TurnoutError: It took its process down, or was not done in time.
+        InvalidModel: The model has no ZipMap, or it cannot be shown that its results are the same without it.
+        TurnoutError: The model crashed its process, or exceeded the time limit.
     """
     target = directory / request.source.name
     sandbox = ProcessSandbox(settings.for_model(request.model), processes)

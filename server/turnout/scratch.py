@@ -1,4 +1,4 @@
-"""Directories of this process's own, which go when it ends."""
+"""Temporary directories that are removed when the process ends."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ from typing import Self
 
 from turnout.errors import ConfigError
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - every user may write there, and the directory made in it is this user's own
+_MEMORY = Path("/dev/shm")  # noqa: S108 - world-writable, but the directory created in it belongs to this user only
 
 
 def place_for_temporary_files() -> None:
-    """Has temporary files go to memory where there is no directory for them, as in a container with a read-only root.
+    """Places temporary files in memory if there is no directory for them, as in a container with a read-only root.
 
-    Processes that are started inherit it.
+    Child processes inherit the setting.
     """
     try:
         tempfile.gettempdir()
@@ -26,7 +26,7 @@ def place_for_temporary_files() -> None:
 
 
 class Scratch:
-    """Makes directories when they are first asked for, and removes them at the end of the context."""
+    """Creates temporary directories on first use, and removes them at the end of the context."""
 
     def __init__(self) -> None:
         self._memory: Path | None = None
@@ -41,7 +41,7 @@ class Scratch:
         self.remove()
 
     def memory(self) -> Path:
-        """Returns a directory in memory, or on the disk where the system has none there. Raises as `disk`."""
+        """Returns a directory in memory, or on disk if that is not available. Raises the same errors as `disk`."""
         if self._memory is None:
             with suppress(OSError):
                 if os.access(_MEMORY, os.W_OK):
@@ -51,10 +51,10 @@ class Scratch:
         return self._memory
 
     def disk(self) -> Path:
-        """Returns a directory where temporary files go.
+        """Returns a directory in the usual location for temporary files.
 
         Raises:
-            ConfigError: There is no place for any.
+            ConfigError: No directory for temporary files is available.
         """
         if self._disk is None:
             try:
@@ -66,7 +66,7 @@ class Scratch:
         return self._disk
 
     def remove(self) -> None:
-        """Removes what was made."""
+        """Removes the directories that were created."""
         for directory in {self._memory, self._disk} - {None}:
             shutil.rmtree(str(directory), ignore_errors=True)
         self._memory = self._disk = None

@@ -1,4 +1,4 @@
-"""Shares of traffic, as people write and read them. Pure."""
+"""Parses and formats shares of traffic. Pure."""
 
 import re
 from decimal import Decimal
@@ -11,10 +11,10 @@ _STEPS = 10_000
 
 
 def read_share(text: str) -> float:
-    """Returns the share that `5%`, `0.01%` or `0.05` says, 0 to 1.
+    """Parses a share such as `5%`, `0.01%` or `0.05`, and returns it as a number from 0 to 1.
 
     Raises:
-        InvalidRequest: It says none, or one finer than 0.01 %.
+        InvalidRequest: The text is not a share, or not a multiple of 0.01%.
     """
     if match := _PERCENT.fullmatch(text.strip()):
         share = Decimal(match[1]) / 100
@@ -30,10 +30,10 @@ def read_share(text: str) -> float:
 
 
 def read_part(text: str, option: str) -> tuple[str, float]:
-    """Returns the version and the share that `3.3.0=5%` says.
+    """Parses a version and a share such as `3.3.0=5%`.
 
     Raises:
-        InvalidRequest: It is not of that form.
+        InvalidRequest: The text does not have that form. The error names `option`.
     """
     version, equals, share = text.rpartition("=")
     if not equals or not version:
@@ -42,10 +42,10 @@ def read_part(text: str, option: str) -> tuple[str, float]:
 
 
 def share_text(share: float) -> str:
-    """Returns a share for people: `5%`, `0.01%`, `33.3%`.
+    """Formats a share such as `5%`, `0.01%` or `33.3%`.
 
-    Shares are set in steps of 0.01 %, and slots come that near: 10 % of 65,536 of them are 10.0006 %. What is finer is
-    shown where nothing, or everything, would be wrong.
+    Shares are set in steps of 0.01%, and slots approximate them to that precision: 10% of 65,536 slots are 10.0006%.
+    More digits are shown if the share would otherwise be shown as 0% or 100% incorrectly.
     """
     text = f"{share * 100:.2f}"
     if text in ("0.00", "100.00"):

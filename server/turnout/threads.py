@@ -1,8 +1,8 @@
-"""Threads for work that blocks, a bounded number for each thing that may be waited for.
+"""Thread pools for blocking work, with a separate pool of limited size for each resource that may block.
 
-asyncio has one executor for everything, of four to thirty-two threads: whatever hangs in all of them (runs that never
-end, a file system that does not answer, a driver) takes everything else with it, the recording of a rollback too. Here
-the state store, the repository, what a scrape asks, and loads each have their own.
+asyncio has a single default executor of 4 to 32 threads. If all of them hang (in runs that never end, in a file system
+or driver that does not respond), all other work stops, including the recording of a rollback. Therefore the state
+store, the repository, scrapes, loads and others each have their own pool.
 """
 
 import asyncio
@@ -21,40 +21,40 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 from turnout.errors import UnavailableError
 
 _IDLE_SECONDS = 10.0
-"""After which a thread without a call ends."""
+"""Time in seconds after which an idle thread ends."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Threads(Executor):
-    """Up to `count` threads, started as they are needed, that run one call after the other.
+    """A pool of up to `count` threads, which are started when they are needed and end when they have been idle.
 
-    They are daemons, so that a call that hangs holds no process's end up, as it would in `ThreadPoolExecutor`. They end
-    when nothing was to do for a while.
+    The threads are daemon threads, so that a call that hangs does not delay the end of the process, as it would with
+    `ThreadPoolExecutor`.
     """
 
     def __init__(self, name: str, count: int = 1, begin: Callable[[], object] | None = None) -> None:
-        """Prepares; no thread is started before the first call.
+        """Initializes the pool. No thread is started before the first call.
 
         Args:
-            name: Of the threads, before a number.
-            count: Most threads, 1 or more.
-            begin: Called in each thread before its first call.
+            name: Prefix of the threads' names, which is followed by a number.
+            count: Maximum number of threads, 1 or more.
+            begin: Function that each thread calls before its first call.
         """
         self._name = name
         self._count = count
         self._begin = begin
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards the attributes below
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._idle = 0
         self._started = 0
         self._closed = False
 
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what the call returns, which runs in a thread, with the context variables of the caller.
+        """Runs a call in a thread, with the caller's context variables, and returns its result.
 
-        A caller that is cancelled cancels its call too, if that has not begun.
+        If the caller is cancelled, the call is cancelled as well, unless it has already started.
         """
         context = contextvars.copy_context()
         return await asyncio.wrap_future(self.submit(context.run, functools.partial(call, *args, **kwargs)))
@@ -63,14 +63,14 @@ class Threads(Executor):
         """Queues a call.
 
         Raises:
-            UnavailableError: It was shut down.
+            UnavailableError: The pool was shut down.
             RuntimeError: No thread can be started.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
                 raise UnavailableError(f"what runs in the {self._name} threads is closed")
-            # A thread that was woken for a call counts as idle until it takes it, and the call as queued.
+            # Until a thread that was woken takes its call, the thread counts as idle and the call as queued.
             if len(self._calls) >= self._idle and self._started < self._count:
                 thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
                 thread.start()
@@ -80,11 +80,11 @@ class Threads(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
-        """Accepts no more calls, and cancels those that have not begun unless told otherwise.
+        """Stops accepting calls.
 
         Args:
-            wait: Until those that have begun have ended.
-            cancel_futures: Cancel the calls that have not begun.
+            wait: Whether to wait for the remaining calls.
+            cancel_futures: Whether to cancel the calls that have not started.
         """
         with self._changed:
             self._closed = True
@@ -106,9 +106,9 @@ class Threads(Executor):
                 if future.set_running_or_notify_cancel():
                     try:
                         future.set_result(call())
-                    except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the future
+                    except BaseException as error:  # noqa: BLE001 - raised to the code that awaits the future
                         future.set_exception(error)
-                del taken, future, call  # an idle thread keeps nothing
+                del taken, future, call  # an idle thread must not keep objects alive
         finally:
             with self._changed:
                 self._started -= 1
@@ -128,11 +128,11 @@ class Threads(Executor):
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends this process with an exit code, whatever its threads do.
+    """Ends this process with an exit code, regardless of its running threads.
 
-    What is registered for the end is done, as usual. The interpreter's own end is left out: a thread that comes back
-    from native code after that is taken down through frames of C++, which aborts the process (SIGABRT, ten times of
-    ten with ONNX Runtime). A run that outlasted the drain, or a load that was under way, is such a thread.
+    Runs the functions registered with `atexit`, but skips the shutdown of the interpreter. After a shutdown, a thread
+    that returns from native code is unwound through C++ frames, which aborts the process (SIGABRT, in 10 of 10 cases
+    with ONNX Runtime). Such threads are runs that outlast the drain, and loads in progress.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

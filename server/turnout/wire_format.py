@@ -1,17 +1,18 @@
-"""Protobuf's wire format, as far as it is read and written here without protobuf. Pure.
+"""The parts of protobuf's wire format that are read and written here without the protobuf library. Pure.
 
-A message is a row of fields: a number and a wire type, then what that type says. Numbers are written seven bits a byte,
-the lowest first (https://protobuf.dev/programming-guides/encoding/).
+A message is a sequence of fields. A field consists of a tag (the field number and the wire type) and a value in the
+format of that wire type. Numbers are encoded as varints, with seven bits per byte and the lowest bits first. See
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 import mmap
 from typing import Final
 
 VARINT: Final = 0
-"""The wire type of numbers."""
+"""The wire type of varints: integers, booleans and enums."""
 
 LENGTH_DELIMITED: Final = 2
-"""The wire type of bytes, text, messages and packed lists."""
+"""The wire type of bytes, strings, messages and packed lists."""
 
 MOST_VARINT_BYTES: Final = 10
 
@@ -21,11 +22,11 @@ _SINGLE = [bytes((value,)) for value in range(128)]
 
 
 class WireFormatError(ValueError):
-    """Bytes are not in protobuf's wire format."""
+    """Raised when bytes are not in protobuf's wire format."""
 
 
 def varint(value: int) -> bytes:
-    """Returns `value`, which is not negative, as protobuf writes numbers."""
+    """Encodes a non-negative integer as a varint."""
     if value < 128:
         return _SINGLE[value]
     if value < 16384:
@@ -39,10 +40,10 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Returns the number that begins at `at`, and where it ends.
+    """Returns the varint that starts at `at`, and the index of the byte after it.
 
     Raises:
-        Malformed: It does not end before `stop`, or has more than ten bytes.
+        WireFormatError: The varint does not end before `stop`, or has more than 10 bytes.
     """
     value = shift = 0
     for place in range(at, min(stop, at + MOST_VARINT_BYTES)):
@@ -55,12 +56,12 @@ def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
 
 
 def tag(number: int, wire_type: int = LENGTH_DELIMITED) -> bytes:
-    """Returns what goes before the length, or the value, of a field."""
+    """Returns the tag of a field, which precedes its length or value."""
     return varint(number << 3 | wire_type)
 
 
 def length_delimited(number: int, size: int) -> bytes:
-    """Returns what goes before the bytes of a length-delimited field that has `size` of them."""
+    """Returns the tag and the length that precede the bytes of a length-delimited field of `size` bytes."""
     return varint(number << 3 | LENGTH_DELIMITED) + varint(size)
 
 
@@ -70,14 +71,14 @@ def delimited(number: int, data: bytes) -> bytes:
 
 
 class Lengths(dict[int, bytes]):
-    """What goes before the bytes of one length-delimited field, by how many they are; each is made once."""
+    """A cache of the bytes that `length_delimited` returns for one field, by size."""
 
     def __init__(self, number: int) -> None:
-        """Prepares for the field of that number."""
+        """Creates an empty cache for the field with the given number."""
         self._number = number
 
     def __missing__(self, size: int) -> bytes:
-        """Returns what was not made yet, and keeps it if it is for few bytes."""
+        """Computes the bytes for a new size, and caches them if the size is small."""
         before = length_delimited(self._number, size)
         if size < _KEPT_LENGTHS:
             self[size] = before

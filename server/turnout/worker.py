@@ -1,4 +1,4 @@
-"""Where one of several workers starts: `turnout.workers.supervisor` runs this module, nobody else does."""
+"""Entry point of a worker process. Only `turnout.workers.supervisor` runs this module."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from turnout.workers.member import Member
 
 
 def main() -> None:
-    """Runs the worker at the end of the socket whose number is the one argument."""
+    """Runs a worker. The only command-line argument is the file descriptor of its end of the link to the supervisor."""
     from turnout.serving.sessions.cuda_driver import cuda_driver
 
     with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub(object):
-    """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. All methods of Triton's file are here.
+    """The service for clients of the Open Inference Protocol, with all methods of Triton's service. Available on the data
+    listener (default port 8001) under the name `inference.GRPCInferenceService`.
 
-    Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
-    exact version. Errors are those of turnout.v1.PredictionService.
+    The version in a request can be a selector, as in turnout.v1.PredictRequest.version. Responses contain the exact
+    version. Errors are those of turnout.v1.PredictionService.
     """
 
     def __init__(self, channel):
@@ -142,30 +142,31 @@ class GRPCInferenceServiceStub(object):
 
 
 class GRPCInferenceServiceServicer(object):
-    """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. All methods of Triton's file are here.
+    """The service for clients of the Open Inference Protocol, with all methods of Triton's service. Available on the data
+    listener (default port 8001) under the name `inference.GRPCInferenceService`.
 
-    Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
-    exact version. Errors are those of turnout.v1.PredictionService.
+    The version in a request can be a selector, as in turnout.v1.PredictRequest.version. Responses contain the exact
+    version. Errors are those of turnout.v1.PredictionService.
     """
 
     def ServerLive(self, request, context):
-        """Tells that the process answers.
+        """Reports that the process is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Tells whether the server is fit for traffic: every version that should be loaded has been tried, and the server is
-        not draining.
+        """Returns whether the server is ready for traffic: every version that should be loaded is loaded or has failed to
+        load, and the server is not draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Tells whether a version can answer now. A model or version that is not there is not ready; that is no error.
+        """Returns whether a version can answer now. A model or version that does not exist is not ready; this is not an
+        error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,14 +180,14 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """Describes inputs and outputs of a version, whatever its state.
+        """Describes the inputs and outputs of a version, regardless of its state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelInfer(self, request, context):
-        """Runs one request.
+        """Runs a request.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -194,8 +195,9 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """Runs many requests over one stream. Answers come in the order of the requests, as Triton sends them: clients that
-        set no ids rely on it. A request that fails is answered by an error message; only a broken stream ends the stream.
+        """Runs many requests over one stream. Responses arrive in the order of the requests, as with Triton, since clients
+        that set no ids rely on the order. If a request fails, its response contains an error message; the stream
+        continues.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
@@ -204,14 +206,14 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ModelConfig(self, request, context):
-        """Describes a version in the form of Triton's model configuration.
+        """Describes a version as a Triton model configuration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryIndex(self, request, context):
-        """Lists every version with its state.
+        """Lists all versions with their states.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,65 +234,66 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ModelStatistics(self, request, context):
-        """Tells what versions did since they were loaded.
+        """Returns statistics of versions since they were loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogSettings(self, request, context):
-        """Tells how the log is set, and changes that if the request says so. A change is PERMISSION_DENIED unless the
-        server's configuration allows it on this listener.
+        """Changes log settings if the request contains any, and returns all log settings. PERMISSION_DENIED for changes
+        unless the server's configuration allows them on this listener.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TraceSetting(self, request, context):
-        """Tells how tracing is set, of all models or of one, and changes that if the request says so. A change is
-        PERMISSION_DENIED unless the server's configuration allows it on this listener.
+        """Changes trace settings of one model or of all models if the request contains any, and returns the trace settings.
+        PERMISSION_DENIED for changes unless the server's configuration allows them on this listener.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SystemSharedMemoryStatus(self, request, context):
-        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, if it is off.
+        """Lists the caller's system shared memory regions. This and the next two methods return UNIMPLEMENTED if shared
+        memory is off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SystemSharedMemoryRegister(self, request, context):
-        """Gives a region of system shared memory a name that tensors can refer to.
+        """Registers a system shared memory region under a name that tensors can refer to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SystemSharedMemoryUnregister(self, request, context):
-        """Takes the name away. Requests under way keep the region until they end.
+        """Unregisters a region. Requests in progress keep the region until they end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CudaSharedMemoryStatus(self, request, context):
-        """Lists nothing: no CUDA memory is ever registered.
+        """Returns an empty list, since CUDA shared memory is never registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CudaSharedMemoryRegister(self, request, context):
-        """UNIMPLEMENTED.
+        """Always returns UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CudaSharedMemoryUnregister(self, request, context):
-        """Does nothing: no CUDA memory is ever registered.
+        """Does nothing, since CUDA shared memory is never registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,11 +411,11 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService(object):
-    """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. All methods of Triton's file are here.
+    """The service for clients of the Open Inference Protocol, with all methods of Triton's service. Available on the data
+    listener (default port 8001) under the name `inference.GRPCInferenceService`.
 
-    Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
-    exact version. Errors are those of turnout.v1.PredictionService.
+    The version in a request can be a selector, as in turnout.v1.PredictRequest.version. Responses contain the exact
+    version. Errors are those of turnout.v1.PredictionService.
     """
 
     @staticmethod

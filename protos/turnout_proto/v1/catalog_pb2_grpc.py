@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogServiceStub(object):
-    """Tells what the server holds. Served on the data listener and on the control listener.
+    """Describes models and versions. Available on the data listener and on the control listener.
     """
 
     def __init__(self, channel):
@@ -53,25 +53,25 @@ class CatalogServiceStub(object):
 
 
 class CatalogServiceServicer(object):
-    """Tells what the server holds. Served on the data listener and on the control listener.
+    """Describes models and versions. Available on the data listener and on the control listener.
     """
 
     def ListModels(self, request, context):
-        """Lists the models, by name.
+        """Lists all models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes one model with all its versions. NOT_FOUND names the nearest models that exist.
+        """Describes a model and all its versions. A NOT_FOUND error lists the existing models with the most similar names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVersion(self, request, context):
-        """Describes the version that a selector resolves to, whatever its state.
+        """Describes the version that a selector resolves to, regardless of its state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService(object):
-    """Tells what the server holds. Served on the data listener and on the control listener.
+    """Describes models and versions. Available on the data listener and on the control listener.
     """
 
     @staticmethod

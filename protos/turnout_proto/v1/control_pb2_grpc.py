@@ -30,7 +30,8 @@ if _version_not_supported:
 
 
 class ControlServiceStub(object):
-    """Changes what is served. Served on the control listener only (default 127.0.0.1:8003).
+    """Controls which versions are loaded and how traffic is routed. Available on the control listener only (default
+    127.0.0.1:8003).
     """
 
     def __init__(self, channel):
@@ -182,34 +183,36 @@ class ControlServiceStub(object):
 
 
 class ControlServiceServicer(object):
-    """Changes what is served. Served on the control listener only (default 127.0.0.1:8003).
+    """Controls which versions are loaded and how traffic is routed. Available on the control listener only (default
+    127.0.0.1:8003).
     """
 
     def LoadVersion(self, request, context):
-        """Loads a version and answers once it is Ready. FAILED_PRECONDITION with the reason if it cannot be loaded; what
-        served before goes on serving.
+        """Loads a version, and returns when it is Ready. FAILED_PRECONDITION with the reason if it cannot be loaded; versions
+        that are already loaded are not affected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadVersion(self, request, context):
-        """Takes a version out of service: requests under way finish, then its memory is freed.
+        """Unloads a version: waits for requests in progress, then frees the version's memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseVersion(self, request, context):
-        """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
-        those do too. FAILED_PRECONDITION if traffic is frozen, or if a rollout is in the way; the message says what to do.
+        """Releases a version for general traffic: ranges may resolve to it, and if it is higher than the version that answers
+        plain requests, it answers those as well. FAILED_PRECONDITION if traffic is frozen or a rollout conflicts with the
+        release; the message says what to do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WithdrawVersion(self, request, context):
-        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION if it is the baseline or a rollout
+        """Withdraws a release: the version becomes a candidate again. FAILED_PRECONDITION if it is the baseline or a rollout
         needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -217,175 +220,177 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def YankVersion(self, request, context):
-        """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
-        FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
+        """Yanks a version: ranges and the empty selector skip it, and requests pinned to it are refused or answered with a
+        warning. FAILED_PRECONDITION while the policy in force, a rollout or a tag needs the version; the message says what
+        to do first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnyankVersion(self, request, context):
-        """Takes a withdrawal back: the version is a candidate again.
+        """Undoes a yank: the version becomes a candidate again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetTag(self, request, context):
-        """Makes a tag name a version, whether or not the tag existed. ABORTED if it names another version than is expected.
+        """Points a new or existing tag at a version. ABORTED if the tag does not point at the expected version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTag(self, request, context):
-        """Removes a tag. NOT_FOUND if there is no such tag, ABORTED if it names another version than is expected.
+        """Removes a tag. NOT_FOUND if the tag does not exist, ABORTED if it does not point at the expected version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetActivity(self, request, context):
-        """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
-        next shows.
+        """Returns the current activity of the server. Costs about as much as a scrape of the metrics, but does not affect
+        what later scrapes show.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListServers(self, request, context):
-        """Tells which servers share the state store, and how far each is.
+        """Lists the servers that share the state store, and how up to date each of them is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTraffic(self, request, context):
-        """Tells how traffic is routed.
+        """Returns how traffic is routed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetTraffic(self, request, context):
-        """Puts a policy in place of the one in force.
+        """Replaces the policy in force.
 
-        Errors of this and of each change below: INVALID_ARGUMENT (no policy can be so), NOT_FOUND (no such model, version or
-        epoch), FAILED_PRECONDITION (a version is not ready, not released or does not fit the baseline's clients, or changes
-        are frozen), ABORTED (another change came first; look again).
+        Errors of this method and of all changes below: INVALID_ARGUMENT (the policy is invalid), NOT_FOUND (the model,
+        version or epoch does not exist), FAILED_PRECONDITION (a version is not ready, is not released or is not compatible
+        with the baseline's clients, or changes are frozen), ABORTED (another change came first; read the state again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RampTraffic(self, request, context):
-        """Gives one canary another weight; the others keep theirs.
+        """Changes the weight of one canary. The other canaries keep their weights.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClearTraffic(self, request, context):
-        """Ends the policy: the highest released version answers.
+        """Removes the policy, so that the highest released version answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FreezeTraffic(self, request, context):
-        """Refuses changes from now on, or accepts them again. Changes that take traffic back are always accepted.
+        """Freezes traffic, so that changes are refused, or unfreezes it. Changes that take traffic back are always accepted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevertTraffic(self, request, context):
-        """Puts an earlier epoch's policy in force again.
+        """Reapplies the policy of an earlier epoch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTrafficHistory(self, request, context):
-        """Tells the policies that were.
+        """Lists the earlier policies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainRoute(self, request, context):
-        """Tells, step by step, how a request would be routed.
+        """Explains step by step how a request would be routed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetShadowReport(self, request, context):
-        """Tells what the shadows of a model differ in.
+        """Returns how the responses of a model's shadows differ from those of the baseline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PlanRollout(self, request, context):
-        """Tells what a rollout would do, and what it would see with the model's present traffic. Changes nothing.
+        """Returns what a rollout would do, and what it could detect with the model's current traffic. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRollout(self, request, context):
-        """Begins to make a candidate the baseline, step by step, as the evidence allows.
+        """Starts a rollout, which makes a candidate the baseline step by step as the evidence permits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommandRollout(self, request, context):
-        """Carries out an operator's command on a model's rollout. NOT_FOUND if none runs, ABORTED if it has moved since.
+        """Applies an operator's command to a rollout. NOT_FOUND if the model has no active rollout, ABORTED if the rollout
+        has changed in the meantime.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRollouts(self, request, context):
-        """Tells the rollouts that are and were.
+        """Lists active and earlier rollouts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRollout(self, request, context):
-        """Tells a model's latest rollout as it goes; ends when it does.
+        """Sends a rollout whenever it changes. The stream ends when the rollout does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRolloutTicks(self, request, context):
-        """Tells what each tick of a rollout counted.
+        """Returns the counts of each tick of a rollout.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProbes(self, request, context):
-        """Tells the probes that plans may name.
+        """Lists the probes that plans can refer to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TryProbe(self, request, context):
-        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND if no probe has the name.
+        """Runs a probe once for a model and a candidate, without effect on rollouts. NOT_FOUND if the probe does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollBack(self, request, context):
-        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
-        takes the release of what is gone back from back.
+        """Immediately returns all of a model's traffic to an earlier version. Ends the model's rollouts and canaries, and
+        withdraws the release of the versions that are rolled back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -543,7 +548,8 @@ def add_ControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlService(object):
-    """Changes what is served. Served on the control listener only (default 127.0.0.1:8003).
+    """Controls which versions are loaded and how traffic is routed. Available on the control listener only (default
+    127.0.0.1:8003).
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PredictionServiceStub(object):
-    """Answers predictions. Served on the data listener (default port 8001) and on the control listener.
+    """Serves predictions. Available on the data listener (default port 8001) and on the control listener.
     """
 
     def __init__(self, channel):
@@ -48,25 +48,26 @@ class PredictionServiceStub(object):
 
 
 class PredictionServiceServicer(object):
-    """Answers predictions. Served on the data listener (default port 8001) and on the control listener.
+    """Serves predictions. Available on the data listener (default port 8001) and on the control listener.
     """
 
     def Predict(self, request, context):
-        """Runs one request on the version that its selector and the model's routing choose.
+        """Runs a request on the version that the selector and the model's routing determine.
 
-        Errors: INVALID_ARGUMENT (a selector or tensor is malformed; details hold google.rpc.BadRequest), NOT_FOUND (no such
-        model or version), FAILED_PRECONDITION (known, not loaded), UNAVAILABLE (still loading, or the server is draining;
-        details hold google.rpc.RetryInfo), RESOURCE_EXHAUSTED (the version's queue is full; RetryInfo), DEADLINE_EXCEEDED,
-        DATA_LOSS (the version's bytes changed since it was published), INTERNAL (the model failed).
+        Errors: INVALID_ARGUMENT (a selector or tensor is malformed; details contain google.rpc.BadRequest), NOT_FOUND (the
+        model or version does not exist), FAILED_PRECONDITION (the version exists but is not loaded), UNAVAILABLE (the
+        version is still loading, or the server is draining; details contain google.rpc.RetryInfo), RESOURCE_EXHAUSTED (the
+        version's queue is full; details contain RetryInfo), DEADLINE_EXCEEDED, DATA_LOSS (the version's files have changed
+        since it was published), INTERNAL (the model failed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """Many requests over one stream. Answers come in any order and carry their request's id. A request that fails is
-        answered by its own status; only a broken stream ends the stream. Half as costly per request as Predict for small
-        models.
+        """Runs many requests over one stream. Responses arrive in any order and contain the request's id. If a request fails,
+        its response contains a status; the stream itself continues. For small models, a request costs half as much as with
+        Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +95,7 @@ def add_PredictionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PredictionService(object):
-    """Answers predictions. Served on the data listener (default port 8001) and on the control listener.
+    """Serves predictions. Available on the data listener (default port 8001) and on the control listener.
     """
 
     @staticmethod

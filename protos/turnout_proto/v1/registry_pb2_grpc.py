@@ -26,14 +26,14 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """Takes versions in and gives them out, so that neither a CI job nor another server needs the file system that the
-    repository lies on. Served on the control listener only (default 127.0.0.1:8003): whoever reaches it decides what is
-    served.
+    """Receives and sends versions, so that CI jobs and other servers do not need access to the repository's file system.
+    Available on the control listener only (default 127.0.0.1:8003), since its callers determine what is served.
 
-    To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
-    BeginUpload with the same upload manifest finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
-    ends.
+    To publish a version, call BeginUpload to announce its files, UploadFiles to send the files that the server lacks,
+    and PublishUpload to run the gates and publish the version. To sign a version whose number the server chooses, call
+    DescribeUpload before PublishUpload. If the connection is lost, call BeginUpload with the same request: it finds the
+    existing upload, and returns how much of each file has been received. An upload that is not published is discarded
+    some time after the last byte (`transfers.keep_s`), and when the server ends.
     """
 
     def __init__(self, channel):
@@ -85,93 +85,93 @@ class RegistryServiceStub(object):
 
 
 class RegistryServiceServicer(object):
-    """Takes versions in and gives them out, so that neither a CI job nor another server needs the file system that the
-    repository lies on. Served on the control listener only (default 127.0.0.1:8003): whoever reaches it decides what is
-    served.
+    """Receives and sends versions, so that CI jobs and other servers do not need access to the repository's file system.
+    Available on the control listener only (default 127.0.0.1:8003), since its callers determine what is served.
 
-    To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
-    BeginUpload with the same upload manifest finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
-    ends.
+    To publish a version, call BeginUpload to announce its files, UploadFiles to send the files that the server lacks,
+    and PublishUpload to run the gates and publish the version. To sign a version whose number the server chooses, call
+    DescribeUpload before PublishUpload. If the connection is lost, call BeginUpload with the same request: it finds the
+    existing upload, and returns how much of each file has been received. An upload that is not published is discarded
+    some time after the last byte (`transfers.keep_s`), and when the server ends.
     """
 
     def BeginUpload(self, request, context):
-        """Announces a version and its files.
+        """Announces a version and its files. All errors below are detected before any content is sent.
 
-        INVALID_ARGUMENT: a name, path, size or digest is none, or a bound is passed (the detail names the field);
-        ALREADY_EXISTS: other content stands under that version, or the number can never be used again; RESOURCE_EXHAUSTED:
-        as many uploads are open as may be, or the disk has no room. Nothing is sent in vain: all of that is said before a
-        byte of content.
+        INVALID_ARGUMENT: a name, path, size or digest is invalid, or a limit is exceeded (the details name the field);
+        ALREADY_EXISTS: the version exists with other content, or its number can never be used again; RESOURCE_EXHAUSTED:
+        the maximum number of uploads is in progress, or the disk is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadFiles(self, request_iterator, context):
-        """Sends content. One stream at a time writes to an upload; UNAVAILABLE with RetryInfo if one writes already.
+        """Sends content. Only one stream at a time can write to an upload; UNAVAILABLE with RetryInfo if another one does.
 
-        INVALID_ARGUMENT: a chunk is larger than 1 MiB, does not follow the bytes before it, or makes a file whose digest is
-        not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
-        came for `transfers.idle_s`, go on after BeginUpload.
+        INVALID_ARGUMENT: a chunk is larger than 1 MiB, does not follow the previous bytes of its file, or completes a file
+        whose digest is not the announced one (send the file again from offset 0); NOT_FOUND: the upload does not exist,
+        start again with BeginUpload; ABORTED: nothing was received for `transfers.idle_s`, continue after BeginUpload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeUpload(self, request, context):
-        """Says which version an upload would become now, with its number and its digest. Runs no gate and changes nothing.
+        """Returns the version that an upload would become now, with its number and digest. Runs no gates and changes nothing.
 
-        INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: other content stands under the
-        number; FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload.
+        INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: the version exists with other
+        content; FAILED_PRECONDITION: files are incomplete; NOT_FOUND: the upload does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishUpload(self, request, context):
-        """Publishes what was uploaded, as `turnout publish` does: the same checks, the same gates, the same atomic step.
+        """Publishes an upload in the same way as `turnout publish`, with the same checks, gates and atomic commit.
 
-        INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence, and a GatesRefused among the
-        details has them all), a gate cannot be skipped, the signature is none, or the files are not those that the model
-        refers to; ALREADY_EXISTS: another publish of the version came first with other content; ABORTED: the signature is
-        that of another digest, since another publish took the number; FAILED_PRECONDITION: files are not complete;
-        NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
+        INVALID_ARGUMENT: a gate failed (the details contain a field violation with the name and evidence of the gate, and
+        a GatesRefused with the results of all gates), a gate cannot be skipped, the signature is invalid, or the files are
+        not those that the model refers to; ALREADY_EXISTS: another publish created the version with other content first;
+        ABORTED: the signature is for another digest, because another publish took the number; FAILED_PRECONDITION: files
+        are incomplete; NOT_FOUND: the upload does not exist. A rejected upload is discarded, unless the error is ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AbandonUpload(self, request, context):
-        """Throws an upload away. NOT_FOUND if there is no such upload.
+        """Discards an upload. NOT_FOUND if the upload does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignVersion(self, request, context):
-        """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
+        """Stores a detached signature for an existing version. Servers that refused to load the version try again.
 
-        INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
-        NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
+        INVALID_ARGUMENT: the signature is invalid for the digest that it names; ABORTED: the version has another digest;
+        NOT_FOUND: the version does not exist; DATA_LOSS: the version's files have changed since it was published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeVersion(self, request, context):
-        """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
+        """Returns the full description of a version: its manifest, signatures, gate reports and publishing environment.
 
-        NOT_FOUND: there is none; DATA_LOSS: its manifest is not what was published.
+        NOT_FOUND: the version does not exist; DATA_LOSS: its manifest has changed since it was published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FetchVersion(self, request, context):
-        """Gives a version out: its manifest first, then every byte of its files, file by file in the manifest's order.
+        """Sends a version: first its manifest, then the contents of its files in the order of the manifest. The client must
+        check the digests.
 
-        NOT_FOUND: there is none; DATA_LOSS: its files are not those that were published; RESOURCE_EXHAUSTED: as many
-        fetches are under way as may be. The receiver checks the digests.
+        NOT_FOUND: the version does not exist; DATA_LOSS: its files have changed since it was published;
+        RESOURCE_EXHAUSTED: the maximum number of fetches is in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,14 +229,14 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """Takes versions in and gives them out, so that neither a CI job nor another server needs the file system that the
-    repository lies on. Served on the control listener only (default 127.0.0.1:8003): whoever reaches it decides what is
-    served.
+    """Receives and sends versions, so that CI jobs and other servers do not need access to the repository's file system.
+    Available on the control listener only (default 127.0.0.1:8003), since its callers determine what is served.
 
-    To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
-    BeginUpload with the same upload manifest finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
-    ends.
+    To publish a version, call BeginUpload to announce its files, UploadFiles to send the files that the server lacks,
+    and PublishUpload to run the gates and publish the version. To sign a version whose number the server chooses, call
+    DescribeUpload before PublishUpload. If the connection is lost, call BeginUpload with the same request: it finds the
+    existing upload, and returns how much of each file has been received. An upload that is not published is discarded
+    some time after the last byte (`transfers.keep_s`), and when the server ends.
     """
 
     @staticmethod

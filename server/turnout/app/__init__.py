@@ -1,1 +1,1 @@
-"""Puts a server together: its parts, its listeners, its start and its end."""
+"""Assembles a server from its components, and controls its startup, reload and shutdown."""

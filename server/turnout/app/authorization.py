@@ -1,4 +1,4 @@
-"""Who may do what, as the parts of one server need it: made from its settings when it starts."""
+"""Sets up authentication and authorization from the server's settings."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,10 +23,12 @@ POLICY_FAILING = (
 
 
 def open_authority(settings: Settings, recorder: AuthRecorder, log: FilteringBoundLogger) -> Authority | None:
-    """Returns what says who may do what; None where everybody is taken at their word. Blocking.
+    """Returns the object that authorizes callers; None if `[auth]` is not enabled. Blocking.
+
+    Logs a warning for each listener that other machines can reach without authentication or encryption.
 
     Raises:
-        ConfigError: The policy file is none, or a listener would be open to anybody and nobody said that it may be.
+        ConfigError: The policy file is invalid, or a listener would be open to other machines without `--insecure`.
     """
     check_exposure(settings)
     for listener in open_to_anybody(settings):
@@ -38,10 +40,10 @@ def open_authority(settings: Settings, recorder: AuthRecorder, log: FilteringBou
 
 
 def with_secrets(settings: Settings) -> Settings:
-    """Returns settings with the secrets that lie in files. Blocking.
+    """Returns settings that include the secrets stored in files. Blocking.
 
     Raises:
-        ConfigError: One of the files cannot be used.
+        ConfigError: A file cannot be read or is invalid.
     """
     console, rollout = settings.console, settings.rollout
     token = console_token(console.token, console.token_file)
@@ -56,7 +58,7 @@ def with_secrets(settings: Settings) -> Settings:
 def protection(
     settings: Settings, authority: Authority | None, sessions: Sessions
 ) -> Callable[[Sequence[BaseRoute]], Sequence[BaseRoute]]:
-    """Returns what puts the question who calls in front of HTTP routes."""
+    """Returns a function that wraps HTTP routes with authentication and authorization."""
 
     def protected(routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:
         anonymous = settings.auth.anonymous_metrics
@@ -66,7 +68,7 @@ def protection(
 
 
 def _refusal(path: str) -> Refuse:
-    """Returns what answers refused requests of a route, in the words of its protocol."""
+    """Returns the function that creates the error response for a rejected request, in the format of the route."""
     if path.startswith("/console"):
         return console_refusal
     answer = error_answer if path.startswith("/v2") else error_response

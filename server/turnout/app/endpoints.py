@@ -1,4 +1,4 @@
-"""What the listeners serve: the services of gRPC, the routes of HTTP, the console."""
+"""Creates what the listeners serve: the gRPC services, the HTTP routes and the console."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -61,17 +61,17 @@ from turnout.workers.peers import Peers
 
 @dataclass(frozen=True, slots=True)
 class EndpointParts:
-    """The parts of a server that its endpoints are made of.
+    """The components from which the endpoints are created.
 
     Attributes:
-        base: What all of it stands on.
-        serving: Answers requests.
-        rollouts: Rolls versions out.
-        uploads: Of publishers, under way.
-        refresh: Puts in force what was recorded and published.
-        accepting: Tells whether the server takes requests; False once it drains.
-        member: What this server is as one of several workers; None if it is alone.
-        peers: The other workers; None if this server is alone.
+        base: Components that all others use.
+        serving: Components that answer requests.
+        rollouts: Components that run rollouts.
+        uploads: Uploads in progress.
+        refresh: Applies recorded changes and published versions.
+        accepting: Returns whether the server accepts requests; False once it drains.
+        member: This server as one of several workers; None if it is the only one.
+        peers: The other workers; None if this is the only one.
     """
 
     base: Foundation
@@ -85,7 +85,7 @@ class EndpointParts:
 
 
 def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
-    """Returns the uploads of publishers; `stack` closes them."""
+    """Creates the manager of uploads, which `stack` closes."""
     transfers = base.settings.transfers
     publisher = Publisher(base.settings, base.repository, base.store, base.processes)
 
@@ -100,13 +100,13 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
 
 
 def open_services(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> Services:
-    """Returns what the listeners serve.
+    """Creates the services of the listeners.
 
     Args:
-        parts: That it is made of.
-        threshold: Of the log, which a client of the trace and log settings may change.
-        form: Of its lines, likewise.
-        stack: Closes it at the end.
+        parts: Components to create them from.
+        threshold: Threshold of the log, which clients may change through the log settings.
+        form: Format of the log's lines, which clients may change likewise.
+        stack: Stack that closes the services.
     """
     base, serving, rollouts = parts.base, parts.serving, parts.rollouts
     return Services(
@@ -144,15 +144,15 @@ def open_web(
     admission: Admission,
     budget: ReceiveBudget,
 ) -> ASGIApp:
-    """Returns the application behind the HTTP listener.
+    """Creates the application of the HTTP listener.
 
     Args:
-        parts: That it is made of.
-        services: That gRPC serves as well.
-        scrapes: Answers /metrics.
-        recent: What the console's charts show.
-        admission: Counts requests, and refuses some.
-        budget: Bounds what has come in part of bodies.
+        parts: Components to create it from.
+        services: Services that gRPC offers as well.
+        scrapes: Answers requests for /metrics.
+        recent: Recent data for the console's charts.
+        admission: Admission control, shared with gRPC.
+        budget: Limit on the total size of incomplete bodies, shared with gRPC.
     """
     base, member = parts.base, parts.member
     settings = base.settings
@@ -195,7 +195,7 @@ def _console(parts: EndpointParts, services: Services, recent: Recent, sessions:
 
 
 def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: AsyncExitStack) -> OipServices:
-    """Returns the extensions of the Open Inference Protocol."""
+    """Creates the services of the Open Inference Protocol other than inference."""
     base, serving, peers = parts.base, parts.serving, parts.peers
     router, catalog, settings = serving.router, base.catalog, base.settings
     shared_memory = SharedMemory(settings.oip, int(settings.limits.max_message_bytes), peers)
@@ -211,7 +211,7 @@ def _oip(parts: EndpointParts, threshold: Threshold, form: LogForm, stack: Async
 
 def _registry(parts: EndpointParts, stack: AsyncExitStack) -> RegistryServicer:
     base, rollouts, transfers = parts.base, parts.rollouts, parts.base.settings.transfers
-    # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
+    # Dedicated threads at a low priority: hashing and gates use a core for seconds, and live requests come first.
     executor = Threads("registry", transfers.max_uploads, lower_priority)
     stack.callback(executor.shutdown, wait=True, cancel_futures=True)
     threads = CancellableThreads(executor)

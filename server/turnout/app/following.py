@@ -1,4 +1,4 @@
-"""What the server follows: the repository, the state store, and what others record there."""
+"""Keeps the server up to date with the repository and the state store, which other servers also change."""
 
 import asyncio
 from contextlib import suppress
@@ -10,41 +10,41 @@ from turnout.serving.versions.follow import follow
 
 
 class Following:
-    """Puts in force what is recorded and published."""
+    """Applies recorded changes and published versions to this server."""
 
     def __init__(self, base: Foundation, serving: Serving, rollouts: Rollouts) -> None:
-        """Follows nothing yet.
+        """Initializes the object. Call `run` to start following.
 
         Args:
-            base: Has the repository and the state store.
-            serving: Loads versions and has policies in force.
-            rollouts: Has rollbacks of other servers in force.
+            base: Contains the repository and the state store.
+            serving: Contains the loaded versions and the policies in force.
+            rollouts: Contains the rollbacks of other servers.
         """
         self._base = base
         self._serving = serving
         self._rollouts = rollouts
 
     async def refresh(self) -> None:
-        """Puts in force what is recorded of policies, rollbacks and releases, and loads what that asks for."""
+        """Applies the recorded policies, rollbacks and releases, and loads the versions that they need."""
         try:
-            await self._serving.traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            await self._serving.traffic.refresh()  # first, so that the versions of policies are loaded and kept
             await self._rollouts.engine.rollbacks.note()
             if self._base.mount is not None:
                 await self._base.mount.refresh()
-        except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
+        except Exception:  # not `finally`, where an exception would replace a cancellation
             await self._serving.manager.refresh()
             raise
         await self._serving.manager.refresh()
 
     async def follow_all(self) -> None:
-        """Does the same, and has tokens that were revoked refused."""
+        """Does the same as `refresh`, and applies the revocation of tokens."""
         authority, store = self._base.authority, self._base.store
-        if authority is not None:  # first: whatever else cannot be followed, a token that is revoked is
+        if authority is not None:  # first, so that revocations apply even if the rest fails
             authority.put_tokens(await store.in_thread(store.tokens, revoked=False))
         await self.refresh()
 
     async def run(self) -> None:
-        """Follows for as long as the server runs."""
+        """Follows changes until the task is cancelled."""
         base, changed, loop = self._base, asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:

@@ -1,4 +1,4 @@
-"""What everything else of a server stands on: settings, identities, the repository, the state store."""
+"""Opens the components that all others use: settings, certificates, the repository, the state store and more."""
 
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
@@ -31,25 +31,25 @@ from turnout.tls.certificates import Certificates
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """What the parts of a server have in common.
+    """The components that all other components of a server use.
 
     Attributes:
-        settings: In force: with secrets read, and a state store named.
-        models: The settings of single models, which a reload changes.
-        log: Where the server says what happens.
-        clock: That rollouts and the events of the state store go by.
-        metrics: What is counted.
-        certificates: What the listeners show their clients.
-        authority: Says who may do what; None if callers are taken at their word.
-        scratch: A directory that is removed at the end.
-        processes: Starts the children of trial runs and of isolated versions.
-        repository: The models.
-        catalog: What is served.
+        settings: Settings in force, including secrets from files and the URL of the state store.
+        models: Settings of single models, which a reload changes.
+        log: The server's logger.
+        clock: Clock of rollouts and of events in the state store.
+        metrics: Metrics of the server.
+        certificates: Certificates of the listeners.
+        authority: Authorizes callers; None if `[auth]` is not enabled.
+        scratch: Temporary directories that are removed at the end.
+        processes: Starts child processes for trial runs and isolated versions.
+        repository: The model repository.
+        catalog: Models and versions that are served.
         store: The state store.
-        nvml: NVIDIA's driver; None without one.
-        mount: What a read-only repository holds; None if versions are published here.
-        new_store: The repository has versions and the state store has never seen one.
-        starting: Threads for what blocks while the server starts.
+        nvml: NVIDIA's driver library; None if there is none.
+        mount: Follows a read-only repository; None if versions are published here.
+        new_store: Whether the state store is new although the repository contains versions.
+        starting: Threads for blocking work while the server starts.
     """
 
     settings: Settings
@@ -70,18 +70,18 @@ class Foundation:
     starting: Threads
 
     def gpus(self, devices: Collection[str]) -> Sequence[Gpu]:
-        """Returns what the driver says of these devices. Blocking."""
+        """Returns the driver's readings for the given devices. Blocking."""
         return () if self.nvml is None else self.nvml.read(pci_addresses(devices))
 
 
 async def lay_foundation(
     settings: Settings, log: FilteringBoundLogger, clock: Clock, stack: AsyncExitStack
 ) -> Foundation:
-    """Opens what a server stands on; `stack` closes it.
+    """Opens the components that all others use. `stack` closes them.
 
     Raises:
-        ConfigError: A setting cannot be met here.
-        UnavailableError: The state store does not answer.
+        ConfigError: A setting is invalid on this machine.
+        UnavailableError: The state store does not respond.
     """
     models = ModelTable(settings.model)
     settings = settings.model_copy(update={"model": models})

@@ -1,4 +1,4 @@
-"""A server's life between its start and its end: tasks beside the listeners, and the drain."""
+"""A server's background tasks while it runs, and the drain at its end."""
 
 import asyncio
 import contextlib
@@ -20,43 +20,43 @@ from turnout.state.store import StateStore
 
 _QUIET_SECONDS = 0.03
 _SETTLE_SECONDS = 0.5
-"""However short the delay, requests are taken until none came for the first of these, and at most for the second.
-Those on their way when the server was told to stop were begun before that."""
+"""After the drain delay, requests are accepted until none has arrived for the first of these times, but no longer than
+the second. Thus requests that were in transit when the server was told to stop are still accepted."""
 
 _EXPIRY_SECONDS = 0.5
-"""Between two looks for uploads that nobody goes on with, at least."""
+"""Minimum time in seconds between two checks for abandoned uploads."""
 
 _RETENTION_SECONDS = 3600.0
-"""Between two looks for what the retention lets go."""
+"""Time in seconds between two removals of expired records."""
 
 _RUNS_CLOSE_SECONDS = 1.0
-"""What runs whose requests have been ended may hold the server's end up by; whatever waits for it counts on the drain's
-own time."""
+"""Maximum time in seconds for which runs of requests that were already ended may delay the server's end. Supervisors
+only wait for the drain timeout."""
 
 _SHADOWS_CLOSE_SECONDS = 1.0
-"""What copies that run may hold the server's end up by."""
+"""Maximum time in seconds for which running shadow copies may delay the server's end."""
 
 
 class SideTasks:
-    """Tasks that run as long as the server does. One that ends by itself stops the server."""
+    """Background tasks that run as long as the server does. If one of them ends by itself, the server stops."""
 
     def __init__(self, failed: "asyncio.Future[None]") -> None:
         self._failed = failed
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Begins a task; `name` is what the server's end is explained with if it ends."""
+        """Starts a task. If the task ends, the error message that explains the server's end contains `name`."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
 
     def expect_end(self) -> None:
-        """Says that from now on a task may end."""
+        """Allows tasks to end from now on."""
         for task in self._tasks:
             task.remove_done_callback(self._ended)
 
     async def cancel(self) -> None:
-        """Ends all of them."""
+        """Cancels all tasks, and waits for their end."""
         self.expect_end()
         for task in self._tasks:
             task.cancel()
@@ -79,10 +79,11 @@ async def drain(
     side_tasks: SideTasks,
     without_delay: asyncio.Event,
 ) -> None:
-    """Drains: readiness is off already; then no new request is taken, then those under way are finished.
+    """Drains the server, whose readiness is already off.
 
-    What has begun is answered, whether or not all of it has come. What comes after that is refused with UNAVAILABLE
-    and when to try again, on new connections too, until the last has been answered.
+    First waits for the drain delay, then stops accepting requests, then waits for the requests in progress. A request
+    that has started is answered even if it has been received only in part. Later requests are rejected with UNAVAILABLE
+    and a retry delay, also on new connections, until the last request in progress has been answered.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.drain.delay_s):
@@ -92,9 +93,9 @@ async def drain(
     services.inference.drain()
     bound = settings.drain.timeout_s
     ends = time.monotonic() + bound
-    # What goes on for a publisher may take minutes, and can be begun anew: it does not hold up the server's end.
+    # Publishing may take minutes and can be repeated, so it does not delay the server's end.
     services.registry.stop(Draining("the server stops", retry_after=1.0))
-    # The lanes go first and at once: nobody waits for a copy, and the manager would wait for what a lane holds.
+    # The shadow lanes end first: no caller waits for a copy, and the manager would wait for the versions they lease.
     shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
     await asyncio.gather(*(c.stop(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows)
     side_tasks.expect_end()
@@ -102,7 +103,7 @@ async def drain(
 
 
 async def keep_retention(store: StateStore, retention: Retention, log: FilteringBoundLogger) -> None:
-    """Removes from the state store what the retention no longer keeps, for as long as the server runs."""
+    """Removes expired records from the state store periodically, until the task is cancelled."""
     while True:
         await asyncio.sleep(_RETENTION_SECONDS)
         try:
@@ -115,7 +116,7 @@ async def keep_retention(store: StateStore, retention: Retention, log: Filtering
 
 
 async def expire_uploads(repository: Repository, uploads: Uploads, keep_seconds: float) -> None:
-    """Removes uploads that nobody goes on with, for as long as the server runs."""
+    """Removes abandoned uploads periodically, until the task is cancelled."""
     while True:
         await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
         await repository.in_thread(uploads.expire)

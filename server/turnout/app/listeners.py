@@ -1,8 +1,8 @@
-"""What a server listens on: the data listener, HTTP, and the operators' listener.
+"""Opens a server's three listeners.
 
 data     h2corn, or grpcio       gRPC for clients
-http     h2corn                  REST, metrics, probes, console; the data listener's own, where both have one address
-control  grpcio                  gRPC for operators; its library is what channelz tells of
+http     h2corn                  REST, metrics, probes, console; the same listener as data if they share an address
+control  grpcio                  gRPC for operators; channelz reports the state of the grpcio library
 """
 
 import asyncio
@@ -31,19 +31,21 @@ from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
 
 _RESERVED_FILES = 512
-"""Descriptors that connections leave to all else: models, the state store, child processes."""
+"""Number of file descriptors that are reserved for purposes other than connections: models, the state store and child
+processes."""
 
 _FILES_SHARE: Mapping[str, float] = {"grpc": 0.7, "http": 0.3}
-"""Of the rest: together they never take the last, for which h2corn would end every connection."""
+"""Shares of the remaining file descriptors. The listeners together never use the last one, since h2corn would then
+close every connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Where a server listens.
+    """The listeners of a server.
 
     Attributes:
         grpc: The data listener.
-        http: The HTTP listener; it may be the same.
+        http: The HTTP listener, which may be the same object as `grpc`.
         control: The operators' listener.
     """
 
@@ -53,11 +55,11 @@ class Listeners:
 
     @property
     def clients(self) -> tuple[CallListener, ...]:
-        """Those that clients use, each once."""
+        """The listeners for clients, without duplicates."""
         return (self.grpc,) if self.http is self.grpc else (self.grpc, self.http)
 
     async def start(self) -> None:
-        """Begins to take connections."""
+        """Starts accepting connections."""
         for listener in (*self.clients, self.control):
             await listener.start()
 
@@ -71,22 +73,22 @@ def open_listeners(
     budget: ReceiveBudget,
     stack: AsyncExitStack,
 ) -> Listeners:
-    """Returns the listeners, bound; they take no connection before they are started.
+    """Returns the listeners, bound to their addresses. They accept no connections until they are started.
 
     Args:
-        services: That they serve.
-        settings: Of the server.
-        web: The application behind HTTP.
-        certificates: What the listeners show their clients.
-        admission: Counts requests, and refuses some.
-        budget: Bounds what has come in part of messages.
-        stack: Closes what is left of them at the end.
+        services: Services to offer.
+        settings: The server's settings.
+        web: Application of the HTTP listener.
+        certificates: Certificates of the listeners.
+        admission: Admission control.
+        budget: Limit on the total size of incomplete messages.
+        stack: Stack that releases the listeners' resources.
 
     Raises:
-        ConfigError: An address cannot be had, or the settings contradict each other.
+        ConfigError: An address cannot be bound, or the settings contradict each other.
     """
     data = data_methods(services, settings)
-    shared = services.peers is not None  # the addresses are kept by the parent of the workers, who all listen there
+    shared = services.peers is not None  # all workers listen on ports that the supervisor reserves
     operators = control_methods(services, settings)
     control: CallListener = NullListener(settings.control)
     if services.peers is None or services.peers.has_control:

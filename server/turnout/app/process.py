@@ -1,4 +1,4 @@
-"""A server as a process: its event loop, its signals, its exit code."""
+"""Runs a server as a process: sets up the event loop and signal handlers, and determines the exit code."""
 
 import asyncio
 import gc
@@ -18,33 +18,35 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def loop_factory(*, gpu: bool) -> LoopFactory:
-    """Returns what makes the event loop: libuv's if it is known to serve, which is a tenth of a small unary call.
+    """Returns the factory of the event loop: uvloop's, which saves a tenth of the cost of a small unary call.
 
     Args:
-        gpu: Whether it may use one. Then it is asyncio's own loop (docs/decisions/0035-servers-run-on-libuv.md).
+        gpu: Whether the process may use a GPU. If so, the factory is asyncio's
+            (docs/decisions/0035-servers-run-on-libuv.md).
     """
     if gpu:
         return asyncio.new_event_loop
     try:
         import uvloop
-    except ModuleNotFoundError:  # there is none for PyPy
+    except ModuleNotFoundError:  # uvloop is not available for PyPy
         return asyncio.new_event_loop
     return uvloop.new_event_loop
 
 
 async def run(settings: Settings, read: Callable[[], Settings], member: Member | None = None) -> int:
-    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
+    """Runs a server until SIGTERM or SIGINT. A second signal ends the process immediately. SIGHUP reloads the settings.
 
     Args:
-        settings: Of the server.
-        read: Reads them anew; it raises ConfigError if they are wrong.
-        member: What it is as one of several workers; it drains when its parent is gone, too.
+        settings: The server's settings.
+        read: Reads the settings again. Raises ConfigError if they are invalid.
+        member: This server as one of several workers, in which case it also drains when the supervisor ends; None if it
+            is the only one.
 
     Returns:
-        The exit code: 0 after a drain, 1 where a part that must not end did.
+        The exit code: 0 after a drain, 1 if a background task ended unexpectedly.
 
     Raises:
-        ConfigError, UnavailableError: As `running`.
+        ConfigError, UnavailableError: As for `running`.
     """
     return_freed_memory()
     threshold, form = Threshold(settings.log.level), LogForm(settings.log.format)
@@ -61,7 +63,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
     def on_signal(number: signal.Signals) -> None:
         nonlocal interrupted
         if stopping.is_set():
-            os._exit(1)  # asked twice: no drain, no farewell
+            os._exit(1)  # second signal: exit without draining
         interrupted = number is signal.SIGINT
         stop()
 
@@ -72,7 +74,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    hung_up = asyncio.Event() if member is None else member.hung_up  # that may be before there is a server
+    hung_up = asyncio.Event() if member is None else member.hung_up  # SIGHUP may arrive before the server runs
     loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     if member is not None:
         member.on_parents_end(stop)
@@ -80,7 +82,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         reloads = loop.create_task(_reload(server.reloader, read, hung_up))
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
-        # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
+        # Exclude the current, long-lived objects from garbage collections, which would stall the event loop.
         gc.collect()
         gc.freeze()
         signalled = asyncio.ensure_future(stopping.wait())

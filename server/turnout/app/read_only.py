@@ -1,4 +1,4 @@
-"""A server whose repository is mounted read-only: what is kept elsewhere, and what is declared of what is found."""
+"""Support for read-only repositories: the location of state and other files, and the release of versions found."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,21 +19,22 @@ from turnout.state.database.engine import Location, sqlite_url
 from turnout.state.store import StateStore
 
 _SECONDS = 10.0
-"""What a look at the directory may take before the rest of the server goes on without it."""
+"""Time in seconds that the server waits for a scan of the directory before it continues without the result."""
 
 ACTOR = "server"
 BY_POLICY = "its version policy serves it"
 _FORGOTTEN = "until-the-server-ends.db"
-"""File of a state store that ends with its server. Workers, which are handed the URL of one, know it by this name."""
+"""File name of a temporary state store. Workers, which receive its URL, recognize a temporary store by this name."""
 
 MOUNTED = "the repository is mounted read-only, and no state says otherwise"
 
 
 def with_state(settings: Settings, scratch: Scratch) -> Settings:
-    """Returns settings with a state store: in memory, where the repository is read-only and none is named.
+    """Returns settings with a state store: a temporary one if the repository is read-only and none is configured.
 
     Raises:
-        ConfigError: There is no place for it.
+        ConfigError: No location for the state store is available, or a remote repository that is not read-only is
+            configured without one.
     """
     if not settings.state and not settings.read_only and isinstance(settings.models, RepositoryUrl):
         raise ConfigError(NO_STATE.format(settings.models))
@@ -43,17 +44,19 @@ def with_state(settings: Settings, scratch: Scratch) -> Settings:
 
 
 def forgets(settings: Settings) -> bool:
-    """Tells whether the state store is one that `with_state` made: nobody has declared anything there."""
+    """Returns whether the state store is a temporary one that `with_state` added, so that operators record nothing."""
     file = _file_of(settings)
     return file is not None and file.name == _FORGOTTEN
 
 
 def place_to_write(settings: Settings, scratch: Scratch) -> Path:
-    """Returns the directory that a server writes to beside its state store: that of the repository, or, where that is
-    read-only, of the state store's file.
+    """Returns the directory for files that a server writes in addition to its state store.
+
+    This is the directory of the repository; if that is read-only or remote, the directory of the state store's file;
+    if there is none, a temporary directory.
 
     Raises:
-        ConfigError: There is no place for it.
+        ConfigError: No directory is available.
     """
     if isinstance(settings.models, Path) and not settings.read_only:
         return settings.models.absolute()
@@ -69,15 +72,15 @@ def _file_of(settings: Settings) -> Path | None:
 
 
 def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], Path]) -> Repository:
-    """Returns the repository that settings name. Nothing is read yet.
+    """Returns the configured repository, without reading it.
 
     Args:
-        settings: Of the server.
+        settings: The server's settings.
         read: Reads ONNX files.
-        scratch: Returns a directory of this process's own; called when it is needed.
+        scratch: Returns a temporary directory; called when one is needed.
 
     Raises:
-        ConfigError: It lives elsewhere, and the extra for that is not installed, or the cache cannot be used.
+        ConfigError: The repository is remote, and the extra for it is not installed or the cache cannot be used.
     """
     if isinstance(settings.models, RepositoryUrl):
         return open_remote(settings.models, settings.repository, read_only=settings.read_only)
@@ -86,7 +89,7 @@ def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], P
 
 
 class Mount:
-    """Keeps the state store and the settings in step with what is found in a read-only repository."""
+    """Keeps the state store and the settings in step with the contents of a read-only repository."""
 
     def __init__(
         self,
@@ -97,14 +100,14 @@ class Mount:
         *,
         release_all: bool,
     ) -> None:
-        """Prepares.
+        """Initializes the object.
 
         Args:
-            repository: What is found.
-            store: Keeps what is declared.
+            repository: The read-only repository.
+            store: State store that records the versions and their releases.
             models: Settings by model.
-            log: Takes what Triton's configurations ask for in vain.
-            release_all: Nobody else declares anything: every version that is not a prerelease is released.
+            log: Logger for fields of Triton configurations that have no effect.
+            release_all: Whether to release every version except prereleases, because the state store is temporary.
         """
         self._repository = repository
         self._store = store
@@ -116,15 +119,15 @@ class Mount:
         self._warned: set[str] = set()
 
     async def refresh(self) -> None:
-        """Follows what is found, as far as the file system answers: one that hangs is waited for once.
+        """Runs `follow`, but does not wait for it again if the file system hangs.
 
         Raises:
-            OSError, UnavailableError: As `follow`.
+            OSError, UnavailableError: As for `follow`.
         """
         seconds = 0.0
         if self._following is None:
             self._following, seconds = asyncio.ensure_future(self._repository.in_thread(self.follow)), _SECONDS
-        following = self._following  # whoever asks meanwhile may be the first to see that it has ended
+        following = self._following  # a concurrent call may be the first to see that it has ended
         await asyncio.wait([following], timeout=seconds)
         if following.done():
             if self._following is following:
@@ -132,16 +135,16 @@ class Mount:
             following.result()
 
     def follow(self) -> None:
-        """Records and releases versions that are new, and takes over the settings that they bring. Blocking.
+        """Records and releases new versions, and applies the settings that come with them. Blocking.
 
         Raises:
             OSError: The directory cannot be read.
-            UnavailableError: The state store does not answer.
+            UnavailableError: The state store does not respond.
         """
         try:
             published = self._repository.scan().published
         except OSError:
-            if self._repository.remote:  # whoever looks at what exists tells it
+            if self._repository.remote:  # reported by the code that lists the versions to load
                 return
             raise
         if published is self._seen:
@@ -155,7 +158,7 @@ class Mount:
             if (model, str(version)) in known:
                 continue
             by_policy = triton is not None and triton.is_triton(one)
-            # First the release: one that is cut short is made once more, since no event tells of the version.
+            # Release first: if this is interrupted, it is repeated, since the version has not been recorded.
             if by_policy or (self._release_all and not version.prerelease):
                 self._store.release(model, version, actor=ACTOR, reason=BY_POLICY if by_policy else MOUNTED)
             self._store.record_published(
@@ -178,7 +181,7 @@ class Mount:
 def mounted(
     repository: Repository, store: StateStore, models: ModelTable, log: FilteringBoundLogger, *, release_all: bool
 ) -> Mount | None:
-    """Returns what follows a repository that is read-only; None where it is not."""
+    """Returns the object that follows a read-only repository; None if the repository does not need one."""
     if not isinstance(repository, MountedRepository) and not (repository.remote and release_all):
         return None
     return Mount(repository, store, models, log, release_all=release_all)

@@ -1,4 +1,4 @@
-"""SIGHUP: what of changed settings holds at once, and what needs a restart. Nothing changes where they are wrong."""
+"""Reloads the settings on SIGHUP. Some changes take effect immediately, others at the next load or after a restart."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,20 +12,20 @@ from turnout.errors import ConfigError, TurnoutError
 from turnout.telemetry.logging import Threshold
 
 _AT_ONCE = ("false_alarm_meter", "load", "shadow", "signing", "trials")
-"""Of `[model.<name>]`; the rest holds for versions that are loaded from then on."""
+"""Keys of `[model.<name>]` that take effect immediately. The others apply to versions that are loaded later."""
 
 _Path = tuple[str, ...]
-"""A setting's place; not its dotted key, since a model's name may hold dots."""
+"""Path of a setting as a tuple. A dotted key would be ambiguous, since a model's name may contain dots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Dotted keys of settings that differ.
+    """Dotted keys of changed settings.
 
     Attributes:
-        at_once: They hold as soon as they are read.
-        next_load: They hold for versions that are loaded from then on.
-        restart: They hold for the next server.
+        at_once: Settings that take effect immediately.
+        next_load: Settings that apply to versions that are loaded later.
+        restart: Settings that require a restart.
     """
 
     at_once: tuple[str, ...]
@@ -34,7 +34,7 @@ class Changes:
 
 
 def changes(before: Settings, after: Settings) -> Changes:
-    """Returns what differs between two settings."""
+    """Returns the differences between two settings."""
     old, new = _plain(before), _plain(after)
     at_once, next_load, restart = [], [], []
     for parts in sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)):
@@ -49,7 +49,7 @@ def changes(before: Settings, after: Settings) -> Changes:
 
 
 class Reloader:
-    """Reads the settings anew, and has what can change change."""
+    """Reloads the settings, and applies the changes that need no restart."""
 
     def __init__(
         self,
@@ -60,15 +60,15 @@ class Reloader:
         refresh: Callable[[], Awaitable[None]],
         log: FilteringBoundLogger,
     ) -> None:
-        """Prepares.
+        """Initializes the reloader.
 
         Args:
-            settings: In force.
-            models: Of those settings, as the server's parts see them.
-            threshold: Of the log.
-            certificates: Reads the files of certificates anew.
-            refresh: Has the server load and unload what it should now.
-            log: Told what changed, and what did not.
+            settings: Settings in force.
+            models: Settings by model, shared with the other components.
+            threshold: Threshold of the log.
+            certificates: Reads the certificates and the policy file again.
+            refresh: Loads and unloads versions according to the current settings.
+            log: Logger for changes and errors.
         """
         self._settings = settings
         self._models = models
@@ -79,10 +79,10 @@ class Reloader:
         self._one = asyncio.Lock()
 
     async def reload(self, read: Callable[[], Settings]) -> None:
-        """Reads the settings anew, and the files of certificates.
+        """Reads the settings, the certificates and the policy file again. Invalid settings are logged and not applied.
 
         Args:
-            read: Returns the settings; it raises ConfigError if they are wrong.
+            read: Returns the settings. Raises ConfigError if they are invalid.
         """
         async with self._one:
             try:
@@ -108,7 +108,7 @@ class Reloader:
 
 
 def _plain(settings: Settings) -> dict[_Path, Any]:
-    """Returns the settings by path, of each model only what it overrides; secrets can be compared, not read."""
+    """Returns the settings by path, including only the overrides of each model. Secrets remain masked."""
     data = settings.model_dump()
     data["model"] = settings.model_dump(include={"model"}, exclude_unset=True).get("model", {})
     return _flat(data)

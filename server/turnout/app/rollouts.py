@@ -1,4 +1,4 @@
-"""How candidates become baselines: the engine, what it asks and tells, and releases by hand."""
+"""Creates the components for rollouts and releases: the engine, its inputs and reports, and manual releases."""
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -31,19 +31,19 @@ from turnout.workers.member import Member
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """What rolls versions out and back.
+    """The components that roll versions out and back.
 
     Attributes:
-        engine: Advances the rollouts.
-        releases: Releases, withdrawals and rollbacks by hand.
-        operations: What releases do to the repository and the state store.
+        engine: Advances rollouts.
+        releases: Manual releases, withdrawals and rollbacks.
+        operations: Applies releases to the repository and the state store.
         release_writer: Records releases and tags.
-        log: What rollouts did.
-        analyses: Asks probes.
-        previews: What rollouts would do.
-        meters: Measure how often baselines would be taken for worse than themselves.
-        webhook: Tells others.
-        presence: What this server says of itself to the others.
+        log: Reads recorded rollouts.
+        analyses: Runs probes.
+        previews: Predicts the effects of rollouts.
+        meters: Measure the rate of false alarms by comparing baselines with themselves.
+        webhook: Sends notifications.
+        presence: Description of this server for the servers that share its state store.
     """
 
     engine: RolloutEngine
@@ -58,7 +58,7 @@ class Rollouts:
     presence: ServerPresence
 
     def introduce(self, name: str, grpc: Address, control: Address, member: Member | None) -> None:
-        """Says what this server is called among those that share its state store, and where it listens."""
+        """Sets the name and addresses under which this server appears to the servers that share its state store."""
         self.presence.name = name
         self.presence.about = {
             "grpc": str(grpc),
@@ -69,12 +69,12 @@ class Rollouts:
 
 
 async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStack) -> Rollouts:
-    """Puts together what rolls versions out; nothing ticks yet.
+    """Creates the components for rollouts, without starting the engine.
 
     Args:
-        base: What it stands on.
-        serving: What serves the versions.
-        stack: Closes it at the end.
+        base: Components that all others use.
+        serving: Components that serve versions.
+        stack: Stack that closes the components.
     """
     settings, log, clock, store, metrics = base.settings, base.log, base.clock, base.store, base.metrics.rollouts
     webhook = Webhook(settings.rollout, log, clock)
@@ -100,7 +100,7 @@ async def open_rollouts(base: Foundation, serving: Serving, stack: AsyncExitStac
 
 
 def _reporter(metrics: RolloutRecorder, webhook: Webhook) -> Callable[[str, Rollout, RolloutHistoryEntry], None]:
-    """Returns what counts and tells each thing that happens to a rollout."""
+    """Returns a function that counts each event of a rollout and sends it to the webhook."""
 
     def report(model: str, rollout: Rollout, entry: RolloutHistoryEntry) -> None:
         if rollout.state.final and entry.kind == str(rollout.state):

@@ -1,4 +1,4 @@
-"""What a scrape reads that is not counted request by request: memory, GPUs, shares, the cache."""
+"""Answers scrapes of /metrics, and reads the values that are sampled at a scrape: memory, GPUs, shares, the cache."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -17,14 +17,14 @@ from turnout.threads import Threads
 from turnout.workers.snapshot import encode
 
 _READ_SECONDS = 1.0
-"""What a driver may take to answer a scrape, which then shows what it said last."""
+"""Time in seconds that a scrape waits for a driver before it shows the previous values."""
 
 
 class Scrapes:
-    """Answers scrapes."""
+    """Answers scrapes of /metrics."""
 
     def __init__(self, base: Foundation, serving: Serving, rollouts: Rollouts, stack: AsyncExitStack) -> None:
-        """Starts the threads that read drivers; `stack` ends them."""
+        """Creates the threads that read drivers, which `stack` ends."""
         threads = Threads("scrape", 2)
         stack.callback(threads.shutdown)
         self._metrics, self._catalog = base.metrics, base.catalog
@@ -44,7 +44,7 @@ class Scrapes:
         return self._metrics.scrape(content_type)
 
     async def snapshot(self, _: bytes = b"") -> bytes:
-        """Returns what this worker counted, for the one that answers a scrape for all."""
+        """Returns this worker's metrics, encoded for the supervisor, which merges those of all workers."""
         await self._sample()
         return await encode(self._metrics.snapshot())
 
@@ -52,7 +52,7 @@ class Scrapes:
         server, serving, rollouts = self._metrics.server, self._serving, self._rollouts
         serving.manager.sample()
         if serving.tracer is not None:
-            serving.tracer.flush()  # what it traced gives examples of what is counted
+            serving.tracer.flush()  # completed traces provide the exemplars of metrics
         record_weights(self._catalog, serving.policies, serving.router)
         record_epochs(self._catalog, serving.policies, server)
         record_rollouts(rollouts.engine, rollouts.meters, self._metrics.rollouts)

@@ -1,7 +1,7 @@
-"""Puts a server together and runs it: the only place where the parts meet.
+"""Assembles and runs a server: the composition root, where all components are connected.
 
-foundation -> serving -> rollouts -> endpoints -> listeners -> side tasks; at the end the drain, then all of it closed
-in the opposite order.
+The order is foundation -> serving -> rollouts -> endpoints -> listeners -> side tasks. At the end, the server drains,
+and the components are closed in reverse order.
 """
 
 import asyncio
@@ -38,17 +38,17 @@ from turnout.workers.peers import Peers
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        grpc: Where the data listener listens.
-        http: Where the HTTP listener listens.
-        control: Where the control listener listens.
-        services: What the listeners serve.
-        failed: Done when a part that must not end ended; its exception says why.
-        admission: Says which requests are taken.
-        reloader: Puts changed settings into force.
-        without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
+        grpc: Address of the data listener.
+        http: Address of the HTTP listener.
+        control: Address of the control listener.
+        services: The components that the listeners' methods use.
+        failed: Future that fails, with the reason, when a background task ends unexpectedly.
+        admission: Admission control.
+        reloader: Reloads the settings.
+        without_delay: Event that makes the drain skip its delay.
     """
 
     grpc: Address
@@ -70,19 +70,19 @@ async def running(
     form: LogForm | None = None,
     member: Member | None = None,
 ) -> AsyncIterator[Running]:
-    """Runs a server for as long as the context is entered; leaving it drains and stops the server.
+    """Runs a server within the context. Leaving the context drains and stops the server.
 
     Args:
-        settings: Of the server.
-        log: Takes what happens.
-        clock: That rollouts and the events of the state store go by.
-        threshold: Of the log, if its level can change.
-        form: Of its lines, if that can change.
-        member: What this server is as one of several workers; None if it is alone.
+        settings: The server's settings.
+        log: The server's logger.
+        clock: Clock of rollouts and of events in the state store.
+        threshold: Threshold of the log; None if its level cannot change.
+        form: Format of the log's lines; None if it cannot change.
+        member: This server as one of several workers; None if it is the only one.
 
     Raises:
-        ConfigError: An address cannot be had, or a setting cannot be met here.
-        UnavailableError: The state store does not answer.
+        ConfigError: An address cannot be bound, or a setting is invalid on this machine.
+        UnavailableError: The state store does not respond.
     """
     threshold, form = threshold or Threshold(settings.log.level), form or LogForm(settings.log.format)
     readiness_off, without_delay = asyncio.Event(), asyncio.Event()
@@ -91,7 +91,7 @@ async def running(
         policies = Policies()
 
         def pinned_versions(model: str) -> Mapping[Version, Hold]:
-            # A rollout's part of a policy is its own to let go.
+            # A rollout decides itself when to release the versions that its part of a policy pins.
             return {**policies.pinned_versions(model), **rollouts.engine.holds(model)}
 
         serving = await open_serving(base, policies, pinned_versions, stack)
@@ -121,7 +121,7 @@ async def running(
         stack.push_async_callback(side_tasks.cancel)
 
         await following.follow_all()
-        await rollouts.engine.rollbacks.follow()  # before the first request: what was rolled back stays so
+        await rollouts.engine.rollbacks.follow()  # before the first request, so that rollbacks stay in force
         await services.oip.catch_up()
         await listeners.start()
         addresses = listeners.grpc.address, listeners.http.address, listeners.control.address
@@ -147,16 +147,16 @@ async def running(
             yield Running(*addresses, services, failed, admission, reloader, without_delay)
         finally:
             readiness_off.set()
-            base.catalog.swap(base.catalog.snapshot)  # wakes who watches the health
+            base.catalog.swap(base.catalog.snapshot)  # wakes clients that watch the health
 
 
 def server_name(given: str, address: Address, member: Member | None) -> str:
-    """Returns what a server goes by among those that share its state store.
+    """Returns the name of a server among those that share its state store.
 
     Args:
-        given: By the settings; "" for none.
-        address: Where it listens for requests.
-        member: What it is as one of several workers; None if it is alone.
+        given: Name in the settings; "" for none.
+        address: Address of the data listener.
+        member: The server as one of several workers; None if it is the only one.
     """
     name = given or f"{socket.gethostname()}:{address.port}"
     return name if member is None else f"{name}/{member.start.index}"

@@ -1,4 +1,4 @@
-"""The way of a request: what routes it, runs it, and copies it to shadows; and what loads versions."""
+"""Creates the components that answer requests: routing, data plane, shadows, and the manager that loads versions."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -32,19 +32,19 @@ from turnout.telemetry.tracing.tracer import Tracer
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What answers requests.
+    """The components that answer requests.
 
     Attributes:
-        policies: In force.
-        router: Finds the version that a request goes to.
-        explainer: Says why it goes there.
-        tracer: Of requests; None if they are not traced.
-        conversions: The thread that parses large bodies.
+        policies: Traffic policies in force.
+        router: Selects the version for a request.
+        explainer: Explains routing decisions.
+        tracer: Tracer of requests; None if tracing is off.
+        conversions: Thread that parses large messages.
         inference: The data plane.
-        availability: What the server depends on and cannot reach now.
+        availability: Dependencies that are currently unreachable.
         manager: Loads and unloads versions.
-        shadows: The lanes of copies.
-        traffic: Changes policies.
+        shadows: Shadow lanes.
+        traffic: Changes traffic policies.
     """
 
     policies: Policies
@@ -65,13 +65,13 @@ async def open_serving(
     pinned_versions: Callable[[str], Mapping[Version, Hold]],
     stack: AsyncExitStack,
 ) -> Serving:
-    """Puts together what answers requests; nothing is loaded yet.
+    """Creates the components that answer requests, without loading any versions.
 
     Args:
-        base: What it stands on.
-        policies: In force.
-        pinned_versions: Returns the versions of a model that must stay in memory, and as what.
-        stack: Closes it at the end.
+        base: Components that all others use.
+        policies: Traffic policies in force.
+        pinned_versions: Returns the versions of a model that must stay in memory, and the reasons.
+        stack: Stack that closes the components.
     """
     settings, catalog, metrics, log, authority = base.settings, base.catalog, base.metrics, base.log, base.authority
 

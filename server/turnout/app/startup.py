@@ -1,4 +1,4 @@
-"""What is put right before a server serves: the repository's directory, half-done publishes, the log."""
+"""Checks and repairs at startup: the repository's directory, interrupted publishes, and missing log entries."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,14 @@ from turnout.releases.adoption import adopt
 from turnout.state.store import StateStore
 
 _TOLD = 10
-"""Things that one command would publish, and that are named."""
+"""Maximum number of reasons that are listed for one command."""
 
 
 def prepare_repository(repository: Repository, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is not a version.
+    """Creates the directory if necessary, removes the remains of crashed publishes, and logs invalid entries.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: The repository cannot be read.
     """
     root = repository.place
     if repository.remote:
@@ -42,7 +42,7 @@ def prepare_repository(repository: Repository, settings: Settings, log: Filterin
 
 
 def _look_at_remote(repository: Repository, log: FilteringBoundLogger) -> None:
-    """Reports what is not a version. A store that does not answer does not stop the start: there may be a cache."""
+    """Does the same for a remote repository. An unreachable store does not prevent the start: there may be a cache."""
     try:
         for name in repository.sweep():
             log.warning("swept a publish that never finished", staging=name)
@@ -59,7 +59,7 @@ def _look_at_remote(repository: Repository, log: FilteringBoundLogger) -> None:
 
 
 def _report(problems: Sequence[Problem], log: FilteringBoundLogger) -> None:
-    """Tells what is not served: at once what one command would publish."""
+    """Logs entries that are not served, with one line for all entries that the same command would publish."""
     by_command: dict[str, list[str]] = {}
     for problem in problems:
         if problem.command:
@@ -78,9 +78,10 @@ NEW_STORE = (
 
 
 def store_is_new(repository: Repository, store: StateStore, log: FilteringBoundLogger) -> bool:
-    """Tells whether nothing was ever declared, although there are versions: the store was lost, or never copied.
+    """Returns whether the state store is new although the repository contains versions, and logs an error if so.
 
-    Every version is a candidate then, which plain requests and ranges never reach, and nothing is known of yanked ones.
+    The store was then lost or never copied. Every version is a candidate, which plain requests and ranges never reach,
+    and it is unknown which versions were yanked.
     """
     if store.head().revision:
         return False
@@ -88,7 +89,7 @@ def store_is_new(repository: Repository, store: StateStore, log: FilteringBoundL
         found = repository.published()
     except OSError:
         return False
-    # What Triton's version policies serve is released as it is found.
+    # Versions that Triton's version policies select are released when they are found.
     mounted = repository if isinstance(repository, MountedRepository) else None
     versions = sum(mounted is None or not mounted.is_triton(one) for one in found)
     if not versions:
@@ -104,10 +105,10 @@ def store_is_new(repository: Repository, store: StateStore, log: FilteringBoundL
 
 
 def prepare_log(repository: Repository, store: StateStore, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Records versions whose publishers died before they could, and checks the keys that are trusted.
+    """Records versions whose publishers crashed before recording them, and checks the trusted keys.
 
     Raises:
-        ConfigError: A key cannot be read.
+        ConfigError: A trusted key cannot be read.
     """
     for name in ("", *settings.model):
         Trust.of(settings.for_model(name).signing)
@@ -120,5 +121,5 @@ def prepare_log(repository: Repository, store: StateStore, settings: Settings, l
                 model=one.manifest.model,
                 version=str(one.manifest.version),
             )
-    except (OSError, UnavailableError) as error:  # a repository that may only be read, or is busy: the next start will
+    except (OSError, UnavailableError) as error:  # not writable or busy: the next start will record them
         log.warning("versions that no event tells of are not recorded", reason=str(error))

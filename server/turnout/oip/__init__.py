@@ -1,6 +1,7 @@
-"""The Open Inference Protocol, version 2, for both transports: `turnout.rpc.oip` and `turnout.web.oip`.
+"""The parts of the Open Inference Protocol, version 2, that are shared by `turnout.rpc.oip` and `turnout.web.oip`.
 
-`elements`, `tensors` and `json_tensors` are its data, `parameters` its parameters, `exchange` one request and its
-answer; `metadata` and `description` tell clients about models. `extensions` has Triton's: statistics, the model
-repository, settings, shared memory and classification. `services` is all of these.
+`elements`, `tensors` and `json_tensors` convert tensors, `parameters` reads request parameters, and `exchange`
+converts requests and responses. `metadata` and `description` describe models to clients. `extensions` contains Triton's
+extensions: statistics, model repository, settings, shared memory and classification. `services` bundles everything
+except inference.
 """

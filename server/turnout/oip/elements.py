@@ -1,4 +1,4 @@
-"""Element types of the Open Inference Protocol: their names, and the fields that hold their typed contents."""
+"""Element types of the Open Inference Protocol, with their names and the fields that contain their typed contents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from turnout_proto.oip import model_config_pb2
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """One element type.
+    """An element type.
 
     Attributes:
-        name: In the protocol, for example `FP32`.
-        dtype: Of the arrays that hold such elements; `object` for BYTES, whose elements are `str`.
-        size: Bytes of an element on the wire; 0 for BYTES, whose elements have sizes of their own.
-        contents: The field of InferTensorContents that holds such elements; "" if they are only sent raw.
-        contents_dtype: Of the elements of that field, which may be wider; `dtype` if there is no such field.
-        config: The type's number in a ModelConfig.
+        name: Name in the protocol, for example `FP32`.
+        dtype: Dtype of arrays with such elements; `object` for BYTES, whose elements are `str`.
+        size: Size of an element on the wire in bytes; 0 for BYTES, whose elements vary in size.
+        contents: Field of InferTensorContents that contains such elements; "" if they are only sent raw.
+        contents_dtype: Dtype of the elements in that field, which may be wider; `dtype` if there is no such field.
+        config: Number of the type in a ModelConfig.
     """
 
     name: str
@@ -60,9 +60,9 @@ def _element_type(kind: DataType) -> ElementType:
 
 ELEMENT_TYPES: Mapping[DataType, ElementType] = MappingProxyType({kind: _element_type(kind) for kind in DataType})
 
-# Plain dictionaries, since every tensor is looked up in one of them: a MappingProxyType would double that.
+# Plain dictionaries: the type of every tensor is looked up in one of them, and MappingProxyType takes twice as long.
 BY_NAME = {kind.name: kind for kind in ELEMENT_TYPES.values()}
-"""By the protocol's name."""
+"""Element types by their name in the protocol."""
 
 NUMERIC_NAMES = {kind.dtype: kind.name for kind in ELEMENT_TYPES.values() if kind.size}
-"""The protocol's names of the types whose arrays are sent as they are, by dtype."""
+"""Names in the protocol of the numeric types, whose array bytes are sent unchanged, by dtype."""

@@ -1,4 +1,4 @@
-"""Translates a request of the protocol, and its answer, between the transports and the data plane."""
+"""Translates requests and responses of the protocol between the transports and the data plane."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from turnout.serving.inputs.limits import DEFAULT_LIMITS, InputLimits
 from turnout.serving.sessions.tensor import Array
 
 LOGGED_ID = 128
-"""Characters of a request's id that logs show."""
+"""Number of characters of a request's id that logs show."""
 
 
 class RequestedOutputs(NamedTuple):
     """How the outputs of a request are to be returned.
 
     Attributes:
-        classes: By name of an output to classify: how many of its highest values to return.
-        windows: By name of an output that goes to shared memory: where to write it.
+        classes: For each output to classify, by name, the number of highest values to return.
+        windows: For each output to write to shared memory, by name, the window to write it to.
     """
 
     classes: Mapping[str, int]
@@ -33,12 +33,14 @@ NOTHING_SPECIAL = RequestedOutputs({}, {})
 
 
 class InferenceOutput(NamedTuple):
-    """One output, encoded for the protocol.
+    """An output, encoded for the protocol.
 
     Attributes:
-        datatype: The protocol's name of its type.
-        raw: Its elements.
-        stored: Its elements were written to shared memory, so the answer contains none.
+        name: Name of the output.
+        datatype: Name of the element type in the protocol.
+        shape: Shape of the output.
+        raw: The elements as raw bytes.
+        stored: Whether the elements were written to shared memory, so that the response contains none.
     """
 
     name: str
@@ -63,25 +65,25 @@ def request_of(
     limits: InputLimits,
     memory: CallerMemory,
 ) -> tuple[InferenceRequest, RequestedOutputs]:
-    """Returns a request, and how its outputs are to be returned.
+    """Returns a request for the data plane, and how its outputs are to be returned.
 
     Args:
-        model: Name, as the client wrote it.
-        selector: Of the version, as the client wrote it.
-        request_id: As the client wrote it; "" for none.
-        logged_id: Names the request in logs.
-        inputs: By name.
-        outputs: Name and parameters of each requested output; empty for all.
-        parameters: Of the request.
-        arrived: `time.monotonic()` when it arrived.
-        deadline: `time.monotonic()` after which the caller waits no longer, its parameters apart; None for no bound.
-        preferences: What the call's metadata or headers ask for.
-        limits: On the length of names.
-        memory: The caller's regions of shared memory.
+        model: Model name as the client wrote it.
+        selector: Version selector as the client wrote it.
+        request_id: Request id as the client wrote it; "" for none.
+        logged_id: Id of the request in logs.
+        inputs: Input arrays by name.
+        outputs: Name and parameters of each requested output; empty for all outputs.
+        parameters: Parameters of the request.
+        arrived: Arrival time of the request on the `time.monotonic()` clock, in seconds.
+        deadline: The caller's deadline on the same clock, without regard to the parameters; None if it has none.
+        preferences: Routing preferences from the call's metadata or headers.
+        limits: Limits on the length of names.
+        memory: The caller's shared memory regions.
 
     Raises:
-        InvalidRequest: A parameter or the id is invalid, or an output does not fit its region.
-        NotFoundError: The caller has no region of shared memory with the name that an output goes to.
+        InvalidRequest: A parameter or the id is invalid, or an output does not fit into its region.
+        NotFoundError: The caller has not registered the shared memory region of an output.
         Unsupported: The request belongs to a sequence, or needs shared memory, which is off.
     """
     check_id(request_id)
@@ -107,9 +109,10 @@ def assembled(
     preferences: Preferences,
     kind: object = None,
 ) -> InferenceRequest:
-    """Returns a request whose parts have been checked. Arguments as for `request_of`, and as `read_options` returns.
+    """Assembles a request from parts that have been checked.
 
-    `kind` is that of `InferenceRequest`.
+    The arguments are those of `request_of`, the results of `read_options`, and `kind`, an attribute of
+    `InferenceRequest`.
     """
     if timeout is not None:
         expiry = arrived + timeout
@@ -131,15 +134,15 @@ def assembled(
 def answered(
     result: InferenceResult, classes: Mapping[str, int], limits: InputLimits = DEFAULT_LIMITS
 ) -> Sequence[tuple[str, Array]]:
-    """Returns the name and value of each output, in the requested order.
+    """Returns the name and value of each output in the requested order, classified where requested.
 
     Args:
-        result: The data plane's answer.
-        classes: As `request_of` returned them.
-        limits: On the strings that classification makes.
+        result: Result of the data plane.
+        classes: `RequestedOutputs.classes` of the request.
+        limits: Limits on the strings that classification creates.
 
     Raises:
-        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
+        InvalidRequest: An output to classify is not numeric or has too many classes.
     """
     outputs = list(result.outputs)
     if not classes:
@@ -162,11 +165,11 @@ def answered(
 
 
 def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, TensorWindow]) -> Iterator[InferenceOutput]:
-    """Yields the outputs encoded; writes those that have a window to shared memory first. Blocking.
+    """Yields the encoded outputs, after writing those that have a window to shared memory. Blocking.
 
     Raises:
-        InvalidTensor: An output does not fit into its window, or the memory behind it is gone.
-        Unsupported: The protocol does not know the type of an output.
+        InvalidTensor: An output does not fit into its window, or the memory behind it no longer exists.
+        Unsupported: The protocol has no datatype for an output.
     """
     for name, array in outputs:
         datatype, raw = encode_raw(name, array)
@@ -177,5 +180,5 @@ def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, TensorWin
 
 
 def answer_parameters(route: Route) -> Mapping[str, str | int]:
-    """Returns the parameters of an answer, which say why this version answered."""
+    """Returns the response parameters that identify the version and explain why it was selected."""
     return {"turnout_role": str(route.role), "turnout_epoch": route.epoch, "turnout_digest": route.entry.digest}

@@ -1,10 +1,10 @@
 """Converts tensors from and to JSON: lists in row-major order, flat or nested like the shape. Pure.
 
-JSON has no NaN and no infinities: they are the strings "nan", "inf" and "-inf", both ways. The Open Inference Protocol
-does not allow FP16 and BF16 in JSON either; they are sent in the binary part of a body only.
+JSON cannot represent NaN and infinities, so they are the strings "nan", "inf" and "-inf" in both directions. The Open
+Inference Protocol does not allow FP16 and BF16 in JSON; they are only sent in the binary part of a body.
 
-One call into C holds the GIL until it ends, so elements are converted in slices: a caller that
-uses a thread does not block the others.
+A call into C holds the GIL until it returns. Elements are therefore converted in slices, so that a conversion in one
+thread does not block the other threads.
 """
 
 import math
@@ -25,7 +25,7 @@ from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 _UNWRITABLE = frozenset(("FP16", "BF16"))
 _NOT_FINITE: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _SLICE = 16384
-"""Elements that are converted in one call; 1 to 2 ms."""
+"""Number of elements converted in one call, which takes 1 to 2 ms."""
 
 _ELEMENTS: Mapping[str, frozenset[type]] = {
     "b": frozenset((bool,)),
@@ -35,20 +35,20 @@ _ELEMENTS: Mapping[str, frozenset[type]] = {
     "V": frozenset((int, float)),  # ml_dtypes' bfloat16
     "O": frozenset((str,)),
 }
-"""By kind of dtype: the types that JSON's parser gives such elements."""
+"""For each kind of dtype, the Python types that the JSON parser returns for such elements."""
 
 
 def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) -> Array:
-    """Returns an input as an array; no value is rounded to a whole number, truncated or read as another type.
+    """Converts an input to an array. Values are never rounded to integers, truncated or converted to another type.
 
     Args:
-        index: Of the input.
-        kind: Of its elements.
-        shape: Of the array; checked.
-        data: As the JSON parser returned it.
+        index: Index of the input in the request.
+        kind: Element type of the input.
+        shape: Shape of the array, which has been checked.
+        data: The data as returned by the JSON parser.
 
     Raises:
-        InvalidTensor: It is not a list, or its length is not that of the shape, or an element does not fit the type.
+        InvalidTensor: The data is not a list, its length does not match the shape, or an element has the wrong type.
     """
     field = f"inputs[{index}].data"
     if kind.name in _UNWRITABLE:
@@ -65,15 +65,15 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
 
 
 def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMITS) -> Array:
-    """Returns an input with the dtype of its signature and the shape of its lists; as exact as `from_json`.
+    """Converts an input to an array with the dtype of its signature and the shape of its lists, as `from_json` does.
 
     Args:
-        spec: The input; its shape is not looked at.
-        data: Nested lists, or one element for a scalar.
-        limits: On the rank.
+        spec: The input. Its shape is not used.
+        data: Nested lists, or a single element for a scalar.
+        limits: Limits on the rank.
 
     Raises:
-        InvalidTensor: The lists are ragged, or an element does not fit the dtype.
+        InvalidTensor: The lists are ragged, or an element has the wrong type.
     """
     field = f"inputs.{spec.name}"
     shape: tuple[int, ...] = ()
@@ -93,15 +93,15 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
 
 
 def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
-    """Returns the elements of an output, flat.
+    """Returns the elements of an output as a flat list.
 
     Args:
-        name: Of the output.
-        datatype: The protocol's name of its type.
-        array: Of any shape.
+        name: Name of the output.
+        datatype: Name of the element type in the protocol.
+        array: The output, of any shape.
 
     Raises:
-        InvalidRequest: JSON cannot hold the type.
+        InvalidRequest: The type cannot be represented in JSON.
     """
     if datatype in _UNWRITABLE:
         raise InvalidRequest.at("outputs", f"output {name} is {datatype}, which JSON cannot hold: ask for binary_data")
@@ -109,7 +109,7 @@ def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
 
 
 def to_nested(array: Array) -> orjson.Fragment:
-    """Returns an array as nested lists; a scalar as itself."""
+    """Returns an array as nested lists, or a scalar as a single value."""
     return orjson.Fragment(_rendered(array))
 
 
@@ -142,13 +142,13 @@ def _dumped(array: Array) -> bytes:
 
 
 def _text(element: Any) -> str:
-    """Returns a string that UTF-8 can encode."""
+    """Returns an element as a string, with characters that UTF-8 cannot encode replaced."""
     text = element.decode(errors="replace") if isinstance(element, bytes) else str(element)
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _flat(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
-    """Returns the elements in one list; nested lists must have a level for each dimension."""
+    """Returns the elements in one list. If the lists are nested, they must have one level for each dimension."""
     if not (data and isinstance(data[0], list)):
         return data
     if not shape or len(data) != shape[0]:
@@ -162,7 +162,7 @@ def _flat(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
 
 
 def _nested(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
-    """Returns the elements in one list; `shape` is that of the first list at each depth."""
+    """Returns the elements in one list. `shape` is the length of the first list at each depth."""
     level: list[Any] = data
     for size in shape[1:]:
         if not all(isinstance(part, list) and len(part) == size for part in level):
@@ -178,26 +178,29 @@ def _ragged(field: str) -> InvalidTensor:
 
 
 def _preview(element: Any) -> str:
-    """Returns a value as it was written, in a few characters."""
+    """Returns a value as JSON, shortened to at most 40 characters."""
     if isinstance(element, list | dict):
         return "a list" if isinstance(element, list) else "an object"
     return orjson.dumps(element[:64] if isinstance(element, str) else element).decode()[:40]
 
 
 def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
-    """Returns the start of each slice of the elements, and the slice."""
+    """Yields the start index and the elements of each slice."""
     starts = range(0, len(elements), _SLICE)
     return chain((start, elements[start : start + _SLICE]) for start in starts)
 
 
 def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
-    """Returns the elements, each of a type that fits the dtype; "nan", "inf" and "-inf" become numbers.
+    """Checks that the type of each element fits the dtype, and converts "nan", "inf" and "-inf" to numbers.
 
     Args:
-        field: The field that errors name, with `{}` for the position of an element.
-        name: Of the type, in errors.
-        dtype: Of the array.
-        elements: As the JSON parser returned them.
+        field: Path of the field in error messages, with `{}` for the position of an element.
+        name: Name of the type in error messages.
+        dtype: Dtype of the array.
+        elements: The elements as returned by the JSON parser.
+
+    Raises:
+        InvalidTensor: An element has the wrong type.
     """
     types = _ELEMENTS[dtype.kind]
     checked: list[Any] = []
@@ -214,7 +217,7 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
 
 
 def _numbers(field: str, element: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
-    """Returns the elements in a flat array; errors name `field` and `element`, as in `_checked`."""
+    """Returns the elements in a flat array. Errors name `field`, or `element` as `_checked` does."""
     array: Array = np.empty(len(elements), dtype)
     floats = dtype.kind in "fV"
     try:

@@ -19,9 +19,9 @@ BACKEND = "onnxruntime"
 
 
 def model_metadata(entry: VersionEntry, snapshot: CatalogSnapshot) -> ModelMetadataResponse:
-    """Describes a version, and names all versions of its model that are ready.
+    """Describes a version, and lists all versions of its model that are ready.
 
-    In ascending order, as in Triton: clients take the last one for the newest.
+    The versions are in ascending order, as in Triton, since clients assume that the last one is the newest.
     """
     versions = snapshot.model(entry.model).versions.values()
     signature = entry.manifest.signature
@@ -35,7 +35,7 @@ def model_metadata(entry: VersionEntry, snapshot: CatalogSnapshot) -> ModelMetad
 
 
 def model_config(entry: VersionEntry) -> ModelConfig:
-    """Describes a version as Triton's model configuration would."""
+    """Describes a version as a Triton model configuration."""
     rows = entry.max_batch_rows if batches_along_first_axis(entry) else 0
     config = ModelConfig(
         name=entry.model,
@@ -69,18 +69,18 @@ def model_config(entry: VersionEntry) -> ModelConfig:
 
 
 def batches_along_first_axis(entry: VersionEntry) -> bool:
-    """Tells whether the first dimension of every input and output counts the rows of a batch.
+    """Returns whether the first dimension of every input and output is the batch dimension.
 
-    That is what `max_batch_size` means to Triton's clients: they drop the first dimension of every shape in the
-    metadata and put a row count of their own in its place. A version that is batched along other axes, or has an input
-    that is the same for a whole batch, must therefore tell them that it is not batched at all. So must one with an
-    input of one dimension, since perf_analyzer can make no data for the empty shape that is left.
+    This is what Triton's clients infer from `max_batch_size`: they drop the first dimension of every shape in the
+    metadata and replace it with their own number of rows. A version that is batched along another axis, or has an input
+    that is shared by the whole batch, must therefore be reported as unbatched. The same applies to a version with a
+    one-dimensional input, since perf_analyzer cannot generate data for the empty shape that would remain.
     """
     if not entry.max_batch_rows:
         return False
     declared = entry.manifest.batching.axes if entry.manifest.batching is not None else None
     signature = entry.manifest.signature
-    # If the publisher declares no axes, a version is batched along the first free dimension of each input.
+    # If the publisher declares no axes, a version is batched along the first dynamic dimension of each input.
     return (
         all(_starts_free(spec) and len(spec.shape) > 1 and not spec.has_default for spec in signature.inputs)
         and all(_starts_free(spec) for spec in signature.outputs)

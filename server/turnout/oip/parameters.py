@@ -1,6 +1,7 @@
-"""Reads the parameters of a request. Pure. Unknown parameters have no effect, as the protocol says.
+"""Reads the parameters of a request. Pure.
 
-A parameter is a boolean, a number or text; None if it was sent without a value.
+A parameter is a boolean, a number or a string, or None if it was sent without a value. Unknown parameters are ignored,
+as the protocol requires.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,13 @@ NO_PARAMETERS: Parameters = MappingProxyType({})
 ROUTING_KEY = "routing_key"
 
 MAX_PARAMETERS = 256
-"""Most parameters of a request, of a tensor or of an output."""
+"""Maximum number of parameters of a request, a tensor or an output."""
 
 MAX_ID = 1024
-"""Longest request id, in bytes."""
+"""Maximum length of a request id in bytes."""
 
 REGION = "shared_memory_region"
-"""The parameter of a tensor that names its region of shared memory."""
+"""The parameter of a tensor that names its shared memory region."""
 
 _REGION_SIZE, _REGION_OFFSET = "shared_memory_byte_size", "shared_memory_offset"
 
@@ -36,11 +37,12 @@ _MOST_CLASSES = 2**31 - 1
 
 
 class Place(NamedTuple):
-    """The place of a tensor in shared memory.
+    """The location of a tensor in shared memory.
 
     Attributes:
-        offset: Of the tensor in the region, in bytes.
-        size: Bytes that the tensor takes, or may take.
+        region: Name of the region.
+        offset: Offset of the tensor in the region, in bytes.
+        size: Size of an input, or maximum size of an output, in bytes.
     """
 
     region: str
@@ -58,15 +60,15 @@ def read_outputs(
     """Reads which outputs a request asks for, and how they are to be returned.
 
     Args:
-        outputs: Name and parameters of each, in order.
+        outputs: Name and parameters of each requested output, in order.
 
     Returns:
-        Their names in order, empty for all; for each output to classify, how many of its highest values to return;
-        and for each output that goes to shared memory, its place there.
+        A tuple of the names in order (empty for all outputs), the number of highest values to return for each output to
+        classify, and the location of each output to write to shared memory.
 
     Raises:
-        InvalidRequest: `classification` is not a count, the parameters of a region of shared memory are not valid, or
-            an output has both.
+        InvalidRequest: `classification` is not a positive integer, the shared memory parameters are invalid, or an
+            output has both.
     """
     if not outputs:
         return (), _NO_CLASSES, _NO_PLACES
@@ -90,14 +92,14 @@ def read_outputs(
 
 
 def place_of(parameters: Parameters, field: str) -> Place | None:
-    """Returns the place of a tensor in shared memory, by its parameters; None if it is not in shared memory.
+    """Returns the location of a tensor in shared memory; None if it is not in shared memory.
 
     Args:
-        parameters: Of the tensor.
-        field: What errors name.
+        parameters: Parameters of the tensor.
+        field: Path of the tensor in error messages.
 
     Raises:
-        InvalidRequest: One of them is of another type, or negative.
+        InvalidRequest: A parameter has the wrong type or is negative.
     """
     if REGION not in parameters:
         return None
@@ -118,20 +120,19 @@ def _bytes(value: Value, field_path: str) -> int:
 
 
 def check_parameter_count(field: str, count: int) -> None:
-    """Raises InvalidRequest if `field` has more parameters than it may."""
+    """Raises InvalidRequest if `field` has too many parameters."""
     if count > MAX_PARAMETERS:
         raise InvalidRequest.at(field, f"expected at most {MAX_PARAMETERS}, got {count}")
 
 
 def read_options(parameters: Parameters) -> tuple[float | None, str]:
-    """Reads the other parameters of a request.
+    """Reads the timeout and the routing key from a request's parameters.
 
     Returns:
-        The request's timeout in seconds, None if it has none; and the routing key, ""
-        if there is none.
+        A tuple of the timeout in seconds (None if there is none) and the routing key ("" if there is none).
 
     Raises:
-        InvalidRequest: A known parameter has a value of the wrong type or out of range.
+        InvalidRequest: The value of a known parameter has the wrong type or is out of range.
         Unsupported: The request belongs to a sequence.
     """
     timeout: float | None = None
@@ -141,7 +142,7 @@ def read_options(parameters: Parameters) -> tuple[float | None, str]:
             microseconds = whole(value, f"parameters.{_TIMEOUT}")
             if microseconds < 0:
                 raise InvalidRequest.at(f"parameters.{_TIMEOUT}", f"expected 0 or more, got {microseconds}")
-            # 0 is how some clients say that there is no sequence.
+            # 0 means no timeout.
             timeout = microseconds / 1e6 if microseconds else None
         elif key == ROUTING_KEY:
             if not isinstance(value, str):
@@ -150,16 +151,16 @@ def read_options(parameters: Parameters) -> tuple[float | None, str]:
                 raise InvalidRequest.at(f"parameters.{ROUTING_KEY}", f"expected at most {MAX_KEY_BYTES} bytes")
             routing_key = value
         elif key == _SEQUENCE and value:
-            # Triton's clients leave the parameter out if there is no sequence; others may send an empty value.
+            # Triton's clients omit the parameter if there is no sequence; other clients may send 0 or an empty value.
             raise Unsupported(f"parameters.{_SEQUENCE}: sequences are not supported; requests share no state")
     return timeout, routing_key
 
 
 def whole(value: Value, field_path: str) -> int:
-    """Returns a parameter that is a whole number.
+    """Returns the value of an integer parameter.
 
     Raises:
-        InvalidRequest: It is not a whole number, or does not fit 64 bits.
+        InvalidRequest: The value is not an integer, or does not fit into 64 bits.
     """
     if type(value) is not int or not -(2**63) <= value < 2**64:
         raise InvalidRequest.at(field_path, "expected a whole number of at most 64 bits")
@@ -167,10 +168,10 @@ def whole(value: Value, field_path: str) -> int:
 
 
 def check_id(request_id: str) -> str:
-    """Checks a request id, and returns it.
+    """Checks the length of a request id, and returns the id.
 
     Raises:
-        InvalidRequest: It is too long.
+        InvalidRequest: The id is too long.
     """
     if len(request_id) > MAX_ID // 4 and len(request_id.encode()) > MAX_ID:
         raise InvalidRequest.at("id", f"expected at most {MAX_ID} bytes")

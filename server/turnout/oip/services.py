@@ -1,4 +1,4 @@
-"""What both transports of the protocol serve besides inference."""
+"""The protocol's services other than inference, which both transports offer."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from turnout.oip.extensions.statistics import Statistics
 
 @dataclass(frozen=True, slots=True)
 class OipServices:
-    """The protocol's services of one server, besides inference.
+    """The protocol's services of a server, other than inference.
 
     Attributes:
-        description: Describes the server and its models, and tells whether they are ready.
-        statistics: Of versions.
+        description: Describes the server and its models, and reports whether they are ready.
+        statistics: Statistics of versions.
         repository: Lists, loads and unloads versions.
-        settings: Those of the log and of tracing.
-        memory: Regions of shared memory that tensors may be in.
+        settings: Logging and tracing settings.
+        memory: Shared memory regions that may contain tensors.
     """
 
     description: ModelDescription
@@ -28,6 +28,6 @@ class OipServices:
     memory: SharedMemory
 
     async def catch_up(self) -> None:
-        """Copies what other workers were told before this one was started."""
+        """Copies the settings and regions that clients set or registered before this worker was started."""
         await self.settings.catch_up()
         await self.memory.catch_up()

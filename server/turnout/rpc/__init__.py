@@ -1,1 +1,1 @@
-"""gRPC: the listeners, the services of `turnout.v1` and of the Open Inference Protocol, and the status codes."""
+"""The gRPC interface: listeners, the services of `turnout.v1` and the Open Inference Protocol, and status codes."""

@@ -1,8 +1,9 @@
-"""Authenticates and authorizes gRPC calls, before anything else and for every transport.
+"""Authenticates and authorizes gRPC calls on every transport, before any other processing.
 
-`protected` identifies the caller, and refuses unknown callers, before a message is parsed. `MessageCheck` then checks
-whether they may do that with the model that the message names, replaces the message's actor by the proved identity, and
-removes from the answer what they may not see. Inference is checked by the data plane.
+`protected` identifies the caller before a message is parsed, and rejects unknown callers. `MessageCheck` then checks
+that the caller may perform the operation on the model named in the message, replaces the message's actor with the
+authenticated identity, and removes models from the response that the caller may not see. The data plane authorizes
+inference requests itself.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,11 +34,11 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
     """Wraps methods so that each call is authenticated and authorized.
 
     Args:
-        methods: By path.
-        authority: Decides who may call; None if `[auth]` is not enabled.
+        methods: Methods by path.
+        authority: Authorizes callers; None if `[auth]` is not enabled.
 
     Raises:
-        LookupError: The table of permissions has no entry for a method.
+        LookupError: A method has no entry in the table of permissions.
     """
     needs = {path: need_of(METHODS, path) for path in methods}
     if authority is None:
@@ -56,11 +57,12 @@ def _protected(path: str, need: Need, method: Method, authority: Authority) -> M
 
 @dataclass(frozen=True, slots=True)
 class _Entrance:
-    """Checks the calls of one method.
+    """Authenticates and authorizes the calls of one method.
 
     Attributes:
-        path: Of the method.
-        authority: Decides who may call.
+        path: Path of the method.
+        need: Permissions that the method requires.
+        authority: Authorizes callers.
     """
 
     path: str
@@ -68,23 +70,26 @@ class _Entrance:
     authority: Authority
 
     async def identify(self, call: RpcCall) -> Caller | None:
-        """Returns the caller; None if unknown callers are allowed. Raises UnauthenticatedError."""
+        """Returns the caller; None if the caller is unknown and the method allows that. Raises UnauthenticatedError."""
         try:
             return await self.authority.identify(call)
         except UnauthenticatedError:
             if self.need.kind is not ResourceKind.HEALTH:
                 raise
-            return None  # anybody may ask for the server's own health
+            return None  # the server's own health is public
 
     def check(self, caller: Caller) -> None:
-        """Checks that a caller may call the method at all. Raises as `Authority.check`."""
+        """Checks that a caller may call the method on any model at all. Raises the same errors as `Authority.check`."""
         self.authority.check_need(caller, self.need, self.path)
 
     def enter(self, call: RpcCall, caller: Caller | None) -> Quota | None:
-        """Records the caller, checks that they may call, and counts the call. Raises as `check` and `Authority.enter`.
+        """Records the caller, checks its permission and counts the call against its quota.
 
         Returns:
-            The quota to `leave` at the call's end; None if there is none.
+            The quota whose `leave` must be called when the call ends; None if the caller has no quota.
+
+        Raises:
+            The same errors as `check` and `Authority.enter`.
         """
         call.caller = caller
         if caller is None:
@@ -97,7 +102,7 @@ _Answer = Callable[[bytes, RpcCall], Response | Awaitable[Response]]
 
 
 def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
-    """Wraps a unary method; a known caller costs no step of the event loop."""
+    """Wraps a unary method. A caller that is already known is authorized without suspending the call."""
     known = entrance.authority.known
 
     def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
@@ -126,7 +131,8 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
     def entered(
         message: bytes, call: RpcCall, caller: Caller | None, quota: Quota | None
     ) -> Response | Awaitable[Response]:
-        # Each call sets it, so nobody has to reset it: if there is no task yet, that could be another context.
+        # Every call sets this variable, so it is never reset. A reset could fail: a call that has no task yet may later
+        # continue in a different context.
         MODEL_SEEN.set(None if caller is None else caller.seen)
         if quota is None:
             return behaviour(message, call)
@@ -152,7 +158,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
 def _streaming(
     behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
 ) -> Callable[[Stream], Awaitable[None]]:
-    counted = entrance.need.kind is not ResourceKind.INFERENCE  # for inference, each message counts
+    counted = entrance.need.kind is not ResourceKind.INFERENCE  # inference streams count each message instead
 
     async def serve(stream: Stream) -> None:
         try:
@@ -179,14 +185,15 @@ def _streaming(
 
 @dataclass(frozen=True, slots=True)
 class MessageCheck:
-    """Checks the messages of one method.
+    """Authorizes the messages of one method.
 
     Attributes:
-        path: Of the method.
-        authority: Decides who may call.
-        model_of_upload: Finds the model of an upload.
-        recorded: The part of a request that has actor and reason: "" for the request itself, `change` for that field;
-            None if it has none.
+        path: Path of the method.
+        need: Permissions that the method requires.
+        authority: Authorizes callers.
+        model_of_upload: Returns the model of an upload.
+        recorded: The part of a request that has the fields `actor` and `reason`: "" for the request itself, `change`
+            for the field of that name, None if the request has no such fields.
     """
 
     path: str
@@ -199,7 +206,7 @@ class MessageCheck:
     def of(
         cls, path: str, method: MethodDescriptor, authority: Authority | None, model_of_upload: ModelOfUpload
     ) -> "MessageCheck | None":
-        """Returns the check of a method; None if there is nothing to check."""
+        """Returns the check for a method; None if `[auth]` is not enabled."""
         if authority is None:
             return None
         fields: Mapping[str, Any] = method.input_type.fields_by_name
@@ -214,7 +221,7 @@ class MessageCheck:
             the request but names.
 
         Raises:
-            UnauthenticatedError, PermissionDeniedError: As `Authority.check`.
+            UnauthenticatedError, PermissionDeniedError: As for `Authority.check`.
         """
         caller = call.caller
         check = self._check_of(caller, request)
@@ -250,7 +257,7 @@ class MessageCheck:
             self.authority.check(caller, (need.also[1],), found, self.path)
 
     def response(self, call: RpcCall, response: Message) -> None:
-        """Removes models that the caller may not see from an answer."""
+        """Removes models that the caller may not see from a response."""
         caller = call.caller
         if not self.need.paths or caller is None or caller.may(AccessRole.READ, SERVER):
             return

@@ -1,4 +1,4 @@
-"""`turnout.v1.CatalogService`: what is served, read from one snapshot."""
+"""`turnout.v1.CatalogService`: describes the served models and versions, from one snapshot of the catalog."""
 
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.signature import DataType, Dimension, TensorSpec
@@ -42,7 +42,7 @@ _DATA_TYPES = {
 
 
 class CatalogServicer:
-    """Describes what is served."""
+    """Implements `CatalogService`."""
 
     def __init__(self, catalog: Catalog, router: Router) -> None:
         self._catalog = catalog
@@ -58,7 +58,7 @@ class CatalogServicer:
         return pb.GetModelResponse(model=self._model(self._catalog.snapshot.model(request.model)))
 
     async def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:  # noqa: N802
-        """Describes the version that a selector names."""
+        """Describes the version that a selector resolves to."""
         entry = self._router.describe(request.model, request.version)
         return pb.GetVersionResponse(version=version_message(entry, self._catalog.snapshot.model(request.model)))
 
@@ -72,7 +72,7 @@ class CatalogServicer:
 
 
 def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
-    """Returns `entry` as a message; `model` gives its tags."""
+    """Returns `entry` as a message, with its tags taken from `model`."""
     tags = sorted(tag for tag, version in model.model_releases.tags.items() if version == entry.version)
     return pb.ModelVersion(
         version=entry.version_text,

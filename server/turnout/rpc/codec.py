@@ -1,4 +1,4 @@
-"""Converts `turnout.v1` messages to the data plane's values and back."""
+"""Converts between `turnout.v1` messages and the data plane's types."""
 
 import itertools
 import uuid
@@ -17,13 +17,13 @@ from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 
 MAX_REQUEST_ID = 128
-"""Most characters of a request's id."""
+"""Maximum length of a request id in characters."""
 
 _MAX_ROUTING_KEY = 1024
 _MAX_WARNING = 512
 
 _SHORT_NAME = 16
-"""Length that is within every setting of the limit; most names are shorter."""
+"""Length in characters up to which a name satisfies any configured limit, so it need not be checked."""
 
 ROLES = {
     ServingRole.PINNED: pb.ROLE_PINNED,
@@ -33,7 +33,7 @@ ROLES = {
 }
 
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]
-"""Numeric outputs by name: dtype, shape, and the bytes before the elements in a serialised answer."""
+"""Numeric outputs by name: dtype, shape, and the bytes that precede the elements in a serialized response."""
 
 _ID, _TIMING = (Lengths(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing"))
 _OUTPUTS = pb.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
@@ -49,21 +49,21 @@ _numbers = itertools.count(1)
 
 
 def new_request_id() -> str:
-    """Returns an id that no other request of this or another process has."""
+    """Returns a request id that is unique across processes."""
     return _process + str(next(_numbers))
 
 
 def decode(
     message: pb.PredictRequest, arrived: float, deadline: float | None, preferences: Preferences, limits: InputLimits
 ) -> InferenceRequest:
-    """Returns a request; its tensors are views of the message's bytes.
+    """Converts a message to a request, whose tensors are views of the message's bytes.
 
     Args:
-        message: As received.
-        arrived: `time.monotonic()` when it arrived.
-        deadline: `time.monotonic()` of the caller's deadline; None for none.
-        preferences: What the call's metadata asks for.
-        limits: On its contents.
+        message: The message as received.
+        arrived: Arrival time of the message on the `time.monotonic()` clock, in seconds.
+        deadline: The caller's deadline on the same clock; None if it has none.
+        preferences: Routing preferences from the call's metadata.
+        limits: Limits on the message's contents.
 
     Raises:
         InvalidRequest, InvalidTensor: A field violates the protocol or the limits.
@@ -92,7 +92,7 @@ def decode(
 
 
 def check_id(request_id: str) -> None:
-    """Raises InvalidRequest if a request's id is too long."""
+    """Raises InvalidRequest if a request id is too long."""
     if len(request_id) > MAX_REQUEST_ID:
         raise InvalidRequest.at("request_id", f"expected at most {MAX_REQUEST_ID} characters")
 
@@ -120,13 +120,13 @@ def _inputs(message: pb.PredictRequest, limits: InputLimits) -> dict[str, Array]
 
 
 def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
-    """Returns the parts of an answer; joined, they are a PredictResponse.
+    """Returns the parts of a response, which form a serialized PredictResponse when joined.
 
-    Protobuf takes the fields of a message in any order. What all answers of a route share is serialised once, and the
-    bytes before the elements of an output once for each shape.
+    Protobuf accepts the fields of a message in any order. Therefore the fields that all responses of a route share are
+    serialized once, and the bytes that precede an output's elements once for each shape.
 
     Raises:
-        TensorError: A tensor cannot hold an output.
+        TensorError: An output cannot be represented as a tensor message.
     """
     route, answer = result.route, result.answer
     prepared: tuple[bytes, Befores] = route.memo.get(_BEGINNING) or _beginning(route)
@@ -152,7 +152,7 @@ def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
 
 
 def route_message(route: Route) -> pb.Route:
-    """Returns which version answers, and why."""
+    """Returns the version that answers and its role, as a message."""
     entry = route.entry
     return pb.Route(
         version=entry.version_text,
@@ -164,7 +164,7 @@ def route_message(route: Route) -> pb.Route:
 
 
 def trailing_metadata(route: Route) -> FixedMetadata:
-    """Returns which version answers, and why, for clients and proxies that look at metadata only."""
+    """Returns the route as trailing metadata, for clients and proxies that only read metadata."""
     known: FixedMetadata | None = route.memo.get(_TRAILING)
     if known is None:
         entry = route.entry
@@ -174,7 +174,7 @@ def trailing_metadata(route: Route) -> FixedMetadata:
                 ("x-turnout-digest", entry.digest),
                 ("x-turnout-role", str(route.role)),
                 ("x-turnout-epoch", str(route.epoch)),
-                # Metadata is ASCII; the answer has the full reason.
+                # Metadata must be ASCII; the response message contains the full warning.
                 *([("x-turnout-warning", ascii_text(route.warning))] if route.warning else ()),
             )
         )
@@ -182,7 +182,7 @@ def trailing_metadata(route: Route) -> FixedMetadata:
 
 
 def ascii_text(text: str) -> str:
-    """Returns `text` with a question mark for each character that may not stand in a header."""
+    """Returns `text`, cut to 512 characters, with each character that a header cannot contain replaced by "?"."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:_MAX_WARNING]
 
 

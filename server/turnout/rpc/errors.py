@@ -1,4 +1,4 @@
-"""The one table from errors to gRPC status codes, and the status details that clients act on."""
+"""Maps errors to gRPC status codes, and adds the status details that clients act on."""
 
 import asyncio
 from collections.abc import Iterable
@@ -31,16 +31,17 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.ConfigError: grpc.StatusCode.INTERNAL,
     asyncio.CancelledError: grpc.StatusCode.CANCELLED,
 }
-"""By error class; a class that is not listed has its nearest base's code; other exceptions are INTERNAL."""
+"""Status codes by error class. A class that is not listed has the code of its nearest listed base class; all other
+exceptions map to INTERNAL."""
 
 _MAX_MESSAGE = 1024
-"""Most characters of a status message: it is sent in a header, whose size is limited."""
+"""Maximum length of a status message in characters. The message is sent in a header, whose size is limited."""
 
 _MAX_VIOLATIONS = 16
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """Returns the status code that `error` becomes."""
+    """Returns the status code for `error`."""
     for base in type(error).__mro__:
         code = CODES.get(base)
         if code is not None:
@@ -49,17 +50,18 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 
 def code_name(error: BaseException) -> str:
-    """Returns the name of the status code that `error` becomes, as metrics and logs show it."""
+    """Returns the name of the status code for `error`, as shown in metrics and logs."""
     return code_of(error).name
 
 
 def to_status(error: errors.TurnoutError, request_id: str = "", details: Iterable[Message] = ()) -> Status:
-    """Returns `error` as a google.rpc.Status with the details that clients act on.
+    """Converts `error` to a google.rpc.Status with the details that clients act on.
 
     Args:
-        error: The error, whose message and violations a client may read.
-        request_id: Sent as a detail, and in the message of an internal error, so that its log line can be found.
-        details: More details, of a few KiB at most, since they are sent in a header.
+        error: The error. Its message and violations are shown to the client.
+        request_id: Id of the request, sent as a detail. The message of an internal error includes it as well, so that
+            the log line can be found.
+        details: Additional details, a few KiB at most, since they are sent in a header.
     """
     code = code_of(error)
     message = error.message

@@ -1,7 +1,8 @@
-"""Inference requests over gRPC, whatever their protocol: parsing, and errors.
+"""The parts of an inference exchange over gRPC that do not depend on the protocol: parsing and error reporting.
 
-A unary call is one request: its status is the error. On a stream, each item is a request, and an item carries the
-error; its parent span is the one that the item names, or else that of the stream's metadata.
+A unary call is one request, and an error becomes the status of the call. On a stream, each item is a request, and an
+error is sent as an item. The parent span of a streamed request is the span that the item names, or else the span in
+the stream's metadata.
 """
 
 import time
@@ -26,21 +27,21 @@ from turnout.telemetry.tracing.trace import Operation
 _OK = ("OK", False)
 
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-"""Codes that make a server's span an error, by OpenTelemetry's conventions; the caller causes the others."""
+"""Status codes that mark a server span as failed under OpenTelemetry's conventions. Callers cause all other codes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[MessageT]):
-    """An inference method, and what all its requests share.
+    """An inference method, with the objects that all its requests share.
 
     Attributes:
-        service: Full name of its service.
-        operation: Its name in traces.
-        reader: Parses its requests.
-        preferences: Reads preferences from metadata.
-        templates: Remembered requests.
-        limits: On a request's contents.
-        check_size: Raises Exhausted if an answer has more bytes than a message may have.
+        service: Full name of the service.
+        operation: Name of the method in traces.
+        reader: Parser of the method's requests.
+        preferences: Reader of routing preferences in metadata.
+        templates: Cache of parsed requests.
+        limits: Limits on a request's contents.
+        check_size: Raises Exhausted if a response of the given size in bytes exceeds the maximum message size.
     """
 
     service: str
@@ -52,13 +53,13 @@ class Endpoint(Generic[MessageT]):
     check_size: Callable[[int], None]
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
-        """Joins the parts of an answer. Raises Exhausted if it is larger than a message may be."""
+        """Joins the parts of a response. Raises Exhausted if the response exceeds the maximum message size."""
         answer = b"".join(parts)
         self.check_size(len(answer))
         return answer
 
     def response(self, parts: Sequence[bytes]) -> Response:
-        """Returns the answer of a unary call from its parts. Raises as `joined`."""
+        """Returns the response of a unary call from its parts. Raises the same errors as `joined`."""
         size = sum(map(len, parts))
         self.check_size(size)
         return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
@@ -74,7 +75,10 @@ class Endpoint(Generic[MessageT]):
         templates: Templates,
         **more: Any,
     ) -> Self:
-        """Returns the endpoint of a method with requests of the type `message`; `more` is for one protocol."""
+        """Returns the endpoint of a method whose requests are of type `message`.
+
+        `more` contains the additional attributes of a protocol's own endpoint class.
+        """
         operation, reader = Operation.rpc(service, method), guard.reader(message)
         return cls(service, operation, reader, preferences, templates, guard.limits, guard.check_size, **more)
 
@@ -83,12 +87,12 @@ class GrpcExchange(Generic[MessageT]):
     """One request over gRPC.
 
     Attributes:
-        endpoint: The method that was called.
-        arrived: `time.monotonic()` when it came.
-        heavy: Whether to parse and decode it in a thread.
-        costly: Whether its answer takes long to encode even if the outputs are small.
+        endpoint: The called method.
+        arrived: Arrival time of the request on the `time.monotonic()` clock, in seconds.
+        heavy: Whether to parse and decode the message in a thread.
+        costly: Whether the response is slow to encode even if the outputs are small.
         data: The message as received; empty once it has been read.
-        parsed: The message; None until it is parsed.
+        parsed: The parsed message; None until it is parsed.
     """
 
     details = ()
@@ -107,22 +111,22 @@ class GrpcExchange(Generic[MessageT]):
 
     @property
     def operation(self) -> Operation:
-        """The called method, for traces."""
+        """Name of the called method in traces."""
         return self.endpoint.operation
 
     def read(self) -> None:
-        """Reads the message, unless that has been done. Raises as `parse`."""
+        """Reads the message unless it has already been read. Raises the same errors as `parse`."""
         self.parse()
 
     def parse(self) -> MessageT:
-        """Returns the message, and parses it first if necessary. Raises as `MessageReader.parse`."""
+        """Returns the message, parsing it on the first call. Raises the same errors as `MessageReader.parse`."""
         if (message := self.parsed) is None:
             message = self.parsed = self.endpoint.reader.parse(self.data)
-            self.data = b""  # large ones are not kept twice
+            self.data = b""  # avoids keeping a large message twice
         return message
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:
-        """Returns the status code's name, and whether it is the server's fault."""
+        """Returns the name of the status code, and whether the server is at fault."""
         return _OK if error is None else ((code := code_name(error)), code in _FAULTS)
 
 
@@ -139,41 +143,41 @@ class UnaryExchange(GrpcExchange[MessageT]):
 
     @property
     def caller(self) -> Caller | None:
-        """Who calls."""
+        """The authenticated caller; None if unknown."""
         return self.call.caller
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the caller waits no longer."""
+        """The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none."""
         return self.call.deadline
 
     def preferences(self) -> Preferences:
-        """Returns the preferences in the call's metadata. Raises as `PreferenceReader.read`."""
+        """Returns the preferences in the call's metadata. Raises the same errors as `PreferenceReader.read`."""
         call, reader = self.call, self.endpoint.preferences
         if not call.mentions(reader.wire_keys):
             return NO_PREFERENCES
         return reader.read(call.metadata, lambda: call.host)
 
     def parent(self) -> SpanContext | None:
-        """Returns the caller's span."""
+        """Returns the caller's span; None if the caller sent none."""
         return read(self.call.metadata)
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
-        """Ends the call with the status of an error."""
+        """Ends the call with the status for an error."""
         raise StatusError(to_status(error, request.request_id))
 
 
 @dataclass(frozen=True, slots=True)
 class Opened(Generic[MessageT]):
-    """A stream, and what all its items share.
+    """An open stream, with the attributes that all its items share.
 
     Attributes:
-        endpoint: The method that was called.
-        stream: The stream of the items.
-        preferences: What its metadata asks for.
-        parent: The caller's span, by its metadata.
-        deadline: `time.monotonic()` after which its client waits no longer; None for no bound.
-        clock: Of its client.
+        endpoint: The called method.
+        stream: The stream that carries the items.
+        preferences: Routing preferences from the stream's metadata.
+        parent: The caller's span, from the stream's metadata.
+        deadline: The client's deadline on the `time.monotonic()` clock, in seconds; None if it has none.
+        clock: Estimate of the client's clock.
     """
 
     endpoint: Endpoint[MessageT]
@@ -185,7 +189,7 @@ class Opened(Generic[MessageT]):
 
     @classmethod
     def of(cls, endpoint: Endpoint[MessageT], stream: Stream) -> "Opened[MessageT]":
-        """Reads a stream's metadata. Raises as `PreferenceReader.read`."""
+        """Opens a stream by reading its metadata. Raises the same errors as `PreferenceReader.read`."""
         metadata = stream.metadata
         preferences = endpoint.preferences.read(metadata, lambda: stream.host)
         return cls(endpoint, stream, preferences, read(metadata), stream.deadline)
@@ -196,7 +200,7 @@ class ItemExchange(GrpcExchange[MessageT]):
 
     Attributes:
         opened: The stream.
-        key: The item's name among those in flight; "" if it has none. Known once it is parsed.
+        key: The key that identifies the item among those in flight; "" if it has none. Set once the item is parsed.
         cancels: If the item is a cancellation, the key of the item that it cancels; None for a request.
     """
 
@@ -213,14 +217,14 @@ class ItemExchange(GrpcExchange[MessageT]):
 
     @property
     def caller(self) -> Caller | None:
-        """Who calls."""
+        """The authenticated caller; None if unknown."""
         return self.opened.stream.caller
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the caller waits no longer."""
+        """The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none."""
         return self.opened.deadline
 
     def parent(self) -> SpanContext | None:
-        """Returns the caller's span."""
+        """Returns the caller's span; None if the caller sent none."""
         return self.opened.parent

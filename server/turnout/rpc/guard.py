@@ -1,7 +1,7 @@
-"""Wraps every method of every service: whatever arrives, the client gets a well-formed status.
+"""Wraps every method of every service so that clients always receive a well-formed status.
 
-Bytes that are not a message, and messages beyond the limits, are INVALID_ARGUMENT; an unexpected error is INTERNAL,
-without details. Both are counted and logged.
+Bytes that cannot be parsed and messages that exceed the limits result in INVALID_ARGUMENT. An unexpected error results
+in INTERNAL, without details. Both are counted and logged.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -39,16 +39,16 @@ _UNEXPECTED = "the call failed inside the server, whose log tells why"
 
 @dataclass(frozen=True, slots=True)
 class MethodGuard:
-    """Wraps methods.
+    """Wraps methods with parsing, limits, authorization of messages and error handling.
 
     Attributes:
-        limits: On the contents of requests.
-        max_message_bytes: Size of the largest answer.
-        thread: Parses large messages.
-        faults: Counts unparsable messages and unexpected errors.
-        log: Receives both.
-        authority: Decides who may call what; None if `[auth]` is not enabled.
-        model_of_upload: Finds the model of an upload, for that.
+        limits: Limits on the contents of requests.
+        max_message_bytes: Maximum size of a response in bytes.
+        thread: Thread that parses large messages.
+        faults: Counters of unparsable messages and unexpected errors.
+        log: Logger for rejected messages and unexpected errors.
+        authority: Authorizes callers; None if `[auth]` is not enabled.
+        model_of_upload: Returns the model of an upload, which authorization needs.
     """
 
     limits: InputLimits
@@ -60,7 +60,7 @@ class MethodGuard:
     model_of_upload: ModelOfUpload = lambda _: None
 
     def reader(self, message: type[MessageT]) -> MessageReader[MessageT]:
-        """Returns the reader of messages of a type."""
+        """Returns a reader of messages of the given type."""
         return MessageReader(message, self.limits, self.thread)
 
     def unary(
@@ -70,22 +70,22 @@ class MethodGuard:
         *,
         prompt: bool = False,
     ) -> Unary:
-        """Returns a unary method whose behaviour parses, serialises and checks limits itself.
+        """Returns a unary method whose behaviour parses, serializes and checks limits itself.
 
         Args:
-            service: Full name.
-            behaviour: As `Unary.answer`; raises whatever it does.
-            prompt: As `Unary.prompt`.
+            service: Full name of the service.
+            behaviour: As for `Unary.answer`, but may raise any exception.
+            prompt: As for `Unary.prompt`.
         """
 
         def answer(message: bytes, call: RpcCall) -> Response | Awaitable[Response]:
             try:
                 done = behaviour(message, call)
-            except Exception as error:  # noqa: BLE001 - the client would get its words
+            except Exception as error:  # noqa: BLE001 - the client would otherwise see the exception's message
                 status = self._ended(service, error)
             else:
                 return done if isinstance(done, RESPONSES) else awaited(done)
-            raise StatusError(status)  # outside of `except`: it would keep the message alive, as the error does
+            raise StatusError(status)  # raised outside `except`, whose error would keep the message alive
 
         async def awaited(rest: Awaitable[Response]) -> Response:
             try:
@@ -97,7 +97,7 @@ class MethodGuard:
         return Unary(answer, prompt)
 
     def streaming(self, service: str, behaviour: Callable[[Stream], Awaitable[None]]) -> Streaming:
-        """Returns a streaming method whose behaviour parses, serialises and checks limits itself."""
+        """Returns a streaming method whose behaviour parses, serializes and checks limits itself."""
 
         async def serve(stream: Stream) -> None:
             try:
@@ -119,13 +119,14 @@ class MethodGuard:
         """Returns the methods of a service, by path.
 
         Args:
-            service: Describes the methods, their messages, and which of them are streams.
-            servicers: For each method, one of them has a coroutine function of that name, which raises TurnoutError to
-                refuse. It takes the request, or an asynchronous iterator of requests. It returns the response, or
-                takes `write` as well, which sends one and returns when there is room for the next.
-            called: The same for unary methods that also take the call.
-            name: The name by which clients call the service; its own if empty.
-            apart: Methods to leave out.
+            service: Descriptor of the service.
+            servicers: Objects that implement the methods as coroutine functions of the same names. A function takes the
+                request, or an asynchronous iterator of requests if the client streams. It returns the response; if the
+                server streams, it also takes `write`, which sends a response and returns when there is room for the
+                next. It raises TurnoutError to reject a call.
+            called: The same for unary methods whose functions also take the call.
+            name: The name by which clients call the service; the descriptor's name if empty.
+            apart: Names of methods to leave out.
         """
         name = name or service.full_name
         self.faults.watch(name)
@@ -136,15 +137,15 @@ class MethodGuard:
         }
 
     def sized(self, answer: bytes) -> bytes:
-        """Returns a serialised answer. Raises as `check_size`."""
+        """Returns a serialized response unchanged if it may be sent. Raises the same errors as `check_size`."""
         self.check_size(len(answer))
         return answer
 
     def check_size(self, size: int) -> None:
-        """Checks that an answer may be sent.
+        """Checks that a response of `size` bytes may be sent.
 
         Raises:
-            Exhausted: It is larger than a message may be; a transport would end the whole stream for that.
+            Exhausted: The response exceeds the maximum message size, for which a transport would end the whole stream.
         """
         if size > self.max_message_bytes:
             raise Exhausted(
@@ -153,10 +154,10 @@ class MethodGuard:
             )
 
     def _ended(self, service: str, error: Exception) -> Status:
-        """Returns the status of a failed call, and releases everything that the call held.
+        """Returns the status of a failed call, and drops the error's tracebacks, which keep the message in memory.
 
-        The thread that raised the error keeps it until it gets a core again, and the traceback keeps the message alive:
-        a low-priority thread on a busy machine kept 75 MiB of a refused message of 24 MiB.
+        The thread that raised the error refers to it until the thread is scheduled again. On a busy machine, a
+        low-priority thread kept 75 MiB in memory for a rejected message of 24 MiB.
         """
         status = self._status(service, error)
         kept: BaseException | None = error
@@ -166,7 +167,7 @@ class MethodGuard:
         return status
 
     def _status(self, service: str, error: Exception) -> Status:
-        """Returns the status of an error; counts and logs an unexpected one first."""
+        """Returns the status for an error. Counts and logs unexpected errors."""
         if isinstance(error, StatusError):
             return error.status
         if not isinstance(error, TurnoutError):
@@ -178,7 +179,7 @@ class MethodGuard:
     def _method(
         self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]], called: Sequence[object]
     ) -> Method:
-        """Returns a method of any of the four kinds, by its descriptor."""
+        """Returns a method, unary or streaming in either direction as its descriptor says."""
         takes_call = getattr(behaviour, "__self__", None) in called
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)

@@ -1,11 +1,11 @@
-"""Serves one stream of requests: many in flight, answered as they become ready or in order of arrival.
+"""Serves a stream of concurrent requests, with responses sent as they become ready or in order of arrival.
 
     reader: read -> answer at once, or start a task      writer: answers of tasks -> stream
 
-Requests of quick versions are answered in the reader without a task of their own: all that has arrived is read at once,
-then answered, and the answers leave in one event; that is what makes a stream cost half of unary calls. Reading pauses
-while as many requests as allowed are unanswered, and while there is no room for answers, so a client that does not read
-these stops itself and nobody else.
+The reader answers requests to fast versions itself, without a task: it reads all requests that have arrived, answers
+them, and sends the responses in one event. This makes a stream half as expensive as unary calls. Reading pauses while
+the maximum number of requests is unanswered, and while the transport has no room for responses, so a client that does
+not read its responses blocks only itself.
 """
 
 import asyncio
@@ -21,59 +21,59 @@ from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout.serving.data_plane.inference import InferenceExchange
 
 _SHOWN_KEY = 128
-"""Most characters of a key that a refusal repeats."""
+"""Number of characters of a key that an error message shows."""
 
 _TOGETHER = 8
-"""Items that are answered before the first of their answers is written. With 16, a client that has so many in flight
-waits until all are answered, and the server then waits for it."""
+"""Maximum number of items that are answered before their responses are written. With 16, a client with 16 requests in
+flight would wait until all of them are answered, and the server would then wait for the client."""
 
 _TURN = 64
-"""Items after which others on the event loop have their turn, however many have arrived."""
+"""Number of items after which the reader yields to the event loop, even if more have arrived."""
 
 Task: TypeAlias = asyncio.Task[bytes]
 
 Ordering: TypeAlias = Callable[[Task, Callable[[Task], None]], object]
-"""Queues a started task for writing its answer: at once, or once it is done."""
+"""Queues a started task so that its response is written: immediately, or when the task is done."""
 
 
 def as_ready(task: Task, put: Callable[[Task], None]) -> None:
-    """Writes answers as they become ready."""
+    """Queues responses as they become ready."""
     task.add_done_callback(put)
 
 
 def in_order(task: Task, put: Callable[[Task], None]) -> None:
-    """Writes answers in the order of their requests."""
+    """Queues responses in the order of their requests."""
     put(task)
 
 
 class Item(InferenceExchange[bytes], Protocol):
-    """One item of a stream; `turnout.rpc.exchange.ItemExchange` is the common part."""
+    """An item of a stream. `turnout.rpc.exchange.ItemExchange` is the common base class."""
 
     @property
     def key(self) -> str:
-        """Its name among those in flight; "" if it has none. Known once it is parsed."""
+        """The key that identifies the item among those in flight; "" if it has none. Set once the item is parsed."""
         ...
 
     @property
     def cancels(self) -> str | None:
-        """If it is a cancellation, the key of the item that it cancels; None for a request."""
+        """If the item is a cancellation, the key of the item that it cancels; None for a request."""
         ...
 
 
 class Multiplexer:
-    """Serves one stream from its opening to its end."""
+    """Serves one stream from its start to its end."""
 
     def __init__(
         self, plane: DataPlane, stream: Stream, item: Callable[[bytes], Item], ordering: Ordering, max_items: int
     ) -> None:
-        """Prepares.
+        """Initializes the multiplexer.
 
         Args:
-            plane: Answers requests.
-            stream: The stream of the requests.
-            item: Returns the exchange of a serialised item.
+            plane: Data plane that answers the requests.
+            stream: The stream that carries the requests.
+            item: Returns the exchange for a serialized item.
             ordering: `as_ready` or `in_order`.
-            max_items: Most unanswered requests.
+            max_items: Maximum number of unanswered requests.
         """
         self._plane = plane
         self._stream = stream
@@ -93,10 +93,10 @@ class Multiplexer:
         self._reader_writes = False
 
     async def run(self) -> None:
-        """Reads until the client half-closes or the server drains, then finishes the requests in flight.
+        """Serves requests until the client half-closes or the server drains, then finishes the requests in flight.
 
-        A broken stream cancels all requests in flight. A drained one ends with UNAVAILABLE, so that its client opens
-        another stream elsewhere.
+        If the stream breaks, all requests in flight are cancelled. If the server drains, the stream ends with
+        UNAVAILABLE, so that the client opens a stream to another server.
         """
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
@@ -108,7 +108,7 @@ class Multiplexer:
             if writer.done():
                 writer.result()
             if drained := not reader.done():
-                self._drained = True  # requests in flight are answered, and no new ones are started
+                self._drained = True  # requests in flight are answered, but no new ones are started
                 if not self._reader_writes:
                     reader.cancel()
                 await asyncio.wait((reader,))
@@ -125,7 +125,7 @@ class Multiplexer:
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
 
     async def _read(self) -> None:
-        """Reads, and writes what is answered at once: all that has come together is answered together."""
+        """Reads items, and writes the responses that need no task. Items that arrive together are answered together."""
         stream, plane, since_turn = self._stream, self._plane, 0
         while not self._drained:
             came = list(await stream.read_some(min(self._max_items - self._unanswered, _TOGETHER)))
@@ -134,9 +134,9 @@ class Multiplexer:
             since_turn += len(came)
             came.reverse()
             while came:
-                item = self._item(came.pop())  # which lets go of a large one once it is parsed
+                item = self._item(came.pop())  # the item drops a large message once it is parsed
                 if item.heavy:
-                    await self._flush(by_reader=True)  # nothing waits while a large one is parsed
+                    await self._flush(by_reader=True)  # no response waits while a large message is parsed
                     refusal = await plane.parse(item)
                 else:
                     refusal = plane.parse_now(item)
@@ -157,7 +157,7 @@ class Multiplexer:
                 await self._room.wait()
 
     def _begin(self, item: Item) -> None:
-        """Answers at once if that is possible; else starts a task that will."""
+        """Answers an item immediately if possible; otherwise starts a task that answers it."""
         self._unanswered += 1
         key = item.key
         if key and key in self._by_key:
@@ -189,7 +189,7 @@ class Multiplexer:
         task.add_done_callback(self._wake)
 
     def _entered(self, authority: Authority) -> Quota | None:
-        """Counts one more request of the caller. Raises Exhausted if they make too many."""
+        """Counts a request against the caller's quota. Raises Exhausted if the caller exceeds the quota."""
         caller = self._stream.caller
         return None if caller is None else authority.enter(caller)
 
@@ -197,7 +197,7 @@ class Multiplexer:
         self._wake_writer.set()
 
     async def _write(self) -> None:
-        """Writes the answers of tasks."""
+        """Writes the responses of tasks."""
         while self._reading or self._answers:
             self._wake_writer.clear()
             await self._flush()
@@ -205,9 +205,9 @@ class Multiplexer:
                 await self._wake_writer.wait()
 
     async def _flush(self, *, by_reader: bool = False) -> None:
-        """Writes the answers that are ready, in their order, unless another task is already writing them.
+        """Writes the responses that are ready, in order, unless another task is already writing them.
 
-        An item that was cancelled has no answer. The reader is not cancelled while an answer is half written.
+        A cancelled item has no response. `run` does not cancel the reader while it is writing a response.
         """
         if self._writing:
             return
@@ -225,7 +225,7 @@ class Multiplexer:
             self._writing = self._reader_writes = False
 
     def _ready(self) -> tuple[int, list[bytes]]:
-        """Takes the answers that can be written now, and returns the number of their items, too."""
+        """Removes the items that are done from the queue; returns their number and the responses to write."""
         answers = self._answers
         ready: list[bytes] = []
         taken = 0

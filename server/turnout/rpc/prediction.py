@@ -1,4 +1,4 @@
-"""`turnout.v1.PredictionService`: decodes requests and encodes answers of `Predict` and `PredictStream`."""
+"""`turnout.v1.PredictionService`: decodes requests and encodes responses of `Predict` and `PredictStream`."""
 
 from abc import abstractmethod
 from collections.abc import Awaitable
@@ -36,33 +36,33 @@ def _fields(request: int, sent: int) -> Fields:
 _ITEM = pb.PredictStreamRequest.DESCRIPTOR.fields_by_name
 
 FIELDS = _fields(request=0, sent=0)
-"""The fields that may differ in a request that matches a remembered one."""
+"""The fields in which a request may differ from the cached request that it matches."""
 
 ITEM_FIELDS = _fields(_ITEM["request"].number, _ITEM["sent_ms"].number)
-"""The same for an item of a stream."""
+"""The same fields for an item of a stream."""
 
 
 class _Predict(GrpcExchange[MessageT]):
-    """A PredictRequest, from a call or a stream."""
+    """A PredictRequest from a unary call or a stream."""
 
     _found: Found | None = None
     _outline: Outline | None = None
 
     @abstractmethod
     def message(self) -> pb.PredictRequest | None:
-        """Returns the request, parsed; None if it was not."""
+        """Returns the parsed request; None if it has not been parsed."""
 
     def find(self) -> Found | None:
-        """Returns the request if it matches a remembered one; else it has to be parsed."""
+        """Returns the cached request that this one matches; None if there is none and the message must be parsed."""
         found = self._found = self.endpoint.templates.find(self.data)
         if found is not None:
             self.data = b""
-        elif len(self.data) <= SMALL_BYTES:  # of a large one, reading is the least
+        elif len(self.data) <= SMALL_BYTES:  # for a large message, parsing is a small part of the cost
             self._outline = self.endpoint.templates.outline(self.data)
         return found
 
     def envelope(self) -> InferenceRequest:
-        """Returns the known parts of a request that could not be decoded."""
+        """Returns a request with the fields that are known although decoding failed."""
         if self._found is not None:
             template, request_id, _, _ = self._found
             model, selector, outputs, key = template.model, template.selector, template.outputs, template.routing_key
@@ -75,14 +75,14 @@ class _Predict(GrpcExchange[MessageT]):
         return InferenceRequest(model, selector, {}, outputs, request_id, key, arrived=self.arrived)
 
     def request(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
-        """Returns the request.
+        """Returns the decoded request.
 
         Args:
-            deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
-            preferences: What the call's metadata asks for.
+            deadline: The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none.
+            preferences: Routing preferences from the call's metadata.
 
         Raises:
-            InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
+            InvalidRequest, InvalidTensor: A field violates the protocol or the limits.
         """
         if self._found is None:
             return self._decode(deadline, preferences)
@@ -103,7 +103,7 @@ class _Predict(GrpcExchange[MessageT]):
         )
 
     def _decode(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
-        """Decodes a new kind of request, and remembers it. Raises as `request`."""
+        """Decodes a request that matches no cached one, and caches it. Raises the same errors as `request`."""
         message = self.message()
         assert message is not None, "it is decoded once it is read"
         request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.limits)
@@ -121,55 +121,56 @@ class _Predict(GrpcExchange[MessageT]):
         return request
 
     def timeout(self) -> float | None:
-        """Returns the timeout in the message in seconds, if it has one."""
+        """Returns the timeout in the message in seconds; None if it has none."""
         return None
 
 
 class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictRequest]):
-    """One call of Predict."""
+    """A call of Predict."""
 
     def message(self) -> pb.PredictRequest | None:
-        """Returns the request, parsed; None if it was not."""
+        """Returns the parsed request; None if it has not been parsed."""
         return self.parsed
 
     def read(self) -> None:
-        """Reads the parts of the message that a remembered request does not have. Raises as `parse`."""
+        """Finds the cached request that the message matches, or else parses the message. Raises as `parse`."""
         if self._found is None and self.parsed is None and self.find() is None:
             self.parse()
 
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `request` and `PreferenceReader.read`."""
+        """Returns the decoded request. Raises the same errors as `request` and `PreferenceReader.read`."""
         self.read()
         return self.request(self.call.deadline, self.preferences())
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer, serialised; metadata says which version gave it. Raises Exhausted if it is too large."""
+        """Returns the serialized response, and sets the trailing metadata. Raises Exhausted if it is too large."""
         self.call.trailing = codec.trailing_metadata(result.route)
         return self.endpoint.response(codec.response(request, result))
 
 
 class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStreamRequest]):
-    """One item of a PredictStream."""
+    """An item of a PredictStream."""
 
     _deadline: float | None = None
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the caller waits no longer."""
+        """The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none."""
         return self._deadline
 
     def message(self) -> pb.PredictRequest | None:
-        """Returns the request, parsed; None if it was not."""
+        """Returns the parsed request; None if it has not been parsed."""
         return None if self.parsed is None else self.parsed.request
 
     def timeout(self) -> float | None:
-        """Returns the timeout in the item in seconds, if it has one."""
+        """Returns the timeout in the item in seconds; None if it has none."""
         return self.parsed.timeout_ms / 1e3 if self.parsed is not None and self.parsed.timeout_ms else None
 
     def read(self) -> None:
-        """Reads the item. Its timeout counts from when it was sent, not from when it was read here. Raises as `parse`.
+        """Reads the item. Raises the same errors as `parse`.
 
-        An item that names a span is not remembered: the next names another.
+        The item's timeout counts from the time at which the client sent it, not from the time at which it is read
+        here. An item that names a span is not cached, since the next item names a different span.
         """
         if self._found is not None or self.parsed is not None:
             return
@@ -193,12 +194,12 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
             self._deadline = ends if self._deadline is None else min(ends, self._deadline)
 
     def parent(self) -> SpanContext | None:
-        """Returns the span that the item names, or else that of the stream."""
+        """Returns the span that the item names, or else the stream's span."""
         item = self.parsed
         return parse(item.traceparent, item.tracestate) if item and item.traceparent else self.opened.parent
 
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `request`."""
+        """Returns the decoded request. Raises the same errors as `request`."""
         if self.parsed is not None and self.parsed.WhichOneof("item") != "request":
             raise InvalidRequest.at("item", "expected a request or a cancel")
         if not self.key:
@@ -206,26 +207,26 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         return self.request(self._deadline, self.opened.preferences)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised. Raises Exhausted if it is too large."""
+        """Returns the serialized response. Raises Exhausted if it is too large."""
         parts = codec.response(request, result)
         request_id = request.request_id.encode()
         size = sum(map(len, parts))
         return self.endpoint.joined((_ITEM_ID[len(request_id)], request_id, _RESPONSE[size], *parts))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
-        """Returns an item with an error."""
+        """Returns a serialized item that reports an error."""
         request_id = self.key[: codec.MAX_REQUEST_ID]
         return pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)).SerializeToString()
 
 
 def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_items: int, guard: MethodGuard) -> Methods:
-    """Returns the service's methods, by path.
+    """Returns the methods of the prediction service, by path.
 
     Args:
-        plane: Answers requests.
-        preferences: Reads what a call's metadata asks for.
-        max_items: Most requests that are unanswered on one stream.
-        guard: Wraps the methods.
+        plane: Data plane that answers the requests.
+        preferences: Reader of routing preferences in metadata.
+        max_items: Maximum number of unanswered requests on a stream.
+        guard: Guard that wraps the methods.
     """
     guard.faults.watch(_SERVICE)
     predicting = Endpoint.of(_SERVICE, "Predict", pb.PredictRequest, preferences, guard, Templates(FIELDS))

@@ -1,25 +1,27 @@
-"""Estimates how long an item of a stream was on its way, without a common clock. Pure.
+"""Estimates the transit time of stream items without synchronized clocks. Pure.
 
-A client says of each item when it wrote it, by its own clock. The offset between that and when the server reads the
-item is the difference of the two clocks, which is the same for all items, and the time on the way, which is not: of the
-quickest of the latest items it is taken to be none.
+A client states when it wrote each item, by its own clock. The offset between that time and the time at which the
+server reads the item is the sum of two terms: the difference between the two clocks, which is the same for all items,
+and the transit time, which varies. The smallest recent offset is taken as the clock difference, which means that the
+fastest recent item is assumed to have had a transit time of 0.
 """
 
 import math
 from dataclasses import dataclass
 
 _WINDOW_SECONDS = 60.0
-"""Clocks drift apart by some 50 microseconds a second; an offset is believed for one to two windows."""
+"""Length of a window. Clocks drift apart by about 50 microseconds per second, so an offset is used for only one to two
+windows."""
 
 
 @dataclass(slots=True)
 class SendClock:
-    """The clock of one stream's client, estimated from its items.
+    """An estimate of the clock of a stream's client.
 
     Attributes:
-        _least: The least offset of this window.
-        _before: That of the window before.
-        _ends: When this window ends, by the server's clock.
+        _least: Smallest offset in the current window, in seconds.
+        _before: Smallest offset in the previous window, in seconds.
+        _ends: End of the current window on the server's clock, in seconds.
     """
 
     _least: float = math.inf
@@ -27,11 +29,11 @@ class SendClock:
     _ends: float = -math.inf
 
     def waited(self, sent: float, read: float) -> float:
-        """Returns how many seconds longer an item was on its way than the quickest of late.
+        """Returns how much longer an item was in transit than the fastest recent item, in seconds.
 
         Args:
-            sent: When the client wrote it, seconds of its clock.
-            read: When the server read it, seconds of its own.
+            sent: Time at which the client wrote the item, in seconds on the client's clock.
+            read: Time at which the server read the item, in seconds on the server's clock.
         """
         if read >= self._ends:
             self._before = self._least if read < self._ends + _WINDOW_SECONDS else math.inf

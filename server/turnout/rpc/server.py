@@ -1,4 +1,4 @@
-"""The two gRPC listeners, and the services of each."""
+"""The two gRPC listeners and the services that each of them offers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,31 +74,32 @@ CHANNELZ = _CHANNELZ.full_name
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services that the listeners need.
+    """The components that the listeners' methods use.
 
     Attributes:
-        catalog: Tells what is served.
+        inference: Answers inference requests.
+        catalog: Models and versions that are served.
         router: Resolves selectors.
         manager: Loads and unloads versions.
         release_writer: Records releases and tags.
-        traffic: Changes policies.
-        explainer: Explains routes.
-        policies: Those in force.
-        shadows: The lanes of copies.
-        rollouts: Drives rollouts.
-        releases: Releases, withdrawals and rollbacks by hand.
+        traffic: Changes traffic policies.
+        explainer: Explains routing decisions.
+        policies: Traffic policies in force.
+        shadows: Shadow lanes.
+        rollouts: Runs rollouts.
+        releases: Manual releases, withdrawals and rollbacks.
         rollout_log: Reads recorded rollouts.
-        registry: Publishes and fetches by stream.
-        previews: Tells what rollouts would do.
+        registry: Publishes and fetches versions over streams.
+        previews: Predicts the effects of rollouts.
         analyses: Runs probes.
-        metrics: All counters.
-        accepting: Tells whether the server takes requests; False once it drains.
-        conversions: Parses large messages.
-        oip: The extensions of the Open Inference Protocol.
-        log: Receives refused messages and unexpected errors.
-        availability: Tells which dependencies cannot be reached now.
-        peers: The other workers; None if this server is alone.
-        authority: Decides who may do what; None if `[auth]` is not enabled.
+        metrics: Metrics of all versions.
+        accepting: Returns whether the server accepts requests; False once it drains.
+        conversions: Thread that parses large messages.
+        oip: Services of the Open Inference Protocol other than inference.
+        log: Logger for rejected messages and unexpected errors.
+        availability: Dependencies that are currently unreachable.
+        peers: The other workers; None if this is the only one.
+        authority: Authorizes callers; None if `[auth]` is not enabled.
     """
 
     inference: DataPlane
@@ -127,12 +128,14 @@ class Services:
 
     @property
     def loads(self) -> Manager | Peers:
-        """Loads and unloads versions, in every worker."""
+        """The object that loads and unloads versions in every worker."""
         return self.peers or self.manager
 
     def ready(self) -> bool:
-        """Tells whether traffic should be sent here: all that should be loaded is, something of it serves, and the
-        server does not drain.
+        """Returns whether the server should receive traffic.
+
+        That is the case if every version that should be loaded is Ready or Failed, at least one version serves (unless
+        there is none to serve), the server is not draining, and the other workers are ready as well.
         """
         others = self.peers is None or self.peers.others_ready()
         served = not self.availability.unserved
@@ -140,8 +143,9 @@ class Services:
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:
-    """Returns the methods for clients: prediction, catalog, OIP, health, reflection. None of them changes what is
-    served, unless the settings allow it.
+    """Returns the methods for clients: prediction, catalog, OIP, health and reflection.
+
+    None of them can change which models and versions are served, unless the settings allow it.
     """
     guard = _guard(services, settings)
     described = {PREDICTION: _PREDICTION, CATALOG: _CATALOG, OIP_SERVICE: OIP_DESCRIPTOR, HEALTH: _HEALTH}
@@ -153,7 +157,7 @@ def data_methods(services: Services, settings: Settings) -> Methods:
 
 
 def control_methods(services: Services, settings: Settings) -> Methods:
-    """Returns the methods for operators: those for clients, and control, registry and channelz."""
+    """Returns the methods for operators: the methods for clients, plus control, registry and channelz."""
     guard, registry = _guard(services, settings), services.registry
     described = {
         PREDICTION: _PREDICTION,
@@ -183,15 +187,15 @@ def listen(
     *,
     channelz: bool = False,
 ) -> CallListener:
-    """Returns a listener that is bound to an address; it accepts no connections before it is started.
+    """Returns a listener that is bound to an address. It accepts no connections until it is started.
 
     Args:
-        methods: By path.
-        address: Where to listen; port 0 for any that is free.
-        settings: Of the server.
-        identity: Its certificate and key; None for plain text.
-        shared: Other workers listen there too; their parent keeps the address for them.
-        channelz: Whether to keep data for the channelz service.
+        methods: Methods by path.
+        address: Address to listen on; port 0 selects a free port.
+        settings: The server's settings.
+        identity: The listener's certificate and key; None for plain text.
+        shared: Whether other workers listen on the same port, which their supervisor reserves.
+        channelz: Whether to collect data for the channelz service.
 
     Raises:
         ConfigError: The address cannot be bound, or the transport does not support the TLS settings.
@@ -215,7 +219,7 @@ def _guard(services: Services, settings: Settings) -> MethodGuard:
 
 
 _EVERYTHING = {"allow_repository_control": True, "allow_settings_changes": True}
-"""Of `[oip]`, for operators."""
+"""Settings of `[oip]` that are overridden for operators."""
 
 
 def _data_methods(guard: MethodGuard, services: Services, settings: Settings, allowed: Oip) -> Mapping[str, Method]:
@@ -237,7 +241,7 @@ def _data_methods(guard: MethodGuard, services: Services, settings: Settings, al
 
 
 def _control(services: Services) -> Sequence[object]:
-    """Returns the parts of the control service."""
+    """Returns the objects that implement the control service."""
     manager, catalog, rollouts, peers = services.manager, services.catalog, services.rollouts, services.peers
 
     def sample() -> None:
@@ -272,8 +276,8 @@ def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
-        ("grpc.so_reuseport", int(shared)),  # two servers on one port by mistake would share its traffic unnoticed
-        # Clients keep idle connections alive with pings; the default answers that with GOAWAY "too_many_pings".
+        ("grpc.so_reuseport", int(shared)),  # otherwise two servers could share a port by mistake, unnoticed
+        # Clients keep idle connections alive with pings, which gRPC by default answers with GOAWAY "too_many_pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_time_ms", 60_000),

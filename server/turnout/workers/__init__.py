@@ -1,8 +1,8 @@
-"""Several worker processes on one port: starts them, divides limits between them, and merges what they count.
+"""Multiple worker processes on one port: starts them, divides limits between them, and merges their metrics.
 
-                        supervisor            starts, restarts, forwards signals, adds up the metrics
+                        supervisor            starts and restarts workers, forwards signals, merges metrics
                    link |        | link          requests and replies over a socket pair
-              member 0    member 1   ...      each a whole server of its own; the first has the control listener
+              member 0    member 1   ...      each is a complete server; the first has the control listener
 
-They meet in the state store, as replicas on several machines do.
+The workers coordinate through the state store, like replicas on different machines.
 """

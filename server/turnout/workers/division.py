@@ -18,21 +18,21 @@ SHARED_OUT: Mapping[str, tuple[str, ...]] = {
     "shadow": ("max_inflight", "max_queue_requests", "max_queue_bytes"),
     "loading": ("concurrency", "memory_budget_bytes", "gpu_memory_budget_bytes"),
 }
-"""By section, the settings that are divided equally. 0 stays 0, which means "no bound", or "as many as fit": then each
-worker counts on its part of the cores."""
+"""The settings that are divided equally, by section. 0 stays 0, which means "no limit", or "as many as fit". In the
+latter case, each worker uses its share of the cores."""
 
 _HOLD_MESSAGES = frozenset({"max_queue_bytes", "max_unfinished_bytes"})
-"""Settings that must hold the largest message, in each worker too; otherwise no worker could receive it."""
+"""Settings that are at least the maximum message size in each worker, so that each can receive such a message."""
 
 S = TypeVar("S", bound=Section)
 
 
 def share_of(settings: Settings, index: int) -> Settings:
-    """Returns the settings of one of `settings.workers` workers: parts that add up to the whole, each at least 1.
+    """Returns the settings of one of `settings.workers` workers, with its share of each limit, which is at least 1.
 
     Args:
         settings: The server's settings.
-        index: The worker's number, from 0.
+        index: Index of the worker, starting at 0.
     """
     division = _Division(index, settings.workers, int(settings.limits.max_message_bytes))
     update: dict[str, Any] = {
@@ -43,7 +43,7 @@ def share_of(settings: Settings, index: int) -> Settings:
 
 
 def part(whole: int, index: int, count: int) -> int:
-    """Returns a worker's part of a whole, at least 1; 0 of 0."""
+    """Returns a worker's share of a total: at least 1, or 0 if the total is 0."""
     return max(whole // count + (index < whole % count), 1) if whole else 0
 
 
@@ -54,7 +54,7 @@ class _Division:
     message_bytes: int
 
     def of_model(self, own: ModelOverrides) -> ModelOverrides:
-        """Divides the settings of one model; unset ones stay unset, since then those of all models apply."""
+        """Divides the settings of one model. Unset settings stay unset, so that those of all models apply."""
         update: dict[str, Any] = {}
         for name, keys in SHARED_OUT.items():
             if name in own.model_fields_set:
@@ -63,7 +63,7 @@ class _Division:
         return own.model_copy(update=update)
 
     def of_section(self, section: S, keys: Iterable[str]) -> S:
-        """Divides the values of these keys in a section."""
+        """Divides the values of the given keys in a section."""
         return section.model_copy(update={key: self._share(key, getattr(section, key)) for key in keys})
 
     def _share(self, key: str, whole: int) -> int:
@@ -73,10 +73,10 @@ class _Division:
 
 
 def check_gpus(settings: Settings) -> None:
-    """Refuses several workers if each would load versions on a GPU, and the configuration does not ask for that.
+    """Checks that several workers do not load versions on a GPU, unless the configuration asks for that.
 
     Raises:
-        ConfigError: It refuses; the message says what to set.
+        ConfigError: Several workers would load versions on a GPU. The message says what to set.
     """
     if settings.workers == 1:
         return

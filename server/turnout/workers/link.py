@@ -1,7 +1,8 @@
-"""Connects a worker and its parent: requests and replies over a pair of sockets, in both directions.
+"""The connection between a worker and its supervisor: requests and replies in both directions over a socket pair.
 
-A frame is the number of its request (4 bytes), its kind (1), the length of its payload (4), and the payload: a topic
-of 16 bytes and the body of a request, the body of a reply, or the message of a failure.
+A frame consists of the number of the request (4 bytes), the kind of frame (1 byte), the length of the payload (4
+bytes), and the payload. The payload of a request is a topic of 16 bytes and the body. The payload of a reply is its
+body, and that of a failure is the error message.
 """
 
 import asyncio
@@ -17,21 +18,22 @@ _REQUEST, _REPLY, _FAILURE = 1, 2, 3
 _TOPIC_BYTES = 16
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""Most bytes of a frame: a snapshot of 1,000 versions takes about 5 MB."""
+"""Maximum size of a frame in bytes. A snapshot of 1,000 versions takes about 5 MB."""
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 
 
 class Link:
-    """One end of the connection. Used on the event loop only."""
+    """One end of the connection between a worker and its supervisor. Used on the event loop only."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
-        """Starts to read.
+        """Initializes the link and starts reading.
 
         Args:
-            reader: Of a connected socket.
-            writer: Of the same socket.
-            handle: Answers a request, given its topic and body; a TurnoutError is raised at the other end.
+            reader: Reader of a connected socket.
+            writer: Writer of the same socket.
+            handle: Handles a request, given its topic and body, and returns the reply. An error that it raises makes
+                `ask` fail at the other end.
         """
         self._reader = reader
         self._writer = writer
@@ -44,22 +46,22 @@ class Link:
 
     @classmethod
     async def over(cls, end: socket.socket, handle: Handler) -> "Link":
-        """Returns a link over one socket of a pair, which it closes when it ends."""
+        """Returns a link over one socket of a socket pair. Closing the link closes the socket."""
         end.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=end)
         return cls(reader, writer, handle)
 
     async def ask(self, topic: str, body: bytes = b"", *, bound: float) -> bytes:
-        """Returns the reply to a request.
+        """Sends a request and returns the reply.
 
         Args:
-            topic: At most 16 ASCII letters.
-            body: Of the request.
-            bound: Seconds to wait for the reply.
+            topic: Topic of the request: at most 16 ASCII letters.
+            body: Body of the request.
+            bound: Timeout for the reply in seconds.
 
         Raises:
-            UnavailableError: The other end is gone, or does not answer in time.
-            TurnoutError: The other end refused it.
+            UnavailableError: The other process has ended, or does not reply in time.
+            Refused: The other process replied with an error.
         """
         if self.closed.done():
             raise UnavailableError("the other process is gone")
@@ -85,7 +87,7 @@ class Link:
         self._end()
 
     def _send(self, number: int, kind: int, payload: bytes) -> None:
-        with suppress(OSError, RuntimeError):  # waiting requests fail when the connection ends
+        with suppress(OSError, RuntimeError):  # pending requests fail when the connection ends
             self._writer.write(_HEAD.pack(number, kind, len(payload)) + payload)
 
     async def _read(self) -> None:
@@ -115,7 +117,7 @@ class Link:
             reply = await self._handle(topic, body)
         except TurnoutError as error:
             self._send(number, _FAILURE, error.message.encode())
-        except Exception as error:  # noqa: BLE001 - whoever asked is told; this end goes on
+        except Exception as error:  # noqa: BLE001 - reported to the other process
             self._send(number, _FAILURE, repr(error)[:1024].encode())
         else:
             self._send(number, _REPLY, reply)
@@ -129,4 +131,4 @@ class Link:
 
 
 class Refused(TurnoutError):
-    """The other process answered with an error."""
+    """Raised when the other process replied with an error."""

@@ -1,4 +1,4 @@
-"""A worker's side of the link: what it reports to its parent, and asks of it and of the other workers."""
+"""The worker's side of the link: reports to the supervisor, and requests to the supervisor and other workers."""
 
 import pickle
 import signal
@@ -15,10 +15,10 @@ from turnout.workers.division import share_of
 from turnout.workers.link import Link
 
 SCRAPE_SECONDS = 8.0
-"""Seconds for the metrics of all workers; Prometheus waits 10 s by default."""
+"""Timeout in seconds for the metrics of all workers. Prometheus waits 10 s by default."""
 
 SNAPSHOT_SECONDS = 3.0
-"""Seconds for the counts of one worker; after that, its previous ones are used."""
+"""Timeout in seconds for the metrics of one worker. After that, its previous metrics are used."""
 
 _HELLO_SECONDS = 30.0
 _TELL_SECONDS = 10.0
@@ -29,20 +29,21 @@ _PORTS = ("grpc", "http", "control")
 
 
 Asked = Sequence[tuple[str, str, bool]]
-"""Operators' requests: model, version, and whether to load or to unload it."""
+"""Operators' requests to load or unload versions: model, version, and True to load or False to unload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a worker receives at its start.
+    """The data that a worker receives when it starts.
 
     Attributes:
-        settings: Its own, with the server's ports and its part of divided limits.
-        given: The server's, as they were read at its start.
-        source: Reads them again.
-        index: Its number, from 0.
-        control: Whether it has the control listener.
-        waits: Whether it accepts connections only once its versions are loaded, since other workers accept them.
+        settings: The worker's settings, with the server's ports and the worker's share of divided limits.
+        given: The server's settings as read at its start.
+        source: Source from which to read the settings again.
+        index: Index of the worker, starting at 0.
+        control: Whether the worker has the control listener.
+        waits: Whether the worker accepts connections only after its versions are loaded, because other workers accept
+            connections in the meantime.
         asked: Operators' requests since the server started.
         session_key: Signs the console's sessions: a browser's connections reach any worker.
     """
@@ -57,10 +58,10 @@ class Start:
     session_key: bytes = field(repr=False)
 
     def read(self) -> Settings:
-        """Reads the settings again, and returns this worker's, with its ports and its share.
+        """Reads the settings again, and returns those of this worker, with its ports and its share of the limits.
 
         Raises:
-            ConfigError: They are invalid.
+            ConfigError: The settings are invalid.
         """
         fresh = self.source.read()
         unchanged = [name for name in _PORTS if getattr(fresh, name) == getattr(self.given, name)]
@@ -73,11 +74,11 @@ class Member:
     """One of several workers. Used on the event loop only.
 
     Attributes:
-        start: What it received at its start.
+        start: The data that the worker received when it started.
         others_ready: Whether every other worker that accepts connections is ready.
-        listen_now: Set when it must accept connections without waiting any longer.
-        on_change: Called when `others_ready` has changed.
-        hung_up: Set by SIGHUP, which may arrive before the server runs.
+        listen_now: Event that makes the worker accept connections without waiting any longer.
+        on_change: Function to call when `others_ready` may have changed.
+        hung_up: Event that is set by SIGHUP, which may arrive before the server runs.
     """
 
     def __init__(self) -> None:
@@ -91,68 +92,68 @@ class Member:
 
     @classmethod
     async def join(cls, descriptor: int) -> "Member":
-        """Returns the worker at one end of a socket pair, after receiving its start.
+        """Connects to the supervisor, and returns the worker after it has received its start data.
 
         Args:
-            descriptor: The file descriptor of its end.
+            descriptor: File descriptor of the worker's end of the socket pair.
 
         Raises:
-            UnavailableError: The parent does not answer.
+            UnavailableError: The supervisor does not reply.
         """
         member = cls()
         get_running_loop().add_signal_handler(signal.SIGHUP, member.hung_up.set)
         member._link = await Link.over(socket.socket(fileno=descriptor), member._answer)
         reply = await member._link.ask("hello", bound=_HELLO_SECONDS)
-        member.start = pickle.loads(reply)  # noqa: S301 - from the parent, over a socket that nobody else has
+        member.start = pickle.loads(reply)  # noqa: S301 - from the supervisor, over a private socket
         return member
 
     def on_parents_end(self, call: Callable[[], None]) -> None:
-        """Calls `call` when the parent is gone or the link is closed."""
+        """Calls `call` when the supervisor has ended or the link is closed."""
         self._link.closed.add_done_callback(lambda _: call())
 
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Sets the handler for a topic, for requests from the parent or another worker."""
+        """Sets the handler for requests on a topic from the supervisor or another worker."""
         self._answers[topic] = answer
 
     async def listening(self) -> None:
-        """Reports that it accepts connections from now on."""
+        """Reports that this worker accepts connections from now on."""
         await self._link.ask("listening", bound=_TELL_SECONDS)
 
     async def ready(self) -> None:
-        """Reports that all versions are loaded that should be."""
+        """Reports that this worker has finished loading versions."""
         await self._link.ask("ready", bound=_TELL_SECONDS)
 
     async def leave(self, snapshot: bytes) -> None:
-        """Sends its final counts, if the parent still listens."""
+        """Sends the final metrics of this worker to the supervisor, if it still runs."""
         try:
             await self._link.ask("leave", snapshot, bound=_TELL_SECONDS)
         except TurnoutError:
             return
 
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
-        """Returns the metrics of all workers in a format.
+        """Returns the merged metrics of all workers in the format that `content_type` names.
 
         Raises:
-            UnavailableError: The parent does not answer.
+            UnavailableError: The supervisor does not reply.
         """
         return in_blocks(await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS))
 
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | UnavailableError]:
-        """Returns the answer of each other running worker, by its number.
+        """Sends a request to all other running workers, and returns their replies or errors by worker index.
 
         Args:
-            topic: One that they have a handler for.
-            body: Of the request.
-            bound: Seconds to wait for each.
+            topic: Topic of the request.
+            body: Body of the request.
+            bound: Timeout for each reply in seconds.
 
         Raises:
-            UnavailableError: The parent does not answer.
+            UnavailableError: The supervisor does not reply.
         """
         request = struct.pack(">d16s", bound, topic.encode()) + body
         return dict(unpack_answers(await self._link.ask("gather", request, bound=bound + _TELL_SECONDS)))
 
     def close(self) -> None:
-        """Closes the link; the parent notices the end of the process by itself."""
+        """Closes the link. The supervisor detects the end of the process by itself."""
         self._link.close()
 
     async def _answer(self, topic: str, body: bytes) -> bytes:
@@ -169,13 +170,13 @@ class Member:
 
 
 def read_gather(body: bytes) -> tuple[float, str, bytes]:
-    """Returns bound, topic and body of a request of `Member.gather`."""
+    """Decodes the timeout, the topic and the body of a request from `Member.gather`."""
     bound, topic = struct.unpack_from(">d16s", body)
     return bound, topic.rstrip(b"\0").decode(), body[24:]
 
 
 def pack_answers(answers: Mapping[int, bytes | TurnoutError]) -> bytes:
-    """Encodes answers for `unpack_answers`."""
+    """Encodes replies and errors for `unpack_answers`."""
     parts: list[bytes] = []
     for index, answer in answers.items():
         data = answer if isinstance(answer, bytes) else answer.message.encode()
@@ -184,7 +185,7 @@ def pack_answers(answers: Mapping[int, bytes | TurnoutError]) -> bytes:
 
 
 def unpack_answers(packed: bytes) -> Iterator[tuple[int, bytes | UnavailableError]]:
-    """Yields each worker's number and its answer, or the error if it did not answer."""
+    """Yields the index of each worker, and its reply or error."""
     at = 0
     while at < len(packed):
         index, answered, length = _PART.unpack_from(packed, at)

@@ -1,7 +1,7 @@
-"""Adds up the counts of workers, so that no sum ever falls while their parent lives. Pure.
+"""Merges the metrics of workers so that no total ever decreases while the supervisor runs. Pure.
 
-A worker's counter starts again at 0 when the worker restarts, or when the version that it counts for is loaded again.
-Its earlier value stays in the sum, as Prometheus itself does with a counter that was reset.
+A worker's counter starts again at 0 when the worker restarts, or when the version that it counts for is reloaded. The
+earlier value is kept in the total, in the same way as Prometheus handles counter resets.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,8 @@ from turnout.telemetry.ratios import Ratio, ShadowAgreement
 from turnout.workers.rules import STATES, Rule, rule_of
 
 _SCRAPES_KEPT = 2
-"""Scrapes for which the series of a version that left every worker are still shown, as a single worker does."""
+"""Number of scrapes for which the series of a version are still shown after it was removed from every worker. The same
+applies to a server without workers."""
 
 Key = tuple[tuple[str, str], ...]
 Series = dict[Key, tuple[Labels, Value]]
@@ -29,14 +30,19 @@ class _Snapshot:
 
 @dataclass(slots=True)
 class _Kept:
-    """The last values of counters that were reset, by family."""
+    """The last values of counters that were reset.
+
+    Attributes:
+        series: Series with these values, by metric family.
+        unseen: Number of scrapes for which a series' model or version has been unknown to all workers.
+    """
 
     series: dict[str, Series] = field(default_factory=dict)
     unseen: dict[tuple[str, Key], int] = field(default_factory=dict)
 
 
 class Totals:
-    """The counts of all workers, including those that died."""
+    """The merged metrics of all workers, including those that have ended."""
 
     def __init__(self) -> None:
         self._snapshots: dict[str, _Snapshot] = {}
@@ -44,7 +50,7 @@ class Totals:
         self._kinds: dict[str, Family] = {}
 
     def update(self, worker: str, families: Iterable[Family]) -> None:
-        """Takes a worker's present counts; the series of each family are read once."""
+        """Replaces a worker's metrics with its current ones. The series of each family are iterated once."""
         now = _Snapshot({}, {})
         for family in families:
             now.families[family.name] = family
@@ -55,16 +61,17 @@ class Totals:
         self._snapshots[worker] = now
 
     def died(self, worker: str) -> None:
-        """Notes that a worker is gone; its counts stay."""
+        """Records that a worker has ended. Its counters remain in the totals."""
         before = self._snapshots.pop(worker, None)
         if before is not None:
             self._keep_what_was_reset(before, _Snapshot({}, {}))
 
     def families(self, *, complete: bool) -> list[Family]:
-        """Returns the sums.
+        """Returns the merged metric families.
 
         Args:
-            complete: Every worker runs and has just sent its counts: a series that none of them has is gone.
+            complete: Whether every worker is running and has just sent its metrics, so that the series of a version
+                that none of them knows can be dropped.
         """
         if complete:
             self._forget()
@@ -108,7 +115,7 @@ class Totals:
                     kept[key] = labels, combined(Rule.SUM, values)
 
     def _forget(self) -> None:
-        """Drops series of versions and models that no worker knows any more."""
+        """Drops the series of models and versions that no worker has known for some scrapes."""
         known = {
             subject
             for snapshot in self._snapshots.values()
@@ -130,7 +137,7 @@ class Totals:
 
 
 def combined(rule: Rule, values: Sequence[Value]) -> Value:
-    """Combines one or more values of a series into one."""
+    """Merges one or more values of a series into one."""
     first = values[0]
     if isinstance(first, Histogram):
         return _histogram([value for value in values if isinstance(value, Histogram)])
@@ -151,7 +158,7 @@ def combined(rule: Rule, values: Sequence[Value]) -> Value:
 
 
 def _histogram(histograms: Sequence[Histogram]) -> Histogram:
-    """Adds up histograms; all of a family have the same buckets."""
+    """Adds up histograms, which must have the same buckets. Keeps the latest exemplar of each bucket."""
     whole = Histogram(histograms[0].bounds)
     examples: dict[int, Exemplar] = {}
     for one in histograms:
@@ -189,7 +196,7 @@ def _key(labels: Mapping[str, str]) -> Key:
 
 
 def _subjects(labels: Labels) -> Iterator[tuple[str, Literal[""] | str]]:
-    """Yields the model and the version of a series, which may disappear."""
+    """Yields the model and the version that a series belongs to, if any. The version is "" for the model itself."""
     if model := labels.get("model"):
         yield model, ""
         if version := labels.get("version"):

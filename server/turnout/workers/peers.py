@@ -1,4 +1,4 @@
-"""Applies in every worker what an operator asks of one of them."""
+"""The other workers, from the point of view of one worker: applies operators' requests to all of them."""
 
 import asyncio
 import json
@@ -14,16 +14,16 @@ from turnout.serving.versions.manager import Manager
 from turnout.workers.member import Member
 
 _LOAD_SECONDS = 3600.0
-"""Seconds for a load: practically unlimited, since the caller's own deadline ends the wait."""
+"""Timeout in seconds for a load. Practically unlimited, since the caller's deadline ends the wait."""
 
 _FOLLOW_SECONDS = 2.0
-"""Seconds for the others to follow a change; they find it in the state store a moment later anyway."""
+"""Timeout in seconds for the other workers to apply a change. They soon find it in the state store in any case."""
 
 _TELL_SECONDS = 2.0
 
 
 class Peers:
-    """The other workers, as a worker's services see them. Used on the event loop only."""
+    """The other workers of a server. Used on the event loop only."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class Peers:
         refresh: Callable[[], Awaitable[None]],
         log: FilteringBoundLogger,
     ) -> None:
-        """Prepares, and takes over operators' requests from before this worker was started.
+        """Initializes the object, and applies operators' requests that were made before this worker started.
 
         Args:
-            member: The link to them.
-            manager: Loads and unloads here.
-            catalog: Woken when the readiness of the others changes.
-            refresh: Follows the state store and the repository.
-            log: Receives a line if another worker did not follow.
+            member: This worker, with its link to the others.
+            manager: Loads and unloads versions in this worker.
+            catalog: Catalog whose watchers are notified when the readiness of the other workers changes.
+            refresh: Applies changes in the state store and the repository to this worker.
+            log: Logger for workers that did not apply a change.
         """
         self._member = member
         self._manager = manager
@@ -55,42 +55,52 @@ class Peers:
 
     @property
     def has_control(self) -> bool:
-        """True in the one worker that has the operators' listener."""
+        """Whether this worker has the operators' listener."""
         return self._member.start.control
 
     @property
     def part(self) -> str:
-        """The name of this worker, in words."""
+        """Description of this worker, such as `worker 0 of 4`."""
         return f"worker {self._member.start.index} of {self._member.start.settings.workers}"
 
     def others_ready(self) -> bool:
-        """Tells whether every other worker that accepts connections is ready."""
+        """Returns whether every other worker that accepts connections is ready."""
         return self._member.others_ready
 
     async def load(self, model: str, version: Version) -> VersionEntry:
-        """Loads a version in every worker; raises as `Manager.load`, and NotLoaded if another worker could not."""
+        """Loads a version in every worker.
+
+        Raises:
+            NotLoaded: Another worker could not load the version.
+            TurnoutError: As for `Manager.load`.
+        """
         entry = await self._manager.load(model, version)
         await self._spread(model, version, load=True)
         return entry
 
     async def unload(self, model: str, version: Version) -> VersionEntry:
-        """Takes a version out of service in every worker; raises as `Manager.unload`, and NotLoaded as `load`."""
+        """Unloads a version in every worker.
+
+        Raises:
+            NotLoaded: Another worker could not unload the version.
+            TurnoutError: As for `Manager.unload`.
+        """
         entry = await self._manager.unload(model, version)
         await self._spread(model, version, load=False)
         return entry
 
     async def follow(self) -> None:
-        """Makes the other workers follow the state store now, and waits a moment for that."""
+        """Makes the other workers apply changes in the state store now, and waits briefly for that."""
         try:
             answers = await self._member.gather("refresh", bound=_FOLLOW_SECONDS)
         except UnavailableError:
-            return  # the parent is busy or gone; the others will look for themselves
+            return  # the supervisor is busy or has ended; the others will find the change themselves
         for worker, answer in answers.items():
             if isinstance(answer, UnavailableError):
                 self._log.warning("another worker follows a change later", worker=worker, reason=answer.message)
 
     async def ask(self, topic: str, body: bytes = b"") -> Mapping[int, bytes]:
-        """Returns the answer of each other worker, by its number; without those that do not answer."""
+        """Returns the replies of the other workers by worker index, without those that do not reply."""
         try:
             answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
         except UnavailableError:
@@ -98,21 +108,21 @@ class Peers:
         return {worker: answer for worker, answer in answers.items() if isinstance(answer, bytes)}
 
     async def broadcast(self, topic: str, body: bytes) -> None:
-        """Sends something to every other worker.
+        """Sends a request to every other worker.
 
         Raises:
-            UnavailableError: One of them did not confirm it; others may have.
+            UnavailableError: A worker did not confirm the request. Other workers may have applied it.
         """
         answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
         if refusals := [f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError)]:
             raise UnavailableError(f"not every worker could follow: {'; '.join(refusals)}", retry_after=1.0)
 
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Sets the handler for a topic of the other workers."""
+        """Sets the handler for requests on a topic from other workers."""
         self._member.answers(topic, answer)
 
     async def wait_to_listen(self) -> None:
-        """Waits until all versions are loaded that should be, or no other worker accepts connections."""
+        """Waits until this worker has finished loading versions, or no other worker accepts connections."""
         loaded = asyncio.ensure_future(self._catalog.wait_for(lambda snapshot: snapshot.complete))
         urged = asyncio.ensure_future(self._member.listen_now.wait())
         try:
@@ -122,9 +132,9 @@ class Peers:
             urged.cancel()
 
     async def report_ready(self) -> None:
-        """Reports to the parent when all versions are loaded that should be; then goes on until cancelled."""
+        """Reports to the supervisor when this worker has finished loading versions, then waits until cancelled."""
         await self._catalog.wait_for(lambda snapshot: snapshot.complete)
-        with suppress(TurnoutError):  # the parent is gone: this worker is about to end
+        with suppress(TurnoutError):  # the supervisor has ended, and this worker is about to
             await self._member.ready()
         await asyncio.Event().wait()
 

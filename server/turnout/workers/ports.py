@@ -1,9 +1,9 @@
-"""Reserves ports for workers, each of which binds them itself.
+"""Reserves ports for workers, each of which binds the ports itself.
 
-Linux spreads new connections over all sockets that listen on a port with SO_REUSEPORT, and one that ends is taken out
-of the group at once. Another program that bound such a port would get a part of the traffic unnoticed, so the parent
-first checks that nobody else has it, and keeps it bound as long as it lives: a socket that does not listen gets no
-connections.
+Linux distributes new connections over all sockets that listen on a port with SO_REUSEPORT, and removes a socket from
+the group as soon as it is closed. Another program that bound such a port would receive a part of the traffic unnoticed.
+Therefore the supervisor first checks that no other program uses the port, and then keeps the port bound as long as it
+runs. Its own socket does not listen, so it receives no connections.
 """
 
 import socket
@@ -15,16 +15,16 @@ from turnout.errors import ConfigError
 
 
 class KeptPort:
-    """A port that workers may bind."""
+    """A reserved port that workers can bind."""
 
     def __init__(self, address: Address) -> None:
-        """Binds the port.
+        """Reserves the port.
 
         Args:
-            address: With port 0 for any free port.
+            address: Address to bind; port 0 selects a free port.
 
         Raises:
-            ConfigError: Another process has it, or the system does not spread connections.
+            ConfigError: Another process uses the port, or the system does not distribute connections over processes.
         """
         if sys.platform != "linux":
             raise ConfigError("workers: expected 1, since only Linux spreads connections over several processes")
@@ -33,11 +33,11 @@ class KeptPort:
             with socket.socket(family, socket.SOCK_STREAM) as alone:
                 alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 alone.bind((address.host, address.port))
-                alone.listen(1)  # only now does SO_REUSEADDR refuse a port that another process listens on
+                alone.listen(1)  # with SO_REUSEADDR, only this fails if another process listens on the port
                 port = alone.getsockname()[1]
             try:
                 self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT)
-            except OSError:  # connections of an earlier server, which had the port alone, linger there
+            except OSError:  # connections of an earlier server without SO_REUSEPORT linger on the port
                 self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
         except OSError as error:
             raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
@@ -55,7 +55,9 @@ class KeptPort:
 
 
 def _bound(family: int, host: str, port: int, *options: int) -> socket.socket:
-    """Returns a socket that is bound. With SO_REUSEADDR, others with it could bind the port while no worker listens."""
+    """Returns a bound socket. With SO_REUSEADDR, another program that also sets it could bind the port while no worker
+    listens.
+    """
     kept = socket.socket(family, socket.SOCK_STREAM)
     try:
         for option in options:

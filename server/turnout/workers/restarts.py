@@ -1,24 +1,24 @@
-"""Decides when to restart a worker that ended, and when to give up. Pure."""
+"""Decides when to restart a worker that has ended, and when to give up. Pure."""
 
 from dataclasses import dataclass
 
 _MOST_SECONDS = 30.0
 
 STEADY_SECONDS = 10.0
-"""A worker that served at least this long did not die early."""
+"""Time in seconds that a worker must have served so that its death does not count as early."""
 
 MOST_EARLY_DEATHS = 5
-"""Early deaths in a row after which the parent gives up."""
+"""Number of consecutive early deaths after which the supervisor gives up on a worker."""
 
 
 @dataclass(slots=True)
 class Restarts:
-    """The deaths of one worker.
+    """The history of one worker's deaths.
 
     Attributes:
         count: Number of restarts.
-        first_seconds: Pause after the second early death in a row.
-        early: Deaths in a row, each less than `STEADY_SECONDS` after it was ready, or before that.
+        early: Number of consecutive early deaths: deaths within `STEADY_SECONDS` of becoming ready, or before that.
+        first_seconds: Pause in seconds after the second consecutive early death.
     """
 
     count: int = 0
@@ -26,13 +26,13 @@ class Restarts:
     first_seconds: float = 0.5
 
     def died(self, served_seconds: float) -> float:
-        """Counts a death; returns the seconds until the next start.
+        """Records a death, and returns the time in seconds to wait before the restart.
 
-        The first is at once. After that the time doubles, up to half a minute, since a start takes a core for some
-        seconds; the other workers have its connections meanwhile.
+        The first restart is immediate. After that the pause doubles each time, up to 30 s, because a start uses a core
+        for some seconds. In the meantime, the other workers accept the connections.
 
         Args:
-            served_seconds: Time from ready to its end; 0 if it never was ready.
+            served_seconds: Time from becoming ready to the death in seconds; 0 if the worker was never ready.
         """
         self.early = 0 if served_seconds >= STEADY_SECONDS else self.early + 1
         self.count += 1
@@ -40,5 +40,5 @@ class Restarts:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it has died early too often."""
+        """Whether the worker has died early too often to be restarted."""
         return self.early >= MOST_EARLY_DEATHS

@@ -1,4 +1,4 @@
-"""Rules for merging the series of several workers, by metric family. Pure."""
+"""The rules for merging the series of several workers, by metric family. Pure."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -8,26 +8,26 @@ class Rule(Enum):
     """How to merge the values of a series."""
 
     SUM = auto()
-    """A sum: each worker has a part."""
+    """The sum: each worker has a part of the total."""
     MOST = auto()
-    """The maximum: each worker measures the same thing, or the worst counts."""
+    """The maximum: all workers measure the same value, or the highest value is relevant."""
     LEAST = auto()
-    """The minimum: 1 only if it is 1 in every worker, or the earliest counts."""
+    """The minimum: the value is 1 only if it is 1 in every worker, or the earliest time is relevant."""
     MEAN = auto()
-    """The mean: a share of the traffic, which is spread over the workers."""
+    """The mean: the value is a share of the traffic, which is distributed over the workers."""
     EACH = auto()
-    """Not merged: each worker's value is shown, with its number."""
+    """No merging: the value of each worker is shown with the worker's index as a label."""
     DEVICE = auto()
-    """A sum on the CPU, where each worker has a part; the maximum on a GPU, where each reports the whole."""
+    """The sum for the CPU, where each worker has a part, and the maximum for a GPU, where each reports the total."""
     STATE = auto()
-    """One series for each version: the state in the worker that is least far with it."""
+    """One series for each version, with its least advanced state in any worker."""
 
 
 COUNTERS: Mapping[str, Rule] = {
-    # Not a count of one process: it is a rollout's evidence, which moves with the rollout's lease.
+    # Not the count of one process: a rollout's evidence, which moves with the rollout's lease.
     "turnout_rollout_bad_events_total": Rule.MOST,
 }
-"""Counters that are not summed."""
+"""Rules for counters that are not summed."""
 
 GAUGES: Mapping[str, Rule] = {
     "turnout_isolated_processes": Rule.SUM,
@@ -46,7 +46,7 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_version_memory_budget_bytes": Rule.SUM,
     "turnout_version_waiting_requests": Rule.SUM,
     "turnout_traffic_weight": Rule.MEAN,
-    "turnout_traffic_share": Rule.SUM,  # a ratio: parts and wholes are
+    "turnout_traffic_share": Rule.SUM,  # a ratio, whose numerators and denominators are summed
     "turnout_shadow_agreement_ratio": Rule.SUM,
     "turnout_shadow_noise_ratio": Rule.SUM,
     "turnout_rollout_state": Rule.MOST,
@@ -87,10 +87,10 @@ GAUGES: Mapping[str, Rule] = {
     "process_open_fds": Rule.EACH,
     "process_max_fds": Rule.EACH,
 }
-"""Rules of gauges; one that is not listed is shown for each worker."""
+"""Rules for gauges. A gauge that is not listed is shown for each worker."""
 
 STATES = ("ready", "unloaded", "draining", "new", "warming", "loading", "failed")
-"""States of a version, the best first: it is `ready` only if it is in every worker that has it."""
+"""States of a version, the best first. A version is `ready` only if it is ready in every worker that knows it."""
 
 
 def rule_of(name: str, kind: str) -> Rule:

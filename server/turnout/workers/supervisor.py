@@ -1,4 +1,4 @@
-"""The parent of the workers: starts and restarts them, forwards signals, and adds up their counts."""
+"""The supervisor of the workers: starts and restarts them, forwards signals, and merges their metrics."""
 
 import asyncio
 import contextlib
@@ -34,26 +34,26 @@ from turnout.workers.snapshot import decode
 _TELL_SECONDS = 5.0
 
 _LAST_SECONDS = 15.0
-"""Seconds that a worker may take to end after its drain before it is killed."""
+"""Time in seconds that a worker has to end after its drain before it is killed."""
 
 PROGRAM = (sys.executable, "-m", "turnout.worker")
 
 _PARENT = "parent"
-"""The label `worker` of the parent's own series."""
+"""Value of the label `worker` for the supervisor's own series."""
 
 
 @dataclass(slots=True)
 class Worker:
-    """A slot for one worker, which one process after another fills.
+    """A slot for a worker, which is occupied by one process after another.
 
     Attributes:
-        index: Its number, from 0.
-        restarts: How often it ended.
-        process: The one that runs, or ran last.
-        link: The link to it; None while none runs.
-        joined: Whether it has asked for its start.
-        listening: Whether it accepts connections.
-        ready_since: When it became ready, by the event loop's clock; None if it is not.
+        index: Index of the worker, starting at 0.
+        restarts: History of the worker's deaths.
+        process: The current or last process; None before the first.
+        link: Link to the current process; None if there is none.
+        joined: Whether the process has requested its start data.
+        listening: Whether the process accepts connections.
+        ready_since: Time at which the process became ready, in seconds on the event loop's clock; None if it is not.
     """
 
     index: int
@@ -66,12 +66,12 @@ class Worker:
 
     @property
     def runs(self) -> bool:
-        """Whether its process runs."""
+        """Whether the process is running."""
         return self.process is not None and self.process.returncode is None
 
 
 class Supervisor:
-    """The parent of one server's workers."""
+    """Runs the workers of a server."""
 
     def __init__(
         self,
@@ -82,15 +82,15 @@ class Supervisor:
         program: Sequence[str] = PROGRAM,
         restarts: Callable[[], Restarts] = Restarts,
     ) -> None:
-        """Prepares; nothing is started.
+        """Initializes the supervisor, without starting any workers.
 
         Args:
-            settings: The server's, with the reserved ports.
-            given: The same, with the ports as configured.
-            source: Reads the settings again, on SIGHUP.
-            log: Receives starts and ends of workers.
-            program: The command line of a worker, given the file descriptor of its end of a socket pair.
-            restarts: Returns a new counter for the deaths of one worker.
+            settings: The server's settings, with the reserved ports.
+            given: The server's settings, with the ports as configured.
+            source: Source from which to read the settings again on SIGHUP.
+            log: The supervisor's logger.
+            program: Command line of a worker, to which the file descriptor of its end of the socket pair is appended.
+            restarts: Creates the history of a worker's deaths.
         """
         self._settings = settings
         self._given = given
@@ -100,7 +100,7 @@ class Supervisor:
         self._workers = [Worker(index, restarts()) for index in range(settings.workers)]
         self._totals = Totals()
         self._exposition = Exposition()
-        self._counting = asyncio.Lock()  # an older snapshot that is taken after a newer one would look like a reset
+        self._counting = asyncio.Lock()  # processing an older snapshot after a newer one would look like a reset
         self._asked: dict[tuple[str, str], bool] = {}
         self._session_key = secrets.token_bytes(32)
         self._process = CollectorRegistry(auto_describe=False)
@@ -115,10 +115,10 @@ class Supervisor:
         return all(worker.listening and worker.ready_since is not None for worker in self._workers)
 
     async def run(self) -> int:
-        """Runs the workers until a signal, or until it gives up on them.
+        """Runs the workers until a signal arrives, or until all of them have died early too often.
 
         Returns:
-            The exit code: 0 after a drain, otherwise 1, or that of the worker that could not start.
+            The exit code: 0 after a drain; otherwise 1, or the exit code of a worker that could not start.
         """
         with self._signals():
             keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
@@ -153,14 +153,14 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     def _on_end_signal(self, number: signal.Signals) -> None:
-        if self._stopping.is_set():  # the second signal: end without draining
+        if self._stopping.is_set():  # second signal: end without draining
             self._signal_all(signal.SIGKILL)
             os._exit(1)
         self._log.info("draining", seconds=self._settings.drain.timeout_s)
         self._stop(0, number)
 
     def _on_hangup(self) -> None:
-        """Makes every worker reload; later ones start with the settings that are in force now."""
+        """Reloads the settings for workers that start later, and makes every running worker reload its settings."""
         try:
             self._settings = in_force(self._settings, self._source.read())
         except ConfigError as error:
@@ -168,14 +168,14 @@ class Supervisor:
         self._signal_all(signal.SIGHUP, joined=True)
 
     def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
-        """Makes every worker drain; once."""
+        """Makes every worker drain. Only the first call has an effect."""
         if not self._stopping.is_set():
             self._code = code
             self._stopping.set()
             self._signal_all(number)
 
     def _signal_all(self, number: signal.Signals, *, joined: bool = False) -> None:
-        """Signals every running worker; with `joined`, only those that have their start, and so can handle it."""
+        """Sends a signal to every running worker, or only to those that have joined and thus can handle the signal."""
         for worker in self._workers:
             if worker.process is not None and worker.runs and (worker.joined or not joined):
                 with contextlib.suppress(ProcessLookupError):
@@ -189,11 +189,11 @@ class Supervisor:
         await asyncio.gather(*keeping, return_exceptions=True)
 
     async def _keep(self, worker: Worker) -> None:
-        """Runs one process after another in a worker's slot, until the server stops."""
+        """Runs one process after another in a worker's slot until the server stops."""
         while not self._stopping.is_set():
             served, code = await self._run_once(worker)
             if self._stopping.is_set():
-                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # may arrive before they can be handled
+                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # a starting worker does not handle these yet
                     self._code = self._code or 1
                 return
             if not self._announced:
@@ -214,12 +214,12 @@ class Supervisor:
                     await self._stopping.wait()
 
     async def _run_once(self, worker: Worker) -> tuple[float, int]:
-        """Runs a process to its end; returns how many seconds it was ready, and its exit code."""
+        """Runs a process until it ends. Returns the time in seconds for which it was ready, and its exit code."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                # A group of its own: Ctrl-C is for the parent, which tells the workers.
+                # A separate process group: Ctrl-C should reach only the supervisor, which signals the workers.
                 worker.process = await asyncio.create_subprocess_exec(
                     *self._program, str(theirs.fileno()),
                     pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
@@ -230,7 +230,7 @@ class Supervisor:
             return 0.0, 1
         try:
             worker.link = await Link.over(ours, lambda topic, body: self._answer(worker, topic, body))
-            if self._stopping.is_set():  # meanwhile
+            if self._stopping.is_set():  # stopped while the process was being created
                 worker.process.send_signal(signal.SIGTERM)
             code = await worker.process.wait()
         finally:
@@ -286,11 +286,11 @@ class Supervisor:
             )
 
     async def _send_readiness(self) -> None:
-        """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
+        """Sends every worker the readiness of the others, and whether it must stop waiting for its own versions."""
         messages = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
-            # At the start, all workers are waited for; later, a missing one accepts no connections.
+            # At the start, wait for all workers. Later, a missing worker does not matter: it accepts no connections.
             ready = all(other.ready_since is not None for other in others) and (self._announced or self._all_listen())
             messages.append(self._send(worker, "others", b"1" if ready else b"0"))
             if not others:
@@ -302,7 +302,7 @@ class Supervisor:
 
     async def _send(self, worker: Worker, topic: str, body: bytes = b"") -> None:
         if worker.link is not None:
-            with contextlib.suppress(TurnoutError):  # gone, or so busy that the next scrape will show it
+            with contextlib.suppress(TurnoutError):  # the worker has ended or is too busy
                 await worker.link.ask(topic, body, bound=_TELL_SECONDS)
 
     async def _scrape(self, content_type: str) -> bytes:
@@ -314,7 +314,7 @@ class Supervisor:
         return b"".join([block async for block in self._exposition.render(collector, content_type)])
 
     async def _count(self) -> bool:
-        """Asks every worker for its counts; returns whether each runs, is ready, and has answered."""
+        """Requests the metrics of every worker. Returns whether all of them are running, are ready and have replied."""
 
         async def snapshot(worker: Worker) -> bool:
             if worker.link is None:
@@ -351,12 +351,12 @@ class Supervisor:
 
 
 async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:
-    """Runs a server with several workers until a signal, or until it gives up on them; returns the exit code.
+    """Runs a server with several workers, and returns the exit code as `Supervisor.run` does.
 
     Args:
-        settings: The server's.
-        source: Reads the settings again, on SIGHUP.
-        log: The parent's log.
+        settings: The server's settings.
+        source: Source from which to read the settings again on SIGHUP.
+        log: The supervisor's logger.
 
     Raises:
         ConfigError: A port cannot be bound.

@@ -1,1 +1,1 @@
-"""Triton's extensions of the protocol: classification, statistics, repository, shared memory, settings."""
+"""Triton's extensions to the protocol: classification, statistics, model repository, shared memory and settings."""

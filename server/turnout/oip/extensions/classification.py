@@ -1,7 +1,7 @@
-"""Triton's classification extension: the highest values of an output, as text. Pure.
+"""Triton's classification extension: returns the highest values of an output as strings. Pure.
 
-A client that asks for `classification` of N on an output gets, in place of its values, BYTES of the form `value:index`,
-or `value:index:label` if the version's manifest has labels, for the N highest, the highest first.
+If a client sets the parameter `classification` of an output to N, it receives the N highest values, highest first, as
+BYTES elements of the form `value:index`, or `value:index:label` if the version's manifest contains labels.
 """
 
 import math
@@ -14,28 +14,28 @@ from turnout.serving.sessions.tensor import Array
 
 
 def classify(name: str, values: Array, count: int, labels: Sequence[str] = (), *, by_rows: bool) -> Array:
-    """Returns the `count` highest of `values` as `str` in an object array.
+    """Returns the `count` highest of `values` as an object array of `str`.
 
     Args:
-        name: Of the output.
-        values: Numbers of any shape.
-        count: How many to return at most; 1 or more.
-        labels: Names of the classes, in order; indices beyond them have none.
-        by_rows: The first dimension counts the rows of a batch, each of which is classified by itself.
+        name: Name of the output.
+        values: A numeric array of any shape.
+        count: Maximum number of values to return, 1 or more.
+        labels: Names of the classes, by index. Indices beyond the last label have none.
+        by_rows: Whether the first dimension is the batch dimension, so that each row is classified separately.
 
     Returns:
-        Shape `[k]`, or `[rows, k]` by rows; k is `count`, or the number of values if that is less. Equal values
-        are ordered by index. Fractions have six digits, as `std::to_string` writes them.
+        An array of shape `[k]`, or `[rows, k]` if `by_rows` is true, where k is the smaller of `count` and the number
+        of values. Equal values are ordered by index. Floats are written with six decimals, as by `std::to_string`.
 
     Raises:
-        InvalidRequest: The values are not numbers.
+        InvalidRequest: The values are not numeric.
     """
     if values.dtype == object or values.dtype == np.bool_:
         raise InvalidRequest.at("outputs", f"classification ranks numbers, and output {name[:64]!r} holds none")
     by_rows = by_rows and values.ndim > 0
     table = values.reshape(values.shape[0], math.prod(values.shape[1:])) if by_rows else values.reshape(1, values.size)
     whole = values.dtype.kind in "iu"
-    # For whole numbers of either sign, x -> ~x turns the order round and, unlike x -> -x, never overflows.
+    # For signed and unsigned integers, ~x reverses the order and, unlike -x, never overflows.
     order = np.argsort(~table if whole else -table, axis=-1, kind="stable")[:, :count]
     top = np.empty(order.shape, object)
     for row, indices in enumerate(order.tolist()):

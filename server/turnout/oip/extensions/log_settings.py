@@ -1,7 +1,7 @@
-"""Maps Triton's log settings to this server's log. Pure.
+"""Maps Triton's log settings to the settings of this server's log. Pure.
 
-Triton switches kinds of lines on and off; a log here has one threshold. So `log_info` implies `log_warning`, and errors
-are always written.
+Triton can switch each severity on and off. This server's log has a single threshold, so `log_info` implies
+`log_warning`, and errors are always written.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ _MOST_VERBOSE = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """How a log is set.
+    """The settings of a log.
 
     Attributes:
-        level: The least severe lines that are written: `debug`, `info`, `warning` or `error`.
-        form: `json` or `console`.
+        level: Lowest severity that is written: `debug`, `info`, `warning` or `error`.
+        form: Format of the lines: `json` or `console`.
     """
 
     level: str
@@ -33,7 +33,7 @@ class LogState:
 
 
 def as_triton(state: LogState) -> Mapping[str, bool | int | str]:
-    """Returns the settings by Triton's names."""
+    """Returns the log's settings by Triton's names."""
     written = _LEVELS.index(state.level)
     return {
         _FILE: "",
@@ -49,13 +49,13 @@ def changed(state: LogState, settings: Mapping[str, Value], configured: LogState
     """Returns the new state of the log.
 
     Args:
-        state: The present one.
-        settings: What to change, by Triton's names; None resets a setting to what is configured.
-        configured: What the server's own settings say.
+        state: The current state.
+        settings: The settings to change, by Triton's names; None resets a setting to its configured value.
+        configured: The state configured in the server's own settings.
 
     Raises:
-        InvalidRequest: A setting or its value is unknown to Triton, or settings contradict each other.
-        Unsupported: The setting cannot be changed in this server.
+        InvalidRequest: A setting or value does not exist in Triton, or settings contradict each other.
+        Unsupported: This server does not support changing the setting.
     """
     known, defaults = as_triton(state), as_triton(configured)
     wanted = dict(known)
@@ -84,7 +84,7 @@ def changed(state: LogState, settings: Mapping[str, Value], configured: LogState
 
 
 def _checked(name: str, value: bool | int | str, now: bool | int | str) -> bool | int | str:
-    """Returns the value of a setting. Raises InvalidRequest if it is of another type than it has now."""
+    """Returns the value of a setting. Raises InvalidRequest if its type differs from that of the current value."""
     if type(value) is not type(now):
         kinds: Mapping[type, str] = {bool: "true or false", int: "a whole number", str: "text"}
         raise InvalidRequest.at(_at(name), f"expected {kinds[type(now)]}")

@@ -1,4 +1,4 @@
-"""Checks which shared memory may be registered, and where in it a tensor may be. Pure."""
+"""Validates the names and bounds of shared memory regions, and of tensors in them. Pure."""
 
 from turnout.errors import InvalidRequest
 from turnout.oip.parameters import Place
@@ -6,17 +6,17 @@ from turnout.oip.parameters import Place
 _MOST_KEY_BYTES = 255
 
 _SEMAPHORE = "sem."
-"""Prefix of POSIX semaphores, which are in the same directory as shared memory."""
+"""File name prefix of POSIX semaphores, which are in the same directory as shared memory."""
 
 
 def file_name(key: str) -> str:
-    """Returns the file name of a segment of POSIX shared memory: never a path.
+    """Returns the file name of a POSIX shared memory segment. The result never contains a slash.
 
     Args:
-        key: As given to shm_open; its leading slash may be left out.
+        key: Name of the segment as for shm_open; the leading slash is optional.
 
     Raises:
-        InvalidRequest: It is not a valid name.
+        InvalidRequest: The name is invalid.
     """
     name = key.removeprefix("/")
     size = len(name.encode(errors="surrogatepass"))
@@ -28,10 +28,10 @@ def file_name(key: str) -> str:
 
 
 def check_extent(offset: int, size: int) -> None:
-    """Checks that a region of `size` bytes can begin at `offset`.
+    """Checks that a region of `size` bytes can start at `offset`.
 
     Raises:
-        InvalidRequest: The region is empty, or no file can be so large.
+        InvalidRequest: The region is empty, or exceeds the maximum size of a file.
     """
     if size < 1:
         raise InvalidRequest.at("byte_size", f"expected 1 or more, got {size}")
@@ -40,10 +40,10 @@ def check_extent(offset: int, size: int) -> None:
 
 
 def check_available(offset: int, size: int, available: int) -> None:
-    """Checks that a region lies within its segment of `available` bytes.
+    """Checks that a region is within its segment of `available` bytes.
 
     Raises:
-        InvalidRequest: It does not.
+        InvalidRequest: The region extends beyond the segment.
     """
     if offset + size > available:
         raise InvalidRequest.at(
@@ -52,10 +52,10 @@ def check_available(offset: int, size: int, available: int) -> None:
 
 
 def check_within(place: Place, size: int, field: str) -> None:
-    """Checks that a tensor lies within its region of `size` bytes; the error names `field`.
+    """Checks that a tensor is within its region of `size` bytes.
 
     Raises:
-        InvalidRequest: It does not.
+        InvalidRequest: The tensor extends beyond the region. The error names `field`.
     """
     if place.offset + place.size > size:
         expected = f"expected a place within the {size} bytes of region {place.region[:64]!r}"

@@ -1,4 +1,4 @@
-"""The repository extension: lists versions and, if that is allowed, loads and unloads them."""
+"""The model repository extension: lists versions and, if permitted, loads and unloads them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -20,20 +20,20 @@ STATES: Mapping[LifecycleState, str] = {
     LifecycleState.UNLOADED: "UNAVAILABLE",
     LifecycleState.FAILED: "UNAVAILABLE",
 }
-"""Triton's names of the states of a version."""
+"""Triton's names for the states of a version."""
 
 _IN_MEMORY = {LifecycleState.LOADING, LifecycleState.WARMING, LifecycleState.READY}
 
 
 class VersionControl(Protocol):
-    """Brings versions into service and takes them out; `turnout.serving.versions.manager` is the one that ships."""
+    """Loads and unloads versions. Implemented by `turnout.serving.versions.manager` and `turnout.workers.peers`."""
 
     async def load(self, model: str, version: Version) -> VersionEntry:
         """Loads a version and waits until it is ready."""
         ...
 
     async def unload(self, model: str, version: Version) -> VersionEntry:
-        """Takes a version out of service and waits until its memory is freed."""
+        """Unloads a version and waits until its memory is freed."""
         ...
 
 
@@ -50,9 +50,9 @@ class ModelRepository:
         return list(self._catalog.snapshot.models)
 
     def index(self, *, ready: bool) -> Iterable[RepositoryIndexResponse.ModelIndex]:
-        """Yields every version with its state; with `ready`, only those that are ready.
+        """Yields all versions with their states, or only those that are ready if `ready` is true.
 
-        By model, the versions of each in ascending order.
+        The versions are grouped by model, and in ascending order within a model.
         """
         for model in self._catalog.snapshot.models.values():
             for entry in reversed(list(model.versions.values())):
@@ -62,11 +62,15 @@ class ModelRepository:
                     )
 
     async def load(self, name: str, parameters: Iterable[str]) -> None:
-        """Loads the version that `NAME` or `NAME@SELECTOR` names; `parameters` are the request's other parameters.
+        """Loads the version that `NAME` or `NAME@SELECTOR` resolves to.
+
+        Args:
+            name: `NAME` or `NAME@SELECTOR`.
+            parameters: Names of the request's other parameters.
 
         Raises:
-            Unsupported: The request brings other files or another configuration.
-            TurnoutError: As `Router.describe` and `VersionControl.load`.
+            Unsupported: The request contains a configuration or files of its own.
+            TurnoutError: As for `Router.describe` and `VersionControl.load`.
         """
         for key in parameters:
             if key == "config" or key.startswith("file:"):
@@ -78,10 +82,10 @@ class ModelRepository:
         await self._control.load(entry.model, entry.version)
 
     async def unload(self, name: str) -> None:
-        """Unloads the version that `NAME@SELECTOR` names, or all that are loaded of `NAME`.
+        """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`.
 
         Raises:
-            TurnoutError: As `Router.describe` and `VersionControl.unload`.
+            TurnoutError: As for `Router.describe` and `VersionControl.unload`.
         """
         model, at, selector = name.partition("@")
         if at:
@@ -93,7 +97,7 @@ class ModelRepository:
 
 
 def check_control(*, allowed: bool) -> None:
-    """Raises PermissionDeniedError unless the listener allows loading and unloading."""
+    """Raises PermissionDeniedError if the listener does not allow loading and unloading."""
     if not allowed:
         raise PermissionDeniedError(
             "this listener loads and unloads nothing: ask the control listener, or set oip.allow_repository_control"
@@ -101,6 +105,6 @@ def check_control(*, allowed: bool) -> None:
 
 
 def check_repository(name: str) -> None:
-    """Raises Unsupported if a request names one of several repositories."""
+    """Raises Unsupported if a request names a repository, since a server has only one."""
     if name:
         raise Unsupported("repository_name: a server has one repository, and it goes by no name")

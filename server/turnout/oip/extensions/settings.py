@@ -1,4 +1,4 @@
-"""Settings of the log and of tracing that clients may see and change until the server ends. In every worker."""
+"""Logging and tracing settings that clients can read and change. Changes apply to all workers until the server ends."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _TOPIC = "settings"
 
 
 class ServerSettings:
-    """The settings of the log and of tracing. Used on the event loop only."""
+    """The logging and tracing settings of a server. Used on the event loop only."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class ServerSettings:
         peers: Peers | None,
         log: FilteringBoundLogger,
     ) -> None:
-        """Takes the present settings as the configured ones.
+        """Initializes the settings. The current values are taken as the configured ones.
 
         Args:
-            threshold: The log's level.
-            form: The format of its lines.
-            tracer: Begins traces; None if tracing is off.
-            catalog: Tells which models there are.
-            peers: The other workers, which receive each change; None if this server is alone.
-            log: Gets a line for each change.
+            threshold: Threshold of the log.
+            form: Format of the log's lines.
+            tracer: The tracer; None if tracing is off.
+            catalog: Models that are served.
+            peers: The other workers, which receive each change; None if this is the only one.
+            log: Logger for changes.
         """
         self._log = log
         self._threshold = threshold
@@ -53,19 +53,19 @@ class ServerSettings:
             peers.answers(_TOPIC, self._on_message)
 
     def log(self) -> Mapping[str, bool | int | str]:
-        """Returns the log's settings, by Triton's names."""
+        """Returns the log's settings by Triton's names."""
         return log_settings.as_triton(LogState(self._threshold.level, self._form.name))
 
     async def change_log(self, settings: Mapping[str, log_settings.Value], actor: str) -> None:
         """Changes the log's settings. A reload of the server's own settings resets the level.
 
         Args:
-            settings: By Triton's names; None resets one to what is configured.
-            actor: Who asks for it.
+            settings: The settings to change, by Triton's names; None resets a setting to its configured value.
+            actor: Actor of the change, for the log.
 
         Raises:
-            InvalidRequest, Unsupported: As `log_settings.changed`.
-            UnavailableError: Another worker could not apply it.
+            InvalidRequest, Unsupported: As for `log_settings.changed`.
+            UnavailableError: Another worker could not apply the change.
         """
         configured = LogState(self._threshold.configured, self._configured_form)
         after = log_settings.changed(LogState(self._threshold.level, self._form.name), settings, configured)
@@ -74,7 +74,7 @@ class ServerSettings:
         await self._broadcast("log", after.level, after.form)
 
     def trace(self, model: str = "") -> Mapping[str, Sequence[str]]:
-        """Returns the trace settings of a model, or of all, by Triton's names.
+        """Returns the trace settings of a model, or those of all models, by Triton's names.
 
         Raises:
             ModelNotFound: The model does not exist.
@@ -82,18 +82,19 @@ class ServerSettings:
         return trace_settings.as_triton(self._of(model).within(self._sampling))
 
     async def change_trace(self, model: str, settings: Mapping[str, Sequence[str]], actor: str) -> None:
-        """Changes the trace settings of a model; if `model` is "", of all models without settings of their own.
+        """Changes the trace settings of one model, or of all models.
 
         Args:
-            model: Its name.
-            settings: By Triton's names; an empty value resets to the settings of all models, or to what is configured.
-            actor: Who asks for it.
+            model: Name of the model; "" for all models without their own settings.
+            settings: The settings to change, by Triton's names. An empty value resets a setting of a model to that of
+                all models, and a setting of all models to its configured value.
+            actor: Actor of the change, for the log.
 
         Raises:
             ModelNotFound: The model does not exist.
-            InvalidRequest, Unsupported: As `trace_settings.changed`.
+            InvalidRequest, Unsupported: As for `trace_settings.changed`.
             ChangeRefused: Tracing is off.
-            UnavailableError: Another worker could not apply it.
+            UnavailableError: Another worker could not apply the change.
         """
         beneath = self._sampling if model else self._configured
         after = trace_settings.changed(self._of(model), settings, beneath, whole=not model)
@@ -107,7 +108,7 @@ class ServerSettings:
         await self._broadcast("trace", model, after.on, after.ratio)
 
     async def catch_up(self) -> None:
-        """Copies the settings of the other workers, which were started earlier."""
+        """Copies the settings from workers that were started earlier."""
         if self._peers is None:
             return
         for reply in (await self._peers.ask(_TOPIC, b'["list"]')).values():
@@ -156,7 +157,7 @@ class ServerSettings:
 
 
 def check_changes(*, allowed: bool) -> None:
-    """Raises PermissionDeniedError unless the listener lets its clients change settings."""
+    """Raises PermissionDeniedError if the listener does not allow clients to change settings."""
     if not allowed:
         raise PermissionDeniedError(
             "settings are not changed on this listener: ask the control listener, or set oip.allow_settings_changes"

@@ -1,12 +1,13 @@
-"""Regions of POSIX shared memory that callers registered, and the tensors in them.
+"""POSIX shared memory regions that callers have registered, and access to the tensors in them.
 
-Nothing is mapped: a client may truncate a segment at any time, and a mapping of it would then kill the process
-(SIGBUS). Tensors are read and written by pread and pwrite, which return an error instead. An input is copied once,
-before anything is checked, so that later writes of the client change nothing.
+Segments are not memory-mapped, because a client may truncate a segment at any time, and accessing the mapping would
+then kill the process (SIGBUS). Tensors are read and written with pread and pwrite, which return an error instead. An
+input is copied once, before it is checked, so that later writes by the client have no effect.
 
-A region belongs to the caller who registered it, and nobody else sees it. A request that uses it keeps its file open;
-if it is unregistered meanwhile, the file is closed when the request ends. Used on the event loop, except for
-`TensorWindow` and `CallerMemory`, which the conversion thread uses, too.
+A region belongs to the caller who registered it, and is invisible to all other callers. A request that uses a region
+keeps its file open: if the region is unregistered in the meantime, the file is closed when the request ends. The
+objects are used on the event loop only, except for `TensorWindow` and `CallerMemory`, which the conversion thread uses
+as well.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ DIRECTORY = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _MOST_REGIONS = 256
-"""Regions of all callers together: each holds a descriptor, of the 512 that are not for connections."""
+"""Maximum number of regions of all callers. Each uses one of the 512 file descriptors not reserved for connections."""
 
 _NAME_BYTES = 1024
 
@@ -46,19 +47,20 @@ _TOPIC = "regions"
 OFF = "system shared memory is off (oip.system_shared_memory): tensors travel in the request"
 
 MARK, _ESCAPE = REGION.encode(), b"\\u"
-"""Every request with a tensor in shared memory contains one of these: JSON has several ways to write a name."""
+"""Every request with a tensor in shared memory contains one of these. The escape is needed because JSON allows several
+spellings of the parameter's name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Region:
-    """A region; its file stays open as long as this object lives.
+    """A registered region. Its file stays open as long as this object exists.
 
     Attributes:
-        name: What tensors call it.
-        key: As the client wrote it.
-        offset: Of the region in the segment, in bytes.
-        size: Bytes of the region.
-        file: Descriptor of the segment.
+        name: Name by which tensors refer to the region.
+        key: Key of the segment as the client wrote it.
+        offset: Offset of the region in the segment, in bytes.
+        size: Size of the region in bytes.
+        file: File descriptor of the segment.
     """
 
     name: str
@@ -70,13 +72,13 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class TensorWindow:
-    """A part of a region, for one tensor.
+    """A part of a region that contains, or will contain, one tensor.
 
     Attributes:
-        region: The region that it is part of.
-        offset: Of the part in the region, in bytes.
-        size: Bytes that the tensor takes, or may take.
-        field: The field of the request that errors name.
+        region: The region.
+        offset: Offset of the part in the region, in bytes.
+        size: Size of an input, or maximum size of an output, in bytes.
+        field: Path of the tensor in error messages.
     """
 
     region: Region
@@ -85,10 +87,10 @@ class TensorWindow:
     field: str
 
     def read(self) -> bytes:
-        """Returns a copy of what is there now.
+        """Returns a copy of the current contents.
 
         Raises:
-            InvalidTensor: The segment is shorter than it was.
+            InvalidTensor: The segment has been truncated.
         """
         parts: list[bytes] = []
         at, left = self.region.offset + self.offset, self.size
@@ -102,10 +104,10 @@ class TensorWindow:
         return b"".join(parts)
 
     def write(self, data: bytes) -> None:
-        """Puts an output there.
+        """Writes an output.
 
         Raises:
-            InvalidTensor: It is larger than its place, or the segment is shorter than it was or takes no more.
+            InvalidTensor: The output is larger than the window, the segment has been truncated, or writing failed.
         """
         if len(data) > self.size:
             raise InvalidTensor.at(self.field, f"expected room for {len(data)} bytes in shared memory, got {self.size}")
@@ -130,14 +132,14 @@ class TensorWindow:
 
 
 class CallerMemory:
-    """The regions of shared memory that one request may use: those of its caller."""
+    """The shared memory regions that a request may use, which are those of its caller."""
 
     def __init__(self, regions: Mapping[str, Region] | None = None, most_bytes: int = 0) -> None:
-        """Prepares.
+        """Initializes the object for one request.
 
         Args:
-            regions: Of the caller, by name; None if shared memory is off.
-            most_bytes: Most bytes that all inputs of the request may have in shared memory, since they are copied.
+            regions: The caller's regions by name; None if shared memory is off.
+            most_bytes: Maximum total size in bytes of the request's inputs in shared memory, which are copied.
         """
         self._regions = regions
         self._most = self._left = most_bytes
@@ -146,7 +148,8 @@ class CallerMemory:
         """Returns a copy of an input.
 
         Raises:
-            InvalidRequest: The inputs are too large together. Else as `find` and `TensorWindow.read`.
+            InvalidRequest: The inputs exceed the maximum total size.
+            InvalidTensor, NotFoundError, Unsupported: As for `find` and `TensorWindow.read`.
         """
         window = self.find(place, field)
         self._left -= place.size
@@ -156,15 +159,15 @@ class CallerMemory:
         return window.read()
 
     def check(self, field: str) -> None:
-        """Raises Unsupported, naming `field`, if shared memory is off."""
+        """Raises Unsupported if shared memory is off. The error names `field`."""
         self._known(field)
 
     def find(self, place: Place, field: str) -> TensorWindow:
-        """Returns the window of a tensor; errors name `field`.
+        """Returns the window of a tensor. Errors name `field`.
 
         Raises:
             NotFoundError: The caller has no such region.
-            InvalidRequest: The tensor is not within it.
+            InvalidRequest: The tensor is not within the region.
             Unsupported: Shared memory is off.
         """
         region = self._known(field).get(place.region)
@@ -180,15 +183,15 @@ class CallerMemory:
 
 
 class SharedMemory:
-    """The regions of all callers."""
+    """The registered regions of all callers."""
 
     def __init__(self, settings: Oip, max_input_bytes: int, peers: Peers | None = None) -> None:
-        """Prepares.
+        """Initializes the registry of regions.
 
         Args:
-            settings: Whether shared memory is on, and its bounds.
-            max_input_bytes: Most bytes that the inputs of one request may have in shared memory.
-            peers: The other workers, which register each region, too; None if this server is alone.
+            settings: Settings that switch shared memory on and limit its use.
+            max_input_bytes: Maximum total size in bytes of a request's inputs in shared memory.
+            peers: The other workers, which also register each region; None if this is the only one.
         """
         self.enabled = settings.system_shared_memory
         self._most = settings.max_shared_memory_regions
@@ -200,18 +203,18 @@ class SharedMemory:
             peers.answers(_TOPIC, self._on_message)
 
     def mentioned_in(self, data: bytes) -> bool:
-        """Tells whether a request may have a tensor in shared memory that somebody has registered."""
+        """Returns whether a serialized request may contain a tensor in a registered region."""
         return bool(self._owners) and (MARK in data or _ESCAPE in data)
 
     def of(self, caller: Caller | None) -> CallerMemory:
-        """Returns what a caller has registered."""
+        """Returns the regions of a caller, for one request."""
         return CallerMemory(self._owners.get(_owner(caller), {}), self._most_inputs) if self.enabled else CallerMemory()
 
     def status(self, caller: Caller | None, name: str = "") -> Sequence[Region]:
-        """Returns a caller's region of that name, or all of them.
+        """Returns the caller's region with the given name, or all of the caller's regions.
 
         Raises:
-            NotFoundError: The caller has no region of that name.
+            NotFoundError: The caller has no such region.
             Unsupported: Shared memory is off.
         """
         self._check_on()
@@ -223,24 +226,24 @@ class SharedMemory:
         return [regions[name]]
 
     async def register(self, caller: Caller | None, host: str, name: str, key: str, offset: int, size: int) -> None:
-        """Registers a region under a name, in every worker.
+        """Registers a region in every worker.
 
         Args:
-            caller: Its owner; None if `[auth]` is not enabled.
+            caller: Owner of the region; None if `[auth]` is not enabled.
             host: The caller's IP address.
-            name: What tensors will call it.
-            key: The segment's name, as for shm_open.
-            offset: Of the region in the segment, in bytes.
-            size: Bytes of the region.
+            name: Name by which tensors will refer to the region.
+            key: Name of the segment as for shm_open.
+            offset: Offset of the region in the segment, in bytes.
+            size: Size of the region in bytes.
 
         Raises:
-            InvalidRequest: A name is not valid, or the region does not lie within the segment.
+            InvalidRequest: A name is invalid, or the region is not within the segment.
             NotFoundError: The segment does not exist, or this server's user does not own it; the error hides which.
-            AlreadyExistsError: The caller has a region of that name.
-            Exhausted: The caller, or all together, have as many as they may.
+            AlreadyExistsError: The caller already has a region with that name.
+            Exhausted: The caller's regions, or the regions of all callers, have reached their limit.
             PermissionDeniedError: The caller is not on this machine.
             Unsupported: Shared memory is off.
-            UnavailableError: Another worker could not register it; then no worker has the region.
+            UnavailableError: Another worker could not register the region. No worker has registered it then.
         """
         self._check_on()
         if not is_loopback(host):
@@ -255,7 +258,7 @@ class SharedMemory:
                 raise
 
     async def unregister(self, caller: Caller | None, name: str = "") -> None:
-        """Unregisters a region of a caller, or all of them. A region that is not registered is not an error.
+        """Unregisters a region of a caller, or all of the caller's regions. Ignores a region that does not exist.
 
         Raises:
             Unsupported: Shared memory is off.
@@ -267,7 +270,7 @@ class SharedMemory:
             await self._peers.ask(_TOPIC, json.dumps(["drop", owner, name]).encode())
 
     async def catch_up(self) -> None:
-        """Copies the regions of the other workers, which were started earlier."""
+        """Copies the regions from workers that were started earlier."""
         if self._peers is None or not self.enabled:
             return
         for reply in (await self._peers.ask(_TOPIC, b'["list"]')).values():
@@ -275,10 +278,10 @@ class SharedMemory:
                 try:
                     self._put(*one)
                 except TurnoutError:
-                    continue  # it is registered here already, or its segment was deleted since
+                    continue  # already registered here, or the segment has been deleted since
 
     def close(self) -> None:
-        """Drops all regions."""
+        """Unregisters all regions."""
         self._owners.clear()
 
     async def _on_message(self, body: bytes) -> bytes:
@@ -326,7 +329,7 @@ class SharedMemory:
 
 
 def _opened(name: str, offset: int, size: int) -> int:
-    """Returns the descriptor of a segment. Raises as `SharedMemory.register`."""
+    """Opens a segment, and returns its file descriptor. Raises the same errors as `SharedMemory.register`."""
     file = None
     try:
         directory = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -358,10 +361,10 @@ def _unknown(name: str) -> NotFoundError:
 
 
 def no_cuda() -> Unsupported:
-    """Returns the error for registering a region of CUDA memory."""
+    """Returns the error for an attempt to register a CUDA shared memory region."""
     return Unsupported("CUDA shared memory is not supported: tensors travel in the request, or in system shared memory")
 
 
 def no_cuda_region(name: str) -> NotFoundError:
-    """Returns the error for asking about a region of CUDA memory: none is ever registered."""
+    """Returns the error for the status of a CUDA shared memory region, which is never registered."""
     return NotFoundError(f"no region of CUDA shared memory is named {name[:64]!r}")

@@ -1,4 +1,4 @@
-"""Statistics of versions for clients of the protocol, over all workers."""
+"""Triton's statistics extension: statistics of versions, combined over all workers."""
 
 import time
 
@@ -13,15 +13,15 @@ _TOPIC = "statistics"
 
 
 class Statistics:
-    """The statistics of versions since they were loaded."""
+    """Statistics of versions since they were loaded."""
 
     def __init__(self, router: Router, catalog: Catalog, peers: Peers | None) -> None:
-        """Prepares.
+        """Initializes the statistics.
 
         Args:
-            router: Tells which version a selector names.
-            catalog: Tells what is served.
-            peers: The other workers; None if this server is alone.
+            router: Resolves selectors.
+            catalog: Models and versions that are served.
+            peers: The other workers; None if this is the only one.
         """
         self._router = router
         self._catalog = catalog
@@ -33,12 +33,13 @@ class Statistics:
         """Returns the statistics of one version, of all loaded versions of a model, or of all models.
 
         Args:
-            model: Name; "" for all models.
-            selector: Of a version; "" for all that are loaded.
+            model: Name of the model; "" for all models.
+            selector: Version selector; "" for all loaded versions.
 
         Raises:
-            InvalidSelector, ModelNotFound, VersionNotFound: The version does not exist.
-            NotLoaded: It is not loaded.
+            InvalidSelector: The selector cannot be parsed.
+            ModelNotFound, VersionNotFound: The version does not exist.
+            NotLoaded: The version is not loaded.
         """
         request = ModelStatisticsRequest(name=model, version=selector)
         own = self._own(request)

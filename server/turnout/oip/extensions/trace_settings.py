@@ -1,7 +1,7 @@
-"""Maps Triton's trace settings to sampling. Pure.
+"""Maps Triton's trace settings to trace sampling. Pure.
 
-Spans go to an OpenTelemetry collector, which the server's own settings name. Clients can change whether requests are
-traced, and which share of them: for all models, or for one.
+Spans are sent to the OpenTelemetry collector in the server's own settings. Clients can change whether requests are
+traced, and which share of them, for all models or for a single model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,44 +14,44 @@ _FREQUENCY, _FILE, _MODE = "log_frequency", "trace_file", "trace_mode"
 _OFF, _TIMESTAMPS = "OFF", "TIMESTAMPS"
 
 _USUAL_RATE = 1000
-"""Triton's default, and the answer if tracing is off."""
+"""Triton's default rate, which is reported if tracing is off."""
 
 _MOST_RATE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which requests are traced. For a model, None means: as for all models.
+    """Which requests are traced. For a single model, None means that the value for all models applies.
 
     Attributes:
-        on: Whether any are; if not, `ratio` has no effect.
-        ratio: Share of the requests whose callers have not decided it; 0 for none of them.
+        on: Whether any requests are traced. If not, `ratio` has no effect.
+        ratio: Share of requests to trace, 0 to 1, among those whose callers have made no sampling decision.
     """
 
     on: bool | None = None
     ratio: float | None = None
 
     def within(self, server: "Sampling") -> "Sampling":
-        """Returns the sampling of a model, given that of all models."""
+        """Returns the effective sampling of a model, given the sampling of all models."""
         return Sampling(server.on if self.on is None else self.on, server.ratio if self.ratio is None else self.ratio)
 
     @property
     def share(self) -> float | None:
-        """Share of the requests that are traced, 0 to 1; None if nothing is, whatever callers decided."""
+        """Share of requests to trace, 0 to 1; None if tracing is off even for requests whose callers ask for it."""
         return self.ratio if self.on else None
 
 
 FOLLOWS = Sampling()
-"""The sampling of a model without settings of its own."""
+"""The sampling of a model without its own settings."""
 
 
 def configured(ratio: float | None) -> Sampling:
-    """Returns the sampling of all models by the server's own settings; `ratio` is None if tracing is off."""
+    """Returns the sampling of all models configured in the server's settings; `ratio` is None if tracing is off."""
     return Sampling(False, 1 / _USUAL_RATE) if ratio is None else Sampling(True, ratio)
 
 
 def as_triton(sampling: Sampling) -> Mapping[str, Sequence[str]]:
-    """Returns the settings by Triton's names."""
+    """Returns trace settings by Triton's names."""
     rate = max(round(1 / sampling.ratio), 1) if sampling.ratio else 0
     return {
         _LEVEL: [_TIMESTAMPS if sampling.on else _OFF],
@@ -67,14 +67,14 @@ def changed(before: Sampling, settings: Mapping[str, Sequence[str]], beneath: Sa
     """Returns the new sampling.
 
     Args:
-        before: The present sampling.
-        settings: What to change, by Triton's names; an empty value resets to `beneath`.
-        beneath: What applies if nothing is set.
-        whole: It is set for all models.
+        before: The current sampling.
+        settings: The settings to change, by Triton's names. An empty value resets a setting, so that `beneath` applies.
+        beneath: The sampling that applies where none is set.
+        whole: Whether the sampling of all models is changed, as opposed to that of a single model.
 
     Raises:
-        InvalidRequest: A setting or its value is unknown to Triton.
-        Unsupported: The setting cannot be changed in this server.
+        InvalidRequest: A setting or value does not exist in Triton.
+        Unsupported: This server does not support changing the setting.
     """
     fixed = as_triton(before.within(beneath))
     after = before

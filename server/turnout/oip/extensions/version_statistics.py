@@ -1,7 +1,7 @@
-"""Triton's statistics of versions, from counters, and summed over several workers. Pure.
+"""Computes Triton's statistics of versions from counters, and merges those of several workers. Pure.
 
-A run is measured as a whole, so that `compute_input` and `compute_output` are counted but have no time of their own:
-it is part of `compute_infer`, or, for decoding, of `success`.
+A run is measured as a whole. Therefore `compute_input` and `compute_output` have a count but a time of 0: their time is
+included in `compute_infer`, or in `success` in the case of decoding.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,11 +21,11 @@ _OK = "OK"
 
 
 def version_statistics(recorder: VersionRecorder, epoch: float) -> ModelStatistics:
-    """Returns the statistics of a version over all its roles.
+    """Returns the statistics of a version, over all its roles.
 
     Args:
-        recorder: The version's counters.
-        epoch: Seconds since 1970 when the clock of `time.monotonic()` was 0.
+        recorder: Counters of the version.
+        epoch: Unix time in seconds at which the `time.monotonic()` clock was 0.
     """
     roles = list(recorder.roles.values())
     last = max((role.answered_last for role in roles), default=0.0)
@@ -42,7 +42,7 @@ def version_statistics(recorder: VersionRecorder, epoch: float) -> ModelStatisti
 
 
 def pooled_statistics(parts: Iterable[ModelStatisticsResponse]) -> ModelStatisticsResponse:
-    """Returns the statistics of several workers as those of one server, in the order in which versions first appear."""
+    """Merges the statistics of several workers. Versions are in the order of their first occurrence."""
     found: dict[tuple[str, str], ModelStatistics] = {}
     for part in parts:
         for one in part.model_stats:

@@ -1,1 +1,1 @@
-"""`turnout.v1.ControlService`: commands of operators for a running server."""
+"""`turnout.v1.ControlService`: operators' commands for a running server."""

@@ -1,4 +1,4 @@
-"""The server's present activity, as counters."""
+"""Methods of the control service that report a server's activity and the servers that share its state store."""
 
 import time
 import uuid
@@ -21,7 +21,7 @@ _APPLIED = "applied"
 
 
 class ActivityMethods:
-    """Returns the activity of versions."""
+    """Reports the activity of versions, and lists servers."""
 
     def __init__(
         self,
@@ -32,15 +32,15 @@ class ActivityMethods:
         accepting: Callable[[], bool],
         peers: Peers | None,
     ) -> None:
-        """Prepares.
+        """Initializes the methods.
 
         Args:
-            sample: Brings the gauges of versions up to date.
-            catalog: Tells what is served.
-            rollouts: Drives rollouts.
-            metrics: All counters.
-            accepting: Tells whether the server takes requests; False once it drains.
-            peers: The other workers; None if this server is alone.
+            sample: Updates the gauges of versions.
+            catalog: Models and versions that are served.
+            rollouts: Runs rollouts.
+            metrics: Metrics of all versions.
+            accepting: Returns whether the server accepts requests; False once it drains.
+            peers: The other workers; None if this is the only one.
         """
         self._sample = sample
         self._catalog = catalog
@@ -54,7 +54,7 @@ class ActivityMethods:
             peers.answers("activity", self._answer_peer)
 
     async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
-        """Returns counters and gauges of every version. Does not count as a scrape for versions that left."""
+        """Returns counters and gauges of every version. Does not count as a scrape for versions that were removed."""
         own = self._activity()
         if self._peers is None:
             return own
@@ -62,7 +62,7 @@ class ActivityMethods:
         return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in replies.values()])
 
     async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:  # noqa: N802
-        """Lists the servers that share the state store, and how far each is behind."""
+        """Lists the servers that share the state store, and how far behind each of them is."""
         found = [_server(one) for one in self._rollouts.servers]
         return servers_pb2.ListServersResponse(servers=found, answered_by=self._rollouts.server)
 

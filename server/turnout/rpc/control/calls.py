@@ -1,4 +1,4 @@
-"""Common parts of the control service's methods."""
+"""Checks that the methods of the control service share."""
 
 from turnout.errors import InvalidRequest
 from turnout.rollout.machine.actors import check_person
@@ -11,7 +11,7 @@ def check_record(actor: str, reason: str, prefix: str = "") -> None:
     """Checks the actor and the reason of a change.
 
     Raises:
-        InvalidRequest: One is too long, or the actor is the name of a rollout.
+        InvalidRequest: One of them is too long, or the actor is a name reserved for rollouts.
     """
     if len(actor) > _MAX_ACTOR:
         raise InvalidRequest.at(f"{prefix}actor", f"expected at most {_MAX_ACTOR} characters")

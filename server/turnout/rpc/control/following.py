@@ -1,4 +1,4 @@
-"""Makes changes take effect in every worker before the call returns, not only in the one that answers."""
+"""Ensures that a change has taken effect in every worker, not only in the one that answers, when the call returns."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,11 +6,11 @@ from turnout.rpc.transport.port import Methods, Response, RpcCall, Unary
 from turnout.workers.peers import Peers
 
 _READS = ("Get", "List", "Explain", "Plan", "Describe", "Watch", "Fetch")
-"""Prefixes of methods that change nothing."""
+"""Name prefixes of methods that change nothing."""
 
 
 def followed(methods: Methods, peers: Peers | None) -> Methods:
-    """Wraps the methods that change something: the other workers follow before they answer."""
+    """Wraps the methods that make changes, so that they return after the other workers have applied the change."""
     if peers is None:
         return methods
     return {

@@ -1,4 +1,4 @@
-"""Converts routing to messages, and messages to policies."""
+"""Converts routing state to messages, and messages to policies."""
 
 import math
 from datetime import UTC, datetime
@@ -23,14 +23,14 @@ from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_PARTS = 1000
-"""Most canaries, and most shadows, in a policy."""
+"""Maximum number of canaries, and of shadows, in a policy."""
 
 
 def read_policy(message: pb.Policy) -> Policy:
-    """Reads a policy.
+    """Converts a message to a policy.
 
     Raises:
-        InvalidRequest: It is not valid.
+        InvalidRequest: The policy is invalid.
     """
     for field, parts in (("canaries", len(message.canaries)), ("shadows", len(message.shadows))):
         if parts > _MAX_PARTS:
@@ -50,19 +50,19 @@ def read_policy(message: pb.Policy) -> Policy:
 
 
 def read_share(share: float, field: str) -> int:
-    """Reads a weight or rate.
+    """Converts a weight or rate to units of 0.0001.
 
     Raises:
-        InvalidRequest: It is not a multiple of 0.0001 from 0 to 1.
+        InvalidRequest: The value is not a multiple of 0.0001 between 0 and 1.
     """
-    units = round(share * UNITS) if 0 <= share <= 1 else -1  # 1e306 of them would be infinite
+    units = round(share * UNITS) if 0 <= share <= 1 else -1  # 1e306 would overflow to infinity
     if units < 0 or not math.isclose(units / UNITS, share, abs_tol=1e-9):
         raise InvalidRequest.at(field, f"expected a share of 0 to 1 in steps of {1 / UNITS}, got {share:g}")
     return units
 
 
 def answers_message(answers: RoutingTable) -> pb.Answers:
-    """Returns which version answers what."""
+    """Converts a routing table to a message."""
     return pb.Answers(
         selectors=[
             pb.SelectorAnswer(
@@ -86,13 +86,13 @@ def answers_message(answers: RoutingTable) -> pb.Answers:
 def state_message(
     known: ModelEntry, applied: AppliedPolicy | None, answers: RoutingTable, diverted: Version | None = None
 ) -> pb.TrafficState:
-    """Returns the state of a model's traffic.
+    """Returns the traffic state of a model.
 
     Args:
         known: The model.
-        applied: The policy in force.
-        answers: Which version answers what.
-        diverted: The version that answers everything after an unrecorded rollback; None if the policy applies.
+        applied: The policy in force; None if there is none.
+        answers: The model's routing table.
+        diverted: The version that receives all traffic after an unrecorded rollback; None if the policy applies.
     """
     if applied is None:
         return pb.TrafficState(model=known.name, answers=answers_message(answers), diverted=str(diverted or ""))
@@ -123,7 +123,7 @@ def state_message(
 
 
 def epoch_message(record: PolicyRecord, state: PolicyState) -> pb.TrafficState:
-    """Returns the policy of an epoch."""
+    """Returns the traffic state recorded for an epoch."""
     return pb.TrafficState(
         model=record.model,
         epoch=record.epoch,
@@ -137,7 +137,7 @@ def epoch_message(record: PolicyRecord, state: PolicyState) -> pb.TrafficState:
 
 
 def explanation_message(explanation: RouteExplanation) -> pb.ExplainRouteResponse:
-    """Returns how a request would be routed."""
+    """Converts an explanation of how a request would be routed to a message."""
     return pb.ExplainRouteResponse(
         steps=[pb.RouteStep(subject=step.subject, finding=step.finding) for step in explanation.steps],
         chances=[
@@ -150,7 +150,7 @@ def explanation_message(explanation: RouteExplanation) -> pb.ExplainRouteRespons
 
 
 def shadow_message(lane: Lane, worst: int) -> pb.ShadowReport:
-    """Returns the report of one shadow, with at most `worst` disagreements."""
+    """Returns the report of a shadow, with at most `worst` disagreements."""
     ledger = lane.ledger
     return pb.ShadowReport(
         version=lane.pair.shadow,

@@ -1,4 +1,4 @@
-"""Merges the answers of several workers into one. Pure."""
+"""Merges the responses of several workers into one. Pure."""
 
 import heapq
 from collections import Counter
@@ -23,10 +23,10 @@ _WORST_LAST = (
 
 
 def pooled_activity(own: pb.GetActivityResponse, others: Sequence[pb.GetActivityResponse]) -> pb.GetActivityResponse:
-    """Returns the activity of all workers together.
+    """Returns the combined activity of all workers.
 
-    A version is in the state of the worker that is least far with it. The sum has a different name for each set of
-    processes, since a restarted one counts from 0.
+    The state of a version is its least advanced state in any worker. The `process` field names all processes: it
+    changes when a worker is restarted, since the new process counts from 0.
     """
     every = [own, *others]
     versions: dict[tuple[str, str], list[pb.VersionActivity]] = {}
@@ -72,7 +72,7 @@ def _role(name: str, several: Sequence[pb.RoleActivity], workers: int) -> pb.Rol
 
 
 def pooled_traffic(own: traffic_pb2.TrafficState, others: Sequence[traffic_pb2.TrafficState]) -> None:
-    """Adds the other workers' request counts of the same epoch to those of one worker."""
+    """Adds the request counts of the other workers for the same epoch to those of one worker, in place."""
     same = [own, *(other for other in others if (other.model, other.epoch) == (own.model, own.epoch))]
     for share in own.shares:
         parts = [s for one in same for s in one.shares if (s.version, s.role) == (share.version, share.role)]
@@ -88,7 +88,7 @@ def pooled_traffic(own: traffic_pb2.TrafficState, others: Sequence[traffic_pb2.T
 def pooled_shadows(
     own: Sequence[traffic_pb2.ShadowReport], others: Iterable[traffic_pb2.ShadowReport], worst: int
 ) -> list[traffic_pb2.ShadowReport]:
-    """Returns the shadow reports of all workers together, with at most `worst` disagreements each."""
+    """Returns the combined shadow reports of all workers, with at most `worst` disagreements each."""
     pairs: dict[tuple[str, str], list[traffic_pb2.ShadowReport]] = {}
     for report in (*own, *others):
         pairs.setdefault((report.baseline, report.version), []).append(report)

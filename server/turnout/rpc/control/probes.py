@@ -1,4 +1,4 @@
-"""Probes of a running server: lists them, and tries one."""
+"""Methods of the control service that list probes and try one."""
 
 import time
 
@@ -13,7 +13,7 @@ from turnout_proto.v1 import rollout_pb2 as pb
 
 
 class ProbeMethods:
-    """Lists probes, and tries them. Only the configuration says which URL they ask, never a request."""
+    """Lists probes and tries them. The URLs of probes come from the configuration only, never from a request."""
 
     def __init__(self, analyses: Analyses, rollouts: RolloutEngine, catalog: Catalog) -> None:
         self._analyses = analyses
@@ -21,11 +21,11 @@ class ProbeMethods:
         self._catalog = catalog
 
     async def ListProbes(self, _: pb.ListProbesRequest) -> pb.ListProbesResponse:  # noqa: N802 - gRPC's
-        """Lists the probes that plans may name."""
+        """Lists the probes that plans can refer to."""
         return pb.ListProbesResponse(probes=[probe_message(*one) for one in self._analyses.probes.items()])
 
     async def TryProbe(self, request: pb.TryProbeRequest) -> pb.TryProbeResponse:  # noqa: N802
-        """Tries a probe once."""
+        """Runs a probe once."""
         version = parse_version(request.version)
         known = self._catalog.snapshot.model(request.model).versions
         if version not in known:

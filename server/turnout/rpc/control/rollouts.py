@@ -1,4 +1,4 @@
-"""Rollouts of a running server: commands, status and history."""
+"""Methods of the control service for rollouts: commands, status and history."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ _TICKS_AT_ONCE = 2000
 
 
 class RolloutMethods:
-    """Controls rollouts, and reports about them."""
+    """Controls rollouts and reports on them."""
 
     def __init__(
         self, rollouts: RolloutEngine, releases: Releases, log: RolloutLog, previews: Previews, analyses: Analyses
@@ -62,7 +62,7 @@ class RolloutMethods:
         )  # fmt: skip
 
     async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:  # noqa: N802
-        """Begins a rollout."""
+        """Starts a rollout."""
         check_record(request.change.actor, request.change.reason, "change.")
         plan = read_plan(request.plan_json)
         change = request.change
@@ -111,7 +111,7 @@ class RolloutMethods:
     async def WatchRollout(  # noqa: N802
         self, request: pb.WatchRolloutRequest, write: Callable[[pb.WatchRolloutResponse], Awaitable[None]]
     ) -> None:
-        """Sends a rollout whenever it changes."""
+        """Sends a rollout immediately and after each change, until it is final."""
         last = b""
         while True:
             record, found = await self._log.found(request.model, request.attempt)
@@ -125,7 +125,7 @@ class RolloutMethods:
             await self._rollouts.wait(_WATCH_SECONDS)
 
     async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:  # noqa: N802
-        """Returns the counts of each tick of a rollout."""
+        """Returns the recorded counts of a rollout's ticks, one page at a time."""
         record, rollout = await self._log.latest(request.model, request.attempt)
         events = await self._log.events(request.model, rollout.attempt, _MAX_LIMIT)
         ticks = await self._log.ticks(request.model, rollout.attempt, request.after, _TICKS_AT_ONCE + 1)
@@ -139,7 +139,7 @@ class RolloutMethods:
         )
 
     async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:  # noqa: N802
-        """Gives all traffic back to a version that had it before."""
+        """Rolls a model back to an earlier version."""
         check_record(request.change.actor, request.change.reason, "change.")
         to = parse_version(request.version) if request.version else None
         change = request.change
@@ -160,10 +160,10 @@ class RolloutMethods:
 
 
 def read_plan(text: str) -> Plan:
-    """Reads a plan from a request, and adds the metrics that every new rollout has.
+    """Parses a plan from a request, and adds the metrics that every new rollout includes.
 
     Raises:
-        InvalidRequest: It is not a plan.
+        InvalidRequest: The text is not a valid plan.
     """
     if len(text) > _MAX_PLAN:
         raise InvalidRequest.at("plan_json", f"expected at most {_MAX_PLAN} characters")

@@ -1,4 +1,4 @@
-"""Reports about the shadows of a running server."""
+"""The control service's method that reports on shadows."""
 
 from turnout.errors import InvalidRequest
 from turnout.routing.shadow.service import Shadows
@@ -12,7 +12,7 @@ _MAX_WORST = 100
 
 
 class ShadowMethods:
-    """Returns how the answers of shadows compare."""
+    """Reports how the responses of shadows compare with those of the baseline."""
 
     def __init__(self, shadows: Shadows, catalog: Catalog, peers: Peers | None) -> None:
         self._shadows = shadows
@@ -22,7 +22,7 @@ class ShadowMethods:
             peers.answers("shadows", self._answer_shadows)
 
     async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:  # noqa: N802 - gRPC's
-        """Returns the disagreements of a model's shadows."""
+        """Returns the reports of a model's shadows."""
         if request.worst > _MAX_WORST:
             raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
         self._catalog.snapshot.model(request.model)

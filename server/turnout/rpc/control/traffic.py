@@ -1,4 +1,4 @@
-"""Routing of a running server: policies, their history, explanations."""
+"""Methods of the control service for routing: policies, their history, and explanations."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ _MAX_HISTORY = 1000
 
 
 class TrafficMethods:
-    """Changes and shows how requests are routed."""
+    """Shows and changes how requests are routed."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class TrafficMethods:
             peers.answers("traffic", self._answer_traffic)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
-        """Returns how traffic is routed."""
+        """Returns the traffic state of one model, or of all models."""
         names = [request.model] if request.model else list(self._catalog.snapshot.models)
         states = [self._state(name) for name in names]
         if self._peers is not None:
@@ -64,24 +64,24 @@ class TrafficMethods:
         return pb.SetTrafficResponse(state=self._state(request.model))
 
     async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:  # noqa: N802
-        """Gives one canary another weight."""
+        """Changes the weight of one canary."""
         weight = read_share(request.canary.weight, "canary.weight")
         canary = Canary(parse_version(request.canary.version), weight)
         await self._traffic.ramp(request.model, canary, _change(request.change))
         return pb.RampTrafficResponse(state=self._state(request.model))
 
     async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:  # noqa: N802
-        """Ends the policy."""
+        """Removes the policy in force."""
         await self._traffic.clear(request.model, _change(request.change))
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
     async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:  # noqa: N802
-        """Refuses changes from now on, or accepts them again."""
+        """Freezes a model's policy so that changes are refused, or unfreezes it."""
         await self._traffic.freeze(request.model, request.frozen, _change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
     async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:  # noqa: N802
-        """Puts an earlier epoch's policy in force again."""
+        """Reapplies the policy of an earlier epoch."""
         if not 1 <= request.epoch < 2**63:
             raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
         await self._traffic.revert(request.model, request.epoch, _change(request.change))
@@ -97,7 +97,7 @@ class TrafficMethods:
         return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:  # noqa: N802
-        """Explains, step by step, how a request would be routed."""
+        """Explains step by step how a request would be routed."""
         if len(request.routing_key) > _MAX_KEY:
             raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")
         explanation = self._explainer.explain(

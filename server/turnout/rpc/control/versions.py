@@ -1,4 +1,4 @@
-"""Loading, unloading, releasing and tagging versions of a running server."""
+"""Methods of the control service that load, unload, release, yank and tag versions."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,7 +23,7 @@ _Declaration = pb.YankVersionRequest | pb.UnyankVersionRequest | pb.SetTagReques
 
 
 class VersionMethods:
-    """Changes which versions are served, and their tags."""
+    """Changes which versions are loaded, their release status and their tags."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class VersionMethods:
         return pb.LoadVersionResponse(version=message)
 
     async def UnloadVersion(self, request: pb.UnloadVersionRequest) -> pb.UnloadVersionResponse:  # noqa: N802
-        """Takes a version out of service and waits until its memory is freed."""
+        """Unloads a version and waits until its memory is freed."""
         entry = await self._loads.unload(request.model, parse_version(request.version))
-        model = self._catalog.snapshot.models.get(request.model)  # it may be gone, if the version's files were
+        model = self._catalog.snapshot.models.get(request.model)  # it is gone if these were its last files
         message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
 
     async def ReleaseVersion(self, request: pb.ReleaseVersionRequest) -> pb.ReleaseVersionResponse:  # noqa: N802
-        """Declares a version fit for general traffic; in force when the call returns."""
+        """Releases a version for general traffic. The change is in force when the call returns."""
         check_record(request.actor, request.reason)
         done = await self._releases.release(
             request.model,
@@ -67,7 +67,7 @@ class VersionMethods:
         return pb.ReleaseVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
     async def WithdrawVersion(self, request: pb.WithdrawVersionRequest) -> pb.WithdrawVersionResponse:  # noqa: N802
-        """Withdraws a release; in force when the call returns."""
+        """Withdraws a release. The change is in force when the call returns."""
         check_record(request.actor, request.reason)
         version = parse_version(request.version)
         done = await self._releases.withdraw(request.model, version, request.actor, request.reason)
@@ -75,11 +75,11 @@ class VersionMethods:
         return pb.WithdrawVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
     async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:  # noqa: N802
-        """Yanks a version; in force when the call returns."""
+        """Yanks a version. The change is in force when the call returns."""
         version = parse_version(request.version)
         before = await self._declare(self._release_writer.yank, request, version)
         warning = ""
-        with suppress(OSError, UnavailableError):  # it is yanked, even if it cannot be described
+        with suppress(OSError, UnavailableError):  # the yank has succeeded even if the warning cannot be computed
             back = await self._release_writer.in_thread(self._release_writer.rollback_target, request.model)
             warning = back.yank_warning(request.model, version)
         return pb.YankVersionResponse(
@@ -89,14 +89,14 @@ class VersionMethods:
         )
 
     async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:  # noqa: N802
-        """Undoes a yank; in force when the call returns."""
+        """Undoes a yank. The change is in force when the call returns."""
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
         changed = await self._declare(self._release_writer.unyank, request, parse_version(request.version))
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
-        """Points a tag at a version; in force when the call returns."""
+        """Points a tag at a version. The change is in force when the call returns."""
         version = parse_version(request.version)
         previous = await self._declare(
             self._release_writer.set_tag, request, request.tag, version, expect=_expected(request)
@@ -105,12 +105,12 @@ class VersionMethods:
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
     async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:  # noqa: N802
-        """Removes a tag; in force when the call returns."""
+        """Removes a tag. The change is in force when the call returns."""
         previous = await self._declare(self._release_writer.delete_tag, request, request.tag, expect=_expected(request))
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     async def _declare(self, change: Callable[..., T], request: _Declaration, *arguments: Any, **named: Any) -> T:
-        """Makes a change in a thread, and puts it in force here."""
+        """Records a change in a thread, then applies it in this server."""
         check_record(request.actor, request.reason)
         result = await self._release_writer.in_thread(
             change, request.model, *arguments, actor=request.actor, reason=request.reason, **named
@@ -126,7 +126,7 @@ class VersionMethods:
 
 
 def _expected(request: pb.SetTagRequest | pb.DeleteTagRequest) -> str | None:
-    """Returns the version that the tag is expected to name, for the state store."""
+    """Returns the version that the tag is expected to point at: None if not given, "" if the tag should not exist."""
     if not request.HasField("expected_version"):
         return None
     return str(parse_version(request.expected_version)) if request.expected_version else ""

@@ -1,5 +1,5 @@
-"""The Open Inference Protocol, version 2, with the additions of Triton that its clients call.
+"""The Open Inference Protocol, version 2, over gRPC, with the Triton extensions that clients use.
 
-`service` puts it together; `exchange` and `codec` convert requests to the data plane's, and its answers back;
-`description` and `repository` answer clients' other questions.
+`service` assembles the methods. `exchange`, `codec` and `answer` convert inference requests and responses. The other
+modules implement the remaining methods.
 """

@@ -1,8 +1,9 @@
-"""Serialises answers of ModelInfer and ModelStreamInfer from prepared parts.
+"""Serializes responses of ModelInfer and ModelStreamInfer from prepared parts.
 
-Protobuf takes the fields of a message in any order, and in any number of pieces. What all answers of a route share is
-serialised once, and the description of an output once for each shape; the rest of an answer is its id and the elements
-of its outputs. That takes a third of the time of building and serialising a message.
+Protobuf accepts the fields of a message in any order and in any number of pieces. Therefore the fields that all
+responses of a route share are serialized once, and the description of an output once for each shape. Only the id and
+the elements of the outputs are added for each response. This takes a third of the time of building and serializing a
+message.
 """
 
 from collections.abc import Iterable
@@ -20,13 +21,13 @@ from turnout.wire_format import Lengths, length_delimited
 from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 
 FINAL = "triton_final_response"
-"""Every request has one answer, so every answer is its request's last."""
+"""Parameter that marks the last response to a request. It is set on every response, since a request has only one."""
 
 Descriptions: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes, bytes]]
-"""Of outputs of numbers, by name: dtype, shape, serialised description, and what goes before the elements."""
+"""Numeric outputs by name: dtype, shape, serialized description, and the bytes that precede the elements."""
 
 _ROUTE = "OIP answer"
-"""The key under which routes keep prepared parts."""
+"""Key under which a route's memo stores the prepared parts."""
 
 
 def _number(message: Any, field: str) -> int:
@@ -51,18 +52,18 @@ _FINAL = _final()
 def unary_answer(
     request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits
 ) -> list[bytes]:
-    """Returns the parts of the answer to a request; joined, they are a ModelInferResponse.
+    """Returns the parts of the response to a request, which form a serialized ModelInferResponse when joined.
 
     Args:
-        request_id: As the client wrote it.
-        result: The data plane's answer.
-        wanted: How to return the outputs.
-        limits: On the strings that classification makes.
+        request_id: The request's id as the client wrote it.
+        result: Result of the data plane.
+        wanted: How the client wants the outputs returned.
+        limits: Limits on the strings that classification creates.
 
     Raises:
-        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many; or one does not fit
-            into its place in shared memory.
-        Unsupported: The protocol does not know the type of an output.
+        InvalidRequest: An output to classify is not numeric or has too many classes, or an output does not fit into its
+            place in shared memory.
+        Unsupported: The protocol has no datatype for an output.
     """
     return _parts(request_id, result, wanted, limits)
 
@@ -70,20 +71,20 @@ def unary_answer(
 def stream_answer(
     request_id: str, result: InferenceResult, wanted: RequestedOutputs, limits: InputLimits
 ) -> list[bytes]:
-    """Returns the same as a ModelStreamInferResponse."""
+    """Returns the parts of a serialized ModelStreamInferResponse. Arguments and errors are those of `unary_answer`."""
     parts = [*_parts(request_id, result, wanted, limits), _FINAL]
     return [_INFER_RESPONSE[sum(map(len, parts))], *parts]
 
 
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
-    """Returns the outputs' part of a serialised ModelInferResponse.
+    """Returns the parts of a serialized ModelInferResponse that contain the outputs.
 
     Args:
-        outputs: Name and value of each.
-        described: Remembers the last description of each output.
+        outputs: Name and value of each output.
+        described: Cache of the last description of each output.
 
     Raises:
-        Unsupported: The protocol does not know the type of an output.
+        Unsupported: The protocol has no datatype for an output.
     """
     parts: list[bytes] = []
     elements: list[bytes] = []
@@ -114,7 +115,7 @@ def _parts(request_id: str, result: InferenceResult, wanted: RequestedOutputs, l
 
 
 def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: RequestedOutputs) -> list[bytes]:
-    """Returns the same as `output_parts`, if some of the elements go to shared memory."""
+    """Does the same as `output_parts` for outputs of which some are written to shared memory."""
     response = ModelInferResponse()
     for output in exchange.stored(outputs, wanted.windows):
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)

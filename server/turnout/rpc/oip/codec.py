@@ -1,4 +1,4 @@
-"""Converts tensors in the protocol's messages to NumPy arrays and back: raw, or in the list for their type."""
+"""Converts input tensors in the protocol's messages to NumPy arrays, from raw bytes or from the list for their type."""
 
 import math
 from dataclasses import replace
@@ -31,26 +31,27 @@ _STORED = "inputs[{}] (shared memory)"
 _NO_MEMORY = CallerMemory()
 
 _SLICE = 16384
-"""Elements that are converted in one call, during which the GIL is held; 0.5 ms."""
+"""Number of elements converted in one call, which holds the GIL for 0.5 ms."""
 
 _REMEMBERED, _REMEMBERED_BYTES = 4096, 256
-"""Descriptions of tensors that are remembered, and bytes of the longest: a megabyte or two."""
+"""Maximum number of cached tensor descriptions, and maximum size of one in bytes; 1 to 2 MB in total."""
 
 InputTensor = ModelInferRequest.InferInputTensor
 
 _NUMBERS = {name: descriptor.number for name, descriptor in ModelInferRequest.DESCRIPTOR.fields_by_name.items()}
 
 FIELDS = Fields(request=0, id=_NUMBERS["id"], tensor=0, elements=_NUMBERS["raw_input_contents"], sent=0)
-"""The fields that may differ in a request that matches a remembered one."""
+"""The fields in which a request may differ from the cached request that it matches."""
 
 
 class RawInput(NamedTuple):
-    """A tensor of numbers whose elements are raw, as it is described beside them; all of it was checked.
+    """A checked description of a numeric tensor whose elements are sent as raw bytes.
 
     Attributes:
-        shape: Of the array.
-        dtype: Of the array.
-        nbytes: Of the elements.
+        name: Name of the tensor.
+        shape: Shape of the array.
+        dtype: Dtype of the array.
+        nbytes: Size of the elements in bytes.
     """
 
     name: str
@@ -60,9 +61,10 @@ class RawInput(NamedTuple):
 
 
 class InputDecoder:
-    """Decodes the inputs of requests, and remembers how tensors were described.
+    """Decodes the inputs of requests, with a cache of tensor descriptions.
 
-    Clients send the same descriptions in every call: one that was checked before takes a third of the time.
+    Clients send the same descriptions in every call. Decoding a tensor with a cached description takes a third of the
+    time.
     """
 
     def __init__(self, limits: InputLimits) -> None:
@@ -70,7 +72,7 @@ class InputDecoder:
         self._known: dict[bytes, RawInput] = {}
 
     def decode(self, request: ModelInferRequest, memory: CallerMemory = _NO_MEMORY) -> dict[str, Array]:
-        """Returns the inputs of a request, by name. Arguments and errors as of `decode_inputs`."""
+        """Returns the inputs of a request, by name. Arguments and errors are those of `decode_inputs`."""
         tensors, raws = request.inputs, request.raw_input_contents
         if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
             return decode_inputs(request, self._limits, memory)
@@ -89,12 +91,12 @@ class InputDecoder:
         return inputs
 
     def _remember(self, request: ModelInferRequest) -> None:
-        """Keeps what describes the inputs of a request that was decoded."""
+        """Caches the descriptions of the inputs of a decoded request."""
         for tensor in request.inputs:
             kind = BY_NAME[tensor.datatype]
             described = tensor.SerializeToString()
             if not kind.size or kind.name == "BOOL" or len(described) > _REMEMBERED_BYTES:
-                continue  # their elements have to be checked, too
+                continue  # the elements of such tensors must be checked in each request
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             shape = tuple(tensor.shape)
@@ -105,18 +107,18 @@ class InputDecoder:
 def decode_inputs(
     request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: CallerMemory = _NO_MEMORY
 ) -> dict[str, Array]:
-    """Returns the inputs of a request, by name. Arrays of numbers are read-only views of bytes: the request's, or a
-    copy of what lies in shared memory.
+    """Returns the inputs of a request, by name.
+
+    Numeric arrays are read-only views of the request's bytes, or of a copy of the bytes in shared memory.
 
     Args:
-        request: Parsed.
-        limits: On what it may hold.
-        memory: Of the caller.
+        request: The parsed request.
+        limits: Limits on the request's contents.
+        memory: The caller's shared memory regions.
 
     Raises:
-        InvalidRequest, InvalidTensor: A tensor violates the protocol or the limits; the
-            error names the field.
-        NotFoundError, Unsupported: As `CallerMemory.find`.
+        InvalidRequest, InvalidTensor: A tensor violates the protocol or the limits. The error names the field.
+        NotFoundError, Unsupported: As for `CallerMemory.find`.
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))
@@ -157,7 +159,7 @@ def decode_inputs(
 def _stored(
     index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits, memory: CallerMemory
 ) -> Array:
-    """Returns the array whose elements are in shared memory."""
+    """Returns an array whose elements are in shared memory."""
     field = f"inputs[{index}]"
     if tensor.HasField("contents"):
         raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
@@ -172,7 +174,7 @@ def _shape(index: int, tensor: InputTensor, limits: InputLimits) -> tuple[int, .
 
 
 def _typed(index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits) -> Array:
-    """Returns the array whose elements are in the list for its type."""
+    """Returns an array whose elements are in the list for its type."""
     field, count = f"inputs[{index}].contents", math.prod(shape)
     lists = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
     if not kind.contents:

@@ -1,4 +1,4 @@
-"""Describes the server and its models, as the service's methods."""
+"""Methods of the service that describe the server and its models."""
 
 from turnout import __version__
 from turnout.errors import DigestMismatch, NotFoundError, NotLoaded, UnavailableError
@@ -7,21 +7,21 @@ from turnout_proto.oip import inference_pb2 as pb
 
 
 class DescriptionMethods:
-    """Answers in messages."""
+    """Describes the server and its models."""
 
     def __init__(self, description: ModelDescription) -> None:
         self._description = description
 
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: N802 - gRPC's
-        """Answers."""
+        """Reports that the server is live."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: N802 - gRPC's
-        """Tells whether the server is ready for traffic."""
+        """Returns whether the server is ready for traffic."""
         return pb.ServerReadyResponse(ready=self._description.ready())
 
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:  # noqa: N802 - gRPC's
-        """Tells whether a request for this version would be accepted now."""
+        """Returns whether a request for a version would be accepted now."""
         try:
             self._description.check_ready(request.name, request.version)
         except (NotFoundError, NotLoaded, UnavailableError, DigestMismatch):
@@ -38,5 +38,5 @@ class DescriptionMethods:
         return self._description.metadata(request.name, request.version)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:  # noqa: N802 - gRPC's
-        """Describes a version in the form of Triton's model configuration."""
+        """Describes a version as a Triton model configuration."""
         return pb.ModelConfigResponse(config=self._description.config(request.name, request.version))

@@ -1,4 +1,4 @@
-"""Decodes requests and encodes answers of ModelInfer and ModelStreamInfer."""
+"""Decodes requests and encodes responses of ModelInfer and ModelStreamInfer."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from turnout.serving.data_plane.inference import InferenceRequest, InferenceResu
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 _SHOWN_BYTES = 1024
-"""Characters of a refused request's own names that its answer repeats."""
+"""Number of characters of a request's id, model and version that an error response repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class InferEndpoint(Endpoint[ModelInferRequest]):
     """A method that takes ModelInferRequests.
 
     Attributes:
-        inputs: Decodes them.
-        memory: Shared memory that tensors may be in.
+        inputs: Decoder of the requests' inputs.
+        memory: Shared memory that may contain tensors.
     """
 
     inputs: InputDecoder
@@ -37,7 +37,7 @@ class InferEndpoint(Endpoint[ModelInferRequest]):
 
 
 class _Infer(GrpcExchange[ModelInferRequest]):
-    """A ModelInferRequest, from a call or a stream."""
+    """A ModelInferRequest from a unary call or a stream."""
 
     endpoint: InferEndpoint
     _found: Found | None = None
@@ -46,7 +46,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
     _wanted = exchange.NOTHING_SPECIAL
 
     def read(self) -> None:
-        """Reads the parts of the message that a remembered request does not have. Raises as `parse`."""
+        """Finds the cached request that the message matches, or else parses the message. Raises as `parse`."""
         if self._found is not None or self.parsed is not None:
             return
         templates, data = self.endpoint.templates, self.data
@@ -58,27 +58,27 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         self._outline = templates.outline(data)
 
     def envelope(self) -> InferenceRequest:
-        """Returns the known parts of a request that could not be decoded."""
+        """Returns a request with the fields that are known although decoding failed."""
         request_id = _logged_id(self._id)
         return InferenceRequest(*self.names(), {}, request_id=request_id, arrived=self.arrived)
 
     def names(self) -> tuple[str, str]:
-        """Returns the model and the selector that the client wrote, if they are known."""
+        """Returns the model and the selector that the client wrote; empty strings if they are unknown."""
         if self._found is not None:
             return self._found[0].model, self._found[0].selector
         return ("", "") if self.parsed is None else (self.parsed.model_name, self.parsed.model_version)
 
     def request(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
-        """Returns the request.
+        """Returns the decoded request.
 
         Args:
-            deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
-            preferences: What the call's metadata asks for.
-            caller: Who calls; None if nobody asked.
+            deadline: The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none.
+            preferences: Routing preferences from the call's metadata.
+            caller: The authenticated caller; None if `[auth]` is not enabled.
 
         Raises:
-            InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
-            Unsupported: The request needs shared memory or a sequence.
+            InvalidRequest, InvalidTensor: A field violates the protocol or the limits.
+            Unsupported: The request needs a sequence, or shared memory that is not supported.
         """
         if self._found is None:
             return self._decode(deadline, preferences, caller)
@@ -103,7 +103,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         )
 
     def _decode(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
-        """Decodes a new kind of request, and remembers it. Raises as `request`."""
+        """Decodes a request that matches no cached one, and caches it. Raises the same errors as `request`."""
         message, endpoint = self.parse(), self.endpoint
         parameters = plain(message.parameters)
         memory = endpoint.memory.of(caller)
@@ -132,32 +132,37 @@ class _Infer(GrpcExchange[ModelInferRequest]):
 
 
 class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
-    """One call of ModelInfer."""
+    """A call of ModelInfer."""
 
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `request` and `PreferenceReader.read`."""
+        """Returns the decoded request. Raises the same errors as `request` and `PreferenceReader.read`."""
         self.read()
         return self.request(self.call.deadline, self.preferences(), self.call.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer, serialised; metadata names the version. Raises as `unary_answer`, and Exhausted."""
+        """Returns the serialized response, and sets the trailing metadata.
+
+        Raises:
+            Exhausted: The response exceeds the maximum message size.
+            InvalidRequest, Unsupported: As for `unary_answer`.
+        """
         self.call.trailing = trailing_metadata(result.route)
         return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.limits))
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
-    """One request of a ModelStreamInfer."""
+    """A request on a ModelStreamInfer stream."""
 
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `request`."""
+        """Returns the decoded request. Raises the same errors as `request`."""
         return self.request(self.deadline, self.opened.preferences, self.opened.stream.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised. Raises as `unary_answer`, and Exhausted."""
+        """Returns the serialized response. Raises the same errors as `unary_answer`, and Exhausted if too large."""
         return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
-        """Returns an item with an error and the id of its request."""
+        """Returns a serialized item that reports an error, with the id of the request."""
         response = ModelStreamInferResponse(error_message=to_status(error, request.request_id).message)
         infer_response = response.infer_response
         model, selector = self.names()
@@ -169,5 +174,5 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
 
 def _logged_id(request_id: str) -> str:
-    """Returns what names a request in logs: its id, or one that is made for it."""
+    """Returns the id that identifies a request in logs: its own id, or else a new one."""
     return request_id[: exchange.LOGGED_ID] or new_request_id()

@@ -1,4 +1,4 @@
-"""Parameters of the protocol's messages as plain values."""
+"""Converts parameters of the protocol's messages to plain values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +8,10 @@ from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 
 def plain(parameters: Mapping[str, InferParameter], field: str = "parameters") -> Parameters:
-    """Returns the parameters' values by name; None for one that has none.
+    """Returns the values of parameters by name; None for a parameter without a value.
 
     Raises:
-        InvalidRequest: There are too many.
+        InvalidRequest: There are too many parameters.
     """
     if not parameters:
         return NO_PARAMETERS
@@ -22,10 +22,10 @@ def plain(parameters: Mapping[str, InferParameter], field: str = "parameters") -
 def wanted_outputs(
     outputs: Sequence[ModelInferRequest.InferRequestedOutputTensor], limits: InputLimits
 ) -> Sequence[tuple[str, Parameters]]:
-    """Returns name and parameters of each output that a request asks for.
+    """Returns the name and the parameters of each requested output.
 
     Raises:
-        InvalidRequest: There are too many, or a name is too long.
+        InvalidRequest: There are too many outputs or parameters, or a name is too long.
     """
     limits.check_tensors("outputs", len(outputs))
     wanted = []

@@ -1,4 +1,4 @@
-"""The repository extension as the service's methods."""
+"""Methods of the service for the model repository extension."""
 
 from turnout.oip.extensions.repository import ModelRepository, check_control, check_repository
 from turnout_proto.oip import inference_pb2 as pb
@@ -8,7 +8,7 @@ class RepositoryMethods:
     """Lists, loads and unloads versions."""
 
     def __init__(self, repository: ModelRepository, *, allow_control: bool) -> None:
-        """Prepares; `allow_control` says whether clients of this listener may load and unload."""
+        """Initializes the methods; `allow_control` says whether clients of this listener may load and unload."""
         self._repository = repository
         self._allow_control = allow_control
 
@@ -18,7 +18,7 @@ class RepositoryMethods:
         return pb.RepositoryIndexResponse(models=self._repository.index(ready=request.ready))
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:  # noqa: N802 - gRPC's
-        """Loads the version that `NAME` or `NAME@SELECTOR` names."""
+        """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allow_control)
         check_repository(request.repository_name)
         await self._repository.load(request.model_name, request.parameters)
@@ -27,7 +27,7 @@ class RepositoryMethods:
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest
     ) -> pb.RepositoryModelUnloadResponse:
-        """Unloads the version that `NAME@SELECTOR` names, or all that are loaded of `NAME`."""
+        """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allow_control)
         check_repository(request.repository_name)
         await self._repository.unload(request.model_name)

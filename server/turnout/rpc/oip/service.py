@@ -1,4 +1,4 @@
-"""The protocol's service, under the name that its clients call."""
+"""Assembles the protocol's service under the name that clients call."""
 
 from collections.abc import Awaitable
 
@@ -24,7 +24,8 @@ from turnout_proto.oip import inference_pb2
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 SERVICE_NAME = "inference.GRPCInferenceService"
-"""What clients call. The messages go by our own package's name: a process can hold them beside a client's own."""
+"""Name of the service for clients. The messages are in a package of our own, so that a process can also import the
+messages of a client library."""
 
 _INFER, _STREAM_INFER = "ModelInfer", "ModelStreamInfer"
 
@@ -41,16 +42,16 @@ def oip_methods(
     max_stream_items: int,
     guard: MethodGuard,
 ) -> Methods:
-    """Returns the methods of the whole service, by path.
+    """Returns all methods of the service, by path.
 
     Args:
-        plane: Answers requests.
-        preferences: Reads what a call's metadata asks for.
-        oip: The protocol's services besides inference.
+        plane: Data plane that answers the inference requests.
+        preferences: Reader of routing preferences in metadata.
+        oip: The protocol's services other than inference.
         allow_repository_control: Whether clients may load and unload versions.
-        allow_settings_changes: Whether clients may change settings of the log and of tracing.
-        max_stream_items: Most unanswered requests on one ModelStreamInfer.
-        guard: Wraps the methods.
+        allow_settings_changes: Whether clients may change logging and tracing settings.
+        max_stream_items: Maximum number of unanswered requests on a ModelStreamInfer stream.
+        guard: Guard that wraps the methods.
     """
     describes = DescriptionMethods(oip.description)
     statistics = StatisticsMethods(oip.statistics)
@@ -90,7 +91,7 @@ def _inference_methods(
             made.heavy = made.heavy or mentioned_in(data)
             return made
 
-        # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
+        # Triton keeps the order for models with one response per request, and clients that set no ids rely on it.
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {

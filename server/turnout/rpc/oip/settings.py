@@ -1,4 +1,4 @@
-"""The logging and trace extensions as the service's methods."""
+"""Methods of the service for the logging and trace extensions."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,15 @@ from turnout_proto.oip import inference_pb2 as pb
 
 
 class SettingsMethods:
-    """Shows and changes settings of the log and of tracing. Each method takes the call, too."""
+    """Shows and changes logging and tracing settings. Each method also takes the call."""
 
     def __init__(self, settings: ServerSettings, *, allow_changes: bool) -> None:
-        """Prepares; `allow_changes` says whether clients of this listener may change anything."""
+        """Initializes the methods; `allow_changes` says whether clients of this listener may change settings."""
         self._settings = settings
         self._allow_changes = allow_changes
 
     async def LogSettings(self, request: pb.LogSettingsRequest, call: RpcCall) -> pb.LogSettingsResponse:  # noqa: N802 - gRPC's
-        """Changes the log's settings as the request says, and returns them."""
+        """Applies the logging settings in the request, if any, and returns all of them."""
         if request.settings:
             check_changes(allowed=self._allow_changes)
             await self._settings.change_log(_values(request.settings), actor_of(call.caller))
@@ -33,7 +33,7 @@ class SettingsMethods:
         return response
 
     async def TraceSetting(self, request: pb.TraceSettingRequest, call: RpcCall) -> pb.TraceSettingResponse:  # noqa: N802 - gRPC's
-        """Changes the trace settings of one model, or of all, as the request says, and returns them."""
+        """Applies the trace settings in the request, if any, to one model or to all, and returns the settings."""
         if request.settings:
             check_changes(allowed=self._allow_changes)
             settings = {name: list(setting.value) for name, setting in request.settings.items()}
@@ -45,7 +45,7 @@ class SettingsMethods:
 
 
 def _values(settings: Mapping[str, pb.LogSettingsRequest.SettingValue]) -> Mapping[str, Value]:
-    """Returns the values by name; None for a setting that has none."""
+    """Returns the values of settings by name; None for a setting without a value."""
     values: dict[str, Value] = {}
     for name, setting in settings.items():
         choice = setting.WhichOneof("parameter_choice")

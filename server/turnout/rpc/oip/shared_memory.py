@@ -1,4 +1,4 @@
-"""The shared memory extensions as the service's methods."""
+"""Methods of the service for the shared memory extensions."""
 
 from turnout.oip.extensions.shared_memory import SharedMemory, no_cuda, no_cuda_region
 from turnout.rpc.transport.port import RpcCall
@@ -6,10 +6,10 @@ from turnout_proto.oip import inference_pb2 as pb
 
 
 class SharedMemoryMethods:
-    """Registers, lists and unregisters regions. Each method takes the call, too."""
+    """Registers, lists and unregisters shared memory regions. Each method also takes the call."""
 
     def __init__(self, memory: SharedMemory) -> None:
-        """Prepares to register with `memory`."""
+        """Initializes the methods for the regions of `memory`."""
         self._memory = memory
 
     async def SystemSharedMemoryStatus(  # noqa: N802 - gRPC's
@@ -33,14 +33,14 @@ class SharedMemoryMethods:
     async def SystemSharedMemoryUnregister(  # noqa: N802
         self, request: pb.SystemSharedMemoryUnregisterRequest, call: RpcCall
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        """Unregisters a region, or all of them."""
+        """Unregisters one of the caller's regions, or all of them."""
         await self._memory.unregister(call.caller, request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(  # noqa: N802
         self, request: pb.CudaSharedMemoryStatusRequest, _: RpcCall
     ) -> pb.CudaSharedMemoryStatusResponse:
-        """Returns an empty list."""
+        """Returns an empty list, or an error for a named region: CUDA regions are never registered."""
         if request.name:
             raise no_cuda_region(request.name)
         return pb.CudaSharedMemoryStatusResponse()
@@ -48,11 +48,11 @@ class SharedMemoryMethods:
     async def CudaSharedMemoryRegister(  # noqa: N802
         self, _: pb.CudaSharedMemoryRegisterRequest, __: RpcCall
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        """Refuses."""
+        """Rejects the request: CUDA shared memory is not supported."""
         raise no_cuda()
 
     async def CudaSharedMemoryUnregister(  # noqa: N802
         self, _: pb.CudaSharedMemoryUnregisterRequest, __: RpcCall
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Does nothing: no region of CUDA memory is ever registered."""
+        """Does nothing, since CUDA regions are never registered."""
         return pb.CudaSharedMemoryUnregisterResponse()

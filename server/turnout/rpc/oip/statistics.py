@@ -1,4 +1,4 @@
-"""The statistics extension as the service's method."""
+"""The service's method for the statistics extension."""
 
 from turnout.oip.extensions.statistics import Statistics
 from turnout_proto.oip import inference_pb2 as pb
@@ -11,5 +11,5 @@ class StatisticsMethods:
         self._statistics = statistics
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:  # noqa: N802 - gRPC's
-        """Returns the statistics of one version, or of all that are loaded."""
+        """Returns the statistics of one version, or of all loaded versions."""
         return await self._statistics.of(request.name, request.version)

@@ -1,1 +1,1 @@
-"""From bytes to messages: bounds checked before protobuf parses, and requests that need no parsing."""
+"""Parsing of protobuf messages: limits that are checked before parsing, and a cache of parsed requests."""

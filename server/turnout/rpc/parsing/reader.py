@@ -1,4 +1,4 @@
-"""Parses messages: small ones on the event loop, large ones in a thread, after checking their limits."""
+"""Parses messages: small ones on the event loop; large ones in a thread, after checking their limits."""
 
 from typing import Generic, TypeVar, cast
 
@@ -13,14 +13,15 @@ from turnout.serving.inputs.limits import InputLimits
 MessageT = TypeVar("MessageT", bound=Message)
 
 SMALL_BYTES = 64 * 1024
-"""A message of this size takes at most 5 ms to parse, whatever it contains."""
+"""Size in bytes up to which a message takes at most 5 ms to parse, regardless of its contents."""
 
 _LIGHT_BYTES = 1024 * 1024
 _LIGHT_PIECES = 4096
-"""A message of this size and of so few pieces is copied rather than parsed: quicker than a thread would begin."""
+"""Limits in bytes and pieces up to which a message consists mostly of data to copy; parsing it on the event loop is
+faster than starting work in a thread."""
 
 _STRINGS_MARK = b"BYTES"
-"""Stands in each OIP message whose raw contents are strings, which are many pieces in one."""
+"""Occurs in every OIP message whose raw contents are strings, where one field contains many pieces."""
 
 
 class MessageReader(Generic[MessageT]):
@@ -34,17 +35,17 @@ class MessageReader(Generic[MessageT]):
         self._thread = thread
 
     def heavy(self, data: bytes) -> bool:
-        """Tells whether to parse and decode a message in a thread."""
+        """Returns whether to parse and decode a message in a thread."""
         if len(data) <= SMALL_BYTES:
             return False
         return len(data) > _LIGHT_BYTES or _STRINGS_MARK in data or not is_light(data, self._descriptor, _LIGHT_PIECES)
 
     def parse(self, data: bytes) -> MessageT:
-        """Parses a message; the limits of a large one are checked first.
+        """Parses a message, after checking its limits if it is large.
 
         Raises:
-            Malformed: The bytes are not such a message.
-            InvalidTensor: It has too many parts.
+            MalformedMessage: The bytes cannot be parsed as a message of this type.
+            InvalidTensor: The message has too many fields, elements or strings.
         """
         if len(data) > SMALL_BYTES:
             check_message(data, self._descriptor, self._limits)
@@ -55,5 +56,5 @@ class MessageReader(Generic[MessageT]):
             raise MalformedMessage(f"the message is not a {name}: its bytes cannot be parsed") from None
 
     async def read(self, data: bytes) -> MessageT:
-        """Returns a message, which is parsed in a thread if that takes long. Raises as `parse`."""
+        """Parses a message, in a thread if parsing may take long. Raises the same errors as `parse`."""
         return await self._thread.run(self.parse, data) if self.heavy(data) else self.parse(data)

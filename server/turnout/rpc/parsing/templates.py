@@ -1,12 +1,13 @@
-"""Parses requests once that differ only in their elements. Pure.
+"""Caches parsed requests, so that requests that differ only in their elements are parsed once. Pure.
 
-A client sends the same bytes again and again: its model, version, names, types and shapes; only the id, the elements
-and the time of sending change. So a parsed and checked request is kept under those bytes, and of a request with the
-same bytes only the elements have to be read. That saves a third of the time that a small request takes here, and a
-large one two copies of its elements.
+A client sends mostly the same bytes in every request: model, version, names, types and shapes. Only the id, the
+elements and the send time change. A parsed and checked request is therefore cached as a template, with the constant
+bytes as the key, and only the elements of a request with the same constant bytes have to be read. This saves a third of
+the processing time of a small request, and two copies of the elements of a large one.
 
-One client's request decides how another's is read. What may differ is therefore found by walking through the message as
-a parser does, and a message in which one of these fields is not where it is there once is not remembered.
+A request of one client decides how requests of other clients are read. The variable fields are therefore located by
+walking through the message as a parser does, and a message in which one of these fields is repeated or has an
+unexpected wire type is not cached.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +21,19 @@ from turnout.serving.sessions.tensor import Array
 from turnout.wire_format import LENGTH_DELIMITED, WireFormatError, read_varint
 
 _MOST = 4096
-"""Most requests to remember."""
+"""Maximum number of cached templates."""
 
 _MOST_BYTES = 1024
-"""Of a request without what may differ, to be remembered: four megabytes of them all."""
+"""Maximum size of the constant bytes of a cached request; the whole cache holds at most 4 MiB of them."""
 
 _MOST_TENSORS = 64
 
 _MOST_LAYOUTS = 4
-"""Of one length."""
+"""Maximum number of layouts for one message length."""
 
 _TRIES, _RETRY = 16, 64
-"""So many requests of one length are remembered without one of them coming again; then one in so many is. A client that
-puts something of its own into each request costs no more than that."""
+"""Number of requests of one length that are cached without a cache hit. After that, only one in `_RETRY` is cached,
+which limits the cost of a client whose requests all differ."""
 
 _MOST_NUMBER = 2**64 - 1
 
@@ -41,14 +42,14 @@ _FIXED = {1: 8, 5: 4}
 
 
 class Fields(NamedTuple):
-    """Numbers of the fields of a message that may differ from request to request.
+    """Field numbers of the variable fields: the fields in which requests of one template may differ.
 
     Attributes:
-        request: Of the message that holds all the others; 0 if that is the whole.
-        id: Of the request's name.
-        tensor: Of the messages that hold the elements; 0 if these are in the request itself.
-        elements: Of the elements of a tensor.
-        sent: Of the time of sending, a number beside the request; 0 for none.
+        request: Field of the outer message that contains the request; 0 if the request is the outer message.
+        id: Field of the request that contains its id.
+        tensor: Field of the request that contains the tensors; 0 if the request contains the elements directly.
+        elements: Field of a tensor, or of the request, that contains the elements.
+        sent: Field of the outer message that contains the send time, a varint; 0 if there is none.
     """
 
     request: int
@@ -59,7 +60,14 @@ class Fields(NamedTuple):
 
 
 class TensorTemplate(NamedTuple):
-    """A tensor of numbers in a message: its name, its array's shape and dtype, and where its elements are."""
+    """A numeric tensor in a message.
+
+    Attributes:
+        name: Name of the tensor.
+        shape: Shape of its array.
+        dtype: Dtype of its array.
+        at: Position of the elements in the message.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -69,17 +77,18 @@ class TensorTemplate(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """What all requests of one kind share; all of it has been checked.
+    """The constant parts of requests that differ only in the variable fields. They have all been checked.
 
     Attributes:
-        model, selector: As the client writes them.
-        outputs: Names of the outputs wanted; none means all.
-        classes: For each output that is to be classified, how many of its highest values are wanted.
+        model: Model name as the client writes it.
+        selector: Version selector as the client writes it.
+        outputs: Names of the requested outputs; empty for all.
+        classes: For each output to classify, the number of highest values to return.
         timeout: The request's timeout in seconds; None if it has none.
-        routing_key: Of the request itself; "" for none.
-        id: Where the request's name is; None if there is none.
-        sent: Where the time of sending is; None if there is none.
-        tensors: In order.
+        routing_key: The request's routing key; "" if it has none.
+        id: Position of the request's id in the message; None if it has none.
+        sent: Position of the send time in the message; None if it has none.
+        tensors: The inputs, in order.
     """
 
     model: str
@@ -94,19 +103,20 @@ class Template:
 
 
 Found = tuple[Template, str, dict[str, Array], int | None]
-"""A request that is like one before: what it has in common with it, its own id, its tensors by name, and when it was
-sent, None if it does not say."""
+"""A request that matches a template: the template, the request's id, its tensors by name, and its send time in
+milliseconds (None if it has none)."""
 
 
 class Outline(NamedTuple):
-    """Where the parts of a message are that may differ.
+    """The positions of the variable fields in a message.
 
     Attributes:
-        size: Of the message.
-        id, sent: As of `Template`.
-        elements: Of its tensors, in order.
-        common: What is outside of all these.
-        key: Returns that of any message of this layout.
+        size: Size of the message in bytes.
+        id: As for `Template`.
+        sent: As for `Template`.
+        elements: Positions of the elements of each tensor, in order.
+        common: The message's constant bytes.
+        key: Returns the constant bytes of any message with this layout.
     """
 
     size: int
@@ -119,7 +129,7 @@ class Outline(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Layout:
-    """Messages that may differ in the same places."""
+    """Messages of one length with the variable fields at the same positions."""
 
     places: tuple[object, ...]
     key: Callable[[bytes], object]
@@ -131,9 +141,9 @@ class _Size:
     """Messages of one length.
 
     Attributes:
-        layouts: The latest first.
-        tries: Requests that were remembered since one came again.
-        missed: Requests that were not known.
+        layouts: Known layouts, the most recent first.
+        tries: Number of requests cached since the last cache hit.
+        missed: Number of cache misses.
     """
 
     layouts: list[_Layout] = field(default_factory=list)
@@ -142,16 +152,16 @@ class _Size:
 
 
 class Templates:
-    """The requests of one method that are remembered. Used by the event loop and the conversion thread."""
+    """The cached requests of one method. Used by the event loop and the conversion thread."""
 
     def __init__(self, fields: Fields) -> None:
-        """Prepares; `fields` are the protocol's."""
+        """Creates an empty cache for messages whose variable fields are `fields`."""
         self._fields = fields
         self._sizes: dict[int, _Size] = {}
         self._count = 0
 
     def find(self, data: bytes) -> Found | None:
-        """Returns a message's request by the template that it matches; None if it matches none."""
+        """Reads a message with the template that it matches; returns None if it matches none."""
         size = self._sizes.get(len(data))
         if size is None:
             return None
@@ -177,7 +187,7 @@ class Templates:
         return template, request_id, inputs, sent
 
     def outline(self, data: bytes) -> Outline | None:
-        """Returns the places where an unknown message may differ; None if it is not to be remembered."""
+        """Locates the variable fields of an unknown message; returns None if it should not be cached."""
         size = self._sizes.get(len(data))
         if size is not None and size.tries >= _TRIES and size.missed % _RETRY:
             return None
@@ -194,17 +204,17 @@ class Templates:
         timeout: float | None,
         routing_key: str,
     ) -> None:
-        """Keeps a checked request, unless its elements have to be checked each time.
+        """Caches a checked request, unless its elements must be checked each time.
 
         Args:
-            outlined: Its places.
-            model: As of `Template`.
-            selector: As of `Template`.
-            inputs: By name, in the order of the message.
-            outputs: As of `Template`.
-            classes: As of `Template`.
-            timeout: As of `Template`.
-            routing_key: As of `Template`.
+            outlined: Positions of the variable fields.
+            model: As for `Template`.
+            selector: As for `Template`.
+            inputs: Arrays by name, in the order of the message.
+            outputs: As for `Template`.
+            classes: As for `Template`.
+            timeout: As for `Template`.
+            routing_key: As for `Template`.
         """
         if len(inputs) != len(outlined.elements) or any(array.dtype.kind in "Ob" for array in inputs.values()):
             return
@@ -229,7 +239,7 @@ class Templates:
 
 
 def outline(data: bytes, fields: Fields) -> Outline | None:
-    """Returns the places where a message may differ; None if it is not to be remembered."""
+    """Locates the variable fields of a message; returns None if it cannot be cached."""
     try:
         found = _MessageWalk(data, fields)
         if fields.request:
@@ -255,7 +265,7 @@ def outline(data: bytes, fields: Fields) -> Outline | None:
 
 
 def _number(data: bytes, at: slice) -> int:
-    """Returns the number that takes up a place. Raises Malformed if it is shorter."""
+    """Returns the varint that occupies the slice `at`. Raises WireFormatError if the varint is shorter than that."""
     value, stop = read_varint(data, at.start, at.stop)
     if stop != at.stop:
         raise WireFormatError
@@ -263,7 +273,7 @@ def _number(data: bytes, at: slice) -> int:
 
 
 class _MessageWalk:
-    """Looks for what may differ in a message. Raises Malformed if one of these fields is there twice."""
+    """Locates the variable fields of a message. Raises WireFormatError if one is repeated or has an unexpected type."""
 
     def __init__(self, data: bytes, fields: Fields) -> None:
         self._data = data
@@ -273,7 +283,7 @@ class _MessageWalk:
         self.elements: list[slice] = []
 
     def envelope(self, start: int, stop: int) -> None:
-        """Walks through a message that holds the request."""
+        """Walks through an outer message that contains the request."""
         fields, seen = self._fields, False
         for number, wire, at in self._walk(start, stop):
             if number == fields.request:
@@ -315,7 +325,11 @@ class _MessageWalk:
             self.elements.append(at)
 
     def _walk(self, start: int, stop: int) -> list[tuple[int, int, slice]]:
-        """Returns number, wire type and place of the value of each field; not many, or they are not remembered."""
+        """Returns the number, the wire type and the position of the value of each field.
+
+        Raises:
+            WireFormatError: The message is malformed, or has more fields than a cached request may have.
+        """
         data, at = self._data, start
         found: list[tuple[int, int, slice]] = []
         while at < stop:

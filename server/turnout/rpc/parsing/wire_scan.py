@@ -1,8 +1,9 @@
 """Counts the parts of a protobuf message before it is parsed. Pure.
 
-Two bytes are a field, and one an element of a packed list: 64 MiB hold tens of millions, which would be objects of tens
-of bytes each once they are parsed. The scan reads tags and lengths only, and stops at the first one too many; a message
-of a few large tensors takes it ten microseconds, one of a million strings 0.2 s, in a thread.
+A field may take only 2 bytes, and an element of a packed list only 1 byte. A message of 64 MiB can therefore contain
+tens of millions of them, each of which becomes an object of tens of bytes when parsed. The scan only reads tags and
+lengths, and stops as soon as a limit is exceeded. It takes 10 microseconds for a message with a few large tensors, and
+0.2 s, in a thread, for one with a million strings.
 """
 
 from collections.abc import Mapping
@@ -18,10 +19,10 @@ from turnout.serving.inputs.limits import InputLimits, beyond
 from turnout.wire_format import MOST_VARINT_BYTES, WireFormatError, read_varint
 
 MAX_FIELDS = 65536
-"""Most fields of one message, elements of tensors left out."""
+"""Maximum number of fields of a message, not counting the elements of tensors."""
 
 _CONTENTS = frozenset(("InferTensorContents", "Tensor"))
-"""Messages whose repeated fields hold the elements of a tensor, the shape left out."""
+"""Messages whose repeated fields, except `shape`, contain the elements of a tensor."""
 
 _FIXED = {
     FieldDescriptor.TYPE_FLOAT: 4,
@@ -37,14 +38,14 @@ _WIRE_SIZES = {1: 8, 5: 4}
 
 @dataclass(slots=True)
 class _Field:
-    """One field of a message type.
+    """A field of a message type.
 
     Attributes:
-        name: In messages to people.
-        message: The type of its message; None if it does not hold one.
-        width: Bytes of an element of a packed list; 0 for elements of their own length; None if it is not a list of
-            scalars. Lists of elements of one width are copied as they are, and bound by the message's size alone.
-        kind: Which bound its elements count for.
+        name: Name of the field, for error messages.
+        message: Fields of the nested message type; None if the field does not contain a message.
+        width: Size of an element of a packed list in bytes; 0 if elements vary in size; None if the field is not a list
+            of scalars. Lists of fixed-size elements are copied as a whole, so only the size of the message limits them.
+        kind: The limit that the field's elements count toward: "fields", "elements" or "strings".
     """
 
     name: str
@@ -57,7 +58,7 @@ _Plan: TypeAlias = "dict[int, _Field]"
 
 
 class _Excess(Exception):
-    """A limit was reached."""
+    """Raised when a message exceeds a limit."""
 
     def __init__(self, kind: str, path: tuple[str, ...]) -> None:
         super().__init__()
@@ -66,10 +67,11 @@ class _Excess(Exception):
 
 
 def check_message(data: bytes, descriptor: Descriptor, limits: InputLimits) -> None:
-    """Returns if a message has no more parts than allowed, and also if it cannot be parsed at all.
+    """Checks that a message has no more parts than allowed. A malformed message passes; parsing it will fail.
 
     Raises:
-        InvalidTensor: It has too many fields, elements or strings; the error names the field that was one too many.
+        InvalidTensor: The message has too many fields, elements or strings. The error names the field that exceeded the
+            limit.
     """
     try:
         _scan(data, descriptor, {"fields": MAX_FIELDS, "elements": limits.elements, "strings": limits.strings})
@@ -84,7 +86,7 @@ def check_message(data: bytes, descriptor: Descriptor, limits: InputLimits) -> N
 
 
 def is_light(data: bytes, descriptor: Descriptor, pieces: int) -> bool:
-    """Tells whether a message has at most this many fields, elements and strings."""
+    """Returns whether a message has at most `pieces` fields, elements and strings each."""
     try:
         _scan(data, descriptor, {"fields": pieces, "elements": pieces, "strings": pieces})
     except _Excess:
@@ -96,7 +98,7 @@ def _scan(data: bytes, descriptor: Descriptor, left: dict[str, int]) -> None:
     try:
         _walk(data, 0, len(data), _plan(descriptor), left, ())
     except (WireFormatError, IndexError):
-        return  # everything that the parser reads before it gives up has been counted
+        return  # everything that the parser reads before it fails has been counted
 
 
 def _walk(
@@ -144,13 +146,13 @@ def _walk(
             at += _WIRE_SIZES[wire]
             if field is not None and field.kind == "elements":
                 fields = _take(fields + 1, left, "elements", 1, (*path, field.name))
-        elif wire > 4:  # 3 and 4 are the ends of a group, whose fields are counted like others
+        elif wire > 4:  # 3 and 4 mark the start and the end of a group, whose fields are counted like others
             raise WireFormatError
     left["fields"] = fields
 
 
 def _take(fields: int, left: dict[str, int], kind: str, count: int, path: tuple[str, ...]) -> int:
-    """Counts elements, and returns how many fields are left."""
+    """Subtracts `count` from a limit and returns the remaining number of fields. Raises _Excess at the limit."""
     if kind == "fields":
         fields -= count
         rest = fields
@@ -162,19 +164,22 @@ def _take(fields: int, left: dict[str, int], kind: str, count: int, path: tuple[
 
 
 def _packed(data: bytes, at: int, size: int, width: int, most: int) -> int:
-    """Returns how many elements a packed list holds, or a number above `most` if it holds more than that."""
+    """Returns the number of elements in a packed list, or some number above `most` if there are more than `most`."""
     if width:
         return size // width
     if size > most * MOST_VARINT_BYTES:
         return most + 1
-    # Each ends with a byte below 128.
+    # Each varint ends with a byte below 128.
     return int(np.count_nonzero(np.frombuffer(data, np.uint8, size, at) < 128)) if size else 0
 
 
 def _more_strings(data: bytes, at: int, end: int, tag: int, most: int) -> tuple[int, int]:
-    """Returns where a row of short strings ends that one before `at` began, and how many they are with that one.
+    """Skips a run of short strings whose first string ends at `at`.
 
-    The walk itself takes five times as long for each, and tensors of strings may have a million.
+    The general walk takes five times as long for each string, and a tensor may have a million strings.
+
+    Returns:
+        The end of the run, and the number of strings in it, including the first.
     """
     count = 1
     if tag < 128:

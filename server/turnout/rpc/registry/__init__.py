@@ -1,1 +1,1 @@
-"""`turnout.v1.RegistryService`: versions are published and fetched by stream."""
+"""`turnout.v1.RegistryService`: publishes, describes, signs and fetches versions."""

@@ -1,4 +1,4 @@
-"""Sends versions by stream."""
+"""The registry service's method that sends a version over a stream."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -28,13 +28,13 @@ class FetchMethods:
     def __init__(
         self, repository: Repository, threads: CancellableThreads, idle_seconds: float, max_fetches: int
     ) -> None:
-        """Prepares.
+        """Initializes the method.
 
         Args:
-            repository: Has the versions.
-            threads: Run work on the disk.
-            idle_seconds: For a receiver to take more.
-            max_fetches: At the same time.
+            repository: Repository that contains the versions.
+            threads: Threads for disk work.
+            idle_seconds: Maximum time in seconds that a client may take to accept the next message.
+            max_fetches: Maximum number of concurrent fetches.
         """
         self._repository = repository
         self._threads = threads
@@ -42,7 +42,7 @@ class FetchMethods:
         self._fetches_left = max_fetches
 
     async def FetchVersion(self, request: pb.FetchVersionRequest, write: Write) -> None:  # noqa: N802
-        """Sends a version, no faster than its receiver takes it."""
+        """Sends a version, no faster than the client receives it."""
         if not self._fetches_left:
             raise Exhausted("as many fetches are under way as may be", retry_after=_BUSY_SECONDS)
         self._fetches_left -= 1

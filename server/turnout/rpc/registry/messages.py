@@ -1,4 +1,4 @@
-"""Converts the messages of the registry service to the registry's values and back."""
+"""Converts between the messages of the registry service and the registry's types."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -20,16 +20,16 @@ MAX_SKIPS = 32
 MAX_REPORTS_BYTES = 1 << 20
 MAX_BUNDLES, MAX_BUNDLES_BYTES = 16, 1 << 20
 MAX_DETAIL_BYTES = 4 << 10
-"""Of a GatesRefused: a status travels in headers, which have 8 KiB."""
+"""Maximum size of a GatesRefused message in bytes: it is sent in headers, which are limited to 8 KiB."""
 
 _CLIPPED = 160
 
 
 def publish_options(request: pb.PublishUploadRequest) -> PublishOptions:
-    """Reads who publishes, and how.
+    """Returns the publish options of a request.
 
     Raises:
-        InvalidRequest: Something is wrong with it.
+        InvalidRequest: The options are invalid or contradict each other.
     """
     if request.dry_run and request.release:
         raise InvalidRequest.at("dry_run", "publishes nothing, so that there is nothing to release")
@@ -45,10 +45,10 @@ def publish_options(request: pb.PublishUploadRequest) -> PublishOptions:
 
 
 def signature(request: pb.PublishUploadRequest | pb.SignVersionRequest) -> MadeElsewhere:
-    """Reads a signature that was made elsewhere, and checks that its key made it.
+    """Reads a signature that the client made, and verifies it with its public key.
 
     Raises:
-        InvalidRequest: It is not a signature, another key made it, or it is in the format of earlier releases.
+        InvalidRequest: The signature is malformed, was made with another key, or is in the format of earlier releases.
     """
     if request.HasField("signature"):
         raise InvalidRequest.at(
@@ -70,7 +70,7 @@ def signature(request: pb.PublishUploadRequest | pb.SignVersionRequest) -> MadeE
 
 
 def sent_bundles(bundles: Iterable[bytes]) -> Sequence[bytes]:
-    """Returns as many signature bundles as a message takes."""
+    """Returns as many of the signature bundles as fit into a message."""
     sent: list[bytes] = []
     left = MAX_BUNDLES_BYTES
     for bundle in bundles:
@@ -81,7 +81,7 @@ def sent_bundles(bundles: Iterable[bytes]) -> Sequence[bytes]:
 
 
 def published_message(result: PublishResult, release_status: ReleaseStatus) -> pb.PublishedVersion:
-    """Returns a version that exists, or would."""
+    """Converts the result of a publish, or of a dry run, to a message."""
     return pb.PublishedVersion(
         manifest=canonical_bytes(result.manifest),
         digest=result.digest,
@@ -94,7 +94,7 @@ def published_message(result: PublishResult, release_status: ReleaseStatus) -> p
 
 
 def refused_message(error: GateRefused) -> pb.GatesRefused:
-    """Returns the results of gates that refused a version, in at most `MAX_DETAIL_BYTES`."""
+    """Returns the results of the gates that rejected a version, shortened if they exceed `MAX_DETAIL_BYTES`."""
     candidate = error.candidate
     message = pb.GatesRefused(
         version=str(candidate.manifest.version),

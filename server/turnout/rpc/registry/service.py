@@ -11,13 +11,13 @@ from turnout.rpc.registry.versions import PublishedVersionMethods
 
 @dataclass(frozen=True, slots=True)
 class RegistryServicer:
-    """Receives and sends versions.
+    """The objects that implement the registry service.
 
     Attributes:
-        uploads: Receives versions.
-        versions: Describes them, and keeps their signatures.
-        fetches: Sends them.
-        threads: Run work on the disk.
+        uploads: Methods that receive versions.
+        versions: Methods that describe versions and store their signatures.
+        fetches: Methods that send versions.
+        threads: Threads for disk work.
     """
 
     uploads: UploadMethods
@@ -26,5 +26,5 @@ class RegistryServicer:
     threads: CancellableThreads
 
     def stop(self, cause: TurnoutError) -> None:
-        """Ends running work, and refuses new work: callers that wait get the cause."""
+        """Cancels running work and rejects new work. Waiting callers get `cause` as their error."""
         self.threads.stop(cause)

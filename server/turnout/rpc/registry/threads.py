@@ -1,4 +1,4 @@
-"""Runs the registry service's blocking work in its own threads, at a lower priority than requests."""
+"""Runs the registry service's blocking work in dedicated threads, at a lower priority than requests."""
 
 import asyncio
 import contextvars
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class CancellableThreads:
-    """Runs blocking calls; cancels those whose caller is gone, and all of them once the server stops."""
+    """Runs blocking calls in threads. Cancels a call if its caller disconnects, and all calls when the server stops."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -22,16 +22,16 @@ class CancellableThreads:
         self._stopped: TurnoutError | None = None
 
     def stop(self, cause: TurnoutError) -> None:
-        """Ends running work, and refuses new work: callers that wait get the cause."""
+        """Cancels running work and rejects new work. Waiting callers get `cause` as their error."""
         self._stopped = cause
         for cancellation in self._working:
             cancellation.cancel(cause)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a call in a thread, and returns its result.
+        """Runs a call in a thread and returns its result.
 
         Raises:
-            TurnoutError: As the call does, or what the threads were stopped with.
+            TurnoutError: The call raised it, or it was passed to `stop`.
         """
         if self._stopped is not None:
             raise self._stopped
@@ -41,20 +41,20 @@ class CancellableThreads:
             with cancellation.applies():
                 return call(*args, **kwargs)
 
-        context = contextvars.copy_context()  # it says which models the caller may see
+        context = contextvars.copy_context()  # contains the models that the caller may see
         future = asyncio.get_running_loop().run_in_executor(self._executor, context.run, work)
         self._working.add(cancellation)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             cancellation.cancel(RequestCancelled("whoever asked for it is gone"))
-            # It ends at its next step: what it uses stays reserved until then, and what it published is published.
+            # The call ends at its next cancellation point. Until then, keep its resources reserved.
             await asyncio.wait([future])
             if not future.cancelled():
-                future.exception()  # retrieved, since nobody else will
+                future.exception()  # marks the exception as retrieved
             raise
         except WorkCancelled as error:
             raise error.cause from None
         finally:
             self._working.discard(cancellation)
-            del future  # it holds the error, whose traceback leads here
+            del future  # breaks the cycle of future, error, traceback and this frame

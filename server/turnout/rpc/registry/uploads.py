@@ -1,4 +1,4 @@
-"""Publishes by stream: collects uploads, then publishes them."""
+"""Methods of the registry service that receive uploads and publish them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +29,7 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 
 class UploadMethods:
-    """Receives versions."""
+    """Receives and publishes versions."""
 
     def __init__(
         self,
@@ -40,15 +40,15 @@ class UploadMethods:
         threads: CancellableThreads,
         idle_seconds: float,
     ) -> None:
-        """Prepares.
+        """Initializes the methods.
 
         Args:
-            uploads: Of publishers, under way.
-            operations: Releases the published version, if that is asked for.
+            uploads: Uploads in progress.
+            operations: Releases the published version if the request asks for it.
             release_state: Returns the release state of a model. Blocking.
-            refresh: Makes the server see the published version.
-            threads: Run work on the disk.
-            idle_seconds: For more of an upload to come.
+            refresh: Makes the server discover the published version.
+            threads: Threads for disk work.
+            idle_seconds: Maximum time in seconds between two messages of an upload.
         """
         self._uploads = uploads
         self._operations = operations
@@ -62,7 +62,7 @@ class UploadMethods:
         return self._uploads.model_of(upload_id)
 
     async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
-        """Opens an upload, or finds it again."""
+        """Opens an upload, or resumes an existing one."""
         upload_manifest = UploadManifest(
             request.model,
             announced_version(request.version),
@@ -77,7 +77,7 @@ class UploadMethods:
     async def UploadFiles(  # noqa: N802
         self, requests: AsyncIterator[pb.UploadFilesRequest]
     ) -> pb.UploadFilesResponse:
-        """Collects what a client sends."""
+        """Stores the file chunks that a client sends."""
         first = await self._next(requests)
         if first is None:
             raise InvalidRequest.at("upload_id", "expected in the first message, and none came")
@@ -91,12 +91,12 @@ class UploadMethods:
         return pb.UploadFilesResponse(received=self._uploads.received(first.upload_id))
 
     async def DescribeUpload(self, request: pb.DescribeUploadRequest) -> pb.DescribeUploadResponse:  # noqa: N802
-        """Says which version an upload would become."""
+        """Describes the version that an upload would become."""
         result = await self._threads.run(self._uploads.describe, request.upload_id)
         return pb.DescribeUploadResponse(version=await self._message(result))
 
     async def PublishUpload(self, request: pb.PublishUploadRequest) -> pb.PublishUploadResponse:  # noqa: N802
-        """Runs the gates and makes the version exist."""
+        """Runs the gates on an upload and publishes it as a version."""
         check_record(request.actor, request.reason)
         try:
             result, released = await self._threads.run(self._publish, request)

@@ -1,4 +1,4 @@
-"""Describes published versions, and stores their signatures."""
+"""Methods of the registry service that describe published versions and store their signatures."""
 
 from collections.abc import Awaitable, Callable
 
@@ -19,7 +19,7 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 
 class PublishedVersionMethods:
-    """Describes published versions, and stores their signatures."""
+    """Describes published versions and stores their signatures."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class PublishedVersionMethods:
         refresh: Callable[[], Awaitable[None]],
         threads: CancellableThreads,
     ) -> None:
-        """Prepares.
+        """Initializes the methods.
 
         Args:
-            repository: Has the versions.
+            repository: Repository that contains the versions.
             release_writer: Records signatures.
             release_state: Returns the release state of a model. Blocking.
             trust: Returns the trusted signers of a model. Blocking.
-            refresh: Makes the server see the signature.
-            threads: Run work on the disk.
+            refresh: Makes the server discover the signature.
+            threads: Threads for disk work.
         """
         self._repository = repository
         self._release_writer = release_writer
@@ -48,7 +48,7 @@ class PublishedVersionMethods:
         self._threads = threads
 
     async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:  # noqa: N802
-        """Stores a signature of a version."""
+        """Stores a signature for a version."""
         check_record(request.actor, request.reason)
         changed = await self._threads.run(self._sign, request)
         await self._refresh()

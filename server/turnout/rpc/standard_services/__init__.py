@@ -1,1 +1,1 @@
-"""gRPC's own services: health, reflection, channelz."""
+"""The standard gRPC services: health, reflection and channelz."""

@@ -1,7 +1,7 @@
-"""`grpc.channelz.v1`, with the data of gRPC's core.
+"""`grpc.channelz.v1`, with data from the gRPC core.
 
-grpcio-channelz has a servicer of its own. It ends a call with INTERNAL and the parser's words wherever the core tells a
-field that its messages do not have, as that of 1.85 does; fields that nobody knows are left out here.
+The servicer of grpcio-channelz is not used, because it ends a call with INTERNAL and the parser's error message if the
+core returns a field that its messages do not define, as the core of gRPC 1.85 does. This servicer ignores such fields.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class ChannelzServicer:
 
 
 def _read(message: MessageT, ask: Callable[..., Any], *arguments: int) -> MessageT:
-    """Fills `message` with the core's data."""
+    """Fills `message` with data from the core. Raises NotFoundError if the core does not know the id."""
     try:
         document = ask(*arguments)
     except ValueError:

@@ -1,7 +1,7 @@
 """`grpc.health.v1`: Check and Watch, for the server, its services and single models.
 
-Names: "" and each service's full name follow the server's readiness; `model:NAME` and `model:NAME@SELECTOR` are SERVING
-while what they name answers requests, if need be once it was loaded for the first.
+The names "" and the full name of each service report the server's readiness. `model:NAME` and `model:NAME@SELECTOR` are
+SERVING while a request for that version would be answered, including a version that would be loaded on demand.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class HealthServicer:
-    """Tells which services and models are ready."""
+    """Reports which services and models are ready."""
 
     def __init__(self, catalog: Catalog, router: Router, ready: Callable[[], bool], services: frozenset[str]) -> None:
-        """Prepares.
+        """Initializes the servicer.
 
         Args:
-            catalog: Notifies about each change.
+            catalog: Catalog of models and versions, which notifies about each change.
             router: Resolves selectors.
-            ready: Tells whether the server as a whole takes requests.
-            services: Full names of the services served.
+            ready: Returns whether the server as a whole is ready.
+            services: Full names of the offered services.
         """
         self._catalog = catalog
         self._router = router
@@ -38,11 +38,11 @@ class HealthServicer:
         self._services = services
 
     async def Check(self, request: Any) -> Any:  # noqa: N802 - gRPC's
-        """Returns the present status; NOT_FOUND for an unknown name."""
+        """Returns the current status; NOT_FOUND for an unknown name."""
         return _Status(status=self._status(request.service))
 
     async def Watch(self, request: Any, write: Callable[[Any], Awaitable[None]]) -> None:  # noqa: N802 - gRPC's
-        """Sends the present status and then each change; SERVICE_UNKNOWN for a name that is still unknown."""
+        """Sends the current status and then each change; SERVICE_UNKNOWN while the name is unknown."""
         last = -1
         while True:
             last = await self._next_status(request.service, last)
@@ -51,7 +51,8 @@ class HealthServicer:
     async def _next_status(self, service: str, last: int) -> int:
         """Returns the status of a service once it differs from `last`.
 
-        The catalog tells of most changes at once; readiness and policies change without it.
+        The catalog notifies about most changes immediately. Readiness and policies change without a notification, so
+        the status is also polled.
         """
         while True:
             with contextlib.suppress(TimeoutError):
@@ -74,13 +75,13 @@ class HealthServicer:
         name, _, selector = service[len(_MODEL) :].partition("@")
         self._catalog.snapshot.model(name)
         try:
-            self._router.route(name, selector, "", baseline_only=True)  # a question, which does not count in the split
+            self._router.route(name, selector, "", baseline_only=True)  # does not count in the split
         except (NotFoundError, InvalidSelector):
             if selector:
                 raise
-            return int(_Status.NOT_SERVING)  # the model exists, but nothing of it is released
+            return int(_Status.NOT_SERVING)  # the model exists, but has no released version
         except VersionOnDemand:
-            pass  # a request would load it, and be answered
+            pass  # a request would load the version and be answered
         except TurnoutError:
             return int(_Status.NOT_SERVING)
         return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)

@@ -1,7 +1,8 @@
-"""`grpc.reflection`, v1 and v1alpha: what a listener serves, by the names that clients call.
+"""`grpc.reflection`, v1 and v1alpha: describes the services of a listener under the names that clients call.
 
-The two differ in the name of their package alone, so one servicer answers both with messages of v1alpha. Services that
-clients call by the name of another package than that of our messages are described under that name.
+The two versions differ only in their package name, so one servicer answers both with messages of v1alpha. If clients
+call a service under a different package name than the package of our messages, the service is described under the
+clients' name.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence, Set
@@ -26,15 +27,15 @@ class ReflectionServicer:
     """Describes services."""
 
     def __init__(self, services: Mapping[str, ServiceDescriptor]) -> None:
-        """Prepares.
+        """Initializes the servicer.
 
         Args:
-            services: By the name that clients call; reflection itself is added.
+            services: Descriptors of the services, by the name that clients call. Reflection itself is added.
         """
         self._described = {**services, ALPHA.full_name: ALPHA, V1: ALPHA}
         self._names = sorted(self._described)
 
-    # What follows is looked up in; it takes 10 ms to make, and most servers are never asked.
+    # The lookup tables take 10 ms to build, and most servers are never queried, so they are built on first use.
 
     @cached_property
     def _files(self) -> Mapping[str, FileDescriptorProto]:
@@ -59,7 +60,7 @@ class ReflectionServicer:
     async def ServerReflectionInfo(  # noqa: N802 - gRPC's
         self, requests: AsyncIterator[pb.ServerReflectionRequest], write: Write
     ) -> None:
-        """Answers each question in turn."""
+        """Answers each request in turn."""
         async for request in requests:
             await write(self._answer(request))
 
@@ -92,10 +93,10 @@ class ReflectionServicer:
         return response
 
     def _put(self, response: pb.ServerReflectionResponse, file: str) -> None:
-        """Puts a file and all that it imports into a response, itself first.
+        """Adds a file and then all files that it imports, directly or indirectly, to a response.
 
         Raises:
-            KeyError: There is no such file.
+            KeyError: The file does not exist.
         """
         files: dict[str, bytes] = {}
         waiting = [file]
@@ -107,7 +108,7 @@ class ReflectionServicer:
 
 
 def _messages(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]]:
-    """Returns the messages that a file defines, by full name; those within others too."""
+    """Yields the messages that a file defines, including nested ones, with their full names."""
     waiting = [(file.package, message) for message in file.message_type]
     while waiting:
         scope, message = waiting.pop()
@@ -117,7 +118,7 @@ def _messages(file: FileDescriptorProto) -> Iterator[tuple[str, DescriptorProto]
 
 
 def _symbols(file: FileDescriptorProto) -> Iterator[str]:
-    """Returns the full names of all that a file defines."""
+    """Yields the full names of all symbols that a file defines."""
     enums: list[tuple[str, EnumDescriptorProto]] = [(file.package, enum) for enum in file.enum_type]
     for name, message in _messages(file):
         yield name
@@ -126,7 +127,7 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
         yield from (f"{name}.{oneof.name}" for oneof in message.oneof_decl)
     for scope, enum in enums:
         yield f"{scope}.{enum.name}"
-        yield from (f"{scope}.{value.name}" for value in enum.value)  # as in C++, beside their enum
+        yield from (f"{scope}.{value.name}" for value in enum.value)  # siblings of their enum, as in C++
     for service in file.service:
         yield f"{file.package}.{service.name}"
         yield from (f"{file.package}.{service.name}.{method.name}" for method in service.method)
@@ -134,7 +135,7 @@ def _symbols(file: FileDescriptorProto) -> Iterator[str]:
 
 
 def _files(services: Mapping[str, ServiceDescriptor]) -> Iterator[tuple[str, FileDescriptorProto]]:
-    """Returns the files that describe services, by name, each after those that it imports."""
+    """Yields the files that describe services, with their names. Each file follows the files that it imports."""
     for name, service in services.items():
         rename = _Rename(service.file.package, name.rpartition(".")[0])
         for file in _with_imports(service.file):
@@ -154,22 +155,22 @@ def _with_imports(file: FileDescriptor) -> Sequence[FileDescriptor]:
 
 @dataclass(frozen=True, slots=True)
 class _Rename:
-    """Puts what files define in a package into another.
+    """Renames a package in file descriptors.
 
     Attributes:
-        ours: Name of the package.
-        theirs: Name of the other.
+        ours: Name of the package in our files.
+        theirs: Name under which clients call it.
     """
 
     ours: str
     theirs: str
 
     def apply(self, file: FileDescriptorProto, packages: Mapping[str, str]) -> None:
-        """Renames what a file defines and names.
+        """Renames the package in a file's definitions and references.
 
         Args:
-            file: Is changed.
-            packages: Of the files that it imports, by their names.
+            file: The file descriptor, which is modified.
+            packages: Package names of the files that it imports, by file name.
         """
         file.dependency[:] = [self._file(name) if packages[name] == self.ours else name for name in file.dependency]
         if file.package == self.ours:

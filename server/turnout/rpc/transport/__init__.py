@@ -1,4 +1,5 @@
-"""What carries gRPC calls: a narrow port, and its implementations.
+"""Transports that carry gRPC calls to methods over HTTP/2.
 
-`port` says what a method sees of a call; `h2corn` and `grpcio` carry calls to methods over HTTP/2.
+`port` defines the interface between transports and methods. `h2corn` (with the ASGI application in `asgi`) and `grpcio`
+implement it.
 """

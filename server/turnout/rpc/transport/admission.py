@@ -1,4 +1,4 @@
-"""Admission for a transport that has none of its own."""
+"""Applies admission control to methods, for a transport that does not do so itself."""
 
 from turnout.admission import Admission
 from turnout.errors import TurnoutError
@@ -17,7 +17,7 @@ from turnout.rpc.transport.port import (
 
 
 def admitted(methods: Methods, admission: Admission) -> Methods:
-    """Returns methods that refuse calls as `admission` says, and count those that they take."""
+    """Wraps methods so that they reject calls that `admission` does not admit, and count the calls that it does."""
     return {
         path: method if path.startswith(ALWAYS_TAKEN) else _admitted(method, admission)
         for path, method in methods.items()

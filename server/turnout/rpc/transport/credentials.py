@@ -1,4 +1,4 @@
-"""A listener's identity as grpcio takes it."""
+"""Converts a listener's identity to grpcio credentials."""
 
 import grpc
 
@@ -7,10 +7,10 @@ from turnout.tls.identity import IdentitySource, ServerIdentity
 
 
 def server_credentials(identity: IdentitySource) -> grpc.ServerCredentials:
-    """Returns credentials that follow `identity`, which grpcio asks at each handshake, in a thread of its own.
+    """Returns credentials that follow changes of `identity`. grpcio calls it at each handshake, in a separate thread.
 
     Raises:
-        ConfigError: The identity asks clients for a certificate that they may leave out, which grpcio cannot.
+        ConfigError: The identity makes client certificates optional, which grpcio does not support.
     """
     used = identity()
     if used.client_certificates == "optional":
@@ -29,7 +29,7 @@ def server_credentials(identity: IdentitySource) -> grpc.ServerCredentials:
     required = used.client_certificates == "required"
     return grpc.dynamic_ssl_server_credentials(
         _configuration(used),
-        changed,  # type: ignore[arg-type] # None says that nothing changed, which types-grpcio does not know
+        changed,  # type: ignore[arg-type] # types-grpcio lacks None, which means no change
         require_client_authentication=required,
     )
 

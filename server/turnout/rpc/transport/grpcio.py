@@ -1,4 +1,4 @@
-"""The port on grpc.aio."""
+"""The transport on grpc.aio."""
 
 import asyncio
 import time
@@ -22,18 +22,18 @@ Options: TypeAlias = Sequence[tuple[str, int]]
 
 
 class GrpcioListener:
-    """Carries calls by gRPC's C core."""
+    """A listener on the gRPC C core."""
 
     def __init__(
         self, methods: Methods, address: Address, options: Options, identity: IdentitySource | None = None
     ) -> None:
-        """Binds an address, on the running event loop.
+        """Binds an address. Must be called on the running event loop.
 
         Args:
-            methods: By path.
-            address: Where to listen; port 0 for any that is free.
-            options: Of the core.
-            identity: Its certificate and key; None for plain text.
+            methods: Methods by path.
+            address: Address to listen on; port 0 selects a free port.
+            options: Channel options of the gRPC core.
+            identity: The listener's certificate and key; None for plain text.
 
         Raises:
             ConfigError: The address cannot be bound, or the core does not support the TLS settings.
@@ -51,15 +51,15 @@ class GrpcioListener:
 
     @property
     def address(self) -> Address:
-        """Where it listens, with the real port."""
+        """The address that the listener is bound to, with the actual port."""
         return self._address
 
     async def start(self) -> None:
-        """Starts to accept connections."""
+        """Starts accepting connections."""
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Tells clients to go elsewhere, waits `grace` seconds for calls under way, then cancels the rest."""
+        """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then cancels the rest."""
         try:
             await self._server.stop(grace)
         except asyncio.CancelledError:
@@ -68,7 +68,7 @@ class GrpcioListener:
 
 
 class GrpcioCall(Stream):
-    """A call of grpc.aio; a unary one is never read from or written to."""
+    """A grpc.aio call. `read` and `write` are not used for unary calls."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -81,12 +81,12 @@ class GrpcioCall(Stream):
         return tuple(self._context.invocation_metadata() or ())
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
-        """Tells whether `metadata` has one of the keys."""
+        """Returns whether `metadata` contains one of the keys."""
         return any(key.encode() in keys for key, _ in self._context.invocation_metadata() or ())
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` of the client's deadline; None if it set none."""
+        """The client's deadline on the `time.monotonic()` clock, in seconds; None if it set none."""
         remaining = self._context.time_remaining()
         return None if remaining is None else time.monotonic() + remaining
 
@@ -97,20 +97,20 @@ class GrpcioCall(Stream):
 
     @property
     def authorization(self) -> str:
-        """The `authorization` header; "" if there is none. Several are one with commas."""
+        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas."""
         metadata = self._context.invocation_metadata() or ()
         return ", ".join(str(value) for key, value in metadata if key == "authorization")
 
     @property
     def certificate(self) -> str:
-        """The client's own certificate, in PEM; "" if it showed none, or the call has ended."""
+        """The client's leaf certificate in PEM; "" if it presented none, or if the call has ended."""
         if self._context.done():
-            return ""  # the core has freed the call, and asking it would crash the process
+            return ""  # the core has freed the call; using it would crash the process
         found = self._context.auth_context().get("x509_pem_cert", ())
         return next((pem.decode() for pem in found), "")
 
     async def read(self) -> bytes | None:
-        """Returns the client's next message; None once it has sent its last."""
+        """Returns the client's next message; None after its last message."""
         try:
             message = await self._context.read()
         except Exception:
@@ -119,7 +119,7 @@ class GrpcioCall(Stream):
         return message if isinstance(message, bytes) else None  # grpc.aio.EOF
 
     async def write(self, message: bytes) -> None:
-        """Sends a message; returns when there is room for the next."""
+        """Sends a message. Returns when there is room for the next one."""
         try:
             await self._context.write(message)
         except Exception:
@@ -127,7 +127,7 @@ class GrpcioCall(Stream):
             raise
 
     def _raise_if_cancelled(self) -> None:
-        """Raises CancelledError if the client left: gRPC says so by exceptions of many kinds."""
+        """Raises CancelledError if the client disconnected, which gRPC reports with many kinds of exceptions."""
         if self._context.done():
             raise asyncio.CancelledError from None
 
@@ -139,7 +139,7 @@ class _Handlers(grpc.GenericRpcHandler):
         self._handlers: Mapping[str, Handler] = {path: _handler(method) for path, method in methods.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
-        """Returns the handler of a call; None if there is no such method."""
+        """Returns the handler for a call; None if the method does not exist."""
         return self._handlers.get(handler_call_details.method)
 
 
@@ -183,11 +183,12 @@ def _streaming(serve: Callable[[Stream], Awaitable[None]]) -> Callable[[object, 
 
 
 async def _ending(context: Context, status: Status) -> BaseException:
-    """Ends a call with a status, and returns the exception for its handler to raise.
+    """Ends a call with a status, and returns the exception that the handler must raise.
 
-    gRPC keeps the error that ends a call in the call's context, which the error's traceback leads back to: until Python
-    looks for such cycles, each refused message of 24 MiB kept 75 MiB. So callers must first leave the `except` block
-    whose error leads to the message, and drop the message.
+    gRPC stores the error that ends a call in the call's context, and the error's traceback refers back to the context.
+    This cycle kept 75 MiB in memory for each rejected message of 24 MiB until the garbage collector ran. A caller must
+    therefore leave the `except` block whose error refers to the message, and delete the message, before it calls this
+    function.
     """
     if context.done():
         return asyncio.CancelledError()

@@ -1,19 +1,21 @@
-"""Listeners on h2corn: HTTP/2 in Rust, each request a task of this process's own event loop.
+"""Listeners on h2corn, an HTTP/2 server in Rust that runs each request as a task on this process's event loop.
 
-One listening socket, one generation of the server at a time:
+A listener has one listening socket and runs a succession of h2corn servers, called generations:
 
-    start -> serving -> show:  the next generation takes over the socket, this one keeps the connections that it has
-                     -> age:   the next generation takes over the socket, this one finishes what it has begun
-                     -> stop:  the next generation does nothing but refuse, until this one has finished
+    start -> serving -> show:  the next generation takes over the socket, this one keeps its connections
+                     -> age:   the next generation takes over the socket, this one finishes its calls
+                     -> stop:  the next generation only rejects calls, until this one has finished
 
-h2corn takes no more connections once it is told to stop, and those that come then would wait in the socket's queue for
-a server that never asks for them; so there is always a generation that does.
+An h2corn server that is shutting down accepts no more connections. New connections would then wait in the socket's
+queue indefinitely, so there is always one generation that accepts them.
 
-Nor can it be told to take no more and keep what it has: its GOAWAY is followed by the end of the connection as soon as
-no call is open, and what a client sent meanwhile fails ("Broken pipe"; 1 of some 10,000 calls). So a generation that
-certificates retire is not told: its event loop (tokio's epoll) is made to look at the listening socket no more.
+h2corn cannot stop accepting connections and keep the existing ones. After its GOAWAY, it closes a connection as soon as
+no call is open, and a call that the client sends at that moment fails ("Broken pipe"; about 1 in 10,000 calls).
+Therefore a generation that is replaced because of new certificates is not shut down. Instead, its event loop (tokio's
+epoll) is made to stop watching the listening socket.
 
-`Server._serve_worker_fds` is what h2corn's own workers call: the public `serve` without a banner in this server's log.
+`Server._serve_worker_fds` is the function that h2corn's own workers call. It does the same as the public `serve`, but
+writes no banner to this server's log.
 """
 
 import asyncio
@@ -43,31 +45,33 @@ from turnout.rpc.transport.lingering_close import LingeringClose
 from turnout.tls.identity import ServerIdentity
 
 _CUT_SECONDS = 1.0
-"""Seconds for the answers of ended calls to be sent before their connections are cut."""
+"""Time in seconds that calls which were ended have to send their responses before their connections are cut."""
 
 _RETIRED_SECONDS = 30 * 86400.0
-"""How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
-generation begins, and for other reasons to end them there is `stop`."""
+"""Time in seconds that h2corn gives the calls of a generation that was replaced because of new certificates. h2corn
+requires this value when the generation starts. `stop` ends the calls earlier if necessary."""
 
 _QUIET_SECONDS = 86400.0
-"""Seconds after which clients of a retired generation are told to reconnect."""
+"""Time in seconds after which the clients of a replaced generation are asked to reconnect."""
 
 _MOST_QUIET = 32
-"""Most retired generations; beyond that the oldest is ended sooner. Each holds six descriptors."""
+"""Maximum number of replaced generations, each of which uses six file descriptors. Beyond that, the oldest is ended."""
 
 _WINDOW_BYTES = 4 << 20
-"""That a client may send before it is read: what each connection may hold, and enough for 1 Gbit/s over 30 ms."""
+"""HTTP/2 window size in bytes: the unread data that a connection may hold. Sufficient for 1 Gbit/s at 30 ms latency."""
 
 _BACKLOG_STALLS = 10
-"""Factor between the time that a client may read nothing and the time that it may have unread data: h2corn ignores
-progress there, and a slow client that fetches large answers one after another always has some."""
+"""Ratio of the write timeout to the stall timeout. The write timeout limits how long a client may have unread data,
+regardless of progress, and a slow client that fetches one large response after another always has unread data."""
 
 _CORES_FOR_TWO_THREADS = 4
-"""With fewer, one thread reads and writes connections. A second, h2corn's default, took turns with it, the event loop
-and the client (on two cores, 16 in flight, without it: 8.3 -> 10.4 thousand requests a second, p99 8.2 -> 6.3 ms)."""
+"""Number of cores below which h2corn uses one thread instead of its default of two. On two cores with 16 requests in
+flight, the second thread competes with the event loop and the client: using one thread raised the throughput from 8,300
+to 10,400 requests per second, and lowered the p99 latency from 8.2 to 6.3 ms."""
 
 _RESTART_SECONDS = 0.2
-"""Seconds before a generation follows one that failed: it may lack something scarce, such as file descriptors."""
+"""Delay in seconds before a failed generation is replaced. The failure may be due to a temporary shortage, such as of
+file descriptors."""
 
 _IN_MEMORY = Path("in memory")
 
@@ -76,19 +80,19 @@ _STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits of connections.
+    """Limits of connections. All times are in seconds.
 
     Attributes:
-        connections: Most at once; more wait to be accepted.
-        streams: Most calls at once on a connection.
-        header_bytes: Of a request's headers.
-        headers: Most of them.
-        header_seconds: For a connection to show its protocol, and for headers to be complete once begun.
-        body_seconds: For more of a body to arrive.
-        stall_seconds: For a client to read more of an answer.
-        idle_seconds: For a connection without a request to have one.
-        age_seconds: Interval at which all clients are told to reconnect; 0 for never.
-        grace_seconds: For calls to end once the listener, or a generation of it, stops.
+        connections: Maximum number of open connections; further ones wait to be accepted.
+        streams: Maximum number of concurrent calls on a connection.
+        header_bytes: Maximum size of a request's headers in bytes.
+        headers: Maximum number of headers of a request.
+        header_seconds: Timeout for the handshake of a connection, and for receiving a request's headers.
+        body_seconds: Maximum pause within a request body.
+        stall_seconds: Maximum time in which a client reads nothing of a response.
+        idle_seconds: Maximum time without a request before a connection is closed.
+        age_seconds: Interval at which all clients are asked to reconnect; 0 for never.
+        grace_seconds: Time for calls to finish when the listener, or one of its generations, stops.
     """
 
     connections: int
@@ -108,8 +112,8 @@ class ListenerApplication:
     """The application that a listener serves.
 
     Attributes:
-        open: Makes the application of a generation, which keeps its calls in what it is given.
-        unary_paths: Paths of methods whose clients send one message, and have no reason to pause within it.
+        open: Creates the application for a generation, which registers its calls in the given RunningCalls.
+        unary_paths: Paths of methods whose clients send a single message, and so have no reason to pause.
     """
 
     open: Callable[[RunningCalls], Application]
@@ -118,13 +122,13 @@ class ListenerApplication:
 
 @dataclass(slots=True, eq=False)
 class _Generation:
-    """One run of the server.
+    """One h2corn server in the succession that a listener runs.
 
     Attributes:
-        server: The running server.
-        calls: Its calls in flight.
-        serving: Ends when it has finished.
-        descriptors: Its own descriptors of the listening socket, if they may be read.
+        server: The h2corn server.
+        calls: The server's calls in flight.
+        serving: Task that ends when the server has finished.
+        descriptors: The server's own descriptors of the listening socket. Only determined for listeners with TLS.
     """
 
     server: h2corn.Server
@@ -134,7 +138,7 @@ class _Generation:
 
 
 class H2cornListener:
-    """Carries calls and HTTP requests to an ASGI application."""
+    """A listener that passes gRPC calls and HTTP requests to an ASGI application."""
 
     def __init__(
         self,
@@ -145,15 +149,15 @@ class H2cornListener:
         log: FilteringBoundLogger,
         identity: ServerIdentity | None = None,
     ) -> None:
-        """Prepares.
+        """Initializes the listener.
 
         Args:
-            listening: A bound socket, which the listener closes.
-            host: The host to listen on, as configured.
-            application: Serves the requests.
-            limits: The limits of connections.
-            log: Receives a line when a generation ends by itself.
-            identity: Its certificate and key, and what it asks of clients; None for plain text.
+            listening: A listening socket, which the listener takes over and closes.
+            host: The configured host to listen on.
+            application: Application that serves the requests.
+            limits: Limits of connections.
+            log: Logger for generations that fail.
+            identity: The listener's certificate, key and policy for client certificates; None for plain text.
         """
         self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
@@ -172,21 +176,21 @@ class H2cornListener:
 
     @property
     def address(self) -> Address:
-        """Where it listens, with the real port."""
+        """The address that the listener is bound to, with the actual port."""
         return self._address
 
     async def start(self) -> None:
-        """Starts to accept connections."""
+        """Starts accepting connections."""
         allow_ended(asyncio.get_running_loop())
         self._current = await self._begin()
         if self._limits.age_seconds:
             self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
 
     async def show(self, identity: ServerIdentity) -> None:
-        """Uses another identity for new connections; calls in flight go on as long as they take.
+        """Uses another identity for new connections. Existing connections and their calls are not interrupted.
 
         Raises:
-            ConfigError: h2corn cannot use it; nothing changes then.
+            ConfigError: h2corn cannot use the identity. The previous one stays in use.
         """
         before, self._identity = self._identity, identity
         if self._stopping:
@@ -198,9 +202,14 @@ class H2cornListener:
             raise ConfigError(f"{self._address}: connections cannot be shown another certificate: {error}") from error
 
     async def _replace(self, grace: float | None) -> None:
-        """Lets the next generation accept connections; the present one has `grace` seconds to finish its calls."""
+        """Starts the next generation, and retires the current one.
+
+        Args:
+            grace: Time in seconds that the current generation has to finish its calls; None to let it keep its
+                connections.
+        """
         following = await self._begin()
-        if self._stopping:  # meanwhile
+        if self._stopping:  # `stop` was called while the generation started
             self._retire(following, None)
             return
         retired, self._current = self._current, following
@@ -215,7 +224,7 @@ class H2cornListener:
             self._retire(retired, None)
 
     def _keep(self, generation: _Generation) -> None:
-        """Keeps a generation that accepts no more connections: most of those it has will end by themselves."""
+        """Keeps a generation that accepts no new connections, since most of its connections will end by themselves."""
         timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._retire_quiet, generation)
         self._quiet[generation] = timer
         if len(self._quiet) > _MOST_QUIET:
@@ -226,15 +235,15 @@ class H2cornListener:
         self._retire(generation, None)
 
     async def stop(self, grace: float) -> None:
-        """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
+        """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then ends the rest.
 
-        Until then new connections are accepted, and the application refuses their calls.
+        In the meantime, new connections are accepted, and the application rejects their calls.
         """
         self._stopping = True
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
-        if last is None:  # it failed, and another one may just be beginning
+        if last is None:  # the last generation failed, and another may be starting
             await self._cut()
             self._lingering.close()
             self._socket.close()
@@ -249,14 +258,14 @@ class H2cornListener:
             self._socket.close()
 
     async def _finish_begun(self, last: _Generation, grace: float) -> None:
-        """Stops, in the order that loses no answer: `last` took connections until now."""
+        """Stops all generations in an order that loses no responses. `last` is the one that accepts connections."""
         following = await self._begin()
         self._retire(last, None)
         for generation in list(self._quiet):
             self._retire_quiet(generation)
         for generation in self._retired:
             generation.calls.end_uncounted(_STOPPED)
-        # What a change of certificates left to itself is waited for no longer than the rest.
+        # Generations that were replaced because of new certificates get no more time than the others.
         await asyncio.wait(self._side_tasks, timeout=min(grace, self._limits.grace_seconds))
         for generation in self._retired:
             generation.calls.end_all(_STOPPED)
@@ -268,7 +277,7 @@ class H2cornListener:
         await self._lingering.finish()
 
     async def _let_go(self) -> None:
-        """Waits a moment for ended calls to finish, and cuts the connections of those that do not."""
+        """Waits briefly for ended calls to finish, then cuts the connections of those that have not."""
         if self._side_tasks:
             await asyncio.wait(self._side_tasks, timeout=_CUT_SECONDS)
         if self._side_tasks:
@@ -276,8 +285,8 @@ class H2cornListener:
             await asyncio.wait(self._side_tasks)
 
     async def _cut(self) -> None:
-        """Ends every generation at once: nothing listens any more, and all connections close soon."""
-        with contextlib.suppress(OSError):  # only Linux ends a socket so for all descriptors of it, h2corn's as well
+        """Ends all generations immediately. Stops listening, and cuts all connections."""
+        with contextlib.suppress(OSError):  # only on Linux does this also affect h2corn's descriptors of the socket
             self._socket.shutdown(socket.SHUT_RDWR)
         ending = list(self._running)
         for generation in ending:
@@ -309,7 +318,7 @@ class H2cornListener:
             await asyncio.wait([started, serving], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             started.cancel()
-            self._retire(generation, None)  # or it would listen for ever, and nobody know of it
+            self._retire(generation, None)  # otherwise it would be forgotten and listen forever
             raise
         await started
         if self._identity is not None:
@@ -317,7 +326,7 @@ class H2cornListener:
         return generation
 
     def _retire(self, generation: _Generation, grace: float | None) -> None:
-        """Lets a generation finish its calls within `grace` seconds; None leaves its end to `stop`."""
+        """Lets a generation finish its calls within `grace` seconds; if None, `stop` ends those that remain."""
         self._retired.add(generation)
         self._lingering.hold(self._limits.grace_seconds if grace is None else grace)
         generation.server.shutdown()
@@ -331,7 +340,7 @@ class H2cornListener:
         self._retired.discard(generation)
 
     async def _end(self, generation: _Generation) -> None:
-        with contextlib.suppress(RuntimeError):  # h2corn's own bound passed, and it cut what was left
+        with contextlib.suppress(RuntimeError):  # h2corn's own timeout passed, and it cut the rest
             await generation.serving
         generation.calls.close()
 
@@ -341,7 +350,7 @@ class H2cornListener:
             await self._replace(self._limits.grace_seconds)
 
     def _ended(self, generation: _Generation) -> None:
-        """Starts another generation if one ended by itself."""
+        """Starts another generation if the current one ended unexpectedly."""
         self._running.discard(generation)
         if generation is not self._current or generation.serving.cancelled():
             return
@@ -381,7 +390,7 @@ class H2cornListener:
             h2_max_header_block_size=limits.header_bytes,
             h2_initial_stream_window_size=_WINDOW_BYTES,
             h2_initial_connection_window_size=_WINDOW_BYTES,
-            max_request_body_size=0,  # the application bounds bodies, and says so in words
+            max_request_body_size=0,  # the application limits bodies, with a helpful error message
             timeout_request_body_idle=limits.body_seconds,
             request_policies=tuple(
                 _request_policy(path, limits.body_seconds, limits.stall_seconds)
@@ -415,7 +424,7 @@ def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
 
 
 def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
-    """Returns h2corn's TLS settings: that there are files, which it does not have to read."""
+    """Returns h2corn's TLS settings. The file names are placeholders: the contents are passed as TlsMaterial."""
     if identity is None:
         return {}
     options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}

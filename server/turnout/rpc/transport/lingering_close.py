@@ -1,10 +1,11 @@
-"""Closes connections so that their clients can read the last answers.
+"""Closes connections in such a way that clients can read the last responses.
 
-A socket that is closed while something of the client's waits to be read, or just before it comes, ends by a reset. At
-that the client's system throws away what the client had not read yet, and refuses what it writes: answers of a server
-that stops, and the GOAWAY that would have had the client send its next call elsewhere. h2corn closes so, by the end of
-the last stream. So its connections are held open meanwhile, and each that it has closed is ended for writing, and read
-until its client is silent.
+If a socket is closed while unread data from the client is waiting, or just before such data arrives, the connection is
+reset. On a reset, the client's system discards data that the client has not read yet, and fails its writes. The client
+then loses the responses of a stopping server, and the GOAWAY that would have made it send its next call elsewhere.
+h2corn closes connections in this way when their last stream ends. Therefore this module holds a second descriptor of
+each connection. When h2corn has closed a connection, this module shuts it down for writing, and reads until the client
+is silent.
 """
 
 import asyncio
@@ -20,19 +21,20 @@ _MOST_SECONDS = 1.0
 _STEP_SECONDS = 0.005
 
 _RESTS = 20
-"""A look at all connections takes at most one part in so many of the event loop's time, however many there are."""
+"""Ratio of the pause between two checks of all connections to the duration of a check. Limits the checks to about 5% of
+the event loop's time, regardless of the number of connections."""
 
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A connection that is held open.
+    """A connection that is held open. Times are in seconds on the event loop's clock.
 
     Attributes:
-        connection: A descriptor of it.
-        owner: The descriptor by which h2corn has it.
-        until: When to let it go if h2corn still has it, on the event loop's clock in seconds.
-        ended: When h2corn was found to have closed it; None until then.
-        heard: When its client was heard last, since.
+        connection: Our own descriptor of the connection.
+        owner: h2corn's descriptor of the connection.
+        until: Time at which to release the connection if h2corn has not closed it.
+        ended: Time at which h2corn was found to have closed the connection; None until then.
+        heard: Time at which data was last received from the client after that.
     """
 
     connection: socket.socket
@@ -43,16 +45,16 @@ class _Held:
 
 
 class LingeringClose:
-    """Holds connections to a port until their clients have read what was sent to them."""
+    """Holds the connections to a port open until their clients have read everything that was sent to them."""
 
     def __init__(self, port: int) -> None:
-        """Prepares, for the connections that this process has accepted at its port `port`."""
+        """Initializes the object for the connections that this process has accepted on its port `port`."""
         self._port = port
         self._held: dict[int, _Held] = {}
         self._looking: asyncio.Task[None] | None = None
 
     def hold(self, seconds: float) -> None:
-        """Holds the connections that there are now; what h2corn keeps for longer than `seconds` is left to it."""
+        """Holds all current connections open. Releases a connection that h2corn has not closed after `seconds`."""
         loop = asyncio.get_running_loop()
         until, ours = loop.time() + seconds, {held.connection.fileno() for held in self._held.values()}
         for owner, connection in connections(self._port):
@@ -68,7 +70,7 @@ class LingeringClose:
             self._looking = asyncio.create_task(self._look())
 
     async def finish(self) -> None:
-        """Waits until all that h2corn has closed are closed, and leaves the others to it."""
+        """Waits until all connections that h2corn has closed are closed here too. Releases the others."""
         now = asyncio.get_running_loop().time()
         for held in self._held.values():
             held.until = now
@@ -76,7 +78,7 @@ class LingeringClose:
             await asyncio.wait([self._looking])
 
     def close(self) -> None:
-        """Closes all of them at once."""
+        """Closes our descriptors of all connections immediately."""
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
@@ -97,12 +99,12 @@ class LingeringClose:
 
 
 def _is_done(held: _Held, inode: int, now: float) -> bool:
-    """Goes on with the end of a connection; returns whether nothing is left to do."""
+    """Advances the closing of a connection. Returns whether the connection can be released."""
     if held.ended is None:
         if _has(held.owner, inode):
             return now > held.until
         held.ended = held.heard = now
-        with contextlib.suppress(OSError):  # its client has closed it
+        with contextlib.suppress(OSError):  # the client has closed it
             held.connection.shutdown(socket.SHUT_WR)
     if (read := _read(held.connection)) is None:
         return True
@@ -112,7 +114,7 @@ def _is_done(held: _Held, inode: int, now: float) -> bool:
 
 
 def _has(number: int, inode: int) -> bool:
-    """Whether the descriptor `number` is still that of the socket `inode`."""
+    """Returns whether the descriptor `number` still refers to the socket `inode`."""
     try:
         return os.fstat(number).st_ino == inode
     except OSError:
@@ -120,7 +122,7 @@ def _has(number: int, inode: int) -> bool:
 
 
 def _read(connection: socket.socket) -> int | None:
-    """Reads what a client sent, and throws it away; returns how many bytes that were, None once it sends no more."""
+    """Reads and discards data from a client. Returns the number of bytes; None if the client has closed its side."""
     try:
         return len(connection.recv(65536)) or None
     except BlockingIOError:

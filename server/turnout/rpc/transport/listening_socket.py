@@ -1,4 +1,4 @@
-"""Sockets that listen for connections."""
+"""Creates listening sockets."""
 
 import socket
 
@@ -8,15 +8,15 @@ from turnout.errors import ConfigError
 _BACKLOG = 2048
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
-"""TCP keepalive: a client whose machine is gone sends nothing, and its connection would stay for ever."""
+"""TCP keepalive options. Without them, the connection of a client whose machine disappears would stay open forever."""
 
 
 def listen(address: Address, *, shared: bool = False) -> socket.socket:
     """Returns a socket that listens on `address`.
 
     Args:
-        address: With port 0, a free one is taken.
-        shared: Whether other processes may listen on the same port, and get a share of its connections.
+        address: Address to listen on; port 0 selects a free port.
+        shared: Whether other processes may listen on the same port and receive a share of its connections.
 
     Raises:
         ConfigError: The address cannot be bound.

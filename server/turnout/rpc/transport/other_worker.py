@@ -1,4 +1,4 @@
-"""Stands in for a listener that runs in another worker of the server."""
+"""A placeholder for a listener that runs in another worker of the server."""
 
 from dataclasses import dataclass
 

@@ -1,10 +1,11 @@
-"""The port between gRPC methods and what carries their calls.
+"""The interface between gRPC methods and the transports that carry their calls.
 
-    transport: one serialised message -> method -> one serialised message -> transport
+    transport: one serialized message -> method -> one serialized message -> transport
 
-A transport frames messages, bounds their size, keeps deadlines, cancels the task of a call that the client gave up, and
-sends the status. A method knows no transport: it takes serialised messages, returns or writes serialised messages, and
-raises StatusError. `turnout.rpc.guard` wraps every method so that it raises nothing else but asyncio.CancelledError.
+A transport frames messages, limits their size, enforces deadlines, cancels the task of a call that the client has
+cancelled, and sends the status. A method does not depend on a transport: it takes serialized messages, returns or
+writes serialized messages, and raises StatusError. `turnout.rpc.guard` wraps every method so that it raises only
+StatusError and asyncio.CancelledError.
 """
 
 from abc import ABC, abstractmethod
@@ -18,11 +19,11 @@ from turnout.auth.caller import Caller
 from turnout.config import Address
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
-"""Keys in lower case, and values: `bytes` for keys that end in `-bin`, else `str`."""
+"""Pairs of a lowercase key and a value, which is `bytes` for keys that end in `-bin` and `str` otherwise."""
 
 
 class StatusError(Exception):
-    """Ends a call with a status other than OK."""
+    """Raised by a method to end its call with a status other than OK."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status.message)
@@ -30,34 +31,34 @@ class StatusError(Exception):
 
 
 class FixedMetadata(tuple[tuple[str, str], ...]):
-    """Metadata that many calls are answered with.
+    """Trailing metadata that many calls share.
 
     Attributes:
-        prepared: What a transport has made of it; None before the first call.
+        prepared: The metadata in a transport's own form, cached by the transport; None before the first call.
     """
 
     prepared: Any = None
 
 
 class Parts(tuple[bytes, ...]):
-    """The pieces of a large response, which are sent one after the other rather than copied into one."""
+    """The pieces of a large response, which are sent one after the other instead of being copied together."""
 
 
 Response: TypeAlias = bytes | Parts
 
 RESPONSES = (bytes, Parts)
-"""The same, for `isinstance`: a union is made anew each time that it is named."""
+"""The types of `Response`, for `isinstance`. A union expression would create a new object on each use."""
 
 JOINED_BYTES = 128 * 1024
-"""Up to which pieces are copied into one, which costs less than to send another."""
+"""Size in bytes up to which pieces are joined before sending, since copying costs less than sending another piece."""
 
 
 class RpcCall(ABC):
     """One call, as its method sees it.
 
     Attributes:
-        trailing: Metadata that is sent with the status OK; set by the method before it returns.
-        caller: Who calls, once that is known; None before that, and if `[auth]` is not enabled.
+        trailing: Metadata to send with the status OK; the method sets it before it returns.
+        caller: The authenticated caller; None before authentication, and if `[auth]` is not enabled.
     """
 
     trailing: Metadata
@@ -70,12 +71,12 @@ class RpcCall(ABC):
 
     @abstractmethod
     def mentions(self, keys: frozenset[bytes]) -> bool:
-        """Tells whether `metadata` has one of the keys, which are ASCII; cheaper than to look for them there."""
+        """Returns whether `metadata` contains one of the keys, which are ASCII. Cheaper than searching `metadata`."""
 
     @property
     @abstractmethod
     def deadline(self) -> float | None:
-        """`time.monotonic()` of the client's deadline; None if it set none."""
+        """The client's deadline on the `time.monotonic()` clock, in seconds; None if it set none."""
 
     @property
     @abstractmethod
@@ -85,12 +86,12 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def authorization(self) -> str:
-        """The `authorization` header; "" if there is none. Several are one with commas, which proves nothing."""
+        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas, which no credential is."""
 
     @property
     @abstractmethod
     def certificate(self) -> str:
-        """The client's own certificate, in PEM, which an authority of `tls.client_ca` signed; "" if it showed none."""
+        """The client's leaf certificate in PEM, verified against `tls.client_ca`; "" if it presented none."""
 
 
 class Stream(RpcCall):
@@ -98,51 +99,51 @@ class Stream(RpcCall):
 
     @abstractmethod
     async def read(self) -> bytes | None:
-        """Returns the client's next message; None once it has sent its last."""
+        """Returns the client's next message; None after its last message."""
 
     async def read_some(self, most: int) -> Sequence[bytes]:
-        """Returns the client's next messages, of which `most` at most have come; none once it has sent its last.
+        """Returns at most `most` messages that the client has sent; an empty sequence after its last message.
 
-        It waits for the first only. Large messages come alone or last.
+        Waits only until the first message has arrived. A large message is returned alone or last.
         """
         message = await self.read()
         return () if message is None else (message,)
 
     @abstractmethod
     async def write(self, message: bytes) -> None:
-        """Sends a message; returns when there is room for the next."""
+        """Sends a message. Returns when there is room for the next one."""
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
-        """Sends messages, all at once if the transport can; returns when there is room for more."""
+        """Sends messages, together if the transport supports that. Returns when there is room for more."""
         for message in messages:
             await self.write(message)
 
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A method with one message each way.
+    """A method that takes one message and returns one message.
 
     Attributes:
-        answer: Takes the request, and returns the response, or an awaitable of it if it has to wait.
-        prompt: Whether it usually does not wait. If so, it is started without a task: until it first waits,
-            `asyncio.current_task` is None.
+        answer: Takes the request. Returns the response, or an awaitable of it if the method has to wait.
+        prompt: Whether the method usually does not have to wait. Such a method is started without a task:
+            `asyncio.current_task` returns None until the method first waits.
     """
 
     answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]]
     prompt: bool = False
 
     async def respond(self, message: bytes, call: RpcCall) -> Response:
-        """Returns the response, once it is there."""
+        """Returns the response, waiting for it if necessary."""
         done = self.answer(message, call)
         return done if isinstance(done, RESPONSES) else await done
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """A method whose client, server, or both send any number of messages: on the wire they are alike.
+    """A method for which the client, the server, or both send any number of messages; the wire format is the same.
 
     Attributes:
-        serve: Reads and writes until it returns, which ends the call with OK.
+        serve: Reads and writes messages. When it returns, the call ends with OK.
     """
 
     serve: Callable[[Stream], Awaitable[None]]
@@ -151,24 +152,24 @@ class Streaming:
 Method: TypeAlias = Unary | Streaming
 
 Methods: TypeAlias = Mapping[str, Method]
-"""By path: `/package.Service/Method`."""
+"""Methods by path: `/package.Service/Method`."""
 
 ALWAYS_TAKEN = "/grpc.health.v1.Health/"
-"""Calls of such a path are accepted however many are in flight: operators need them most when a server is full."""
+"""Path prefix of calls that are always admitted: operators need health checks most when a server is overloaded."""
 
 
 class CallListener(Protocol):
-    """Carries calls to methods, from `start` until `stop`."""
+    """A listener that carries calls to methods from `start` until `stop`."""
 
     @property
     def address(self) -> Address:
-        """Where it listens, with the real port."""
+        """The address that the listener is bound to, with the actual port."""
         ...
 
     async def start(self) -> None:
-        """Starts to accept connections."""
+        """Starts accepting connections."""
         ...
 
     async def stop(self, grace: float) -> None:
-        """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then cancels the rest."""
+        """Sends GOAWAY to clients, waits up to `grace` seconds for calls in flight, then cancels the rest."""
         ...

@@ -1,1 +1,1 @@
-"""gRPC over ASGI."""
+"""gRPC over ASGI: an application that an HTTP/2 server can run."""

@@ -1,8 +1,9 @@
-"""gRPC over ASGI: calls to methods, over any server that speaks HTTP/2 and sends trailers.
+"""An ASGI application that carries gRPC calls to methods, for any server with HTTP/2 and trailers.
 
-The server (h2corn) gives each request a task, and cancels it when the client resets the stream or its connection ends;
-so a call needs no watch of its own. A call that has its answer before it waits for anything has no task either. What a
-unary call needs is prepared: its answer is three events, two of which are the same for every call of a route.
+The server (h2corn) runs each request in a task, and cancels the task when the client resets the stream or its
+connection ends, so a call need not watch for that. A call that is answered without waiting needs no task at all. The
+response of a unary call consists of three events, two of which are prepared in advance, since they are the same for all
+calls of a route.
 """
 
 import asyncio
@@ -58,10 +59,10 @@ class _Route:
     """A method in the routing table.
 
     Attributes:
-        answer: The behaviour of a unary method; None for others.
-        serve: The behaviour of any other method.
-        counted: Whether its calls count against the limit.
-        prompt: Whether its calls are started without a task.
+        answer: Behaviour of a unary method; None for a streaming method.
+        serve: Behaviour of a streaming method; None for a unary method.
+        counted: Whether calls count against the limit on concurrent requests.
+        prompt: Whether calls are started without a task.
     """
 
     answer: Callable[[bytes, RpcCall], Response | Awaitable[Response]] | None
@@ -71,7 +72,7 @@ class _Route:
 
 
 class GrpcApplication:
-    """The ASGI application."""
+    """An ASGI application that serves gRPC methods."""
 
     def __init__(
         self,
@@ -82,15 +83,15 @@ class GrpcApplication:
         log: FilteringBoundLogger,
         fallback: Application | None = None,
     ) -> None:
-        """Prepares.
+        """Initializes the application.
 
         Args:
-            methods: By path.
-            calls: Keeps the calls in flight.
-            limits: The limits of calls.
-            admission: Decides whether a call may begin.
-            log: Receives exceptions that methods should not raise.
-            fallback: Serves requests that are not gRPC; without it they are refused.
+            methods: Methods by path.
+            calls: Registry of the calls in flight.
+            limits: Limits of calls.
+            admission: Decides whether a call may start.
+            log: Logger for exceptions that methods should not raise.
+            fallback: Application for requests that are not gRPC; None to reject them.
         """
         self._calls = calls
         self._routes = {path.encode(): _route(path, method) for path, method in methods.items()}
@@ -101,9 +102,9 @@ class GrpcApplication:
         self._fallback = fallback
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Carries one call, or hands on what is none. A call of a prompt method is begun at once (`eager`)."""
+        """Serves one request. A call of a prompt method starts immediately, without a task (see `eager_tasks`)."""
         headers = dict(scope["headers"])
-        route = self._routes.get(scope["raw_path"])  # no other spelling of a path is the path of a method
+        route = self._routes.get(scope["raw_path"])  # raw: a percent-encoded path does not name a method
         if (
             route is None
             or scope["query_string"]
@@ -120,7 +121,10 @@ class GrpcApplication:
     async def _carry(
         self, route: _Route, call: AsgiCall, receive: Receive, send: Send, *, in_task: bool = True
     ) -> None:
-        """Carries a call from its first event to its last; one that is not in a task is watched once it is."""
+        """Carries a call from its first event to its last.
+
+        A call that does not start in a task is registered in the calls in flight when it continues in one.
+        """
         admission, counted = self._admission, route.counted
         try:
             if counted:
@@ -143,7 +147,7 @@ class GrpcApplication:
                     body = body[PREFIX_BYTES:]
                 else:
                     body = await call.only_message(event)
-                del event  # it holds the body, as long as the method runs
+                del event  # otherwise it would keep the body in memory while the method runs
                 response = route.answer(body, call)
                 del body
                 if not isinstance(response, RESPONSES):
@@ -157,7 +161,7 @@ class GrpcApplication:
                 else:
                     call.started = True
                     event = {"type": "http.response.body", "body": PREFIX.pack(0, len(response)) + response}
-                    # The first event wakes the server's thread. The others are to be there when that looks.
+                    # The first event wakes the server's thread, which should then find the other events as well.
                     await send(START)
                     await send(event)
                 await send(end)
@@ -179,8 +183,8 @@ class GrpcApplication:
             else:
                 await call.send_status(Status(code=CANCELLED, message="the call was cancelled"))
         except OSError:
-            pass  # the client left while it was answered
-        except Exception as error:  # noqa: BLE001 - the client is to get a status whatever happens
+            pass  # the client disconnected during the response
+        except Exception as error:  # noqa: BLE001 - the client must get a status in any case
             self._log.error("a method raised what it must not", path=call.path, exc_info=error)
             await call.send_status(Status(code=INTERNAL, message="the call failed inside the server"))
         finally:
@@ -190,16 +194,16 @@ class GrpcApplication:
             admission.under_way -= counted
 
     async def _refuse(self, call: AsgiCall, send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
-        """Ends a call that was not admitted."""
+        """Ends a call that was not admitted or has invalid headers."""
         try:
             await send_only_status(send, status, *more)
         finally:
-            self._calls.remove(call)  # it is watched if there was no room for it at once
+            self._calls.remove(call)  # the call is registered if sending the status had to wait
 
     async def _unusual(
         self, route: _Route | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        """Serves a request that does not look like a call, or refuses it."""
+        """Serves or rejects a request that is not an ordinary gRPC call."""
         content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if content_type in _TYPES and scope["type"] == "http":
             if scope["method"] != "POST":

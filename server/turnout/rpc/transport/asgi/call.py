@@ -1,4 +1,4 @@
-"""One gRPC call over ASGI: its messages in the server's events, its status in what ends them."""
+"""One gRPC call over ASGI: converts between messages and the server's events, and sends the status."""
 
 import asyncio
 import time
@@ -50,32 +50,35 @@ NO_BODY: Event = {"type": "http.response.body"}
 
 _EARLY_SHARE = 0.05
 _EARLY_SECONDS = 0.01
-"""A method's deadline is that much before its client's: the status is to be there first. A client whose own clock ends
-a call resets its stream, and h2corn ends a connection, with all that is under way on it, after 200 resets in 10 s."""
+"""The deadline that a method sees is earlier than the client's by this share of the timeout, and by at most this many
+seconds, so that the status arrives before the client gives up. A client that gives up resets its stream, and h2corn
+closes a connection, with all its calls, after 200 resets in 10 s."""
 
 _TIMEOUT_FACTOR = 1.1
-"""Of the seconds in which something has to come of a message, what a time-out is set to; it is put off the less."""
+"""Ratio of the timer for a pause within a message to the permitted pause. With the extra time, the timer has to be
+rescheduled less often."""
 
 _LEAST_GZIP_BYTES = 1024
-"""Bytes below which compression does not pay."""
+"""Size in bytes below which a message is not compressed, since compression would not pay off."""
 
 _COMPRESSED_IN_THREAD = 64 * 1024
-"""Bytes from which compression runs in a thread: it takes a millisecond, which would delay all other calls."""
+"""Size in bytes from which a message is compressed in a thread: that takes a millisecond, which would delay other
+calls."""
 
 _DECOMPRESSED_IN_THREAD = 4 * 1024
-"""The same for compressed messages, which may become a thousand times larger."""
+"""Size in bytes from which a compressed message is decompressed in a thread: it may grow a thousandfold."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """Limits of calls, and what they share.
+    """Limits of calls, and resources that all calls share.
 
     Attributes:
-        max_message_bytes: Of a message from a client, as it is sent and when it is decompressed.
-        message_seconds: Longest pause within a message; 0 for no limit.
-        gzip: Compress answers to clients that take gzip.
-        budget: Bounds the bytes of unfinished messages, of all calls.
-        threads: Compress and decompress large messages.
+        max_message_bytes: Maximum size of a client's message in bytes, both compressed and decompressed.
+        message_seconds: Maximum pause within a message in seconds; 0 for no limit.
+        gzip: Whether to compress responses to clients that accept gzip.
+        budget: Limit on the total size of incomplete messages of all calls.
+        threads: Threads that compress and decompress large messages.
     """
 
     max_message_bytes: int
@@ -85,18 +88,18 @@ class CallLimits:
     threads: Threads
 
     async def convert(self, in_thread: bool, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs `convert`, in a thread if asked, and returns its result."""
+        """Runs `convert`, in a thread if `in_thread` is true, and returns its result."""
         if in_thread:
             return await self.threads.run(convert, *args, **kwargs)
         return convert(*args, **kwargs)
 
 
 class AsgiCall(RunningCall):
-    """One call whose messages travel in ASGI's events.
+    """A call whose messages are carried in ASGI events.
 
     Attributes:
-        gzip: Whether its answers are compressed.
-        started: Whether the headers of its answer have been sent.
+        gzip: Whether to compress the responses.
+        started: Whether the response headers have been sent.
     """
 
     gzip = False
@@ -119,15 +122,15 @@ class AsgiCall(RunningCall):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Begins a call; `open` is to follow.
+        """Initializes the call; `open` must be called next.
 
         Args:
-            limits: Of calls.
-            counted: Whether it is one of those that may be under way.
-            scope: ASGI's.
-            headers: Of the request, of each name one.
-            receive: ASGI's.
-            send: ASGI's.
+            limits: Limits of calls.
+            counted: Whether the call counts against the limit on concurrent requests.
+            scope: The ASGI connection scope.
+            headers: The request's headers, with one value for each name.
+            receive: The ASGI receive function.
+            send: The ASGI send function.
         """
         self.counted = counted
         self._headers = scope["headers"]
@@ -138,10 +141,10 @@ class AsgiCall(RunningCall):
         self._send = send
 
     def open(self) -> None:
-        """Reads what the headers say of the call itself.
+        """Reads the timeout and the encodings from the headers.
 
         Raises:
-            StatusError: They are not those of a call.
+            StatusError: A header is invalid.
         """
         headers = self._names
         if (timeout := headers.get(b"grpc-timeout")) is not None:
@@ -160,7 +163,7 @@ class AsgiCall(RunningCall):
 
     @property
     def path(self) -> str:
-        """Of its method."""
+        """Path of the called method."""
         return str(self._scope["path"])
 
     @property
@@ -171,15 +174,15 @@ class AsgiCall(RunningCall):
 
     @property
     def certificate(self) -> str:
-        """The client's own certificate, in PEM; "" if it showed none."""
+        """The client's leaf certificate in PEM; "" if it presented none."""
         chain = self._scope["extensions"].get("tls", {}).get("client_cert_chain", ())
         return str(chain[0]) if chain else ""
 
     async def only_message(self, event: Event) -> bytes:
-        """Returns the message of a unary call, whose first event is `event`.
+        """Returns the message of a unary call whose first event is `event`.
 
         Raises:
-            StatusError: There is no message, or more than one.
+            StatusError: The client sent no message, an invalid message, or more than one message.
         """
         self._frames = FrameSplitter(self._limits.max_message_bytes)
         message = self._fed(event)
@@ -192,7 +195,7 @@ class AsgiCall(RunningCall):
         return message
 
     async def read(self) -> bytes | None:
-        """Returns the client's next message; None once it has sent its last."""
+        """Returns the client's next message; None after its last message."""
         if self._fault is not None:
             raise self._fault
         frames = self._frames
@@ -219,7 +222,7 @@ class AsgiCall(RunningCall):
         return await self._decompressed(message) if compressed else message
 
     async def read_some(self, most: int) -> Sequence[bytes]:
-        """Returns the client's next messages, of which `most` at most have come; none once it has sent its last."""
+        """Returns at most `most` messages that have arrived; an empty sequence after the client's last message."""
         self._waited = False
         message = await self.read()
         if message is None:
@@ -230,23 +233,24 @@ class AsgiCall(RunningCall):
         if most > 1 and self._encoding is IDENTITY and not alone:
             try:
                 self._take_more(frames, messages, most)
-            except StatusError as error:  # what came before it is answered first
+            except StatusError as error:  # raised by the next `read`, so that the earlier messages are answered first
                 self._fault = error.with_traceback(None)
             self._alone = self._waited and len(messages) == 1
         return messages
 
     def _take_more(self, frames: FrameSplitter, messages: list[bytes], most: int) -> None:
-        """Adds what else has come, up to `most` messages and as many bytes as are sent together.
+        """Adds the other messages that have arrived, up to `most` messages and `JOINED_BYTES` bytes in total.
 
-        All of it before any is answered: each event that is taken wakes the server's thread, and so does asking for one
-        that has not come; it sleeps again before a message is answered. Where messages come alone, the next is
-        answered before one looks for more, which then wakes that thread together with the answer.
+        All of them are taken before any is answered, because each event that is received wakes the server's thread, as
+        does requesting an event that has not arrived, and the thread is asleep again before a message is answered. If
+        messages arrive one at a time, `read_some` does not look for more before the message is answered, so that the
+        next request for an event wakes the thread together with the response.
         """
         receive, size = self._receive, len(messages[0])
         while len(messages) < most and size < JOINED_BYTES:
             if frames.buffered:
                 if (frame := self._next(frames)) is None:
-                    return  # it is not whole
+                    return  # the next message is incomplete
                 compressed, message = frame
                 if compressed:
                     raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
@@ -264,7 +268,7 @@ class AsgiCall(RunningCall):
             size += len(message)
 
     def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
-        """Returns the next message as `frames.next` does."""
+        """Returns the next message, as `frames.next` does. Raises StatusError if it is invalid."""
         try:
             return frames.next()
         except MessageTooLarge as error:
@@ -273,11 +277,11 @@ class AsgiCall(RunningCall):
             raise refusal(INTERNAL, str(error)) from None
 
     async def write(self, message: bytes) -> None:
-        """Sends a message; returns when there is room for the next."""
+        """Sends a message. Returns when there is room for the next one."""
         await self.send_message(message, more=True)
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
-        """Sends messages, small ones in one event; returns when there is room for more."""
+        """Sends messages, combining small ones in one event. Returns when there is room for more."""
         if self.gzip or not self.started:
             await super().write_all(messages)
             return
@@ -300,11 +304,11 @@ class AsgiCall(RunningCall):
             await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
-        """Sends a message, after the headers if it is the first.
+        """Sends a message, preceded by the headers if it is the first.
 
         Args:
-            message: Serialised.
-            more: Whether another may follow.
+            message: The serialized message.
+            more: Whether another message may follow.
         """
         send, size = self._send, len(message)
         if not self.started:
@@ -322,7 +326,7 @@ class AsgiCall(RunningCall):
             await send({"type": "http.response.body", "body": message, "more_body": more})
 
     async def send_parts(self, parts: Parts) -> None:
-        """Sends the only message of a call, small parts of it in one event."""
+        """Sends the only message of a call, combining its small parts in one event."""
         if self.gzip:
             await self.send_message(b"".join(parts), more=False)
             return
@@ -346,18 +350,23 @@ class AsgiCall(RunningCall):
             else:
                 await send_only_status(self._send, status)
         except OSError:
-            pass  # the client has left
+            pass  # the client has disconnected
 
     def release(self) -> None:
-        """Releases the bytes of its unfinished message from the budget."""
+        """Returns the bytes reserved for an incomplete message to the budget."""
         if self._held:
             self._limits.budget.release(self._held)
             self._held = 0
 
     def _fed(self, event: Event) -> bytes | None:
-        """Takes what came. Returns the message if that is one, whole, not compressed and nothing else, as most are."""
+        """Processes an event.
+
+        Returns:
+            The message, if the event contains exactly one complete uncompressed message, which is the usual case. None
+            otherwise; the bytes are then in the frame splitter.
+        """
         if event["type"] == "http.disconnect":
-            raise asyncio.CancelledError  # the server cancels the call's own task as well
+            raise asyncio.CancelledError  # the server also cancels the call's task
         if not event.get("more_body"):
             self._half_closed = True
         if body := event.get("body"):
@@ -371,10 +380,10 @@ class AsgiCall(RunningCall):
         return None
 
     async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
-        """Returns a message that has begun once it is whole; None if the request ends before that."""
+        """Returns the message that is partly received once it is complete; None if the request ends before that."""
         seconds = self._limits.message_seconds
         if self.task is None:
-            await asyncio.sleep(0)  # it goes on in a task then, which the time-out needs
+            await asyncio.sleep(0)  # makes the call continue in a task, which the timeout needs
         try:
             async with asyncio.timeout(seconds * _TIMEOUT_FACTOR or None) as timeout:
                 while (frame := self._next(frames)) is None and not self._half_closed:
@@ -387,7 +396,7 @@ class AsgiCall(RunningCall):
         return frame
 
     def _hold(self, size: int) -> None:
-        """Counts the bytes of its unfinished message in the budget."""
+        """Reserves `size` bytes in total for an incomplete message. Raises StatusError if the budget is exhausted."""
         growth = size - self._held
         if growth <= 0:
             return
@@ -408,7 +417,7 @@ class AsgiCall(RunningCall):
 
 
 def _renew(timeout: asyncio.Timeout, seconds: float) -> None:
-    """Extends a timeout if less than `seconds` are left: a new timer for each event would add a third to its cost."""
+    """Extends a timeout if less than `seconds` remain. A new timer for each event would add a third to its cost."""
     due = timeout.when()
     if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
         timeout.reschedule(now + seconds * _TIMEOUT_FACTOR)
@@ -419,7 +428,7 @@ def _too_large(error: MessageTooLarge) -> StatusError:
 
 
 async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
-    """Ends a call that has sent nothing, with a status other than OK, by headers alone."""
+    """Ends a call that has sent nothing with a status other than OK, in a response that consists of headers only."""
     headers = [CONTENT_TYPE, *status_headers(status), *more]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send(NO_BODY)

@@ -1,4 +1,4 @@
-"""The compression of gRPC messages."""
+"""Compression and decompression of gRPC messages."""
 
 import zlib
 from collections.abc import Mapping
@@ -6,31 +6,32 @@ from collections.abc import Mapping
 from turnout.rpc.transport.asgi.framing import FramingError, MessageTooLarge
 
 IDENTITY = b"identity"
-"""What a message that is not compressed is called."""
+"""The name of the encoding without compression."""
 
 _WINDOWS: Mapping[bytes, int] = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 ENCODINGS: tuple[bytes, ...] = (IDENTITY, *_WINDOWS)
-"""Those that requests may be in."""
+"""Names of the encodings that are accepted in requests."""
 
 ENCODING_NAMES = b", ".join(ENCODINGS).decode()
-"""As `grpc-accept-encoding` lists them."""
+"""The value of the `grpc-accept-encoding` header."""
 
 _LEVEL = 1
-"""Of what is sent: tensors of floats hardly get smaller, and at zlib's own level 6 a byte costs three times the CPU."""
+"""Compression level of responses. Float tensors hardly shrink, and zlib's default level 6 takes three times the CPU
+time per byte."""
 
 
 def decompress(message: bytes, encoding: bytes, limit: int) -> bytes:
-    """Returns a message, decompressed. No more than `limit` bytes are ever produced.
+    """Decompresses a message. Stops as soon as the output exceeds `limit` bytes.
 
     Args:
-        message: As it came.
-        encoding: What its call says it is in.
-        limit: Most bytes that it may have when it is decompressed.
+        message: The compressed message.
+        encoding: The encoding that the call's headers declare.
+        limit: Maximum size of the decompressed message in bytes.
 
     Raises:
-        FramingError: It is not so encoded.
-        MessageTooLarge: It has more bytes.
+        FramingError: The message is not in that encoding.
+        MessageTooLarge: The decompressed message exceeds the limit.
     """
     window = _WINDOWS.get(encoding)
     if window is None:
@@ -48,11 +49,11 @@ def decompress(message: bytes, encoding: bytes, limit: int) -> bytes:
 
 
 def compress(message: bytes) -> bytes:
-    """Returns a message in gzip."""
+    """Compresses a message with gzip."""
     compressor = zlib.compressobj(_LEVEL, wbits=_WINDOWS[b"gzip"])
     return compressor.compress(message) + compressor.flush()
 
 
 def accepts_gzip(header: bytes) -> bool:
-    """Tells whether a call's `grpc-accept-encoding` names gzip."""
+    """Returns whether a `grpc-accept-encoding` header includes gzip."""
     return b"gzip" in header.replace(b" ", b"").split(b",")

@@ -1,9 +1,10 @@
-"""Starts calls without a task; most end without one.
+"""Starts calls without a task, since most of them finish without needing one.
 
-A server of ASGI calls its application and makes a task of what that returns: five microseconds, and two turns of the
-event loop, for a call that waits for nothing. Python 3.12 has eager tasks for that, on asyncio's own loop alone. Here
-it is for every Python and every loop: the application begins the call itself, and returns the rest of it, or `ENDED`,
-which the loop takes for a task that is done. h2corn looks at once whether a task is.
+An ASGI server calls its application and runs the returned coroutine in a task. For a call that does not wait, this
+costs 5 microseconds and two iterations of the event loop. Python 3.12 has eager tasks for this purpose, but only on
+asyncio's own event loop. This module works with any Python version and event loop: the application starts the call
+itself, and returns either the rest of the call, or `ENDED`, which the loop treats as a finished task. h2corn checks
+immediately whether a task is done.
 """
 
 import asyncio
@@ -17,18 +18,18 @@ T = TypeVar("T")
 Call = Coroutine[Any, Any, None]
 
 TaskFactory = Callable[..., Any]
-"""Creates the task of a coroutine on a loop, as for `loop.set_task_factory`."""
+"""Creates a task for a coroutine on an event loop, as for `loop.set_task_factory`."""
 
 
 class _Ended(Call):
-    """A coroutine that has ended, and its task in one."""
+    """A finished coroutine that is also its own finished task."""
 
     def send(self, _: Any) -> Any:
-        """Ends."""
+        """Raises StopIteration, as a finished coroutine would."""
         raise StopIteration
 
     def throw(self, *_: Any) -> Any:
-        """Ends: nothing is left to be cancelled."""
+        """Raises StopIteration, since there is nothing to cancel."""
         raise StopIteration
 
     def close(self) -> None:
@@ -45,16 +46,17 @@ class _Ended(Call):
         """Returns None."""
 
     def set_name(self, _: object) -> None:
-        """Does nothing; loops name the tasks that they make."""
+        """Does nothing. Event loops set the names of the tasks that they create."""
 
 
 ENDED = _Ended()
 
 
 class _Begun(Call):
-    """The rest of a call that was begun and waits for something; a task goes on with it.
+    """The rest of a call that was started and is now waiting. A task continues it.
 
-    A task that is cancelled before its first step throws into it, so that the call can tell that it ended.
+    If the task is cancelled before its first step, `throw` passes the cancellation on to the call, so that it can clean
+    up.
     """
 
     __slots__ = ("_awaited", "_call", "_enter")
@@ -65,7 +67,7 @@ class _Begun(Call):
         self._enter: Callable[[], None] | None = enter
 
     def send(self, value: Any) -> Any:
-        """Goes on; the first step is to wait for what the call waits for."""
+        """Continues the call. The first step yields the future that the call is waiting for."""
         if self._enter is None:
             return self._call.send(value)
         self._enter()
@@ -74,14 +76,14 @@ class _Begun(Call):
         return awaited
 
     def throw(self, *error: Any) -> Any:
-        """Raises an error at the point where the call waits."""
+        """Raises an exception at the point where the call is waiting."""
         if self._enter is not None:
             self._enter()
             self._enter = self._awaited = None
         return self._call.throw(*error)
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the call's coroutine."""
         self._call.close()
 
     def __iter__(self) -> Any:
@@ -98,17 +100,17 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
     """Runs a call until it waits for something.
 
     Args:
-        call: Not begun.
-        enter: Called once it runs in a task, if it has to.
+        call: A coroutine that has not been started.
+        enter: Called when the call continues in a task, if it needs one.
 
     Returns:
-        The rest of it, for a task to go on with; `ENDED` if nothing is left.
+        The rest of the call, to be continued in a task; `ENDED` if the call has finished.
     """
     try:
         awaited = call.send(None)
     except StopIteration:
         return ENDED
-    except Exception as error:  # noqa: BLE001 - whoever made the call a task hears of it as of any task
+    except Exception as error:  # noqa: BLE001 - raised in the task, as by any coroutine
         return _failed(error)
     return _Begun(call, awaited, enter)
 
@@ -118,7 +120,7 @@ async def _failed(error: Exception) -> None:
 
 
 def started(awaitable: Awaitable[T]) -> "tuple[T] | Awaitable[T]":
-    """Returns what is awaited, in a tuple, if it is there; else what is to be awaited for it."""
+    """Starts an awaitable. Returns its result in a tuple if it need not wait, or else an awaitable for the rest."""
     steps = awaitable.__await__()
     try:
         awaited = next(steps)
@@ -132,21 +134,21 @@ def _rest(awaited: Any, steps: "Generator[Any, Any, T]") -> "Generator[Any, Any,
     try:
         yield awaited
     except BaseException as error:
-        if not hasattr(steps, "throw"):  # a future, which knows by now
+        if not hasattr(steps, "throw"):  # the iterator of a future, which is already cancelled
             raise
         yield steps.throw(error)
     return (yield from steps)
 
 
 def allow_ended(loop: asyncio.AbstractEventLoop) -> None:
-    """Has a loop make no task of `ENDED`. May be called again."""
+    """Installs a task factory that accepts `ENDED` as a finished task. Idempotent."""
     before = loop.get_task_factory()
     if not isinstance(before, _Factory):
         loop.set_task_factory(_Factory(before))
 
 
 class _Factory:
-    """Makes the tasks of a loop: as before, but none of what has ended."""
+    """A task factory that returns `ENDED` unchanged, and leaves all other coroutines to the previous factory."""
 
     def __init__(self, before: TaskFactory | None) -> None:
         self._before = before

@@ -1,26 +1,26 @@
-"""How gRPC frames messages: a byte that says whether a message is compressed, four with its length, the message.
+"""The framing of gRPC messages: a byte that says whether the message is compressed, its length in 4 bytes, the message.
 
-https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+See https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 """
 
 from collections import deque
 from struct import Struct
 
 PREFIX = Struct(">BI")
-"""Of a message: 1 if it is compressed, else 0; its bytes."""
+"""The prefix of a message: 1 if the message is compressed, else 0; then its size in bytes."""
 
 PREFIX_BYTES = PREFIX.size
 
 
 class FramingError(Exception):
-    """What came is not framed as gRPC frames messages."""
+    """Raised when data violates gRPC's message framing."""
 
 
 class MessageTooLarge(Exception):
-    """A message has more bytes than it may have.
+    """Raised when a message exceeds the size limit.
 
     Attributes:
-        limit: Most bytes.
+        limit: Maximum size in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -29,44 +29,45 @@ class MessageTooLarge(Exception):
 
 
 class FrameSplitter:
-    """Cuts what comes of a request into messages, however it is cut on its way.
+    """Splits a stream of chunks into messages, regardless of where the chunks begin and end.
 
-    A message that is too large is refused by its prefix, before anything of it is kept. Each message is copied once.
+    A message that is too large is rejected when its prefix is read, before any of its data is stored. Each message is
+    copied once.
     """
 
     __slots__ = ("_begun", "_chunks", "_flag", "_length", "_limit", "_offset", "buffered")
 
     def __init__(self, limit: int) -> None:
-        """Prepares.
+        """Initializes the splitter.
 
         Args:
-            limit: Most bytes of a message, as it is sent.
+            limit: Maximum size of a message in bytes, before decompression.
         """
         self._limit = limit
         self._chunks: deque[bytes] = deque()
-        self._offset = 0  # of what is not taken yet, in the first chunk
+        self._offset = 0  # of the first unread byte in the first chunk
         self._begun = False
         self._flag = 0
         self._length = 0
         self.buffered = 0
-        """Bytes that came and were not taken."""
+        """Number of bytes received but not yet returned."""
 
     @property
     def partial(self) -> bool:
-        """Whether a message has begun that is not whole."""
+        """Whether a message has been received in part."""
         return self._begun or self.buffered > 0
 
     def feed(self, chunk: bytes) -> None:
-        """Takes what came; `next` is to be called until it has no message before more is fed."""
+        """Adds a chunk. Before the next call, `next` must be called until it returns None."""
         self._chunks.append(chunk)
         self.buffered += len(chunk)
 
     def next(self) -> tuple[bool, bytes] | None:
-        """Returns whether the next message is compressed, and the message; None until it is whole.
+        """Returns the next message, preceded by whether it is compressed; None until the message is complete.
 
         Raises:
-            FramingError: It is not framed.
-            MessageTooLarge: It will be larger than the limit.
+            FramingError: The message's prefix is invalid.
+            MessageTooLarge: The message's prefix announces a size above the limit.
         """
         if not self._begun:
             if self.buffered < PREFIX_BYTES:
@@ -85,7 +86,7 @@ class FrameSplitter:
         return bool(self._flag), self._take(self._length)
 
     def _whole(self) -> bytes | None:
-        """Returns the next message if it is not compressed and lies in one chunk, as most do."""
+        """Returns the next message if it is uncompressed and contained in one chunk, which is the usual case."""
         chunk, start = self._chunks[0], self._offset + PREFIX_BYTES
         if len(chunk) < start:
             return None
@@ -102,7 +103,7 @@ class FrameSplitter:
         return chunk[start:stop]
 
     def _take(self, size: int) -> bytes:
-        """Returns the next `size` bytes, all of which have come."""
+        """Removes and returns the next `size` bytes, which must have been received."""
         self.buffered -= size
         parts: list[bytes | memoryview] = []
         while size:

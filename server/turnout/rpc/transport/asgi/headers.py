@@ -1,4 +1,4 @@
-"""gRPC's headers and trailers: timeouts, metadata, messages of a status."""
+"""Encoding and decoding of gRPC's headers and trailers: timeouts, metadata and status messages."""
 
 import base64
 import binascii
@@ -9,29 +9,30 @@ from urllib.parse import quote
 from turnout.rpc.transport.port import Metadata
 
 Headers = Iterable[tuple[bytes, bytes]]
-"""Names in lower case, and values."""
+"""Pairs of a lowercase header name and a value."""
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 _TIMEOUT_DIGITS = 18
-"""Most digits of a timeout: gRPC allows eight, but its own server accepts more, so clients may send more."""
+"""Maximum number of digits in a timeout. The specification allows 8, but gRPC's own servers accept more, so clients may
+send more."""
 
 _TRANSPORT = frozenset(
     (b"content-type", b"te", b"host", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message-type")
 )
-"""Headers of the transport itself: no metadata."""
+"""Headers of the transport, which are not metadata."""
 
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
-"""Characters that are not encoded in a status message."""
+"""Characters that are not percent-encoded in a status message."""
 
 _OUTER_SPACES = re.compile(r"\A +| +\Z")
 
 
 def parse_timeout(value: bytes) -> float:
-    """Returns the seconds of a `grpc-timeout`.
+    """Returns the value of a `grpc-timeout` header in seconds.
 
     Raises:
-        ValueError: It is not digits and a unit.
+        ValueError: The value does not consist of digits and a unit.
     """
     digits, unit = value[:-1], _UNITS.get(value[-1:])
     if unit is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
@@ -40,7 +41,7 @@ def parse_timeout(value: bytes) -> float:
 
 
 def read_metadata(headers: Headers) -> Metadata:
-    """Returns the metadata that the client sent.
+    """Returns the metadata contained in a request's headers.
 
     Raises:
         ValueError: A value of a key that ends in `-bin` is not base64.
@@ -58,18 +59,19 @@ def read_metadata(headers: Headers) -> Metadata:
 
 
 def write_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
-    """Returns metadata as headers.
+    """Converts metadata to headers.
 
     Raises:
-        UnicodeEncodeError: A key, or a value that is `str`, is not ASCII.
+        UnicodeEncodeError: A key or a `str` value is not ASCII.
     """
     return [(key.encode("ascii"), _encoded(value)) for key, value in metadata]
 
 
 def percent_encode(message: str) -> bytes:
-    """Encodes a status message for `grpc-message`; spaces at its ends, which HTTP/2 forbids, are encoded, too.
+    """Percent-encodes a status message for the `grpc-message` header.
 
-    A message that is cut to its greatest length may well end in a space, and so may one that tells what a client sent.
+    Leading and trailing spaces, which HTTP/2 forbids, are encoded as well. They occur if a message is cut to its
+    maximum length, or if it repeats a client's input.
     """
     text = quote(message, safe=_PLAIN, errors="replace")
     return _OUTER_SPACES.sub(lambda spaces: "%20" * len(spaces[0]), text).encode("ascii")

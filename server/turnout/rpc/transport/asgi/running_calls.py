@@ -1,4 +1,4 @@
-"""The calls of an application in flight, and the timer that ends those past their deadline."""
+"""The calls in flight of an application, and the timer that ends them at their deadlines."""
 
 import asyncio
 import time
@@ -14,21 +14,22 @@ from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED, INVALID_ARGUM
 from turnout.rpc.transport.port import Metadata, Stream
 
 _LEAST_SECONDS = 0.001
-"""Between two looks at all calls."""
+"""Minimum time in seconds between two checks of all deadlines."""
 
 _LATE = Status(code=DEADLINE_EXCEEDED, message="the deadline passed before the call ended")
 
 
 class RunningCall(Stream):
-    """One call, whatever carries its messages.
+    """The part of a call that does not depend on how its messages are carried.
 
-    What few calls ever change is the class's own: most end as soon as they are begun.
+    Most calls finish immediately, so attributes that few calls change have their defaults on the class.
 
     Attributes:
-        ending: The status by which this server ends it early; None while it does not.
-        counted: Whether it is one of those that may be under way, and whose end a server that stops waits for.
-        answered: Whether its method has returned, and only the end of the answer is still to be sent.
-        task: That it runs in; None as long as it needed none.
+        ending: Status with which the server ends the call early; None if it does not.
+        counted: Whether the call counts against the limit on concurrent requests. A stopping server waits only for
+            calls that count.
+        answered: Whether the method has returned, so that only the end of the response remains to be sent.
+        task: Task that runs the call; None while the call needs none.
     """
 
     trailing: Metadata = ()
@@ -43,11 +44,11 @@ class RunningCall(Stream):
     _deadline: float | None = None
 
     def expire(self, deadline: float, early: float) -> None:
-        """Sets when it is to end.
+        """Sets the call's deadline.
 
         Args:
-            deadline: By `time.monotonic`.
-            early: Seconds before that by which its method is to have ended.
+            deadline: The client's deadline on the `time.monotonic()` clock, in seconds.
+            early: Time in seconds by which the method's deadline precedes the client's.
         """
         self._expires = deadline
         self._deadline = deadline - early
@@ -64,17 +65,17 @@ class RunningCall(Stream):
         return known
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
-        """Tells whether `metadata` has one of the keys."""
+        """Returns whether `metadata` contains one of the keys."""
         return not keys.isdisjoint(self._names)
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` by which a method is to have ended; None if the client named no deadline."""
+        """The method's deadline on the `time.monotonic()` clock, in seconds; None if the client set none."""
         return self._deadline
 
     @property
     def authorization(self) -> str:
-        """The `authorization` header; "" if there is none. Several are one with commas."""
+        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas."""
         found = self._names.get(b"authorization", b"")
         if len(self._headers) > len(self._names):  # some name is there twice
             found = b", ".join(value for name, value in self._headers if name == b"authorization")
@@ -82,25 +83,26 @@ class RunningCall(Stream):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the client cancelled it."""
+        """Whether the call's task has been cancelled."""
         return self.task is not None and self.task.cancelling() > 0
 
     def end(self, status: Status) -> None:
-        """Cancels it, and has it end with `status`."""
+        """Cancels the call so that it ends with `status`."""
         if self.ending is None and not self.answered and self.task is not None:
             self.ending = status
             self.task.cancel()
 
     def resume(self) -> None:
-        """Undoes the cancellation of `end`, for the status to be sent."""
+        """Undoes the cancellation by `end`, so that the status can be sent."""
         if self.task is not None:
             self.task.uncancel()
 
 
 class RunningCalls:
-    """All calls under way.
+    """The calls in flight of an application.
 
-    One timer serves all deadlines, set for the earliest of them: a timer for each call costs a microsecond of its time.
+    A single timer, set to the earliest deadline, serves all calls. A timer for each call would cost a microsecond per
+    call.
 
     Attributes:
         ended: Whether `end_all` was called.
@@ -114,7 +116,7 @@ class RunningCalls:
         self.ended = False
 
     def add(self, call: RunningCall) -> None:
-        """Starts to watch a call that continues in the current task."""
+        """Registers a call that continues in the current task, and starts watching its deadline."""
         call.task = asyncio.current_task()
         self._calls.add(call)
         deadline = call._expires
@@ -122,18 +124,18 @@ class RunningCalls:
             self._arm(deadline)
 
     def remove(self, call: RunningCall) -> None:
-        """Forgets a call, which has ended; most were never watched."""
+        """Removes a call that has ended. Does nothing for a call that was not added, as most are not."""
         self._calls.discard(call)
 
     def end_uncounted(self, status: Status) -> None:
-        """Ends the calls with `status` that nobody waits for: health is watched until the watcher leaves."""
+        """Ends uncounted calls with `status`: a health watch would otherwise last until its client disconnects."""
         for call in self._calls:
             if not call.counted:
                 call.end(status)
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Counts the task that runs in it as an HTTP request, which is not a call and is ended with the calls."""
+        """Registers the current task as an HTTP request, so that `end_all` ends it together with the calls."""
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
@@ -143,7 +145,7 @@ class RunningCalls:
             self._requests.discard(task)
 
     def end_all(self, status: Status) -> None:
-        """Ends all calls with `status`, and cancels HTTP requests."""
+        """Ends all calls with `status`, and all HTTP requests without a response."""
         self.ended = True
         for call in self._calls:
             call.end(status)

@@ -1,4 +1,4 @@
-"""How a call's status travels: as trailers, or as headers of an answer that has nothing else."""
+"""Encoding of a call's status, as trailers or as the headers of a response without messages."""
 
 import base64
 from collections.abc import MutableMapping
@@ -11,7 +11,7 @@ from turnout.rpc.transport.asgi.headers import percent_encode, write_metadata
 from turnout.rpc.transport.port import FixedMetadata, Metadata, StatusError
 
 Event: TypeAlias = MutableMapping[str, Any]
-"""What an ASGI application sends or receives."""
+"""An ASGI event."""
 
 CONTENT_TYPE = (b"content-type", b"application/grpc")
 
@@ -19,12 +19,12 @@ _OK = (b"grpc-status", b"0")
 
 
 def refusal(code: int, message: str) -> StatusError:
-    """Returns the error that ends a call with a code of google.rpc.Code and a message."""
+    """Returns an error that ends a call with a code of google.rpc.Code and a message."""
     return StatusError(Status(code=code, message=message))
 
 
 def status_headers(status: Status) -> list[tuple[bytes, bytes]]:
-    """Returns the headers that tell of a status other than OK."""
+    """Returns the headers for a status other than OK."""
     headers = [(b"grpc-status", b"%d" % status.code), (b"grpc-message", percent_encode(status.message))]
     if status.details:
         encoded = base64.b64encode(status.SerializeToString()).rstrip(b"=")
@@ -33,7 +33,7 @@ def status_headers(status: Status) -> list[tuple[bytes, bytes]]:
 
 
 def trailers(headers: list[tuple[bytes, bytes]]) -> Event:
-    """Returns the event that ends an answer."""
+    """Returns the event that ends a response with the given trailers."""
     return {"type": "http.response.trailers", "headers": headers, "more_trailers": False}
 
 
@@ -45,7 +45,7 @@ OK_TRAILERS = _ok_trailers(())
 
 
 def trailers_for(metadata: Metadata) -> Event:
-    """Returns the event that ends a call with OK."""
+    """Returns the event that ends a call with OK and trailing metadata."""
     if not metadata:
         return OK_TRAILERS
     if not isinstance(metadata, FixedMetadata):
