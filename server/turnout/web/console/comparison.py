@@ -1,4 +1,4 @@
-"""Compares two published versions with the function that the gate `bump` uses for a candidate and its parent."""
+"""Compares two published versions in the same way as the gate `bump` compares a candidate with its parent."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,17 +18,17 @@ _MOST_KEPT = 256
 
 
 class VersionComparison:
-    """Compares versions, one pair at a time and at lower priority than requests, and remembers the findings.
+    """Compares versions, one pair at a time and with lower priority than requests, and caches the findings.
 
     Used on the event loop only.
     """
 
     def __init__(self, repository: Repository, sandbox: Callable[[str], Sandbox]) -> None:
-        """Prepares.
+        """Creates the comparison.
 
         Args:
-            repository: Holds the versions' files.
-            sandbox: Returns the sandbox of a model, the same as for its publishes.
+            repository: The repository with the versions' files.
+            sandbox: Returns the sandbox for a model, as for publishing.
         """
         self._repository = repository
         self._sandbox = sandbox
@@ -41,14 +41,14 @@ class VersionComparison:
         Args:
             new: The higher version.
             old: The lower one.
-            examine: Whether to read weights and run both versions, if the manifests alone do not decide.
+            examine: Whether to compare weights and run both versions if the manifests alone do not decide.
 
         Returns:
-            The finding; None if the manifests do not decide and `examine` is False.
+            The finding; None if the manifests alone do not decide and `examine` is False.
 
         Raises:
-            UnavailableError: The files of one cannot be read.
-            TurnoutError: One of them is not an ONNX model that can be read.
+            UnavailableError: The files of a version cannot be read.
+            TurnoutError: A version is not a readable ONNX model.
         """
         key = new.digest, old.digest
         if key in self._kept:
@@ -74,7 +74,7 @@ class VersionComparison:
 
 
 def _from_manifests(new: SandboxVersion, old: SandboxVersion) -> bool:
-    """Tells whether the manifests alone decide the finding: only a PATCH that they allow needs more."""
+    """Returns whether the manifests alone decide the finding, which is so except for a PATCH that they allow."""
     if bump_between(old.manifest.version, new.manifest.version) > VersionBump.PATCH:
         return True
     stated = ParentComparison().difference(new, old, VersionBump.MINOR)

@@ -1,4 +1,4 @@
-"""Writes answers of the protocol over HTTP: JSON, followed by raw elements if the client asked for them."""
+"""Writes HTTP responses of the protocol: JSON, followed by raw tensor data if the client asked for it."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -30,21 +30,21 @@ def inference_answer(
     wish: BinaryWish,
     headers: Mapping[str, str],
 ) -> Response:
-    """Returns the answer to a request.
+    """Returns the response to an inference request.
 
     Args:
         call: The request.
-        request_id: Returned to the client; "" if it gave none.
-        route: Which version answered.
-        outputs: Name and value of each, in order.
-        windows: By name of an output that goes to shared memory: where to write it.
-        wish: Which outputs the client wants in binary form.
-        headers: More headers of the response.
+        request_id: Id that the client sent, to be returned; "" for none.
+        route: The version that answered.
+        outputs: Names and values of the outputs, in order.
+        windows: Where to write the outputs that go to shared memory, by output name.
+        wish: The outputs that the client wants in binary form.
+        headers: Additional headers of the response.
 
     Raises:
-        InvalidRequest: JSON cannot hold an output that was not requested in binary form, or one does not fit into its
-            window.
-        Unsupported: The protocol does not know the type of an output.
+        InvalidRequest: JSON cannot represent an output that was not requested in binary form, or an output does not fit
+            into its window.
+        Unsupported: The protocol does not have the type of an output.
     """
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -79,16 +79,16 @@ def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HT
 
 
 def empty_answer() -> Response:
-    """Returns an empty response: the request was carried out."""
+    """Returns an empty response, which means success."""
     return Response(b"", media_type=_JSON)
 
 
 def error_answer(error: TurnoutError, request_id: str = "") -> Response:
-    """Returns `error` as `{"error": "..."}`, with the headers that help.
+    """Returns a response with `{"error": "..."}` and the headers for `error`.
 
     Args:
-        error: The error, whose message a client may read.
-        request_id: Returned with internal errors, so that their log lines can be found.
+        error: The error. Its message is sent to the client.
+        request_id: Id of the request. It is added to internal errors, so that their log lines can be found.
     """
     status = status_of(error)
     message = error.message

@@ -1,4 +1,4 @@
-"""Describes the server and its models, as JSON."""
+"""Endpoints that describe the server and its models in JSON."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -19,26 +19,26 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DescriptionEndpoints:
-    """Answers in JSON; the status is not 200 if something is not ready."""
+    """Endpoints for health, metadata and configuration. If something is not ready, the status is not 200."""
 
     def __init__(self, description: ModelDescription) -> None:
         self._description = description
 
     async def live(self, _: Request) -> Response:
-        """200 while the process runs its event loop at all."""
+        """Returns 200 as long as the event loop runs."""
         return json_answer({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        """200 while the server is ready for traffic; 503 while it starts or drains."""
+        """Returns 200 if the server is ready for traffic, 503 while it starts or drains."""
         ready = self._description.ready()
         return json_answer({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def server(self, _: Request) -> Response:
-        """Describes the server."""
+        """Returns the server's metadata."""
         return json_answer({"name": SERVER, "version": __version__, "extensions": self._description.extensions})
 
     async def model_ready(self, request: Request) -> Response:
-        """200 if a request for this version would be accepted now; else the status of the refusal."""
+        """Returns 200 if a request for this version would be accepted now; otherwise the status of its rejection."""
         model, selector = _named(request)
         try:
             self._description.check_ready(model, selector)
@@ -47,14 +47,14 @@ class DescriptionEndpoints:
         return json_answer({"name": model, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
-        """Describes the inputs and outputs of a version."""
+        """Returns the metadata of a version: its inputs and outputs."""
         try:
             return json_answer(metadata_document(self._description.metadata(*_named(request))))
         except TurnoutError as error:
             return error_answer(error)
 
     async def config(self, request: Request) -> Response:
-        """Describes a version in the form of Triton's model configuration."""
+        """Returns the configuration of a version, in Triton's form."""
         try:
             return json_answer(config_document(self._description.config(*_named(request))))
         except TurnoutError as error:
@@ -83,7 +83,7 @@ def config_document(config: ModelConfig) -> Mapping[str, Any]:
     tensors = [*document.get("input", ()), *document.get("output", ())]
     for tensor in tensors:
         tensor["data_type"] = tensor["data_type"].replace("DATA_TYPE_", "TYPE_")
-        tensor["dims"] = [int(size) for size in tensor.get("dims", ())]  # 64-bit numbers are strings in protobuf's JSON
+        tensor["dims"] = [int(size) for size in tensor.get("dims", ())]  # protobuf's JSON has 64-bit numbers as strings
     return document
 
 

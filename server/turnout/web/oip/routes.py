@@ -1,4 +1,4 @@
-"""The protocol's URLs."""
+"""The routes of the protocol."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -31,11 +31,11 @@ def oip_routes(
     """Returns the protocol's routes.
 
     Args:
-        http: Runs requests.
+        http: Runs inference requests.
         oip: The protocol's other services.
-        allowed: What clients may change.
-        route_headers: Returns the headers that say which version answers, and why.
-        limits: On a request's size and contents.
+        allowed: Settings that define what clients may change.
+        route_headers: Returns the response headers with the version that answered and its role.
+        limits: Limits on a request's size and contents.
     """
     description, bodies = DescriptionEndpoints(oip.description), JsonBodies.of(http.bodies, limits)
     extensions = (
@@ -58,7 +58,9 @@ def oip_routes(
         Route("/v2", description.server),
         Route("/v2/health/live", description.live),
         Route("/v2/health/ready", description.ready),
-        *(route for endpoints in extensions for route in endpoints.routes()),  # `stats` is not a model's name there
+        *(
+            route for endpoints in extensions for route in endpoints.routes()
+        ),  # first, so that `stats` is not taken for a model
         *of_versions,
         *(http.route(f"{base}/infer", exchange) for base in (_MODEL, _VERSION)),
         Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),
@@ -66,7 +68,7 @@ def oip_routes(
 
 
 async def _refused(request: Request) -> Response:
-    """Answers that a URL does not exist, and lists those that do."""
+    """Responds to requests for unknown URLs."""
     return error_answer(
         NotFoundError(f"there is no {request.method} here; see /v2/models/NAME[/versions/SELECTOR]/infer")
     )
