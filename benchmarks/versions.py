@@ -39,8 +39,8 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
 def _loading(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
     """Measures p99 of a version at 4 in flight while a 20 MB model is published and loaded on the same server.
 
-    The same is measured for the minimal handler, which loads nothing, since `turnout publish` runs in a separate process
-    on the same cores.
+    The same is measured for the minimal handler, which loads nothing, since `turnout publish` runs in a separate
+    process on the same cores.
     """
     big = scratch / "big.onnx"
     onnx.save(matmul(2240, seed=1), big)
