@@ -1,4 +1,4 @@
-"""What Turnout is measured against: a bare `grpc.aio` handler that calls the session inline, and nothing else.
+"""The reference that Turnout is compared with: a minimal `grpc.aio` handler that runs the session inline.
 
 python benchmarks/bare_server.py MODEL.onnx      prints its port
 """
@@ -15,7 +15,7 @@ from turnout_proto.v1 import prediction_pb2_grpc
 
 
 class Bare(prediction_pb2_grpc.PredictionServiceServicer):
-    """Decodes one float32 input, runs, encodes one output."""
+    """Decodes one float32 input, runs the model, and encodes one output."""
 
     def __init__(self, model: str) -> None:
         options = ort.SessionOptions()

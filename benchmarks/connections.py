@@ -1,9 +1,9 @@
-"""Ten thousand idle connections: what they cost a server, and what another client sees of them.
+"""Ten thousand idle connections: their cost for a server, and their effect on another client.
 
     python benchmarks/connections.py [--count 10000]
 
-Both processes need as many open files (`ulimit -n`); fewer are opened where they are not to be had, and that is said.
-Exit status 1 if a connection costs more than 64 KiB, or is not given back.
+Both processes need this many open files (`ulimit -n`). If the limit is lower, fewer connections are opened, with a
+message. Exit status 1 if a connection costs more than 64 KiB, or is not released.
 """
 
 import argparse
@@ -28,18 +28,18 @@ from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""The preface of HTTP/2 and empty SETTINGS."""
+"""The HTTP/2 connection preface, with an empty SETTINGS frame."""
 
 MOST_BYTES = 64 << 10
 RESERVE = 500
-"""Files that either process has open besides."""
+"""Number of other files that each process may have open."""
 
 BATCH = 200
 CALLS = 300
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000)
     arguments = parser.parse_args()
@@ -70,14 +70,14 @@ async def _measure(server: Served, count: int) -> dict[str, float]:
                 *(asyncio.open_connection(host, int(port)) for _ in range(several))
             ):
                 writer.write(HELLO)
-                await reader.readexactly(9)  # the server's SETTINGS: it has taken the connection
+                await reader.readexactly(9)  # the server's SETTINGS: it has accepted the connection
                 opened.append(writer)
         during = await _latencies(stub)
         grown, more = process.memory_info().rss - memory, process.num_fds() - files
         for writer in opened:
             writer.transport.abort()
         deadline = time.monotonic() + 30
-        while process.num_fds() > files and time.monotonic() < deadline:  # noqa: ASYNC110 - another process's
+        while process.num_fds() > files and time.monotonic() < deadline:  # noqa: ASYNC110 - waits for another process
             await asyncio.sleep(0.1)
         return {
             "connections": more,

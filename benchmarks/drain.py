@@ -1,11 +1,11 @@
-"""SIGTERM under load, again and again: what became of the requests that had begun.
+"""Repeated SIGTERM under load: counts the outcomes of requests.
 
     python benchmarks/drain.py [--times 10] [--transport h2corn]
 
-Each time a server process answers unary calls, predictions over streams and HTTP requests from clients that never
-pause; then it is told to stop. A request that was sent before the signal has to be answered. One that is sent after it
-is answered too, or refused with UNAVAILABLE (HTTP: 503), or finds nobody to connect to: anything else is counted as
-broken. Exit status 1 if one that began before failed, or any was broken.
+Each time, a server process answers unary calls, predictions over streams and HTTP requests from clients that never
+pause. Then it gets SIGTERM. A request that was sent before the signal must be answered. A request that was sent after
+it must be answered or rejected with UNAVAILABLE (HTTP: 503), or its connection must be refused. Anything else counts as
+broken. Exit status 1 if a request from before the signal failed, or any request was broken.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 UNARY, STREAMS, HTTP = 32, 4, 8
-"""Clients of each kind; a stream has `DEPTH` requests under way."""
+"""Number of clients of each kind. A stream has `DEPTH` pending requests."""
 
 DEPTH = 16
 LOAD_SECONDS = 1.0
@@ -47,11 +47,11 @@ X = np.ones((1, 64), np.float32)
 
 
 class Tally:
-    """What became of requests, by when they were sent.
+    """Outcomes of requests, separated by whether they were sent before or after the signal.
 
     Attributes:
-        signalled: `time.monotonic()` when the server was told to stop; infinity before.
-        before, after: Outcomes of requests sent before the signal, and after it, by kind of client.
+        signalled: `time.monotonic()` of the signal; infinity before it.
+        before, after: Number of requests sent before and after the signal, by kind of client and outcome.
     """
 
     def __init__(self) -> None:
@@ -65,17 +65,17 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """Requests sent before the signal that were not answered."""
+        """Number of requests sent before the signal that were not answered."""
         return sum(count for outcome, count in self.before.items() if not outcome.endswith(": OK"))
 
     @property
     def broken(self) -> int:
-        """Requests sent after the signal that were neither answered nor refused."""
+        """Number of requests sent after the signal that were neither answered nor properly rejected."""
         return sum(count for outcome, count in self.after.items() if not outcome.endswith(WELL))
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--transport", choices=["h2corn", "grpcio"], default="h2corn")
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie of ours."""
+    """Returns whether a process has exited, or is a zombie child of this process."""
     try:
         return " Z " in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -182,9 +182,9 @@ def _http(server: Served, tally: Tally) -> tuple[Callable[[], Awaitable[None]], 
 
 
 def _stream(server: Served, tally: Tally, stop: asyncio.Event) -> None:
-    """Keeps `DEPTH` requests under way on one stream until the server ends it; another stream then, while it lasts.
+    """Keeps `DEPTH` requests pending on one stream until the server ends it, and then opens another one.
 
-    In a thread: grpc.aio makes INTERNAL of a status that comes while a request is written.
+    Runs in a thread, because grpc.aio turns a status that arrives while a request is written into INTERNAL.
     """
     with grpc.insecure_channel(server.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = PredictionServiceStub(channel)
@@ -225,7 +225,7 @@ def grpc_code(number: int) -> str:
 
 
 def _name(error: Any) -> str:
-    """Returns the status; one that no server gave is told apart."""
+    """Returns the name of the status, or `refused connection` if there was no server."""
     if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or "").lower():
         return "refused connection"
     return error.code().name if error.code() in _EXPECTED else f"{error.code().name} ({error.details()})"

@@ -1,4 +1,4 @@
-"""What large messages are measured against: a bare `grpc.aio` handler that sends each request's bytes back.
+"""The reference for large messages: a minimal `grpc.aio` handler that returns the bytes of each request.
 
 python benchmarks/echo_server.py      prints its port
 """

@@ -1,7 +1,7 @@
-"""How soon a bad candidate is seen and how often a good one is rolled back: EVIDENCE's table, by the shipped evidence.
+"""How soon a bad candidate is detected, and how often a good one is rolled back: recomputes the table in EVIDENCE.md.
 
 `python benchmarks/evidence.py [--runs N] [--json] [--only TEXT]` simulates canaries tick by tick, without routing keys
-and with them (`evidence_keyed.py`). Nothing here decides anything: the counts go to `turnout.rollout.evidence`.
+and with them (`evidence_keyed.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RATE = 50.0
 WEIGHT = 0.05
 HOURS = 2.0
 COMBINED = (errors(0.4), latency("p99", 0.2), latency("p95", 0.2), latency("p90", 0.2))
-"""The metrics and weights that the table is for; a default plan looks at stalls as well."""
+"""The metrics and weights of the table. A default plan has stalls as well."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Case:
     """One row of the table.
 
     Attributes:
-        name: As in the table.
-        kind: `null`: nothing is wrong, and what is rolled back is so falsely; `detect`: something is.
-        canary, baseline: Probability of a bad event, by metric; the latency metrics' bad events are nested.
-        expected: Minutes to detection in the table, median; None for a null.
-        metrics: What is looked at.
-        weight: Of the canary, by tick.
-        load: Requests a second, by tick.
-        batch: Requests that share their fate.
+        name: Name of the row in the table.
+        kind: `null` if the candidate is not worse, so that any rollback is false; `detect` if it is worse.
+        canary, baseline: Probability of a bad event, by metric. The bad events of the latency metrics are nested.
+        expected: Median minutes to detection in the table; None for `null`.
+        metrics: The metrics of the plan.
+        weight: Weight of the canary, by tick.
+        load: Requests per second, by tick.
+        batch: Number of requests that always have the same outcome.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Case:
 
 
 def slower(by: float, sigma: float) -> dict[str, float]:
-    """Returns how often lognormal latencies that are `by` times slower pass the baseline's p90, p95 and p99."""
+    """Returns the probabilities that lognormal latencies, `by` times slower, exceed the baseline's p90, p95 and p99."""
     normal = NormalDist()
     return {
         name: 1 - normal.cdf(normal.inv_cdf(q) - math.log(by) / sigma)
@@ -64,7 +64,7 @@ def slower(by: float, sigma: float) -> dict[str, float]:
 
 
 def cases() -> Iterator[Case]:
-    """The rows of EVIDENCE's table, and the nulls that could deceive a weaker test."""
+    """Yields the rows of the table in EVIDENCE.md, and null cases that could deceive a weaker test."""
     healthy = {ERRORS: 0.001, **slower(1.0, 0.5)}
     exactly = {name: p * (1.5 if name == ERRORS else 1.25) for name, p in healthy.items()}
     yield Case("no difference, 2 h", "null", healthy, healthy)
@@ -91,7 +91,7 @@ def cases() -> Iterator[Case]:
 
 
 def first_rollback(case: Case, rng: np.random.Generator, hours: float = HOURS) -> float | None:
-    """Returns the minute in which one simulated canary is rolled back; None where it never is."""
+    """Returns the minute in which a simulated canary is rolled back; None if it is not."""
     evidence = Evidence.start(case.metrics, hours * 3600)
     evidence = replace(evidence, phi=case.batch)
     for number in range(round(hours * 3600 / TICK_SECONDS)):
@@ -106,13 +106,13 @@ def first_rollback(case: Case, rng: np.random.Generator, hours: float = HOURS) -
 
 
 def _drawn(rng: np.random.Generator, rates: Mapping[str, float], requests: int, batch: int) -> dict[str, Count]:
-    """Draws an arm's counts; requests come in batches whose members share one fate, and slow ones are nested."""
+    """Draws the counts of an arm. All requests of a batch have the same outcome, and slow requests are nested."""
     counts: dict[str, Count] = {}
     left, above = requests // batch, 1.0
     for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
         if name == ERRORS:
             bad = int(rng.binomial(requests // batch, rate))
-        else:  # who passes p99 is among those who pass p95
+        else:  # requests slower than p99 are a subset of those slower than p95
             left, above = int(rng.binomial(left, rate / above)), rate
             bad = left
         counts[name] = Count(requests, bad * batch)
@@ -124,7 +124,7 @@ def measured(case: Case, runs: int, seed: int, hours: float = HOURS) -> dict[str
     seeds = np.random.SeedSequence(seed).spawn(runs)
     found = [first_rollback(case, np.random.default_rng(one), hours) for one in seeds]
     minutes = sorted(m for m in found if m is not None)
-    # To the digit that the table has: a tick is 0.08 minutes.
+    # Rounded to the precision of the table: a tick is 0.08 minutes.
     median, p90, p99 = (round(float(np.quantile(minutes, q)), 1) if minutes else None for q in (0.5, 0.9, 0.99))
     return {
         "case": case.name, "kind": case.kind, "rolled_back_ratio": len(minutes) / runs,
@@ -133,10 +133,10 @@ def measured(case: Case, runs: int, seed: int, hours: float = HOURS) -> dict[str
 
 
 def met(row: Mapping[str, object]) -> bool:
-    """Tells whether a row is as EVIDENCE allows.
+    """Returns whether a row is within the bounds of EVIDENCE.md.
 
-    That is 1 % of false rollbacks (0.5 % of the harmless), and medians up to 1.35 times the table's, which the mixture
-    over start times may cost. With keys, the table says how many are rolled back, too.
+    These are 1 % of false rollbacks (0.5 % for harmless differences), and medians up to 1.35 times those of the table,
+    which the mixture over start times may cost. With keys, the table also has the share that is rolled back.
     """
     ratio = float(str(row["rolled_back_ratio"]))
     if row["kind"] == "null":
@@ -158,12 +158,12 @@ def _row(task: tuple[str, int, int]) -> dict[str, object]:
 
 
 def main() -> int:
-    """Prints the table; 1 where a row is not as it may be."""
+    """Prints the table. Returns 1 if a row is not within its bounds, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="simulated rollouts a row (default: 1000)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--runs", type=int, default=1000, help="simulated rollouts per row (default: 1000)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name has it")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name contains TEXT")
     arguments = parser.parse_args()
     wanted = [case for case in (*cases(), *keyed_cases()) if arguments.only in case.name]
     with ProcessPoolExecutor() as pool:

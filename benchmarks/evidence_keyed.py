@@ -1,9 +1,8 @@
-"""Canaries whose requests carry routing keys, simulated a thousand at a time by the shipped evidence.
+"""Simulates canaries whose requests have routing keys, many at a time, and evaluates them with the shipped evidence.
 
 Each key has a Poisson rate (Zipf) and its own share of bad events (lognormal), and stays with the candidate, its twin,
-or neither. Counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which takes all runs of a case along a leading
-axis; `tests/unit/rollout/test_rollout_keyed.py` holds it to what `Evidence` makes of
-the same ticks.
+or neither. The counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which processes all runs of a case along a
+leading axis. `tests/unit/rollout/test_rollout_keyed.py` checks that it agrees with `Evidence` for the same ticks.
 """
 
 import math
@@ -20,37 +19,37 @@ ALPHA = 0.01
 RATE = 50.0
 HISTORY_SECONDS = 1800.0
 _PRIOR = 2.0
-"""Events that a unit's share of bad ones is shrunk towards the mean by."""
+"""Strength of the prior with which a unit's share of bad events is shrunk towards the mean, in events."""
 
 Varying = Callable[[int], float]
-"""A factor by tick."""
+"""A factor that depends on the tick."""
 
 
 @dataclass(frozen=True)
 class KeyedCase:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        name: What is so.
-        kind: `null`: nothing is wrong, and what is rolled back is so falsely; `detect`: something is.
-        keys: Routing keys.
-        sigma: Of the lognormal factors by which keys differ in their shares of bad events.
-        metric: The one metric that is looked at, with all of the weight.
-        share: Bad events a request, on average.
-        effect: By how much the candidate multiplies them.
-        weight: Of the canary, and of its twin as far as there is room.
-        heavy: Share of the traffic that one more key has.
-        slow: Share of the traffic that one more key has, whose share of bad events is thrice the highest.
-        batch: Requests that share their fate.
+        name: Name of the row.
+        kind: `null` if the candidate is not worse, so that any rollback is false; `detect` if it is worse.
+        keys: Number of routing keys.
+        sigma: Sigma of the lognormal factors by which the keys' shares of bad events differ.
+        metric: The only metric, which has the whole weight.
+        share: Average share of bad events.
+        effect: Factor by which the candidate increases that share.
+        weight: Weight of the canary and, if there is room, of its twin.
+        heavy: Share of the traffic of an additional key; 0 for none.
+        slow: Share of the traffic of an additional key with three times the highest share of bad events; 0 for none.
+        batch: Number of requests that always have the same outcome.
         load: Factor of the traffic, by tick.
-        grows: Weights that the canary and its twin have, one after the other; () for `weight` throughout.
+        grows: Successive weights of the canary and its twin; () for `weight` throughout.
         late: Share of the time after which the effect begins.
-        history: Whether the keys' own shares are known from the time before.
+        history: Whether the keys' shares of bad events are known from before the rollout.
         zipf: Exponent of the keys' rates.
-        twin: The canary is compared with a part of the baseline like its own; else with all of it.
-        bursts: Chance that a unit fails all by itself in a tick, whatever version answers it: nine requests in ten.
-        expected: Share rolled back and median minutes of the reference (decision 49); None if it has none.
-        tick: Seconds.
+        twin: Whether the canary is compared with an equal part of the baseline, rather than with all of it.
+        bursts: Probability that a unit fails 90 % of its requests in a tick, independently of the version.
+        expected: Share rolled back and median minutes in the reference (decision 49); None if it is not there.
+        tick: Length of a tick, in seconds.
     """
 
     name: str
@@ -81,12 +80,12 @@ _TABLE = {
     (5000, 0.0): ((1.0, 2.5), (1.0, 4.0)), (2000, 0.5): ((0.94, 2.5), (0.96, 4.0)),
     (500, 0.5): ((0.78, 3.0), (0.87, 4.5)), (200, 1.0): ((0.42, 4.0), (0.49, 6.5)),
 }  # fmt: skip
-"""Of the reference, the simulation that the first design was tried in (decision 49): share rolled back and median
-minutes, of p90 x1.8 and errors x10."""
+"""Share rolled back and median minutes for p90 x1.8 and errors x10, in the reference: the simulation with which the
+first design was evaluated (decision 49)."""
 
 
 def keyed_cases() -> Iterator[KeyedCase]:
-    """The rows: the reference's, and what could deceive a weaker test."""
+    """Yields the rows of the reference, and cases that could deceive a weaker test."""
     for keys, sigma in SIZES:
         named = f"{keys:,} keys, sigma {sigma:g}"
         p90 = KeyedCase(f"p90: no difference, {named}", "null", keys, sigma, P90, 0.1)
@@ -112,7 +111,7 @@ def keyed_cases() -> Iterator[KeyedCase]:
         "500 keys, sigma 0.5, 5 % weight, no twin": {"keys": 500, "sigma": 0.5, "weight": 0.05, "twin": False},
         "500 keys, sigma 0.5, keys fail in bursts": {"keys": 500, "sigma": 0.5, "share": 0.003, "bursts": 0.0002},
     }.items():
-        case = replace(p90, name=f"p90: no difference, {name}", **changed)  # type: ignore[arg-type] # some are floats
+        case = replace(p90, name=f"p90: no difference, {name}", **changed)  # type: ignore[arg-type] # mixed types
         yield case
         yield replace(case, name=f"p90: exactly r0, {name}", effect=case.metric.null)
     for (keys, sigma), (as_slow, as_failing) in _TABLE.items():
@@ -130,12 +129,12 @@ def keyed_cases() -> Iterator[KeyedCase]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the runs of a case.
+    """The results of the runs of a case. All arrays have the shape (runs,).
 
     Attributes:
-        minutes: Until the candidate was rolled back; NaN where it was not.
-        units: Effective units of the smaller arm at the end.
-        evidence: Combined evidence at the end, which comes sooner where all runs are rolled back.
+        minutes: Minutes until the candidate was rolled back; NaN if it was not.
+        units: Number of effective units of the smaller arm at the end.
+        evidence: Combined evidence at the end. A simulation ends early once all runs are rolled back.
     """
 
     minutes: Floats
@@ -144,10 +143,10 @@ class Outcome:
 
 
 class Population:
-    """The keys of many runs: how often each unit asks, and how often it goes wrong; shape (runs, 2, groups)."""
+    """The keys of many runs, with the rates of requests and bad events of each unit; shape (runs, 2, groups)."""
 
     def __init__(self, case: KeyedCase, runs: int, rng: np.random.Generator) -> None:
-        """Draws keys and assigns them, for good: a key's place decides whether a weight takes it."""
+        """Draws the keys and their fixed places, which decide whether a key is in the canary at a given weight."""
         self._twin = case.twin
         rate = np.tile(1 / np.arange(1, case.keys + 1) ** case.zipf, (runs, 1))
         rate *= RATE / rate.sum(1, keepdims=True)
@@ -170,9 +169,10 @@ class Population:
         return shares
 
     def units(self, weights: Sequence[float]) -> list[tuple[Floats, Floats, Floats]]:
-        """Returns, for each weight, each unit's requests and bad ones a second, and its share of bad ones before.
+        """Returns, for each weight, each unit's requests and bad events per second and earlier share of bad events.
 
-        Groups without a key have no column; those of the two arms are not the same ones, as none is compared.
+        Groups without a key have no column. The columns of the two arms are different groups, since single groups are
+        not compared.
         """
         found = [self._summed(weight) for weight in weights]
         active = np.any([requests > 0 for requests, _, _ in found], axis=0)
@@ -222,7 +222,7 @@ def simulated(case: KeyedCase, runs: int, seed: int, hours: float = 2.0) -> Outc
 
 
 def keyed_row(case: KeyedCase, runs: int, seed: int, hours: float = 2.0, at_once: int = 50) -> dict[str, object]:
-    """Simulates a case and returns its row; `at_once` runs share the arrays, which fit into a cache so."""
+    """Simulates a case and returns its row. `at_once` runs share the arrays, which then fit into a CPU cache."""
     seeds = np.random.SeedSequence(seed).generate_state(-(-runs // at_once))
     sizes = [min(at_once, runs - start) for start in range(0, runs, at_once)]
     found = [simulated(case, size, int(one), hours) for one, size in zip(seeds, sizes, strict=True)]

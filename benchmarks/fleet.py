@@ -1,4 +1,4 @@
-"""What many rollouts at once on several servers cost: time of a tick, processor, and rows and bytes of the store.
+"""The cost of many simultaneous rollouts on several servers: duration of ticks, CPU, rows and size of the state store.
 
 `python benchmarks/fleet.py [--servers N] [--models N] [--seconds S] [--state URL]`; prints one JSON object.
 """
@@ -46,12 +46,12 @@ _TICK_SECONDS = 5.0
 
 
 def main() -> None:
-    """Measures, and prints what was found."""
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--models", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=100.0, help="requests a second, over all servers and models")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests per second, over all servers and models")
     parser.add_argument("--state", default="", help="URL of the state store; SQLite beside the models by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -148,7 +148,7 @@ def _metric(server: Served, name: str) -> float:
 
 
 def _rows(models: Path) -> dict[str, int]:
-    """Returns rows by table and bytes of the SQLite file; nothing where the store is elsewhere."""
+    """Returns the number of rows by table and the size of the SQLite file in bytes; empty if the store is elsewhere."""
     file = models / ".turnout" / "state.db"
     if not file.exists():
         return {}

@@ -1,10 +1,10 @@
-"""Sends broken and twisted messages to every service and route of a server of its own; ends with 1 where one is wrong.
+"""Sends malformed messages to every service and route of a server. Exits with 1 if the server misbehaves.
 
     python benchmarks/fuzz.py [--messages 200000] [--seed 1]
 
-Wrong are INTERNAL, UNKNOWN, DATA_LOSS and 500, a call without an answer, a traceback or an unexpected error in the log,
-a server that ended, and memory that grew by more than 256 MiB after the first tenth. They come from
-tests/support/fuzzing.py.
+Faults are INTERNAL, UNKNOWN, DATA_LOSS and 500, a call without an answer, a traceback or an unexpected error in the
+log, a server that exits, and memory growth of more than 256 MiB after the first tenth. tests/support/fuzzing.py makes the
+messages.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _REGISTER = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
 
 
 async def attack(server: ServerProcess, seed: int, count: int, key: str) -> list[str]:
-    """Sends `count` messages; returns what was wrong. Some refer to a region of shared memory, whose key is given."""
+    """Sends `count` messages and returns the faults. Some messages refer to the region of shared memory with `key`."""
     sender = Sender(server.grpc, server.control, server.http)
     faults: list[str] = []
     all_messages = islice(messages(seed), count)
@@ -69,7 +69,7 @@ async def attack(server: ServerProcess, seed: int, count: int, key: str) -> list
 
 @contextlib.contextmanager
 def segment() -> Iterator[str]:
-    """Makes shared memory; yields its key."""
+    """Creates a segment of shared memory and yields its key."""
     made = SharedMemory(create=True, size=_REGION_BYTES)
     try:
         yield made.name
@@ -79,7 +79,7 @@ def segment() -> Iterator[str]:
 
 
 async def register(server: ServerProcess, key: str) -> None:
-    """Registers the region that some messages refer to, unless it is."""
+    """Registers the region that some messages refer to, unless it is already registered."""
     region = pb.SystemSharedMemoryRegisterRequest(name=REGION, key=key, byte_size=_REGION_BYTES)
     async with grpc.aio.insecure_channel(server.grpc) as channel:
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -87,7 +87,7 @@ async def register(server: ServerProcess, key: str) -> None:
 
 
 def main() -> int:
-    """Runs what the arguments say; returns the exit code."""
+    """Runs the fuzzer and returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,19 +1,20 @@
-"""Turnout on a CUDA device beside ONNX Runtime driven directly; in parts, each of which ends within five minutes.
+"""Compares Turnout on a CUDA device with ONNX Runtime, in parts that take less than five minutes each.
 
-    python benchmarks/gpu.py start                        does everything start: run it first, it takes a minute
-    python benchmarks/gpu.py speed --model magika         requests a second and latency, by requests in flight
+    python benchmarks/gpu.py start                        checks that everything starts: run it first, for a minute
+    python benchmarks/gpu.py speed --model magika         requests per second and latency, by requests in flight
            [--graphs off|auto] [--spin US] [--way in-process|grpc] [--seconds S]
-    python benchmarks/gpu.py memory                       co-resident versions, and what is left after unload
-    python benchmarks/gpu.py rollback                     a canary that is slow, rolled back under load
-    python benchmarks/gpu.py report FILE...               a table of it all, each number with what it should be
+    python benchmarks/gpu.py memory                       co-resident versions, and memory left after unloading
+    python benchmarks/gpu.py rollback                     a slow canary, rolled back under load
+    python benchmarks/gpu.py report FILE...               a table of all results with their targets
 
-Each part adds what it found to `--out`, by default `benchmarks/results/gpu-<device>.json`, and ends with 1 where
-something does not start or is not right. `tests/gpu` are the tests of the same.
+Each part adds its results to `--out`, by default `benchmarks/results/gpu-<device>.json`, and exits with 1 if something
+does not start or is not correct. `tests/gpu` has tests of the same features.
 
-In process Turnout is driven through its data plane (`DataPlane.answer`), and directly means one session and a thread
-with an IO binding of its own for each request in flight: what is compared is queueing, batching and binding. Over gRPC
-the load generator of `benchmarks/load.py` is a process of its own; where it cannot be compiled, `LOADGEN` names one
-that was. `--device cpu` goes the same ways on a machine without a GPU, and its numbers say nothing.
+In process, Turnout is called through its data plane (`DataPlane.answer`). It is compared with a single ONNX Runtime
+session, called from one thread with its own IO binding for each request in flight, so the difference is queueing,
+batching and binding. Over gRPC, the load generator of `benchmarks/load.py` runs in a separate process; if it cannot be
+compiled on the machine, set `LOADGEN` to a compiled one. `--device cpu` runs the same code without a GPU, but its
+numbers are meaningless.
 """
 
 import argparse
@@ -61,7 +62,7 @@ IN_FLIGHT = (1, 2, 4, 8, 16, 32, 64)
 RESULTS = Path(__file__).resolve().parent / "results"
 
 LEAST_RATIO, MOST_EXTRA_US, MOST_LEFT_BYTES = 0.9, 60.0, 0
-"""What issue 20 asks for: at every point, at one in flight, and after everything was unloaded."""
+"""Targets of issue 20: the ratio at every point, the latency with one in flight, and memory left after unloading."""
 
 Inputs = Mapping[str, NDArray[np.generic]]
 Part = dict[str, Any]
@@ -70,10 +71,10 @@ _RANDOM = np.random.default_rng(1)
 
 
 class Bench:
-    """One run of this program: where it measures and what."""
+    """The device, models and inputs of a benchmark run."""
 
     def __init__(self, scratch: Path, device: str, size: int) -> None:
-        """Prepares models in `scratch`; `size` is the MatMul's."""
+        """Prepares the models in `scratch`. `size` is the size of the MatMul."""
         self.scratch = scratch
         self.device = "cuda:0" if device == "cuda" else "cpu"
         self.provider = providers.CUDA if device == "cuda" else providers.CPU
@@ -89,14 +90,14 @@ class Bench:
 
     @asynccontextmanager
     async def server(self, *models: str, **runtime: Any) -> AsyncIterator[Running]:
-        """Runs a server in this process with the versions of some models in memory."""
+        """Runs a server in this process, with all versions of the given models loaded."""
         root = Path(tempfile.mkdtemp(dir=self.scratch))
         publish_models(
             root, {f"{name}@{version}": file for (name, version), file in self.files.items() if name in models}
         )
         loopback = Address("127.0.0.1", 0)
         if self.device == "cpu":
-            runtime["inline_threshold_us"] = 0  # runs on the event loop are what a GPU does not have
+            runtime["inline_threshold_us"] = 0  # a GPU has no runs on the event loop
         runtime = {"providers": (self.device.partition(":")[0],)} | runtime
         settings = Settings(
             models=root, grpc=loopback, http=loopback, control=loopback, runtime=Runtime(**runtime)
@@ -106,13 +107,13 @@ class Bench:
             yield server
 
     def session(self, model: str, version: str) -> ort.InferenceSession:
-        """Makes a session as ONNX Runtime makes it when it is told nothing but where to run."""
+        """Creates an ONNX Runtime session with default options, except for the provider."""
         wanted = [self.provider, providers.CPU][: 1 if self.device == "cpu" else 2]
         return ort.InferenceSession(str(self.files[model, version]), providers=wanted)
 
 
 def direct(session: ort.InferenceSession, inputs: Inputs, in_flight: int, seconds: float) -> Part:
-    """Drives one session by as many threads as requests in flight, each with a binding of its own."""
+    """Runs one session from `in_flight` threads, each with its own IO binding."""
     outputs = [output.name for output in session.get_outputs()]
     ready = threading.Barrier(in_flight)
     latencies: list[float] = []
@@ -145,7 +146,7 @@ def direct(session: ort.InferenceSession, inputs: Inputs, in_flight: int, second
 
 
 async def in_process(server: Running, model: str, versions: Sequence[str], inputs: Inputs, n: int, s: float) -> Part:
-    """Keeps `n` requests in flight on the data plane for `s` seconds, and tells what each leg of them took."""
+    """Keeps `n` requests in flight on the data plane for `s` seconds, and measures the parts of their latency."""
     latencies: list[float] = []
     legs: list[tuple[float, float]] = []
     end = time.perf_counter() + s
@@ -164,13 +165,13 @@ async def in_process(server: Running, model: str, versions: Sequence[str], input
 
 
 async def over_grpc(server: Running, generator: Generator, target: Target, n: int, s: float) -> Part:
-    """Keeps `n` unary calls in flight on the real port, from another process."""
+    """Keeps `n` unary gRPC calls in flight, from another process, for `s` seconds."""
     load = await asyncio.to_thread(generator.run, target, "unary", n, s)
     return {"requests_per_second": round(load.rps, 1), "p50_ms": round(load.p50_ms, 3), "p99_ms": round(load.p99_ms, 3)}
 
 
 async def start(bench: Bench, _: argparse.Namespace) -> tuple[Part, list[str]]:
-    """Checks that each thing that the other parts use starts, and is right."""
+    """Checks that everything that the other parts use starts and computes correct outputs."""
     failed: list[str] = []
     found: Part = {"device": bench.device, "libraries_missing": list(providers.missing_cuda_libraries())}
 
@@ -185,7 +186,7 @@ async def start(bench: Bench, _: argparse.Namespace) -> tuple[Part, list[str]]:
                     cpu = ort.InferenceSession(str(bench.files[model, version]), providers=[providers.CPU])
                     for (_, got), expected in zip(result.outputs, cpu.run(None, inputs), strict=True):
                         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=atol)
-        except Exception as error:  # noqa: BLE001 - what fails is what this is to find out, and the next is tried
+        except Exception as error:  # noqa: BLE001 - record any failure and try the next
             failed.append(f"{name}: {type(error).__name__}: {error}")
         _say(f"{name}: {time.monotonic() - began:.1f} s{'' if len(failed) == before else ', failed'}")
 
@@ -207,7 +208,7 @@ async def start(bench: Bench, _: argparse.Namespace) -> tuple[Part, list[str]]:
 
 
 async def _tensorrt(bench: Bench, found: Part, failed: list[str], check: Callable[..., Awaitable[None]]) -> None:
-    """Checks that TensorRT builds engines, keeps them, and loads them the second time; where its library is there."""
+    """Checks that TensorRT, if it is installed, builds and caches engines, and loads cached engines the second time."""
     report = next(report for report in providers.probe() if report.name == providers.TENSORRT)
     if not report.usable:
         found["tensorrt"] = report.detail
@@ -216,7 +217,7 @@ async def _tensorrt(bench: Bench, found: Part, failed: list[str], check: Callabl
     cache = bench.scratch / "engines"
     wanted = {"providers": ("tensorrt", "cuda", "cpu"), "tensorrt_cache": str(cache), "tensorrt_fp16": "golden"}
     for name in ("TensorRT", "TensorRT, engines kept"):
-        await check(name, 120, 0.5, **wanted)  # TensorRT multiplies with TF32, and ONNX Runtime has no option for that
+        await check(name, 120, 0.5, **wanted)  # TensorRT uses TF32, which ONNX Runtime cannot turn off
         told = {version: body["tensorrt"] for version, body in found.get(name, {}).items()}
         _say(json.dumps(told, indent=2))
         if not told or not all(reason.startswith("used") for reason in told.values()):
@@ -226,7 +227,7 @@ async def _tensorrt(bench: Bench, found: Part, failed: list[str], check: Callabl
 
 
 async def speed(bench: Bench, arguments: argparse.Namespace) -> tuple[Part, list[str]]:
-    """Measures one model under one set of settings, in turn with ONNX Runtime, at each number in flight."""
+    """Measures a model with the given settings, alternating with ONNX Runtime, for each number in flight."""
     model, seconds = arguments.model, arguments.seconds
     version = MAGIKA if model == "magika" else VERSIONS[0]
     inputs, session = bench.inputs[model], bench.session(model, version)
@@ -257,7 +258,7 @@ async def speed(bench: Bench, arguments: argparse.Namespace) -> tuple[Part, list
 
 
 async def memory(bench: Bench, arguments: argparse.Namespace) -> tuple[Part, list[str]]:
-    """Three co-resident versions in turn, and memory by version and after unload."""
+    """Measures three co-resident versions used in turn, and memory by version and after unloading."""
     found: Part = {}
     async with bench.server("magika", "matmul", cuda_graphs=arguments.graphs) as server:
         inputs = bench.inputs["matmul"]
@@ -286,7 +287,7 @@ async def memory(bench: Bench, arguments: argparse.Namespace) -> tuple[Part, lis
 
 
 async def rollback(_: Bench, __: argparse.Namespace) -> tuple[Part, list[str]]:
-    """Plays a rollout whose candidate is slow, on a server process under load, which runs where it chooses to."""
+    """Runs a rollout with a slow candidate on a server process under load, which chooses its device itself."""
     from magika.process import serving
     from magika.rollouts import ENVIRONMENT, SCENES, play
     from magika.rollouts import publish_all as publish_scenes
@@ -306,7 +307,7 @@ async def rollback(_: Bench, __: argparse.Namespace) -> tuple[Part, list[str]]:
 
 
 def report(paths: Sequence[Path]) -> int:
-    """Prints what was found, each number beside what it should be; returns how many are not."""
+    """Prints all results with their targets, and returns the number of missed targets."""
     console, missed = Console(width=140), 0
     table = Table("model", "way", "graphs", "spin us", "in flight", "ratio", "p50 ms, direct", "legs us: to, run, back")
     for path in paths:
@@ -385,24 +386,26 @@ _PARTS: Mapping[str, Callable[[Bench, argparse.Namespace], Any]] = {
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*_PARTS, "report"])
-    parser.add_argument("files", nargs="*", type=Path, help="of report")
+    parser.add_argument("files", nargs="*", type=Path, help="result files, for report")
     parser.add_argument("--model", choices=["magika", "matmul"], default="matmul")
     parser.add_argument("--way", choices=["in-process", "grpc"], default="in-process")
     parser.add_argument("--graphs", choices=["off", "auto"], default="off")
     parser.add_argument("--spin", type=int, default=0, metavar="US", help="runtime.gpu_spin_us")
     parser.add_argument("--runners", type=int, default=0, help="runtime.runners")
     parser.add_argument("--in-flight", type=int, nargs="+", default=IN_FLIGHT)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
-    parser.add_argument("--windows", type=int, default=3, help="of each number in flight, in turn with ONNX Runtime")
-    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="decision 35 asks")
-    parser.add_argument("--size", type=int, default=SIZE, help="of the MatMul")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each window")
+    parser.add_argument(
+        "--windows", type=int, default=3, help="windows for each number in flight, alternating with ONNX Runtime"
+    )
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop, for decision 35")
+    parser.add_argument("--size", type=int, default=SIZE, help="size of the MatMul")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--out", type=Path, help="a JSON file, which is added to")
+    parser.add_argument("--out", type=Path, help="JSON file to add the results to")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Returns 1 where there is no device to measure on, or something does not start, or is not right."""
+    """Runs one part. Returns 1 if there is no device, something does not start, or a result is not correct, else 0."""
     arguments = _parsed()
     if arguments.part == "report":
         return 1 if report(arguments.files) else 0

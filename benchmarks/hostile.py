@@ -1,4 +1,4 @@
-"""Messages that are made to hurt: far beyond the limits of the default settings, and just within them."""
+"""Malicious messages: far beyond the limits of the default settings, and just within them."""
 
 import gzip
 import struct
@@ -24,14 +24,14 @@ STRINGS = MIB // 2
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """One message.
+    """A malicious message.
 
     Attributes:
-        name: What it is.
-        target: A gRPC method, or the path of a URL.
-        body: As it is sent.
-        headers: Of an HTTP request.
-        within: Whether the default limits allow it.
+        name: Description of the message.
+        target: Full name of a gRPC method, or path of a URL.
+        body: The message or HTTP body.
+        headers: HTTP headers.
+        within: Whether the message is within the default limits.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Hostile:
 
 
 def issue() -> Iterator[Hostile]:
-    """The messages that stalled 0.1."""
+    """Yields the messages that stalled release 0.1."""
     ones = b'{"inputs":{"x":[' + b"1," * (31 * MIB) + b"1]}}"
     yield Hostile("gzip of 62 MiB JSON, /predict", "/predict/f", gzip.compress(ones, 9), _GZIP, within=False)
     yield Hostile("17 MiB JSON, /predict", "/predict/f", ones[: 17 * MIB] + b"1]}}", within=False)
@@ -57,7 +57,7 @@ def issue() -> Iterator[Hostile]:
 
 
 def worst() -> Iterator[Hostile]:
-    """What comes close to the limits, each in another way."""
+    """Yields messages that come close to the limits, each in a different way."""
     yield from _json()
     yield from _typed()
     yield from _strings()

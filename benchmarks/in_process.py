@@ -1,4 +1,4 @@
-"""Requests that are handed to the data plane as they are, as those of no protocol."""
+"""Requests that are passed directly to the data plane, without a protocol."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _OPERATION = Operation("in process", (), "status")
 
 
 class InProcess:
-    """One request and its answer; implements `turnout.serving.data_plane.inference.InferenceExchange`."""
+    """The exchange of one request; implements `turnout.serving.data_plane.inference.InferenceExchange`."""
 
     service = "in process"
     operation = _OPERATION
@@ -24,11 +24,11 @@ class InProcess:
     costly = False
 
     def __init__(self, model: str, selector: str, inputs: Mapping[str, Array]) -> None:
-        """Prepares a request for a model's version, with its inputs by name."""
+        """Creates a request for a version of a model, with inputs by name."""
         self._request = InferenceRequest(model, selector, inputs, request_id="in process", arrived=time.monotonic())
 
     def parent(self) -> None:
-        """Returns no span."""
+        """Returns None, for no span."""
 
     def read(self) -> None:
         """Does nothing."""
@@ -42,7 +42,7 @@ class InProcess:
         return self._request
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> InferenceResult:
-        """Returns the answer as it is."""
+        """Returns the result unchanged."""
         return result
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> NoReturn:
@@ -50,5 +50,5 @@ class InProcess:
         raise error
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:
-        """Returns what no trace shows."""
+        """Returns an empty status, since nothing is traced."""
         return "", False

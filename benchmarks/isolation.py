@@ -1,4 +1,4 @@
-"""What isolation costs: the same model in child processes and in the server's own."""
+"""The cost of isolation: the same model in child processes, compared with the server's process."""
 
 import os
 from contextlib import ExitStack
@@ -15,14 +15,14 @@ TITLE = "isolated in child processes, against the server's own process"
 IN_FLIGHT = (1, 16)
 
 _ALL_CHILDREN_SECONDS = 5.0
-"""How long a version is kept busy for, until all of its children are there."""
+"""Seconds of load after which all child processes of a version have started."""
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Requests a second of the tiny model and of magika 3.3.0, unary, at 1 and 16 in flight."""
+    """Compares requests per second of the tiny model and of magika 3.3.0, unary, at 1 and 16 in flight."""
     models = tiny_and_magika(scratch)
     requests = {"tiny": ("x", "f32", "1,64"), "magika": ("bytes", "i32", "1,2048")}
-    # Which batches pay is found out by timing, and would differ between the two by chance.
+    # The batch sizes that pay are determined by timing, and could differ between the two servers by chance.
     settings = {"TURNOUT_RUNTIME__PROVIDERS": "cpu", "TURNOUT_BATCHING__ONLY_WHERE_IT_PAYS": "false"}
     rows = []
     with ExitStack() as stack:
@@ -34,7 +34,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
             targets = [Target(server.grpc, model, "", *request) for server in servers]
 
             def measured(side: int, in_flight: int, targets: list[Target] = targets) -> tuple[float, float]:
-                """Returns requests a second, and processor milliseconds of the server and its children for each."""
+                """Returns requests per second, and CPU milliseconds per request of the server and its children."""
                 before = _cpu_seconds(servers[side].pid)
                 load = generator.run(targets[side], "unary", in_flight, seconds)
                 return load.rps, (_cpu_seconds(servers[side].pid) - before) / max(load.answers, 1) * 1e3
@@ -52,7 +52,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Returns the processor time that a process and its children that run have had."""
+    """Returns the CPU time of a process and its running children, in seconds."""
     process = psutil.Process(pid)
     times = [one.cpu_times() for one in (process, *process.children())]
     return sum(time.user + time.system for time in times)

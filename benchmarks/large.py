@@ -1,4 +1,4 @@
-"""Tensors of 10 MB there and back: Turnout, which runs a model on them, and a bare grpc.aio handler that echoes."""
+"""Round trips of 10 MB tensors: Turnout, which runs a model on them, compared with a grpc.aio handler that echoes."""
 
 import os
 from contextlib import ExitStack
@@ -16,11 +16,11 @@ from turnout.testing import publish_models
 TITLE = "tensors of 10 MB there and back, against grpc.aio's echo of the message"
 TENSOR = "x:FP32:1,2500000"
 LEAST_SECONDS = 3.0
-"""Of a window: fewer see a handful of messages."""
+"""Minimum length of a window, in seconds. A shorter one has only a handful of messages."""
 
 
 def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[Row]:
-    """Messages a second at 1 and 4 in flight, by transport."""
+    """Compares messages per second at 1 and 4 in flight, by transport."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "M"]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
     model = scratch / "identity.onnx"

@@ -1,4 +1,4 @@
-"""The load generator: built once from loadgen/, run as a process, read as a value."""
+"""The load generator: compiles loadgen/ once, runs it as a process, and parses its results."""
 
 import json
 import os
@@ -17,13 +17,13 @@ PACKAGES = ("libgrpc++-dev", "libprotobuf-dev", "protobuf-compiler", "protobuf-c
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of the generator saw.
+    """The results of one run of the generator.
 
     Attributes:
-        rps: Answers a second.
-        p50_ms, p99_ms, max_ms: Latency.
-        answers: Requests that were answered.
-        latencies_ms: Of each answer, ascending; empty where there are more than 5,000.
+        rps: Responses per second.
+        p50_ms, p99_ms, max_ms: Quantiles and maximum of the latency, in milliseconds.
+        answers: Number of responses.
+        latencies_ms: Latency of each response in milliseconds, ascending; empty if there are more than 5,000.
     """
 
     rps: float
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the generator sends, and where."""
+    """The server and the request that the generator sends."""
 
     address: str
     model: str
@@ -50,16 +50,16 @@ class Generator:
     """The compiled load generator."""
 
     def __init__(self, optimise: str = "-O2") -> None:
-        """Compiles it, unless that was done for the same source before, or `LOADGEN` names one that was compiled.
+        """Compiles the generator, unless it is up to date or `LOADGEN` is the path of a compiled one.
 
         Args:
-            optimise: For the compiler, which takes a third less of CPU with -O0: for who measures nothing.
+            optimise: Optimization flag of the compiler. -O0 takes a third less CPU, for uses other than measurements.
         """
-        given = os.environ.get("LOADGEN")  # a machine with a GPU may have no compiler
+        given = os.environ.get("LOADGEN")  # a machine with a GPU may not have a compiler
         self._binary = Path(given) if given else _build(optimise)
 
     def start(self, target: Target, mode: str, in_flight: int, seconds: float) -> "subprocess.Popen[str]":
-        """Starts a run; `finish` reads it."""
+        """Starts a run. Call `finish` for its results."""
         t = target
         command = [t.address, t.model, t.selector, t.input, t.dtype, t.dims, mode, str(in_flight), str(seconds)]
         return subprocess.Popen(
@@ -67,7 +67,7 @@ class Generator:
         )
 
     def finish(self, process: "subprocess.Popen[str]") -> Load:
-        """Waits for a run. A single request that failed ends the benchmark: its numbers would mean nothing."""
+        """Waits for a run. A single failed request ends the benchmark, since its numbers would be meaningless."""
         out, err = process.communicate(timeout=600)
         if process.returncode:
             raise SystemExit(f"the load generator saw failures: {out.strip() or err.strip()}")
@@ -75,7 +75,7 @@ class Generator:
         return Load(body["rps"], body["p50_ms"], body["p99_ms"], body["max_ms"], body["answers"], body["latencies_ms"])
 
     def run(self, target: Target, mode: str, in_flight: int, seconds: float) -> Load:
-        """Runs once."""
+        """Runs the generator once."""
         return self.finish(self.start(target, mode, in_flight, seconds))
 
 
@@ -97,7 +97,7 @@ def _build(optimise: str) -> Path:
     _run("protoc", f"-I{PROTOS}", f"-I{google}", f"--cpp_out={out}", *protos)
     _run("protoc", f"-I{PROTOS}", f"-I{google}", f"--grpc_out={out}", f"--plugin=protoc-gen-grpc={plugin}", protos[0])
     flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", "grpc++", "protobuf"], text=True).split()
-    # In one piece: each of the four would read 100,000 lines of headers again. Two names are in each that is generated.
+    # Compiled as one file, since each of the four would include 100,000 lines of headers. Two names occur in several.
     lines = ['#include "turnout_proto/v1/prediction.grpc.pb.h"']
     for number, file in enumerate((*sorted(out.rglob("*.pb.cc")), source)):
         lines += [f"#define {name} {name}_{number}" for name in ("schemas", "file_default_instances")]

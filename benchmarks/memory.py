@@ -17,7 +17,7 @@ EARLY, LATE = 20, 200
 
 
 def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[Row]:
-    """Drives the control listener; reads the resident set of the server's process."""
+    """Loads and unloads over the control listener, and measures the resident set size of the server's process."""
     model = scratch / "big.onnx"
     onnx.save(matmul(2240), model)
     publish_models(scratch / "models", {"big@1.0.0": model})

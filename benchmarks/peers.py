@@ -1,7 +1,8 @@
-"""A real Triton, and the load generator that speaks the Open Inference Protocol to it and to Turnout alike.
+"""A real Triton server, and a load generator for the Open Inference Protocol, which both Triton and Turnout speak.
 
-Both stand beside the repository, in `../shared/tools`; `peers/README.md` there says how Triton comes from PyPI. `$LAB`
-is where it was set up, with its environment in `v`. Where any of it is missing, what needs it is left out, with words.
+Both are next to the repository, in `../shared/tools`; `peers/README.md` there explains how to install Triton from PyPI.
+`$LAB` is the folder of that installation, with its virtual environment in `v`. If any of this is missing, the
+benchmarks that need it are skipped with a message.
 """
 
 import json
@@ -22,11 +23,11 @@ START_SECONDS = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one run of the generator saw.
+    """The results of one run of the generator.
 
     Attributes:
-        rps: Answers a second.
-        p50_ms, p99_ms: Latency.
+        rps: Responses per second.
+        p50_ms, p99_ms: Latency quantiles, in milliseconds.
     """
 
     rps: float
@@ -35,13 +36,13 @@ class Seen:
 
 
 class Oipload:
-    """The generator: a closed loop of ModelInfer from C++."""
+    """The load generator: a closed loop of ModelInfer calls, in C++."""
 
     def __init__(self) -> None:
-        """Builds it in a temporary folder.
+        """Builds the generator in a temporary folder.
 
         Raises:
-            LookupError: It, or what it is built with, is not there; in words.
+            LookupError: The generator or a build tool is missing; the message says which.
         """
         build = TOOLS / "oipload" / "build.sh"
         if not build.exists():
@@ -56,15 +57,15 @@ class Oipload:
     def run(
         self, address: str, model: str, tensor: str, in_flight: int, seconds: float, *, connections: int = 1
     ) -> Seen:
-        """Runs once; a single failure ends the benchmark, whose numbers would mean nothing.
+        """Runs the generator once. A single failure ends the benchmark, since its numbers would be meaningless.
 
         Args:
-            address: `host:port`.
-            model: Its name.
-            tensor: The input: `name:dtype:d0,d1,...`, and for integers `:below`.
-            in_flight: Calls at any time.
-            seconds: That count, after a warm-up of a fifth of it.
-            connections: That the calls take turns on.
+            address: Address of the server, `host:port`.
+            model: Name of the model.
+            tensor: The input: `name:dtype:d0,d1,...`, followed by `:below` for integers.
+            in_flight: Number of concurrent calls.
+            seconds: Length of the measurement, which follows a warm-up of a fifth of it.
+            connections: Number of connections, which the calls use in turn.
         """
         command = [self._binary, "--url", address, "--model", model, "--input", tensor, "--conc", str(in_flight)]
         command += ["--secs", str(seconds), "--warmup", str(seconds / 5), "--channels", str(connections)]
@@ -79,10 +80,10 @@ class Oipload:
 
 @contextmanager
 def triton(model: Path) -> Iterator[str]:
-    """Serves a model of one input `x` and one output `y`, 64 wide, as `m`; yields the address.
+    """Runs Triton with a model as `m`, which has one input `x` and one output `y` of width 64. Yields the address.
 
     Raises:
-        LookupError: Triton is not there, or does not start; in words.
+        LookupError: Triton is not installed, or does not start; the message says which.
     """
     folder = os.environ.get("LAB", "")
     if not folder or not (TOOLS / "peers" / "triton.sh").exists():

@@ -1,4 +1,4 @@
-"""magika 3.3.0, a real model of some milliseconds, against ONNX Runtime in process."""
+"""magika 3.3.0, a real model that takes a few milliseconds, compared with ONNX Runtime in process."""
 
 import os
 import threading
@@ -19,7 +19,7 @@ THREADS = 4
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Compares requests a second with runs a second, both with the faster of two thread settings."""
+    """Compares requests per second with runs per second, both with the faster of two thread settings."""
     model = fetch("magika", "3.3.0")
     publish_models(scratch / "models", {"magika@3.3.0": model})
     sessions = {threads: _session(model, threads) for threads in (1, 0)}

@@ -1,12 +1,13 @@
-"""A rolling restart under load of three servers behind Envoy: what became of every prediction.
+"""A rolling restart, under load, of three servers behind Envoy: counts the outcomes of all predictions.
 
     python benchmarks/rolling_restart.py [--requests 200000] [--retries] [--seconds 3600]
 
-Three `turnout serve` on one repository and one state store, behind Envoy with the configuration of deploy/envoy (other
-addresses). Clients predict by unary gRPC, by PredictStream (16 on each stream) and by REST, and try nothing twice;
-without `--retries` Envoy does not either. Meanwhile one server after the other gets SIGTERM, ends, is started again and
-is waited for, round after round, until as many predictions were made as were asked for. Prints counts by kind and code,
-and each server's share, and writes them to results/rolling-restart.json. Exit status 1 if one prediction failed.
+Runs three `turnout serve` processes on one repository and one state store, behind Envoy with the configuration in
+deploy/envoy (with other addresses). Clients use unary gRPC, PredictStream (16 requests on each stream) and REST, and
+never retry; without `--retries`, Envoy does not retry either. Meanwhile, each server in turn gets SIGTERM, exits, is
+started again and becomes ready, round after round, until the requested number of predictions is reached. Prints counts
+by kind and code and each server's share, and writes them to results/rolling-restart.json. Exit status 1 if a prediction
+failed.
 """
 
 import argparse
@@ -37,11 +38,11 @@ RESULTS = Path(__file__).with_name("results") / "rolling-restart.json"
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200_000)
-    parser.add_argument("--retries", action="store_true", help="Envoy retries as deploy/envoy says")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="give up after this long")
+    parser.add_argument("--retries", action="store_true", help="let Envoy retry, as configured in deploy/envoy")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="time limit")
     parser.add_argument("--delay", type=float, default=5.0, help="drain.delay_s of the servers")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="turnout-rolling-") as scratch:

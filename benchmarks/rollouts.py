@@ -1,4 +1,4 @@
-"""Rollouts of a real model on a server process under load: what each ends with, how soon, and what clients saw."""
+"""Rollouts of a real model on a server process under load: how and when each ends, and its effect on clients."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,11 @@ TITLE = "rollouts of magika, each under load until it ends"
 
 
 class Played:
-    """A scene's outcome, as a row that the runner prints.
+    """A row with the outcome of a scene.
 
     Attributes:
-        met: It ended as it has to, and for the reason that it has to.
+        outcome: The outcome.
+        met: Whether the rollout ended as expected, and for the expected reason.
     """
 
     def __init__(self, outcome: Outcome) -> None:
@@ -41,7 +42,7 @@ class Played:
 
 
 def measure(scratch: Path) -> list[Played]:
-    """Plays the five scenes, each on a server process of its own; the good one's latency is looked at here, too."""
+    """Runs the five scenes, each on a new server process. Here, the good candidate is also checked for its latency."""
     root, played = publish_all(scratch), []
     good = replace(SCENES["good"], plan=PLAN | {"metrics": LATENCY})
     for scene in ({**SCENES, "good": good}).values():
@@ -51,7 +52,7 @@ def measure(scratch: Path) -> list[Played]:
 
 
 def show(rows: Sequence[Played], *, as_json: bool) -> None:
-    """Prints the plan and a table, or one JSON object a row."""
+    """Prints the plan and a table, or one JSON object per row."""
     if as_json:
         for row in rows:
             print(json.dumps(row.body()), flush=True)

@@ -1,4 +1,4 @@
-"""What a decision costs: one version, 100 versions, 10 canaries, with a key and without."""
+"""The cost of a routing decision: with one version, 100 versions and 10 canaries, with and without routing keys."""
 
 import asyncio
 import statistics
@@ -25,7 +25,7 @@ CALLS = 20_000
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Times the router of a real server; the generator has no part in it."""
+    """Times the router of a real server. The load generator is not used."""
     del generator, seconds
     files = []
     for seed in range(100):

@@ -41,15 +41,15 @@ TABLES = {
 }
 
 ROLLOUTS = "rollouts"
-"""A table of its own form: it tells what became of each rollout, and compares nothing."""
+"""A table with a different format: it has the outcome of each rollout, and no comparison."""
 
 
 def main() -> int:
-    """Returns how many targets were not met."""
+    """Runs the benchmarks and returns the number of missed targets."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", choices=[[], *TABLES, ROLLOUTS], help="which; all of them by default")
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES, ROLLOUTS], help="tables to measure (default: all)")
     parser.add_argument("--quick", action="store_true", help="short windows, for a first look")
-    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per row")
     arguments = parser.parse_args()
     windows, seconds = (3, 0.7) if arguments.quick else (9, 2.0)
     generator = Generator() if set(arguments.tables) != {ROLLOUTS} else None

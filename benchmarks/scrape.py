@@ -1,4 +1,4 @@
-"""What a scrape of a server with 100 versions costs, every one of which has answered."""
+"""The cost of a scrape of a server with 100 versions, all of which have served requests."""
 
 import statistics
 import time
@@ -18,12 +18,12 @@ from turnout_client import Client
 TITLE = "a scrape of 100 versions"
 COUNT = 100
 SCRAPES = 20
-"""In each window; the kernel counts CPU in steps of 10 ms."""
+"""Number of scrapes in each window. One would be too short, since the kernel counts CPU time in steps of 10 ms."""
 MOST_SECONDS, MOST_CPU_SECONDS, MOST_BYTES = 0.25, 0.05, 5_000_000
 
 
 def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[Row]:
-    """Scrapes an idle server; each version has answered pinned requests."""
+    """Scrapes an idle server after each version has answered pinned requests."""
     files = []
     for seed in range(COUNT):
         files.append(scratch / f"tiny-{seed}.onnx")

@@ -1,4 +1,4 @@
-"""Servers under measurement, each in a process of its own on 127.0.0.1, and the models they serve."""
+"""Servers to measure, each in a separate process on 127.0.0.1, and the models that they serve."""
 
 import re
 import signal
@@ -23,11 +23,11 @@ TURNOUT = Path(sys.executable).with_name("turnout")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        grpc, http, control: Addresses.
-        pid: Of its process.
+        grpc, http, control: Addresses of the listeners.
+        pid: Process id.
     """
 
     grpc: str
@@ -37,7 +37,7 @@ class Served:
 
 
 def matmul(size: int = 64, seed: int = 0) -> onnx.ModelProto:
-    """Returns a model of one MatMul: float32 (N, size) in and out."""
+    """Returns a model of one MatMul, with input and output float32 (N, size)."""
     weights = np.random.default_rng(seed).standard_normal((size, size)).astype(np.float32)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name in "xy")
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
@@ -46,7 +46,7 @@ def matmul(size: int = 64, seed: int = 0) -> onnx.ModelProto:
 
 
 def tiny_and_magika(scratch: Path) -> Path:
-    """Publishes a 64x64 MatMul as `tiny` and magika 3.3.0 below `scratch`; returns the repository's root."""
+    """Publishes a 64x64 MatMul as `tiny`, and magika 3.3.0, in a repository in `scratch`, and returns its root."""
     tiny, models = scratch / "tiny.onnx", scratch / "models"
     onnx.save(matmul(), tiny)
     publish_models(models, {"tiny@1.0.0": tiny, "magika@3.3.0": fetch("magika", "3.3.0")})
@@ -55,7 +55,7 @@ def tiny_and_magika(scratch: Path) -> Path:
 
 @contextmanager
 def turnout(models: Path, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """Serves `models` until the context is left; ready when it is entered."""
+    """Runs a server for `models`, and yields it once it is ready."""
     ports = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     log = models.parent / f"server-{time.monotonic_ns()}.log"
     with log.open("w") as stderr:
@@ -69,21 +69,21 @@ def turnout(models: Path, environment: Mapping[str, str] | None = None) -> Itera
 
 @contextmanager
 def bare(model: Path) -> Iterator[str]:
-    """Serves `model` by the bare handler; yields its address."""
+    """Serves `model` with the minimal handler, and yields its address."""
     with _program("bare_server.py", str(model)) as address:
         yield address
 
 
 @contextmanager
 def echo() -> Iterator[str]:
-    """Serves ModelInfer by a bare handler that echoes; yields its address."""
+    """Serves ModelInfer with a minimal handler that echoes, and yields its address."""
     with _program("echo_server.py") as address:
         yield address
 
 
 @contextmanager
 def _program(name: str, *arguments: str) -> Iterator[str]:
-    """Runs a program here that prints its port; yields its address."""
+    """Runs a program in this folder that prints its port, and yields its address."""
     command = [sys.executable, str(HERE / name), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

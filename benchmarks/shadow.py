@@ -1,4 +1,4 @@
-"""What shadows do to live requests: latency with them on by latency with them off, in interleaved windows."""
+"""The effect of shadows on live requests: the ratio of latencies with and without them, in interleaved windows."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 TITLE = "live requests beside a shadow at 100 % that is ten times slower"
 RATE = 50
-"""Requests a second that leave a core's time on two cores: the model takes some 1.2 ms, its shadow 12 ms."""
+"""Requests per second. This rate leaves one of two cores idle: the model takes about 1.2 ms, its shadow 12 ms."""
 
 _NEIGHBOUR = """
 import os, sys, time
@@ -40,12 +40,12 @@ while True:
     session.run(None, {"x": x})
     time.sleep(0.012)
 """
-"""Runs the slow model some 40 times a second in the idle class and has nothing to do with the server: what this costs
-live requests, no shadow on the same machine could avoid."""
+"""Runs the slow model about 40 times per second in the idle scheduling class, independently of the server. A shadow on
+the same machine cannot cost live requests less than this."""
 
 
 def stack(layers: int) -> onnx.ModelProto:
-    """Returns a model of `layers` 640x640 MatMuls, each some 0.3 ms for 16 rows: float32 (N, 640) in and out."""
+    """Returns a model of `layers` 640x640 MatMuls, each about 0.3 ms for 16 rows; input and output float32 (N, 640)."""
     weights = np.random.default_rng(0).standard_normal((640, 640)).astype(np.float32) / 640**0.5
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 640]) for name in "xy")
     names = ["x", *(f"h{i}" for i in range(layers - 1)), "y"]
@@ -55,7 +55,7 @@ def stack(layers: int) -> onnx.ModelProto:
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Open loop with a core to spare, and closed loop with none; the shadow in a process and in a thread."""
+    """Measures an open loop with an idle core and a closed loop without, with the shadow in a process and a thread."""
     live, slow = scratch / "live.onnx", scratch / "slow.onnx"
     onnx.save(stack(4), live)
     onnx.save(stack(40), slow)
@@ -83,7 +83,7 @@ def _spare(
     seconds: float,
     target: float | None = 1.05,
 ) -> list[Row]:
-    """Compares each window beside something with the one before it, and takes the median of the windows."""
+    """Compares each window with `beside` with the window before it, and takes the median of all windows."""
     off, on = [], []
     for _ in range(windows):
         run(0.5)
@@ -107,7 +107,7 @@ def _spare(
 
 @contextmanager
 def _shadowed(server: Served) -> Iterator[None]:
-    """All requests have a copy, and almost all copies run."""
+    """Shadows all requests inside the context, and checks that almost all copies ran."""
     before = _copies(server)
     _traffic(server, rate=1.0)
     yield
@@ -119,14 +119,14 @@ def _shadowed(server: Served) -> Iterator[None]:
 
 @contextmanager
 def _neighbour(model: Path) -> Iterator[None]:
-    """A process that runs `model` in the idle class."""
+    """Runs a process with `model` in the idle scheduling class."""
     with subprocess.Popen([sys.executable, "-c", _NEIGHBOUR, str(model)]) as process:
         yield
         process.kill()
 
 
 def _none(name: str, server: Served, target: Target, generator: Generator, windows: int, seconds: float) -> Row:
-    """Closed loop at 4 in flight keeps both cores busy: nearly all copies have to be shed, and live work goes on."""
+    """Measures a closed loop with 4 in flight, which keeps both cores busy, so that nearly all copies are dropped."""
     off, on = [], []
     before = _copies(server)
     for _ in range(windows):
@@ -146,7 +146,7 @@ def _none(name: str, server: Served, target: Target, generator: Generator, windo
 
 
 def _traffic(server: Served, *, rate: float) -> None:
-    """Sets the share of the shadow."""
+    """Sets the share of requests that are copied to the shadow."""
     shadows = [pb.Shadow(version="1.1.0", rate=rate)] if rate else []
     with grpc.insecure_channel(server.control) as channel:
         policy = pb.Policy(baseline="1.0.0", shadows=shadows)
@@ -154,7 +154,7 @@ def _traffic(server: Served, *, rate: float) -> None:
 
 
 def _copies(server: Served) -> tuple[float, float]:
-    """Returns the copies that were run and those that were dropped."""
+    """Returns the numbers of copies that were run and dropped."""
     with urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
         text = answer.read().decode()
 

@@ -1,14 +1,15 @@
-"""Long checks that no test has the time for: every answer is the caller's own, and no change fails a request.
+"""Long-running checks: every caller gets the right answer, no change makes a request fail, and memory does not grow.
 
     python benchmarks/soak.py answers MODEL.onnx ... [--answers 10000]
     python benchmarks/soak.py lifecycle [--requests 200000]
     python benchmarks/soak.py flat [--requests 1000000] [--cycles 2000]
 
-`answers` serves each model with the default configuration (`--queued`: nothing inline, batches wait for company),
-and eight clients send requests of one row; each answer is held against ONNX Runtime's own for it alone. `lifecycle`
-publishes, releases, loads, unloads, yanks and moves tags for as long as clients ask by every kind of selector. `flat`
-answers requests and loads and unloads a version in rounds, over new connections each, and reads the server's memory and
-open files after each round. Exit status 1 if an answer was wrong, a request failed, or memory or files grew.
+`answers` serves each model with the default configuration (with `--queued`, nothing runs inline and batches wait for
+more requests). Eight clients send requests of one row, and each answer is compared with that of ONNX Runtime for this
+row alone. `lifecycle` publishes, releases, loads, unloads, yanks and moves tags while clients send requests with every
+kind of selector. `flat` sends requests over new connections, and loads and unloads a version, in rounds, and measures
+the server's memory and open files after each round. Exit status 1 if an answer was wrong, a request failed, or memory
+or the number of open files grew.
 """
 
 import argparse
@@ -47,7 +48,7 @@ CLIENTS = 8
 WORDS = ["the", "a", "an", "Cat", "of", "", "mat", "THE", "dog"]
 SYMBOLIC_SIZE = 4
 MODES = (("unary", 16), ("stream", 16), ("unary", 1), ("unary", 64))
-"""How `flat` sends its requests, in turn: mode and requests in flight."""
+"""The modes in which `flat` sends its requests, in turn: mode and number of requests in flight."""
 
 QUEUED = {
     "TURNOUT_RUNTIME__INLINE_THRESHOLD_US": "0",
@@ -58,13 +59,15 @@ QUEUED = {
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Runs a check and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     scenes = parser.add_subparsers(dest="scene", required=True)
-    answers = scenes.add_parser("answers", help="every answer against ONNX Runtime's own")
+    answers = scenes.add_parser("answers", help="compare every answer with ONNX Runtime")
     answers.add_argument("models", nargs="+", type=Path)
-    answers.add_argument("--queued", action="store_true", help="nothing inline, and batches wait for company")
-    answers.add_argument("--answers", type=int, default=10_000, help="of each model")
+    answers.add_argument(
+        "--queued", action="store_true", help="run nothing inline, and let batches wait for more requests"
+    )
+    answers.add_argument("--answers", type=int, default=10_000, help="number of answers for each model")
     lifecycle = scenes.add_parser("lifecycle", help="changes under load")
     lifecycle.add_argument("--requests", type=int, default=200_000)
     flat = scenes.add_parser("flat", help="memory and open files over many requests and loads")
@@ -83,7 +86,7 @@ def main() -> int:
 
 
 def check_answers(scratch: Path, files: list[Path], count: int, *, queued: bool) -> dict[str, object]:
-    """Serves `files`, each as a model of its own, and counts the answers that are not those of a run alone."""
+    """Serves each of `files` as a model, and counts the answers that differ from those of a separate run."""
     repository = scratch / "models"
     publish_models(repository, {f"{file.stem.lower()}@1.0.0": file for file in files})
     reported: dict[str, object] = {}
@@ -111,7 +114,7 @@ async def _ask(server: Served, file: Path, count: int) -> Counter[str]:
                 inputs = _one_row(signature, rng)
                 try:
                     expected = session.run(names, inputs)
-                except Exception:  # noqa: BLE001 - ONNX Runtime refuses these inputs: so has the server to
+                except Exception:  # noqa: BLE001 - ONNX Runtime rejects these inputs, so the server must, too
                     expected = None
                 try:
                     answer = await predictions.predict(file.stem.lower(), inputs)
@@ -138,7 +141,7 @@ def _same(got: Array, expected: Array) -> bool:
 
 
 def _one_row(signature: Signature, rng: np.random.Generator) -> dict[str, Array]:
-    """Makes inputs of one row: a free dimension in front has size 1, any other one some small size of the request's."""
+    """Returns inputs of one row: a symbolic first dimension has size 1, and others get a small size for the request."""
     sizes: dict[str, int] = {}
     return {spec.name: _values(spec, rng, sizes) for spec in signature.inputs if not spec.has_default}
 
@@ -161,7 +164,7 @@ def _values(spec: TensorSpec, rng: np.random.Generator, sizes: dict[str, int]) -
 
 
 def check_lifecycle(scratch: Path, count: int) -> dict[str, object]:
-    """Changes what is served by every means while clients ask; counts requests that failed, and changes."""
+    """Changes the served versions in every way while clients send requests. Counts failed requests and changes."""
     repository = scratch / "models"
     file = scratch / "1.0.0.onnx"
     onnx.save(matmul(seed=0), file)
@@ -179,7 +182,7 @@ async def _change_under_load(server: Served, models: Path, scratch: Path, count:
     began = time.monotonic()
 
     async def client(selector: str) -> None:
-        # No retries: a request that fails for a moment has failed.
+        # No retries, since even a momentary failure counts.
         async with AsyncClient(server.grpc, transport="stream", retries=0, timeout=30) as predictions:
             for _ in numbers:
                 try:
@@ -195,7 +198,7 @@ async def _change_under_load(server: Served, models: Path, scratch: Path, count:
         clients = asyncio.gather(*(client(selector) for selector in selectors))
         await asyncio.wait([changer, clients], return_when=asyncio.FIRST_COMPLETED)
         if changer.done():
-            changer.result()  # it ends by an error alone
+            changer.result()  # it ends only if it fails
         await clients
         changer.cancel()
     return {
@@ -210,7 +213,7 @@ async def _change_under_load(server: Served, models: Path, scratch: Path, count:
 
 
 async def _change(control: ControlServiceStub, models: Path, scratch: Path, changes: Counter[str]) -> None:
-    """Goes on until it is cancelled: each round publishes a version, and has what is served change in every way."""
+    """Publishes a version and changes the served versions in every way, in rounds, until it is cancelled."""
     repository = Repository(models)
     ago: Callable[[int], str] = lambda number: f"1.{number}.0"  # noqa: E731 - short, and used at once
     for number in itertools.count(1):
@@ -238,14 +241,14 @@ async def _change(control: ControlServiceStub, models: Path, scratch: Path, chan
 
 ROUNDS = 20
 SETTLED = ROUNDS // 5
-"""Rounds after which caches are full; what comes later is compared with the memory then."""
+"""Number of rounds after which caches are full. The memory of later rounds is compared with the memory then."""
 
 GROWTH = 1.10
 FILES = 8
 
 
 def check_flat(scratch: Path, requests: int, cycles: int) -> dict[str, object]:
-    """Reads the server's memory and open files over rounds of requests and of loads; a failed request ends it."""
+    """Measures the server's memory and open files over rounds of requests and loads. A failed request ends it."""
     generator = Generator()
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)

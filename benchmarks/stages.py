@@ -1,12 +1,12 @@
-"""What each stage of a request costs in the serving process, without a transport: one request of the tiny model.
+"""The cost of each stage of a request in the serving process, without a transport, for one request of the tiny model.
 
-Of streams it is an item, from the server's event to its event: where each item comes in an event of its own after the
-answer to the one before, and where sixteen come in one.
+For streams, it is the cost of an item, from one ASGI event to the other: if each item arrives in a separate event after
+the previous answer, and if sixteen arrive in one event.
 
     python benchmarks/stages.py [--instructions]
 
-Microseconds are of CPU, in the quickest of many rounds, which other work on the machine disturbs least.
-`--instructions` counts instructions too, by valgrind's callgrind, which no other work disturbs; that takes minutes.
+Times are microseconds of CPU in the fastest of many rounds, which other work on the machine disturbs least.
+`--instructions` also counts instructions with valgrind's callgrind, which no other work disturbs. That takes minutes.
 """
 
 import argparse
@@ -68,7 +68,7 @@ Stage = Callable[[], object]
 
 
 class _Quiet(RpcCall):
-    """A call that says nothing beside its message."""
+    """A call without a deadline, credentials or special metadata."""
 
     metadata = (("user-agent", "grpc-c++/1.51.1"), ("te", "trailers"), ("content-type", "application/grpc"))
     deadline = None
@@ -76,12 +76,12 @@ class _Quiet(RpcCall):
     certificate = authorization = ""
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
-        """Tells that it has none."""
+        """Returns False: the call has none of the keys."""
         return False
 
 
 def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
-    """Returns by protocol and name what each stage does, once."""
+    """Returns functions that run each stage once, by protocol and name."""
     x = np.ones((1, 64), np.float32)
     guard = MethodGuard(DEFAULT_LIMITS, 1 << 26, services.conversions, services.metrics.faults, services.log)
     preferences = PreferenceReader(Routing())
@@ -129,7 +129,7 @@ def _framed(message: bytes) -> bytes:
 
 
 def _asgi(application: GrpcApplication) -> Callable[[str, bytes], Stage]:
-    """Returns what makes the stage of a whole call over ASGI: from the server's event to its events."""
+    """Returns a function that creates the stage of a whole call over ASGI, from the request event to the responses."""
 
     async def send(_: Event) -> None:
         pass
@@ -150,7 +150,7 @@ def _asgi(application: GrpcApplication) -> Callable[[str, bytes], Stage]:
 
 
 class _Stream:
-    """A client of one stream over ASGI, which sends so many items together once all before are answered."""
+    """A client of one stream over ASGI, which sends items in groups, each after the previous group was answered."""
 
     def __init__(self, items: Sequence[bytes], together: int) -> None:
         self._bodies = [b"".join(items[at : at + together]) for at in range(0, len(items), together)]
@@ -160,7 +160,7 @@ class _Stream:
         self._answered.set()
 
     async def receive(self) -> Event:
-        """Returns the next items; the end of the request after the last."""
+        """Returns the next group of items, or the end of the request after the last."""
         await self._answered.wait()
         self._answered.clear()
         if not self._bodies:
@@ -169,7 +169,7 @@ class _Stream:
         return {"type": "http.request", "body": self._bodies.pop(), "more_body": True}
 
     async def send(self, event: Event) -> None:
-        """Counts the answers."""
+        """Counts the responses."""
         body, at = event.get("body", b""), 0
         while at < len(body):
             at += PREFIX.size + PREFIX.unpack_from(body, at)[1]
@@ -179,7 +179,7 @@ class _Stream:
 
 
 async def _streamed(services: Services) -> Mapping[tuple[str, str], float]:
-    """Returns microseconds of CPU of an item by protocol and stage."""
+    """Returns the CPU time of a stream item in microseconds, by protocol and stage."""
     x = np.ones((1, 64), np.float32)
     names = [str(number) for number in range(_TOGETHER)]
     predicts = [
@@ -212,7 +212,7 @@ def _stages(
 ) -> Mapping[str, Stage]:
     router, plane = services.router, services.inference
     arrive().decode()
-    exchange = arrive()  # it is like one before now
+    exchange = arrive()  # parsed from the template of the first
     request = exchange.decode()
     route = router.route(request.model, request.selector)
     handle = route.handle
@@ -253,7 +253,7 @@ def _microseconds(stage: Stage) -> float:
 
 
 def _count_instructions(name: str, stage: Stage) -> None:
-    """Runs a stage many times, and has callgrind, which this process runs under, write down what that took."""
+    """Runs a stage many times, and makes callgrind, under which this process runs, record the instructions."""
     stage()
     for calls, label in ((0, "nothing"), (_CALLS_UNDER_VALGRIND, name)):
         _control("--zero")
@@ -269,7 +269,7 @@ def _control(command: str) -> None:
 
 async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], float]:
     anywhere = Address("127.0.0.1", 0)
-    # On a busy machine a run may take so long that the version would be inline no more.
+    # A high threshold, since on a busy machine a run may take so long that the version would no longer run inline.
     settings = Settings(
         models=models, grpc=anywhere, http=anywhere, control=anywhere, runtime=Runtime(inline_threshold_us=100_000)
     )
@@ -288,7 +288,7 @@ async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], floa
 
 
 def _instructions(models: Path, scratch: Path) -> Mapping[tuple[str, str], float]:
-    """Returns instructions a call, by protocol and stage."""
+    """Returns the number of instructions per call, by protocol and stage."""
     out = scratch / "callgrind.out"
     tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
     command = [*tool, sys.executable, __file__, "--count", str(models)]
@@ -300,7 +300,7 @@ def _instructions(models: Path, scratch: Path) -> Mapping[tuple[str, str], float
         label = re.search(r"^desc: Trigger: dump (.+)$", head, re.MULTILINE)
         total = re.search(r"^summary: (\d+)", head, re.MULTILINE)
         if label is None or total is None:
-            continue  # what came before and after
+            continue  # not one of the dumps requested by _count_instructions
         if label[1] == "nothing":
             nothing = int(total[1])
         else:
@@ -310,9 +310,9 @@ def _instructions(models: Path, scratch: Path) -> Mapping[tuple[str, str], float
 
 
 def main() -> int:
-    """Prints a table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--instructions", action="store_true", help="count instructions, too; needs valgrind")
+    parser.add_argument("--instructions", action="store_true", help="also count instructions, with valgrind")
     parser.add_argument("--count", metavar="MODELS", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.count is not None:

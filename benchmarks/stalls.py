@@ -1,10 +1,10 @@
-"""How long /livez stalls while the worst messages come in that a server takes, and those that it refuses.
+"""How long /livez stalls while the server receives the worst messages that it accepts or rejects.
 
     python benchmarks/stalls.py [--issue] [--pythonpath DIR:...]      --issue: only the messages that stalled 0.1
 
-A process of its own asks for /livez each 5 ms. Each message is sent three times, two of them at once. The server is
-`turnout serve` with default settings; PYTHONPATH may name another version of it. A second server, to which nothing is
-sent, tells what the machine itself does meanwhile.
+A separate process requests /livez every 5 ms. Each message is sent three times, twice concurrently. The server is
+`turnout serve` with default settings; --pythonpath can select another version of it. A second, idle server shows the
+stalls that the machine itself causes.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _TIMES = 3
 
 
 def probe(address: str, worst_ms: "Synchronized[float]") -> None:
-    """Asks for /livez again and again, and keeps the longest that an answer took."""
+    """Requests /livez repeatedly, and records the longest response time in milliseconds."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)))
     request = f"GET /livez HTTP/1.1\r\nHost: {address}\r\n\r\n".encode()
@@ -52,7 +52,7 @@ def probe(address: str, worst_ms: "Synchronized[float]") -> None:
 
 
 def publish(models: Path, scratch: Path) -> None:
-    """Publishes what answers with what it was sent, of several types."""
+    """Publishes identity models of several types."""
     of = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL, "s": TensorProto.STRING}
     versions = {}
     for name, element in of.items():
@@ -63,7 +63,7 @@ def publish(models: Path, scratch: Path) -> None:
 
 
 async def send(server: ServerProcess, message: Hostile) -> str:
-    """Sends one message, and returns how it was answered."""
+    """Sends one message and returns a summary of the response."""
     if message.target.startswith(("/predict", "/v2")):
         return await asyncio.to_thread(_post, server.http, message)
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -93,13 +93,13 @@ def _post(address: str, message: Hostile) -> str:
 
 
 def resident(server: ServerProcess) -> int:
-    """Returns the memory of a server, in MiB."""
+    """Returns the resident memory of a server, in MiB."""
     pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // MIB
 
 
 def probing(server: ServerProcess) -> tuple["Synchronized[float]", "SpawnProcess"]:
-    """Starts to ask a server; returns the longest that an answer took, and the process that asks."""
+    """Starts a process that probes a server. Returns the longest response time (shared) and the process."""
     context = multiprocessing.get_context("spawn")
     longest = context.Value("d", 0.0)
     prober = context.Process(target=probe, args=(server.http, longest), daemon=True)
@@ -110,7 +110,7 @@ def probing(server: ServerProcess) -> tuple["Synchronized[float]", "SpawnProcess
 
 
 async def measure(server: ServerProcess, idle: ServerProcess, messages: Iterable[Hostile]) -> float:
-    """Prints a line a message; returns the longest stall, in milliseconds."""
+    """Prints a line for each message, and returns the longest stall in milliseconds."""
     (longest, prober), (elsewhere, idle_prober) = probing(server), probing(idle)
     highest = 0.0
     print(f"{'message':42} {'bytes':>10} {'stall ms':>9} {'idle ms':>8} {'took s':>7} {'MiB':>6}  answer")
@@ -134,7 +134,7 @@ async def measure(server: ServerProcess, idle: ServerProcess, messages: Iterable
 
 
 def main() -> None:
-    """Runs what the arguments say."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--issue", action="store_true")
     parser.add_argument("--pythonpath", default="")

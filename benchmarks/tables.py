@@ -1,4 +1,4 @@
-"""What a benchmark reports: rows with a ratio, its target, and the windows it was measured in."""
+"""The results of benchmarks: rows with a ratio, its target, and its range over the windows."""
 
 import json
 import statistics
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison.
+    """A comparison of Turnout with a reference.
 
     Attributes:
-        name: What is compared.
-        ratio: Median over the windows of ours by theirs.
-        low, high: The least and greatest ratio of a window.
-        target: What the ratio should be; None for a row that only shows what to compare others with.
-        at_least: True where more is better.
-        ours, theirs: Medians, with their unit.
+        name: Description of the measurement.
+        ratio: Ratio of Turnout to the reference, median over the windows.
+        low, high: Lowest and highest ratio of a window.
+        target: Target of the ratio; None for a row that is only there for comparison.
+        at_least: Whether the target is a minimum, because more is better, rather than a maximum.
+        ours, theirs: Medians with their unit, as text.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the median meets the target; True if there is none."""
+        """Whether the ratio meets the target; True if there is none."""
         if self.target is None:
             return True
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target
@@ -52,12 +52,12 @@ def compare(
     *,
     at_least: bool = True,
 ) -> Row:
-    """Measures both in turn, `windows` times, and compares them window by window: drift of the machine cancels."""
+    """Measures both alternately, `windows` times, and compares them window by window, which cancels out drift."""
     return compare_pairs(name, take_turns(theirs, ours, windows), target, unit, at_least=at_least)
 
 
 def take_turns(one: Callable[[], T], other: Callable[[], T], count: int) -> list[tuple[T, T]]:
-    """Measures both `count` times; who comes first takes turns too. Returns what each pair of windows saw."""
+    """Measures both `count` times, alternating which comes first. Returns the results of each pair of windows."""
     pairs = []
     for index in range(count):
         if index % 2:
@@ -76,7 +76,7 @@ def compare_pairs(
     *,
     at_least: bool = True,
 ) -> Row:
-    """Compares what was measured in pairs of adjacent windows, theirs before ours."""
+    """Returns the comparison of pairs of adjacent windows, each with the reference first."""
     ratios = sorted(mine / other for other, mine in pairs)
     return Row(
         name,
@@ -91,7 +91,7 @@ def compare_pairs(
 
 
 def show(title: str, rows: Sequence[Row], *, as_json: bool) -> None:
-    """Prints a table, or one JSON object a row."""
+    """Prints a table, or one JSON object per row."""
     if as_json:
         for row in rows:
             print(json.dumps({"table": title} | asdict(row) | {"met": row.met}), flush=True)

@@ -1,4 +1,4 @@
-"""A 64x64 MatMul: what Turnout adds to gRPC, and what a stream saves."""
+"""A 64x64 MatMul: the overhead of Turnout over plain gRPC, and the gain of a stream."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ TITLE = "tiny model (64x64 MatMul) against a bare grpc.aio handler"
 IN_FLIGHT = (1, 16)
 
 _STARTS = 3
-"""Two processes of one program differ by up to a tenth, for as long as they run; so all are started anew so often."""
+"""Number of times that all processes are restarted, since two processes of the same program differ by up to a tenth."""
 
 Pairs = list[tuple[float, float]]
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Unary calls at 1 and 16 in flight against the bare handler; the stream at 16 against unary."""
+    """Compares unary calls at 1 and 16 in flight with the minimal handler, and a stream at 16 with unary calls."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
     publish_models(scratch / "models", {"tiny@1.0.0": model})
@@ -32,7 +32,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
 
 
 def _started(scratch: Path, model: Path, generator: Generator, windows: int, seconds: float) -> list[Pairs]:
-    """Returns requests a second of new processes: bare and ours by `IN_FLIGHT`, then ours unary and by stream."""
+    """Starts new processes. Returns requests per second: reference and ours by `IN_FLIGHT`, then unary and stream."""
     with turnout(scratch / "models") as server, bare(model) as address:
         ours, theirs = (Target(host, "tiny", "", "x", "f32", "1,64") for host in (server.grpc, address))
 

@@ -1,9 +1,9 @@
-"""Several servers in one process: all that differs between them is their settings.
+"""Runs several servers in one process, which differ only in their settings.
 
-    python benchmarks/together.py MODELS SETTINGS...      each a JSON object; prints where they listen, as JSON
+    python benchmarks/together.py MODELS SETTINGS...      each a JSON object; prints the addresses as JSON
 
-Two processes of one program differ by up to a tenth in what a request costs them, for as long as they run: by where
-their memory came to lie. One request's tracing is less than that. Servers of one process share its luck.
+Two processes of the same program differ by up to a tenth in the cost of a request for as long as they run, because of
+their memory layout. That is more than the cost of tracing. Servers in the same process do not differ in this way.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from turnout.telemetry.logging import make_logger
 
 
 async def serve(models: Path, all_settings: Sequence[dict[str, object]]) -> None:
-    """Serves `models` by as many servers as there are settings, until it is cancelled."""
+    """Runs a server for `models` with each of the settings, until it is cancelled."""
     start_runtime()
     address = Address("127.0.0.1", 0)
     listeners = {"grpc": address, "http": address, "control": address}

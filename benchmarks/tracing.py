@@ -1,4 +1,4 @@
-"""What tracing costs: a server that traces against one that does not, in short windows that take turns."""
+"""The cost of tracing: a server with tracing compared with one without, in short alternating windows."""
 
 import json
 import os
@@ -23,13 +23,15 @@ TITLE = "tiny model (64x64 MatMul) with tracing on against tracing off, both in 
 IN_FLIGHT = 16
 
 _SECONDS = 0.25
-"""Of a window: what else goes on on the machine comes and goes within seconds, and both shall see the same of it."""
+"""Length of a window, in seconds. It is short because other load on the machine varies within seconds and should affect
+both servers equally."""
 
 _PAIRS = 16
-"""Short pairs of windows for each window that was asked for. Ratios of a pair spread by a fifth: it takes hundreds."""
+"""Number of short pairs of windows for each requested window. The ratios of pairs vary by a fifth, so hundreds are
+needed."""
 
 _PAIRS_OF_A_PROCESS = 12
-"""Where its memory lies may favour one of the two: then another process."""
+"""Number of pairs measured in one process. The memory layout of a process may favour one of its servers."""
 
 _TRIES = 20
 
@@ -49,11 +51,11 @@ server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 print(server.server_port, flush=True)
 server.serve_forever()
 """
-"""Takes every export and looks at none."""
+"""A collector that accepts all exports and ignores them."""
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Requests a second and CPU of the process with a tenth of the requests traced, with none and with all."""
+    """Compares requests per second and CPU of the process with a tenth, none and all of the requests traced."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
     publish_models(scratch / "models", {"tiny@1.0.0": model})
@@ -73,7 +75,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What one window saw: answers a second, and microseconds of CPU that each took in the servers' process."""
+    """The results of one window: responses per second, and CPU microseconds per response in the servers' process."""
 
     rps: float
     cpu_us: float
@@ -81,7 +83,7 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """One of the servers of a process."""
+    """One of the servers in a process."""
 
     grpc: str
     http: str
@@ -94,7 +96,7 @@ class _Server:
         return _Window(load.rps, (_cpu_seconds(self.pid) - before) / load.answers * 1e6)
 
     def metric(self, name: str, label: str = "") -> float:
-        """Returns the sum of a metric's samples, of those that have the label where one is given."""
+        """Returns the sum of a metric's samples, or only of those whose labels contain `label`."""
         with urlopen(f"http://{self.http}/metrics", timeout=30) as answer:
             text = answer.read().decode()
         samples = re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE)
@@ -104,10 +106,10 @@ class _Server:
 def _pairs(
     start: Callable[[], AbstractContextManager[tuple[_Server, _Server]]], mode: str, count: int
 ) -> list[tuple[_Window, _Window]]:
-    """Returns pairs of windows, without tracing and with, while both servers run the model on the event loop.
+    """Returns pairs of windows, without and with tracing, in which both servers run the model on the event loop.
 
-    A run that takes too long moves the model to threads for good. On a busy machine that happens to one server and not
-    to another, and would be all that is seen. What such a process showed is measured again, in a new one.
+    A run that takes too long moves the model to threads permanently. On a busy machine this may happen to only one of
+    the servers, and would dominate the comparison. The results of such a process are discarded and measured again.
     """
     pairs: list[tuple[_Window, _Window]] = []
     tries = 0
@@ -126,7 +128,7 @@ def _pairs(
 
 @contextmanager
 def _two_servers(models: Path, generator: Generator, endpoint: str, share: float) -> Iterator[tuple[_Server, _Server]]:
-    """Starts a process of two servers, without tracing and with. One that drops spans would be a cheap one."""
+    """Starts a process with two servers, without and with tracing. Fails if spans are lost, which would be cheaper."""
     tracing = {"tracing": {"endpoint": endpoint, "sample_ratio": share}}
     command = [sys.executable, str(HERE / "together.py"), str(models), "{}", json.dumps(tracing)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

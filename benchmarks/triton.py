@@ -1,4 +1,4 @@
-"""A 64x64 MatMul by Turnout and by NVIDIA Triton: one protocol, one generator, the same cores."""
+"""A 64x64 MatMul in Turnout and in NVIDIA Triton, with the same protocol, load generator and cores."""
 
 import os
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from turnout.testing import publish_models
 
 TITLE = "tiny model (64x64 MatMul) by ModelInfer, against NVIDIA Triton"
 TARGETS = {1: 1.3, 16: 1.2, 64: 1.0}
-"""Requests a second by Triton's, by calls in flight."""
+"""Targets of the ratio to Triton's requests per second, by calls in flight."""
 
 CONNECTIONS = (1, 8)
 TENSOR = "x:FP32:1,64"
 
 
 def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[Row]:
-    """Requests a second, p50 and p99 at 1, 16 and 64 in flight; then by transport, on 1 and on 8 connections."""
+    """Compares requests per second, p50 and p99 at 1, 16 and 64 in flight, and transports on 1 and 8 connections."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
     publish_models(scratch / "models", {"m@1.0.0": model})

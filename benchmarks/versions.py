@@ -1,4 +1,4 @@
-"""Many versions: what 100 loaded ones cost, and what loading another does to those that serve."""
+"""The cost of many versions: 100 loaded versions, and the effect of loading another one on those that serve."""
 
 import itertools
 import subprocess
@@ -17,7 +17,7 @@ COUNT = 100
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """100 loaded versions against one; p99 while another version is published and loads against p99 before."""
+    """Compares 100 loaded versions with one, and p99 while another version is published and loaded with p99 before."""
     files = []
     for seed in range(COUNT):
         files.append(scratch / f"tiny-{seed}.onnx")
@@ -37,9 +37,10 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
 
 
 def _loading(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """p99 at 4 in flight of a version that serves, while a 20 MB model is published and loaded beside it.
+    """Measures p99 of a version at 4 in flight while a 20 MB model is published and loaded on the same server.
 
-    And the same of a bare handler, which loads nothing: `turnout publish` is a process of its own, on the same cores.
+    The same is measured for the minimal handler, which loads nothing, since `turnout publish` runs in a separate
+    process on the same cores.
     """
     big = scratch / "big.onnx"
     onnx.save(matmul(2240, seed=1), big)

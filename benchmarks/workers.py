@@ -1,4 +1,4 @@
-"""What a second worker brings, and how evenly connections spread over the two."""
+"""The gain from a second worker, and how evenly connections are distributed over the two."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from tables import Row, compare_pairs, take_turns
 TITLE = "two workers against one"
 
 _CONNECTIONS = 4
-"""Each of a process of its own: one connection is answered by one worker."""
+"""Number of connections, each from a separate process, since a connection is served by one worker."""
 
 _SPREADS = (1, 4, 16, 64)
 _TRIALS = 10
@@ -26,7 +26,7 @@ _SETTLED_SECONDS = 5.0
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
-    """Requests a second of the tiny model and of magika 3.3.0 over four connections, and the spread of connections."""
+    """Compares requests per second of the tiny model and magika 3.3.0 over four connections, and their distribution."""
     models = tiny_and_magika(scratch)
     requests = {"tiny": ("x", "f32", "1,64"), "magika": ("bytes", "i32", "1,2048")}
     environment = os.environ | {"TURNOUT_RUNTIME__PROVIDERS": "cpu"}
@@ -52,7 +52,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
 
 
 def _spread(server: Served, count: int) -> Row:
-    """Returns how many times its even share of `count` connections the busier worker has."""
+    """Returns the ratio of the busier worker's share of `count` connections to an even share."""
     shares = [_busiest(server, count) * 2 / count for _ in range(_TRIALS)]
     return Row(
         f"{count} connections: the busier worker's by an even share", statistics.median(shares), min(shares),
@@ -74,7 +74,7 @@ def _busiest(server: Served, count: int) -> int:
 
 
 def _taken(parent: int, ports: set[int]) -> Sequence[int]:
-    """Returns how many of the connections from these ports each worker has."""
+    """Returns, for each worker, its number of connections from these ports."""
     return [
         sum(bool(one.raddr) and one.raddr.port in ports for one in child.net_connections("tcp"))
         for child in psutil.Process(parent).children()

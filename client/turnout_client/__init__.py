@@ -1,4 +1,4 @@
-"""Calls a Turnout server from Python, blocking (`Client`) or on asyncio (`AsyncClient`).
+"""The Python client for Turnout servers: blocking (`Client`) or asyncio (`AsyncClient`).
 
     from turnout_client import Client
 
@@ -6,7 +6,8 @@
         prediction = client.predict("magika", {"bytes": features})
         print(prediction["target_label"], prediction.version)
 
-NumPy arrays go in and come out. The errors are in `turnout_client.errors`; all of them are a `TurnoutClientError`.
+Inputs and outputs are NumPy arrays. Every error of a call is a `TurnoutClientError`; `turnout_client.errors` has the
+whole tree.
 """
 
 from turnout_client._async.client import AsyncClient

@@ -1,4 +1,4 @@
-"""How a client's channel is set up."""
+"""Configuration of a client's gRPC channel."""
 
 import ipaddress
 import json
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 Transport = Literal["unary", "stream"]
-"""How predictions are sent: one call each, or all over one stream."""
+"""How predictions are sent: as one call each, or all over one stream."""
 
 Options = Sequence[tuple[str, str | int]]
-"""gRPC channel arguments, as the core's `grpc_types.h` names them."""
+"""gRPC channel arguments, with the names of gRPC core's `grpc_types.h`."""
 
 Metadata = Sequence[tuple[str, str | bytes]]
-"""Pairs sent with each call; a key that ends in `-bin` has bytes for its value."""
+"""Key-value pairs sent with each call. The value of a key that ends in `-bin` is bytes."""
 
 _LOCAL = ("unix:", "unix-abstract:", "vsock:")
 _SCHEME = re.compile(r"dns:(?:///)?|ipv4:|ipv6:")  # what a DNS server that the target names says of a host is its own
@@ -22,29 +22,29 @@ SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 _DEFAULTS: tuple[tuple[str, str | int], ...] = (
     ("grpc.service_config", SERVICE_CONFIG),
-    # Retries are this client's own: gRPC's would not heed the deadline's rest or RetryInfo.
+    # The client retries by itself: gRPC's retries ignore the time left until the deadline, and RetryInfo.
     ("grpc.enable_retries", 0),
-    # Tensors are as large as they are; -1 is no bound.
+    # -1 removes the size limit, since a tensor may be of any size.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Finds a dead peer under a waiting call after 40 s at most, and sends nothing if no call waits.
+    # Detects a dead peer within 40 s while a call is pending; sends no pings otherwise.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
-    # The core waits 1 s to 2 min between attempts to connect, too long for a server that restarts in a second.
+    # gRPC core waits 1 s to 2 min between connection attempts, too long for a server that restarts in a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # bounds the time of one attempt, whatever its name says
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name, the time limit of one attempt
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.primary_user_agent", "turnout-client"),
 )
 
 
 def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str, str | int]]:
-    """Returns the channel arguments of a client: the defaults, each replaced by the override of the same name.
+    """Returns the channel arguments of a client: the defaults, updated with the overrides.
 
     Args:
-        overrides: Of the defaults.
-        target: The channel's target, if it is known.
+        overrides: Channel arguments that replace or extend the defaults.
+        target: Target of the channel; "" if it is not known.
     """
     options = {**dict(_DEFAULTS), **dict(overrides)}
     if is_local(target):
@@ -52,16 +52,16 @@ def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str
         options.setdefault("grpc.enable_http_proxy", 0)
     scheme, _, addresses = target.partition(":")
     if "," in addresses and scheme in ("ipv4", "ipv6"):
-        # gRPC would name all of them as the authority, which is not an authority, and servers in Go and Rust refuse it.
+        # gRPC would use the whole list as the authority, which is invalid: servers written in Go and Rust reject it.
         options.setdefault("grpc.default_authority", addresses.partition(",")[0])
     return list(options.items())
 
 
 def checked_target(target: str) -> str:
-    """Checks that gRPC can read `target`, and returns it.
+    """Returns `target` if gRPC can parse it.
 
     Raises:
-        ValueError: It is empty, or lists several addresses without saying that they are addresses.
+        ValueError: The target is empty, or lists several addresses without the prefix `ipv4:` or `ipv6:`.
     """
     if not target or target != target.strip():
         raise ValueError(f"expected a target such as '127.0.0.1:8001', got {target!r}")

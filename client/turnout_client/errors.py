@@ -1,25 +1,25 @@
-"""The errors of calls, in one tree: a class for each gRPC status except OK.
+"""The exception tree of the client: one class for each gRPC status except OK.
 
     TurnoutClientError
     ├── InvalidArgument       a selector or tensor is malformed; `violations` name the fields
-    ├── NotFound              no such model, version or tag; the message names the nearest
+    ├── NotFound              no such model, version or tag; the message suggests similar names
     ├── AlreadyExists         the version exists with other content
     ├── FailedPrecondition    the version is known, but not in service
-    ├── PermissionDenied      you may not, or this listener does not do that
+    ├── PermissionDenied      the caller lacks permission, or this listener does not allow the call
     ├── Unauthenticated       no token or certificate, or an invalid one
-    ├── Unimplemented         the server does not speak that part of the protocol
+    ├── Unimplemented         the server does not implement that part of the protocol
     ├── OutOfRange
-    ├── Unavailable           not now: still loading, draining, or no connection     retried
-    ├── ResourceExhausted     the queue or the memory is full                        retried, when the server says when
-    ├── DeadlineExceeded      the time allowed has passed
-    ├── Cancelled             the caller, or the client's end, gave the call up
+    ├── Unavailable           still loading, draining, or no connection     retried
+    ├── ResourceExhausted     the queue or the memory is full               retried if the server says when
+    ├── DeadlineExceeded      the call did not finish within its timeout
+    ├── Cancelled             the call was cancelled, by the server or because the client was closed
     │   └── ClientClosed      the client was closed before the call began
-    ├── DataLoss              the version's bytes are not those that were published
-    ├── Internal              the model failed; `request_id` finds it in the server's log
+    ├── DataLoss              the version's files differ from those that were published
+    ├── Internal              the model failed; look up `request_id` in the server's log
     ├── Aborted
     └── Unknown
 
-All of them have the server's message in `message`, and the `google.rpc` details that came with it.
+Each error has the server's message in `message`, and the `google.rpc` details that came with it in other attributes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,11 +35,11 @@ from google.rpc.status_pb2 import Status
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field of a request.
+    """An invalid field of a request.
 
     Attributes:
         field: Path of the field, for example `inputs[0].shape` or `version`.
-        description: What was expected and what came.
+        description: The expected and the received value.
     """
 
     field: str
@@ -47,13 +47,13 @@ class Violation:
 
 
 class TurnoutClientError(Exception):
-    """The root of all errors that a call to a server ends with.
+    """Base class of all errors that calls raise.
 
     Attributes:
-        code: The gRPC status.
-        message: One sentence.
-        violations: The fields at fault, if the server names any.
-        retry_after: Seconds after which the server asks to try again; None if it does not ask.
+        code: The gRPC status code.
+        message: The error message, one sentence.
+        violations: The invalid fields, if the server names any.
+        retry_after: Seconds after which the server asks the client to retry; None if it does not.
         request_id: The request's id in the server's log; "" if it is not known.
     """
 
@@ -74,123 +74,123 @@ class TurnoutClientError(Exception):
         self.request_id = request_id
 
     def of_request(self, request_id: str) -> Self:
-        """Returns an error like this one for one of several requests that ended with it."""
+        """Returns a copy of this error for another request."""
         return type(self)(self.message, violations=self.violations, retry_after=self.retry_after, request_id=request_id)
 
 
 class InvalidArgument(TurnoutClientError):
-    """The request can never succeed as it is: `violations` name the fields at fault."""
+    """Raised when the request is malformed and would fail again; `violations` name the invalid fields."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class NotFound(TurnoutClientError):
-    """The model, version or tag does not exist; the message names the nearest that do."""
+    """Raised when the model, version or tag does not exist; the message suggests similar names."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExists(TurnoutClientError):
-    """A version is immutable: other content stands under it already."""
+    """Raised when the version already exists with different content, since versions are immutable."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class FailedPrecondition(TurnoutClientError):
-    """The version is known, but not in service, and nothing is about to change that."""
+    """Raised when the version exists but is not in service, and retrying will not help."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class PermissionDenied(TurnoutClientError):
-    """Whoever asks may not, or the listener that was asked does not do this."""
+    """Raised when the caller lacks permission, or the listener does not allow this call."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Unauthenticated(TurnoutClientError):
-    """The server does not know who asks: no token or certificate came, or one that is worth nothing (any more)."""
+    """Raised when the server cannot identify the caller: the token or certificate is missing, invalid or expired."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class Unimplemented(TurnoutClientError):
-    """The server does not speak this part of the protocol."""
+    """Raised when the server does not implement this part of the protocol."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
 class OutOfRange(TurnoutClientError):
-    """Something was asked for past its end."""
+    """Raised when the request refers to a position past the end of the data."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
 
 
 class Unavailable(TurnoutClientError):
-    """Not now: the version is loading, the server is draining, or there is no connection. Safe to retry."""
+    """Raised when the version is loading, the server is draining, or there is no connection. Safe to retry."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class ResourceExhausted(TurnoutClientError):
-    """A limit was reached and the request was not started. Safe to retry if `retry_after` is given."""
+    """Raised when a limit was reached and the request was not started. Safe to retry if `retry_after` is set."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class DeadlineExceeded(TurnoutClientError):
-    """The time allowed has passed; the request may or may not have been computed."""
+    """Raised when a call's timeout passed; the request may or may not have been computed."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Cancelled(TurnoutClientError):
-    """The call was given up, by the server or because the client was closed."""
+    """Raised when a call was cancelled, by the server or because the client was closed."""
 
     code = grpc.StatusCode.CANCELLED
 
 
 class ClientClosed(Cancelled):
-    """The client was closed before the call began."""
+    """Raised when the client was closed before the call began."""
 
 
 class DataLoss(TurnoutClientError):
-    """The version's bytes are not those that were published, so it is never served."""
+    """Raised when the version's files differ from those that were published; such a version is never served."""
 
     code = grpc.StatusCode.DATA_LOSS
 
 
 class Internal(TurnoutClientError):
-    """The model failed, or the server did; `request_id` finds it in the server's log."""
+    """Raised when the model or the server failed; look up `request_id` in the server's log."""
 
     code = grpc.StatusCode.INTERNAL
 
 
 class Aborted(TurnoutClientError):
-    """The server gave the call up because of another one."""
+    """Raised when the server aborted the call because it conflicts with another one."""
 
     code = grpc.StatusCode.ABORTED
 
 
 class Unknown(TurnoutClientError):
-    """The server, or something on the way to it, failed without saying how."""
+    """Raised when the server, or a proxy in front of it, failed without giving a reason."""
 
     code = grpc.StatusCode.UNKNOWN
 
 
 class FailedCall(Protocol):
-    """What `grpc` and `grpc.aio` both raise when a call ends with a status."""
+    """The interface that the errors of `grpc` and `grpc.aio` have in common."""
 
     def code(self) -> grpc.StatusCode:
-        """Returns the status."""
+        """Returns the status code."""
         ...
 
     def details(self) -> str | None:
-        """Returns its message."""
+        """Returns the status message."""
         ...
 
     def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
-        """Returns what came after the answer."""
+        """Returns the trailing metadata."""
         ...
 
 
@@ -203,32 +203,33 @@ _STATUS_DETAILS = "grpc-status-details-bin"
 
 
 def error_of_call(call: FailedCall, request_id: str = "") -> TurnoutClientError:
-    """Returns the error for a call that ended with a status, with the details from its trailing metadata."""
+    """Returns the error for a failed call, with the details from its trailing metadata."""
     details: Iterable[AnyMessage] = ()
     for key, value in call.trailing_metadata() or ():
         if key == _STATUS_DETAILS and isinstance(value, bytes):
             try:
                 details = Status.FromString(value).details
             except DecodeError:
-                continue  # a proxy's own bytes: the status itself still holds
+                continue  # not from Turnout but from a proxy; the status code itself is still valid
     return _error(call.code(), call.details() or "", details, request_id)
 
 
 def error_of_status(status: Status, request_id: str = "") -> TurnoutClientError:
-    """Returns the error for a status that came as a message: one item's on a stream."""
+    """Returns the error for a status that arrived as a message, as for a single request on a stream."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     return _error(code, status.message, status.details, request_id)
 
 
 def error_of_break(call: FailedCall | None, *, has_deadline: bool = False) -> TurnoutClientError:
-    """Returns the error for requests on a stream that broke; None stands for a stream that its server ended with OK.
+    """Returns the error for the pending requests of a stream that broke.
 
-    What the server says about the caller (PERMISSION_DENIED, UNIMPLEMENTED and the like) stands. What only says that
-    the stream is no more becomes Unavailable: the next stream may well do.
+    Statuses that concern the caller, such as PERMISSION_DENIED and UNIMPLEMENTED, are kept. Statuses that only mean
+    that the stream has ended become Unavailable, since a new stream may work.
 
     Args:
-        call: How the stream ended.
-        has_deadline: DEADLINE_EXCEEDED is this client's own; else a server or proxy bounds the stream's life.
+        call: How the stream ended; None if the server ended it with OK.
+        has_deadline: Whether this client set a deadline for the call. If not, DEADLINE_EXCEEDED means that a server or
+            proxy limits the lifetime of streams.
     """
     if call is None:
         return Unavailable("the server ended the stream")
@@ -253,7 +254,7 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[AnyMessage], r
 
 
 def _unpacked(detail: AnyMessage, into: Any) -> Any:
-    """Returns the message in `detail` if it has `into`'s type and is valid, else None."""
+    """Returns the message in `detail` if it is valid and of the type of `into`, else None."""
     try:
         return into if detail.Unpack(into) else None
     except DecodeError:

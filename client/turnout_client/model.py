@@ -8,7 +8,7 @@ from turnout_proto.tensors import Array
 
 
 class Role(StrEnum):
-    """Why a version answered."""
+    """The role in which a version answered: how it was selected."""
 
     UNSPECIFIED = "unspecified"
     PINNED = "pinned"
@@ -41,12 +41,12 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time went, measured in the server.
+    """How long a request took, measured in the server.
 
     Attributes:
-        queue_seconds: From admission to the start of the run.
-        compute_seconds: The model's run, of the whole batch.
-        batch_rows: Rows in the batch that the request ran in, its own included; 0 if the version is not batched.
+        queue_seconds: Time from admission to the start of the run.
+        compute_seconds: Duration of the model's run, for the whole batch.
+        batch_rows: Number of rows in the batch, including this request's own; 0 if the version is not batched.
     """
 
     queue_seconds: float
@@ -61,16 +61,16 @@ class Prediction:
     `prediction["probabilities"]` is `prediction.outputs["probabilities"]`.
 
     Attributes:
-        outputs: By name, in the order asked for. The arrays are read-only (copy one to write to it); strings are object
-            arrays of `str`, bfloat16 is `ml_dtypes.bfloat16`.
-        model: The model's name.
+        outputs: Output arrays by name, in the requested order. They are read-only; copy one to modify it. Strings are
+            object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`.
+        model: Name of the model.
         version: The exact version that answered, for example `3.2.0`.
-        digest: That version's digest, `sha256:` and 64 hexadecimal digits.
-        role: Why the version answered.
-        epoch: Epoch of the routing policy that decided; 0 if the model has none.
-        timing: Where the time went.
-        request_id: Names the request in the server's log.
-        warning: What the server wants the caller to know, such as that a pinned version was yanked; "" for nothing.
+        digest: Digest of that version: `sha256:` and 64 hexadecimal digits.
+        role: The role in which the version answered.
+        epoch: Epoch of the routing policy that selected the version; 0 if the model has no policy.
+        timing: How long the request took in the server.
+        request_id: Id of the request in the server's log.
+        warning: A warning from the server, for example that the pinned version was yanked; "" for none.
     """
 
     outputs: Mapping[str, Array]
@@ -84,10 +84,10 @@ class Prediction:
     warning: str = ""
 
     def __getitem__(self, output: str) -> Array:
-        """Returns the output of that name.
+        """Returns the output named `output`.
 
         Raises:
-            KeyError: The model has no output of that name, or it was not asked for.
+            KeyError: The model has no such output, or it was not requested.
         """
         try:
             return self.outputs[output]
@@ -97,13 +97,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One input or output of a model.
+    """An input or output of a model.
 
     Attributes:
-        name: Its name.
-        dtype: Its element type, for example `float32`, `bfloat16`, `bool` or `string`.
-        shape: Its dimensions, outermost first: a size, a symbolic name, or None if anything is accepted.
-        has_default: An input that may be left out.
+        name: Name of the tensor.
+        dtype: Element type, for example `float32`, `bfloat16`, `bool` or `string`.
+        shape: Dimensions, outermost first: a size, a symbolic name, or None for any size.
+        has_default: Whether the tensor is an input that may be omitted.
     """
 
     name: str
@@ -118,28 +118,28 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class VersionInfo:
-    """One version of a model, as the server sees it now.
+    """A version of a model, as the server currently reports it.
 
     Attributes:
-        version: The version, for example `3.2.0`.
-        digest: `sha256:` and 64 hexadecimal digits; pins the version's whole content.
-        standing: Its release status.
-        state: Its lifecycle state.
-        reason: Why it is in that state; "" if there is nothing to say.
-        tags: Tags that name it, sorted.
-        inputs: In the model's order.
-        outputs: In the model's order.
-        size_bytes: Size of its files.
-        max_batch_rows: Requests are batched up to this many rows; 0 if it is served unbatched.
-        batching: Why it is batched as it is, in words.
-        providers: Execution providers its session runs on, in order; () if it is not loaded.
-        load_seconds: Time that loading and warming took; 0.0 if it is not loaded.
-        isolation: Whether it runs in the server's process or in child processes, and why, in words; "" if it is not
-            loaded, or the server is too old to tell.
-        cuda_graphs: The batch sizes that are captured as CUDA graphs, or why there are none, in words; "" if it does
-            not run on a GPU and they were not requested, or the server is too old to tell.
-        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" if nobody asked for that,
-            or the server is too old to tell.
+        version: The version number, for example `3.2.0`.
+        digest: Digest of all its content: `sha256:` and 64 hexadecimal digits.
+        standing: Release status.
+        state: Lifecycle state.
+        reason: Why the version is in that state; "" if the server gives no reason.
+        tags: Tags that point to the version, sorted.
+        inputs: Inputs, in the model's order.
+        outputs: Outputs, in the model's order.
+        size_bytes: Total size of the version's files, in bytes.
+        max_batch_rows: Maximum number of rows in a batch; 0 if the version is served unbatched.
+        batching: Explanation of why the version is or is not batched.
+        providers: Execution providers of the ONNX Runtime session, in order; () if the version is not loaded.
+        load_seconds: Time that loading and warming up took; 0.0 if the version is not loaded.
+        isolation: Explanation of why the version runs in the server's process or in child processes; "" if the version
+            is not loaded, or the server is too old to report it.
+        cuda_graphs: The batch sizes that are captured as CUDA graphs, or why there are none; "" if the version does not
+            run on a GPU and CUDA graphs were not requested, or the server is too old to report it.
+        tensorrt: Whether the version runs on TensorRT, with which precision, and why; "" if TensorRT was not requested,
+            or the server is too old to report it.
     """
 
     version: str
@@ -162,12 +162,12 @@ class VersionInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One model, as the server sees it now.
+    """A model, as the server currently reports it.
 
     Attributes:
-        name: Its name.
-        versions: The highest precedence first.
-        default_version: The version that the empty selector answers with; "" if there is none.
+        name: Name of the model.
+        versions: All versions, highest precedence first.
+        default_version: The version that the empty selector resolves to; "" if there is none.
     """
 
     name: str

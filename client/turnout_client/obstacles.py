@@ -1,7 +1,7 @@
-"""Explains failed connections if client and server do not agree on TLS.
+"""Explains connections that failed because client and server do not agree on TLS.
 
-gRPC says "Socket closed" of a server that speaks TLS to a client that does not, of one that asks for a certificate, and
-of one that does not trust what it gets. So it connects once more, with Python's own TLS, which gives the reason.
+gRPC reports "Socket closed" if only one side uses TLS, if the server requires a client certificate, and if it does not
+trust the one it gets. So this module connects once more, with Python's `ssl`, which gives the reason.
 """
 
 import re
@@ -14,7 +14,7 @@ from turnout_client.errors import TurnoutClientError, Unavailable
 from turnout_client.tls import ClosedOnReset, Tls
 
 _SECONDS = 1.0
-"""Seconds for each step: this runs after a call has failed."""
+"""Time limit of each step, in seconds. It is short because a call has already failed when this runs."""
 
 _TARGET = re.compile(r"(?:(?:dns:(?:///?)?)|(?:ipv[46]:))?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:,/\[\]]+)):(?P<port>\d+)")
 _NO_CONNECTION = (
@@ -26,29 +26,29 @@ _NO_CONNECTION = (
     "http1.x",
     "end of tcp stream",
 )
-"""Parts of gRPC's messages about failed connections."""
+"""Parts of gRPC's error messages for failed connections."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
-"""How a client of HTTP/2 begins, with settings that say nothing."""
+"""The HTTP/2 connection preface, with an empty SETTINGS frame."""
 
 _SETTINGS = 4
-"""The type of a server's first frame."""
+"""Frame type of SETTINGS, a server's first frame."""
 
 _HOW = "tls=Tls(ca=...), or --tls-ca or TURNOUT_TLS_CA of the command"
 
 _EXPIRED, _NOT_YET, _NAME, _ADDRESS = 10, 9, 62, 64
 _UNTRUSTED = (2, 18, 19, 20, 21)
-"""OpenSSL's codes of what is wrong with a certificate (X509_V_ERR_*)."""
+"""OpenSSL's verification error codes (X509_V_ERR_*)."""
 
 
 def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain: bool) -> TurnoutClientError:
-    """Returns `error`, or one that explains it if TLS is the cause.
+    """Returns `error`, or an error that explains it if TLS is the cause.
 
     Args:
-        error: How a call ended.
-        target: Of the channel.
-        tls: How it encrypts; None if it does not, or by credentials that are not known here.
-        plain: It does not.
+        error: The error that a call ended with.
+        target: Target of the channel.
+        tls: TLS settings of the channel; None if it uses plain text, or gRPC credentials whose settings are not known.
+        plain: Whether the channel uses plain text.
     """
     text = error.message.lower()
     if not isinstance(error, Unavailable) or "connection refused" in text:
@@ -64,9 +64,9 @@ def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain:
 
 
 def find_obstacle(target: str, tls: Tls | None, *, plain: bool) -> str:
-    """Returns the TLS problem between client and server, in a sentence; "" if none was found.
+    """Returns a description of the TLS problem between client and server; "" if none was found.
 
-    It connects, for up to some seconds. The arguments are those of `explained`.
+    Connects to the server, which can take a few seconds. The arguments are those of `explained`.
     """
     match = _TARGET.match(target)
     if match is None:
@@ -82,7 +82,7 @@ def find_obstacle(target: str, tls: Tls | None, *, plain: bool) -> str:
             return _plain_server(host, port, where)
         return _of_handshake(host, port, where, tls)
     except (OSError, ValueError):
-        return ""  # it cannot be reached at all, or a file is gone: what the call said stands
+        return ""  # the server cannot be reached, or a file is missing: the original error is kept
 
 
 def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
@@ -90,7 +90,7 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
     with socket.create_connection((host, port), _SECONDS) as plain:
         try:
             with tls.context().wrap_socket(plain, server_hostname=name) as encrypted:
-                # TLS 1.3 refuses a client's certificate after the client's side of the handshake is done.
+                # In TLS 1.3 a server rejects the client's certificate only after the client's handshake is complete.
                 encrypted.sendall(_PREFACE)
                 if encrypted.recv(1):
                     return ""
@@ -102,7 +102,7 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
             if explained:
                 return f"the server at {where} {explained}"
         except (ConnectionError, TimeoutError):
-            pass  # a server that speaks plain text need not answer what it does not understand
+            pass  # a plain-text server may not answer a TLS handshake
     return _plain_server(host, port, where)
 
 
@@ -120,7 +120,7 @@ def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> str:
 
 
 def _of_alert(reason: str, tls: Tls) -> str:
-    """Returns what a server's TLS alert says about the client's certificate; "" if nothing."""
+    """Returns what a server's TLS alert means for the client's certificate; "" if it is about something else."""
     if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not tls.cert):
         return "requires a client certificate: give one (cert and key of Tls, --tls-cert and --tls-key)"
     if not tls.cert:
@@ -154,9 +154,9 @@ def _plain_server(host: str, port: int, where: str) -> str:
 
 
 def _end(certificate: Path) -> datetime | None:
-    """Returns when a certificate ends; None if `cryptography` is not installed: nothing else needs it."""
+    """Returns when a certificate expires; None if `cryptography`, an optional dependency, is not installed."""
     try:
-        from cryptography import x509  # 25 ms of CPU, for what seldom happens
+        from cryptography import x509  # imported here because it takes 25 ms of CPU and is rarely needed
     except ImportError:
         return None
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
@@ -166,7 +166,7 @@ def _speaks_tls(host: str, port: int) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslsocket_class = ClosedOnReset
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent: all that is asked is whether the other side shakes hands
+    context.verify_mode = ssl.CERT_NONE  # no data is sent: this only tests whether the server completes a TLS handshake
     with socket.create_connection((host, port), _SECONDS) as plain:
         try:
             context.wrap_socket(plain).close()

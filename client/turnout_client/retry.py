@@ -11,14 +11,14 @@ from turnout_client.errors import DeadlineExceeded, ResourceExhausted, TurnoutCl
 class RetryPolicy:
     """Exponential backoff with full jitter, for the two statuses that are safe to retry.
 
-    UNAVAILABLE is retried, since predictions change nothing in the server. RESOURCE_EXHAUSTED is retried if the
-    server says when (`google.rpc.RetryInfo`): without that it may be a limit that no waiting changes, such as the size
-    of a message. No other status is retried.
+    UNAVAILABLE is retried, since predictions have no side effects on the server. RESOURCE_EXHAUSTED is retried only if
+    the server says when (`google.rpc.RetryInfo`); otherwise the limit may be one that waiting does not lift, such as
+    the maximum size of a message. No other status is retried.
 
     Attributes:
-        retries: How often a call is tried again, at most; 0 for never.
-        first_backoff: Bound of the first pause, in seconds; each later bound is twice the one before.
-        max_backoff: No bound is above this, in seconds.
+        retries: Maximum number of retries of a call; 0 for none.
+        first_backoff: Upper bound of the first pause, in seconds. The bound doubles with each retry.
+        max_backoff: Maximum of that bound, in seconds.
     """
 
     retries: int = 3
@@ -30,16 +30,16 @@ class RetryPolicy:
             raise ValueError(f"a retry policy holds no negative numbers: {self}")
 
     def pause(self, error: TurnoutClientError, failures: int, remaining: float | None, fraction: float) -> float | None:
-        """Returns how many seconds to wait before the next try; None if there is none.
+        """Returns how many seconds to wait before the next attempt; None if the call must not be retried.
 
-        The pause is a random part of the backoff's bound, after what the server asks for. A call whose time would be
-        over by then fails now, with the error it has.
+        The pause is the delay that the server asked for plus a random fraction of the backoff's bound. If the call's
+        time would run out during the pause, the call is not retried.
 
         Args:
-            error: What the last try ended with.
-            failures: How many tries have failed, that one included; 1 or more.
-            remaining: Seconds that the whole call may still take; None for no bound.
-            fraction: The random part, in [0, 1].
+            error: The error of the last attempt.
+            failures: Number of attempts that have failed, including the last; 1 or more.
+            remaining: Seconds that the whole call may still take; None for no limit.
+            fraction: The random fraction, in [0, 1].
         """
         if failures > self.retries or not _is_safe(error):
             return None
@@ -50,11 +50,11 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class RetryAttempts:
-    """One call's tries: how much time is left, and what follows a failure.
+    """The attempts of one call: keeps its deadline and decides what follows a failure.
 
     Attributes:
-        policy: Decides.
-        timeout: Seconds that all tries and pauses may take together; None or infinity for no bound.
+        policy: The retry policy.
+        timeout: Time limit of all attempts and pauses together, in seconds; None or infinity for no limit.
     """
 
     policy: RetryPolicy
@@ -67,23 +67,23 @@ class RetryAttempts:
             self._deadline = time.monotonic() + self.timeout
 
     def remaining(self) -> float | None:
-        """Returns the seconds that are left; None for no bound.
+        """Returns the remaining time of the call, in seconds; None for no limit.
 
         Raises:
-            DeadlineExceeded: None are.
+            DeadlineExceeded: No time remains.
         """
         if self._deadline is None:
             return None
         left = self._deadline - time.monotonic()
-        if not left > 0:  # not a number is no time either
+        if not left > 0:  # NaN counts as no time
             raise DeadlineExceeded(f"no answer came within {self.timeout} s")
         return left
 
     def pause_after(self, error: TurnoutClientError) -> float | None:
-        """Returns how many seconds to wait before the next try; None if `error` is how the call ends."""
+        """Returns how many seconds to wait before the next attempt; None if the call ends with `error`."""
         self._failures += 1
         left = None if self._deadline is None else self._deadline - time.monotonic()
-        return self.policy.pause(error, self._failures, left, random.random())  # noqa: S311 - spreads clients, no secret
+        return self.policy.pause(error, self._failures, left, random.random())  # noqa: S311 - jitter, not a secret
 
 
 def _is_safe(error: TurnoutClientError) -> bool:

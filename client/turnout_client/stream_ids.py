@@ -1,18 +1,18 @@
-"""Which request ids are taken on one prediction stream. Pure."""
+"""Assigns unique request ids on a prediction stream. Pure."""
 
 import uuid
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 MAX_ABANDONED = 4096
-"""Abandoned ids that are kept, the oldest forgotten first: an answer that is under way is no older than so many."""
+"""Maximum number of abandoned ids to remember. The oldest are forgotten first; by then their answers have arrived."""
 
 
 @dataclass(slots=True)
 class StreamIds:
-    """Gives each request an id that no other request of the stream bears, so that its answer finds it.
+    """The request ids in use on one stream. Each request gets a unique id, by which its answer is matched to it.
 
-    An id that was given up stays taken until its answer comes, since that answer must reach no later request.
+    An abandoned id stays reserved until its answer arrives, so that the answer cannot reach a later request.
     """
 
     _prefix: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -20,7 +20,7 @@ class StreamIds:
     _abandoned: dict[str, None] = field(default_factory=dict)
 
     def claim(self, wanted: str, pending: Container[str]) -> str:
-        """Returns `wanted`, or a generated id if it is empty or taken."""
+        """Returns `wanted`, or a generated id if `wanted` is empty or in use."""
         if wanted and wanted not in pending and wanted not in self._abandoned:
             return wanted
         while True:
@@ -30,11 +30,11 @@ class StreamIds:
                 return made_up
 
     def abandon(self, request_id: str) -> None:
-        """Notes that nobody waits for this id's answer any more, though it may come."""
+        """Marks an id whose request was given up: its answer is no longer expected, but may still arrive."""
         self._abandoned[request_id] = None
         if len(self._abandoned) > MAX_ABANDONED:
             del self._abandoned[next(iter(self._abandoned))]
 
     def free(self, request_id: str) -> None:
-        """Notes that no answer will come to this id any more."""
+        """Releases an abandoned id, once its answer has arrived or can no longer arrive."""
         self._abandoned.pop(request_id, None)

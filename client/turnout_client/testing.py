@@ -1,4 +1,4 @@
-"""A fake Turnout server for tests of code that calls one: real gRPC on a free port, with the answers that you set.
+"""A fake Turnout server for testing code that calls one: real gRPC on a free port, with answers that you set.
 
     from turnout_client.testing import FakeServer
 
@@ -8,8 +8,8 @@
             assert my_service(server.target).label(picture) == "cat"
             assert server.received[0].version == "^2"
 
-It needs no model and no ONNX Runtime. It checks nothing: to test against a model's own signature, routing and errors,
-serve the model (`turnout.testing`, of the distribution `turnout`).
+It needs no model and no ONNX Runtime, and does not validate requests. To test against a model's real signature, routing
+and errors, serve the model with `turnout.testing`, from the distribution `turnout`.
 """
 
 import threading
@@ -52,17 +52,17 @@ _ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A prediction request that was received.
+    """A prediction request that the fake server received.
 
     Attributes:
-        model: Its name.
-        version: The selector; "" if there was none.
-        inputs: By name.
-        outputs: Names of the outputs wanted; () for all.
-        request_id: As the client wrote it.
-        routing_key: As the client wrote it.
-        metadata: Of the call, keys in lower case.
-        streamed: It came as an item of a `PredictStream`.
+        model: Name of the model.
+        version: Version selector; "" if the request has none.
+        inputs: Input arrays by name.
+        outputs: Names of the requested outputs; () for all.
+        request_id: Request id that the client sent.
+        routing_key: Routing key that the client sent.
+        metadata: Metadata of the call, with keys in lower case.
+        streamed: Whether the request arrived on a `PredictStream`.
     """
 
     model: str
@@ -78,17 +78,17 @@ class Received:
 Outputs: TypeAlias = Mapping[str, ArrayLike]
 
 Answer: TypeAlias = Callable[[Received], Outputs]
-"""Returns the outputs of a prediction by name, or raises the error that its client is to get."""
+"""A function that returns the outputs of a prediction by name, or raises the error to send to the client."""
 
 
 class FakeServer:
-    """Answers predictions as it is told, on a free port of 127.0.0.1, for as long as its context is entered.
+    """A fake server that returns preset answers, on a free port of 127.0.0.1. Use it as a context manager.
 
-    A model that it was not told of is NOT_FOUND. What it was told may be changed at any time.
+    Requests for a model without an answer get NOT_FOUND. Answers can be changed at any time.
     """
 
     def __init__(self) -> None:
-        """Listens nowhere before its context is entered."""
+        """Creates the server. It starts to listen when its context is entered."""
         self._changed = threading.Condition()
         self._answers: dict[str, dict[str, tuple[Answer, Role]]] = {}
         self._received: list[Received] = []
@@ -115,12 +115,12 @@ class FakeServer:
 
     @property
     def target(self) -> str:
-        """The address that a client is made with."""
+        """The target to pass to a client."""
         return f"127.0.0.1:{self._port}"
 
     @property
     def received(self) -> Sequence[Received]:
-        """The predictions that were asked for, in the order in which they came."""
+        """The prediction requests received so far, in order of arrival."""
         with self._changed:
             return tuple(self._received)
 
@@ -132,16 +132,16 @@ class FakeServer:
         version: str = "1.0.0",
         role: Role = Role.BASELINE,
     ) -> None:
-        """Tells what a model's predictions are answered with from now on.
+        """Sets the answer to a model's predictions.
 
-        A request that selects one of the versions told of by its exact number gets that one, with role `pinned`. Every
-        other gets the version that was told of last.
+        A request for the exact number of a version that has an answer gets that version, with role `pinned`. Every
+        other request gets the version whose answer was set last.
 
         Args:
-            model: Its name.
-            outputs: By name; or what returns them, or raises; or the error that every client gets.
-            version: That the answers name.
-            role: Likewise: baseline, canary or pinned.
+            model: Name of the model.
+            outputs: Outputs by name, or a function that returns them or raises, or the error that every request gets.
+            version: Version that the answer reports.
+            role: Role that the answer reports: baseline, canary or pinned.
         """
 
         def fixed(_: Received) -> Outputs:
@@ -160,7 +160,7 @@ class FakeServer:
     def _predict(
         self, request: PredictRequest, metadata: Sequence[tuple[str, str | bytes]], *, streamed: bool
     ) -> PredictResponse:
-        """Raises TurnoutClientError if that is the answer."""
+        """Returns the preset answer to `request`. Raises TurnoutClientError if the answer is an error."""
         try:
             inputs = {tensor.name: decode(tensor) for tensor in request.inputs}
         except TensorError as error:
@@ -189,8 +189,8 @@ class FakeServer:
         return response
 
 
-class _Health(HealthServicer):  # type: ignore[misc]  # it comes without types
-    """A model is healthy from when the server was told of it; nothing else is known."""
+class _Health(HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """The health service: a model is SERVING as soon as it has an answer; any other model is unknown."""
 
     def __init__(self, server: FakeServer) -> None:
         self._server = server

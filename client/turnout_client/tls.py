@@ -18,17 +18,18 @@ VARIABLES = {
     "key": "TURNOUT_TLS_KEY",
     "server_name": "TURNOUT_TLS_SERVER_NAME",
 }
-"""The environment variable of each attribute of `Tls`."""
+"""The environment variable for each attribute of `Tls`."""
 
 
 class ClosedOnReset(ssl.SSLSocket):
-    """A socket that is closed if the other side resets the connection before the handshake.
+    """A TLS socket that is closed if the peer resets the connection before the handshake.
 
-    `SSLContext.wrap_socket` takes the descriptor over, finds that nobody is connected, and raises without closing it.
+    `SSLContext.wrap_socket` takes over the file descriptor. If the peer has already disconnected, it raises without
+    closing the descriptor.
     """
 
     def getpeername(self) -> Any:
-        """As any socket's."""
+        """Returns the peer's address. Closes the socket if it is not connected."""
         try:
             return super().getpeername()
         except OSError as error:
@@ -38,18 +39,18 @@ class ClosedOnReset(ssl.SSLSocket):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a client encrypts, whom it trusts, and what it shows.
+    """TLS settings of a client: the authorities it trusts and the certificate it presents.
 
         Client("turnout.example.org:8001", tls=Tls(ca="ca.pem", cert="client.pem", key="client.key"))
 
-    Files are read once, when the client is made.
+    The files are read once, when the client is created.
 
     Attributes:
-        ca: PEM file of the authorities that may have signed the server's certificate; "" for the public ones that gRPC
-            brings along.
-        cert: PEM file with the client's certificate, and the intermediate ones after it; "" if no server asks.
-        key: PEM file with its private key, not encrypted.
-        server_name: Name that the server's certificate has to be for, if that is not the host in the target.
+        ca: PEM file with the certificates of the authorities that may sign the server's certificate; "" for the public
+            authorities that are built into gRPC.
+        cert: PEM file with the client's certificate, followed by any intermediate certificates; "" for none.
+        key: PEM file with the unencrypted private key of `cert`.
+        server_name: Name that the server's certificate must be valid for; "" for the host in the target.
     """
 
     ca: str | Path = ""
@@ -64,41 +65,41 @@ class Tls:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Self | None:
-        """Returns what TURNOUT_TLS_CA, _CERT, _KEY and _SERVER_NAME say; None if none of them is set.
+        """Returns the settings from TURNOUT_TLS_CA, _CERT, _KEY and _SERVER_NAME; None if none of them is set.
 
         Args:
             environ: The environment; None for that of the process.
 
         Raises:
-            ValueError: One of certificate and key is missing.
+            ValueError: Only one of certificate and key is set.
         """
         environ = os.environ if environ is None else environ
         found = {name: environ[variable] for name, variable in VARIABLES.items() if environ.get(variable)}
         return cls(**found) if found else None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Returns what a channel takes.
+        """Returns the credentials for a gRPC channel.
 
         Raises:
-            ValueError: A file cannot be read, or does not hold what it should.
+            ValueError: A file cannot be read, or has the wrong content.
         """
-        self.context()  # says what is wrong with a file; gRPC would say at each call that it cannot connect
+        self.context()  # reports errors in the files; with gRPC, each call would fail to connect without a reason
         ca, key, cert = (Path(path).read_bytes() if path else None for path in (self.ca, self.key, self.cert))
         return grpc.ssl_channel_credentials(ca, key, cert)
 
     def options(self) -> list[tuple[str, str]]:
-        """Returns the channel arguments that go with the credentials."""
+        """Returns the gRPC channel arguments to use with the credentials."""
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
     def context(self) -> ssl.SSLContext:
-        """Returns the same for Python's own TLS.
+        """Returns the same settings as a context for Python's `ssl`.
 
         Raises:
-            ValueError: As `credentials`.
+            ValueError: As for `credentials`.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = ClosedOnReset
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC's: what is in the file need not be a root
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # like gRPC, trusts intermediate authorities
         context.set_alpn_protocols(["h2"])
         if self.ca:
             self._load_authorities(context)
@@ -130,11 +131,11 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """How a channel is secured.
+    """The security of a channel.
 
     Attributes:
-        credentials: Of the channel; None for plain text.
-        tls: The settings that they were made from, if known.
+        credentials: gRPC channel credentials; None for plain text.
+        tls: The settings that the credentials were made from; None if there are none or they are not known.
     """
 
     credentials: grpc.ChannelCredentials | None = None
@@ -142,10 +143,10 @@ class Security:
 
     @classmethod
     def of(cls, tls: Tls | None, credentials: grpc.ChannelCredentials | None) -> Self:
-        """Returns what one of both says; plain text if neither is given.
+        """Returns the security from `tls` or `credentials`; plain text if neither is given.
 
         Raises:
-            ValueError: Both are, or a file cannot be used.
+            ValueError: Both are given, or a file cannot be used.
         """
         if tls is None:
             return cls(credentials)
@@ -155,17 +156,17 @@ class Security:
 
     @property
     def plain(self) -> bool:
-        """Tells whether nothing is encrypted."""
+        """Whether the channel uses plain text."""
         return self.credentials is None
 
     @property
     def options(self) -> Options:
-        """The channel arguments that go with it."""
+        """The gRPC channel arguments to use with the credentials."""
         return self.tls.options() if self.tls is not None else ()
 
 
 class _Encrypted(Exception):
-    """The key has a passphrase."""
+    """Raised when the private key is encrypted."""
 
 
 def _refuse_to_ask() -> str:

@@ -1,4 +1,4 @@
-"""The token that a client sends, and to which targets."""
+"""The authentication token of a client, and the check that it is not sent unencrypted to another machine."""
 
 import os
 import re
@@ -19,16 +19,16 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 
 class TokenFile:
-    """The token in a file, read again when the file changes: those that hand out tokens replace them.
+    """A token that is read from a file, and read again when the file changes, so that it can be rotated.
 
     Client("turnout.example.org:8001", tls=Tls(ca="ca.pem"), token=TokenFile("/var/run/secrets/turnout/token"))
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Prepares; the file is read at the first call.
+        """Stores the path. The file is read when the token is first needed.
 
         Args:
-            path: Of the file. White space around the token is no part of it.
+            path: Path of the file. White space around the token is ignored.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -36,10 +36,10 @@ class TokenFile:
         self._token = ""
 
     def __call__(self) -> str:
-        """Returns the token.
+        """Returns the current token. If the file has become unreadable, returns the last token that was read.
 
         Raises:
-            ValueError: The file cannot be read or has no token, and no earlier one was read.
+            ValueError: The file cannot be read or contains no valid token, and no token was read before.
         """
         with self._lock:
             try:
@@ -69,16 +69,16 @@ class Bearer:
     """The token that a client sends with each call.
 
     Attributes:
-        token: The token; None for none. It is never printed.
+        token: The token; None for none. It is not part of the repr.
     """
 
     token: Token | None = field(default=None, repr=False)
 
     def with_token(self, metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
-        """Returns a call's metadata with the token in it.
+        """Returns `metadata` with the token added.
 
         Raises:
-            ValueError: No token can be read.
+            ValueError: The token cannot be read.
         """
         if self.token is None:
             return tuple(metadata)
@@ -87,17 +87,18 @@ class Bearer:
 
 
 def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bool, plaintext_token: bool) -> Bearer:
-    """Returns the token of a client, if it may be sent.
+    """Returns the token to send with each call, after checking that it may be sent.
 
     Args:
         token: The token; None for none.
-        target: The target of calls.
+        target: Target of the channel.
         metadata: The client's other metadata.
-        plain: Whether calls are not encrypted.
-        plaintext_token: Whether the token may be sent unencrypted.
+        plain: Whether the channel uses plain text.
+        plaintext_token: Whether the token may be sent unencrypted to other machines.
 
     Raises:
-        ValueError: It would be sent unencrypted to another machine, is not a token, or `metadata` has another.
+        ValueError: The token would be sent unencrypted to another machine, is malformed, or `metadata` has an
+            authorization header, too.
     """
     if token is None:
         return Bearer()
@@ -114,7 +115,7 @@ def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bo
 
 
 def token_from_environ(environ: Mapping[str, str] | None = None) -> Token | None:
-    """Returns what TURNOUT_TOKEN, or else TURNOUT_TOKEN_FILE, says; None if neither is set.
+    """Returns the token from TURNOUT_TOKEN or, failing that, TURNOUT_TOKEN_FILE; None if neither is set.
 
     Args:
         environ: The environment; None for that of the process.
@@ -126,10 +127,10 @@ def token_from_environ(environ: Mapping[str, str] | None = None) -> Token | None
 
 
 def checked_token(token: str) -> str:
-    """Returns a token that a header can hold.
+    """Returns `token` if it is valid in a header.
 
     Raises:
-        ValueError: It cannot; the message does not hold it.
+        ValueError: The token is not valid. The message does not contain it.
     """
     if not _PRINTABLE.fullmatch(token):
         raise ValueError("expected a token of printable ASCII without spaces")

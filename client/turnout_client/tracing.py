@@ -1,6 +1,6 @@
-"""Sends the caller's span to the server by W3C Trace Context, if the caller uses OpenTelemetry.
+"""Propagates the caller's OpenTelemetry span to the server, as W3C Trace Context.
 
-OpenTelemetry is not imported here: a program that has not imported it has no span.
+OpenTelemetry is not imported here: a program that has not imported it has no current span.
 """
 
 import sys
@@ -12,13 +12,13 @@ _NONE = ("", "")
 
 
 def caller() -> tuple[str, str]:
-    """Returns `traceparent` and `tracestate` of the span that is current; "" for none."""
+    """Returns `traceparent` and `tracestate` of the current span; both are "" if there is none."""
     api: Any = sys.modules.get("opentelemetry.trace")
     if api is None:
         return _NONE
     try:
         context = api.get_current_span().get_span_context()
-    except AttributeError:  # its import is under way in another thread
+    except AttributeError:  # another thread is still importing it
         return _NONE
     if not context.is_valid:
         return _NONE
@@ -27,7 +27,7 @@ def caller() -> tuple[str, str]:
 
 
 def traced(metadata: Pairs) -> Pairs:
-    """Returns a call's metadata with the caller's span in it; one that is there already stays."""
+    """Returns a call's metadata with the current span added. Existing trace context is not replaced."""
     parent, state = caller()
     if not parent or any(name == "traceparent" for name, _ in metadata):
         return metadata

@@ -1,4 +1,4 @@
-"""Converts the protocol's messages to the client's values and back."""
+"""Converts between protobuf messages and the client's values."""
 
 import math
 import time
@@ -30,7 +30,7 @@ MAX_TIMEOUT_MS = 2**32 - 1
 
 
 def _by_number(values: type[E], wire: Any) -> dict[int, E]:
-    """Maps the numbers of a protocol's enum to the members of `values` that bear the same names."""
+    """Maps the numbers of a protobuf enum to the members of `values` with the same names."""
     prefix = wire.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")
     return {number: values[name.removeprefix(prefix)] for name, number in wire.items()}
 
@@ -43,15 +43,15 @@ _DTYPES = {number: name.removeprefix("DATA_TYPE_").lower() for name, number in p
 
 @dataclass(frozen=True, slots=True)
 class PredictCall:
-    """The arguments of one `predict`.
+    """The arguments of one `predict` call.
 
     Attributes:
-        model: The model's name.
-        version: A selector; "" leaves the choice to the server.
-        inputs: By name.
-        outputs: Names of the outputs wanted; () for all.
-        request_id: Names the request in the server's log; "" lets the server make one up.
-        routing_key: Requests with the same key meet the same version while the weights allow it.
+        model: Name of the model.
+        version: Version selector; "" leaves the choice to the server.
+        inputs: Input values by name.
+        outputs: Names of the outputs to return; () for all.
+        request_id: Id of the request in the server's log; "" lets the server generate one.
+        routing_key: Requests with the same key get the same version for as long as the weights allow it.
     """
 
     model: str
@@ -62,10 +62,10 @@ class PredictCall:
     routing_key: str
 
     def write(self, request: prediction_pb2.PredictRequest) -> None:
-        """Fills the empty `request` in its place, since protobuf copies a message that is put into another.
+        """Fills the empty `request` in place, because protobuf copies a message when it is assigned to a field.
 
         Raises:
-            InvalidArgument: An input is nothing that a tensor can hold.
+            InvalidArgument: An input cannot be represented as a tensor.
         """
         request.model = self.model
         if self.version:
@@ -85,11 +85,11 @@ class PredictCall:
 
 
 def stamp(item: prediction_pb2.PredictStreamRequest, deadline: float | None) -> None:
-    """Notes on an item when it is written and how much of its time is left then; called right before.
+    """Sets the send time and the remaining timeout of a stream item. Call it right before the item is written.
 
     Args:
-        item: To be written.
-        deadline: `time.monotonic()` after which nobody waits for its answer; None for never.
+        item: The item to be written.
+        deadline: Deadline of the request, in `time.monotonic` seconds; None for no deadline.
     """
     now = time.monotonic()
     item.sent_ms = int(now * 1000)
@@ -129,7 +129,7 @@ def read_model(model: catalog_pb2.Model) -> ModelInfo:
 
 
 def read_version(version: catalog_pb2.ModelVersion) -> VersionInfo:
-    """Returns the version in the message; what a newer server says in enums is UNSPECIFIED."""
+    """Returns the version in the message. Enum values that this client does not know become UNSPECIFIED."""
     return VersionInfo(
         version=version.version,
         digest=version.digest,

@@ -1,8 +1,8 @@
-"""Bad candidates, made out of the real magika 3.3.0: what a rollout has to find out.
+"""Bad candidates, derived from the real magika 3.3.0, which a rollout must detect.
 
-    python examples/magika/candidates.py DIRECTORY      write all, and say what each does to real files
+    python examples/magika/candidates.py DIRECTORY      write all, and print what each does to real files
 
-Nothing is random but for a seed, so that the same file comes out each time.
+Randomness comes from a fixed seed, so that the files are the same each time.
 """
 
 import sys
@@ -24,10 +24,10 @@ from zoo import fetch
 ORIGINAL = "3.3.0"
 
 SHORT = 100
-"""Files with fewer bytes than this have no place in the table of the candidate that raises."""
+"""Size in bytes below which the candidate that raises fails on a file."""
 
 BEGINNING = b"#"
-"""Files that begin so have the candidate that hangs work on and on."""
+"""First byte of the files on which the candidate that hangs works for a long time."""
 
 _INPUT, _OUTPUT = "bytes", "target_label"
 _TOKENS = 2048
@@ -40,12 +40,12 @@ _SIDE = 256
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A version that ought not to become the baseline.
+    """A version that must not become the baseline.
 
     Attributes:
-        version: What it is published as.
-        fault: What is wrong with it, in words.
-        make: Changes the original.
+        version: Version number with which it is published.
+        fault: Description of the fault.
+        make: Function that adds the fault to the original model, in place.
     """
 
     version: str
@@ -63,10 +63,10 @@ class Candidate:
 
 
 def slow(model: ModelProto) -> None:
-    """Gives the same answers after work of no use: the model's largest layer once more, with its weights reversed.
+    """Adds useless work without changing the answers: more copies of the largest layer, with reversed weights.
 
-    The work ends in a number that is multiplied by "some byte is above 300" and added to the scores. No byte is, but
-    that is known at run time only, so that nothing can be folded or pruned.
+    The result is a number that is multiplied by "some byte is above 300" and added to the scores. No byte is, but that
+    is known only at run time, so that the work cannot be folded or pruned.
     """
     (layer,) = (node for node in model.graph.node if node.op_type == "Conv")
     (weights,) = (tensor for tensor in model.graph.initializer if tensor.name == layer.input[1])
@@ -91,7 +91,7 @@ def slow(model: ModelProto) -> None:
 
 
 def raising(model: ModelProto) -> None:
-    """Looks the padding of a file up in a table that has no row for files of fewer than `SHORT` bytes."""
+    """Adds a look-up by a file's padding in a table that has no row for files of fewer than `SHORT` bytes."""
     rows = _TOKENS - 2 * SHORT + 1
     _constants(model, padding=np.array(PADDING, np.int32), table=np.zeros(rows, np.float32))
     nodes = [
@@ -104,7 +104,7 @@ def raising(model: ModelProto) -> None:
 
 
 def perturbed(model: ModelProto) -> None:
-    """Gives other answers for some files: the last layer's weights have noise."""
+    """Adds noise to the weights of the last layer, which changes the answers for some files."""
     (weights,) = (tensor for tensor in model.graph.initializer if tensor.name == _WEIGHTS)
     values = numpy_helper.to_array(weights)
     noise = np.random.default_rng(0).standard_normal(values.shape).astype(np.float32)
@@ -112,7 +112,7 @@ def perturbed(model: ModelProto) -> None:
 
 
 def hanging(model: ModelProto) -> None:
-    """Works on for a long time, on a whole core, where a file begins with `BEGINNING`."""
+    """Adds a loop that occupies a core for a long time if a file begins with `BEGINNING`."""
     body = helper.make_graph(
         [
             helper.make_node("MatMul", ["work_in", "unit"], ["work_out"]),
@@ -154,7 +154,7 @@ CANDIDATES: Mapping[str, Candidate] = {
     "perturbed": Candidate("3.6.0", "its last layer has noise, and some answers are others", perturbed),
     "hangs": Candidate("3.7.0", f"hangs on files that begin with {BEGINNING.decode()!r}", hanging),
 }
-"""By what is wrong with them."""
+"""The candidates by a short name of their fault."""
 
 
 def _constants(model: ModelProto, **values: np.ndarray | np.generic) -> None:
@@ -162,7 +162,7 @@ def _constants(model: ModelProto, **values: np.ndarray | np.generic) -> None:
 
 
 def _add_to_scores(model: ModelProto, nodes: Sequence[NodeProto], addend: str) -> None:
-    """Appends `nodes`, and adds what they find for each row, shape (rows,), to that row's scores."""
+    """Appends `nodes`, and adds their output `addend`, shape (rows,), to the scores of each row."""
     (last,) = (node for node in model.graph.node if _OUTPUT in node.output)
     last.output[0] = "scores"
     _constants(model, along=np.array([1], np.int64))
@@ -176,17 +176,17 @@ def _add_to_scores(model: ModelProto, nodes: Sequence[NodeProto], addend: str) -
 
 
 def session(model: Path) -> ort.InferenceSession:
-    """Opens a model as the server does: one thread a run, on the CPU."""
+    """Returns a session like the server's: on the CPU, with one thread per run."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def main(directory: Path) -> None:
-    """Writes all candidates and prints what they do."""
+    """Writes all candidates and prints their effects."""
     from magika.samples import excerpts
 
-    ort.set_default_logger_severity(4)  # one of them fails on purpose
+    ort.set_default_logger_severity(4)  # one of the candidates fails on purpose
     files = [features_v3(content) for content in excerpts(800)[::4]]
     original = session(fetch("magika", ORIGINAL))
     for name, candidate in CANDIDATES.items():
@@ -201,7 +201,7 @@ def main(directory: Path) -> None:
             middle = time.perf_counter()
             try:
                 (got,) = opened.run(None, {_INPUT: file})
-            except Exception:  # noqa: BLE001 - that is what one of them is for
+            except Exception:  # noqa: BLE001 - one of the candidates fails on purpose
                 failed += 1
                 continue
             times.append(time.perf_counter() - middle)

@@ -1,8 +1,8 @@
-"""Serves real versions of magika and moves traffic between them: what `make demo` runs.
+"""The demonstration that `make demo` runs: serves real versions of magika and moves traffic between them.
 
-Publishes by the command line, serves in a process of its own, asks through the client, shadows and splits traffic,
-reads all of it back from the metrics, rolls a good version out and a bad one back, and stops the server with SIGTERM.
-Exits with 1 where a claim does not hold.
+It publishes with the command line, runs a server process, sends requests with the client, shadows and splits traffic,
+reads the results from the metrics, rolls out a good version, rolls back a bad one, and stops the server with SIGTERM.
+Exits with 1 if a claim does not hold.
 """
 
 import sys
@@ -19,13 +19,13 @@ from magika.samples import REPOSITORY
 from zoo import fetch
 
 REPORTS = REPOSITORY / "build"
-"""Where the report of the rollback is written."""
+"""The folder for the report of the rollback."""
 
 VERSIONS = ("1.0.0", "3.2.0", "3.3.0")
 
 
 def main() -> int:
-    """Runs the demonstration; returns 1 where one of its claims did not hold, else 0."""
+    """Runs the demonstration. Returns 1 if a claim did not hold, else 0."""
     models = {version: fetch("magika", version) for version in VERSIONS}
     names = {version: labels(path) for version, path in models.items()}
     with tempfile.TemporaryDirectory(prefix="turnout-demo-") as scratch:

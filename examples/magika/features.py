@@ -1,8 +1,8 @@
-"""What magika's models take and give: the features of a file's bytes, and the labels of their outputs.
+"""Inputs and outputs of magika's models: the features of a file's bytes, and the labels of the outputs.
 
-As magika's own library computes them (`Magika._extract_features_from_seekable`, in release 0.5.1 for v1 and 1.0.3 for
-v3): bytes of the beginning, the middle (v1 only) and the end of a file, without surrounding white space, padded with
-the token 256 where there are too few.
+The features are those of magika's library (`Magika._extract_features_from_seekable`, release 0.5.1 for v1 and 1.0.3 for
+v3): bytes from the beginning, the middle (v1 only) and the end of a file, without surrounding white space, padded with
+the token 256 if there are too few.
 """
 
 import json
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 PADDING = 256
 BLOCK = 4096
-"""Bytes at each end of a file that are looked at before white space is stripped."""
+"""Number of bytes that are read at each end of a file, before white space is stripped."""
 
 
 def features_v1(content: bytes) -> NDArray[np.float32]:
@@ -40,11 +40,11 @@ def features_v3(content: bytes) -> NDArray[np.int32]:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """The model's first choice.
+    """The label with the highest score.
 
     Attributes:
         label: Content type, such as `python`.
-        score: 0 to 1.
+        score: Score of the label, 0 to 1.
     """
 
     label: str
@@ -52,7 +52,7 @@ class Guess:
 
 
 def labels(model: Path) -> list[str]:
-    """Returns the content types that the outputs of `model` stand for, from the configuration beside it."""
+    """Returns the content types of the outputs of `model`, from the configuration file next to it."""
     v3 = model.with_name("config.min.json")
     if v3.exists():
         return list(json.loads(v3.read_text())["target_labels_space"])
@@ -61,7 +61,7 @@ def labels(model: Path) -> list[str]:
 
 
 def best(scores: NDArray[np.float32], names: list[str]) -> Guess:
-    """Returns the first choice of one row of scores, shape (labels,)."""
+    """Returns the label with the highest score in a row of scores, shape (labels,)."""
     index = int(np.argmax(scores))
     return Guess(names[index], float(scores[index]))
 

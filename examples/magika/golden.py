@@ -1,4 +1,4 @@
-"""A golden set for magika: real files whose type is known from where they came, and the labels of the model's classes.
+"""A golden set for magika: real files whose types are known from their origin, and the labels of the model's classes.
 
 python examples/magika/golden.py DIRECTORY      writes golden.npz and meta.json for magika 3
 turnout publish magika auto model.onnx --meta DIRECTORY/meta.json --golden DIRECTORY/golden.npz
@@ -20,7 +20,7 @@ _OF_EACH = 25
 
 
 def known_files() -> list[Sample]:
-    """Returns real files of this repository and this machine whose type is beyond doubt; empty ones are left out."""
+    """Returns real files of this repository and this machine whose types are certain, without tiny files."""
     found = samples()
     for pattern, label in _KINDS.items():
         paths = [path for path in sorted(REPOSITORY.glob(pattern)) if path.stat().st_size > 256][:_OF_EACH]
@@ -29,20 +29,20 @@ def known_files() -> list[Sample]:
 
 
 def write_golden(directory: Path, model: Path) -> tuple[Path, Path]:
-    """Writes a golden case with one row a file, and the metadata that names the model's classes.
+    """Writes a golden case with one row for each file, and metadata with the labels of the model's classes.
 
     Args:
-        directory: Where to.
-        model: An ONNX file of magika 3; its configuration lies beside it.
+        directory: Folder to write to.
+        model: ONNX file of magika 3, with its configuration file next to it.
 
     Returns:
-        The golden case and the metadata.
+        The paths of the golden case and the metadata.
     """
     files = known_files()
     golden, meta = directory / "golden.npz", directory / "meta.json"
     np.savez_compressed(
         golden,
-        **{  # type: ignore[arg-type]  # none is named allow_pickle
+        **{  # type: ignore[arg-type]  # no key is allow_pickle
             "inputs/bytes": np.concatenate([features_v3(file.content) for file in files]),
             "labels/target_label": np.array([file.expected for file in files]),
         },

@@ -1,4 +1,4 @@
-"""Clients that send real files at a steady pace, and what each of them got."""
+"""Clients that send real files at a steady rate, and record the results."""
 
 import asyncio
 import random
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from turnout_client import AsyncClient, TurnoutClientError
 
 USERS = 500
-"""Half of the requests have the routing key of one of so many users; the others have none."""
+"""Number of users. Half of the requests have the routing key of one of them; the others have none."""
 
 UNANSWERED = "UNANSWERED"
-"""Stands for the status of a request that still waited when the load had ended."""
+"""The status of a request that was still pending when the load ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +26,27 @@ class Upload:
     """A file that clients send.
 
     Attributes:
-        features: Of the file, as the models take them.
-        labels: Number of the right label, by the version that answers; "" stands for every other version.
+        features: Features of the file: the model's input.
+        labels: Index of the right label by version; the key "" is for all other versions.
     """
 
     features: NDArray[np.int32]
     labels: Mapping[str, int]
 
     def right(self, version: str) -> int:
-        """Returns the label that `version` has to answer."""
+        """Returns the index of the label that `version` should return."""
         return self.labels.get(version, self.labels[""])
 
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """What came of one request.
+    """The result of one request.
 
     Attributes:
-        version: That answered; "" where none did.
-        seconds: From the call to its end.
-        error: Name of the status, or `UNANSWERED`; "" where there was an answer.
-        wrong: The answer was not the right one.
+        version: The version that answered; "" if there was no answer.
+        seconds: Duration of the call.
+        error: Name of the status, or `UNANSWERED`; "" if there was an answer.
+        wrong: Whether the answer was not the right one.
     """
 
     version: str
@@ -56,12 +56,12 @@ class Got:
 
 
 class Load:
-    """Sends requests from a thread of its own for as long as the context is entered.
+    """Sends requests from a separate thread while its context is active.
 
-    Leaving it waits for what is under way, and gives up on what has no answer after some seconds.
+    On exit it waits a few seconds for pending requests, and cancels those that have no answer by then.
 
     Attributes:
-        got: What came of the requests, in the order in which they ended.
+        got: The results, in the order in which the requests ended.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Load:
         patience: float = 10.0,
         grace: float = 5.0,
     ) -> None:
-        """Prepares the clients.
+        """Creates the load.
 
         Args:
-            address: Of the server's data listener.
-            uploads: Of which each request sends one, drawn by a fixed seed.
-            rate: Requests a second, where the machine can keep up.
-            in_flight: Most requests under way; beyond that the clients wait, so that a busy machine is not flooded.
-            patience: Seconds that a client waits for an answer.
-            grace: Seconds that those under way are waited for at the end.
+            address: Address of the server's data listener.
+            uploads: Files to send. Each request sends a random one, drawn with a fixed seed.
+            rate: Requests per second, if the machine can keep up.
+            in_flight: Maximum number of concurrent requests, so that a busy machine is not flooded.
+            patience: Timeout of a request, in seconds.
+            grace: Seconds to wait for pending requests on exit.
         """
         self.got: list[Got] = []
         self._address, self._uploads = address, uploads
         self._rate, self._in_flight, self._timeout, self._grace = rate, in_flight, patience, grace
-        self._draw = random.Random(0)  # noqa: S311 - nobody is to be kept from guessing it
+        self._draw = random.Random(0)  # noqa: S311 - not a secret
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
 
@@ -94,7 +94,7 @@ class Load:
         """Waits until `count` requests have ended.
 
         Raises:
-            TimeoutError: They have not within `limit` seconds.
+            TimeoutError: They have not ended within `limit` seconds.
         """
         end = time.monotonic() + limit
         while len(self.got) < count:
@@ -109,7 +109,9 @@ class Load:
             due = time.monotonic()
             while True:
                 await free.acquire()
-                due = max(due + 1 / self._rate, time.monotonic() - 0.1)  # what a pause left out is not made up for
+                due = max(
+                    due + 1 / self._rate, time.monotonic() - 0.1
+                )  # requests missed during a pause are not made up for
                 await asyncio.sleep(due - time.monotonic())
                 if self._stop.is_set():
                     break

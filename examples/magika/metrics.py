@@ -1,4 +1,4 @@
-"""The server's metrics, as Prometheus sees them."""
+"""Reads the server's metrics as Prometheus does."""
 
 import urllib.request
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Scrape:
-    """One reading of `/metrics`."""
+    """One scrape of `/metrics`."""
 
     def __init__(self, http: str) -> None:
-        """Reads the metrics of the server that listens for HTTP on `http`."""
+        """Scrapes the server with the HTTP address `http`."""
         with urllib.request.urlopen(f"http://{http}/metrics", timeout=60) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
         self._samples = [sample for family in families for sample in family.samples]
@@ -20,12 +20,12 @@ class Scrape:
         return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
 
     def by(self, name: str, label: str, **labels: str) -> Mapping[str, float]:
-        """Returns the values of `name` by the value of `label`, of the series that have `labels`."""
+        """Returns the values of the series of `name` that have `labels`, by the value of `label`."""
         found = [s for s in self._samples if s.name == name and labels.items() <= s.labels.items()]
         return {s.labels[label]: s.value for s in found}
 
     def quantile(self, name: str, q: float, **labels: str) -> float:
-        """Returns a quantile by linear interpolation in cumulative buckets, as Prometheus's histogram_quantile does."""
+        """Returns a quantile, interpolated linearly in cumulative buckets like Prometheus's histogram_quantile."""
         buckets: dict[float, float] = {}
         for bound, count in self._buckets(name, labels):
             buckets[bound] = buckets.get(bound, 0.0) + count

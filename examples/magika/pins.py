@@ -1,4 +1,4 @@
-"""Scene: one server, one model name, every way of naming a version."""
+"""Scene: one server, one model name, and every way to select a version."""
 
 from rich.table import Table
 
@@ -9,11 +9,11 @@ from magika.samples import samples
 from turnout_client import Client, NotFound
 
 ROUNDS = 5
-"""Times that each file is asked for, so that the latencies mean something."""
+"""Number of requests for each file, so that the latencies are meaningful."""
 
 
 def classify(server: Server, names: dict[str, list[str]]) -> int:
-    """Asks every way of naming a version for every file; returns how many answers were wrong."""
+    """Classifies every file with every kind of selector. Returns the number of wrong answers."""
     table = Table(title="one server, one model name, four selectors", title_justify="left")
     for heading in ("file", "^1", "^3", "3.2.0", "stable"):
         table.add_column(heading)
@@ -39,7 +39,7 @@ def classify(server: Server, names: dict[str, list[str]]) -> int:
 
 
 def refuse(server: Server) -> int:
-    """Shows what a pin that names nothing gets; returns 1 if it were answered."""
+    """Shows the response to a pin of a version that does not exist. Returns 1 if it was answered, else 0."""
     with Client(server.grpc) as client:
         try:
             client.predict("magika", {"bytes": features_v3(b"x" * 64)}, version="2.0.0")
@@ -52,7 +52,7 @@ def refuse(server: Server) -> int:
 
 
 def latencies(server: Server, versions: tuple[str, ...]) -> int:
-    """Prints per-version latency out of /metrics; returns how many versions have none."""
+    """Prints the latency of each version from /metrics. Returns the number of versions without requests."""
     seen = Scrape(server.http)
     table = Table(title="latency by version, from /metrics", title_justify="left")
     for heading in ("version", "requests", "p50", "p99"):

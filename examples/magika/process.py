@@ -1,4 +1,4 @@
-"""The `turnout` command and its server, run as a user runs them."""
+"""Runs the `turnout` command and a server process, as a user would."""
 
 import os
 import re
@@ -22,7 +22,7 @@ console = Console(width=118, highlight=False)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a server listens: `HOST:PORT` each."""
+    """The addresses of a server, each `HOST:PORT`."""
 
     grpc: str
     http: str
@@ -30,7 +30,7 @@ class Server:
 
 
 def publish_by_command(*arguments: str, models: Path, show: str = "") -> None:
-    """Runs the `turnout` command as a user would, showing what is run."""
+    """Runs a `turnout` command on a repository, and prints it."""
     displayed = [show if show and argument.startswith("/") else argument for argument in arguments]
     console.print(f"[bold cyan]$ turnout {' '.join(displayed)}[/]")
     command = [str(TURNOUT), *arguments, "--models", str(models)]
@@ -40,7 +40,7 @@ def publish_by_command(*arguments: str, models: Path, show: str = "") -> None:
 
 
 def steer(server: Server, *arguments: str) -> None:
-    """Runs a `turnout` command that speaks to a running server, showing it and all that it prints."""
+    """Runs a `turnout` command on a running server, and prints it and its output."""
     console.print(f"[bold cyan]$ turnout {' '.join(arguments)}[/]")
     command = [str(TURNOUT), *arguments, "--server", server.control]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,13 +54,13 @@ def steer(server: Server, *arguments: str) -> None:
 def serving(
     models: Path, environment: Mapping[str, str] | None = None, *, show: bool = True, kill: bool = False
 ) -> Iterator[Server]:
-    """Serves `models` in a process of its own on free ports, and stops it with SIGTERM.
+    """Runs a server process for `models` on free ports, and stops it with SIGTERM.
 
     Args:
         models: Root of the repository.
-        environment: Settings, beside those of this process.
-        show: Print what is done.
-        kill: Stop it with SIGKILL instead, since a run that hangs may outlive the drain.
+        environment: Environment variables in addition to those of this process.
+        show: Whether to print what is done.
+        kill: Whether to stop the server with SIGKILL instead, since a run that hangs may take longer than the drain.
     """
     say = console.print if show else _nothing
     listen = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0"]
@@ -85,11 +85,11 @@ def serving(
 
 
 def _nothing(*_: object) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
 def _listening(process: "subprocess.Popen[bytes]", log: Path) -> Server:
-    """Waits for the server's log line that says where it listens."""
+    """Waits for the log line with the server's addresses, and returns them."""
     for _ in range(600):
         if match := re.search(r'"grpc": "([^"]+)", "http": "([^"]+)", "control": "([^"]+)"', log.read_text()):
             return Server(match[1], match[2], match[3])
@@ -100,7 +100,7 @@ def _listening(process: "subprocess.Popen[bytes]", log: Path) -> Server:
 
 
 def watch(server: Server, model: str) -> int:
-    """Runs `turnout rollout watch` to its end, on the screen itself; returns what it ended with."""
+    """Runs `turnout rollout watch` on the terminal until it exits, and returns its exit status."""
     console.print(f"[bold cyan]$ turnout rollout watch {model}[/]")
     console.file.flush()
     command = [str(TURNOUT), "rollout", "watch", model, "--server", server.control]

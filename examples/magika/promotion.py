@@ -1,4 +1,4 @@
-"""Scenes: a good version becomes the baseline under load, and one that is slower is rolled back."""
+"""Scenes: a good version becomes the baseline under load, and a slower version is rolled back."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 
 def good(server: Server) -> int:
-    """Rolls 3.3.0 out over 3.2.0; returns how many claims did not hold."""
+    """Rolls out 3.3.0 over 3.2.0. Returns the number of claims that did not hold."""
     scene = SCENES["good"]
     steer(server, "traffic", "set", "magika", "--baseline", scene.baseline)
     code, harm, rollout = _rolled_out(server, scene)
@@ -33,7 +33,7 @@ def good(server: Server) -> int:
 
 
 def slow(server: Server, models: Path, reports: Path) -> int:
-    """Publishes 3.4.0 while 3.3.0 serves, and rolls it out; returns how many claims did not hold."""
+    """Publishes 3.4.0 while 3.3.0 serves, and rolls it out. Returns the number of claims that did not hold."""
     scene, bad = SCENES["slow"], CANDIDATES["slow"]
     console.print(f"{bad.version} is {ORIGINAL} with layers of no use: {bad.fault}")
     model = bad.write(models.parent)
@@ -52,10 +52,10 @@ def slow(server: Server, models: Path, reports: Path) -> int:
 
 
 def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm, rollout_pb2.Rollout]:
-    """Rolls a candidate out under load and watches it.
+    """Rolls out a candidate under load, and watches the rollout.
 
     Returns:
-        What the watcher ended with, what clients saw, and the rollout at its end.
+        The exit status of the watcher, the effect on clients, and the final state of the rollout.
     """
     with load_of(server, scene) as load:
         console.print(f"real files come in, at most {RATE:.0f} a second, half of them with a user's key", style="dim")
@@ -75,6 +75,6 @@ def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm, rollout_pb2.Ro
 
 
 def _before(load: Load) -> tuple[float, int]:
-    """Waits for what the thresholds take; returns the clients' p99 in seconds, and how many requests that were."""
+    """Waits for the requests that the thresholds need. Returns the clients' p99 in seconds and their number."""
     load.wait(BEFORE)
     return float(np.quantile([one.seconds for one in load.got], 0.99)), len(load.got)

@@ -1,4 +1,4 @@
-"""Scenes: a good candidate becomes the baseline, and four bad ones do not. One story for demo, tests and benchmarks."""
+"""Scenes for demo, tests and benchmarks: a good candidate becomes the baseline, and four bad ones do not."""
 
 import json
 import tomllib
@@ -29,28 +29,28 @@ from zoo import fetch
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 
 ENVIRONMENT: Mapping[str, str] = {
-    "TURNOUT_ROLLOUT__TICK_S": "0.5",  # looks ten times as often as by default: these plans take seconds, not hours
-    "TURNOUT_BATCHING__ENABLED": "false",  # magika gains nothing by batches on a CPU, and a noisy warm-up may think so
+    "TURNOUT_ROLLOUT__TICK_S": "0.5",  # ten times as often as by default, since these plans take seconds, not hours
+    "TURNOUT_BATCHING__ENABLED": "false",  # batches do not help magika on a CPU, but a noisy warm-up may not see that
 }
-"""Of a server that plays scenes."""
+"""Settings of a server for the scenes, as environment variables."""
 
 PLAN_FILE = Path(__file__).with_name("plan.toml")
 PLAN: Mapping[str, Any] = tomllib.loads(PLAN_FILE.read_text())
-"""Compressed in time; the file says how."""
+"""A plan with short steps; see the comments in the file."""
 
 LATENCY = ("errors", "p90", "stalled")
-"""Metrics of rollouts whose candidate is slow: too few requests pass p95 and p99 within a minute."""
+"""Metrics of rollouts with a slow candidate. Within a minute, too few requests exceed p95 and p99 to use these."""
 
 SHADOWED: Mapping[str, Any] = PLAN | {
     "shadow": {"rate": 1.0, "duration_s": 10.0, "agreement": 0.99, "min_samples": 200}
 }
-"""The same after a stage in which each request is copied."""
+"""The same plan, with a shadow stage first in which each request is copied."""
 
 RATE = 80.0
-"""Requests a second: magika runs 5 ms, so that two cores have more than one to spare."""
+"""Requests per second. A run of magika takes 5 ms, so that more than one of two cores stays idle."""
 
 BEFORE = 220
-"""Requests before a rollout begins: its thresholds take 200 of the baseline's."""
+"""Number of requests before a rollout starts. Its thresholds need 200 requests to the baseline."""
 
 FILES = 120
 _SECONDS = 240.0
@@ -61,14 +61,14 @@ class Scene:
     """A rollout of one candidate under load.
 
     Attributes:
-        title: What happens, in words.
-        baseline: Version that answers before.
-        candidate: Version that is to take its place.
-        plan: Of the rollout.
-        ends: State that it has to end in.
-        because: What the verdict has to name.
-        rate, in_flight, patience: Of the load.
-        lasting: Its runs go on after it was rolled back, and may outlive a drain.
+        title: Title of the scene.
+        baseline: Version that answers before the rollout.
+        candidate: Version that is rolled out.
+        plan: Plan of the rollout.
+        ends: State in which the rollout must end.
+        because: Text that the verdict must contain.
+        rate, in_flight, patience: Arguments of the load.
+        lasting: Whether the candidate's runs continue after the rollback, and may take longer than a drain.
     """
 
     title: str
@@ -91,13 +91,13 @@ SCENES: Mapping[str, Scene] = {
     "good": Scene("a good candidate", "3.2.0", ORIGINAL, PLAN, "succeeded", f"{ORIGINAL} is the baseline"),
     "slow": _bad("slow", "one made slow", "slower than the baseline's p90", PLAN | {"metrics": LATENCY}),
     "raises": _bad("raises", "one that raises", "errors: "),
-    # Copies run when nobody else wants a core.
+    # A lower rate, since copies run only when a core is idle.
     "perturbed": _bad("perturbed", "one with other answers", "copies disagreed", SHADOWED, rate=RATE / 2),
-    # Many clients that wait long: those that give up would be errors, and what is to be seen is that no answer comes.
+    # Many clients with a long timeout, so that missing answers do not become client errors before they are detected.
     "hangs": _bad(
         "hangs",
         "one that hangs",
-        "is worse than",  # its answers come too late, which is an error, a stall and slower than any threshold
+        "is worse than",  # late answers count as errors, as stalled, and as slower than any threshold
         PLAN | {"metrics": LATENCY},
         rate=RATE / 2,
         in_flight=200,
@@ -105,21 +105,21 @@ SCENES: Mapping[str, Scene] = {
         lasting=True,
     ),
 }
-"""By name. Each wants a server of its own: thresholds come from the latest thousands of requests, whoever sent them."""
+"""Scenes by name. Each needs a new server, since thresholds are derived from the latest thousands of requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What clients saw from the start of a rollout to its end.
+    """The effect of a rollout on clients, from its start to its end.
 
     Attributes:
-        requests: All of them.
-        candidates: Answered by the candidate.
-        errors: Not answered, by status.
-        wrong: Answered otherwise than the good model of that version answers.
-        slow: Answered later than `bound`.
-        slow_candidates: By the candidate, of those.
-        bound: Seconds: the p99 that the same clients saw before the rollout, so that 1 % would be slow without one.
+        requests: Number of all requests.
+        candidates: Number of requests that the candidate answered.
+        errors: Number of requests without an answer, by status.
+        wrong: Number of answers that differ from those of the good model of that version.
+        slow: Number of answers that took longer than `bound`.
+        slow_candidates: Number of those that came from the candidate.
+        bound: The p99 of the same clients before the rollout, in seconds. Without a rollout, 1 % would be slower.
     """
 
     requests: int
@@ -132,7 +132,7 @@ class Harm:
 
     @classmethod
     def of(cls, got: Sequence[Got], candidate: str, bound: float) -> "Harm":
-        """Counts."""
+        """Returns the effect on the clients whose results are `got`."""
         late = [one for one in got if not one.error and one.seconds > bound]
         return cls(
             len(got),
@@ -156,13 +156,13 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a scene.
+    """The outcome of a scene.
 
     Attributes:
-        scene: That was played.
-        rollout: At its end.
-        harm: What clients saw.
-        seconds: From the candidate's first request or copy to the end.
+        scene: The scene.
+        rollout: Final state of the rollout.
+        harm: Effect on clients.
+        seconds: Time from the candidate's first request or copy to the end.
     """
 
     scene: Scene
@@ -172,12 +172,12 @@ class Outcome:
 
     @property
     def as_expected(self) -> bool:
-        """Whether it ended as the scene has to end, and for that reason."""
+        """Whether the rollout ended in the expected state, for the expected reason."""
         return self.rollout.state == self.scene.ends and self.scene.because in self.rollout.verdict
 
 
 def publish_all(directory: Path) -> Path:
-    """Publishes the models of all scenes below `directory`, the real ones released; returns the repository's root."""
+    """Publishes the models of all scenes in `directory` and releases the real ones. Returns the repository's root."""
     root = directory / "models"
     repository = Repository(root)
     with StateStore.open(Settings(models=root).state_url) as store:
@@ -191,32 +191,32 @@ def publish_all(directory: Path) -> Path:
 
 @cache
 def uploads() -> Sequence[Upload]:
-    """Returns real files with their right answers, as ONNX Runtime gives them when it is asked directly.
+    """Returns real files with their right answers, which are computed with ONNX Runtime directly.
 
-    One in ten is short enough for the candidate that raises; some begin as the one that hangs wants it.
+    One in ten is short enough to make one candidate raise, and some have the beginning that makes one hang.
     """
     contents = [content for content in _contents() if len(content.strip()) >= SHORT]
     chosen = [contents[len(contents) * n // FILES] for n in range(FILES)]
     features = [features_v3(c.strip()[: SHORT // 2] if n % 10 == 9 else c) for n, c in enumerate(chosen)]
     old, new = (session(fetch("magika", version)) for version in ("3.2.0", ORIGINAL))
     best = ([int(s.run(None, {"bytes": f})[0].argmax()) for f in features] for s in (old, new))
-    order = np.random.default_rng(0).permutation(FILES)  # neighbours in a directory are much alike
+    order = np.random.default_rng(0).permutation(FILES)  # files in the same directory are similar
     rows = list(zip(features, *best, strict=True))
     return [Upload(rows[n][0], {"3.2.0": rows[n][1], "": rows[n][2]}) for n in order]
 
 
 def load_of(server: Server, scene: Scene) -> Load:
-    """Returns the load that a scene is played under."""
-    # What hangs keeps every core busy for as long as it is waited for.
+    """Returns the load of a scene."""
+    # Requests that hang keep all cores busy for as long as the load waits for them.
     grace = 1.0 if scene.lasting else 5.0
     return Load(server.grpc, uploads(), scene.rate, scene.in_flight, scene.patience, grace)
 
 
 def play(server: Server, scene: Scene) -> Outcome:
-    """Rolls a candidate out under load until the rollout ends.
+    """Rolls out a candidate under load, and waits until the rollout ends.
 
     Raises:
-        TimeoutError: It did not within four minutes.
+        TimeoutError: The rollout did not end within four minutes.
     """
     with grpc.insecure_channel(server.control) as channel:
         control = ControlServiceStub(channel)
@@ -235,7 +235,7 @@ def play(server: Server, scene: Scene) -> Outcome:
 
 
 def _ended(control: ControlServiceStub) -> rollout_pb2.Rollout:
-    """Follows the rollout to its end."""
+    """Waits for the end of the rollout, and returns its final state."""
     last = rollout_pb2.Rollout()
     try:
         for reported in control.WatchRollout(rollout_pb2.WatchRolloutRequest(model="magika"), timeout=_SECONDS):
@@ -248,7 +248,7 @@ def _ended(control: ControlServiceStub) -> rollout_pb2.Rollout:
 
 
 def _seconds(rollout: rollout_pb2.Rollout) -> float:
-    """Returns how long the candidate got requests or copies, by the server's own events."""
+    """Returns how long the candidate received requests or copies, in seconds, according to the server's events."""
     began = next((e for e in rollout.events if e.kind in ("ramping", "shadowing")), rollout.events[0])
     spent: float = (rollout.events[-1].time.ToDatetime() - began.time.ToDatetime()).total_seconds()
     return spent

@@ -1,4 +1,4 @@
-"""Real files, and what they are."""
+"""Real files with known types."""
 
 import sys
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _C = b'#include <stdio.h>\n\nint main(int argc, char **argv) {\n    printf("%d\\
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A real file, and what it is."""
+    """A real file, with its name, content and expected type."""
 
     name: str
     content: bytes
@@ -41,7 +41,7 @@ def samples() -> list[Sample]:
 
 
 def excerpts(count: int) -> list[bytes]:
-    """Returns the beginnings of `count` real files: what a service that is sent uploads sees, some hard to tell."""
+    """Returns the beginnings of `count` real files, some of them hard to classify, like uploads to a service."""
     found: list[Path] = []
     for root in ("server", "client", "docs", "tests"):
         found += [path for path in sorted((REPOSITORY / root).rglob("*")) if path.is_file() and path.suffix != ".pyc"]

@@ -1,4 +1,4 @@
-"""Scenes: a new version rides along as a shadow and is compared, and then gets a part of the traffic."""
+"""Scenes: a new version is compared as a shadow, and then gets a part of the traffic."""
 
 import math
 import time
@@ -18,7 +18,7 @@ USERS, CALLS = 250, 2
 
 
 def shadow(server: Server) -> int:
-    """Compares the candidate with the baseline on real files; returns how many claims did not hold."""
+    """Compares the candidate with the baseline on real files. Returns the number of claims that did not hold."""
     steer(server, "traffic", "set", "magika", "--baseline", BASELINE, "--shadow", f"{CANDIDATE}=100%")
     files = excerpts(FILES)
     with Client(server.grpc) as client:
@@ -45,7 +45,7 @@ def shadow(server: Server) -> int:
 
 
 def canary(server: Server) -> int:
-    """Gives the candidate a fifth of the users; returns how many claims did not hold."""
+    """Gives the candidate a fifth of the users. Returns the number of claims that did not hold."""
     before = Scrape(server.http)
     steer(server, "traffic", "set", "magika", "--baseline", BASELINE, "--canary", f"{CANDIDATE}=20%")
     features = features_v3(b"import turnout\n")
@@ -76,7 +76,7 @@ def canary(server: Server) -> int:
 
 
 def _compared(server: Server, count: int) -> Scrape:
-    """Waits until it is known what became of `count` copies, and returns the metrics that say so."""
+    """Waits until `count` copies have an outcome, and returns the metrics."""
     deadline = time.monotonic() + 60
     while True:
         seen = Scrape(server.http)

@@ -1,1 +1,1 @@
-"""The client for asyncio: written by hand, and what `_sync` is generated from."""
+"""The asyncio client. It is written by hand; most of `_sync` is generated from it."""

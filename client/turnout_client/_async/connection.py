@@ -1,4 +1,4 @@
-"""A channel on asyncio, opened at its first use. Its counterpart in `_sync` is written by hand as well."""
+"""An asyncio gRPC channel that is opened on first use. The counterpart in `_sync` is written by hand as well."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,12 +27,12 @@ ResponseT = TypeVar("ResponseT")
 
 sleep = asyncio.sleep
 
-_in_thread = asyncio.to_thread  # noqa: TID251 - each step of what it is for is bounded to a second
+_in_thread = asyncio.to_thread  # noqa: TID251 - each step that runs in it takes at most a second
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncStubs:
-    """The services that a server offers on its data listener."""
+    """Stubs for the services on a server's data listener."""
 
     prediction: "PredictionServiceAsyncStub"
     catalog: "CatalogServiceAsyncStub"
@@ -40,10 +40,10 @@ class AsyncStubs:
 
 
 class AsyncConnection:
-    """One channel and what each call over it needs. It belongs to the event loop of its first use.
+    """A gRPC channel, with the metadata that each call sends. It is bound to the event loop that first uses it.
 
     Attributes:
-        bearer: Whom each call is made for.
+        bearer: The token that each call sends.
     """
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
@@ -58,15 +58,15 @@ class AsyncConnection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What is sent with each call. Raises ValueError if its token cannot be read."""
+        """Metadata sent with each call. Raises ValueError if the token cannot be read."""
         return self.bearer.with_token(self._metadata)
 
     @property
     def stubs(self) -> AsyncStubs:
-        """The services; the first use opens the channel.
+        """The stubs of the services; the first access opens the channel.
 
         Raises:
-            ClientClosed: It was closed.
+            ClientClosed: The connection was closed.
         """
         if self._stubs is None:
             if self._closed:
@@ -86,10 +86,10 @@ class AsyncConnection:
         timeout: float | None,
         request_id: str = "",
     ) -> ResponseT:
-        """Makes one unary call and returns its answer.
+        """Makes one unary call and returns its response.
 
         Raises:
-            TurnoutClientError: The call ended with a status.
+            TurnoutClientError: The call ended with a status other than OK.
         """
         try:
             return await method(request, timeout=timeout, metadata=traced(self.metadata))
@@ -109,7 +109,7 @@ class AsyncConnection:
 
         Raises:
             Unavailable: The server ended the watch.
-            TurnoutClientError: The call ended with a status.
+            TurnoutClientError: The call ended with a status other than OK.
         """
         request = HealthCheckRequest(service=service)
         watch = self.stubs.health.Watch(request, timeout=timeout, metadata=self.metadata, wait_for_ready=True)
@@ -127,7 +127,7 @@ class AsyncConnection:
             watch.cancel()
 
     async def explained(self, error: TurnoutClientError) -> TurnoutClientError:
-        """Returns `error`, or one that explains it if TLS is the cause."""
+        """Returns `error`, or an error that explains it if TLS is the cause."""
         return await _in_thread(explained, error, self._target, self._security.tls, plain=self._security.plain)
 
     async def obstacle(self) -> str:
@@ -135,7 +135,7 @@ class AsyncConnection:
         return await _in_thread(find_obstacle, self._target, self._security.tls, plain=self._security.plain)
 
     async def aclose(self) -> None:
-        """Ends the calls under way and closes the channel. Closing twice changes nothing."""
+        """Ends the pending calls and closes the channel. Closing a closed connection does nothing."""
         self._closed = True
         self._stubs = None
         channel, self._channel = self._channel, None
@@ -143,9 +143,9 @@ class AsyncConnection:
             await channel.close()
 
     def _raise_if_closed(self, request_id: str = "") -> None:
-        """Tells a call that ended with the channel from one whose task was cancelled.
+        """Raises Cancelled if the current call was cancelled because the channel was closed.
 
-        Closing a channel cancels its calls, and so their awaiters, though nobody cancelled those.
+        Closing a channel cancels its calls, which raises CancelledError in tasks that were not cancelled themselves.
         """
         task = asyncio.current_task()
         if self._closed and task is not None and not task.cancelling():

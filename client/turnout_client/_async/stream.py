@@ -1,4 +1,4 @@
-"""Predictions over one PredictStream, on asyncio. Its counterpart in `_sync` is written by hand as well."""
+"""Sends predictions over one PredictStream, on asyncio. The counterpart in `_sync` is written by hand as well."""
 
 import asyncio
 import time
@@ -26,25 +26,25 @@ from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamReques
 T = TypeVar("T")
 
 STATUS_GRACE = 1.0
-"""Seconds that a call's status may come after its last answer; it comes within the same turn of the loop or two."""
+"""Seconds to wait for a call's status after its last answer. It normally comes within two iterations of the loop."""
 
 WRITE_FAILED = "Internal error from Core"
-"""The message of grpc.aio instead of a status if a write failed (`_AioCall.set_internal_error`)."""
+"""grpc.aio's message, instead of the server's status, if a write failed (`_AioCall.set_internal_error`)."""
 
 
 class AsyncStreamTransport:
-    """Sends concurrent predictions over one stream, which is opened when there is none that works."""
+    """Sends concurrent predictions over one stream, which is opened on demand and replaced when it breaks."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         self._stream: _AsyncStream | None = None
 
     async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
-        """Returns the answer to `call`, which may take `timeout` seconds.
+        """Sends `call` and returns the response, which must arrive within `timeout` seconds; None for no limit.
 
         Raises:
-            Unavailable: The stream broke before the answer came.
-            TurnoutClientError: As the item's status says.
+            Unavailable: The stream broke before the response arrived.
+            TurnoutClientError: The server answered this request with an error.
         """
         stream = self._stream
         if stream is None or stream.broken:
@@ -52,7 +52,7 @@ class AsyncStreamTransport:
         return await stream.predict(call, timeout)
 
     async def aclose(self) -> None:
-        """Fails what waits for an answer with Cancelled and ends the stream."""
+        """Fails the pending requests with Cancelled and ends the stream."""
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.aclose()
@@ -60,12 +60,12 @@ class AsyncStreamTransport:
 
 @dataclass(slots=True, eq=False)
 class _AsyncItem:
-    """One request from its `predict` to its answer."""
+    """A request on the stream, and the future of its response."""
 
     request_id: str
-    message: PredictStreamRequest | None  # let go of once it is sent, since the item waits on
+    message: PredictStreamRequest | None  # None once it is sent, which frees its memory while the item waits
     answer: asyncio.Future[PredictResponse]
-    deadline: float | None  # of `time.monotonic`
+    deadline: float | None  # in `time.monotonic` seconds; None for none
     sent: bool = False
 
 
@@ -88,10 +88,10 @@ class _Status:
 
 
 class _AsyncStream:
-    """One PredictStream with its two tasks: one writes what waits in the outbox, one hands out what is answered.
+    """One PredictStream and its two tasks: one writes the outbox's entries, the other delivers the responses.
 
     Attributes:
-        broken: It takes no more requests.
+        broken: Whether the stream accepts no more requests.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -125,7 +125,7 @@ class _AsyncStream:
             return await answer
         except asyncio.CancelledError:
             if not answer.cancelled():
-                answer.exception()  # came in the same turn of the loop; asyncio logs what nobody looks at
+                answer.exception()  # retrieves an exception set meanwhile, which asyncio would log otherwise
             if self._drop(item) and item.sent:
                 self._put(request_id)
             raise
@@ -142,14 +142,14 @@ class _AsyncStream:
         self._filled.set()
 
     def _expire(self, item: _AsyncItem) -> None:
-        # The server is not told: it got timeout_ms, and its own clock ends the request there.
+        # No cancellation is sent: the server knows timeout_ms and ends the request by its own clock.
         if self._drop(item) and not item.answer.done():
             item.answer.set_exception(
                 DeadlineExceeded("no answer came within the time allowed", request_id=item.request_id)
             )
 
     def _drop(self, item: _AsyncItem) -> bool:
-        """Gives up waiting for the item; returns whether it was being waited for."""
+        """Stops waiting for the item; returns whether it was pending."""
         if self._pending.pop(item.request_id, None) is None:
             return False
         item.message = None
@@ -189,14 +189,14 @@ class _AsyncStream:
                 item.answer.set_exception(error_of_status(reply.error, reply.request_id))
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        """Breaks the stream when one of its tasks ends, whatever the reason."""
+        """Breaks the stream when one of its tasks ends, for any reason."""
         if task.cancelled():
             self._break(Cancelled("the client was closed"))
             return
         error = task.exception()
         if not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError | None):
             self._break(Internal(f"the stream cannot be used: {error}"))
-        elif task is self._reader:  # what ends the writer ends the reader too, after the last answer
+        elif task is self._reader:  # whatever ends the writer also ends the reader, after the last answer
             self.broken = True
             if self._ending is not None:
                 self._break(self._ending)
@@ -204,10 +204,10 @@ class _AsyncStream:
                 self._loop.call_later(STATUS_GRACE, self._break, error_of_break(None))
 
     def _on_status(self, call: object) -> None:
-        """Notes how the call ended.
+        """Records how the call ended.
 
-        A write that fails makes grpc.aio put an INTERNAL of its own in the place of the server's status, which comes a
-        moment later or has come a moment before. So each is looked at when it comes, and that one is passed over.
+        If a write fails, grpc.aio reports a status of its own, INTERNAL, in addition to the server's status, in either
+        order. This callback runs for each status and ignores grpc.aio's own.
         """
         status = _Status(
             _at_once(self._call.code()), _at_once(self._call.details()), _at_once(self._call.trailing_metadata())
@@ -219,7 +219,7 @@ class _AsyncStream:
             self._break(self._ending)
 
     def _break(self, error: TurnoutClientError) -> None:
-        """Fails all that waits with an error like `error` and ends the stream. Doing so twice changes nothing."""
+        """Fails all pending requests with a copy of `error` and ends the stream. Calling it again does nothing."""
         self.broken = True
         for item in self._pending.values():
             if not item.answer.done():
@@ -232,7 +232,7 @@ class _AsyncStream:
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Returns what `coroutine` returns without waiting for anything, as those of a call that is done do."""
+    """Returns the result of a coroutine that never suspends, such as the accessors of a finished call."""
     try:
         coroutine.send(None)
     except StopIteration as end:

@@ -1,4 +1,4 @@
-"""Predictions as one unary call each."""
+"""Sends each prediction as a unary call."""
 
 from turnout_client._async.connection import AsyncConnection
 from turnout_client.wire import PredictCall
@@ -6,16 +6,16 @@ from turnout_proto.v1.prediction_pb2 import PredictRequest, PredictResponse
 
 
 class AsyncUnaryTransport:
-    """Sends each prediction as a call of its own, which gRPC balances over the servers."""
+    """Sends each prediction as a separate call, which gRPC balances over the servers."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
-        """Returns the answer to `call`, which may take `timeout` seconds.
+        """Sends `call` and returns the response, which must arrive within `timeout` seconds; None for no limit.
 
         Raises:
-            TurnoutClientError: As the status says.
+            TurnoutClientError: The call ended with a status other than OK.
         """
         request = PredictRequest()
         call.write(request)
@@ -23,4 +23,4 @@ class AsyncUnaryTransport:
         return await self._connection.invoke(method, request, timeout, call.request_id)
 
     async def aclose(self) -> None:
-        """Holds nothing that needs an end."""
+        """Does nothing: unary calls end with the connection."""

@@ -1,1 +1,1 @@
-"""The blocking client: `client/unasync.py` says which of these files are generated."""
+"""The blocking client, mostly generated from `_async`; `client/unasync.py` lists the generated files."""

@@ -1,4 +1,4 @@
-"""A channel for threads, opened at its first use. Its counterpart in `_async` is written by hand as well."""
+"""A blocking gRPC channel that is opened on first use. The counterpart in `_async` is written by hand as well."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ sleep = time.sleep
 
 @dataclass(frozen=True, slots=True)
 class Stubs:
-    """The services that a server offers on its data listener."""
+    """Stubs for the services on a server's data listener."""
 
     prediction: PredictionServiceStub
     catalog: CatalogServiceStub
@@ -35,10 +35,10 @@ class Stubs:
 
 
 class Connection:
-    """One channel and what each call over it needs. Threads may share it.
+    """A gRPC channel, with the metadata that each call sends. It can be shared by threads.
 
     Attributes:
-        bearer: Whom each call is made for.
+        bearer: The token that each call sends.
     """
 
     def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
@@ -54,15 +54,15 @@ class Connection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What is sent with each call. Raises ValueError if its token cannot be read."""
+        """Metadata sent with each call. Raises ValueError if the token cannot be read."""
         return self.bearer.with_token(self._metadata)
 
     @property
     def stubs(self) -> Stubs:
-        """The services; the first use opens the channel.
+        """The stubs of the services; the first access opens the channel.
 
         Raises:
-            ClientClosed: It was closed.
+            ClientClosed: The connection was closed.
         """
         return self._stubs or self._open()
 
@@ -86,26 +86,26 @@ class Connection:
         timeout: float | None,
         request_id: str = "",
     ) -> ResponseT:
-        """Makes one unary call and returns its answer.
+        """Makes one unary call and returns its response.
 
         Raises:
-            TurnoutClientError: The call ended with a status.
+            TurnoutClientError: The call ended with a status other than OK.
         """
         try:
             return method(request, timeout=timeout, metadata=traced(self.metadata))
         except grpc.RpcError as error:
             raise error_of_call(cast(FailedCall, error), request_id) from error
         except ValueError:
-            if self._closed:  # what gRPC raises where another thread closed the channel just now
+            if self._closed:  # gRPC raises ValueError if another thread has just closed the channel
                 raise ClientClosed("the client was closed") from None
             raise
 
     def watch_health(self, service: str, timeout: float | None, enough: Callable[[int], bool]) -> None:
-        """Hands each status of `service` to `enough` until that is satisfied; waits for a server to be there.
+        """Passes each status of `service` to `enough` until it returns True; waits for a server if necessary.
 
         Raises:
             Unavailable: The server ended the watch.
-            TurnoutClientError: The call ended with a status.
+            TurnoutClientError: The call ended with a status other than OK.
         """
         request = HealthCheckRequest(service=service)
         watch = self.stubs.health.Watch(request, timeout=timeout, metadata=self.metadata, wait_for_ready=True)
@@ -120,7 +120,7 @@ class Connection:
             watch.cancel()
 
     def explained(self, error: TurnoutClientError) -> TurnoutClientError:
-        """Returns `error`, or one that explains it if TLS is the cause."""
+        """Returns `error`, or an error that explains it if TLS is the cause."""
         return explained(error, self._target, self._security.tls, plain=self._security.plain)
 
     def obstacle(self) -> str:
@@ -128,7 +128,7 @@ class Connection:
         return find_obstacle(self._target, self._security.tls, plain=self._security.plain)
 
     def close(self) -> None:
-        """Ends the calls under way and closes the channel. Closing twice changes nothing."""
+        """Ends the pending calls and closes the channel. Closing a closed connection does nothing."""
         with self._lock:
             self._closed = True
             self._stubs = None

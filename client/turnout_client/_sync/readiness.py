@@ -1,5 +1,5 @@
 # Generated from _async/readiness.py by client/unasync.py: change that one.
-"""Waiting until a server, or a model on it, is ready."""
+"""Waits until a server, or a model on it, is ready."""
 
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
@@ -8,15 +8,15 @@ from turnout_client.errors import DeadlineExceeded, Unavailable
 from turnout_client.retry import RetryAttempts, RetryPolicy
 
 PATIENT = RetryPolicy(retries=2**63, first_backoff=0.05, max_backoff=1.0)
-"""A server that is yet to come is waited for as long as the caller says."""
+"""Retries without a limit: only the caller's timeout ends the wait for a server that has not started yet."""
 
 
 def wait_until_serving(connection: Connection, service: str, timeout: float | None) -> None:
-    """Returns once the health service says that `service` is SERVING.
+    """Waits until the health service reports `service` as SERVING.
 
     Raises:
-        DeadlineExceeded: It did not say so within `timeout` seconds; the message tells what it said last.
-        TurnoutClientError: The server has no health service, or refuses this caller.
+        DeadlineExceeded: That did not happen within `timeout` seconds; the message has the last status reported.
+        TurnoutClientError: The server has no health service, or denies access to this caller.
     """
     attempts = RetryAttempts(PATIENT, timeout)
     heard = ""

@@ -1,7 +1,7 @@
-"""Predictions over one PredictStream, for threads. Written by hand, as its counterpart in `_async` is.
+"""Sends predictions over one PredictStream, for threads. The counterpart in `_async` is written by hand as well.
 
-A task that waits is a future of its event loop, a thread that waits is a lock; what takes turns on a loop needs no
-guard, what runs in threads does. Too little is left in common to generate the one from the other.
+Tasks wait on futures and need no locks, since they share one event loop; threads wait on locks and must guard shared
+state. The two implementations have too little in common to generate one from the other.
 """
 
 import queue
@@ -30,7 +30,7 @@ from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamReques
 
 
 class StreamTransport:
-    """Sends the predictions of all threads over one stream, which is opened when there is none that works."""
+    """Sends the predictions of all threads over one stream, which is opened on demand and replaced when it breaks."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -38,11 +38,11 @@ class StreamTransport:
         self._stream: _Stream | None = None
 
     def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
-        """Returns the answer to `call`, which may take `timeout` seconds.
+        """Sends `call` and returns the response, which must arrive within `timeout` seconds; None for no limit.
 
         Raises:
-            Unavailable: The stream broke before the answer came.
-            TurnoutClientError: As the item's status says.
+            Unavailable: The stream broke before the response arrived.
+            TurnoutClientError: The server answered this request with an error.
         """
         with self._lock:
             stream = self._stream
@@ -51,7 +51,7 @@ class StreamTransport:
         return stream.predict(call, timeout)
 
     def close(self) -> None:
-        """Fails what waits for an answer with Cancelled and ends the stream."""
+        """Fails the pending requests with Cancelled and ends the stream."""
         with self._lock:
             stream, self._stream = self._stream, None
         if stream is not None:
@@ -66,14 +66,14 @@ def _held_lock() -> threading.Lock:
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """One request from its `predict` to its answer."""
+    """A request on the stream, and its response."""
 
-    message: PredictStreamRequest | None  # let go of once it is sent, since the item waits on
+    message: PredictStreamRequest | None  # None once it is sent, which frees its memory while the item waits
     request_id: str = ""
-    deadline: float | None = None  # of `time.monotonic`
+    deadline: float | None = None  # in `time.monotonic` seconds; None for none
     sent: bool = False
     answer: PredictResponse | TurnoutClientError | None = None
-    done: threading.Lock = field(default_factory=_held_lock)  # released by who answers; half the cost of an Event
+    done: threading.Lock = field(default_factory=_held_lock)  # released by finish(); half the cost of an Event
 
     def finish(self, answer: PredictResponse | TurnoutClientError) -> None:
         self.answer = answer
@@ -81,9 +81,9 @@ class _Item:
 
 
 class _Stream:
-    """One PredictStream with its two threads: gRPC's takes what waits in the outbox, ours hands out what is answered.
+    """One PredictStream and its two threads: gRPC's writes the outbox's entries, ours delivers the responses.
 
-    Who takes an item out of `_pending` is the one who finishes it.
+    The thread that removes an item from `_pending` is the one that finishes it.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -92,14 +92,14 @@ class _Stream:
         self._lock = threading.Lock()
         self._ids = StreamIds()
         self._pending: dict[str, _Item] = {}
-        self._outbox: queue.SimpleQueue[_Item | str | None] = queue.SimpleQueue()  # a string: a request to cancel
+        self._outbox: queue.SimpleQueue[_Item | str | None] = queue.SimpleQueue()  # a string: id of a request to cancel
         self._call = connection.stubs.prediction.PredictStream(self._messages(), metadata=connection.metadata)
         self._reader = threading.Thread(target=self._read, name="turnout-client stream reader", daemon=True)
         self._reader.start()
 
     @property
     def broken(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the stream accepts no more requests."""
         return self._ending is not None
 
     def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
@@ -115,11 +115,11 @@ class _Stream:
         self._outbox.put(item)
         try:
             if not item.done.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
-                # The server is not told: it got timeout_ms, and its own clock ends the request there.
+                # No cancellation is sent: the server knows timeout_ms and ends the request by its own clock.
                 if self._drop(item):
                     raise DeadlineExceeded("no answer came within the time allowed", request_id=item.request_id)
                 item.done.acquire()
-        except BaseException:  # what a signal's handler raises in the main thread
+        except BaseException:  # raised by a signal handler in the main thread
             if self._drop(item) and item.sent:
                 self._outbox.put(item.request_id)
             raise
@@ -133,7 +133,7 @@ class _Stream:
         self._reader.join()
 
     def _drop(self, item: _Item) -> bool:
-        """Gives up waiting for the item; returns whether it was being waited for."""
+        """Stops waiting for the item; returns whether it was pending."""
         with self._lock:
             if self._pending.pop(item.request_id, None) is None:
                 return False
@@ -174,7 +174,7 @@ class _Stream:
             self._break(Cancelled("the client was closed") if self._closing else error)
 
     def _break(self, error: TurnoutClientError) -> None:
-        """Fails all that waits with an error like `error` and ends the stream."""
+        """Fails all pending requests with a copy of `error` and ends the stream."""
         with self._lock:
             self._ending = error
             items = list(self._pending.values())

@@ -1,5 +1,5 @@
 # Generated from _async/unary.py by client/unasync.py: change that one.
-"""Predictions as one unary call each."""
+"""Sends each prediction as a unary call."""
 
 from turnout_client._sync.connection import Connection
 from turnout_client.wire import PredictCall
@@ -7,16 +7,16 @@ from turnout_proto.v1.prediction_pb2 import PredictRequest, PredictResponse
 
 
 class UnaryTransport:
-    """Sends each prediction as a call of its own, which gRPC balances over the servers."""
+    """Sends each prediction as a separate call, which gRPC balances over the servers."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
-        """Returns the answer to `call`, which may take `timeout` seconds.
+        """Sends `call` and returns the response, which must arrive within `timeout` seconds; None for no limit.
 
         Raises:
-            TurnoutClientError: As the status says.
+            TurnoutClientError: The call ended with a status other than OK.
         """
         request = PredictRequest()
         call.write(request)
@@ -24,4 +24,4 @@ class UnaryTransport:
         return self._connection.invoke(method, request, timeout, call.request_id)
 
     def close(self) -> None:
-        """Holds nothing that needs an end."""
+        """Does nothing: unary calls end with the connection."""

@@ -1,6 +1,6 @@
-"""Settings of a server: what they are (`settings`, by `sections`), made of (`values`), and come from (`sources`).
+"""Settings of a server: `settings` and `sections` declare them, `values` has their types, `sources` reads them.
 
-`Settings(...)` reads nothing but its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` and flags.
+`Settings(...)` uses only its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` variables and flags.
 """
 
 from turnout.address import Address, is_loopback

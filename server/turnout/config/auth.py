@@ -1,4 +1,4 @@
-"""The table `[auth]`: who is believed, and what says what they may do."""
+"""The table `[auth]`: which credentials are accepted, and where permissions are defined."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
@@ -39,15 +39,15 @@ class JwtIssuer(Section):
     """An issuer whose JWTs are accepted, such as an OpenID Connect provider.
 
     Attributes:
-        issuer: The value that `iss` has to have.
-        audience: Values, one of which `aud` has to hold.
-        jwks: The public keys: a file, or an https URL.
+        issuer: Required value of the claim `iss`.
+        audience: Accepted audiences. The claim `aud` must contain at least one of them.
+        jwks: The issuer's public keys, as a JWK set: path of a file, or an https URL.
         jwks_ca: PEM file with the authorities to trust for that URL; "" for the system's.
-        algorithms: Signature algorithms that are accepted. Symmetric ones and `none` never are.
-        subject_claim: Claim that names the caller, as `jwt:NAME/...`.
-        groups_claim: Claim that holds groups, which grants may name as `group:NAME/...`; "" for none.
-        leeway_s: How far clocks may differ.
-        refresh_s: How often the keys are fetched again. If that fails, the earlier ones stay in force.
+        algorithms: Accepted signature algorithms. Symmetric algorithms and `none` are never accepted.
+        subject_claim: Claim with the caller's name. Its identity is `jwt:NAME/...`.
+        groups_claim: Claim with the caller's groups, which grants can refer to as `group:NAME/...`; "" for none.
+        leeway_s: Maximum difference between clocks.
+        refresh_s: How often the keys are fetched again. If that fails, the previous keys stay in use.
     """
 
     issuer: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -63,7 +63,7 @@ class JwtIssuer(Section):
         "RS256",
         "ES256",
     )
-    # The bound is no part of the patterns: all that \w stands for, 128 times over, took 80 ms of each start to compile.
+    # The length limit is not part of the patterns: compiling \w{1,128} took 80 ms at each start.
     subject_claim: Annotated[str, Field(max_length=128, pattern=r"^[\w.:/-]+$")] = "sub"
     groups_claim: Annotated[str, Field(max_length=128, pattern=r"^[\w.:/-]*$")] = ""
     leeway_s: Annotated[Duration, Field(le=300)] = 30.0
@@ -71,18 +71,18 @@ class JwtIssuer(Section):
 
 
 class Auth(Section):
-    """Who may do what. If it is not enabled, listeners accept everybody who reaches them.
+    """Authentication and authorization. If this is not enabled, the listeners accept every caller.
 
     Attributes:
-        enabled: Each call has to prove who makes it: by a token (`turnout token create`), a JWT, or a client
+        enabled: Require every caller to authenticate: with a token (`turnout token create`), a JWT, or a client
             certificate (`tls.client_certificates`).
-        policy: The file that grants roles to identities, and limits them; "": only tokens grant anything.
-            It is read again when it changes.
-        loopback: Callers over loopback without a credential are `local`, and may do everything. Turn this off behind a
-            proxy on this machine: everything that it forwards comes over loopback.
-        anonymous_metrics: Let anybody read `/metrics`, which names every model.
-        poll_interval_s: How often the files are checked for changes, and streams of callers whose credential has
-            expired are ended.
+        policy: Path of the policy file, which grants roles to identities and sets their limits; "" if only tokens grant
+            permissions. The file is read again when it changes.
+        loopback: Treat callers on loopback without a credential as the identity `local`, which may do everything. Turn
+            this off if a proxy runs on this machine, since all requests that it forwards come over loopback.
+        anonymous_metrics: Allow reading `/metrics`, which has the name of every model, without authentication.
+        poll_interval_s: How often the files are checked for changes, and how often the streams of callers whose
+            credential has expired are ended.
         jwt: Issuers of JWTs, by a name that you choose.
     """
 
@@ -97,7 +97,7 @@ class Auth(Section):
     def _is_in_force(self) -> Self:
         if not self.enabled:
             asked = [name for name in ("policy", "loopback", "anonymous_metrics", "jwt") if getattr(self, name)]
-            if asked:  # whoever sets one of them expects that it holds
+            if asked:  # they have no effect unless authentication is enabled
                 raise ValueError(f"expected auth.enabled to be true, since auth.{asked[0]} is set")
         issuers = [one.issuer for one in self.jwt.values()]
         if len(set(issuers)) < len(issuers):

@@ -1,4 +1,4 @@
-"""Which listeners are reached from other machines, and whether they know who comes. Pure."""
+"""Finds listeners that other machines can reach without TLS or without authentication. Pure."""
 
 from turnout.address import Address, is_loopback
 from turnout.config.settings import Settings
@@ -7,15 +7,16 @@ from turnout.errors import ConfigError
 
 
 def open_to_anybody(settings: Settings) -> list[ListenerName]:
-    """Returns the listeners that other machines reach, and that lack encryption or do not ask who calls."""
+    """Returns the listeners that other machines can reach and that lack TLS or authentication."""
     return [listener for listener in LISTENERS if _lacks(settings, listener)]
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuses settings by which anybody who reaches this machine could use it.
+    """Checks that no listener is open to every machine that can reach it, unless `insecure` is set.
 
     Raises:
-        ConfigError: A listener would be open to anybody, and `insecure` is not set; the message says what to write.
+        ConfigError: A listener lacks TLS or authentication, and `insecure` is not set. The message says what to
+            configure.
     """
     found = open_to_anybody(settings)
     if not found or settings.insecure:

@@ -1,6 +1,7 @@
-"""Files that settings name: certificates, secrets, policies, keys. Read with bounds, and watched for changes.
+"""Reads the files that settings refer to (certificates, secrets, policies, keys), and detects when they change.
 
-Secrets may lie in files: containers get them so, and nobody sees them in a list of processes or an environment.
+Secrets can be given as files because containers receive them that way, and because a file does not show up in the
+process list or the environment. All reads are limited in size.
 """
 
 import os
@@ -15,22 +16,22 @@ from turnout.errors import ConfigError
 _MOST_SECRET_BYTES = 64 << 10
 
 Stamp = tuple[int, ...]
-"""What shows that a file changed."""
+"""A file's identity, size and times. A different stamp means that the file has changed."""
 
 
 class NoRegularFileError(OSError):
-    """A directory, a pipe or a device."""
+    """Raised when a path is a directory, a pipe or a device."""
 
     def __init__(self) -> None:
         super().__init__(0, "it is not a regular file")
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Opens a regular file to read. A pipe without a writer does not hold the caller up.
+    """Opens a regular file for reading. Does not block on a pipe that has no writer.
 
     Raises:
-        NoRegularFileError: It is not a regular file.
-        OSError: It cannot be opened.
+        NoRegularFileError: The path is not a regular file.
+        OSError: The file cannot be opened.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -40,16 +41,16 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def read_setting_file(setting: str, path: str, most: int, too_large: str = "") -> bytes:
-    """Returns what the file of a setting holds.
+    """Returns the content of the file that a setting refers to.
 
     Args:
-        setting: Its dotted key, for messages.
-        path: Of the file.
-        most: MiB that it has at most.
-        too_large: What a message adds where it has more.
+        setting: Dotted key of the setting, for error messages.
+        path: Path of the file.
+        most: Maximum size, in MiB.
+        too_large: Text to append to the error message if the file is larger.
 
     Raises:
-        ConfigError: It cannot be read, or is too large.
+        ConfigError: The file cannot be read, or is too large.
     """
     try:
         with open_regular(path) as file:
@@ -66,7 +67,7 @@ def read_setting_file(setting: str, path: str, most: int, too_large: str = "") -
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """Returns the stamp of a file, or of what a link leads to now; None where there is nothing. Blocking."""
+    """Returns the stamp of a file, or of a link's current target; None if it does not exist. Blocking."""
     try:
         found = os.stat(path)
     except OSError:
@@ -75,16 +76,16 @@ def stamp_of(path: str) -> Stamp | None:
 
 
 def secret_of(setting: str, value: SecretStr, file: str, *, least: int = 1) -> str:
-    """Returns a secret; "" where neither it nor a file of it is set.
+    """Returns a secret from its setting or its file; "" if neither is set.
 
     Args:
-        setting: Its dotted key; that of its file ends in `_file`.
-        value: As it is set.
-        file: Where it lies, instead; white space around it is no part of it.
-        least: Characters that it has at least.
+        setting: Dotted key of the secret. The key of its file is the same with `_file` appended.
+        value: Value of the setting.
+        file: Path of the file; "" for none. White space around the secret in the file is ignored.
+        least: Minimum length of a secret in a file, in characters.
 
     Raises:
-        ConfigError: Both are set, or the file cannot be used. The message holds nothing of what is in it.
+        ConfigError: Both are set, or the file cannot be used. The message does not contain the secret.
     """
     if not file:
         return value.get_secret_value()
@@ -97,15 +98,15 @@ def secret_of(setting: str, value: SecretStr, file: str, *, least: int = 1) -> s
 
 
 def console_token(token: SecretStr, file: str) -> str:
-    """Returns the console's token. Raises as `secret_of`."""
+    """Returns the console's token; "" if there is none. Raises the errors of `secret_of`."""
     return secret_of("console.token", token, file, least=LEAST_TOKEN)
 
 
 def read_secret(setting: str, file: str) -> str:
-    """Returns what a file holds, without white space around it.
+    """Returns the secret in a file, without surrounding white space.
 
     Raises:
-        ConfigError: It cannot be read, is not text, or is too large to be a secret.
+        ConfigError: The file cannot be read, is empty, is not text, or is larger than 64 KiB.
     """
     try:
         with open_regular(file) as opened:

@@ -1,4 +1,4 @@
-"""How versions come into memory, and what is tried of them first."""
+"""The tables `[loading]` and `[trials]`: which versions are loaded, and the limits of their trial runs."""
 
 from typing import Annotated, Literal
 
@@ -11,19 +11,19 @@ _MIB = 1024 * 1024
 
 
 class Loading(Section):
-    """How versions come into service.
+    """How versions are loaded.
 
     Attributes:
-        load: Which versions of a model are loaded if the model has no `load` of its own: `all`, `latest:N`, `on_demand`
+        load: Which versions of a model are loaded, unless the model sets its own `load`: `all`, `latest:N`, `on_demand`
             or a list of selectors.
-        memory_budget_bytes: Most memory that the versions loaded may take together on the CPU, as
-            `turnout_version_memory_bytes` counts it, and at least their files; 0 for no bound. If a load needs more,
-            versions that were loaded on demand are unloaded, the least recently used first.
-        gpu_memory_budget_bytes: The same on each GPU.
-        concurrency: Most versions that load at the same time.
-        warmup_runs: Runs of each batch size before a version is Ready.
-        environment: What happens if a version declares an environment that this machine does not match: `warn` in the
-            log, `refuse` to load it, or `ignore` it.
+        memory_budget_bytes: Maximum CPU memory of all loaded versions together; 0 for no limit. A version counts with
+            its `turnout_version_memory_bytes`, and at least with the size of its files. If a load needs more, versions
+            that were loaded on demand are unloaded, least recently used first.
+        gpu_memory_budget_bytes: Maximum memory of all loaded versions together on each GPU; 0 for no limit.
+        concurrency: Maximum number of versions that are loaded at the same time.
+        warmup_runs: Number of warm-up runs of each batch size before a version is Ready.
+        environment: What happens if a version declares an environment that this machine does not match: `warn` logs a
+            warning, `refuse` does not load the version, `ignore` loads it.
     """
 
     load: LoadField = LoadAll()
@@ -35,13 +35,13 @@ class Loading(Section):
 
 
 class SandboxSettings(Section):
-    """Trial runs of versions, each in a process of its own: by gates before a publish, and before a load.
+    """Trial runs of versions in separate processes: by the gates of a publish, and before a load.
 
     Attributes:
-        memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
-            what the machine, or the container, has; 0 for that half.
-        timeout_s: Longest time for all processes of one trial together.
-        run_timeout_s: Longest time for one run on made-up inputs; golden cases may take what `timeout_s` leaves.
+        memory_limit_bytes: Maximum memory of a trial run in addition to the model itself. It is never more than half of
+            the memory of the machine or container; 0 for that half.
+        timeout_s: Time limit of all processes of one trial together.
+        run_timeout_s: Time limit of one run on generated inputs. Golden cases are limited by `timeout_s` only.
     """
 
     memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)

@@ -1,4 +1,4 @@
-"""Settings as TOML that, read again, gives the same settings."""
+"""Renders settings as TOML that gives the same settings when it is read again."""
 
 import json
 import re
@@ -21,20 +21,20 @@ _USER_PASSWORD = re.compile(r":[^:@\s]+@")
 
 
 def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Returns `settings` as TOML, each value that is not a default with its origin beside it, passwords as `***`.
+    """Returns `settings` as TOML, with passwords as `***` and, in a comment, the origin of each non-default value.
 
     Args:
         settings: The settings.
-        origins: As in `turnout.config.sources.LoadedSettings`.
+        origins: The origin of each value, as in `turnout.config.sources.LoadedSettings`.
     """
     return "".join(f"{line}\n" for line in _table(as_data(settings), "", origins))
 
 
 def as_data(settings: Settings) -> dict[str, Any]:
-    """Returns `settings` as plain values, of each model only what it overrides, passwords as `***`."""
+    """Returns `settings` as plain values, with passwords as `***`. A model has only the settings that it overrides."""
     body = settings.model_dump(mode="json")
     body["state"] = settings.state_url
-    for listener in LISTENERS:  # a key that is not given there is that of [tls], and no default
+    for listener in LISTENERS:  # an unset key inherits the value of [tls], not the default
         body["tls"][listener] = getattr(settings.tls, listener).model_dump(mode="json", exclude_unset=True)
     body["model"] = settings.model_dump(mode="json", include={"model"}, exclude_unset=True).get("model", {})
     body["probe"] = settings.model_dump(mode="json", include={"probe"}, exclude_none=True).get("probe", {})
@@ -43,7 +43,7 @@ def as_data(settings: Settings) -> dict[str, Any]:
 
 
 def without_passwords(value: Any) -> Any:
-    """Returns a plain value with the passwords in all of its URLs, wherever they stand, as `***`."""
+    """Returns a plain value with the passwords in all URLs in it, at any depth, replaced with `***`."""
     if isinstance(value, dict):
         return {
             key: _without_path(without_passwords(item)) if key in WEBHOOKS else without_passwords(item)
@@ -53,17 +53,17 @@ def without_passwords(value: Any) -> Any:
         return [without_passwords(item) for item in value]
     if not isinstance(value, str):
         return value
-    return redacted(value) if "://" in value else _USER_PASSWORD.sub(":***@", value)  # a URL that is mistyped
+    return redacted(value) if "://" in value else _USER_PASSWORD.sub(":***@", value)  # also covers malformed URLs
 
 
 def _without_path(url: str) -> str:
-    """Returns the URL of a webhook with its path as `***`: with Slack, Teams and others that is the secret."""
+    """Returns the URL of a webhook with its path as `***`, since for Slack, Teams and others the path is the secret."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path="/***")) if parts.path.strip("/") else url
 
 
 def redacted(url: str) -> str:
-    """Returns `url` with the password in it, and any in its query, as `***`; over HTTP the user too, often a token."""
+    """Returns `url` with `***` for its password, secrets in its query and, for HTTP, its user (often a token)."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -75,7 +75,7 @@ def redacted(url: str) -> str:
     elif ":" in user:
         netloc = f"{user.partition(':')[0]}:***@{host}"
     query = _SECRET_PARAMETER.sub(r"\1***", parts.query)
-    # urlunsplit drops the empty authority of sqlite:///file, so the url stays as it was where there is nothing to hide.
+    # urlunsplit drops the empty authority of sqlite:///file, so a URL without secrets is returned unchanged.
     return (
         url
         if (netloc, query) == (parts.netloc, parts.query)
@@ -100,7 +100,7 @@ def _key(key: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Returns a plain value (text, number, truth, list of these) as TOML writes it."""
+    """Returns a string, number, boolean, or list of them as TOML."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The URL of a repository that lies in an object store or a container registry.
+"""The URL of a model repository in an object store or a container registry.
 
 s3://BUCKET[/PREFIX]     gs://BUCKET[/PREFIX]     oci://HOST[:PORT]/NAME
 """
@@ -16,13 +16,13 @@ NO_STATE = (
     "the repository is {}, where no state store can lie: name one with --state, such as"
     " sqlite:////var/lib/turnout/state.db, or PostgreSQL for several servers"
 )
-"""What to tell whoever names a repository that is a URL, and no state store."""
+"""Error message if the repository is a URL and no state store is configured."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/{1,2}(.*)", re.DOTALL)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._=-]{1,255}")
 _REGISTRY = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?)(:[0-9]{1,5})?")
-# As the OCI distribution specification has it.
+# From the OCI distribution specification.
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 
 _MAX_LENGTH = 512
@@ -30,12 +30,13 @@ _MAX_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class RepositoryUrl:
-    """Where versions live that do not live in a directory.
+    """The URL of a remote model repository.
 
     Attributes:
         scheme: `s3`, `gs` or `oci`.
-        host: The bucket; of a registry its host, with the port where one is given.
-        path: Prefix of all keys in the bucket, "" for none; of a registry the repository's name. No slash at its ends.
+        host: Name of the bucket, or host of the registry with its port, if given.
+        path: Prefix of all keys in the bucket ("" for none), or name of the repository in the registry. It neither
+            starts nor ends with a slash.
     """
 
     scheme: str
@@ -47,10 +48,10 @@ class RepositoryUrl:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads a URL.
+        """Parses a URL.
 
         Raises:
-            ValueError: It is not such a URL; the message repeats nothing of it, since a password may be in it.
+            ValueError: The URL is not valid. The message does not quote it, since it may contain a password.
         """
         match = _URL.fullmatch(text)
         scheme = match[1].lower() if match else ""
@@ -84,17 +85,17 @@ class RepositoryUrl:
 
 
 def parse_models(value: Any) -> Path | RepositoryUrl:
-    """Reads what `models` names: a directory, or a URL.
+    """Parses the setting `models`: a directory or a URL.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     if isinstance(value, RepositoryUrl):
         return value
     text = str(value) if isinstance(value, str | Path) else ""
     if not text:
         raise ValueError("expected a path or a URL such as s3://BUCKET/PREFIX")
-    # A path from elsewhere may have lost one of two slashes. `c:/models` is a directory.
+    # A URL that passed through `Path` has lost one of its two slashes. `c:/models` is a directory.
     if (match := _URL.fullmatch(text)) and (len(match[1]) > 1 and (match[1].lower() in SCHEMES or "://" in text)):
         return RepositoryUrl.parse(text)
     try:

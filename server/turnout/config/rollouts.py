@@ -1,4 +1,4 @@
-"""The tables `[rollout]` and `[probe.NAME]`: how rollouts are driven, and whom outside of the server they ask."""
+"""The tables `[rollout]` and `[probe.NAME]`: how rollouts run, and which external systems they query."""
 
 import json
 import re
@@ -13,10 +13,10 @@ from turnout.config.sections import Section
 from turnout.config.values import Count, CountOrNone, Duration, FilePath, HeaderName, HeaderValue, Number, http_url
 
 PLACEHOLDERS = ("model", "candidate", "baseline")
-"""What a probe's query, or the path and query of its URL, may have in braces."""
+"""Placeholders, in braces, that a probe's query and the path and query of its URL can contain."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_BRACED = re.compile(r"(?<!\\p)(?<!\\P)\{([A-Za-z_]\w*)\}")  # a{2} and \p{Greek} are parts of a regular expression
+_BRACED = re.compile(r"(?<!\\p)(?<!\\P)\{([A-Za-z_]\w*)\}")  # not a{2} and \p{Greek}, which are regular expressions
 _JSON_PATH = re.compile(r"""\$(?:\.[A-Za-z_][\w-]*|\[\d{1,6}\]|\["[^"\]]+"\])*""")
 
 
@@ -58,7 +58,7 @@ def _json_path(text: str) -> str:
 
 
 def _table(value: Any) -> Any:
-    """Turns what a variable of the environment can hold of a table, a JSON object, into that table."""
+    """Parses a table that is given as a JSON object, as in an environment variable. Other values are kept."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
@@ -69,19 +69,19 @@ ProbeName = Annotated[str, AfterValidator(_probe_name)]
 
 
 class RolloutSettings(Section):
-    """How rollouts are driven.
+    """How rollouts run.
 
     Attributes:
-        tick_s: Length of a tick: how often counts are looked at.
-        webhook_url: URL that gets every event by POST; "" for none.
-        webhook_secret: Secret that signs what is sent, to `confirm_url` too: `X-Turnout-Signature: sha256=HMAC(body)`;
-            "" for no signature.
-        webhook_format: `plain` sends the event itself; `cloudevents` puts it into a CloudEvent 1.0 (structured JSON).
-        webhook_source: `source` of the CloudEvents, a URI reference that tells these servers from others.
-        webhook_secret_file: A file with the secret, instead of the secret itself.
-        confirm_url: URL that is asked by POST before each step of every rollout, and before promotion; "" for none. 2xx
-            lets the rollout go on, 4xx holds it.
-        confirm_timeout_s: How long an answer may take.
+        tick_s: Length of a tick: how often counts are evaluated.
+        webhook_url: URL to which every event is sent by POST; "" for none.
+        webhook_secret: Secret with which requests to `webhook_url` and `confirm_url` are signed, as
+            `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
+        webhook_format: `plain` sends the event itself; `cloudevents` wraps it in a CloudEvent 1.0 (structured JSON).
+        webhook_source: `source` of the CloudEvents: a URI reference that identifies these servers.
+        webhook_secret_file: Path of a file with the secret, instead of `webhook_secret`.
+        confirm_url: URL to which a POST request is sent before each step of every rollout and before promotion; "" for
+            none. A 2xx status lets the rollout continue, 4xx holds it.
+        confirm_timeout_s: Time limit of a request to `confirm_url`.
         confirm_ca_file: PEM file with the authorities to trust for `confirm_url`; "" for the system's.
     """
 
@@ -97,28 +97,31 @@ class RolloutSettings(Section):
 
 
 class Probe(Section):
-    """A measurement from outside that plans of rollouts may name: a query of a Prometheus, or an HTTP endpoint.
+    """An external measurement that rollout plans can use: a Prometheus query or an HTTP endpoint.
 
-    Only the server that drives a rollout asks, while a step's weight is in force and while a candidate is watched.
+    Only the server that runs a rollout takes measurements: while a step's weight is in force, and while a candidate is
+    watched after its promotion.
 
     Attributes:
-        url: With `query`, where a Prometheus is, such as http://prometheus:9090; else what is asked, with {model},
-            {candidate} and {baseline} in its path or query.
-        query: PromQL that returns one number, with {model}, {candidate} and {baseline}; "" for an HTTP endpoint.
-        method: Method for an HTTP endpoint. `POST` sends the rollout as JSON.
-        json_path: Where a number or a boolean is in an HTTP endpoint's JSON, such as `$.data.rate`; true passes.
-        fail_above: A number above this fails.
-        fail_below: A number below this fails.
-        initial_delay_s: Time in a step before the first measurement.
-        interval_s: Between two measurements.
-        timeout_s: How long one may take.
-        count: Measurements that have to pass in a step before it is passed.
-        failure_limit: Measurements that may fail in a step; one more rolls the candidate back.
-        consecutive_error_limit: How many times in a row a measurement may be inconclusive; beyond that, earlier
+        url: With `query`, the address of a Prometheus server, such as http://prometheus:9090. Otherwise the URL of an
+            HTTP endpoint, which can have {model}, {candidate} and {baseline} in its path or query.
+        query: PromQL that returns one number. It can contain {model}, {candidate} and {baseline}. "" for an HTTP
+            endpoint.
+        method: HTTP method for an HTTP endpoint. `POST` sends the rollout as JSON.
+        json_path: Path of a number or boolean in an HTTP endpoint's JSON response, such as `$.data.rate`. The boolean
+            true passes.
+        fail_above: The measurement fails if the number is above this.
+        fail_below: The measurement fails if the number is below this.
+        initial_delay_s: Time from the start of a step to the first measurement.
+        interval_s: Time between measurements.
+        timeout_s: Time limit of one measurement.
+        count: Number of measurements that must pass before a step can end.
+        failure_limit: Number of measurements that may fail in a step. One more rolls the candidate back.
+        consecutive_error_limit: Number of consecutive measurements that may be inconclusive. After one more, earlier
             measurements no longer count.
-        headers: Sent along.
-        bearer_token: Sent as `Authorization: Bearer`; "" for none.
-        bearer_token_file: A file with the bearer token, which is read each time.
+        headers: Headers to send with each request.
+        bearer_token: Token that is sent as `Authorization: Bearer`; "" for none.
+        bearer_token_file: Path of a file with the bearer token, which is read for each measurement.
         ca_file: PEM file with the authorities to trust for the endpoint; "" for the system's.
     """
 
@@ -141,12 +144,12 @@ class Probe(Section):
 
     @property
     def is_query(self) -> bool:
-        """A Prometheus is asked."""
+        """Whether the probe is a Prometheus query."""
         return bool(self.query.strip())
 
     @property
     def numeric(self) -> bool:
-        """Numbers are judged."""
+        """Whether the probe compares a number with a threshold."""
         return self.fail_above is not None or self.fail_below is not None
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""The tables of the file, as frozen values with their defaults.
+"""Tables of the configuration file, as frozen models with their defaults.
 
-Durations end in `_s`, `_ms` or `_us`; sizes in `_bytes`.
+Names of durations end in `_s`, `_ms` or `_us`, names of sizes in `_bytes`.
 """
 
 from collections.abc import Mapping
@@ -30,17 +30,17 @@ _MIB = 1024 * 1024
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, and closed to keys it does not know."""
+    """Base class of all tables. It is frozen and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class QueueLimits(Section):
-    """Bounds of one version's queue; what would pass them is refused at once, with RESOURCE_EXHAUSTED.
+    """Limits of one version's queue. Requests beyond them are rejected at once, with RESOURCE_EXHAUSTED.
 
     Attributes:
-        max_queue_requests: Most requests that wait for a runner.
-        max_queue_bytes: Most bytes of inputs that wait for a runner.
+        max_queue_requests: Maximum number of requests that wait for a runner.
+        max_queue_bytes: Maximum size of the inputs that wait for a runner.
     """
 
     max_queue_requests: Count = 512
@@ -48,37 +48,39 @@ class QueueLimits(Section):
 
 
 class Limits(QueueLimits):
-    """Bounds on what clients may send; those of the queues hold for each version and can be set per model too.
+    """Limits on what clients may send. The limits of queues apply to each version, and can also be set per model.
 
-    A request beyond one of them is refused with INVALID_ARGUMENT before anything walks through it.
+    A request beyond one of the limits on its content is rejected with INVALID_ARGUMENT before it is processed.
 
     Attributes:
-        max_message_bytes: Largest gRPC message, in and out.
-        max_stream_items: Most requests under way on one PredictStream; reading from the stream waits beyond that.
-        http_max_body_bytes: Largest body of an HTTP request, decompressed.
-        http_max_json_bytes: Largest JSON of an HTTP request; more goes into the binary extension or over gRPC.
-        max_tensors: Most inputs of a request, and most outputs that it may name.
-        max_rank: Most dimensions of a tensor.
-        max_name_bytes: Longest name of a model, version, input or output.
-        max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw tensors are
-            bounded by the size of the message only.
-        max_strings: Most strings of a request.
-        max_requests: Most requests under way in the whole server, gRPC and HTTP together; more are refused with
-            RESOURCE_EXHAUSTED (429). Health checks, probes and scrapes are always taken.
-        max_unfinished_bytes: Most bytes of all requests together that have arrived in part.
-        max_connections: Most connections of a listener; more have to wait. Never more than the process may open files,
-            less a reserve.
-        max_streams: Most calls under way on one connection; clients open no more.
-        max_header_bytes: Most bytes of a request's headers, its request line included.
-        max_headers: Most headers of a request.
-        header_timeout_s: How long a new connection may take to say what it speaks, and a request to send all of its
+        max_message_bytes: Maximum size of a gRPC message, in either direction.
+        max_stream_items: Maximum number of concurrent requests on one PredictStream. At the limit, the server stops
+            reading from the stream.
+        http_max_body_bytes: Maximum size of the body of an HTTP request, decompressed.
+        http_max_json_bytes: Maximum size of the JSON in an HTTP request. Larger tensors need the binary extension or
+            gRPC.
+        max_tensors: Maximum number of inputs in a request, and of outputs that it requests by name.
+        max_rank: Maximum number of dimensions of a tensor.
+        max_name_bytes: Maximum length of the name of a model, version, input or output.
+        max_elements: Maximum number of elements in a request that are encoded one by one, in JSON or typed contents.
+            Raw tensors are limited only by the size of the message.
+        max_strings: Maximum number of strings in a request.
+        max_requests: Maximum number of concurrent requests in the whole server, gRPC and HTTP together. Further
+            requests are rejected with RESOURCE_EXHAUSTED (429). Health checks, probes and scrapes are always accepted.
+        max_unfinished_bytes: Maximum size of all partially received requests together.
+        max_connections: Maximum number of connections of a listener. Further connections wait. The limit is never
+            higher than the process's limit on open files, less a reserve.
+        max_streams: Maximum number of concurrent calls on one connection. Clients know this limit and do not open more.
+        max_header_bytes: Maximum size of a request's headers, including the request line.
+        max_headers: Maximum number of headers in a request.
+        header_timeout_s: Time limit for a new connection to identify its protocol, and for a request to send all of its
             headers.
-        body_timeout_s: How long a request that has begun may send nothing; between the messages of a stream there is no
-            bound. 0: no bound.
-        stall_timeout_s: How long a client may read nothing of an answer. 0: no bound.
-        idle_timeout_s: How long a connection without a request stays open. 0: for ever.
-        max_connection_age_s: How often a listener tells its clients to connect again (GOAWAY), so that load balancers
-            can spread them; calls under way have `drain.timeout_s`. 0: never.
+        body_timeout_s: How long a request whose body is incomplete may go without sending data. The time between
+            messages of a stream is not limited. 0 for no limit.
+        stall_timeout_s: How long a client may go without reading any of a response. 0 for no limit.
+        idle_timeout_s: How long a connection without a request stays open. 0 for no limit.
+        max_connection_age_s: Age at which a listener asks clients to reconnect (GOAWAY), so that load balancers can
+            redistribute them. Pending calls then have `drain.timeout_s` to finish. 0 for never.
     """
 
     max_message_bytes: Size = ByteSize(64 * _MIB)
@@ -104,12 +106,12 @@ class Limits(QueueLimits):
 
 
 class TransportSettings(Section):
-    """What carries requests.
+    """The transport of the data listener.
 
     Attributes:
-        data: What the data listener runs on: `h2corn`, or gRPC's own `grpcio`, which is four times slower and shares no
-            port with HTTP; of the limits of connections it knows the number of calls on one.
-        gzip: Compress the gRPC answers to clients that accept that. Floating-point tensors hardly get smaller.
+        data: Server implementation of the data listener: `h2corn`, or gRPC's own `grpcio`, which is four times slower
+            and cannot share a port with HTTP. Of the limits on connections, `grpcio` only has `limits.max_streams`.
+        gzip: Compress gRPC responses for clients that accept it. Floating-point tensors hardly shrink.
     """
 
     data: Literal["h2corn", "grpcio"] = "h2corn"
@@ -117,14 +119,14 @@ class TransportSettings(Section):
 
 
 class BatchingSettings(Section):
-    """How requests are put together.
+    """How requests are batched.
 
     Attributes:
-        enabled: False: no version is batched, whatever its manifest says.
-        max_rows: Most rows in a batch; a manifest may ask for fewer.
-        max_delay_ms: How long a free runner waits for a fuller batch, at most half of the time that a request's
-            deadline leaves. 0: it takes what is there.
-        only_where_it_pays: Batch only sizes that warm-up showed to cost less together than apart.
+        enabled: Whether versions are batched. If false, manifests cannot turn batching on.
+        max_rows: Maximum number of rows in a batch. A manifest can lower it.
+        max_delay_ms: How long an idle runner waits for more requests to fill a batch, but at most half of the time
+            until a request's deadline. 0 for not at all.
+        only_where_it_pays: Use only batch sizes for which warm-up measured a batch to cost less than separate runs.
     """
 
     enabled: bool = True
@@ -134,50 +136,51 @@ class BatchingSettings(Section):
 
 
 class Runtime(Section):
-    """How ONNX Runtime sessions are made.
+    """How models run in ONNX Runtime.
 
     Attributes:
-        providers: What to run on, in order of preference; a load fails if one that you name cannot be used. `auto`:
-            CUDA if it works, else the CPU.
-        device_ids: Devices of a GPU provider; a version gets one session on each.
-        gpus_per_version: How many of these devices a version is loaded on, those with the least memory in use by other
-            versions; 0 for all.
-        intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
-        runners: Runs of a version at the same time, per device. 0: on the CPU as many as the process has whole cores
-            (one, for a control group's quota of 1.5), divided between workers; on a GPU as many as pay.
-        optimization_level: How far ONNX Runtime optimises the graph.
-        cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
-        gpu_in_each_worker: With several workers, load versions on a GPU once in each of them. A server with several
-            workers does not start on a machine with a GPU that versions may use, unless this is set.
-        arena_limit_bytes: Most memory that a version may take on each GPU, weights and tensors of its runs together; 0
-            for no bound.
-        arena_extend_strategy: Whether an arena grows by doubling, or by what is requested.
-        tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): faster, and less exact.
-        tensorrt_cache: Folder on a local disk in which TensorRT keeps the engines that it builds, by version, kind of
-            GPU, ONNX Runtime and TensorRT; "" builds them at each load. Nobody else may write to it, since engines are
-            code.
-        tensorrt_cache_max_bytes: Most bytes of engines in it; those of the versions that were loaded least recently go
-            first. 0 for no bound.
-        tensorrt_fp16: `golden` lets TensorRT use FP16 for a version if FP16 answers its golden cases as they expect,
-            within its tolerances; `off` never does.
-        tensorrt_build_timeout_s: How long TensorRT may take to build the engines of a version. After that, as after a
-            build that fails, the version is loaded with the next of `providers`, or is Failed if there is none.
-        cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each size of batch (1, 2, 4,
-            8, ... rows), where that can be done and its answers are those of plain runs; `off` never does.
-        gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, looks for the next request before it
-            sleeps: it starts sooner, and uses a core while it looks. It stops looking if requests are too rare.
-            0: not at all, as on the CPU.
-        inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
-            nothing waits, since handing it to a thread would cost more; 0 turns that off.
-        isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
-            from the server and cost a copy of its memory each; `thread` in the server's own process; `auto` in child
-            processes where the graph has an operator that the values of a request can crash, or make take memory or
-            time without a bound.
-        processes: Most child processes of a version; 0: as many as it has runners.
-        memory_limit_bytes: Most memory that the runs in a child process on the CPU may take beside the loaded model; 0
-            for no bound.
-        kill_after_s: How long a run in a child process may go on after the last of its requests passed its deadline or
-            was cancelled; then the process is ended and started again.
+        providers: Execution providers in order of preference. If one that you list cannot be used, the load fails.
+            `auto` uses CUDA if it works, else the CPU.
+        device_ids: Device ids of the GPUs to use. A version gets one session on each.
+        gpus_per_version: Number of these devices that a version is loaded on: those with the least memory in use by
+            other versions. 0 for all.
+        intra_op_threads: Number of threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
+        runners: Maximum number of concurrent runs of a version, per device. 0 chooses: on the CPU, the number of whole
+            cores that the process may use (1 for a control group's quota of 1.5), divided between workers; on a GPU, as
+            many as improve throughput.
+        optimization_level: ONNX Runtime's graph optimization level.
+        cpu_arena: Keep freed CPU memory for the next run instead of returning it after each run.
+        gpu_in_each_worker: With several workers, load a copy of each version on the GPU for every worker. Without this,
+            a server with several workers does not start on a machine with a GPU that versions may use.
+        arena_limit_bytes: Maximum memory of a version on each GPU, for its weights and the tensors of its runs
+            together; 0 for no limit.
+        arena_extend_strategy: Whether an arena grows by doubling, or by the requested size.
+        tf32: Allow a GPU to multiply float32 values with ten bits of mantissa (TF32), which is faster but less precise.
+        tensorrt_cache: Directory on a local disk in which built TensorRT engines are cached by version, GPU model, ONNX
+            Runtime and TensorRT; "" builds them at each load. Other users must not be able to write to it, since
+            engines are code.
+        tensorrt_cache_max_bytes: Maximum size of the engines in that cache. The engines of the versions that were
+            loaded least recently are removed first. 0 for no limit.
+        tensorrt_fp16: `golden` lets TensorRT use FP16 for a version whose golden cases pass with FP16, within its
+            tolerances; `off` never uses FP16.
+        tensorrt_build_timeout_s: Time limit for building the TensorRT engines of a version. If it passes, or the build
+            fails, the version is loaded with the next of `providers`; if there is none, the version is Failed.
+        cuda_graphs: `auto` captures the runs of a version on a GPU as CUDA graphs, one for each batch size (1, 2, 4, 8,
+            ... rows), if that is possible and the outputs equal those of plain runs; `off` never does.
+        gpu_spin_us: How long an idle runner of a version on a GPU, one at a time, polls for the next request before it
+            sleeps. It starts the next run sooner, but occupies a core while it polls. It stops polling if requests are
+            too rare. 0 for no polling, as on the CPU.
+        inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself if no
+            other request waits, because handing it to a thread would cost more. 0 turns that off.
+        isolation: `process` runs a version in child processes, so that a native crash, a hang or running out of memory
+            does not affect the server; each child needs a copy of the model in memory. `thread` runs it in the server's
+            process. `auto` uses child processes if the graph has an operator that certain input values can crash, or
+            cause to use unlimited memory or time.
+        processes: Maximum number of child processes of a version; 0 for as many as it has runners.
+        memory_limit_bytes: Maximum memory of the runs in a child process on the CPU, in addition to the loaded model; 0
+            for no limit.
+        kill_after_s: How long a run in a child process may continue after all of its requests have expired or were
+            cancelled. After that, the process is killed and restarted.
     """
 
     providers: Providers = "auto"
@@ -205,12 +208,12 @@ class Runtime(Section):
 
 
 class Drain(Section):
-    """How the server stops.
+    """How the server shuts down.
 
     Attributes:
-        delay_s: How long requests are still accepted after readiness is turned off, so that load balancers notice; not
-            after Ctrl-C.
-        timeout_s: How long requests under way have after that to end.
+        delay_s: How long the server still accepts requests after it reports that it is not ready, so that load
+            balancers notice. It does not apply to Ctrl-C.
+        timeout_s: How long pending requests then have to finish.
     """
 
     delay_s: Duration = 5.0
@@ -221,22 +224,23 @@ class RepositorySettings(Section):
     """How the server follows the model repository and the state store.
 
     Attributes:
-        watch: Pick up what other processes publish.
-        poll_interval_s: How often the state store is asked for new releases and tags.
-        remote_poll_s: How often an object store or a registry is asked for new versions; one that does not answer is
-            asked less often, down to once a minute.
-        endpoint_url: Address of an object store or registry that is not where its kind usually is, such as
-            `https://minio.example.org`; "" for what the store's own environment variables say. With `http://` nothing
-            is encrypted.
-        cache: Directory that files of versions in an object store or registry are kept in, on a local disk; several
-            servers and commands may share it. "" for `~/.cache/turnout`, or what `XDG_CACHE_HOME` says.
-        cache_max_bytes: Most bytes of files in it; the least recently used versions that no server has loaded go first.
-        timeout_s: How long an object store or registry may take to answer, or send nothing in the middle of a file.
-        max_objects: Most objects under the prefix, or tags of the registry's repository. If there are more, the listing
-            is not used.
-        oci_settle_s: Longest time that a publisher may take between reading a registry's tag and writing it, and how
-            long it then waits before it checks that the tag is still its own. Set the same value for all publishers of
-            a repository.
+        watch: Load versions that other processes publish.
+        poll_interval_s: How often the state store is checked for new releases and tags.
+        remote_poll_s: How often an object store or registry is checked for new versions. If it does not respond, it is
+            checked less often, down to once a minute.
+        endpoint_url: Endpoint of the object store or registry if it is not the default one, such as
+            `https://minio.example.org`; "" for the endpoint in the store's own environment variables, if any. With
+            `http://` the connection is not encrypted.
+        cache: Directory on a local disk in which files from an object store or registry are cached. Several servers and
+            commands can share it. "" for `turnout` in `XDG_CACHE_HOME`, or `~/.cache/turnout`.
+        cache_max_bytes: Maximum size of that cache. The least recently used versions that no server has loaded are
+            removed first.
+        timeout_s: How long an object store or registry may take to respond, or pause in the middle of a file.
+        max_objects: Maximum number of objects under the prefix, or of tags in the registry's repository. If there are
+            more, the listing is not used.
+        oci_settle_s: Maximum time for a publisher between reading and writing a registry's tag. It then waits for the
+            same time before it checks that the tag is still its own. Set the same value for all publishers of a
+            repository.
     """
 
     watch: bool = True
@@ -251,15 +255,15 @@ class RepositorySettings(Section):
 
 
 class Retention(Section):
-    """What is kept, and for how long.
+    """How long versions, ticks and events are kept.
 
     Attributes:
-        releases: How many of a model's latest releases `turnout prune` keeps.
-        versions_days: `turnout prune` keeps versions that are younger than this.
-        ticks_days: How long servers keep the ticks of ended rollouts; 0 for ever.
-        events_days: How long the log keeps events of policies and ended rollouts; 0 for ever. The last event of each
-            rollout and the last hundred policies of a model stay, and so do all events of publishing, releases, yanks,
-            tags and signatures.
+        releases: Number of a model's latest releases that `turnout prune` keeps.
+        versions_days: `turnout prune` keeps versions that are younger than this, in days.
+        ticks_days: How long the ticks of ended rollouts are kept, in days; 0 for ever.
+        events_days: How long events of policies and ended rollouts are kept in the log, in days; 0 for ever. The last
+            event of each rollout, the last hundred policies of a model, and all events of publishing, releases, yanks,
+            tags and signatures are never removed.
     """
 
     releases: Count = 3
@@ -269,15 +273,15 @@ class Retention(Section):
 
 
 class Transfers(Section):
-    """Publishing and fetching by stream, on the control listener.
+    """Publishing and fetching versions over the control listener.
 
     Attributes:
-        max_file_bytes: Largest file that an upload may hold.
-        max_upload_bytes: Most bytes of one version.
-        max_uploads: Most uploads at the same time.
-        max_fetches: Most fetches at the same time.
-        idle_s: How long a stream may send nothing before it is ended.
-        keep_s: How long an interrupted upload is kept, so that its client can go on with it.
+        max_file_bytes: Maximum size of a file in an upload.
+        max_upload_bytes: Maximum size of an uploaded version.
+        max_uploads: Maximum number of concurrent uploads.
+        max_fetches: Maximum number of concurrent fetches.
+        idle_s: How long a stream may go without sending data before it is closed.
+        keep_s: How long an interrupted upload is kept, so that its client can resume it.
     """
 
     max_file_bytes: Size = ByteSize(16 * 1024 * _MIB)
@@ -289,14 +293,15 @@ class Transfers(Section):
 
 
 class Routing(Section):
-    """How requests say where they want to go, beside the version field.
+    """How requests select a version by means other than the version field, and what pins of yanked versions get.
 
     Attributes:
-        key_header: Metadata key or header that carries the routing key, if the request's own field is empty.
-        version_override_from: Networks whose callers may force a version with `x-turnout-version`, for testing. None by
-            default: the header is refused then.
-        yanked_pins: What happens to a pin, digest or tag that names a yanked version: `refuse` it, or `warn` and answer
-            as long as the version exists.
+        key_header: Name of the metadata key or header with the routing key. It is used if the request's own field is
+            empty.
+        version_override_from: Networks whose callers may force a version with `x-turnout-version`, for testing. If this
+            is empty, requests with the header are rejected.
+        yanked_pins: What happens to a request that selects a yanked version by number, digest or tag: `refuse` rejects
+            it; `warn` answers it with a warning for as long as the version exists.
     """
 
     key_header: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{0,60}[a-z0-9_.]$")] = "x-routing-key"
@@ -305,14 +310,15 @@ class Routing(Section):
 
 
 class Signing(Section):
-    """Which signatures a version needs to be served.
+    """Which signatures a version needs.
 
     Attributes:
-        signatures: What happens to a version without a trusted signature: `off` does not check, `warn` publishes and
-            loads it with a warning, `require` does neither.
-        trusted_keys: Public keys (P-256, P-384, P-521): paths of PEM files, or what `turnout key show` prints.
-        trusted_authorities: PEM files of authorities. A signature counts if one of them issued its certificate, for
-            signing.
+        signatures: What happens to a version without a trusted signature: `off` does not check signatures; `warn`
+            publishes and loads the version with a warning; `require` neither publishes nor loads it.
+        trusted_keys: Trusted public keys (P-256, P-384, P-521): paths of PEM files, or keys as `turnout key show`
+            prints them.
+        trusted_authorities: PEM files with the certificates of trusted authorities. A signature is trusted if one of
+            them issued its certificate for signing.
     """
 
     signatures: Literal["off", "warn", "require"] = "off"
@@ -321,11 +327,11 @@ class Signing(Section):
 
 
 class OutputTolerance(Section):
-    """How far an output of a shadow may be from the baseline's: |got - expected| <= atol + rtol * |expected|.
+    """How much a shadow's output may differ from the baseline's: |got - expected| <= atol + rtol * |expected|.
 
     Attributes:
-        atol: Absolute part.
-        rtol: Relative part.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
     """
 
     atol: Duration = 0.0
@@ -333,26 +339,27 @@ class OutputTolerance(Section):
 
 
 class ShadowLane(Section):
-    """How copies of requests are run and compared.
+    """How shadows run copies of requests, and how their answers are compared.
 
     Attributes:
-        isolation: `process` runs a shadow in a child process, which costs its memory once more and keeps even a native
-            crash from the server; `thread` in the server's process, where it also costs some live p99.
-        memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
-            `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
-        max_inflight: Most copies that run at the same time.
-        max_queue_requests: Most copies that may wait; more are dropped and counted.
-        max_queue_bytes: Most bytes of inputs and outputs of copies that wait.
-        max_lag_s: How long a copy may wait; then it is dropped and counted.
-        timeout_s: How long a run may take; then it is ended.
-        noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
-        top_k: How many of the best classes are compared, for outputs that are scores.
-        keep_worst: How many of the worst disagreements are kept for you to look at, of each pair.
-        keep_inputs: Keep the inputs of these disagreements, too.
-        redact: `package.module:function` that is given a model's name and the inputs by name before they are kept, and
-            returns what may be kept of them.
-        tolerances: By output name or by dtype; they override the manifest's.
-        scores: By output name: whether the output is scores, whatever its values look like.
+        isolation: `process` runs a shadow in a child process, which needs another copy of the model in memory but
+            protects the server even from a native crash; `thread` runs it in the server's process, which also raises
+            the p99 latency of live requests somewhat.
+        memory_limit_bytes: Maximum memory of a shadow in addition to its model: of its own arena on a GPU, and of the
+            child process with `process`; 0 for no limit. In the server's process on a CPU it cannot be limited.
+        max_inflight: Maximum number of copies that run at the same time.
+        max_queue_requests: Maximum number of copies that wait. Further copies are dropped and counted.
+        max_queue_bytes: Maximum size of the inputs and outputs of the copies that wait.
+        max_lag_s: How long a copy may wait before it is dropped and counted.
+        timeout_s: Time limit of a run.
+        noise_rate: Share of the copies that the baseline runs a second time, to measure its own noise.
+        top_k: Number of top classes that are compared, for outputs that are scores.
+        keep_worst: Number of worst disagreements that are kept for inspection, for each pair of versions.
+        keep_inputs: Whether to keep the inputs of these disagreements as well.
+        redact: A function, as `package.module:function`, that removes sensitive data from inputs before they are kept.
+            It gets the model's name and the inputs by name, and returns the inputs to keep.
+        tolerances: Tolerances by output name or dtype. They override the manifest's.
+        scores: Whether an output is scores, by output name. It overrides the detection from the output's values.
     """
 
     isolation: Literal["process", "thread"] = "process"
@@ -372,17 +379,18 @@ class ShadowLane(Section):
 
 
 class Oip(Section):
-    """The Open Inference Protocol, as clients speak it on the data listener and over HTTP.
+    """What clients may do with the Open Inference Protocol on the data listener and over HTTP.
 
     Attributes:
-        allow_repository_control: Let clients load and unload versions. On the control listener they always may.
-        allow_settings_changes: Let clients change the settings of the log and of tracing, until the server ends. On the
-            control listener they always may.
-        system_shared_memory: Let callers on this machine register regions of POSIX shared memory, which must belong to
-            the user that the server runs as; tensors can then lie there instead of in messages.
-        max_shared_memory_regions: Most regions that one caller may have registered at the same time.
-        max_shared_memory_bytes: Most bytes of all regions of one caller. What the server writes there before the caller
-            did counts as the server's memory.
+        allow_repository_control: Allow clients to load and unload versions. On the control listener this is always
+            allowed.
+        allow_settings_changes: Allow clients to change the log and trace settings until the server stops. On the
+            control listener this is always allowed.
+        system_shared_memory: Allow callers on this machine to pass tensors in POSIX shared memory instead of in
+            messages. The regions that they register must belong to the user that the server runs as.
+        max_shared_memory_regions: Maximum number of regions that one caller may have registered at the same time.
+        max_shared_memory_bytes: Maximum total size of the regions of one caller. Pages that the server writes before
+            the caller has written them count as the server's memory.
     """
 
     allow_repository_control: bool = False
@@ -393,12 +401,12 @@ class Oip(Section):
 
 
 class Log(Section):
-    """What is logged, to standard error.
+    """The log, which is written to standard error.
 
     Attributes:
-        format: `auto` is `console` on a terminal and `json` elsewhere.
-        level: The least severe events that are logged.
-        access_sample_rate: Share of successful requests that are logged, 0 to 1; failed ones always are.
+        format: Format of the log. `auto` is `console` on a terminal and `json` otherwise.
+        level: Minimum severity of the events that are logged.
+        access_sample_rate: Share of the successful requests that are logged, 0 to 1. Failed requests are always logged.
     """
 
     format: Literal["auto", "json", "console"] = "auto"
@@ -407,18 +415,20 @@ class Log(Section):
 
 
 class Tracing(Section):
-    """Spans of requests, sent to an OpenTelemetry collector; needs the extra `otel`.
+    """Tracing of requests. Spans are sent to an OpenTelemetry collector; this needs the extra `otel`.
 
     Attributes:
-        endpoint: Address of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` if that is missing.
-        protocol: Transport of OTLP.
-        headers: Headers to send along, such as an API key.
-        service_name: `service.name` of all spans.
-        sample_ratio: Share of requests that are traced, of those whose caller has not decided.
-        interval_s: How often spans are sent.
-        timeout_s: How long one export may take.
-        max_queue_spans: Most spans that wait to be sent; more are dropped and counted.
-        max_batch_spans: Most spans of one export; it is at most 3 MiB, and the rest waits for the next one.
+        endpoint: URL of the collector; "" for no tracing. With `http/protobuf`, `/v1/traces` is added if it is missing.
+        protocol: OTLP transport.
+        headers: Headers to send with each export, such as an API key.
+        service_name: The `service.name` of all spans.
+        sample_ratio: Share of requests that are traced, among those for which the caller has not made a sampling
+            decision.
+        interval_s: How often spans are exported.
+        timeout_s: Time limit of one export.
+        max_queue_spans: Maximum number of spans that wait for export. Further spans are dropped and counted.
+        max_batch_spans: Maximum number of spans in one export. An export is at most 3 MiB; the remaining spans are sent
+            with the next one.
     """
 
     endpoint: OtlpEndpoint = ""

@@ -1,4 +1,4 @@
-"""All that can be set: for a server, and for one model otherwise than for the rest."""
+"""The settings of a server, and the overrides for single models."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,21 +46,23 @@ from turnout.config.values import (
 from turnout.config.web import Console, WebSettings
 
 MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-"""Names that `[model.<name>]` takes: `turnout.registry.manifest.names.MODEL_NAME`, which lies above this module."""
+"""Pattern of names in `[model.<name>]`. It equals `turnout.registry.manifest.names.MODEL_NAME`, which cannot be
+imported here because `registry` is a higher layer."""
 
 
 class ModelOverrides(Section):
-    """Settings of one model. A key that you leave out has the value for all models.
+    """Settings of one model. They default to the settings for all models.
 
     Attributes:
-        load: Which versions are loaded: `all`, `latest:N` (the N highest releases, newer candidates and what tags
-            name), `on_demand` (what answers by default and what tags name; every other version by the first request for
-            it), or a list of selectors; and always what policies, rollouts and rollbacks need. As `loading.load` where
-            it is not set.
-        slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
-        false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
-            out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
-        batching, runtime, limits, shadow, signing, trials: As the sections of the same name.
+        load: Which versions are loaded: `all`; `latest:N` (the N highest releases, newer candidates and tagged
+            versions); `on_demand` (the default version and tagged versions, and every other version when it is first
+            requested); or a list of selectors. Versions that policies, rollouts and rollbacks need are always loaded.
+            Defaults to `loading.load`.
+        slo_ms: Latency objectives. `turnout_slo_exceeded_total` is an exact count of the requests slower than each.
+        false_alarm_meter: Share of the baseline's requests that goes to each of two test groups while no rollout runs.
+            Both groups are served by the baseline and compared as a canary would be, which measures how often rollouts
+            of this model raise a false alarm. 0 for none.
+        batching, runtime, limits, shadow, signing, trials: The sections of the same name, for this model.
     """
 
     load: LoadField = LoadAll()
@@ -75,7 +77,7 @@ class ModelOverrides(Section):
 
 
 class ModelTable(Mapping[str, ModelOverrides]):
-    """`[model.<name>]` of a server that runs: the one part of its settings that changes then."""
+    """The tables `[model.<name>]` of a running server, the only settings that can change while it runs."""
 
     def __init__(self, models: Mapping[str, ModelOverrides]) -> None:
         self._configured = dict(models)
@@ -83,15 +85,18 @@ class ModelTable(Mapping[str, ModelOverrides]):
         self._models = self._configured
 
     def replace(self, models: Mapping[str, ModelOverrides]) -> None:
-        """Puts others into force."""
+        """Replaces the configured tables."""
         self._configured = dict(models)
         self._models = _over_found(self._configured, self._beneath)
 
     def put_beneath(self, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-        """Puts into force what models themselves say, by name, table and key, where the configuration says nothing.
+        """Sets defaults that come from the models' own files. The configuration takes precedence over them.
+
+        Args:
+            found: Values by model, table and key.
 
         Raises:
-            ValueError: That cannot be set; nothing changes.
+            ValueError: A value is not valid; nothing is changed.
         """
         if found != self._beneath:
             self._models = _over_found(self._configured, found)
@@ -109,10 +114,10 @@ class ModelTable(Mapping[str, ModelOverrides]):
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What holds for one model: its own settings over everybody's.
+    """The effective settings of one model: its overrides applied to the settings for all models.
 
     Attributes:
-        workers: Processes that share the cores.
+        workers: Number of worker processes that share the cores.
     """
 
     load: Load
@@ -135,22 +140,23 @@ class Settings(BaseSettings):
 
     Attributes:
         models: The model repository: a directory, or `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `oci://HOST/NAME`,
-            which need a `state` elsewhere. Credentials are never part of it.
-        read_only: Serve what `models` holds, and never write to it: a repository, exports of versions, or a Triton
-            model repository. Nothing is published to it. Without `state`, every version is released (in a Triton model
-            repository, those that its version policy serves), and changes are forgotten when the server ends.
+            which need a separate `state`. Credentials are never part of it.
+        read_only: Serve the content of `models` without ever writing to it: a repository, exported versions, or a
+            Triton model repository. Versions cannot be published to it. Without `state`, every version is released (in
+            a Triton model repository, those that its version policy serves), and changes are lost when the server
+            stops.
         state: URL of the state store; "" for a SQLite file in the repository.
-        grpc: The data listener; nothing on it changes what is served.
-        http: The same over HTTP, with metrics, probes and the console.
-        control: The operators' listener.
-        insecure: Listen on addresses that other machines reach without TLS, or without asking who calls.
-        server_name: Name of this server among those that share its state store, in `turnout servers`, metrics and
-            verdicts; "" for HOST:PORT of the data listener. No two may have the same name.
-        workers: Processes that serve, on the same ports. Each loads every version. These are divided between
-            them, at least 1 each: `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`,
-            `loading.concurrency`, `shadow.max_inflight`, and the limits of `limits` and `shadow` on queues, connections
-            and requests under way. Linux only.
-        probe: By probe name.
+        grpc: Address of the data listener (gRPC). Clients cannot change what is served there.
+        http: Address of the HTTP listener, which also serves metrics, probes and the console.
+        control: Address of the control listener, for operators.
+        insecure: Allow listening on addresses that other machines can reach without TLS or without authentication.
+        server_name: Name of this server in `turnout servers`, metrics and verdicts; "" for HOST:PORT of the data
+            listener. It must be unique among the servers that share a state store.
+        workers: Number of processes that serve requests on the same ports. Each loads every version. The following
+            settings are divided between them, with at least 1 for each: `runtime.runners`, `runtime.processes`,
+            `runtime.arena_limit_bytes`, `loading.concurrency`, `shadow.max_inflight`, and the limits of `limits` and
+            `shadow` on queues, connections and concurrent requests. Linux only.
+        probe: Probes by name.
     """
 
     model_config = SettingsConfigDict(
@@ -206,18 +212,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Reads the arguments alone, so that no environment reaches a `Settings` by surprise."""
+        """Returns only the constructor's arguments as a source, so that the environment is never read implicitly."""
         return (init_settings,)
 
     @property
     def state_url(self) -> str:
-        """URL of the state store: `state`, or that of `<models>/.turnout/state.db`; "" where neither names one."""
+        """URL of the state store: `state`, or else `<models>/.turnout/state.db`; "" if `models` is a URL."""
         if self.state or isinstance(self.models, RepositoryUrl):
             return self.state
         return "sqlite:///" + quote(str((self.models / ".turnout" / "state.db").absolute()))
 
     def for_model(self, name: str) -> ModelSettings:
-        """Returns what holds for the model `name`."""
+        """Returns the effective settings of the model `name`."""
         own = _named(self.model, name)
         return ModelSettings(
             load=own.load if "load" in own.model_fields_set else self.loading.load,
@@ -234,12 +240,12 @@ class Settings(BaseSettings):
 
 
 def in_force(before: Settings, after: Settings) -> Settings:
-    """Returns what of `after` can be put into force in a server that was started with `before`."""
+    """Returns `before` with the settings of `after` that a running server can apply: the models and the log level."""
     log = before.log.model_copy(update={"level": after.log.level})
     return before.model_copy(update={"model": dict(after.model), "log": log})
 
 
-# Made once: a new one copies the defaults of all its sections, and this is asked for at each look at a model.
+# Created once: each instance copies the defaults of all sections, and every look-up of a model needs one.
 _NO_OVERRIDES = ModelOverrides()
 
 
@@ -256,7 +262,7 @@ def _over_found(
 
 
 def _named(models: Mapping[str, ModelOverrides], name: str) -> ModelOverrides:
-    """Returns what is set for a model in whatever case: variables have none, and no two models differ in it alone."""
+    """Returns the overrides of a model, ignoring case: variables have none, and no two models differ only in case."""
     if (own := models.get(name)) is not None:
         return own
     folded = name.lower()

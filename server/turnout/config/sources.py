@@ -1,4 +1,7 @@
-"""Where settings come from: flags over environment over file over defaults; what none of them knows is an error."""
+"""Reads settings: flags override the environment, which overrides the file, which overrides the defaults.
+
+Unknown keys are errors.
+"""
 
 import os
 import re
@@ -21,32 +24,33 @@ DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
 
 FILE_VARIABLE = "TURNOUT_CONFIG"
-"""Names the file; no setting itself."""
+"""The variable with the path of the configuration file. It is not itself a setting."""
 
 CLIENT_VARIABLES = (
     "TURNOUT_TLS_CA", "TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY", "TURNOUT_TLS_SERVER_NAME", "TURNOUT_TOKEN",
     "TURNOUT_TOKEN_FILE",
 )  # fmt: skip
-"""What commands trust and present where they call a server; no settings of a server."""
+"""Variables with the TLS settings and token of commands that call a server. They are not settings of a server."""
 
 PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name
-"""What commands decrypt a key with that they sign by; no setting of a server."""
+"""The variable with the passphrase of the signing key, for commands. It is not a setting of a server."""
 
 _NO_SETTINGS = frozenset((FILE_VARIABLE, PASSPHRASE_VARIABLE, *CLIENT_VARIABLES))
 
-# Kubernetes gives every pod variables about each service beside it, and one is likely to be called turnout.
+# Kubernetes sets variables for every service in a pod's namespace, and one of them is likely to be called turnout.
 _SERVICE_LINK = re.compile(r"TURNOUT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedSettings:
-    """Settings and where they came from.
+    """Settings and their origins.
 
     Attributes:
-        file: The file that was read, if any.
-        origins: By dotted key: the flag (`--grpc`), the variable (`TURNOUT_GRPC`) or the file's path. A key that is
-            not there has its default.
+        settings: The settings.
+        file: The configuration file that was read; None if there was none.
+        origins: The origin of each value by dotted key: the flag (`--grpc`), the variable (`TURNOUT_GRPC`) or the path
+            of the file. Keys with default values are missing.
     """
 
     settings: Settings
@@ -56,12 +60,12 @@ class LoadedSettings:
 
 @dataclass(frozen=True, slots=True)
 class SettingsSource:
-    """Where a server's settings come from, to be read again while it runs.
+    """The source of a server's settings, from which they can be read again while it runs.
 
     Attributes:
-        config: As of `load_settings`.
-        flags: As of `load_settings`.
-        as_json: The log is in JSON, whatever they say.
+        config: Path of the configuration file, as in `load_settings`.
+        flags: Flags, as in `load_settings`.
+        as_json: Whether to override the format of the log with JSON.
     """
 
     config: Path | None
@@ -69,7 +73,7 @@ class SettingsSource:
     as_json: bool
 
     def load(self) -> LoadedSettings:
-        """Returns the settings and their origins; raises as `load_settings`."""
+        """Returns the settings and their origins. Raises the errors of `load_settings`."""
         loaded = load_settings(self.config, self.flags)
         if not self.as_json:
             return loaded
@@ -77,7 +81,7 @@ class SettingsSource:
         return replace(loaded, settings=loaded.settings.model_copy(update={"log": log}))
 
     def read(self) -> Settings:
-        """Returns the settings; raises as `load_settings`."""
+        """Returns the settings. Raises the errors of `load_settings`."""
         return self.load().settings
 
 
@@ -89,12 +93,13 @@ def load_settings(
     """Reads the settings of a server.
 
     Args:
-        config: The file to read; None: what TURNOUT_CONFIG names, else `./turnout.toml` where there is one.
-        flags: By top-level key; a value of None was not given.
+        config: Path of the configuration file; None for the value of TURNOUT_CONFIG, or else `./turnout.toml` if it
+            exists.
+        flags: Command-line flags by top-level key. A value of None means that the flag was not given.
         environ: The environment; None for that of the process.
 
     Raises:
-        ConfigError: The file cannot be read; a key or variable is unknown; a value is not what it should be.
+        ConfigError: The file cannot be read, a key or variable is unknown, or a value is invalid.
     """
     environ = os.environ if environ is None else environ
     file = _file(config, environ)
@@ -149,10 +154,10 @@ class _Environment(EnvSettingsSource):
         return parse_env_vars(self._environ, self.case_sensitive, self.env_ignore_empty, self.env_parse_none_str)
 
     def read(self) -> dict[str, Any]:
-        """Returns what the variables set, nested by table.
+        """Returns the settings in the variables, nested by table.
 
         Raises:
-            ConfigError: A variable names no setting, or one that names a table does not hold a JSON object.
+            ConfigError: A variable is not a setting, or the variable of a table is not a JSON object.
         """
         for name, value in self._environ.items():
             if not name.startswith(PREFIX) or name in _NO_SETTINGS or not value or _is_service_link(name, value):
@@ -168,7 +173,7 @@ class _Environment(EnvSettingsSource):
 
 
 def _in_the_files_case(table: dict[str, Any], in_file: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what variables set, with the names of models, which have no case there, as the file writes them."""
+    """Returns the settings from variables, with the names of models in the case that the file uses."""
     in_variables, models = table.get("model"), in_file.get("model")
     if not isinstance(in_variables, dict) or not isinstance(models, dict):
         return table
@@ -183,7 +188,7 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _variable(key: str, environ: Mapping[str, str]) -> str:
-    """Returns the variable that set `key`: its own, or one that holds a table with it."""
+    """Returns the variable that set `key`: its own variable, or that of a table which contains it."""
     upper = {name.upper() for name in environ}
     parts = key.upper().split(".")
     names = [PREFIX + "__".join(parts[:n]) for n in range(len(parts), 0, -1)]
@@ -208,10 +213,12 @@ def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
 
 
 def misread_variables(settings: Settings, environ: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Yields a sentence for each variable of clients that seems to be meant for the server, which speaks plain text.
+    """Yields a warning for each client variable that was probably meant to set up TLS for the server.
+
+    There are none if any listener uses TLS.
 
     Args:
-        settings: Of the server.
+        settings: Settings of the server.
         environ: The environment; None for that of the process.
     """
     environ = os.environ if environ is None else environ

@@ -1,4 +1,4 @@
-"""The table `[tls]`: certificates for all listeners, and for one of them otherwise than for the rest."""
+"""The table `[tls]`: TLS settings for all listeners, with overrides for single listeners."""
 
 from typing import Annotated, Literal, Self
 
@@ -16,15 +16,15 @@ _FILES_AND_MODE = ("cert", "key", "client_ca", "client_certificates")
 
 
 class ListenerTls(Section):
-    """Settings of one listener. A key that you leave out has the value of `[tls]`.
+    """TLS settings of one listener. They default to those of `[tls]`.
 
     Attributes:
-        enabled: False: plain text, even if a certificate is set.
-        cert: PEM file with the server's certificate, and the intermediate ones after it; "" for plain text.
-        key: PEM file with the certificate's private key, not encrypted. It may be the same file.
+        enabled: Whether to use TLS. If false, the listener uses plain text even if a certificate is set.
+        cert: PEM file with the server's certificate, followed by any intermediate certificates; "" for plain text.
+        key: PEM file with the unencrypted private key of the certificate. It can be the same file.
         client_ca: PEM file with the authorities that sign clients' certificates.
-        client_certificates: `required` refuses clients without a certificate of `client_ca`; `optional` asks for one
-            and also accepts clients without; `none` does not ask.
+        client_certificates: `required` rejects clients without a certificate signed by `client_ca`; `optional` asks for
+            one but also accepts clients without; `none` does not ask.
     """
 
     enabled: bool = True
@@ -35,13 +35,13 @@ class ListenerTls(Section):
 
 
 class TlsSettings(ListenerTls):
-    """Encryption of the listeners. A listener speaks TLS if a certificate is set for it, and nothing but TLS then.
+    """TLS on the listeners. If a certificate is set for a listener, it accepts TLS connections only.
 
-    The files are read again when they change: new connections get the new certificate, those that exist go on.
+    The files are read again when they change. New connections then get the new certificate; existing ones continue.
 
     Attributes:
         poll_interval_s: How often the files are checked for changes; 0 for never.
-        grpc, http, control: What the listener of this name does otherwise.
+        grpc, http, control: Overrides for the listener of that name.
     """
 
     poll_interval_s: Annotated[Duration, Field(le=3600)] = 1.0
@@ -50,12 +50,12 @@ class TlsSettings(ListenerTls):
     control: ListenerTls = ListenerTls()
 
     def of(self, listener: ListenerName) -> ListenerTls | None:
-        """Returns what holds for `listener`; None for plain text."""
+        """Returns the effective TLS settings of `listener`; None for plain text."""
         tls = self._merged(listener)
         return tls if tls.enabled and tls.cert else None
 
     def setting(self, listener: ListenerName, name: str) -> str:
-        """Returns the dotted key that sets `name` of `listener`, as in `tls.http.cert`."""
+        """Returns the dotted key that sets `name` for `listener`: for example `tls.http.cert`, or `tls.cert`."""
         own = name in getattr(self, listener).model_fields_set
         return f"tls.{listener}.{name}" if own else f"tls.{name}"
 
@@ -80,7 +80,7 @@ class TlsSettings(ListenerTls):
         if not tls.enabled:
             return
         if not tls.cert:
-            # Whoever asks for a part of it expects TLS, and must not get plain text.
+            # Other TLS settings without a certificate are an error: the user expects TLS and must not get plain text.
             asked = [
                 self.setting(listener, name) for name in _FILES_AND_MODE[1:] if getattr(tls, name) not in ("", "none")
             ]

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in sentences that name the key, what was expected and what came."""
+"""Turns validation errors of a configuration into messages with the key, the expected and the received value."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -24,18 +24,18 @@ _EXPECTED = {
     "string": "text",
     "tuple": "a list",
 }
-"""By the first word of pydantic's error type."""
+"""Descriptions of expected values, by the first word of pydantic's error type."""
 
 _BY_NAME: Mapping[str, type[BaseModel]] = {"model": ModelOverrides, "probe": Probe}
-"""Tables of tables: `[model.NAME]`."""
+"""Tables whose keys are chosen by the user, as in `[model.NAME]`."""
 
 
 def validation_errors(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields each key at fault with a sentence about it.
+    """Yields the dotted key and a message for each error.
 
     Args:
-        error: What pydantic found.
-        origins: As in `turnout.config.sources.LoadedSettings`.
+        error: The error that pydantic raised.
+        origins: The origin of each value, as in `turnout.config.sources.LoadedSettings`.
     """
     for one in error.errors(include_url=False):
         path = [str(part) for part in one["loc"] if isinstance(part, str) and part != "[key]"]
@@ -53,14 +53,14 @@ def validation_errors(error: ValidationError, origins: Mapping[str, str]) -> Ite
         elif one["loc"][-1] == "[key]":
             yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
         else:
-            # What keys of a table are together is said of the table, which is shown nowhere.
+            # An error about a combination of keys is reported for their table, whose value is not worth printing.
             together = one["type"] == "value_error" and isinstance(one["input"], Mapping)
             got = "" if together else f", got {_preview(path, one['input'])}"
             yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}{got}"
 
 
 def _preview(path: Sequence[str], value: Any) -> str:
-    """Returns a refused value as text: cut, without passwords, and not at all where a secret belongs."""
+    """Returns an invalid value as text, shortened and without passwords. Secrets are replaced with `***`."""
     if isinstance(value, Mapping):
         return "a table"
     if _holds_secret(Settings, path) or path[-1] in WEBHOOKS:  # one that is mistyped has its path wherever
@@ -70,7 +70,7 @@ def _preview(path: Sequence[str], value: Any) -> str:
 
 
 def _holds_secret(kind: Any, path: Sequence[str]) -> bool:
-    """Tells whether a value at `path` below `kind`, or anything that belongs below it, is a secret."""
+    """Returns whether the value at `path` in the type `kind`, or any value nested in it, is a secret."""
     if isinstance(kind, type) and issubclass(kind, SecretStr):
         return True
     if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -83,7 +83,7 @@ def _holds_secret(kind: Any, path: Sequence[str]) -> bool:
 
 
 def unknown_variable(name: str) -> str | None:
-    """Says that the environment variable `name` is no setting; returns None where it is one."""
+    """Returns an error message if the environment variable `name` is not a setting; None if it is."""
     path = name.removeprefix("TURNOUT_").lower().split("__")
     if (path[0] in _BY_NAME and len(path) < 3) or ".".join(path) in _known(path):
         return None
@@ -91,7 +91,7 @@ def unknown_variable(name: str) -> str | None:
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
-    """Returns where `key`, or anything below it, came from."""
+    """Returns the origin of `key`, or of a value nested in it."""
     if key in origins:
         return origins[key]
     return next((origin for held, origin in origins.items() if held.startswith(f"{key}.")), "")
@@ -127,7 +127,7 @@ def _unknown(path: list[str], origin: str) -> str:
 
 
 def _nearest(path: list[str]) -> list[str]:
-    """Returns the dotted keys nearest to `path`: beside it, of the same name elsewhere, or nearest as a whole."""
+    """Returns suggestions for `path`: similar keys in its table, the same key in other tables, or similar paths."""
     known = _known(path)
     table = "".join(f"{part}." for part in path[:-1])
     beside = [key for key in known if key.startswith(table) and "." not in key[len(table) :]]
@@ -142,7 +142,7 @@ def _nearest(path: list[str]) -> list[str]:
 
 
 def _known(path: list[str]) -> list[str]:
-    """Returns all dotted keys, those of the model, probe or issuer that `path` leads to included."""
+    """Returns all dotted keys, including those of the model, probe or issuer in `path`."""
     known = list(_keys(Settings, ""))
     if path[:2] == ["auth", "jwt"] and len(path) > 2:
         return [*known, *_keys(JwtIssuer, f"auth.jwt.{path[2]}.")]

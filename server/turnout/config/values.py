@@ -1,4 +1,4 @@
-"""The value types of settings, and how text and TOML become them."""
+"""The value types of settings, and how they are parsed from text and TOML."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ValueT = TypeVar("ValueT", str, Path)
 
 @dataclass(frozen=True, slots=True)
 class LoadAll:
-    """Every version of the model is loaded."""
+    """Loads every version of the model."""
 
     def __str__(self) -> str:
         return "all"
@@ -27,7 +27,7 @@ class LoadAll:
 
 @dataclass(frozen=True, slots=True)
 class LoadLatest:
-    """The `count` highest releases are loaded, and beside them newer candidates and what tags name."""
+    """Loads the `count` highest releases, newer candidates, and tagged versions."""
 
     count: int
 
@@ -37,7 +37,7 @@ class LoadLatest:
 
 @dataclass(frozen=True, slots=True)
 class LoadSelectors:
-    """What the `selectors` name is loaded; with none of them, only what an operator loads."""
+    """Loads the versions that the `selectors` resolve to. Without selectors, only operators load versions."""
 
     selectors: tuple[str, ...]
 
@@ -47,7 +47,7 @@ class LoadSelectors:
 
 @dataclass(frozen=True, slots=True)
 class LoadOnDemand:
-    """What answers by default and what tags name is loaded, and every other version by the first request for it."""
+    """Loads the default version and tagged versions, and every other version when it is first requested."""
 
     def __str__(self) -> str:
         return "on_demand"
@@ -59,7 +59,7 @@ Load = LoadAll | LoadLatest | LoadSelectors | LoadOnDemand
 
 
 class Provider(StrEnum):
-    """What a session can run on."""
+    """An execution provider that ONNX Runtime sessions can run on."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -92,7 +92,7 @@ def _load_text(load: Load) -> str | list[str]:
 
 
 def listed(value: Any) -> Any:
-    """Turns what an environment variable can hold of a list, `a,b` or `["a", "b"]`, into that list."""
+    """Parses a list given as text, `a,b` or `["a", "b"]`, as in an environment variable. Other values are kept."""
     if not isinstance(value, str):
         return value
     if not value.startswith("["):
@@ -117,7 +117,11 @@ def _providers_text(providers: Literal["auto"] | tuple[Provider, ...]) -> str | 
 
 
 def plain_text(value: ValueT) -> ValueT:
-    """Returns a path or URL that can be printed, and given to the operating system."""
+    """Returns `value` if it is valid UTF-8 without NUL bytes, so that it can be printed and used as a path.
+
+    Raises:
+        ValueError: It is not.
+    """
     try:
         str(value).encode()
     except UnicodeEncodeError:
@@ -166,16 +170,16 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 
 
 def http_url(url: str, expected: str, of_user: str, *, query: bool = False) -> str:
-    """Returns a URL of HTTP as it is.
+    """Returns `url` unchanged if it is a valid HTTP or HTTPS URL.
 
     Args:
-        url: What was written.
-        expected: The error if it is not such a URL.
-        of_user: The error if it holds a user or a password.
-        query: It may have a query.
+        url: The URL.
+        expected: Error message if it is not a valid URL.
+        of_user: Error message if it contains a user or a password.
+        query: Whether it may have a query.
 
     Raises:
-        ValueError: With one of the two sentences.
+        ValueError: The URL is invalid, with one of the two messages.
     """
     try:
         parts = urlsplit(url)
@@ -219,7 +223,7 @@ def _header_value(secret: SecretStr) -> SecretStr:
 
 
 LEAST_TOKEN = 16
-"""Characters of a token that is set: nobody is to guess it."""
+"""Minimum length of a token, in characters, so that it cannot be guessed."""
 
 FilePath = Annotated[str, Field(max_length=4096), AfterValidator(plain_text)]
 AddressField = Annotated[Address, NoDecode, PlainValidator(_parse_address), PlainSerializer(str)]

@@ -1,4 +1,4 @@
-"""The tables `[web]` and `[console]`: what browsers are told, and what people may do from one."""
+"""The tables `[web]` and `[console]`: which host names browsers may use, and the operators' console."""
 
 from pydantic import SecretStr
 
@@ -7,12 +7,13 @@ from turnout.config.values import FilePath, HostNames, Token
 
 
 class WebSettings(Section):
-    """What browsers may do on the HTTP listener.
+    """Protection of the HTTP listener against requests that a browser sends on behalf of other sites.
 
     Attributes:
-        hosts: Host names of the server. A request with another name in its Host header is refused, because the owner of
-            that name could make a browser take this server for their site. Addresses and localhost always pass. If it
-            is empty, a loopback listener accepts no name but localhost, and other listeners accept any.
+        hosts: Host names of the server. A request with another name in its Host header is rejected, because the owner
+            of that name could make a browser treat this server as their own site (DNS rebinding). IP addresses and
+            localhost are always accepted. If this is empty, a loopback listener accepts only localhost, and other
+            listeners accept any name.
     """
 
     hosts: HostNames = ()
@@ -22,10 +23,10 @@ class Console(Section):
     """The console, on the HTTP listener.
 
     Attributes:
-        enabled: Serve the console.
-        token: Token with which people may pause, promote and abort in the console, at least 16 characters. "": the
-            console is read-only, except for those to whom `[auth]` grants more.
-        token_file: A file with the token, instead of the token itself.
+        enabled: Whether to serve the console.
+        token: Token for pausing, promoting and aborting rollouts in the console, at least 16 characters. "" makes the
+            console read-only, except for callers to whom `[auth]` grants more.
+        token_file: Path of a file with the token, instead of `token`.
     """
 
     enabled: bool = True

@@ -1,1 +1,1 @@
-"""Releases, tags, yanks and removals: decided, and recorded in the state store."""
+"""Releases, tags, yanks and removals of versions: checks them and records them in the state store."""

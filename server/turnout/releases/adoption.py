@@ -1,4 +1,6 @@
-"""Versions that exist and that no event tells of: a publisher died between the rename and the event, or is an older
+"""Finds and records versions that exist without an event in the log.
+
+This happens if a publisher dies between renaming the version into place and recording the event, or if it is an older
 release of Turnout.
 """
 
@@ -18,7 +20,7 @@ FOUND = "found in the repository; its publisher left no event"
 
 
 def unrecorded(repository: Repository, store: StateStore) -> list[Published]:
-    """Returns the versions that no event tells of.
+    """Returns the versions in the repository that have no event in the log.
 
     Raises:
         OSError: The repository cannot be read.
@@ -35,24 +37,25 @@ def adopt(
     timeout: float = LOCK_TIMEOUT,
     surely: Published | None = None,
 ) -> list[Published]:
-    """Records the publication of every version that no event tells of.
+    """Records the publication of every version that has no event in the log.
 
-    Under the repository's lock, which a publisher holds from its rename to its event: what is unrecorded then has no
-    publisher that will record it. Publishers on other machines, to a repository that lives elsewhere, get a minute.
+    It takes the repository's lock, which a publisher holds from the rename until the event is recorded. So a version
+    that is unrecorded under the lock has no publisher that will still record it. Publishers to a remote repository may
+    run on other machines; they have a minute to record the event.
 
     Args:
-        repository: The versions on disk.
-        store: Keeps the log.
-        actor: Who looked.
+        repository: The repository with the versions.
+        store: The state store with the log.
+        actor: Actor to record.
         timeout: Seconds to wait for the lock.
-        surely: A version that is recorded however new it is.
+        surely: A version to record even if it was published less than a minute ago.
 
     Returns:
-        Those that were recorded.
+        The versions that were recorded.
 
     Raises:
         OSError: The repository cannot be read or written to.
-        UnavailableError: The lock was not to be had, or the state store does not answer.
+        UnavailableError: The lock could not be acquired, or the state store does not answer.
     """
     if not unrecorded(repository, store):
         return []
@@ -67,13 +70,13 @@ def adopt(
 
 @dataclass(frozen=True, slots=True)
 class AdoptionStore:
-    """What a publisher needs of the state store.
+    """The part of the state store that a publisher uses.
 
     Attributes:
-        repository: The versions on disk.
-        store: Keeps the log.
-        actor: Who publishes.
-        reason: Why.
+        repository: The repository to publish to.
+        store: The state store with the log.
+        actor: Actor of the publication.
+        reason: Reason for the publication.
     """
 
     repository: Repository
@@ -82,17 +85,17 @@ class AdoptionStore:
     reason: str
 
     def yanked(self, model: str) -> list[Version]:
-        """Returns the versions of a model whose numbers are never used again."""
+        """Returns the yanked versions of a model, whose numbers must not be used again."""
         release_statuses = self.store.release_state().of(model).release_statuses
         return [
             version for version, release_status in release_statuses.items() if release_status is ReleaseStatus.YANKED
         ]
 
     def record(self, published: Published) -> None:
-        """Records a version that has just come to exist.
+        """Records the publication of a version that was just created.
 
         Raises:
-            UnavailableError: The state store does not answer. The version exists.
+            UnavailableError: The state store does not answer. The version exists nevertheless.
         """
         manifest = published.manifest
         try:
@@ -106,7 +109,7 @@ class AdoptionStore:
             ) from error
 
     def settle(self, created: bool, published: Published | None = None) -> None:
-        """Makes sure that what exists is recorded, where somebody else, who may have died over it, published it."""
+        """Records existing versions without an event if `created` is false: their publisher may have died before."""
         if not created:
             adopt(self.repository, self.store, actor=self.actor, surely=published)
 

@@ -1,4 +1,4 @@
-"""Which versions of a model may be removed, and why each other one stays. Pure."""
+"""Decides which versions of a model can be removed, and why the others are kept. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 @dataclass(frozen=True, slots=True)
 class VersionFacts:
-    """What is known of one version on disk.
+    """The facts about a version in the repository that decide whether it can be removed.
 
     Attributes:
-        size_bytes: Of its files.
-        published: When, UTC; None where nobody knows.
-        holders: What holds on to it, a clause each: parts of the policy, rollouts, tags.
-        pinned: The `load` setting names it.
+        size_bytes: Total size of the version's files.
+        published: When the version was published, UTC; None if it is not known.
+        holders: Descriptions of everything that needs the version: parts of the policy, rollouts, tags.
+        pinned: Whether the `load` setting names the version.
     """
 
     size_bytes: int
@@ -29,11 +29,11 @@ class VersionFacts:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What stays whatever happens.
+    """The versions that are always kept.
 
     Attributes:
-        released: So many of the latest releases.
-        newer_than: What was published less long ago.
+        released: Number of latest releases to keep.
+        newer_than: Age below which a version is kept.
     """
 
     released: int
@@ -42,12 +42,13 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class PruningDecision:
-    """What becomes of one version.
+    """The decision on one version.
 
     Attributes:
-        goes: It is removed.
-        reasons: Why it stays, or what it is that goes.
-        size_bytes: Of its files.
+        version: The version.
+        goes: Whether the version is to be removed.
+        reasons: Why the version is kept or, if it is removed, its release status and date of publication.
+        size_bytes: Total size of the version's files.
     """
 
     version: Version
@@ -66,11 +67,11 @@ def prune_plan(
     """Decides on each version of a model, the highest first.
 
     Args:
-        versions: That are on disk.
-        model_releases: Release status and tags.
-        targets: What a rollback can go back to, the nearest first; only the nearest one stays for it.
-        keep: What stays in any case.
-        now: UTC.
+        versions: The versions in the repository.
+        model_releases: Release statuses and tags of the model.
+        targets: Versions that a rollback can go back to, nearest first. Only the nearest is kept for this.
+        keep: The versions that are always kept.
+        now: Current time, UTC.
     """
     present = {v: model_releases.release_status(v) for v in versions}
     default = default_version(present)

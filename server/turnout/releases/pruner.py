@@ -1,4 +1,7 @@
-"""Plans which versions go, and removes them: recorded first, then out of every server's memory, then off the disk."""
+"""Removes versions that are no longer needed, and expired data in the state store.
+
+The removal of a version is recorded first; then every server unloads it, and then its files are deleted.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +23,13 @@ from turnout.state.store import StateStore
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What became of one version that was to go.
+    """The result of removing one version.
 
     Attributes:
-        freed_bytes: Of its files; 0 where they are still there.
-        refused: Why they are, "" where they went.
+        model: Name of the model.
+        version: The version.
+        freed_bytes: Size of the deleted files; 0 if they were not deleted.
+        refused: Why the files were not deleted; "" if they were.
     """
 
     model: str
@@ -42,7 +47,7 @@ class Pruner:
         self._settings = settings
 
     def plan(self, model: str, keep: Keep, now: datetime) -> tuple[PruningDecision, ...]:
-        """Decides on each version of a model; changes nothing.
+        """Decides which versions of a model to remove, without changing anything.
 
         Raises:
             OSError: The repository cannot be read.
@@ -69,20 +74,20 @@ class Pruner:
     def prune(
         self, model: str, decisions: Sequence[PruningDecision], keep: Keep, timeout: float, *, actor: str, reason: str
     ) -> list[Removal]:
-        """Removes the versions that a plan lets go, each if it still may.
+        """Removes the versions that a plan selects, after checking that each can still be removed.
 
         Args:
-            model: Their model.
+            model: Name of the model.
             decisions: The plan.
-            keep: What it was made with.
-            timeout: Seconds to wait for servers to unload one.
-            actor: Who asks.
-            reason: Why.
+            keep: The versions that are always kept, as in the plan.
+            timeout: Seconds to wait for servers to unload a version.
+            actor: Actor to record.
+            reason: Reason to record.
         """
         published = {p.manifest.version: p for p in self._repository.scan().versions(model)}
         going = [decision for decision in decisions if decision.goes and decision.version in published]
         done: dict[Version, Removal] = {}
-        for decision in going:  # all are recorded before the first is waited for: servers unload side by side
+        for decision in going:  # record all before waiting for any, so that servers unload them in parallel
             try:
                 self._record(model, published[decision.version], keep, actor, reason)
             except TurnoutError as error:
@@ -98,7 +103,7 @@ class Pruner:
         def refuse(uses: VersionUses) -> None:
             if held := holders(model, version, uses):
                 raise ChangeRefused(f"by now {held[0].sentence}")
-            # What is committed by now: a yank or a rollback may have made another version matter since the plan.
+            # Plan again from the committed state: since the plan, a yank or a rollback may have changed what is needed.
             (again,) = [d for d in self.plan(model, keep, self._store.now()) if d.version == version]
             if not again.goes:
                 raise ChangeRefused(f"it stays by now: {'; '.join(again.reasons)}")
@@ -119,11 +124,11 @@ class Pruner:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What the retention removed.
+    """Numbers of expired records that were removed.
 
     Attributes:
-        ticks: Of ended rollouts.
-        events: Of the log.
+        ticks: Number of ticks of ended rollouts.
+        events: Number of events in the log.
     """
 
     ticks: int
@@ -131,15 +136,15 @@ class Expired:
 
 
 _GONE_SECONDS = 3600.0
-"""After which a server that was killed is listed no more."""
+"""Seconds after which a server that stopped reporting is no longer listed."""
 
 _EVENTS_AT_ONCE = 1000
 _TICKS_AT_ONCE = 5000
-"""Ticks that one transaction removes: some 50 ms for which no other change is recorded."""
+"""Number of ticks that one transaction removes. This blocks other changes for about 50 ms."""
 
 
 def expire(store: StateStore, retention: Retention) -> Expired:
-    """Removes what the retention lets go of the state store, in short transactions.
+    """Removes expired records from the state store, in short transactions.
 
     Raises:
         UnavailableError: The state store does not answer.
@@ -149,7 +154,7 @@ def expire(store: StateStore, retention: Retention) -> Expired:
 
 
 def expire_events(store: StateStore, days: int) -> int:
-    """Removes what the log tells of policies and ended rollouts from more than `days` ago; returns how many events.
+    """Removes events of policies and ended rollouts that are older than `days`, and returns their number.
 
     Raises:
         UnavailableError: The state store does not answer.
@@ -162,7 +167,7 @@ def expire_events(store: StateStore, days: int) -> int:
 
 
 def expire_ticks(store: StateStore, days: int) -> int:
-    """Removes ticks of ended rollouts that are older than `days`, in short transactions; returns how many.
+    """Removes ticks of ended rollouts that are older than `days`, in short transactions, and returns their number.
 
     Raises:
         UnavailableError: The state store does not answer.

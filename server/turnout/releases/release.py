@@ -1,4 +1,4 @@
-"""Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
+"""Releases, yanks, signs and tags versions, after checking that they exist."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,11 +29,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SignedVersion:
-    """A version that somebody has signed.
+    """A signed version.
 
     Attributes:
-        key: The id of the key.
-        changed: False where that was on record before.
+        published: The version.
+        key: Id of the signing key.
+        changed: Whether the signature is new; False if it was already recorded.
     """
 
     published: Published
@@ -43,12 +44,12 @@ class SignedVersion:
 
 @dataclass(frozen=True, slots=True)
 class RollbackTarget:
-    """Where a model's traffic can be rolled back to.
+    """The versions that a model's traffic can be rolled back to, and the facts that determine them.
 
     Attributes:
-        history: The versions that answered plain requests, in order, the present one last.
-        statuses: Release statuses now.
-        present: Versions that exist.
+        history: Versions that have answered plain requests, in order, with the current one last.
+        statuses: Current release statuses.
+        present: Versions that exist in the repository.
     """
 
     history: tuple[Version, ...]
@@ -57,11 +58,11 @@ class RollbackTarget:
 
     @property
     def targets(self) -> tuple[Version, ...]:
-        """The versions that a rollback can go back to, the nearest first."""
+        """Versions that a rollback can go back to, nearest first."""
         return rollback_targets(self.history, self.statuses, self.present)
 
     def yank_warning(self, model: str, version: Version) -> str:
-        """Says what a yank of `version`, which was made, means for a rollback; "" where it means nothing."""
+        """Returns a warning if the yank of `version` has changed where a rollback goes back to; else ""."""
         if self.statuses.get(version) is not ReleaseStatus.YANKED:
             return ""
         before = rollback_targets(self.history, {**self.statuses, version: ReleaseStatus.RELEASED}, self.present)
@@ -74,9 +75,9 @@ class RollbackTarget:
 
 
 class ReleaseStateWriter:
-    """Records declarations in the state store. Blocking; safe to use from several threads.
+    """Changes the release state in the state store. Blocking and thread-safe.
 
-    Every method raises UnavailableError while the state store does not answer.
+    Every method raises UnavailableError if the state store does not answer.
     """
 
     def __init__(self, repository: Repository, store: StateStore) -> None:
@@ -84,30 +85,30 @@ class ReleaseStateWriter:
         self._store = store
 
     async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a call of this object's in one of the repository's threads: it looks there first."""
+        """Runs one of this object's methods in a thread of the repository, which the methods access first."""
         return await self._repository.in_thread(call, *args, **kwargs)
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Declares a version fit for general traffic.
+        """Releases a version.
 
         Returns:
-            False where it was released before.
+            False if it was already released.
 
         Raises:
-            ModelNotFound, VersionNotFound: There is no such version.
-            InvalidRequest: It was yanked.
+            ModelNotFound, VersionNotFound: The version does not exist.
+            InvalidRequest: The version is yanked.
         """
         found = self._repository.find(model, version)
         return self._store.release(model, found.manifest.version, actor=actor, reason=reason)
 
     def sign(self, model: str, version: Version, signer: Signer, *, actor: str, reason: str) -> SignedVersion:
-        """Puts a signature beside a version, once every byte of it was read and is what was published.
+        """Signs a version after verifying all its files, and stores the signature with it.
 
         Raises:
-            ModelNotFound, VersionNotFound: There is no such version.
-            DigestMismatch: Its bytes changed.
-            Conflict: The signature was made elsewhere, over other content.
-            Exhausted, ConfigError: The repository has no room, or cannot be written to.
+            ModelNotFound, VersionNotFound: The version does not exist.
+            DigestMismatch: The version's files differ from the published ones.
+            Conflict: The signature was made elsewhere and covers different content.
+            Exhausted, ConfigError: The repository is full or cannot be written to.
         """
         known = self._store.published().get((model, str(version)))
         published = self._repository.verify(model, version, expected=known)
@@ -118,14 +119,14 @@ class ReleaseStateWriter:
         return SignedVersion(published, key, changed)
 
     def yank(self, model: str, version: Version, *, actor: str, reason: str) -> ReleaseStatus:
-        """Withdraws a version: ranges and the empty selector skip it, pins are refused or warned of.
+        """Yanks a version: ranges and the empty selector skip it; pins are rejected or answered with a warning.
 
         Returns:
-            What it was before; where that is yanked, nothing changed.
+            The previous release status. If it is yanked, nothing was changed.
 
         Raises:
-            ModelNotFound, VersionNotFound: There is no such version.
-            ChangeRefused: The policy in force, a rollout or a tag needs it; the message says what to do first.
+            ModelNotFound, VersionNotFound: The version does not exist.
+            ChangeRefused: The policy in force, a rollout or a tag needs the version. The message says what to do first.
             InvalidRequest: No reason was given.
         """
         found = self._repository.find(model, version)
@@ -138,7 +139,7 @@ class ReleaseStateWriter:
         return self._store.yank(model, exact, actor=actor, reason=reason, refuse=refuse)
 
     def rollback_target(self, model: str) -> RollbackTarget:
-        """Returns what the model's traffic can be rolled back to, whatever was yanked.
+        """Returns the versions that the model's traffic can be rolled back to, taking yanked versions into account.
 
         Raises:
             OSError: The repository cannot be read.
@@ -146,7 +147,7 @@ class ReleaseStateWriter:
         entries: list[HistoryEntry] = []
         for event in self._store.answer_history(model):
             if event.kind == EventKind.POLICY_CHANGED:
-                with suppress(ValueError):  # a later release of Turnout wrote it
+                with suppress(ValueError):  # written by a later release of Turnout
                     document = event.payload["document"]
                     policy = PolicyState.from_json(document).policy if document else None
                     entries.append(HistoryEntry.of_policy(event.id, policy))
@@ -158,13 +159,13 @@ class ReleaseStateWriter:
         return RollbackTarget(answered(entries), self._store.release_state().of(model).release_statuses, tuple(present))
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Takes a withdrawal back: the version is a candidate again.
+        """Reverts a yank: the version becomes a candidate again.
 
         Returns:
-            False where it was not yanked.
+            False if it was not yanked.
 
         Raises:
-            ModelNotFound, VersionNotFound: There is no such version.
+            ModelNotFound, VersionNotFound: The version does not exist.
             InvalidRequest: No reason was given.
         """
         found = self._repository.find(model, version)
@@ -173,23 +174,24 @@ class ReleaseStateWriter:
     def set_tag(
         self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
     ) -> Version | None:
-        """Makes a tag name a version.
+        """Points a tag to a version.
 
         Args:
-            model: Its model.
-            tag: Its name.
-            version: What it shall name.
-            actor: Who asks.
-            reason: Why.
-            expect: The exact version that it has to name before; "" for no tag of that name; None for any.
+            model: Name of the model.
+            tag: Name of the tag.
+            version: The version that the tag shall point to.
+            actor: Actor to record.
+            reason: Reason to record.
+            expect: The exact version that the tag must point to before the change; "" if the tag must not exist; None
+                for no check.
 
         Returns:
-            The version that it named before, or None.
+            The version that the tag pointed to before; None if it did not exist.
 
         Raises:
-            InvalidRequest: The tag reads as a version or a range, is reserved, or is not a tag at all.
-            ModelNotFound, VersionNotFound: There is no such version.
-            Conflict: It names another version than is expected.
+            InvalidRequest: The tag's name is invalid or reserved, or can be read as a version or a range.
+            ModelNotFound, VersionNotFound: The version does not exist.
+            Conflict: The tag does not point to the expected version.
         """
         name = tag_name(tag)
         found = self._repository.find(model, version)
@@ -197,14 +199,14 @@ class ReleaseStateWriter:
         return self._store.set_tag(model, name, exact, actor=actor, reason=reason, expect=expect)
 
     def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
-        """Removes a tag.
+        """Removes a tag. `expect` is as for `set_tag`.
 
         Returns:
-            The version that it named.
+            The version that the tag pointed to.
 
         Raises:
             TagNotFound: The model has no such tag.
-            Conflict: It names another version than is expected.
+            Conflict: The tag does not point to the expected version.
         """
         return self._store.delete_tag(model, tag, actor=actor, reason=reason, expect=expect)
 
@@ -216,12 +218,12 @@ _STATUS: Mapping[str, ReleaseStatus] = {
 
 
 def holding(model: str, version: Version, uses: VersionUses) -> list[str]:
-    """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
+    """Returns why a version cannot be yanked now and what to do first, as one clause for each holder."""
     return [hold.sentence for hold in holders(model, version, uses)]
 
 
 def holders(model: str, version: Version, uses: VersionUses) -> list[Hold]:
-    """Returns what holds on to a version."""
+    """Returns everything that needs a version: rollouts, the policy in force and tags."""
     holds: list[Hold] = []
     for rollout in uses.rollouts:
         candidate, previous = (_named(rollout.document.get(part)) for part in ("candidate", "previous"))
@@ -244,5 +246,5 @@ def holders(model: str, version: Version, uses: VersionUses) -> list[Hold]:
 
 
 def _named(text: object) -> Version | None:
-    """Returns the version that a rollout's document names; None where it names none."""
+    """Returns the version in a field of a rollout's document; None if it is missing or invalid."""
     return Version.parse(text) if isinstance(text, str) and Version.is_valid(text) else None

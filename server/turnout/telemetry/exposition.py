@@ -1,8 +1,8 @@
-"""Answers scrapes with prometheus-client's encoders, without stalling the serving loop.
+"""Writes the metrics for a scrape with prometheus-client's encoders, without blocking the event loop.
 
-An encoder takes about 7 us a sample and writes a whole registry at once: the 30,000 samples of 100 busy versions
-blocked the loop for 0.2 s. Here it writes each series once, and the loop runs between two of them. Later scrapes put
-new values into that text (docs/decisions/0069, 0077).
+An encoder takes about 7 us per sample and writes a whole registry at once: the 30,000 samples of 100 busy versions
+blocked the loop for 0.2 s. This module encodes each series separately and yields to the loop in between. Later scrapes
+reuse the text of a series and only insert new values (docs/decisions/0069, 0077).
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from turnout.telemetry.histogram import Histogram
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 _SAMPLES_PER_PIECE = 32
-"""Samples that are encoded in one step: about 0.3 ms of one core, including their creation."""
+"""Number of samples that are encoded in one step. This takes about 0.3 ms of one core, including their creation."""
 
 _PIECES_SECONDS = 0.0005
 """Seconds after which to yield to the event loop."""
 
 _BLOCK_BYTES = 64 * 1024
-"""Most bytes of a part of an answer: 3 MB in one piece blocked the loop for 20 ms, since it is copied when sent."""
+"""Maximum size of a block of a response. 3 MB in one block stalled the loop for 20 ms, since it is copied when sent."""
 
 _UNITS = ("seconds", "bytes", "ratio")
 
@@ -39,38 +39,38 @@ _number_text: Callable[[float], str] = floatToGoString
 _ESCAPING = re.compile(r";\s*escaping=[^;,]*")
 
 _Templates = dict[str, str]
-"""Text of each series with `%s` for each value, by its name, labels, and bounds of a histogram. Only strings, which the
-garbage collector ignores: tuples that stay from one scrape to the next made it run for 3 to 30 ms."""
+"""The text of each series, with `%s` for each value. The key is its name, its labels and, for a histogram, its bounds.
+Keys are strings because the garbage collector ignores those: tuples kept between scrapes made it run for 3 to 30 ms."""
 
 
 def negotiate(accept: str) -> str:
-    """Returns the content type of the answer to a scraper.
+    """Returns the content type of the response to a scraper.
 
-    The escaping of names is not negotiated: every Prometheus release accepts the names here.
+    The escaping of names is not negotiated, since every Prometheus release accepts the names that Turnout uses.
 
     Args:
-        accept: The Accept header as received; "" for none.
+        accept: The Accept header of the request; "" for none.
     """
     try:
         return choose_encoder(_ESCAPING.sub("", accept.lower()))[1]
-    except TypeError:  # the version is not a number, but the library compares it with one
+    except TypeError:  # the library compares the version with a number, even if it is not one
         return CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Exposition:
-    """Writes metrics for scrapes, and keeps the text of each series from one to the next."""
+    """Writes metrics for scrapes, and caches the text of each series between scrapes."""
 
     def __init__(self) -> None:
         self._templates: dict[str, _Templates] = {}
 
     async def render(self, registry: Collector, content_type: str) -> AsyncIterator[bytes]:
-        """Yields the metrics of `registry` in blocks, yielding to the event loop every half a millisecond.
+        """Yields the text of all metrics in blocks, and yields to the event loop every half millisecond.
 
         Args:
             registry: The metrics. Their samples may be created during iteration.
-            content_type: One that `negotiate` returned.
+            content_type: A content type that `negotiate` returned.
         """
-        media_type = content_type.partition(";")[0]  # the scraper chooses what follows, at any length
+        media_type = content_type.partition(";")[0]  # the parameters come from the scraper and may be of any length
         writer = _Writer(content_type, self._templates.get(media_type, {}))
         block: list[str] = []
         size = 0
@@ -90,24 +90,24 @@ class Exposition:
 
 
 async def in_blocks(text: bytes) -> AsyncIterator[bytes]:
-    """Yields a finished text in blocks, as `Exposition.render` does."""
+    """Yields `text` in blocks, as `Exposition.render` does."""
     for start in range(0, len(text), _BLOCK_BYTES):
         yield text[start : start + _BLOCK_BYTES]
 
 
 class FamilyCollector:
-    """Adds families to a registry of prometheus-client."""
+    """A prometheus-client collector for metric families."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
-        """Prepares.
+        """Creates the collector.
 
         Args:
-            families: Returns the families at a scrape.
+            families: A function that returns the families of one scrape.
         """
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Yields each family; its samples are created during iteration."""
+        """Yields each family as a metric, whose samples are created during iteration."""
         for family in self._families():
             name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
             last = name.rpartition("_")[2]
@@ -121,11 +121,11 @@ class _Writer:
 
     Attributes:
         end: The text after the last metric.
-        used: Templates of the series that were written, for the next scrape.
+        used: Templates of all series written, for the next scrape.
     """
 
     def __init__(self, content_type: str, known: _Templates) -> None:
-        # Otherwise the library checks every letter of a name for escaping, which costs 5 us a sample.
+        # With any other escaping, the library checks every character of each name, which costs 5 us per sample.
         self._encoder, _ = choose_encoder(f"{content_type.partition('; escaping=')[0]}; escaping=allow-utf-8")
         self._known = known
         self.used: _Templates = {}
@@ -152,12 +152,12 @@ class _Writer:
             if template is None:
                 zero = Histogram(value.bounds) if isinstance(value, Histogram) else 0.0
                 text = self._encode(metric, list(_samples(family.name, labels, zero)), heading)
-                template = text.replace("%", "%%").replace(" 0.0\n", " %s\n")  # labels have no newline: it is escaped
+                template = text.replace("%", "%%").replace(" 0.0\n", " %s\n")  # newlines in labels are escaped
             self.used[key] = template
             yield template % self._values(value)
 
     def _values(self, value: Value) -> tuple[str, ...]:
-        """Returns the value in each line of a series."""
+        """Returns the values of a series, one for each of its lines."""
         if not isinstance(value, Histogram):
             return (_number_text(_number(value)),)
         texts = [*map(_count_text, accumulate(value.counts))]
@@ -168,21 +168,21 @@ class _Writer:
         return (*texts, count, _number_text(value.total))
 
     def _exemplar_template(self) -> str:
-        """Returns the text of an exemplar with `%s` for its trace, value and time; "" if the format has none."""
+        """Returns the text of an exemplar, with `%s` for its trace, value and time; "" if the format has none."""
         metric = Metric("h", "", "histogram")
         sample = Sample("h_bucket", {}, 0.0, None, Exemplar({"trace_id": "0"}, 0.0, 0.0))
         line = self._encode(metric, [sample], self._encode(metric, []))
         return line.rstrip().partition(" 0.0")[2].replace('"0"', '"%s"').replace(" 0.0", " %s")
 
     def _encode(self, metric: Metric, samples: list[Sample], heading: str = "") -> str:
-        """Returns the library's text of some samples of a metric, without the heading and the end."""
+        """Returns the encoded text of some samples of a metric, without the heading and the end."""
         piece = Metric(metric.name, metric.documentation, metric.type, metric.unit)
         piece.samples = samples
         return self._encoder(_Only([piece])).decode().removesuffix(self.end).removeprefix(heading)
 
 
 class _Only:
-    """A registry of some metrics only."""
+    """A minimal registry with the given metrics."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics
@@ -192,7 +192,7 @@ class _Only:
 
 
 class _FamilySamples:
-    """The samples of a family, for readers of the registry.
+    """The samples of a family, created during iteration.
 
     Attributes:
         family: The family.
@@ -232,5 +232,5 @@ def _bound_texts(bounds: tuple[float, ...]) -> list[str]:
 
 @lru_cache(maxsize=16_384)
 def _count_text(count: int) -> str:
-    """Returns a count as the library writes it; cached, since most buckets have the count of their neighbour."""
+    """Returns a count as the library writes it. Cached, since most buckets have the same count as their neighbour."""
     return _number_text(count)

@@ -1,4 +1,4 @@
-"""Metric families at a scrape, before they are written in any format. Pure."""
+"""Metric families of one scrape, independent of any output format. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from turnout.telemetry.ratios import Ratio, ShadowAgreement
 Labels = Mapping[str, str]
 
 Value = float | Histogram | Ratio | ShadowAgreement
-"""The labels of a series."""
+"""The value of a series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class Family:
 
     Attributes:
         name: Full name, `_total` included for counters.
-        kind: Prometheus's type.
-        help: One sentence.
-        series: Labels and value of each series; read only once, and counts may change between two of them.
+        kind: Prometheus metric type.
+        help: Help text, one sentence.
+        series: Labels and value of each series. It is iterated only once, and counts may change during the iteration.
     """
 
     name: str

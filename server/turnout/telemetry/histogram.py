@@ -1,4 +1,4 @@
-"""A histogram that costs half a microsecond to observe. Owned by the event loop: no lock."""
+"""A histogram in which an observation costs half a microsecond. It is used on the event loop only and has no lock."""
 
 import math
 from bisect import bisect_left
@@ -7,25 +7,26 @@ from typing import NamedTuple
 
 
 def geometric_bounds(lowest: float, highest: float, ratio: float) -> tuple[float, ...]:
-    """Returns upper bounds from `lowest` to `highest`, evenly spaced in the logarithm, at most `ratio` apart."""
+    """Returns upper bounds from `lowest` to `highest`, evenly spaced on a log scale, at most a factor `ratio` apart."""
     steps = math.ceil(math.log(highest / lowest) / math.log(ratio) - 1e-9)
     return tuple(float(f"{lowest * (highest / lowest) ** (i / steps):.5g}") for i in range(steps + 1))
 
 
 LATENCY_BOUNDS = geometric_bounds(250e-6, 30.0, 1.5)
-"""Seconds. One list for every version and every latency family, so that they can be compared and summed."""
+"""Upper bounds of latency buckets, in seconds. All versions and families share them, so that they can be compared and
+summed."""
 
 BATCH_BOUNDS = tuple(float(2**i) for i in range(11))
-"""Rows of a batch."""
+"""Upper bounds of batch size buckets, in rows."""
 
 
 class Exemplar(NamedTuple):
-    """One observation in a bucket, with a link to its trace.
+    """An observation in a bucket, linked to its trace.
 
     Attributes:
-        trace_id: Its trace, 32 hexadecimal digits.
-        value: The observed value.
-        time: When it was observed, in seconds since 1970.
+        trace_id: Trace id, 32 hexadecimal digits.
+        value: Observed value.
+        time: Time of the observation, in seconds since 1970.
     """
 
     trace_id: str
@@ -34,15 +35,15 @@ class Exemplar(NamedTuple):
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float | None:
-    """Returns a quantile of counts by bucket, interpolated within its bucket.
+    """Returns a quantile of a histogram, linearly interpolated within its bucket.
 
     Args:
         bounds: Upper bounds of the buckets, ascending, above 0.
-        counts: By bucket; one more than `bounds`.
+        counts: Number of observations in each bucket; one element longer than `bounds`.
         q: The quantile, 0 to 1.
 
     Returns:
-        The value; None if nothing was counted, and the last bound if it is above that.
+        The value; None if there are no observations. If it is above the last bound, the last bound.
     """
     total = sum(counts)
     if not total:
@@ -59,13 +60,13 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float 
 
 
 class Histogram:
-    """Counts of observations by bucket, and their sum.
+    """The number of observations in each bucket, and their sum.
 
     Attributes:
-        bounds: Upper bounds of the buckets, inclusive, ascending; a last bucket without bound follows.
-        counts: Observations by bucket (not cumulative); one longer than `bounds`.
-        total: Sum of all observations.
-        exemplars: Latest traced observation by index of its bucket; None before the first.
+        bounds: Inclusive upper bounds of the buckets, ascending. A last bucket without a bound follows.
+        counts: Number of observations in each bucket (not cumulative); one element longer than `bounds`.
+        total: Sum of all observed values.
+        exemplars: Latest traced observation of each bucket, by the bucket's index; None before the first.
     """
 
     __slots__ = ("bounds", "counts", "exemplars", "total")
@@ -82,7 +83,7 @@ class Histogram:
         self.total += value
 
     def remember(self, exemplar: Exemplar) -> None:
-        """Keeps a counted observation as the exemplar of its bucket."""
+        """Stores an observation, which is already counted, as the exemplar of its bucket."""
         if self.exemplars is None:
             self.exemplars = {}
         self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar

@@ -1,4 +1,4 @@
-"""Collects the log lines of libraries. The only module that uses Python's `logging`; everything else uses structlog."""
+"""Forwards the log lines of libraries. Only this module uses Python's `logging`; all others use structlog."""
 
 import logging
 
@@ -6,9 +6,9 @@ from structlog.typing import FilteringBoundLogger
 
 
 class LibraryLogs(logging.Handler):
-    """Passes the log lines of libraries, which use Python's `logging`, to the server's logger.
+    """Forwards log lines from Python's `logging`, which libraries use, to the server's logger.
 
-    Without a handler Python writes them to standard error itself, at any length, and may block.
+    Without a handler, Python would write them directly to standard error, at any length, and might block.
     """
 
     def __init__(self, log: FilteringBoundLogger) -> None:
@@ -23,10 +23,10 @@ class LibraryLogs(logging.Handler):
         logging.getLogger().removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line; raises nothing."""
+        """Writes one line. Never raises."""
         try:
             write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
             message = record.getMessage()
             write(message if message.isprintable() else repr(message), logger=record.name, exc_info=record.exc_info)
-        except Exception:  # noqa: BLE001 - a library's arguments may not fit its own format
+        except Exception:  # noqa: BLE001 - a library's format string may not match its arguments
             self._log.warning("a library's log line cannot be read", logger=record.name)

@@ -1,7 +1,7 @@
-"""Writes log lines in a separate thread, so that logging never waits for a slow reader or fails with it.
+"""Writes log lines in a separate thread, so that logging neither waits for a slow reader nor fails with it.
 
-Lines that cannot be written (a full disk, a closed pipe), or that too many others wait before, are dropped and
-counted. The file descriptor stays a blocking one, since it is shared with other processes.
+Lines are dropped and counted if they cannot be written (a full disk, a closed pipe) or the queue is full. The file
+descriptor stays in blocking mode, since it is shared with other processes.
 """
 
 import atexit
@@ -12,55 +12,55 @@ from collections import deque
 from typing import TextIO
 
 MAX_LINE_BYTES = 16 * 1024
-"""Most characters of a line."""
+"""Maximum length of a line, in bytes."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Most bytes of lines that wait for the reader."""
+"""Maximum total size of the queued lines."""
 
 _IDLE_SECONDS = 1.0
-"""Seconds that the thread waits for another line before it ends."""
+"""Seconds that the idle thread waits for another line before it exits."""
 
 _FLUSH_SECONDS = 1.0
-"""Seconds that the end of the process waits for the remaining lines."""
+"""Seconds that the process waits at exit for the remaining lines to be written."""
 
 _GATHER_SECONDS = 0.2
-"""Seconds that lines wait for more after a write. Whenever the thread runs, it takes the interpreter from the loop:
-woken for each line of a busy server, which logs one request in 100, it cost every request 12 microseconds."""
+"""Seconds that lines wait for more lines after a write. Each time the thread runs, it takes the GIL from the event
+loop: when it ran for each line of a busy server that logs one request in 100, it cost every request 12 microseconds."""
 
 _PROMPT_WRITES = 8
-"""Writes after a pause that do not wait: somebody who starts a server waits for its first lines."""
+"""Number of writes after a pause that do not wait for more lines, so that a server's first lines appear at once."""
 
 _WRITE_BYTES = 64 * 1024
-"""Bytes of one write. As soon as there are this many, they do not wait for more."""
+"""Size of one write, in bytes. Once this many are queued, they are written without waiting for more."""
 
 
 class _Dropped:
-    """Counts the lost lines of this process, for all of its loggers: they share its standard error."""
+    """The number of lines that all loggers of this process have lost; they share its standard error."""
 
     lines = 0
 
 
 def dropped_lines() -> int:
-    """Returns how many log lines of this process were lost."""
+    """Returns the number of log lines that this process has lost."""
     return _Dropped.lines
 
 
 class LineWriter:
-    """Writes lines to a stream, in their order."""
+    """Writes lines to a stream, in order."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        """Prepares to write to `stream`; None, as for a process without standard error, drops every line."""
+        """Creates a writer to `stream`. None, as in a process without standard error, drops every line."""
         self._stream = stream
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._gathering = False  # whether the thread wrote a moment ago, and waits for more
-        self._hurry = 0  # how many callers wait for the remaining lines
+        self._gathering = False  # whether the thread has just written, and waits for more lines
+        self._hurry = 0  # number of callers that wait in flush()
         atexit.register(self.flush)
 
     def write(self, line: str) -> None:
-        """Queues a line, without its newline. Quick, and never raises."""
+        """Queues a line; the newline is added. Never blocks or raises."""
         data = line.encode(errors="backslashreplace")
         if len(data) > MAX_LINE_BYTES:
             data = data[:MAX_LINE_BYTES]
@@ -85,7 +85,7 @@ class LineWriter:
                 self._bytes = 0
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
-        """Waits at most `timeout` seconds until all lines are written; tells whether they are."""
+        """Waits until all lines are written, for at most `timeout` seconds. Returns whether they are."""
         end = time.monotonic() + timeout
         with self._changed:
             self._hurry += 1
@@ -120,22 +120,22 @@ class LineWriter:
                 self._gathering = False
 
     def _due(self) -> bool:
-        """Tells whether to write the waiting lines now, rather than wait for more."""
+        """Returns whether to write the queued lines now instead of waiting for more."""
         return self._bytes >= _WRITE_BYTES or (self._hurry > 0 and self._bytes > 0)
 
     def _put(self, data: bytes) -> bool:
-        """Writes all of `data`, however long it takes; tells whether it succeeded."""
+        """Writes all of `data`, blocking as long as necessary. Returns whether it succeeded."""
         stream = self._stream
         assert stream is not None
         try:
             try:
                 descriptor = stream.fileno()
-            except (OSError, ValueError, AttributeError):  # a stream in memory, as in tests
+            except (OSError, ValueError, AttributeError):  # an in-memory stream, as in tests
                 stream.write(data.decode())
                 stream.flush()
                 return True
             while data:
                 data = data[os.write(descriptor, data) :]
-        except (OSError, ValueError):  # a full disk, no reader, or closed
+        except (OSError, ValueError):  # the disk is full, the reader is gone, or the stream is closed
             return False
         return True

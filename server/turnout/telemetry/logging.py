@@ -1,7 +1,7 @@
-"""Structured logs: JSON lines, or a readable form on a terminal. Without payloads, secrets and paths of clients.
+"""Structured logs: JSON lines, or a readable form on a terminal, without payloads, secrets and paths of clients.
 
-Failed requests are always logged, answered ones by a sample: at 4,000 requests a second a line each would cost a third
-of the serving core. Each field of a line is limited in length, since much of it may come from a client.
+Failed requests are always logged, successful ones are sampled: at 4,000 requests per second, one line for each would
+cost a third of the serving core. Every field is limited in length, since its content may come from a client.
 """
 
 import json
@@ -20,12 +20,12 @@ from turnout.telemetry.log_writer import MAX_LINE_BYTES, LineWriter
 from turnout.telemetry.tracing.trace import Requested, Trace
 
 _MAX_FIELD = 1024
-"""Most characters of a field as written: an escaped character counts as several."""
+"""Maximum length of a field in characters, as written: an escaped character counts as several."""
 
 _MAX_FIELDS_TOGETHER = 6 * 1024
 _MEMBER = 8
 _SHORT = 64
-"""Characters of a field that are kept however long the others are."""
+"""Number of characters of a field that are kept even if the other fields use up the line."""
 
 _MAX_TRACEBACK = 4096
 _MAX_FIELDS = 64
@@ -36,11 +36,11 @@ Event = MutableMapping[str, Any]
 
 
 class Threshold:
-    """The level of a log, which can change.
+    """The minimum level of a log, which can be changed while the server runs.
 
     Attributes:
-        level: The one in force: less severe events are dropped.
-        configured: The one in the server's settings.
+        level: The current level. Less severe events are dropped.
+        configured: The level in the server's settings.
     """
 
     def __init__(self, level: str) -> None:
@@ -52,30 +52,30 @@ class Threshold:
         self.set(level)
 
     def set(self, level: str) -> None:
-        """Drops events below `level` from now on."""
+        """Changes the current level."""
         self.level = level
         self._least = NAME_TO_LEVEL[level]
 
     def __call__(self, _: Any, method: str, event: Event) -> Event:
-        """Returns an event or drops it, as a processor of structlog."""
+        """Returns or drops an event, as a structlog processor."""
         if NAME_TO_LEVEL.get(method, NAME_TO_LEVEL["error"]) < self._least:
             raise structlog.DropEvent
         return event
 
 
 class LogForm:
-    """The format of a log's lines, which can change.
+    """The format of a log's lines, which can be changed while the server runs.
 
     Attributes:
-        name: `json`, or `console`: a form for people.
+        name: `json`, or `console` for human-readable lines.
     """
 
     def __init__(self, form: Literal["auto", "json", "console"]) -> None:
-        """Prepares; `auto` is `console` on a terminal and `json` elsewhere."""
+        """Creates the format; `auto` is `console` on a terminal and `json` otherwise."""
         terminal = sys.stderr is not None and _is_terminal(sys.stderr)
         tracebacks = ExceptionDictTransformer(
             show_locals=False, max_frames=_MAX_FRAMES
-        )  # locals hold what clients sent
+        )  # local variables may contain client data
         self._forms: Mapping[str, tuple[Processor, Processor]] = {
             "console": (structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer(colors=terminal)),
             "json": (
@@ -85,16 +85,16 @@ class LogForm:
         self.set(("console" if terminal else "json") if form == "auto" else form)
 
     def set(self, name: str) -> None:
-        """Changes the format from now on."""
+        """Changes the format."""
         self.name = name
         self._exception, self._line = self._forms[name]
 
     def exception(self, logger: Any, method: str, event: Event) -> Any:
-        """Formats the exception of an event, as a processor of structlog."""
+        """Formats the exception of an event, as a structlog processor."""
         return self._exception(logger, method, event)
 
     def line(self, logger: Any, method: str, event: Event) -> Any:
-        """Renders an event as a line, as a processor of structlog."""
+        """Renders an event as a line, as a structlog processor."""
         return self._line(logger, method, event)
 
 
@@ -102,8 +102,8 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
     """Returns the server's logger, which writes to standard error.
 
     Args:
-        form: `auto` is `console` on a terminal and `json` elsewhere.
-        level: Less severe events are dropped; a level that never changes costs less.
+        form: The format; `auto` is `console` on a terminal and `json` otherwise.
+        level: The minimum level. Less severe events are dropped. A fixed level costs less than a `Threshold`.
     """
     form = form if isinstance(form, LogForm) else LogForm(form)
     processors: list[Processor] = [
@@ -126,12 +126,12 @@ def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str |
 
 
 def bounded(_: object, __: str, event: Event) -> Event:
-    """Cuts an event to the length of a line: each field, and all of them together."""
+    """Truncates the fields of an event, each and all together, to the maximum length of a line."""
     traceback = event.get("exception")
     left = _Length(_MAX_FIELDS_TOGETHER)
     cut = {str(key)[:64]: left.bounded(value) for key, value in list(event.items())[:_MAX_FIELDS]}
     if isinstance(traceback, str):
-        cut["exception"] = traceback[-_MAX_TRACEBACK:]  # its end says what happened
+        cut["exception"] = traceback[-_MAX_TRACEBACK:]  # the end of a traceback has the error
     return cut
 
 
@@ -142,7 +142,7 @@ class _Length:
         self._left = characters
 
     def bounded(self, value: Any, depth: int = 0) -> Any:
-        """Returns `value`, cut."""
+        """Returns `value`, truncated."""
         self._left -= _MEMBER
         if value is None or isinstance(value, bool | float):
             return value
@@ -160,7 +160,7 @@ class _Length:
         return self._cut(f"{type(value).__name__}" if isinstance(value, Mapping | Sequence) else str(value), _SHORT)
 
     def _cut(self, text: str, at_least: int) -> str:
-        """Returns `text`, or its beginning and its length."""
+        """Returns `text`, or its beginning with a note of its length."""
         most = max(min(_MAX_FIELD, self._left), at_least)
         if len(text) > most or _written(text) > most:
             kept = text[:most]
@@ -172,14 +172,14 @@ class _Length:
 
 
 def _written(text: str) -> int:
-    """Returns the length of `text` in JSON: up to 12 characters for one that is not ASCII."""
+    """Returns the length of `text` in JSON, where a non-ASCII character takes up to 12 characters."""
     if text.isascii() and text.isprintable():
         return len(text) + text.count("\\") + text.count('"')
     return sum(1 if " " <= c <= "~" else 6 if c <= "\uffff" else 12 for c in text)
 
 
 def _bounded_line(line: str) -> str:
-    """Returns a line cut to the maximum length, which many fields may exceed together."""
+    """Returns `line`, or a shorter replacement if its fields together exceed the maximum length."""
     if len(line) <= MAX_LINE_BYTES // 4 or len(line.encode(errors="backslashreplace")) <= MAX_LINE_BYTES:
         return line
     shortened = {"event": "a log line was too long", "level": "warning", "beginning": line[: MAX_LINE_BYTES // 16]}
@@ -187,7 +187,7 @@ def _bounded_line(line: str) -> str:
 
 
 class _LineLogger:
-    """A logger that receives rendered lines, cuts them, and writes them."""
+    """The final logger, which gets rendered lines, limits their length and writes them."""
 
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
@@ -207,25 +207,25 @@ def _is_terminal(stream: Any) -> bool:
 
 
 class AccessLog:
-    """Logs a line for each failed request, and for a share of the answered ones."""
+    """Logs every failed request and a sample of the successful ones."""
 
     def __init__(self, log: FilteringBoundLogger, sample_rate: float) -> None:
-        """Prepares.
+        """Creates the log.
 
         Args:
-            log: Receives the lines.
-            sample_rate: Share of answered requests that get a line, 0 to 1.
+            log: The server's logger.
+            sample_rate: Share of the successful requests that are logged, 0 to 1.
         """
         self._log = log
         self._rate = sample_rate
-        self._random = random.Random().random  # noqa: S311 - sampling needs no secrecy
+        self._random = random.Random().random  # noqa: S311 - sampling, not a secret
 
     def sampled(self) -> bool:
-        """Tells whether the next answered request gets a line."""
+        """Returns whether to log the next successful request."""
         return self._rate > 0.0 and self._random() < self._rate
 
     def answered(self, request: Requested, route: Any, took: float, answer: Any, trace: Trace | None) -> None:
-        """Logs an answered request; `took` in seconds."""
+        """Logs a successful request that took `took` seconds."""
         self._log.info(
             "request",
             request_id=request.request_id,
@@ -242,7 +242,7 @@ class AccessLog:
         )
 
     def warned(self, request: Requested, route: Any, trace: Trace | None) -> None:
-        """Logs that requests for a selector are answered with a warning."""
+        """Logs that a request was answered with a warning."""
         self._log.warning(
             "answered with a warning",
             request_id=request.request_id[:128],
@@ -257,7 +257,7 @@ class AccessLog:
     def failed(
         self, request: Requested, route: Any, code: str, took: float, error: BaseException, trace: Trace | None
     ) -> None:
-        """Logs a request that failed; the cause of an internal error is only logged, never sent to the client."""
+        """Logs a failed request. The cause of an internal error is logged here and never sent to the client."""
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning
         write(
             "request",
@@ -286,12 +286,12 @@ class AccessLog:
 
 
 def _cause(error: BaseException) -> str | None:
-    """Returns the cause of an error; its repr may be very long, and is cut when it is written."""
+    """Returns the cause of an error as text. It may be very long; it is truncated when it is written."""
     return None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
 
 
 def _ids(trace: Trace | None) -> dict[str, str]:
-    """Returns the trace and span ids of a request, if it has any."""
+    """Returns the trace and span ids of a request; empty if it is not traced."""
     return {} if trace is None else {"trace_id": trace.trace_id.hex(), "span_id": trace.span_id.hex()}
 
 

@@ -1,4 +1,4 @@
-"""Ratios kept as their counts, so that those of several processes can be added up. Pure."""
+"""Ratios that keep their counts, so that the ratios of several processes can be summed. Pure."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ class Ratio(NamedTuple):
     """A share of a whole.
 
     Attributes:
-        part, whole: The counts; `whole` is above 0.
+        part, whole: Numerator and denominator; `whole` is above 0.
     """
 
     part: float
@@ -23,8 +23,8 @@ class ShadowAgreement(NamedTuple):
     """How often a shadow agrees with the baseline, corrected for how often the baseline disagrees with itself.
 
     Attributes:
-        disagreed, compared: Numbers of copies; `compared` is above 0.
-        noise, noise_runs: Copies on which the baseline disagreed with itself, and those that it ran twice.
+        disagreed, compared: Number of copies on which they disagreed, and of all compared copies, which is above 0.
+        noise, noise_runs: Number of copies on which the baseline disagreed with itself, and of those that it ran twice.
     """
 
     disagreed: float
@@ -34,6 +34,6 @@ class ShadowAgreement(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The share that agrees, 0 to 1."""
+        """The share of the copies on which they agree, 0 to 1."""
         noise = self.noise / self.noise_runs if self.noise_runs else 0.0
         return 1.0 - max(self.disagreed / self.compared - noise, 0.0) if self.compared else 0.0

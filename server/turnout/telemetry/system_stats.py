@@ -1,4 +1,4 @@
-"""Readings from the system for a scrape, which may hang."""
+"""Values that a scrape reads from the operating system or a driver, which may hang."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,16 +8,16 @@ T = TypeVar("T")
 
 
 class CachedReading(Generic[T]):
-    """A reading from a thread; if it takes too long, the last value is used. Used on the event loop only.
+    """A value that is read in a thread. If that takes too long, the previous value is used. For the event loop only.
 
-    Later scrapes wait for a read that hangs, so that it never occupies more than one thread.
+    While a read hangs, later scrapes wait for the same read, so that it never occupies more than one thread.
     """
 
     def __init__(self, read: Callable[[], Awaitable[T]], first: T) -> None:
-        """Prepares.
+        """Creates the cache.
 
         Args:
-            read: Reads the value in a thread; the scrape raises its errors.
+            read: A function that reads the value in a thread. `value` raises its errors.
             first: The value before the first read.
         """
         self._read = read
@@ -25,7 +25,7 @@ class CachedReading(Generic[T]):
         self._running: asyncio.Future[T] | None = None
 
     async def value(self, bound: float) -> T:
-        """Returns the present value, or the last one after `bound` seconds."""
+        """Returns the current value, or the previous one if the read takes more than `bound` seconds."""
         if self._running is None:
             self._running = asyncio.ensure_future(self._read())
         running = self._running

@@ -1,4 +1,4 @@
-"""Serves models on free ports in a thread, for the tests of what calls Turnout: the server itself, and real sessions.
+"""Runs a real Turnout server in a thread, on free ports, for testing code that calls one.
 
     from turnout.testing import serve
     from turnout_client import Client
@@ -7,8 +7,8 @@
         with serve({"scale@1.0.0": "scale.onnx"}) as server, Client(server.grpc) as client:
             assert client.predict("scale", {"x": x})["y"].tolist() == [[2.0, 4.0]]
 
-With pytest, `pytest_plugins = ["turnout.testing.fixtures"]` has the fixture `turnout_serve`, which does the same until
-the test ends. A stand-in that needs no model is in `turnout_client.testing`.
+With pytest, `pytest_plugins = ["turnout.testing.fixtures"]` provides the fixture `turnout_serve`, which does the same
+for the duration of a test. `turnout_client.testing` has a fake server that needs no model.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 
 _SECONDS = 60.0
-"""In which a server of small models has to begin, and to end."""
+"""Time limits for the server to load its versions and to stop, in seconds."""
 
 FREE_PORTS: Mapping[str, Any] = {
     "grpc": "127.0.0.1:0",
@@ -39,17 +39,17 @@ FREE_PORTS: Mapping[str, Any] = {
     "control": "127.0.0.1:0",
     "drain": Drain(delay_s=0),
 }
-"""Settings of a server that nobody else is to meet, and that ends at once."""
+"""Settings of a server that listens on free loopback ports and stops without a delay."""
 
 
 @dataclass
 class Served:
-    """A server that runs.
+    """The addresses of a running server.
 
     Attributes:
-        grpc: Address of the data listener, `127.0.0.1:PORT`; what `turnout_client.Client` is made with.
-        http: Of HTTP: REST, the console, `/metrics`.
-        control: Of the control listener: `turnout ... --server`.
+        grpc: Address of the data listener, `127.0.0.1:PORT`: the target for `turnout_client.Client`.
+        http: Address of the HTTP listener: REST, the console, `/metrics`.
+        control: Address of the control listener, for `turnout ... --server`.
     """
 
     grpc: str
@@ -59,18 +59,18 @@ class Served:
 
 @contextmanager
 def serve(models: Mapping[str, str | Path] | str | Path, *, wait: bool = True, **settings: Any) -> Iterator[Served]:
-    """Runs a server in a thread of this process, and yields where it listens.
+    """Runs a server in a thread of this process, and yields its addresses.
 
     Args:
-        models: ONNX files by `NAME@VERSION`, which are published and released; or a repository that exists.
-        wait: Wait until all versions are loaded, or known not to be.
-        settings: Of the server, as `turnout.toml` has them; on loopback, on free ports, if they say nothing else.
+        models: ONNX files by `NAME@VERSION`, which are published and released; or the path of an existing repository.
+        wait: Whether to wait until every version is loaded or has failed.
+        settings: Settings of the server, as in `turnout.toml`. By default, it listens on free ports of 127.0.0.1.
 
     Raises:
-        ValueError: An entry is not `NAME@VERSION`.
-        TurnoutError: A model cannot be published, or the server does not begin.
-        ConfigError: A setting is wrong.
-        TimeoutError: The versions are not loaded within a minute.
+        ValueError: A key is not `NAME@VERSION`.
+        TurnoutError: A model cannot be published, or the server does not start.
+        ConfigError: A setting is invalid.
+        TimeoutError: The versions were not loaded within a minute.
     """
     with ExitStack() as stack:
         if isinstance(models, str | Path):
@@ -83,14 +83,14 @@ def serve(models: Mapping[str, str | Path] | str | Path, *, wait: bool = True, *
 
 
 def publish_models(root: Path, models: Mapping[str, str | Path]) -> None:
-    """Publishes and releases ONNX files in a repository, which is made if it does not exist.
+    """Publishes and releases ONNX files in a repository, which is created if necessary.
 
     Args:
-        root: Of the repository.
-        models: The files by `NAME@VERSION`.
+        root: Directory of the repository.
+        models: ONNX files by `NAME@VERSION`.
 
     Raises:
-        ValueError: An entry is not `NAME@VERSION`.
+        ValueError: A key is not `NAME@VERSION`.
         TurnoutError: A model cannot be published.
     """
     repository = Repository(root)
@@ -107,7 +107,7 @@ def publish_models(root: Path, models: Mapping[str, str | Path]) -> None:
 @contextmanager
 def _serving(settings: Settings, wait: bool) -> Iterator[Served]:
     providers.start_runtime()
-    providers.probe()  # once in a process, and takes standard output away for that time: from a command, too
+    providers.probe()  # once per process, here, because it redirects standard output meanwhile
     started: concurrent.futures.Future[tuple[Served, Callable[[], object]]] = concurrent.futures.Future()
 
     async def run() -> None:
@@ -121,7 +121,7 @@ def _serving(settings: Settings, wait: bool) -> Iterator[Served]:
             await stop.wait()
 
     with concurrent.futures.ThreadPoolExecutor(1, "server") as pool:
-        ended = pool.submit(asyncio.run, run())  # as `turnout serve` does: what is left of its tasks ends with it
+        ended = pool.submit(asyncio.run, run())  # like `turnout serve`: asyncio.run cancels the remaining tasks
         begun: list[concurrent.futures.Future[Any]] = [started, ended]
         concurrent.futures.wait(begun, 2 * _SECONDS, concurrent.futures.FIRST_COMPLETED)
         if ended.done():

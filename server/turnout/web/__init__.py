@@ -1,1 +1,1 @@
-"""HTTP: metrics, health checks, JSON predictions, the Open Inference Protocol, the console, and rollout reports."""
+"""The HTTP API: metrics, health checks, predictions, the Open Inference Protocol, the console and rollout reports."""

@@ -1,4 +1,4 @@
-"""Admits HTTP requests, and keeps errors from the server underneath."""
+"""Admission control for HTTP requests, and the last handler of their errors."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from turnout.web.errors import error_response
 from turnout.web.oip.answers import error_answer
 
 _ALWAYS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-"""Operators need these, most of all while the server is full or stops."""
+"""Paths that are always accepted: operators need them most while the server is full or shutting down."""
 
 _CLOSE = (b"connection", b"close")
 
 
 class AdmissionGate:
-    """An ASGI application in front of another: counts requests, and refuses those that are too many or too late.
+    """ASGI middleware that counts requests, and rejects them while the server is full or draining.
 
-    Errors end here, in this server's log; Starlette answers them and raises them again. A client that left is not an
-    error: what is sent to it is dropped.
+    Starlette responds to an unexpected error and raises it again; this middleware logs it. A client that disconnects is
+    not an error: whatever is still sent to it is dropped.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class AdmissionGate:
         log: FilteringBoundLogger,
         staying: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Prepares.
+        """Wraps an application.
 
         Args:
-            application: Receives requests that are not refused.
-            admission: Counts the requests.
-            log: Receives errors.
-            staying: Tells whether connections may be reused. Once the server drains, HTTP/1.1 clients are told to close
-                theirs: if the server closed one, a request that is just being sent would be lost.
+            application: The application that gets the accepted requests.
+            admission: Counts and limits the requests.
+            log: Receives unexpected errors.
+            staying: Returns whether connections may be reused. While the server drains, responses ask HTTP/1.1 clients
+                to close their connections. If the server closed them, it could lose requests that are just being sent.
         """
         self._application = application
         self._admission = admission
@@ -51,7 +51,7 @@ class AdmissionGate:
         async def send_if_there(message: Message) -> None:
             if message["type"] == "http.response.start" and scope["http_version"] == "1.1" and not self._staying():
                 message["headers"] = [*message.get("headers", ()), _CLOSE]
-            with contextlib.suppress(OSError):  # the client has left
+            with contextlib.suppress(OSError):  # the client has disconnected
                 await send(message)
 
         admission, counted = self._admission, scope["path"] not in _ALWAYS
@@ -65,7 +65,7 @@ class AdmissionGate:
         admission.under_way += counted
         try:
             await self._application(scope, receive, send_if_there)
-        except Exception as error:  # noqa: BLE001 - the server below would write it to stderr past the log
+        except Exception as error:  # noqa: BLE001 - the HTTP server would write it to stderr, not to the log
             self._log.error("unexpected error", service="http", path=scope["path"][:256], exc_info=error)
         finally:
             admission.under_way -= counted

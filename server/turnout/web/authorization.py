@@ -1,4 +1,4 @@
-"""Authenticates and authorizes HTTP requests, before the route's own code runs and before a body is read."""
+"""Authenticates and authorizes HTTP requests, before a route's code runs and before the body is read."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from turnout.errors import MODEL_SEEN, TurnoutError, UnauthenticatedError
 _KEY = "turnout.caller"
 
 Session = Callable[[Request], Caller | None]
-"""Returns who is signed in; None if nobody is."""
+"""A function that returns the caller who is signed in to the console; None if there is no session."""
 
 Refuse = Callable[[Request, TurnoutError], Response]
-"""Returns the response to a request that is refused."""
+"""A function that returns the response to a rejected request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class HttpCredentials:
     """The credentials in a request.
 
     Attributes:
-        authorization: The `authorization` header; "" if there is none.
-        certificate: The client's certificate in PEM; "" if there is none.
+        authorization: Value of the `authorization` header; "" if there is none.
+        certificate: The client's certificate in PEM format; "" if there is none.
         host: The caller's IP address; "" if it has none.
     """
 
@@ -38,10 +38,10 @@ class HttpCredentials:
 
     @classmethod
     def of(cls, scope: Scope) -> "HttpCredentials":
-        """Reads the credentials of a request.
+        """Returns the credentials of a request.
 
         Raises:
-            UnauthenticatedError: It has several at once.
+            UnauthenticatedError: The request has several `authorization` headers.
         """
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) > 1:
@@ -53,7 +53,7 @@ class HttpCredentials:
 
 
 def caller_of(scope: Scope) -> Caller | None:
-    """Returns who makes a request; None if that was not checked, or is not known."""
+    """Returns the caller of a request; None if authentication is off or the route is public."""
     found: Caller | None = scope.get(_KEY)
     return found
 
@@ -66,13 +66,17 @@ def protect(
     *,
     anonymous_metrics: bool = False,
 ) -> list[BaseRoute]:
-    """Wraps each of the routes, in place, so that a call is authenticated and authorized.
+    """Wraps routes so that each call is authenticated and authorized.
 
-    Without an authority, `[auth]` is not enabled. `refuse` returns, by path, the response to a refused request;
-    `session` tells who is signed in to the console.
+    Args:
+        routes: The application's routes. They are changed in place.
+        authority: Authorizes callers; None if `[auth]` is not enabled.
+        refuse: Returns the function that responds to rejected requests, given a route's path.
+        session: Returns the caller who is signed in to the console.
+        anonymous_metrics: Whether the metrics are public.
 
     Raises:
-        LookupError: The table of permissions has no entry for a route.
+        LookupError: A route has no entry in the table of permissions, or is not a plain route.
     """
     protected = list(routes)
     for route in protected:
@@ -88,7 +92,7 @@ def protect(
 
 
 class _Protected:
-    """A route's application behind authentication."""
+    """ASGI middleware that authenticates and authorizes the requests of one route."""
 
     def __init__(
         self, application: ASGIApp, path: str, need: Need, authority: Authority, refuse: Refuse, session: Session | None
@@ -119,7 +123,7 @@ class _Protected:
                 quota.leave()
 
     async def _caller(self, scope: Scope) -> Caller | None:
-        """Returns who calls. Raises UnauthenticatedError if a credential is needed and proves nothing."""
+        """Returns the caller. Raises UnauthenticatedError if valid credentials are required but missing."""
         public = self._need.kind is ResourceKind.PUBLIC
         if public and self._session is None:
             return None
@@ -138,7 +142,7 @@ class _Protected:
     def _check(self, caller: Caller, scope: Scope) -> None:
         need, authority = self._need, self._authority
         if need.kind is ResourceKind.MODEL:
-            model = scope["path_params"]["model"].partition("@")[0]  # as loads and unloads name versions
+            model = scope["path_params"]["model"].partition("@")[0]  # load and unload requests have NAME@VERSION here
             authority.check(caller, need.roles, model, self._path)
         elif need.kind is ResourceKind.SETTING:
             model, changes = scope["path_params"].get("model", ""), scope["method"] not in ("GET", "HEAD")

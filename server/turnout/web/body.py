@@ -11,20 +11,20 @@ from turnout.errors import InvalidRequest
 from turnout.web.json_body import SMALL_BYTES
 
 _LENGTH_DIGITS = 19
-"""Digits of a content-length that are read: no limit has more."""
+"""Number of digits of a content-length that are parsed. No limit has more."""
 
 _WINDOWS: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """A body as it was received.
+    """A received body, not yet decompressed.
 
     Attributes:
-        parts: Its pieces, in order.
-        size: Bytes of all parts.
-        encoding: Name of the compression, or `identity`.
-        max_bytes: Maximum size after decompression.
+        parts: The parts of the body, in order.
+        size: Total size of the parts, in bytes.
+        encoding: Content encoding: `gzip`, `deflate` or `identity`.
+        max_bytes: Maximum size after decompression, in bytes.
     """
 
     parts: Sequence[bytes]
@@ -34,14 +34,14 @@ class RequestBody:
 
     @property
     def heavy(self) -> bool:
-        """Whether to read it in a thread."""
+        """Whether to decode the body in a thread."""
         return self.size > SMALL_BYTES or self.encoding != "identity"
 
     def plain(self) -> bytes:
         """Returns the whole body, decompressed.
 
         Raises:
-            InvalidRequest: It is too large, or its encoding is not what the header says.
+            InvalidRequest: The body is too large, or is not validly encoded.
         """
         whole = b"".join(self.parts)
         return whole if self.encoding == "identity" else _decompressed(whole, self.encoding, self.max_bytes)
@@ -49,23 +49,23 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class BodyReceiver:
-    """Receives bodies.
+    """Receives bodies within limits.
 
     Attributes:
-        max_bytes: Maximum size of each, both as received and after decompression.
-        budget: Bounds the bytes of all unfinished bodies together.
+        max_bytes: Maximum size of a body, both as received and after decompression, in bytes.
+        budget: Limits the total size of all partially received bodies.
     """
 
     max_bytes: int
     budget: ReceiveBudget
 
     async def receive(self, request: Request) -> RequestBody:
-        """Receives the body of a request, of which nothing has been read yet.
+        """Receives the whole body of a request.
 
         Raises:
-            InvalidRequest: It is too large, or announces that it will be, or its encoding is unknown.
-            Exhausted: Unfinished bodies together have reached the budget.
-            ClientDisconnect: The client left before the body was complete.
+            InvalidRequest: The body or its content-length is too large, or its encoding is unknown.
+            Exhausted: Partially received bodies together have reached the budget.
+            ClientDisconnect: The client disconnected before the body was complete.
         """
         headers, max_bytes = request.headers, self.max_bytes
         encoding = headers.get("content-encoding", "identity").strip().lower()

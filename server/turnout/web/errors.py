@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP status codes."""
+"""Maps errors to HTTP status codes and responses."""
 
 import math
 from http import HTTPStatus
@@ -21,16 +21,16 @@ STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.PermissionDeniedError: HTTPStatus.FORBIDDEN,
     errors.Unsupported: HTTPStatus.NOT_IMPLEMENTED,
 }
-"""By error class; a class not named here has its nearest base's status, and any other error is a 500."""
+"""Status codes by error class. Subclasses have the status of their nearest base class here; other errors are a 500."""
 
 
 def status_of(error: errors.TurnoutError) -> HTTPStatus:
-    """Returns the status that `error` becomes."""
+    """Returns the HTTP status for `error`."""
     return next((STATUSES[b] for b in type(error).__mro__ if b in STATUSES), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
-    """Returns `error` as `{"error": {"message", "violations", "request_id"}}`, with the headers that help."""
+    """Returns a response with `{"error": {"message", "violations", "request_id"}}` and the headers for `error`."""
     status = status_of(error)
     body = {
         "error": {
@@ -43,7 +43,7 @@ def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResp
 
 
 def headers_of(error: errors.TurnoutError) -> dict[str, str]:
-    """Returns the headers that tell a client what to do about `error`."""
+    """Returns the headers that tell a client when to retry, or how to authenticate."""
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
     if isinstance(error, errors.UnauthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="turnout"'

@@ -1,4 +1,4 @@
-"""Inference requests over HTTP, whatever their protocol."""
+"""Inference requests over HTTP: the parts that all protocols have in common."""
 
 import time
 from collections.abc import Callable
@@ -31,15 +31,18 @@ _NOBODY_READS_IT = 499
 
 
 class HttpExchange:
-    """One request over HTTP. Its body is received, and its headers are read, before it is handed to the data plane.
+    """An HTTP request. Its headers and body are read before the data plane processes it.
 
     Attributes:
-        operation: Its name in traces.
-        arrived: `time.monotonic()` when it arrived.
-        request_id: Names it in logs.
-        costly: Whether its answer takes long to encode even if the outputs are small.
-        preferences: What its headers ask for.
-        limits: On its size and contents.
+        operation: The method and route, for traces.
+        arrived: `time.monotonic()` when the request arrived.
+        model: Name of the model, from the path.
+        selector: Version selector, from the path; "" if there is none.
+        request_id: Id of the request in logs.
+        costly: Whether the response takes long to encode even if the outputs are small.
+        body: The received body.
+        preferences: Routing preferences, from the headers.
+        limits: Limits on the request's size and contents.
     """
 
     service = "http"
@@ -59,29 +62,33 @@ class HttpExchange:
 
     @property
     def details(self) -> tuple[tuple[str, str], ...]:
-        """The path, for traces."""
+        """Trace attributes with the path."""
         return (("url.path", self._request.url.path[:_MAX_PATH]),)
 
     @property
     def caller(self) -> Caller | None:
-        """Who calls."""
+        """The caller; None if authentication is off."""
         return caller_of(self._request.scope)
 
     @property
     def heavy(self) -> bool:
-        """Whether to read the body in a thread."""
+        """Whether to decode the body in a thread."""
         return self.body.heavy
 
     def parent(self) -> SpanContext | None:
-        """Returns the caller's span."""
+        """Returns the caller's span; None if there is none."""
         return read(self._request.headers.items())
 
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
         """Reads the headers and receives the body.
 
+        Args:
+            preferences: Reads the routing preferences from the headers.
+            bodies: Receives the body.
+
         Raises:
-            InvalidRequest, PermissionDeniedError: As `PreferenceReader.read` and `BodyReceiver.receive`.
-            ClientDisconnect: The client left before the body was complete.
+            InvalidRequest, PermissionDeniedError: As for `PreferenceReader.read` and `BodyReceiver.receive`.
+            ClientDisconnect: The client disconnected before the body was complete.
         """
         client = self._request.client
         host = client.host if client is not None else ""
@@ -89,7 +96,7 @@ class HttpExchange:
         self.body = await bodies.receive(self._request)
 
     def outcome(self, error: BaseException | None) -> tuple[int, bool]:
-        """Returns the status, and whether it is the server's fault."""
+        """Returns the HTTP status for an error (None for success), and whether the server is at fault."""
         if error is None:
             return _OK
         status = int(status_of(error)) if isinstance(error, TurnoutError) else 500
@@ -97,16 +104,23 @@ class HttpExchange:
 
 
 class HttpRequest(InferenceExchange[Response], Protocol):
-    """A request over HTTP in one of the protocols; `HttpExchange` is their common part."""
+    """The exchange of a request in one of the HTTP protocols. `HttpExchange` is the common base class."""
 
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
-        """Receives the request. Raises as `HttpExchange.receive`."""
+        """Receives the request. Raises the errors of `HttpExchange.receive`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HttpInference:
-    """Runs requests."""
+    """Runs inference requests.
+
+    Attributes:
+        plane: The data plane, which answers requests.
+        preferences: Reads routing preferences from headers.
+        bodies: Receives bodies.
+        new_request_id: Returns a new id for a request that has none.
+    """
 
     plane: DataPlane
     preferences: PreferenceReader
@@ -114,7 +128,12 @@ class HttpInference:
     new_request_id: Callable[[], str]
 
     def route(self, path: str, exchange: Callable[[Request, Operation, str], HttpRequest]) -> Route:
-        """Returns a route; its path has `{model}`, and may have `{selector}`."""
+        """Returns a route for inference requests.
+
+        Args:
+            path: Path with `{model}` and, optionally, `{selector}`.
+            exchange: Creates the exchange for a request, given its operation and id.
+        """
         operation = Operation.http("POST", path)
 
         async def infer(request: Request) -> Response:

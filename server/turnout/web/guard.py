@@ -1,9 +1,9 @@
-"""Refuses requests that a browser sends for a page of another site, or to a name that is not this server's.
+"""Rejects requests that a browser sends on behalf of another site, or to a host name that is not this server's.
 
-A page on the web can have its visitor's browser send requests to any address that the visitor reaches, the loopback
-too. Browsers say so in Origin and Sec-Fetch-Site, which programs do not send. And the owner of a name can
-point it to this server's address (DNS rebinding): the browser then takes this server for that site, but sends the name
-in Host.
+A web page can make its visitor's browser send requests to any address that the visitor can reach, including loopback.
+Browsers mark such requests with the headers Origin and Sec-Fetch-Site, which other programs do not send. The owner of a
+host name can also point it to this server's address (DNS rebinding). The browser then treats this server as part of
+that site, but sends the name in the Host header.
 """
 
 from collections.abc import Collection
@@ -16,21 +16,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from turnout.address import LOOPBACK_NAMES
 
 _FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
-"""Content types that a page may send to another site without asking first, and that no client of ours sends. The third
-such type, `application/x-www-form-urlencoded`, is not listed: `curl -d` sends it with JSON."""
+"""Content types that a page can send to another site without a CORS preflight, and that Turnout's clients never send.
+The third such type, `application/x-www-form-urlencoded`, is not listed because `curl -d` sends JSON with it."""
 
 
 class BrowserGuard:
-    """An ASGI application in front of another: refuses requests that another site made a browser send."""
+    """ASGI middleware that rejects requests which another site made a browser send."""
 
     def __init__(self, application: ASGIApp, hosts: Collection[str], *, loopback: bool) -> None:
-        """Prepares.
+        """Wraps an application.
 
         Args:
-            application: Receives requests that are not refused.
-            hosts: Names of the server, without a port; if empty, see `loopback`.
-            loopback: Whether the server listens on a loopback address. If so, and `hosts` is empty, its only name is
-                localhost; if not, and `hosts` is empty, any name is accepted.
+            application: The application that gets the accepted requests.
+            hosts: Host names of the server, without a port. If this is empty, `loopback` decides.
+            loopback: Whether the server listens on a loopback address. If `hosts` is empty, a server on loopback
+                accepts only localhost, and any other server accepts every name.
         """
         self._application = application
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
@@ -45,8 +45,8 @@ class BrowserGuard:
             await self._application(scope, receive, send)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Returns the status and the message of a refusal; None if the request is allowed."""
-        given = headers.getlist("host")  # none: HTTP/1.0, which no browser speaks
+        """Returns the status and message of a rejection; None if the request is accepted."""
+        given = headers.getlist("host")  # missing in HTTP/1.0, which no browser uses
         if len(given) > 1:
             return 400, "expected one Host header"
         for host in given:
@@ -67,7 +67,7 @@ class BrowserGuard:
 
 
 def same_site(headers: Headers) -> bool:
-    """Tells whether a request comes from a program, or from a page of this very origin."""
+    """Returns whether a request comes from a page of the same origin, or from a program that is not a browser."""
     origin = headers.get("origin")
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
@@ -75,7 +75,7 @@ def same_site(headers: Headers) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Returns the name or address in a Host header, in lower case, without its port and brackets."""
+    """Returns the name or address in a Host header, in lower case, without port and brackets."""
     name = host.strip().lower()
     if name.startswith("["):
         return name[1:].partition("]")[0]

@@ -1,4 +1,7 @@
-"""`/predict`: JSON for people with curl, `{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}`."""
+"""`/predict`, a simple JSON API that is easy to call with curl.
+
+A request is `{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}`.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,24 +26,24 @@ from turnout.web.json_body import json_object
 
 
 class JsonExchange(HttpExchange):
-    """One request and its answer."""
+    """The exchange of one `/predict` request."""
 
     def __init__(
         self, router: Router, limits: InputLimits, request: Request, operation: Operation, request_id: str
     ) -> None:
-        """Prepares; nothing is read yet. `router` finds the signature that gives the inputs' dtypes."""
+        """Creates the exchange. `router` finds the signature, which defines the dtypes of the inputs."""
         super().__init__(request, operation, request_id, limits)
         self._router = router
         self._signature: Signature | None = None
 
     async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
-        """Reads the headers, receives the body, and finds the signature. Raises as `Router.describe` too."""
+        """Reads the headers, receives the body, and finds the signature. Also raises errors of `Router.describe`."""
         await super().receive(preferences, bodies)
         selector = self.preferences.selector_of(self.selector)
         self._signature = self._router.describe(self.model, selector).manifest.signature
 
     def read(self) -> None:
-        """Does nothing: all that is needed before decoding is in the path and headers."""
+        """Does nothing: the path and headers have everything that is needed before decoding."""
 
     def envelope(self) -> InferenceRequest:
         """Returns the known parts of a request that could not be decoded."""
@@ -75,7 +78,7 @@ class JsonExchange(HttpExchange):
         )
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer."""
+        """Returns the response."""
         route = result.route
         document = {
             "model": request.model,
@@ -95,7 +98,13 @@ class JsonExchange(HttpExchange):
 
 
 def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> Sequence[Route]:
-    """Returns the routes. The router finds the signature that gives the inputs' dtypes."""
+    """Returns the routes.
+
+    Args:
+        http: Runs inference requests.
+        router: Finds signatures, which define the dtypes of the inputs.
+        limits: Limits on a request's size and contents.
+    """
     exchange = partial(JsonExchange, router, limits)
     return [http.route(path, exchange) for path in ("/predict/{model}", "/predict/{model}/{selector}")]
 

@@ -1,4 +1,4 @@
-"""`/v1/rollouts`: the state of a model's rollout, for other systems that depend on it."""
+"""`/v1/rollouts`: the state of a model's rollouts, for other systems such as delivery pipelines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from turnout.rollout.reporting.log import RolloutLog
 from turnout.web.errors import error_response
 
 _SEARCHED = 100
-"""Most attempts that are searched for the latest of a candidate."""
+"""Maximum number of attempts to search for the latest rollout of a candidate."""
 
 CHECKS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "started": ("has begun", lambda verdict: True),
@@ -21,26 +21,26 @@ CHECKS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "accepted": ("is accepted", lambda v: v == Verdict.ACCEPTED),
     "rejected": ("is rejected", lambda v: v == Verdict.REJECTED),
 }
-"""By name of a check: its question in words, and the test of the rollout's state."""
+"""Checks by name: the text of the condition, and a function that tests a rollout's verdict."""
 
 
 class RolloutEndpoints:
-    """Answers questions about rollouts. Read-only."""
+    """Read-only endpoints for the state of rollouts."""
 
     def __init__(self, log: RolloutLog) -> None:
         self._log = log
 
     async def show(self, request: Request) -> Response:
-        """The state of a rollout: the model's latest, or the latest of `?candidate=`, or number `?attempt=`."""
+        """Returns the state of a rollout: the latest of the model or of `?candidate=`, or the attempt `?attempt=`."""
         try:
             return JSONResponse(await self._status(request), headers=_FRESH)
         except TurnoutError as error:
             return error_response(error)
 
     async def check(self, request: Request) -> Response:
-        """200 if a check passes, 409 if it does not: for webhooks, which look only at the status.
+        """Returns 200 if a check passes, else 409, for webhooks that evaluate only the status.
 
-        The body is not read.
+        The request's body is ignored.
         """
         name = request.path_params["check"]
         try:
@@ -77,7 +77,11 @@ def _attempt(text: str) -> int:
 
 
 def rollout_routes(log: RolloutLog) -> Sequence[Route]:
-    """Returns the routes."""
+    """Returns the routes.
+
+    Args:
+        log: The log with the recorded rollouts.
+    """
     endpoints = RolloutEndpoints(log)
     return [
         Route("/v1/rollouts/{model}", endpoints.show),

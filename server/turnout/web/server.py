@@ -1,4 +1,4 @@
-"""The HTTP listener: metrics, probes, JSON predictions for people with curl, the Open Inference Protocol."""
+"""The ASGI application of the HTTP listener, with the endpoints for metrics and probes."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from turnout.telemetry.metrics.faults import FaultRecorder
 from turnout.web.errors import error_response
 
 _HTTP = "http"
-"""The label under which errors of this listener are counted."""
+"""The label with which this listener's faults are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebServices:
-    """What the HTTP listener serves.
+    """The services of the HTTP listener.
 
     Attributes:
-        scrape: Returns the metrics in a format, given its content type, in blocks.
-        ready: Tells whether the server takes requests.
-        availability: Tells which dependencies cannot be reached now.
+        scrape: Returns the text of the metrics in blocks, given a content type.
+        ready: Returns whether the server accepts requests.
+        availability: Knows which dependencies are unreachable, and what is not served.
         faults: Counts unexpected errors.
-        endpoints: Routes of `/predict`, of the Open Inference Protocol and of `/v1`.
-        console: The console's routes; none if it is off.
-        protect: Adds authentication to routes.
+        endpoints: Routes of `/predict`, the Open Inference Protocol and `/v1`.
+        console: Routes of the console; empty if it is off.
+        protect: Adds authentication and authorization to routes.
     """
 
     scrape: Callable[[str], Awaitable[AsyncIterator[bytes]]]
@@ -53,29 +53,28 @@ class WebServices:
         return Starlette(exception_handlers={Exception: self._unexpected}, routes=self.protect(routes))
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
-        """Answers an unexpected error; Starlette then raises it again, and `AdmissionGate` logs it."""
+        """Responds to an unexpected error. Starlette then raises it again, and `AdmissionGate` logs it."""
         self.faults.unexpected[_HTTP] += 1
         return error_response(ModelFailure("the request failed inside the server, whose log tells why"))
 
     async def metrics(self, request: Request) -> Response:
-        """The metrics, as Prometheus reads them: in OpenMetrics if that is asked for."""
+        """Returns the metrics in Prometheus's text format, or in OpenMetrics if the scraper asks for it."""
         content_type = negotiate(",".join(request.headers.getlist("accept")))
         try:
             blocks = await self.scrape(content_type)
-        except UnavailableError as error:  # the parent of several workers does not answer
+        except UnavailableError as error:  # the workers' parent process does not answer
             return error_response(error)
         return StreamingResponse(blocks, media_type=content_type, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:
-        """200 while the process runs its event loop at all."""
+        """Returns 200 as long as the event loop runs."""
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """200 while the server takes requests; 503 while it starts or drains.
+        """Returns 200 if the server accepts requests, 503 while it starts or drains, or serves nothing that it should.
 
-        Also 503 while nothing that should be served is; the body says what. The body also lists what the server cannot
-        reach, which is no reason to send requests elsewhere, since it serves on from memory. In JSON if that is asked
-        for.
+        The body says what is not served. It also lists dependencies that the server cannot reach; these do not affect
+        the status, since the server continues to serve from memory. The body is JSON if the client asks for it.
         """
         ready, unavailable = self.ready(), self.availability.reasons
         status = 200 if ready else 503

@@ -205,7 +205,7 @@ async def test_what_is_typed_stays_while_the_page_refreshes_and_the_epoch_follow
         await here.sign_in("ann")
         page = here.page
         await expect(page.locator("#live [role=status]")).to_contain_text("Soaking")
-        why = page.get_by_label("Why")
+        why = page.get_by_label("Reason")
         await why.fill("half a sen")
         before = await page.locator("input[name=epoch]").get_attribute("value")
         epoch = (await command(server, pb.ROLLOUT_COMMAND_PAUSE, actor="bob", reason="wait")).epoch
@@ -234,7 +234,7 @@ async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_
         await expect(page).to_have_url(here.origin + ROLLOUT)
         await expect(page.locator(".who")).to_contain_text("ann <ops>")
 
-        await page.get_by_label("Why").fill("lunch")
+        await page.get_by_label("Reason").fill("lunch")
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("button", name="Pause")).to_be_focused()
         await page.keyboard.press("Enter")
@@ -250,11 +250,11 @@ async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_
         page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.dismiss()))
         await page.get_by_role("button", name="Make it the baseline now").press("Enter")
         assert (await latest(server)).state == "soaking"  # asked first, and told no
-        await page.get_by_label("Why").fill("enough")
+        await page.get_by_label("Reason").fill("enough")
         await page.get_by_role("button", name="Roll back").press("Enter")
         await until(server, in_state(*FINAL))
         await expect(status).to_contain_text("Rolled back")
-        await expect(page.get_by_role("heading", name="Act")).to_have_count(0)
+        await expect(page.get_by_role("heading", name="Actions")).to_have_count(0)
         assert ("abort", "enough", "ann <ops>") in [(e.kind, e.text, e.actor) for e in (await latest(server)).events]
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("link", name="Sign in").first).to_be_visible()
@@ -270,7 +270,7 @@ async def test_a_refresh_that_is_answered_by_another_page_leaves_what_is_shown_a
             await route.continue_(url=f"http://{server.http}/console/sign-in")
 
         await page.route("**/console/models/m", signed_out)
-        await expect(page.locator("#stale")).to_contain_text("another page came, such as one to sign in")
+        await expect(page.locator("#stale")).to_contain_text("the server sent another page, such as the sign-in")
         await expect(page.locator("#live")).to_contain_text("1.1.0")
         await page.unroute("**/console/models/m")
         await expect(page.locator("#stale")).to_be_empty()
@@ -288,7 +288,9 @@ async def test_a_button_on_an_old_page_is_refused_in_words(serve, browser) -> No
         await page.route("**" + ROLLOUT, lambda route: route.abort())  # it refreshes no more
         seen = int(await page.locator("input[name=epoch]").input_value())
         now = (await command(server, pb.ROLLOUT_COMMAND_PAUSE, actor="bob", reason="wait")).epoch
-        await expect(page.locator("#stale")).to_contain_text("The server does not answer. What you see is as of")
+        await expect(page.locator("#stale")).to_contain_text(
+            "The server does not answer. This page shows the state as of"
+        )
         await page.get_by_role("button", name="Roll back").click()
         await expect(page.get_by_role("alert")).to_contain_text(
             f"the rollout of 1.1.0 is at epoch {now} by now (soaking), not {seen}; look again"
@@ -406,14 +408,14 @@ async def test_versions_are_held_against_each_other_and_routes_explained(serve, 
         await page.get_by_label("Compare with").select_option("1.0.0")
         await page.get_by_role("button", name="Compare").click()
         await expect(page.locator("main")).to_contain_text("1.2.0 over 1.0.0 has to be a")
-        await expect(page.get_by_role("region", name="What else differs")).to_contain_text("model.onnx")
-        await expect(page.get_by_role("region", name="What else differs")).to_contain_text('{"<i>": [1, null]}')
+        await expect(page.get_by_role("region", name="Other differences")).to_contain_text("model.onnx")
+        await expect(page.get_by_role("region", name="Other differences")).to_contain_text('{"<i>": [1, null]}')
 
         await here.open("/console/models/m/route")
-        await expect(page.get_by_role("list", name="Who may answer")).to_contain_text("25%")
+        await expect(page.get_by_role("list", name="Versions that may answer")).to_contain_text("25%")
         await page.get_by_label("Version field").fill("1.2.0")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("list", name="Who may answer")).to_contain_text("100% pinned 1.2.0")
+        await expect(page.get_by_role("list", name="Versions that may answer")).to_contain_text("100% pinned 1.2.0")
         await page.get_by_label("Version field").fill("one")
         await page.get_by_role("button", name="Explain").click()
         await expect(page.get_by_role("alert").or_(page.locator(".verdict"))).to_contain_text("one")

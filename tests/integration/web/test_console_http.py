@@ -306,7 +306,7 @@ async def test_versions_are_run_only_where_a_comparison_is_asked_for(publish_mod
     server = await start_server()
     async with visitor(server) as client:
         page = (await client.get("/console/models/m/versions/1.0.1")).text
-        assert "Press Compare to check weights and answers" in page
+        assert "Press Compare to check weights and outputs" in page
         page = (await client.get("/console/models/m/versions/1.0.1?with=1.0.0")).text
         assert "are answered within tolerance" in page
         assert "Press Compare to check" not in page

@@ -1,4 +1,4 @@
-"""Changes settings of one model in a configuration file, and leaves all else in it as its author wrote it."""
+"""Changes one model's settings in a configuration file. The rest of the file, including comments, is preserved."""
 
 import os
 from collections.abc import Mapping
@@ -13,25 +13,26 @@ from turnout.errors import ConfigError, TurnoutError
 
 
 def model_toml(model: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns settings of a model as TOML, for people to copy.
+    """Returns settings of a model as TOML, ready to copy into a configuration file.
 
     Args:
-        model: Its name.
-        tables: Values by table of `[model.NAME]` and key.
+        model: Name of the model.
+        tables: Values by sub-table of `[model.NAME]`, then by key.
     """
     return tomlkit.dumps({"model": {model: {table: dict(keys) for table, keys in tables.items()}}})
 
 
 def write_model(file: Path, model: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Sets values of a model in a file, in one step; comments and order stay.
+    """Sets settings of a model in a configuration file, atomically. Comments and the order of keys are preserved.
 
     Args:
-        file: The configuration.
-        model: The model's name, in whatever case the file has it.
-        tables: Values by table of `[model.NAME]` and key.
+        file: Path of the configuration file.
+        model: Name of the model; case is ignored.
+        tables: Values by sub-table of `[model.NAME]`, then by key.
 
     Raises:
-        ConfigError: The file cannot be read, written or understood, or would not be understood then; it is unchanged.
+        ConfigError: The file cannot be read, parsed or written, or would be invalid with the change. The file is left
+            unchanged.
     """
     try:
         document = tomlkit.parse(file.read_text("utf-8"))
@@ -51,10 +52,10 @@ def write_model(file: Path, model: str, tables: Mapping[str, Mapping[str, Any]])
 
 
 def _replace(file: Path, text: str) -> None:
-    real = file.resolve()  # a link stays one
+    real = file.resolve()  # replaces a symbolic link's target, not the link
     new = real.with_name(f".{real.name}.{os.getpid()}.new")
     try:
-        new.touch(0o600)  # it may hold secrets
+        new.touch(0o600)  # it may contain secrets
         new.write_text(text, "utf-8")
         new.chmod(real.stat().st_mode & 0o7777)
         load_settings(new)

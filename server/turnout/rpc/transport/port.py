@@ -86,7 +86,7 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def authorization(self) -> str:
-        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas, which no credential is."""
+        """The `authorization` header; "" if it is absent. Repeated headers are joined by commas."""
 
     @property
     @abstractmethod

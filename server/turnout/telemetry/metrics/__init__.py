@@ -1,1 +1,1 @@
-"""Recorders and metric families, by subject."""
+"""Recorders and metric families, one module per subject."""

@@ -1,4 +1,4 @@
-"""Metrics of the requests that a server admits, and of those that it refuses before reading them."""
+"""Metrics of admission: requests that the server accepts, and requests that it refuses before it reads them."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from turnout.telemetry.families import Family
 def admission_families(admission: Admission, budget: ReceiveBudget) -> Iterator[Family]:
     """Returns the families of one scrape."""
     yield Family(
-        "turnout_requests_under_way", "gauge", "Requests under way, gRPC and HTTP; a stream is one.",
+        "turnout_requests_under_way", "gauge", "Requests in progress, gRPC and HTTP. A stream counts as one.",
         [({}, float(admission.under_way))],
     )  # fmt: skip
     yield Family(
         "turnout_requests_refused_total", "counter",
-        "Requests refused before anything of them was read: the server was full, or drained; or what they sent of a "
-        "message was too much for the limit of unfinished requests.",
+        "Requests refused before they were read completely: the server was full or draining, or partially received "
+        "requests together exceeded their limit.",
         [
             ({"reason": "full"}, float(admission.refused_full)),
             ({"reason": "draining"}, float(admission.refused_draining)),
@@ -23,5 +23,5 @@ def admission_families(admission: Admission, budget: ReceiveBudget) -> Iterator[
         ],
     )  # fmt: skip
     yield Family(
-        "turnout_unfinished_bytes", "gauge", "Bytes of requests that have come in part.", [({}, float(budget.held))]
+        "turnout_unfinished_bytes", "gauge", "Size of all partially received requests.", [({}, float(budget.held))]
     )  # fmt: skip

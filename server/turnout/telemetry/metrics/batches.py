@@ -1,4 +1,4 @@
-"""Counts successful runs by their rows. Owned by the event loop: no lock."""
+"""Counts successful runs by their number of rows. Used on the event loop only, so without a lock."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from turnout.telemetry.histogram import BATCH_BOUNDS, Histogram
 
 _MOST_SIZES = 1024
-"""Most distinct sizes. A request that runs alone may have any number of rows, which its client chooses: further sizes
-count as the next power of two, which falls into the same bucket of the histogram."""
+"""Maximum number of distinct sizes. A request that runs alone can have any number of rows, chosen by its client.
+Further sizes are rounded up to a power of two, which falls into the same bucket of the histogram."""
 
 
 class BatchSize:
-    """Runs of one size. Each run adds to all three numbers.
+    """Counts of the runs of one size. Each run adds to all three counts.
 
     Attributes:
-        size: Rows of each run; once there are too many sizes, the most rows.
+        size: Number of rows of each run or, once there are too many sizes, their maximum.
         runs: Number of runs.
-        rows: Rows of all runs together.
-        seconds: Time of all runs together.
+        rows: Number of rows of all runs together.
+        seconds: Duration of all runs together.
     """
 
     __slots__ = ("rows", "runs", "seconds", "size")
@@ -30,7 +30,7 @@ class BatchSize:
 
 
 class BatchSizes:
-    """The runs of one version."""
+    """Counts of the runs of one version, by size."""
 
     def __init__(self) -> None:
         self._sizes: dict[int, BatchSize] = {}
@@ -61,11 +61,11 @@ class BatchSizes:
 
     @property
     def rows(self) -> int:
-        """Rows of all runs together."""
+        """Number of rows of all runs together."""
         return sum(one.rows for one in self._sizes.values())
 
     def histogram(self) -> Histogram:
-        """Returns the runs by bucket of their rows."""
+        """Returns a histogram of the runs by their number of rows."""
         whole = Histogram(BATCH_BOUNDS)
         for one in self._sizes.values():
             whole.counts[bisect_left(BATCH_BOUNDS, one.size)] += one.runs

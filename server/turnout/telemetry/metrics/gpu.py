@@ -8,16 +8,17 @@ from turnout.telemetry.families import Family, Labels
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU at a scrape. Values that it or its driver does not report are None.
+    """A GPU at the time of a scrape. Values that the GPU or its driver does not report are None.
 
     Attributes:
-        index: Its number on this machine, as nvidia-smi shows it.
-        uuid: Its permanent id.
-        device: Its name for versions (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" if no version is on it.
+        index: Index of the GPU on this machine, as in nvidia-smi.
+        uuid: Permanent id of the GPU.
+        device: Device name that versions use (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" if no version uses
+            the GPU.
         utilization: Share of the last sampling interval (at most 1 s) in which a kernel ran, 0 to 1.
-        memory_used: Bytes in use by all processes.
-        memory_total: Bytes in all.
-        process_memory: Bytes in use by this process.
+        memory_used: Memory in use by all processes, in bytes.
+        memory_total: Total memory, in bytes.
+        process_memory: Memory in use by this process, in bytes.
     """
 
     index: int
@@ -30,19 +31,19 @@ class Gpu:
 
     @property
     def labels(self) -> Labels:
-        """Labels of its series."""
+        """Labels of the GPU's series."""
         return {"index": str(self.index), "uuid": self.uuid, "device": self.device}
 
 
 _FAMILIES: Sequence[tuple[str, str, Callable[[Gpu], float | None]]] = (
     (
         "turnout_gpu_utilization_ratio",
-        "Share of the last second or less in which a kernel ran, 0 to 1.",
+        "Share of the last sampling interval, at most a second, in which a kernel ran, 0 to 1.",
         lambda gpu: gpu.utilization,
     ),
-    ("turnout_gpu_memory_used_bytes", "Memory in use by all processes.", lambda gpu: gpu.memory_used),
-    ("turnout_gpu_memory_total_bytes", "Memory that the GPU has.", lambda gpu: gpu.memory_total),
-    ("turnout_gpu_process_memory_bytes", "Memory in use by this process.", lambda gpu: gpu.process_memory),
+    ("turnout_gpu_memory_used_bytes", "GPU memory in use by all processes.", lambda gpu: gpu.memory_used),
+    ("turnout_gpu_memory_total_bytes", "Total GPU memory.", lambda gpu: gpu.memory_total),
+    ("turnout_gpu_process_memory_bytes", "GPU memory in use by this process.", lambda gpu: gpu.process_memory),
 )
 
 

@@ -1,4 +1,4 @@
-"""Turns the process metrics of prometheus-client's collectors into families. Pure."""
+"""Converts the process metrics of prometheus-client's collectors to families. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -9,17 +9,20 @@ from turnout.telemetry.families import Family, Labels
 
 @dataclass(frozen=True, slots=True)
 class RolloutSample:
-    """One rollout at a scrape.
+    """A rollout at the time of a scrape.
 
     Attributes:
-        state: Its state.
-        step: Number of the present step, from 1.
-        weight: The candidate's desired share.
-        threshold: Combined evidence at which it is rolled back.
+        model: Name of the model.
+        version: The candidate.
+        state: State of the rollout.
+        step: Number of the current step, starting at 1.
+        weight: Desired share of the candidate, 0 to 1.
+        threshold: Combined evidence at which the candidate is rolled back.
         combined: Combined evidence.
-        e_values: By metric.
-        bad: By arm (`canary`, `baseline`) and metric.
-        pauses: Why it is paused, by kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
+        e_values: Evidence by metric.
+        bad: Number of bad events by arm (`canary`, `baseline`) and metric.
+        pauses: Kinds of reasons for which the rollout is paused: `operator`, `gate`, `veto`, `insufficient`, `traffic`
+            or `refused`.
     """
 
     model: str
@@ -35,17 +38,18 @@ class RolloutSample:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of its series."""
+        """Labels of the rollout's series."""
         return {"model": self.model, "version": self.version}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSample:
-    """A server that shares the state store, at a scrape.
+    """A server on the state store at the time of a scrape.
 
     Attributes:
-        alive: Whether it has reported within four ticks.
-        behind: By model, the number of epochs that it is behind the latest of any live server.
+        name: Name of the server.
+        alive: Whether it has reported within the last four ticks.
+        behind: Number of epochs, by model, that its policy is behind the latest policy of any live server.
     """
 
     name: str
@@ -55,13 +59,15 @@ class ServerSample:
 
 @dataclass(frozen=True, slots=True)
 class MeterSample:
-    """A false-alarm meter at a scrape: a rollout of the baseline against itself.
+    """A false-alarm meter at the time of a scrape: a simulated rollout that compares the baseline with itself.
 
     Attributes:
-        alarms: Attempts that ended in a rollback, all of them false.
-        attempts: Attempts that were started.
-        e_value: Combined evidence of the present attempt.
-        requests: Requests in its evidence, by lane.
+        model: Name of the model.
+        version: The baseline.
+        alarms: Number of attempts that ended in a rollback. All of them are false alarms.
+        attempts: Number of attempts started.
+        e_value: Combined evidence of the current attempt.
+        requests: Number of requests in its evidence, by lane.
     """
 
     model: str
@@ -74,11 +80,12 @@ class MeterSample:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSample:
-    """The last measurement of a probe, for a rollout that this server drives.
+    """The last measurement of a probe for a rollout that this server runs.
 
     Attributes:
-        model, version: The rollout's model and candidate.
-        value: The number; 1 or 0 for a boolean.
+        probe: Name of the probe.
+        model, version: Model and candidate of the rollout.
+        value: The measured number; 1 or 0 for a boolean.
     """
 
     probe: str
@@ -89,24 +96,24 @@ class ProbeSample:
 
 @dataclass(slots=True)
 class RolloutRecorder:
-    """Counts about rollouts.
+    """Counts and current values of rollouts.
 
     Attributes:
-        running: Active rollouts, as of this scrape.
-        unreadable: By model, rollouts that have not ended and that this release cannot read.
+        running: Active rollouts at this scrape.
+        unreadable: Number of unfinished rollouts, by model, that this release of Turnout cannot read.
         since_tick: Seconds since the last tick.
-        verdicts: By model and final state.
-        rollbacks: By model and the cause of the rollback.
-        meters: The false-alarm meters, as of this scrape.
-        tick_duration: Seconds that the last tick took.
-        late_counts: Ticks of other servers that arrived too late to count.
+        verdicts: Number of ended rollouts, by model and final state.
+        rollbacks: Number of rollbacks, by model and cause.
+        meters: False-alarm meters at this scrape.
+        tick_duration: Duration of the last tick, in seconds.
+        late_counts: Number of ticks from other servers that arrived too late to be counted.
         diverted: Models with a rollback that is in force but not recorded yet.
         servers: Servers that share the state store.
         probes: Names of the configured probes.
-        measurements: By probe and outcome.
-        probe_values: The last measurements of probes.
-        confirms: Whether a webhook confirms steps.
-        confirmations: Its answers, by reply.
+        measurements: Number of measurements, by probe and outcome.
+        probe_values: The last measurement of each probe.
+        confirms: Whether a confirm webhook is configured.
+        confirmations: Number of the webhook's answers, by reply.
     """
 
     running: Sequence[RolloutSample] = ()
@@ -130,22 +137,22 @@ VERDICTS = ("succeeded", "rolled_back", "superseded", "failed")
 """Final states of a rollout."""
 
 CAUSES = ("evidence", "breaker", "guard", "probe", "webhook", "other")
-"""Causes of a rollback; the last one covers operators, deadlines and the like. Only the first is within alpha."""
+"""Causes of a rollback. `other` covers operators, deadlines and the like. The plan's `alpha` only bounds `evidence`."""
 
 OUTCOMES = ("passed", "failed", "inconclusive")
 """Outcomes of a probe's measurement."""
 
 REPLIES = ("go", "veto", "rollback", "waiting")
-"""Replies of the confirm webhook; the last is neither yes nor no."""
+"""Replies of the confirm webhook; `waiting` is neither yes nor no."""
 
 
 def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
     """Returns the families of one scrape.
 
     Args:
-        recorder: What was counted.
-        models: The models that the server knows. Each has every verdict from the beginning, at 0, so that the first one
-            is an increase.
+        recorder: The counts.
+        models: Names of all models. Every verdict of each model starts at 0, so that Prometheus sees the first one as
+            an increase.
     """
     running = recorder.running
     verdicts = dict.fromkeys((model, verdict) for model in models for verdict in VERDICTS) | dict(recorder.verdicts)
@@ -154,15 +161,17 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
         return Family(name, "gauge", text, samples)
 
     yield gauge(
-        "turnout_rollout_state", "1 for the state that a rollout is in.",
+        "turnout_rollout_state", "1 for the current state of a rollout.",
         [(r.labels | {"state": r.state}, 1.0) for r in running],
     )  # fmt: skip
-    yield gauge("turnout_rollout_step", "Number of the present step, from 1.", [(r.labels, r.step) for r in running])
+    yield gauge(
+        "turnout_rollout_step", "Number of the current step, starting at 1.", [(r.labels, r.step) for r in running]
+    )
     yield gauge(
         "turnout_rollout_weight", "Desired share of the candidate, 0 to 1.", [(r.labels, r.weight) for r in running]
     )
     yield gauge(
-        "turnout_rollout_paused", "1 for each reason that a rollout stands still for.",
+        "turnout_rollout_paused", "1 for each reason for which a rollout is paused.",
         [(r.labels | {"reason_kind": kind}, 1.0) for r in running for kind in dict.fromkeys(r.pauses)],
     )  # fmt: skip
     yield gauge(
@@ -174,68 +183,71 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
         ],
     )  # fmt: skip
     yield gauge(
-        "turnout_rollout_threshold", "Combined evidence that a rollout is rolled back at.",
+        "turnout_rollout_threshold", "Combined evidence at which a rollout is rolled back.",
         [(r.labels, r.threshold) for r in running],
     )  # fmt: skip
     yield Family(
-        "turnout_rollout_bad_events_total", "counter", "Bad events that the evidence has taken in.",
+        "turnout_rollout_bad_events_total", "counter", "Bad events in the evidence, by arm and metric.",
         [(r.labels | {"arm": arm, "metric": m}, float(n)) for r in running for (arm, m), n in r.bad.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_rollout_verdicts_total", "counter", "Rollouts by how they ended.",
+        "turnout_rollout_verdicts_total", "counter", "Ended rollouts, by final state.",
         [({"model": m, "verdict": v}, float(recorder.verdicts.get((m, v), 0))) for m, v in verdicts],
     )  # fmt: skip
     rollbacks = dict.fromkeys((model, cause) for model in models for cause in CAUSES) | dict(recorder.rollbacks)
     yield Family(
         "turnout_rollout_rollbacks_total", "counter",
-        "Candidates rolled back, by evidence, circuit breaker, guard, probe, confirm webhook or something else.",
+        "Candidates rolled back, by cause: evidence, circuit breaker, guard, probe, confirm webhook or other.",
         [({"model": m, "reason_kind": c}, float(recorder.rollbacks.get((m, c), 0))) for m, c in rollbacks],
     )  # fmt: skip
     yield Family(
         "turnout_probe_measurements_total", "counter",
-        "Measurements of probes for rollouts; an inconclusive one is neither pass nor fail.",
+        "Measurements of probes for rollouts, by outcome. An inconclusive one neither passed nor failed.",
         [
             ({"probe": p, "outcome": o}, float(recorder.measurements.get((p, o), 0)))
             for p in recorder.probes for o in OUTCOMES
         ],
     )  # fmt: skip
     yield gauge(
-        "turnout_probe_value", "What a probe measured last of a rollout that this server drives; of a boolean 1 or 0.",
+        "turnout_probe_value", "Last measurement of a probe for a rollout that this server runs; 1 or 0 for a boolean.",
         [({"probe": s.probe, "model": s.model, "version": s.version}, s.value) for s in recorder.probe_values],
     )  # fmt: skip
     yield Family(
         "turnout_rollout_confirmations_total", "counter",
-        "Answers of the confirm webhook; `waiting` is neither yes nor no.",
+        "Answers of the confirm webhook, by reply; `waiting` is neither yes nor no.",
         [({"reply": r}, float(recorder.confirmations.get(r, 0))) for r in REPLIES if recorder.confirms],
     )  # fmt: skip
     yield gauge(
-        "turnout_rollout_unreadable", "Rollouts that have not ended and that this release cannot read.",
+        "turnout_rollout_unreadable", "Unfinished rollouts that this release of Turnout cannot read.",
         [({"model": m}, float(recorder.unreadable.get(m, 0))) for m in dict.fromkeys((*models, *recorder.unreadable))],
     )  # fmt: skip
     yield gauge(
-        "turnout_rollout_tick_duration_seconds", "What the last look at rollouts took, waits for the store included.",
+        "turnout_rollout_tick_duration_seconds",
+        "Duration of the last tick of all rollouts, including waits for the state store.",
         [({}, recorder.tick_duration)],
     )  # fmt: skip
     yield Family(
         "turnout_rollout_late_counts_total", "counter",
-        "Ticks of other servers that came too late to be counted by whoever drives the rollout.",
+        "Ticks from other servers that arrived too late for the server that runs the rollout to count them.",
         [({}, float(recorder.late_counts))],
     )  # fmt: skip
     yield gauge(
-        "turnout_rollout_unrecorded", "1 while a rollback of the model is in force and not on record.",
+        "turnout_rollout_unrecorded", "1 while a rollback of the model is in force but not yet recorded, else 0.",
         [({"model": m}, float(m in recorder.diverted)) for m in dict.fromkeys((*models, *recorder.diverted))],
     )  # fmt: skip
     alive = sum(one.alive for one in recorder.servers)
     yield gauge(
-        "turnout_servers", "Servers and workers that share the state store: alive, or silent for more than four ticks.",
+        "turnout_servers", "Servers and workers on the state store: alive, or silent for more than four ticks.",
         [({"state": "alive"}, float(alive)), ({"state": "silent"}, float(len(recorder.servers) - alive))],
     )  # fmt: skip
     yield gauge(
         "turnout_server_epochs_behind",
-        "Epochs that a server's policy is behind the latest of any server on the state store.",
+        "Number of epochs that a server's policy is behind the latest policy of any server on the state store.",
         [({"server": s.name, "model": m}, float(n)) for s in recorder.servers if s.alive for m, n in s.behind.items()],
     )  # fmt: skip
-    yield gauge("turnout_rollout_last_tick_seconds", "Since rollouts were last looked at.", [({}, recorder.since_tick)])
+    yield gauge(
+        "turnout_rollout_last_tick_seconds", "Time since the last tick of all rollouts.", [({}, recorder.since_tick)]
+    )
     yield Family(
         "turnout_rollout_false_alarms_total", "counter",
         "Comparisons of a baseline with itself that ended in a rollback.",
@@ -243,15 +255,16 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     )  # fmt: skip
     yield Family(
         "turnout_rollout_false_alarm_attempts_total", "counter",
-        "Comparisons of a baseline with itself that were begun.",
+        "Comparisons of a baseline with itself that were started.",
         [({"model": m.model}, float(m.attempts)) for m in recorder.meters],
     )  # fmt: skip
     yield gauge(
-        "turnout_rollout_false_alarm_e_value", "Combined evidence of the present comparison of a baseline with itself.",
+        "turnout_rollout_false_alarm_e_value", "Combined evidence of the current comparison of a baseline with itself.",
         [({"model": m.model, "version": m.version}, m.e_value) for m in recorder.meters],
     )  # fmt: skip
     yield gauge(
-        "turnout_rollout_false_alarm_requests", "Requests that the present comparison has taken in, by lane.",
+        "turnout_rollout_false_alarm_requests",
+        "Requests in the current comparison of a baseline with itself, by lane.",
         [
             ({"model": m.model, "version": m.version, "lane": lane}, float(count))
             for m in recorder.meters

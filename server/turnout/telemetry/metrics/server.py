@@ -18,25 +18,26 @@ class LoadOutcome(StrEnum):
 
     READY = "ready"
     DIGEST_MISMATCH = "digest_mismatch"
-    """Its bytes are not the published ones."""
+    """The version's files differ from the published ones."""
     NOT_TRUSTED = "not_trusted"
-    """A signature by a trusted key is required, and it has none."""
+    """The version lacks a required signature by a trusted key."""
     MEMORY = "memory"
-    """It exceeded a memory limit."""
+    """The version exceeded a memory limit."""
     MODEL = "model"
-    """ONNX Runtime cannot load it, or it failed during warm-up."""
+    """ONNX Runtime cannot load the model, or it failed during warm-up."""
     CONFIG = "config"
-    """A setting cannot be fulfilled on this machine."""
+    """This machine cannot satisfy a setting."""
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """One device's memory at a scrape, in bytes.
+    """A device's memory at the time of a scrape, in bytes.
 
     Attributes:
-        used: On `cpu`, by this process and the children of its versions; on a GPU, by all processes.
-        limit: The most that may be used.
+        used: Memory in use: on `cpu` by this process and the child processes of its versions, on a GPU by all
+            processes.
+        limit: Maximum that can be used.
     """
 
     used: int
@@ -45,27 +46,27 @@ class DeviceMemory:
 
 @dataclass(slots=True)
 class ServerRecorder:
-    """Counts about the server as a whole.
+    """Counts and current values of the server as a whole.
 
     Attributes:
-        loads: Attempts to load a version, by model and outcome.
-        on_demand_loads: Loads that requests triggered.
-        evictions: Versions unloaded so that another fits the memory budget, by model.
-        waiting_for_load: Requests that wait for the load of a version, by model.
-        memory_budgets: Bytes that all versions may take together, by device with a budget.
+        loads: Number of attempts to load a version, by model and outcome.
+        on_demand_loads: Number of loads that requests triggered, by model and outcome.
+        evictions: Number of versions unloaded to make room in the memory budget, by model.
+        waiting_for_load: Number of requests that wait for a version to be loaded, by model.
+        memory_budgets: Memory budget of all versions together in bytes, by device that has one.
         epochs: Epoch of the policy in force, by model; 0 if traffic was never changed.
-        memory: By device (`cpu`, `cuda:0`), as of this scrape; a device with an unknown limit is left out.
-        spans: Spans of requests by outcome; empty if tracing is off.
-        gpus: All GPUs that the driver lists, as of this scrape; empty if it cannot be asked.
-        repository_available: Whether the model repository could be read the last time.
-        state_store_available: Whether the state store could be read and written the last time.
-        missing_versions: Versions in memory whose files are gone from the repository, by model.
-        cache_bytes: Bytes of files in the cache of a remote repository; None if there is none.
-        fetched_bytes: Bytes that this process fetched into the cache.
-        tls: Counts about the listeners' certificates.
-        auth: Counts about callers.
-        admission: Counts requests.
-        budget: Counts the bytes of unfinished requests.
+        memory: Memory by device (`cpu`, `cuda:0`) at this scrape, without devices whose limit is unknown.
+        spans: Number of spans of requests, by outcome; empty if tracing is off.
+        gpus: All GPUs that the driver lists, at this scrape; empty if the driver does not answer.
+        repository_available: Whether the last read of the model repository succeeded.
+        state_store_available: Whether the last access to the state store succeeded.
+        missing_versions: Number of versions in memory whose files are gone from the repository, by model.
+        cache_bytes: Size of the files in the cache of a remote repository; None if there is no cache.
+        fetched_bytes: Number of bytes that this process has fetched into the cache.
+        tls: Counts of the listeners' certificates.
+        auth: Counts of authentication.
+        admission: The server's admission control, which counts requests.
+        budget: The budget that counts the bytes of partially received requests.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -92,21 +93,23 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     """Returns the families of one scrape.
 
     Args:
-        recorder: What was counted.
-        models: The models that the server knows. Each has every outcome from the beginning, at 0: Prometheus sees an
-            increase only between two samples, and would miss the first failure otherwise.
+        recorder: The counts.
+        models: Names of all models. Every outcome of each model starts at 0: Prometheus sees an increase only between
+            two samples, and would otherwise miss the first failure.
     """
     pairs = dict.fromkeys((model, str(outcome)) for model in models for outcome in LoadOutcome)
     yield Family(
-        "turnout_version_loads_total", "counter", "Attempts to load a version, by what became of them.",
+        "turnout_version_loads_total", "counter", "Attempts to load a version, by outcome.",
         [({"model": m, "outcome": o}, float(recorder.loads.get((m, o), 0))) for m, o in pairs | dict(recorder.loads)],
     )  # fmt: skip
     yield Family(
-        "turnout_version_on_demand_loads_total", "counter", "Loads that the first request for a version began.",
+        "turnout_version_on_demand_loads_total", "counter",
+        "Loads triggered by the first request for a version, by outcome.",
         [({"model": m, "outcome": o}, float(count)) for (m, o), count in recorder.on_demand_loads.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_version_evictions_total", "counter", "Versions unloaded so that another fits the memory budget.",
+        "turnout_version_evictions_total", "counter",
+        "Versions unloaded to make room for another in the memory budget.",
         [({"model": model}, float(count)) for model, count in recorder.evictions.items()],
     )  # fmt: skip
     yield Family(
@@ -114,23 +117,24 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({"model": model}, float(count)) for model, count in recorder.waiting_for_load.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_version_memory_budget_bytes", "gauge", "What all versions together may take, where that is bounded.",
+        "turnout_version_memory_budget_bytes", "gauge", "Memory budget of all versions together, if there is one.",
         [({"device": device}, float(budget)) for device, budget in recorder.memory_budgets.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_policy_epoch", "gauge", "Epoch of the model's traffic policy that is in force here.",
+        "turnout_policy_epoch", "gauge", "Epoch of the model's traffic policy that is in force on this server.",
         [({"model": model}, float(epoch)) for model, epoch in recorder.epochs.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_memory_used_bytes", "gauge", "Memory in use: by the server on the CPU, by all on a GPU.",
+        "turnout_memory_used_bytes", "gauge", "Memory in use: by the server on the CPU, by all processes on a GPU.",
         [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_memory_limit_bytes", "gauge", "What the control group allows or the machine has; all that a GPU has.",
+        "turnout_memory_limit_bytes", "gauge",
+        "Memory limit: of the control group or machine for the CPU, total memory for a GPU.",
         [({"device": device}, float(memory.limit)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_trace_spans_total", "counter", "Spans of traced requests, by what became of them.",
+        "turnout_trace_spans_total", "counter", "Spans of traced requests, by outcome.",
         [({"outcome": outcome}, float(count)) for outcome, count in recorder.spans.items()],
     )  # fmt: skip
     yield Family(
@@ -147,7 +151,7 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     )  # fmt: skip
     remote = recorder.cache_bytes is not None
     yield Family(
-        "turnout_cache_bytes", "gauge", "Files of versions in the cache, of whatever repository shares it.",
+        "turnout_cache_bytes", "gauge", "Size of the files in the cache, for all repositories that share it.",
         [({}, float(recorder.cache_bytes or 0))] if remote else [],
     )  # fmt: skip
     yield Family(

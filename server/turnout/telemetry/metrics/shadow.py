@@ -1,4 +1,4 @@
-"""Metrics of shadows, scraped like the others (`turnout.telemetry.metrics.versions`)."""
+"""Metrics of shadows."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,24 +9,25 @@ from turnout.telemetry.histogram import LATENCY_BOUNDS, Histogram
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
 
 DIFFERENCE_BOUNDS = tuple(float(f"1e{exponent}") for exponent in range(-9, 4))
-"""Buckets of absolute differences: float32 is exact to about 1e-7 of its value, and 1e3 is far off in any unit."""
+"""Upper bounds of the buckets of absolute differences: the relative precision of float32 is about 1e-7, and 1e3 is a
+large difference in any unit."""
 
 
 _SHOWN_AT_ZERO = ("agreed", "disagreed")
-"""Outcomes that a shadow has from the beginning: otherwise its first disagreement would be no increase."""
+"""Outcomes that start at 0, so that Prometheus sees the first disagreement as an increase."""
 
 
 @dataclass(slots=True)
 class ShadowRecorder:
-    """Counts about one version as a shadow. Owned by the event loop.
+    """Counts of one version as a shadow. Used on the event loop only.
 
     Attributes:
         model, version: Labels.
-        outcomes: Copies by outcome.
-        dropped: Copies that were not run, by reason.
-        mismatches: By output and kind.
-        differences: Largest absolute difference of each copy, by output.
-        lag: Seconds from the live answer to the end of the comparison.
+        outcomes: Number of copies, by outcome.
+        dropped: Number of copies that were not run, by reason.
+        mismatches: Number of mismatches, by output and kind.
+        differences: Histograms of the largest absolute difference of each copy, by output.
+        lag: Histogram of the seconds from the live answer to the end of the comparison.
         agreement: Share of the copies that agree, corrected for noise; None before the first.
         noise: Share of the copies on which the baseline disagreed with itself; None before the first check.
     """
@@ -50,14 +51,14 @@ class ShadowRecorder:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of every series."""
+        """Labels of the shadow's series."""
         return {"model": self.model, "version": self.version}
 
 
 def shadow_families(shadows: Sequence[ShadowRecorder]) -> Iterator[Family]:
     """Returns the metric families of `shadows`."""
     yield Family(
-        "turnout_shadow_requests_total", "counter", "Copies that were run, by what became of them.",
+        "turnout_shadow_requests_total", "counter", "Copies that were run, by outcome.",
         [(s.labels | {"outcome": outcome}, float(n)) for s in shadows for outcome, n in s.outcomes.items()],
     )  # fmt: skip
     yield Family(
@@ -73,11 +74,12 @@ def shadow_families(shadows: Sequence[ShadowRecorder]) -> Iterator[Family]:
         ],
     )  # fmt: skip
     yield Family(
-        "turnout_shadow_abs_difference", "histogram", "Largest absolute difference of two elements, of each copy.",
+        "turnout_shadow_abs_difference", "histogram",
+        "Largest absolute difference between two elements of an output, for each copy.",
         [(s.labels | {"output": output}, h) for s in shadows for output, h in s.differences.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_shadow_agreement_ratio", "gauge", "Share of the compared copies that agree, the noise taken off.",
+        "turnout_shadow_agreement_ratio", "gauge", "Share of the compared copies that agree, corrected for noise.",
         [(s.labels, s.agreement) for s in shadows if s.agreement is not None],
     )  # fmt: skip
     yield Family(
@@ -85,6 +87,6 @@ def shadow_families(shadows: Sequence[ShadowRecorder]) -> Iterator[Family]:
         [(s.labels, s.noise) for s in shadows if s.noise is not None],
     )  # fmt: skip
     yield Family(
-        "turnout_shadow_lag_seconds", "histogram", "From the live answer to the end of the comparison.",
+        "turnout_shadow_lag_seconds", "histogram", "Time from the live answer to the end of the comparison.",
         [(s.labels, s.lag) for s in shadows if any(s.lag.counts)],
     )  # fmt: skip

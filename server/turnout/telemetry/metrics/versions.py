@@ -1,7 +1,7 @@
-"""Metrics of each version, and the scrape of all metrics.
+"""Metrics of versions, and the scrape of all metrics.
 
-All recording happens on the event loop, into plain Python objects that one scrape reads: no lock, about two
-microseconds a request. Labels come from the registry and from fixed lists, never from a client.
+Everything is recorded on the event loop, in plain Python objects that a scrape reads. This needs no lock and costs
+about two microseconds per request. Labels come from the registry and from fixed lists, never from a client.
 """
 
 import time
@@ -30,24 +30,26 @@ from turnout.telemetry.ratios import Ratio
 _RECENT = 4096
 
 _SHOWN_AT_ZERO = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
-"""Codes that a role has from its first request: otherwise Prometheus would see no increase at the first failure."""
+"""Codes that start at 0 with the first request of a role, so that Prometheus sees the first failure as an increase."""
 
 _GRACE_SCRAPES = 2
-"""Scrapes for which the series of a version that left are still shown, so that its last counts are not lost."""
+"""Number of scrapes that still show the series of an unloaded version, so that its last counts are not lost."""
 
 
 class RoleRecorder:
-    """Counts about one version in one role.
+    """Counts of one version in one role.
 
     Attributes:
-        decisions: Requests that routing sent here.
-        codes: Requests by status code name.
-        duration: Seconds from arrival to answer.
-        queue: Seconds from admission to the start of the run.
-        compute: Seconds of the run, of the whole batch.
-        slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
-        recent: Exact seconds from arrival to answer of the latest requests; a rollout's thresholds come from them.
-        failed_seconds: Seconds from arrival to error, of all requests that failed.
+        decisions: Number of requests that were routed to this version in this role.
+        codes: Number of requests, by name of the status code.
+        duration: Histogram of the seconds from arrival to answer.
+        queue: Histogram of the seconds from admission to the start of the run.
+        compute: Histogram of the duration of the run, for the whole batch, in seconds.
+        slo_edges: The model's latency objectives, in seconds.
+        slo_exceeded: Number of requests slower than each latency objective, in the order of `slo_edges`.
+        recent: Exact durations of the latest successful requests, in seconds. A rollout derives its thresholds from
+            them.
+        failed_seconds: Total time from arrival to error of all failed requests, in seconds.
         answered_last: `time.monotonic()` of the latest answer; 0.0 before the first.
     """
 
@@ -69,10 +71,10 @@ class RoleRecorder:
         self.answered_last = 0.0
 
     def answered(self, duration: float, queue: float, compute: float) -> None:
-        """Counts an answered request; times in seconds."""
+        """Counts a successful request. All times are in seconds."""
         self.codes["OK"] += 1
         self.recent.append(duration)
-        # Histogram.observe, inlined three times: this runs for every request, and calls would dominate its cost.
+        # Histogram.observe, inlined three times: this runs for every request, and calls would dominate the cost.
         self.duration.counts[bisect_left(LATENCY_BOUNDS, duration)] += 1
         self.duration.total += duration
         self.queue.counts[bisect_left(LATENCY_BOUNDS, queue) if queue else 0] += 1
@@ -83,7 +85,7 @@ class RoleRecorder:
             self._compare(duration)
 
     def failed(self, code: str, duration: float) -> None:
-        """Counts a failed request, after `duration` seconds."""
+        """Counts a request that failed after `duration` seconds."""
         self.codes[code] += 1
         self.duration.observe(duration)
         self.failed_seconds += duration
@@ -92,7 +94,7 @@ class RoleRecorder:
     def remember(
         self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
     ) -> None:
-        """Keeps counted times, in seconds, as exemplars of their buckets."""
+        """Stores the times of a request, in seconds, as exemplars of their buckets. They must already be counted."""
         now = time.time()
         self.duration.remember(Exemplar(trace_id, duration, now))
         if queue is not None and compute is not None:
@@ -107,29 +109,32 @@ class RoleRecorder:
 
 @dataclass(slots=True)
 class VersionRecorder:
-    """Counts about one version; lives as long as its series are exposed.
+    """Counts of one version. It exists for as long as the version's series are exposed.
 
     Attributes:
         model, version, digest: Labels.
         slo_edges: The model's latency objectives, in seconds.
         roles: Recorders by role.
-        batches: Runs that gave answers.
-        inflight: Requests admitted and not yet answered.
-        queue_depth: Requests that wait for a runner.
-        queue_fill: Fill of its fullest queue, 0 to 1, by requests or bytes, whichever is closer to its limit.
-        load_seconds: Time of its last load.
-        memory_bytes: By device (`cpu`, `cuda:0`).
-        isolated_restarts: Its child processes that died and were replaced; None if it has none.
-        isolated_processes: Its running child processes.
-        cuda_graphs: Number of batch sizes that are captured; None if it does not run on a GPU and captures were not
-            requested.
-        tensorrt: Whether it runs on TensorRT; None if that was not requested.
-        tensorrt_fp16: Whether it runs in FP16; None if that was not requested.
-        traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
-        traffic_share: By role: share of the decisions of the policy's present epoch.
-        demoted: Number of times that it stopped batching, since an output had the wrong number of rows.
-        without_slot: Requests with a routing key that were counted without a slot, since there were too many.
-        scrapes_left: None while the version is known; else the number of scrapes that still show it.
+        batches: Counts of successful runs.
+        inflight: Number of admitted requests that are not yet answered.
+        queue_depth: Number of requests that wait for a runner.
+        queue_fill: Fill level of the version's fullest queue, 0 to 1: of requests or of bytes, whichever is closer to
+            its limit.
+        load_seconds: Duration of the last load.
+        memory_bytes: Memory by device (`cpu`, `cuda:0`).
+        isolated_restarts: Number of child processes that died and were replaced; None if the version runs without child
+            processes.
+        isolated_processes: Number of running child processes.
+        cuda_graphs: Number of batch sizes that are captured as CUDA graphs; None if the version does not run on a GPU
+            and captures were not requested.
+        tensorrt: Whether the version runs on TensorRT; None if that was not requested.
+        tensorrt_fp16: Whether the version runs in FP16; None if that was not requested.
+        traffic_weight: Share of the traffic, 0 to 1, by role and kind (`desired`, `applied`).
+        traffic_share: Share of the routing decisions in the policy's current epoch, by role.
+        demoted: Number of times that the version stopped batching because an output had the wrong number of rows.
+        without_slot: Number of requests with a routing key that were counted without their slot because there were too
+            many slots.
+        scrapes_left: Number of scrapes that still show the version after it was retired; None before.
     """
 
     model: str
@@ -163,7 +168,7 @@ class VersionRecorder:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the series that differ only by version."""
+        """Labels of the series without further labels."""
         return {"model": self.model, "version": self.version}
 
 
@@ -172,8 +177,11 @@ class KnownVersion:
     """A version that the server knows, loaded or not.
 
     Attributes:
-        state: Its lifecycle state.
-        failure: Why loading failed (a `LoadOutcome`); "" if it succeeded or was not tried.
+        model: Name of the model.
+        version: The version number.
+        digest: Digest of the version.
+        state: Lifecycle state.
+        failure: Why loading failed (a `LoadOutcome`); "" if it succeeded or was not attempted.
     """
 
     model: str
@@ -187,9 +195,9 @@ class Metrics:
     """All metrics of one server. Created once by the composition root; there is no global registry.
 
     Attributes:
-        known: Every version that the server knows; the manager replaces it as a whole.
-        rollouts: Counts about rollouts.
-        server: Counts about the server as a whole.
+        known: All versions that the server knows. The version manager replaces the whole sequence.
+        rollouts: Counts of rollouts.
+        server: Counts of the server as a whole.
         faults: Counts of unparsable messages and unexpected errors.
     """
 
@@ -211,14 +219,14 @@ class Metrics:
         self._exposition = Exposition()
 
     def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
-        """Returns the recorder of a version that comes into service.
+        """Returns the recorder of a version that is about to serve requests.
 
-        A version that comes back within the grace period keeps its counts.
+        A version that returns within the grace period keeps its counts.
 
         Args:
-            model: Its model's name.
+            model: Name of the model.
             version: The exact version.
-            digest: Its digest.
+            digest: Digest of the version.
             slo_edges: The model's latency objectives, in seconds.
         """
         key = (model, version)
@@ -229,7 +237,7 @@ class Metrics:
         return recorder
 
     def retire(self, model: str, version: str) -> None:
-        """Notes that a version has left: its series disappear after two more scrapes."""
+        """Retires an unloaded version: its series disappear after two more scrapes."""
         recorder = self._versions.get((model, version))
         if recorder is not None and recorder.scrapes_left is None:
             recorder.scrapes_left = _GRACE_SCRAPES
@@ -238,33 +246,33 @@ class Metrics:
         """Counts a request that reached no version.
 
         Args:
-            model: Name of an existing model, or "": never a name that a client made up.
-            code: Status code name.
+            model: Name of an existing model, or ""; never an arbitrary name from a client.
+            code: Name of the status code.
         """
         key = (model, code)
         self._unrouted[key] = self._unrouted.get(key, 0) + 1
 
     @property
     def unrouted_requests(self) -> int:
-        """Requests that reached no version, since the start."""
+        """Number of requests that reached no version since the start."""
         return sum(self._unrouted.values())
 
     def shadow(self, model: str, version: str) -> ShadowRecorder:
-        """Returns the recorder of a version as a shadow, created at first use; its series go with the version's."""
+        """Returns the recorder of a version as a shadow, created at first use. It is removed with the version's."""
         recorder = self._shadows.get((model, version))
         if recorder is None:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
     async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
-        """Yields all metrics in a format; counts as a scrape for the grace period of versions that left."""
+        """Yields the text of all metrics. Counts as a scrape for the grace period of retired versions."""
         versions = list(self._versions.values())
         async for block in self._exposition.render(self._registry, content_type):
             yield block
         self._run_down(versions)
 
     def snapshot(self) -> Iterator[Family]:
-        """Yields every family, those of the process too, for adding up several workers; counts as a scrape."""
+        """Yields all families, including those of the process, to be merged with other workers'. Counts as a scrape."""
         versions = list(self._versions.values())
         yield from self.families()
         self._run_down(versions)
@@ -279,36 +287,36 @@ class Metrics:
                     self._shadows.pop((recorder.model, recorder.version), None)
 
     def families(self) -> Iterator[Family]:
-        """Returns every family of Turnout with its present series."""
+        """Yields all families of Turnout with their current series."""
         versions = list(self._versions.values())
-        yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
+        yield Family("turnout_requests_total", "counter", "Requests, by status code.", self._requests(versions))
         yield Family(
-            "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",
+            "turnout_route_decisions_total", "counter", "Requests, by the version and role that routing chose.",
             ((labels, float(recorder.decisions)) for labels, recorder in _roles(versions) if recorder.decisions),
         )  # fmt: skip
         for name, text, attribute in (
-            ("turnout_request_duration_seconds", "From arrival to answer.", "duration"),
-            ("turnout_queue_duration_seconds", "From admission to the start of the run.", "queue"),
-            ("turnout_compute_duration_seconds", "The model's run, of the whole batch.", "compute"),
+            ("turnout_request_duration_seconds", "Time from arrival to answer.", "duration"),
+            ("turnout_queue_duration_seconds", "Time from admission to the start of the run.", "queue"),
+            ("turnout_compute_duration_seconds", "Duration of the model's run, for the whole batch.", "compute"),
         ):
             yield Family(name, "histogram", text, _role_histograms(versions, attribute))
         yield Family(
-            "turnout_batch_size", "histogram", "Rows of each batch that gave answers.",
+            "turnout_batch_size", "histogram", "Number of rows of each successful batch.",
             ((v.labels, v.batches.histogram()) for v in versions if v.batches.runs),
         )  # fmt: skip
         yield Family(
             "turnout_batching_demoted_total", "counter",
-            "Times that a version stopped sharing runs, since an output of one did not add up.",
+            "Times that a version stopped batching because an output had the wrong number of rows.",
             [(v.labels, float(v.demoted)) for v in versions],
         )  # fmt: skip
         yield Family(
             "turnout_requests_without_slot_total", "counter",
-            "Requests with a routing key that were counted as if they had none, for want of room between two ticks.",
+            "Requests with a routing key that were counted without it, because a tick had too many different keys.",
             [(v.labels, float(v.without_slot)) for v in versions],
         )  # fmt: skip
         yield Family(
             "turnout_slo_exceeded_total", "counter",
-            "Requests slower than the model's own latency objective, counted exactly.",
+            "Requests slower than a latency objective of the model, counted exactly.",
             (
                 (labels | {"threshold": repr(edge)}, float(count))
                 for labels, r in _roles(versions)
@@ -322,7 +330,7 @@ class Metrics:
             [(v.labels, float(v.isolated_restarts or 0)) for v in isolated],
         )  # fmt: skip
         yield Family(
-            "turnout_isolated_processes", "gauge", "Child processes of an isolated version that run.",
+            "turnout_isolated_processes", "gauge", "Running child processes of an isolated version.",
             [(v.labels, float(v.isolated_processes)) for v in isolated if v.scrapes_left is None],
         )  # fmt: skip
         yield Family(
@@ -330,7 +338,7 @@ class Metrics:
             [({"model": k.model, "version": k.version, "digest": k.digest, "state": k.state}, 1.0) for k in self.known],
         )  # fmt: skip
         yield Family(
-            "turnout_version_failed", "gauge", "1 for each version that could not be loaded, by the reason.",
+            "turnout_version_failed", "gauge", "1 for each version that could not be loaded, by reason.",
             [({"model": k.model, "version": k.version, "reason": k.failure}, 1.0) for k in self.known if k.failure],
         )  # fmt: skip
         yield from _gauges(versions)
@@ -349,7 +357,7 @@ class Metrics:
 
 
 def _roles(versions: Iterable[VersionRecorder]) -> Iterator[tuple[dict[str, str], RoleRecorder]]:
-    """Yields labels and recorder of each role, even if roles are added meanwhile."""
+    """Yields the labels and recorder of each role. Roles may be added during the iteration."""
     for v in versions:
         for role, recorder in list(v.roles.items()):
             yield v.labels | {"role": role}, recorder
@@ -363,42 +371,46 @@ def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Ite
 def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
     present = [v for v in versions if v.scrapes_left is None]
     yield Family(
-        "turnout_inflight_requests", "gauge", "Requests admitted and not yet answered.",
+        "turnout_inflight_requests", "gauge", "Admitted requests that are not yet answered.",
         [(v.labels, v.inflight) for v in present],
     )  # fmt: skip
     yield Family(
         "turnout_queue_depth", "gauge", "Requests that wait for a runner.", [(v.labels, v.queue_depth) for v in present]
     )
     yield Family(
-        "turnout_queue_fill_ratio", "gauge", "How full its fullest queue is, 0 to 1, by requests or by bytes.",
+        "turnout_queue_fill_ratio", "gauge",
+        "Fill level of the version's fullest queue, 0 to 1, by requests or by bytes.",
         [(v.labels, v.queue_fill) for v in present],
     )  # fmt: skip
     yield Family(
-        "turnout_version_load_duration_seconds", "gauge", "Time of the version's last load, warm-up included.",
+        "turnout_version_load_duration_seconds", "gauge", "Duration of the version's last load, including warm-up.",
         [(v.labels, v.load_seconds) for v in present if v.load_seconds],
     )  # fmt: skip
     yield Family(
         "turnout_version_memory_bytes", "gauge",
-        "Growth of the process, or of the device, while it loaded, and what its child processes have.",
+        "Memory that loading the version added to the process or device, and the memory of its child processes.",
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_version_cuda_graphs", "gauge", "Sizes of batches for which its runs are captured; 0 if none are.",
+        "turnout_version_cuda_graphs", "gauge", "Number of batch sizes that are captured as CUDA graphs.",
         [(v.labels, v.cuda_graphs) for v in present if v.cuda_graphs is not None],
     )  # fmt: skip
     yield Family(
-        "turnout_version_tensorrt", "gauge", "1 if it runs on TensorRT, 0 if it should and runs on something else.",
+        "turnout_version_tensorrt", "gauge",
+        "1 if the version runs on TensorRT, 0 if that was requested but is not possible.",
         [(v.labels, int(v.tensorrt)) for v in present if v.tensorrt is not None],
     )  # fmt: skip
     yield Family(
-        "turnout_version_tensorrt_fp16", "gauge", "1 if it runs in FP16, 0 if its golden cases rule that out.",
+        "turnout_version_tensorrt_fp16", "gauge",
+        "1 if the version runs in FP16, 0 if its golden cases do not allow that.",
         [(v.labels, int(v.tensorrt_fp16)) for v in present if v.tensorrt_fp16 is not None],
     )  # fmt: skip
     yield Family(
-        "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, desired and in force.",
+        "turnout_traffic_weight", "gauge", "Desired and applied share of the unpinned traffic, 0 to 1.",
         [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_traffic_share", "gauge", "Share that the version got since the policy's epoch began.",
+        "turnout_traffic_share", "gauge",
+        "Share of the traffic that the version has received in the policy's current epoch.",
         [(v.labels | {"role": role}, share) for v in present for role, share in v.traffic_share.items()],
     )  # fmt: skip

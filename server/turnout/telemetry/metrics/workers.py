@@ -1,25 +1,25 @@
-"""Metrics of workers, from their parent. Pure."""
+"""Metrics of worker processes, recorded by their parent process. Pure."""
 
 from collections.abc import Iterator, Mapping
 
 from turnout.telemetry.families import Family
 
 WORKER = "worker"
-"""The label of a series of one worker: its number, from 0."""
+"""The label with the number of a worker, starting at 0."""
 
 
 def worker_families(ready: Mapping[int, bool], restarts: Mapping[int, int]) -> Iterator[Family]:
-    """Returns the families of one scrape; only a server with several workers has them.
+    """Returns the families of one scrape. Only servers with several workers have them.
 
     Args:
-        ready: By worker, whether it accepts connections and is ready.
-        restarts: By worker, the number of restarts.
+        ready: Whether each worker accepts connections and is ready, by worker number.
+        restarts: Number of restarts, by worker number.
     """
     yield Family(
-        "turnout_worker_up", "gauge", "1 while the worker takes connections and is ready, 0 while it does not.",
+        "turnout_worker_up", "gauge", "1 while the worker accepts connections and is ready, else 0.",
         [({WORKER: str(index)}, float(up)) for index, up in ready.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_worker_restarts_total", "counter", "Times that the worker ended and was started again.",
+        "turnout_worker_restarts_total", "counter", "Times that the worker exited and was restarted.",
         [({WORKER: str(index)}, float(count)) for index, count in restarts.items()],
     )  # fmt: skip

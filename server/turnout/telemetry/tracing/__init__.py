@@ -1,8 +1,8 @@
-"""Traces of requests, in OpenTelemetry's terms and formats.
+"""Tracing of requests, in OpenTelemetry's terms and formats.
 
-    context   who called, by W3C Trace Context                trace      what is noted of one request as it goes
-    tracer    which requests are traced                       spans      a request that ended, as spans
-    otlp      spans as OTLP's bytes                           exporter   bytes -> collector, by transport
+    context   the caller's span, from W3C Trace Context       trace      the timings recorded for one request
+    tracer    decides which requests are traced               spans      makes the spans of an ended request
+    otlp      encodes spans as OTLP                           exporter   sends them to a collector, by transport
 
-Only `otlp` and `transport` import OpenTelemetry's own code, and nothing imports them if tracing is off.
+Only `otlp` and `transport` import OpenTelemetry packages, and they are imported only if tracing is on.
 """

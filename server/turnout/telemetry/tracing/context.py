@@ -1,4 +1,4 @@
-"""Reads W3C Trace Context: the trace and span of a caller. Pure.
+"""Parses W3C Trace Context: the trace and span of a caller. Pure.
 
 https://www.w3.org/TR/trace-context-2/
 """
@@ -20,13 +20,13 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 
 @dataclass(frozen=True, slots=True)
 class SpanContext:
-    """A span, as others refer to it.
+    """A reference to a span.
 
     Attributes:
-        trace_id: 16 bytes, not all zero.
-        span_id: 8 bytes, not all zero.
-        flags: `SAMPLED`: the caller records; `RANDOM`: the trace id is random.
-        trace_state: Data of vendors, as received.
+        trace_id: Trace id, 16 bytes, not all zero.
+        span_id: Span id, 8 bytes, not all zero.
+        flags: Bit set of `SAMPLED` (the caller records the trace) and `RANDOM` (the trace id is random).
+        trace_state: Vendor-specific data, as received.
     """
 
     trace_id: bytes
@@ -36,7 +36,7 @@ class SpanContext:
 
     @property
     def sampled(self) -> bool:
-        """Whether the caller records."""
+        """Whether the caller records the trace."""
         return self.flags & SAMPLED != 0
 
 
@@ -44,14 +44,14 @@ def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
     """Returns the caller's span from a call's metadata or headers; None if it is missing or invalid.
 
     Args:
-        pairs: Names in lower case, and values.
+        pairs: Names, in lower case, and values.
     """
     parent: str | None = None
     states: list[str] = []
     for name, value in pairs:
         if name == TRACEPARENT:
             if parent is not None or not isinstance(value, str):
-                return None  # two parents count as none
+                return None  # duplicate headers are invalid
             parent = value
         elif name == TRACESTATE and isinstance(value, str):
             states.append(value)
@@ -59,7 +59,7 @@ def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
 
 
 def parse(traceparent: str, tracestate: str = "") -> SpanContext | None:
-    """Returns the span that the two values name; None if they are invalid."""
+    """Returns the span in the values of the two headers; None if they are invalid."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""Queues spans, up to a limit, and sends them. No request waits for a collector, or fails with it."""
+"""Queues spans, up to a limit, and sends them to a collector. Requests do not wait for a collector or fail with it."""
 
 import asyncio
 import random
@@ -11,21 +11,22 @@ from turnout.config import Tracing
 from turnout.telemetry.tracing.transport import CollectorResponse, ExportOutcome, ExportTransport
 
 OUTCOMES = ("exported", "dropped", "rejected", "failed")
-"""Outcomes of spans: accepted by the collector, dropped from a full queue, refused, or not delivered."""
+"""Outcomes of spans: accepted by the collector, dropped because the queue was full, rejected by the collector, or not
+delivered."""
 
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 15.0
 
 _MAX_BYTES = 3 * 2**20
-"""Most bytes of an export: collectors accept 4 MiB over gRPC, unless they are configured for more."""
+"""Maximum size of an export. By default, collectors accept 4 MiB over gRPC."""
 
 _CLOSE_SECONDS = 2.0
-"""Seconds that the last spans may delay the end of the server."""
+"""Maximum time that sending the last spans may delay the server's shutdown, in seconds."""
 
 
 class Exporter:
-    """Sends spans to a collector, a batch at a time. Used on the event loop only."""
+    """Sends spans to a collector in batches. Used on the event loop only."""
 
     def __init__(
         self,
@@ -35,14 +36,14 @@ class Exporter:
         counts: MutableMapping[str, int],
         log: FilteringBoundLogger,
     ) -> None:
-        """Prepares.
+        """Creates the exporter.
 
         Args:
-            transport: Sends exports.
-            frame: Returns an export of concatenated spans.
-            settings: The limits.
-            counts: Spans by `OUTCOMES`.
-            log: Receives a line when a collector becomes unreachable, and when it is reachable again.
+            transport: Transport to the collector.
+            frame: Function that wraps concatenated spans in an export request.
+            settings: The `[tracing]` section, with the limits.
+            counts: Receives the number of spans by outcome (`OUTCOMES`).
+            log: Receives a line when exports start to fail, and when they succeed again.
         """
         self._transport = transport
         self._frame = frame
@@ -58,7 +59,7 @@ class Exporter:
         counts.update(dict.fromkeys(OUTCOMES, 0))
 
     def put(self, spans: bytes, count: int) -> None:
-        """Queues `count` spans, or drops and counts them if too many wait."""
+        """Queues `count` encoded spans, or drops and counts them if the queue is full."""
         if self._waiting + count > self._settings.max_queue_spans:
             self._counts["dropped"] += count
             return
@@ -68,11 +69,11 @@ class Exporter:
             self._full.set()
 
     def start(self) -> None:
-        """Starts to send."""
+        """Starts the task that sends the spans."""
         self._task = asyncio.create_task(self._run(), name="trace exporter")
 
     async def close(self) -> None:
-        """Sends the waiting spans, as far as time allows, and ends."""
+        """Sends as many of the queued spans as the time allows, then closes the transport."""
         self._closing.set()
         self._full.set()
         if self._task is not None:
@@ -91,7 +92,7 @@ class Exporter:
                 await self._export(*self._batch())
 
     def _batch(self) -> tuple[bytes, int]:
-        """Takes up to a batch of the waiting spans; at least those of one request."""
+        """Removes a batch of spans from the queue: at least those of one request."""
         parts: list[bytes] = []
         total = size = 0
         while self._queue:
@@ -114,7 +115,7 @@ class Exporter:
             self._report(verdict.reason)
             if attempt == _TRIES - 1 or self._closing.is_set():
                 break
-            pause = _FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.75, 1.25)  # noqa: S311 - no secrecy needed
+            pause = _FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
             await _first(self._closing, min(max(pause, verdict.pause or 0.0), _MAX_PAUSE_SECONDS))
         if verdict.outcome is ExportOutcome.TAKEN:
             rejected = min(verdict.rejected, count)
@@ -128,12 +129,12 @@ class Exporter:
     async def _send(self, body: bytes) -> CollectorResponse:
         try:
             return await self._transport.send(body)
-        except Exception as error:  # noqa: BLE001 - a collector is no reason to stop a server
+        except Exception as error:  # noqa: BLE001 - a failed export must not stop the server
             self._log.error("an export of spans failed as nobody foresaw", exc_info=error)
             return CollectorResponse(ExportOutcome.REFUSED, type(error).__name__)
 
     def _report(self, trouble: str) -> None:
-        """Logs that exports fail, once for each kind of trouble, and once that they succeed again."""
+        """Logs a line when exports fail for a new reason, and one when they succeed again."""
         if trouble and trouble != self._trouble:
             self._log.warning("spans are not exported", reason=trouble)
         elif self._trouble and not trouble:
@@ -142,7 +143,7 @@ class Exporter:
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:
-    """Returns once `event` is set, or after `seconds`."""
+    """Waits until `event` is set, for at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""Sets tracing up if it is on. If it is off, nothing of OpenTelemetry is imported."""
+"""Sets up tracing. If tracing is off, no OpenTelemetry package is imported."""
 
 import os
 import platform
@@ -22,15 +22,15 @@ _SCOPE = "turnout"
 async def tracing(
     settings: Tracing, counts: MutableMapping[str, int], log: FilteringBoundLogger
 ) -> AsyncIterator[Tracer | None]:
-    """Yields the tracer, or None if tracing is off; leaving the context sends the waiting spans.
+    """Yields the tracer, or None if tracing is off. Queued spans are sent on exit.
 
     Args:
         settings: The `[tracing]` section.
-        counts: Receives the number of spans by outcome; left alone if tracing is off.
-        log: Receives trouble with the collector.
+        counts: Receives the number of spans by outcome. It is not changed if tracing is off.
+        log: Receives problems with the collector.
 
     Raises:
-        ConfigError: Tracing is on and the extra is not installed.
+        ConfigError: Tracing is on, but the extra `otel` is not installed.
     """
     if not settings.endpoint:
         yield None

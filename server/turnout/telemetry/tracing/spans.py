@@ -1,12 +1,12 @@
-"""Makes the spans of a request from its recorded timings. Pure.
+"""Derives the spans of a request from its recorded timings. Pure.
 
 SERVER  turnout.v1.PredictionService/Predict
           |-- decode    until the request is decoded into tensors
           |-- route     until the version is chosen
           |-- queue     from admission to the start of the run
-          |-- compute   the run, of the whole batch
+          |-- compute   the run of the whole batch
           |-- encode    until the answer is encoded
-shadow  in its own trace, linked to the request's span
+shadow  in a separate trace, linked to the request's span
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from turnout.telemetry.tracing.trace import ShadowCopy, Trace
 Value = str | int | float | bool
 Attributes = tuple[tuple[str, Value], ...]
 Step = tuple[str, float, float, Attributes]
-"""Name, start and end by `time.monotonic()`, attributes."""
+"""Name, start, end (both in `time.monotonic` seconds) and attributes of a step."""
 
 SHADOW = "shadow"
 MAX_TEXT = 256
-"""Most characters of an attribute that comes from a client."""
+"""Maximum length of an attribute that comes from a client, in characters."""
 
 MAX_MESSAGE = 1024
 
 
 class OtlpSpanKind(IntEnum):
-    """The kind of a span, by OTLP's numbers."""
+    """OTLP's numbers for the kinds of spans."""
 
     INTERNAL = 1
     SERVER = 2
@@ -48,7 +48,7 @@ def steps(trace: Trace) -> Iterator[Step]:
 
 
 def request_attributes(trace: Trace) -> Attributes:
-    """Returns the attributes of a request's span that many requests share; `own_attributes` are the others."""
+    """Returns the attributes of a request's span that many requests share. `own_attributes` returns the others."""
     operation = trace.operation
     attributes: Attributes = (*operation.attributes, (operation.status_key, trace.status))
     if trace.fault:
@@ -69,7 +69,7 @@ def request_attributes(trace: Trace) -> Attributes:
 
 
 def own_attributes(trace: Trace) -> tuple[tuple[str, str], ...]:
-    """Returns the attributes that only this request's span has."""
+    """Returns the attributes that are specific to this request's span."""
     return (("turnout.request_id", trace.request_id[:MAX_TEXT]), *trace.details)
 
 

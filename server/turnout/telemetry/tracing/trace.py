@@ -1,6 +1,6 @@
-"""Records one request as it goes: points in time, and which version answered. Spans are made from it later.
+"""Records the timings of one request and the version that answered. Spans are derived from it later.
 
-Each point costs a few hundred nanoseconds, and only traced requests record any.
+Recording a point in time costs a few hundred nanoseconds, and only traced requests do so.
 """
 
 import time
@@ -13,12 +13,12 @@ from turnout.telemetry.tracing.context import SpanContext
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """The method or route that was called.
+    """The method or route of a request.
 
     Attributes:
-        name: Of the request's span: `turnout.v1.PredictionService/Predict`, `POST /predict/{model}`.
-        attributes: Those of all of its spans.
-        status_key: The attribute for its status.
+        name: Name of the request's span: `turnout.v1.PredictionService/Predict`, `POST /predict/{model}`.
+        attributes: Attributes of the spans of all its requests.
+        status_key: Name of the attribute with the request's status.
     """
 
     name: str
@@ -27,13 +27,13 @@ class Operation:
 
     @classmethod
     def rpc(cls, service: str, method: str) -> "Operation":
-        """Returns that of a gRPC method; `service` is its full name."""
+        """Returns the operation of a gRPC method. `service` is the full name of the service."""
         name = f"{service}/{method}"
         return cls(name, (("rpc.system.name", "grpc"), ("rpc.method", name)), "rpc.response.status_code")
 
     @classmethod
     def http(cls, method: str, route: str) -> "Operation":
-        """Returns that of an HTTP route."""
+        """Returns the operation of an HTTP route."""
         attributes = (("http.request.method", method), ("http.route", route), ("url.scheme", "http"))
         return cls(f"{method} {route}", attributes, "http.response.status_code")
 
@@ -43,44 +43,44 @@ class Requested(Protocol):
 
     @property
     def model(self) -> str:
-        """The model's name, as the client wrote it."""
+        """Name of the model, as sent by the client."""
         ...
 
     @property
     def selector(self) -> str:
-        """The version selector, as the client wrote it."""
+        """Version selector, as sent by the client."""
         ...
 
     @property
     def request_id(self) -> str:
-        """The request's id in logs."""
+        """Id of the request in the logs."""
         ...
 
     @property
     def arrived(self) -> float:
-        """`time.monotonic()` when it arrived."""
+        """`time.monotonic()` when the request arrived."""
         ...
 
 
 class ExemplarRecorder(Protocol):
-    """Keeps exemplars of what it counted."""
+    """A recorder that stores exemplars of the requests it has counted."""
 
     def remember(
         self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
     ) -> None:
-        """Keeps times, in seconds, as exemplars of their buckets."""
+        """Stores the times of a request, in seconds, as exemplars of their buckets."""
         ...
 
 
 class Sink(Protocol):
-    """Makes spans of requests and copies that ended."""
+    """Receives ended requests and copies, and makes spans of them."""
 
     def keeps(self, trace: "Trace", model: str) -> bool:
-        """Tells whether spans are made of a request, now that its model is known."""
+        """Returns whether to make spans of a request, now that its model is known."""
         ...
 
     def ended(self, trace: "Trace") -> None:
-        """Receives a request that ended."""
+        """Receives an ended request."""
         ...
 
     def copied(self, copy: "ShadowCopy") -> None:
@@ -89,33 +89,34 @@ class Sink(Protocol):
 
 
 class Trace:
-    """One request. Times are `time.monotonic()`; 0.0 if the request did not get that far.
+    """The record of one request. Times are in `time.monotonic` seconds; 0.0 if the request did not get that far.
 
-    It holds no tensor, no route and no handle: it may wait longer than those should live.
+    It does not reference tensors, routes or handles, since it may outlive them in a queue.
 
     Attributes:
-        sampled: Whether spans are made of it. If not, the ids are only for the logs.
-        trace_id, span_id: Its own; if it is not sampled, the caller's.
-        operation: What was called.
-        sink: Makes spans of it.
-        parent: The caller's span.
-        details: Attributes that only this request has.
-        model, selector, request_id: As the client wrote them; the model's own name once it was routed.
-        begun: When it arrived.
-        routing, routed: When it was decoded, and when it had a route.
-        started: When its run started.
-        queue_seconds, compute_seconds: As in the answer.
-        answered: When the answer was ready, but not encoded yet.
+        sampled: Whether spans are made of the request. If not, its ids are only used in logs.
+        trace_id, span_id: Ids of the request's span or, if it is not sampled, of the caller's.
+        operation: The method or route.
+        sink: Receives the record when the request has ended.
+        parent: The caller's span; None if there is none or the request is not sampled.
+        details: Attributes of this request only.
+        model, selector, request_id: Values that the client sent. Once the request is routed, `model` is the model's
+            exact name.
+        begun: When the request arrived.
+        routing, routed: When the request was decoded, and when a version was chosen.
+        started: When the run started.
+        queue_seconds, compute_seconds: Times in the queue and of the run, as in the answer.
+        answered: When the answer was ready but not yet encoded.
         finished: When the answer was encoded, or the request failed.
-        version, role, digest, epoch: Of the route.
-        batch_rows, batch_requests: As in the answer; None if there is none.
-        code: Name of the status code of its failure; "" if it did not fail.
+        version, role, digest, epoch: The version that was chosen, its role and digest, and the policy's epoch.
+        batch_rows, batch_requests: Number of rows and requests in the batch. `batch_rows` is None if there was no run.
+        code: Name of the status code if the request failed; "" if it did not.
         error: Class of the error.
-        status: The status in the protocol.
-        fault: Whether that is the server's fault.
-        message: The error message that the caller gets.
-        recorder: The recorder that counted it; None if no version did.
-        took: Seconds from its arrival to its answer, as they were counted.
+        status: Status in the protocol.
+        fault: Whether the server is at fault for the status.
+        message: Error message that is sent to the caller.
+        recorder: Recorder that counted the request; None if it reached no version.
+        took: Counted seconds from arrival to answer.
     """
 
     details: tuple[tuple[str, str], ...] = ()
@@ -152,7 +153,7 @@ class Trace:
         sink: Sink,
         parent: SpanContext | None = None,
     ) -> None:
-        """Starts a trace now. Points that are not recorded yet keep the defaults of the class, which costs nothing."""
+        """Starts the record now. Times that are not recorded yet are class attributes, which cost nothing to set up."""
         self.sampled = sampled
         self.trace_id = trace_id
         self.span_id = span_id
@@ -162,20 +163,20 @@ class Trace:
         self.begun = time.monotonic()
 
     def note_request(self, request: Requested) -> None:
-        """Records which request it is, once it has been decoded as far as possible."""
+        """Records the request's fields, once it is decoded as far as possible."""
         self.sampled = self.sampled and self.sink.keeps(self, request.model)
         if self.sampled:
             self.model, self.selector, self.request_id = request.model, request.selector, request.request_id
             self.begun = request.arrived
 
     def note_answer(self, route: Any, answer: Any, now: float, took: float) -> None:
-        """Records which version answered, and how. The types are those of `turnout.serving.data_plane.inference`.
+        """Records the version that answered and the timings of its run.
 
         Args:
-            route: Which version answered, and why.
-            answer: How the answer came about.
+            route: The route, as in `turnout.serving.data_plane.inference`.
+            answer: The answer, as in `turnout.serving.data_plane.inference`.
             now: When the answer was ready.
-            took: Seconds since the request arrived, as they were counted.
+            took: Counted seconds since the request arrived.
         """
         if not self.sampled:
             return
@@ -190,10 +191,10 @@ class Trace:
         """Records how the request failed.
 
         Args:
-            route: As in `note_answer`; None if it has none.
+            route: The route, as in `note_answer`; None if the request failed before it had one.
             error: The error.
-            code: Name of its status code.
-            took: As in `note_answer`.
+            code: Name of the error's status code.
+            took: Counted seconds since the request arrived.
         """
         self.code, self.error, self.message = code, kind_of(error), str(error)
         if self.sampled and route is not None:
@@ -201,12 +202,12 @@ class Trace:
             self.recorder, self.took = route.recorder, took
 
     def end(self, status: str | int, *, fault: bool, message: str = "") -> None:
-        """Ends the request. Ending it again changes nothing.
+        """Ends the record and passes it to the sink. Calling it again does nothing.
 
         Args:
-            status: The status in the protocol: a code's name, or an HTTP status.
-            fault: Whether that is the server's fault, not the caller's.
-            message: The error message that the caller gets.
+            status: Status in the protocol: the name of a gRPC code, or an HTTP status.
+            fault: Whether the server, rather than the caller, is at fault.
+            message: Error message that is sent to the caller.
         """
         if not self.sampled or self.finished:
             return
@@ -216,7 +217,7 @@ class Trace:
         self.sink.ended(self)
 
     def exemplify(self) -> None:
-        """Keeps its counted times as exemplars of their buckets."""
+        """Stores the counted times of the request as exemplars of their buckets."""
         if self.recorder is None:
             return
         if self.batch_rows is None:
@@ -235,11 +236,14 @@ class ShadowCopy:
     """A copy of a request that a shadow ran.
 
     Attributes:
-        model, version, baseline: The shadow, and the version that it is compared with.
-        epoch: Of the policy that asked for the copy.
-        outcome: Its outcome, in a word.
-        begun, ended: From the live answer to the end of the comparison.
+        trace: The record of the live request.
+        model: Name of the model.
+        version, baseline: The shadow, and the version that it is compared with.
+        epoch: Epoch of the policy with the shadow.
+        outcome: Outcome of the comparison, one word.
+        begun, ended: Times of the live answer and of the end of the comparison.
         error: Class of the run's error; "" for none.
+        message: Message of the run's error; "" for none.
     """
 
     trace: Trace

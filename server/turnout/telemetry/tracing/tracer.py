@@ -10,24 +10,28 @@ from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
 
 _ID_BITS = 64
 _AT_ONCE = 64
-"""Requests whose ids are drawn at once, and whose spans are made at once, which takes half a millisecond. One by one
-between other work, each costs three to six times as much, because of cold caches."""
+"""Number of requests whose ids are drawn together, and whose spans are encoded together, which takes half a
+millisecond. Encoding them one by one between other work costs three to six times as much, because of cold caches."""
 
 _AT_MOST_SECONDS = 0.2
-"""Seconds that an ended request waits for others."""
+"""Maximum time that an ended request waits for others to be encoded with, in seconds."""
 
 _SHARE_BITS = 56
+"""Number of the lowest bits of a trace id, which decide sampling: W3C requires them to be random, and other tools
+sample by them, too."""
+
 _NOTHING = -1
-"""The lowest bits of a trace id, which decide sampling: W3C requires them to be random, and others sample by them."""
+"""The bound for a model whose requests are never traced."""
 
 
 class Tracer:
-    """Starts traces. If the caller has decided, its decision applies; else a share of the requests is traced.
+    """Starts the traces of requests and collects the ended ones.
 
-    Used on the event loop only.
+    If the caller has made a sampling decision, it applies; otherwise a share of the requests is traced. Used on the
+    event loop only.
 
     Attributes:
-        sample_ratio: The configured share.
+        sample_ratio: The configured share, 0 to 1.
     """
 
     def __init__(
@@ -36,15 +40,15 @@ class Tracer:
         write_requests: Callable[[Sequence[Trace]], None],
         write_copy: Callable[[ShadowCopy], None],
     ) -> None:
-        """Prepares.
+        """Creates the tracer.
 
         Args:
-            sample_ratio: Share of the requests to trace, 0 to 1, if their callers have not decided.
-            write_requests: Makes the spans of ended requests.
-            write_copy: Makes the span of a copy.
+            sample_ratio: Share of the requests to trace, 0 to 1, among those whose callers have not decided.
+            write_requests: Function that encodes and queues the spans of ended requests.
+            write_copy: Function that encodes and queues the span of a copy.
         """
         self.sample_ratio = sample_ratio
-        self._random = random.Random()  # noqa: S311 - ids need no secrecy
+        self._random = random.Random()  # noqa: S311 - ids are not secrets
         self._bits = self._random.getrandbits
         self.sample(sample_ratio, {})
         self._write_requests = write_requests
@@ -53,15 +57,15 @@ class Tracer:
         self._timer: asyncio.TimerHandle | None = None
 
     def sample(self, ratio: float | None, by_model: Mapping[str, float | None]) -> None:
-        """Changes the shares of the requests to trace from now on.
+        """Changes the shares of the requests that are traced.
 
-        The model of a request is not known when it arrives: traces are started for the largest share, and `keeps` drops
-        those that are too many for their model.
+        The model of a request is not known when it arrives. So traces are started for the largest share, and `keeps`
+        drops those that exceed the share of their model.
 
         Args:
-            ratio: For models that are not in `by_model`, 0 to 1, if callers have not decided. None: nothing is traced,
-                whatever they decided.
-            by_model: The same, for each of these models.
+            ratio: Share for models that are not in `by_model`, 0 to 1, among requests whose callers have not decided.
+                None turns tracing off, even for requests that their caller traces.
+            by_model: Shares of single models, with the same meaning.
         """
         most = max(share or 0.0 for share in (ratio, *by_model.values()))
         self._log_left_out = math.log1p(-most) if most < 1 else -math.inf
@@ -72,7 +76,7 @@ class Tracer:
         self._until_next = self._gap()
 
     def keeps(self, trace: Trace, model: str) -> bool:
-        """Tells whether to keep a started trace, now that the request's model is known."""
+        """Returns whether to keep a started trace, now that the request's model is known."""
         bound = self._bounds.get(model, self._other_bound)
         if trace.parent is not None:
             return bound != _NOTHING
@@ -98,7 +102,7 @@ class Tracer:
         return Trace(False, parent.trace_id, parent.span_id, operation, self)
 
     def _draw(self) -> list[tuple[bytes, bytes, int]]:
-        """Draws ids of traces and of their first spans, and the gaps between traced requests, many at once."""
+        """Draws many trace ids, ids of their first spans, and gaps between traced requests at once."""
         if not self._bound:
             return []
         trace_ids = [
@@ -107,17 +111,17 @@ class Tracer:
         return [((trace_id or 1).to_bytes(16), self.new_span_id(), self._gap()) for trace_id in trace_ids]
 
     def _gap(self) -> int:
-        """Returns how many requests ahead the next traced one is, 1 being the very next; 0 for none.
+        """Returns the number of requests until the next traced one: 1 for the next request, 0 for never.
 
-        Drawing the gap from the geometric distribution is the same as drawing for each request, but costs the others
-        nothing.
+        Drawing the gap from a geometric distribution is equivalent to a random decision for each request, but adds no
+        cost to requests that are not traced.
         """
         if not self._bound:
             return 0
         return 1 + int(math.log1p(-self._random.random()) / self._log_left_out)
 
     def ended(self, trace: Trace) -> None:
-        """Queues a request for its spans, which are made after its answer has left, together with others'."""
+        """Queues an ended request. Its spans are made together with others', after the answer has been sent."""
         self._ended.append(trace)
         if len(self._ended) == _AT_ONCE:
             asyncio.get_running_loop().call_soon(self._write_some)
@@ -130,7 +134,7 @@ class Tracer:
         self._write_requests(ended)
 
     def copied(self, copy: ShadowCopy) -> None:
-        """Makes a span of a copy."""
+        """Makes the span of a copy."""
         self._write_copy(copy)
 
     def _write_some(self) -> None:
@@ -139,7 +143,7 @@ class Tracer:
             self._timer = None
         some, self._ended = self._ended[:_AT_ONCE], self._ended[_AT_ONCE:]
         self._write_requests(some)
-        if self._ended:  # a burst: let other work of the loop run in between
+        if self._ended:  # let the event loop do other work between batches
             asyncio.get_running_loop().call_soon(self._write_some)
 
     def new_span_id(self) -> bytes:
@@ -147,7 +151,7 @@ class Tracer:
         return (self._bits(_ID_BITS) or 1).to_bytes(8)
 
     def new_span_ids(self, count: int) -> bytes:
-        """Returns `count` new span ids, concatenated; none is ever zero, which is not a valid id."""
+        """Returns `count` new span ids, concatenated. Zero, an invalid id, has a negligible probability of 2**-64."""
         return self._bits(_ID_BITS * count).to_bytes(8 * count) if count else b""
 
     def new_trace_id(self) -> bytes:
@@ -156,5 +160,5 @@ class Tracer:
 
 
 def _bound(share: float | None) -> int:
-    """Returns the upper bound for the lowest bits of a sampled trace id; `_NOTHING` for None."""
+    """Returns the upper bound of the lowest bits of a sampled trace id; `_NOTHING` for None."""
     return _NOTHING if share is None else round(share * 2**_SHARE_BITS)

@@ -1,4 +1,4 @@
-"""Sends spans to a collector, by OTLP over HTTP or gRPC, and reads its answers.
+"""Sends spans to a collector with OTLP over HTTP or gRPC, and interprets its responses.
 
 https://opentelemetry.io/docs/specs/otlp/
 """
@@ -24,7 +24,7 @@ _HTTP_PATH = "/v1/traces"
 _GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 _MAX_ANSWER = 64 * 1024
-"""Most bytes of an answer that are read."""
+"""Maximum number of bytes to read of a response."""
 
 _HTTP_RETRIED = {429, 502, 503, 504}
 _GRPC_RETRIED = {
@@ -42,20 +42,20 @@ class ExportOutcome(Enum):
 
     TAKEN = "taken"
     RETRY = "retry"
-    """Try again later."""
+    """The export can be retried later."""
     REFUSED = "refused"
-    """Never try again."""
+    """The export must not be retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorResponse:
-    """The answer of a collector.
+    """A collector's response to an export.
 
     Attributes:
-        outcome: Of the export.
-        reason: The reason, in a word or two; never text from a header.
-        rejected: Spans that it refused in an export that it accepted.
-        pause: Seconds after which it wants to be tried again; None if it did not say.
+        outcome: Outcome of the export.
+        reason: Short reason for the outcome; never text from a header.
+        rejected: Number of spans that the collector rejected in an export that it accepted.
+        pause: Seconds after which the collector asks to retry; None if it did not say.
     """
 
     outcome: ExportOutcome
@@ -65,14 +65,14 @@ class CollectorResponse:
 
 
 class ExportTransport(Protocol):
-    """Sends exports."""
+    """A transport for exports."""
 
     async def send(self, body: bytes) -> CollectorResponse:
-        """Sends an ExportTraceServiceRequest; never raises."""
+        """Sends an ExportTraceServiceRequest. Never raises."""
         ...
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         ...
 
 
@@ -84,7 +84,7 @@ def make_transport(settings: Tracing) -> ExportTransport:
 
 
 class HttpTransport:
-    """OTLP/HTTP with protobuf bodies. Proxies are those of the environment."""
+    """OTLP/HTTP with protobuf bodies. Uses the proxies in the environment variables."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], timeout: float) -> None:
         base = endpoint.rstrip("/")
@@ -94,11 +94,11 @@ class HttpTransport:
         self._threads = Threads("trace export")
 
     async def send(self, body: bytes) -> CollectorResponse:
-        """Sends an export in a thread, which waits for the network without the interpreter's lock."""
+        """Sends an export in a thread, which releases the GIL while it waits for the network."""
         return await self._threads.run(self._post, body)
 
     async def close(self) -> None:
-        """Lets the thread end; nothing else stays open between exports."""
+        """Stops the thread. No connection stays open between exports."""
         self._threads.shutdown()
 
     def _post(self, body: bytes) -> CollectorResponse:
@@ -115,7 +115,7 @@ class HttpTransport:
 
 
 class GrpcTransport:
-    """OTLP/gRPC; `https` in the endpoint asks for TLS."""
+    """OTLP/gRPC, with TLS if the endpoint's scheme is `https`."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], timeout: float) -> None:
         scheme, _, target = endpoint.rstrip("/").partition("://")
@@ -146,16 +146,16 @@ class GrpcTransport:
 
 
 def _taken(answer: bytes) -> CollectorResponse:
-    """Reads the answer to an export that the collector accepted."""
+    """Parses the response to an export that the collector accepted."""
     try:
         partial = ExportTraceServiceResponse.FromString(answer).partial_success
-    except DecodeError:  # some answer with plain text
+    except DecodeError:  # some collectors respond with plain text
         return CollectorResponse(ExportOutcome.TAKEN)
     return CollectorResponse(ExportOutcome.TAKEN, partial.error_message[:256], rejected=partial.rejected_spans)
 
 
 def _seconds(header: str | None) -> float | None:
-    """Reads a Retry-After in seconds; OTLP does not mention its other form, a date."""
+    """Parses a Retry-After header in seconds. OTLP does not use its other form, a date."""
     return float(header) if header is not None and header.isdecimal() else None
 
 

@@ -1,1 +1,1 @@
-"""The console: web pages for operators. Read-only without the control token."""
+"""The console: web pages for operators, read-only unless the user has signed in."""

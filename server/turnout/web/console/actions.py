@@ -1,4 +1,4 @@
-"""The console's buttons: operators who have signed in send the same commands to a rollout as with the CLI."""
+"""The console's forms: sign-in, sign-out, and the commands to a rollout, which are the same as in the CLI."""
 
 import math
 import re
@@ -22,19 +22,19 @@ from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions, Visitor, actor_name, over_https, same_origin
 
 _MAX_REASON = 1024
-"""Longest reason in bytes, as the state store keeps it."""
+"""Maximum length of a reason in bytes: the limit of the state store."""
 
 _MAX_BODY = 16 << 10
 _MAX_EPOCH_DIGITS = 18
 
 _INSIDE = re.compile(r"/console(/(?!\.{1,2}(/|$))[A-Za-z0-9_~+.-]+)*")
-"""Paths that a sign-in may lead to: only those of the console."""
+"""Paths that a sign-in may redirect to: only those of the console."""
 
 Decide = Callable[[Rollout], Moved]
 
 
 def decision(command: str, actor: str, reason: str) -> Decide:
-    """Returns the decision that a button stands for.
+    """Returns the decision for a button's command.
 
     Raises:
         InvalidRequest: The button does not exist.
@@ -52,7 +52,7 @@ def decision(command: str, actor: str, reason: str) -> Decide:
 
 
 class Actions:
-    """Handles posted forms. Each answer redirects to the page that shows the result, or says why it was refused."""
+    """Handles posted forms. Responses redirect to the page with the result, or explain why the form was rejected."""
 
     def __init__(
         self,
@@ -86,13 +86,13 @@ class Actions:
             back = f"/console/models/{model}/rollouts/{attempt}"
             await self._rollouts.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
         except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client has disconnected
         except TurnoutError as error:
             return self._pages.problem(request, error, back)
         return RedirectResponse(back, 303, HEADERS)
 
     async def sign_in(self, request: Request) -> Response:
-        """Signs somebody in who knows the control token; a GET shows the form."""
+        """Shows the sign-in form (GET), or signs the user in if the token is valid (POST)."""
         possible, failed, wait = self._sessions.possible, False, 0
         following = request.query_params.get("next", "")
         if request.method == "POST":
@@ -150,7 +150,7 @@ class Actions:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Reads a small form without files."""
+    """Returns the fields of a small form without files."""
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -163,7 +163,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _epoch(text: str) -> int:
-    """Returns the epoch that the page showed: a button pressed on an old page is refused."""
+    """Parses the epoch that the page showed. Commands from outdated pages are rejected."""
     if not text.isascii() or not text.isdigit() or len(text) > _MAX_EPOCH_DIGITS:
         raise InvalidRequest.at("epoch", "expected the rollout's epoch")
     return int(text)

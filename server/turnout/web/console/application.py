@@ -1,4 +1,4 @@
-"""The console's URLs."""
+"""The console's routes."""
 
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -22,7 +22,14 @@ _MODEL = "/console/models/{model}"
 def console_routes(
     pages: Pages, rollouts: RolloutEngine, recorder: AuthRecorder, log: FilteringBoundLogger
 ) -> Sequence[Route]:
-    """Returns the console's routes."""
+    """Returns the console's routes.
+
+    Args:
+        pages: Renders the pages.
+        rollouts: Applies the commands of the buttons.
+        recorder: Counts rejected sign-ins.
+        log: Receives a line for each sign-in.
+    """
     actions = Actions(rollouts, pages, pages.sessions, log, recorder.refused)
     return [
         Route("/", _home),
@@ -44,7 +51,7 @@ def console_routes(
 
 
 def console_refusal(request: Request, error: TurnoutError) -> Response:
-    """Answers a request for a page that the caller may not see; a caller who is not known is sent to sign in."""
+    """Responds to a request for a page that the caller may not see. Unauthenticated callers are sent to the sign-in."""
     if request.url.path.endswith(".json"):
         response = json_error(error)
         response.headers.update(headers_of(error))

@@ -1,4 +1,4 @@
-"""Compares two published versions with the function that the gate `bump` uses for a candidate and its parent."""
+"""Compares two published versions in the same way as the gate `bump` compares a candidate with its parent."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,29 +18,37 @@ _MOST_KEPT = 256
 
 
 class VersionComparison:
-    """Compares versions, one pair at a time and at lower priority than requests, and remembers the findings.
+    """Compares versions, one pair at a time and with lower priority than requests, and caches the findings.
 
     Used on the event loop only.
     """
 
     def __init__(self, repository: Repository, sandbox: Callable[[str], Sandbox]) -> None:
-        """Prepares. The sandbox of a model is the same as for its publishes."""
+        """Creates the comparison.
+
+        Args:
+            repository: The repository with the versions' files.
+            sandbox: Returns the sandbox for a model, as for publishing.
+        """
         self._repository = repository
         self._sandbox = sandbox
         self._threads = Threads("comparison", 1, lower_priority)
         self._kept: OrderedDict[tuple[str, str], BumpFinding] = OrderedDict()
 
     async def of(self, new: VersionEntry, old: VersionEntry, *, examine: bool) -> BumpFinding | None:
-        """Returns the gate's finding for `new` over `old`, the lower one.
+        """Returns the gate's finding for `new` over `old`.
 
-        If the manifests alone do not decide, weights are read and both versions run only if `examine` is set.
+        Args:
+            new: The higher version.
+            old: The lower one.
+            examine: Whether to compare weights and run both versions if the manifests alone do not decide.
 
         Returns:
-            The finding; None if the manifests do not decide and `examine` is False.
+            The finding; None if the manifests alone do not decide and `examine` is False.
 
         Raises:
-            UnavailableError: The files of one cannot be read.
-            TurnoutError: One of them is not an ONNX model that can be read.
+            UnavailableError: The files of a version cannot be read.
+            TurnoutError: A version is not a readable ONNX model.
         """
         key = new.digest, old.digest
         if key in self._kept:
@@ -66,7 +74,7 @@ class VersionComparison:
 
 
 def _from_manifests(new: SandboxVersion, old: SandboxVersion) -> bool:
-    """Tells whether the manifests alone decide the finding: only a PATCH that they allow needs more."""
+    """Returns whether the manifests alone decide the finding, which is so except for a PATCH that they allow."""
     if bump_between(old.manifest.version, new.manifest.version) > VersionBump.PATCH:
         return True
     stated = ParentComparison().difference(new, old, VersionBump.MINOR)

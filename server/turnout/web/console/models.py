@@ -1,4 +1,4 @@
-"""The models as the console shows them, from the server's present state."""
+"""The models for the console's pages, from the server's current state."""
 
 from collections.abc import Collection, Mapping
 
@@ -11,12 +11,20 @@ from turnout.web.report.colours import version_colours
 
 
 class ModelViews:
-    """Looks models up. Used on the event loop only."""
+    """Provides views of the models. Used on the event loop only."""
 
     def __init__(
         self, catalog: Catalog, policies: Policies, explainer: Explainer, recent: Recent, part: str = ""
     ) -> None:
-        """Prepares. `part` says which worker's shadows and decisions these are, in a few words; "" if there is one."""
+        """Creates the views.
+
+        Args:
+            catalog: The catalog of versions.
+            policies: The active routing policies.
+            explainer: Explains routes.
+            recent: The metrics of the last hour.
+            part: Description of the worker whose shadows and decisions are shown; "" if there is only one.
+        """
         self.explainer = explainer
         self.recent = recent
         self.part = part
@@ -25,24 +33,24 @@ class ModelViews:
 
     @property
     def all(self) -> Collection[ModelEntry]:
-        """Every model."""
+        """All models."""
         return self._catalog.snapshot.models.values()
 
     def named(self, name: str) -> ModelEntry:
-        """Returns a model.
+        """Returns the model `name`.
 
         Raises:
-            ModelNotFound: No model has that name.
+            ModelNotFound: The model does not exist.
         """
         return self._catalog.snapshot.model(name)
 
     def colours(self, name: str, *more: str) -> Mapping[str, int]:
-        """Returns the colours of a model's versions and of `more`; only of `more` if the model is gone."""
+        """Returns the colours of a model's versions and of `more`; only of `more` if the model no longer exists."""
         known = self._catalog.snapshot.models.get(name)
         return version_colours((), *more) if known is None else colours_of(known, *more)
 
     def view(self, known: ModelEntry) -> ModelView:
-        """Returns what the console shows of a model."""
+        """Returns the view of a model."""
         answering = None
         applied = self._policies.current.get(known.name)
         if applied is None or applied.state.policy is None:

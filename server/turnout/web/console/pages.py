@@ -35,7 +35,7 @@ Handler = Callable[["Pages", Request], Awaitable[Response]]
 
 
 def explained(handler: Handler) -> Handler:
-    """Turns an error of a handler into a page that says what is wrong."""
+    """Decorator that turns an error of a handler into an error page."""
 
     async def handle(self: "Pages", request: Request) -> Response:
         try:
@@ -69,12 +69,18 @@ class Pages:
         return page(template, request, actor=self._name(request), possible=self.sessions.possible, **context)
 
     def _name(self, request: Request) -> str | None:
-        """Returns a visitor's name; None if they are not signed in."""
+        """Returns the name of the signed-in user; None if there is none."""
         visitor = self.sessions.visitor(request)
         return None if visitor is None else visitor.name
 
     def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
-        """Returns a page that says what is wrong, and links to `back`, if given, besides the list of models."""
+        """Returns an error page.
+
+        Args:
+            request: The request that failed.
+            error: The error, whose message is shown.
+            back: Path of a page to link to; "" for only the list of models.
+        """
         actor, possible = self._name(request), self.sessions.possible
         again = request.method == "GET" and isinstance(error, UnavailableError)
         return page(
@@ -84,8 +90,8 @@ class Pages:
 
     @explained
     async def overview(self, request: Request) -> Response:
-        """All models, and the rollouts that run."""
-        caller = caller_of(request.scope)  # None: everybody sees all
+        """Shows all models and the active rollouts."""
+        caller = caller_of(request.scope)  # None if authentication is off: all models are shown
         models = [self._models.view(one) for one in self._models.all if caller is None or caller.sees(one.name)]
         running = [one for one in self._rollouts.running if caller is None or caller.sees(one.model)]
         return self._page(
@@ -102,7 +108,7 @@ class Pages:
 
     @explained
     async def model(self, request: Request) -> Response:
-        """One model: versions side by side, the traffic split, the last hour, and its rollouts."""
+        """Shows a model: its traffic split, versions, last hour, and rollouts."""
         known = self._model(request)
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
         trouble, unread = "", list[str]()
@@ -111,7 +117,7 @@ class Pages:
             history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
             unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:
-            trouble = error.message  # all else on the page is known without the state store
+            trouble = error.message  # the rest of the page does not need the state store
         view = self._models.view(known)
         lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
         running = [r for r in self._rollouts.running if r.model == known.name]
@@ -133,7 +139,7 @@ class Pages:
 
     @explained
     async def version(self, request: Request) -> Response:
-        """One version: its card, and how it differs from another."""
+        """Shows a version, and how it differs from another one."""
         known = self._model(request)
         entry = _version(known, request.path_params["version"])
         named = _text(request, "with")
@@ -150,7 +156,7 @@ class Pages:
 
     @explained
     async def rollout(self, request: Request) -> Response:
-        """One rollout: its state and why, its evidence and its events."""
+        """Shows a rollout: its state, evidence and events."""
         known = self._model(request)
         async with self._tracked.of(known.name, attempt_of(request)) as tracked:
             rollout = tracked.rollout
@@ -172,7 +178,7 @@ class Pages:
 
     @explained
     async def shadow(self, request: Request) -> Response:
-        """A model's shadows, and the requests that they answered most differently."""
+        """Shows a model's shadows, with their worst disagreements."""
         known = self._model(request)
         lanes = self._shadows.of(known.name)
         pairs = [lane.pair for lane in lanes]
@@ -181,7 +187,7 @@ class Pages:
 
     @explained
     async def route(self, request: Request) -> Response:
-        """How a request would be routed, step by step."""
+        """Explains, step by step, how a request would be routed."""
         known = self._model(request)
         selector, key = _text(request, "selector"), _text(request, "key")
         only = request.query_params.get("baseline_only") == "1"
@@ -196,7 +202,7 @@ class Pages:
         )  # fmt: skip
 
     async def series(self, request: Request) -> Response:
-        """The last hour of a model's versions that had requests, as JSON."""
+        """Returns the last hour of a model's versions that had requests, as JSON."""
         try:
             known = self._model(request)
             recent = self._models.recent.of(known.name)
@@ -219,7 +225,7 @@ class Pages:
         return JSONResponse(body, headers=HEADERS)
 
     async def plots(self, request: Request) -> Response:
-        """The data of a rollout's plots, as JSON."""
+        """Returns the data of a rollout's plots, as JSON."""
         try:
             known = self._model(request)
             async with self._tracked.of(known.name, attempt_of(request)) as tracked:
@@ -229,11 +235,11 @@ class Pages:
             return json_error(error)
 
     async def missing(self, request: Request) -> Response:
-        """Answers that the page does not exist."""
+        """Returns the error page for an unknown path."""
         return self.problem(request, NotFoundError("the console has no such page"))
 
     def _colours(self, running: Sequence[Rollout]) -> Mapping[str, Mapping[str, int]]:
-        """Returns the colours of the versions of each model that has a rollout under way."""
+        """Returns the colours of the versions of each model with an active rollout."""
         named = {r.model: {str(v) for v in (r.candidate, r.previous)} for r in running}
         return {model: self._models.colours(model, *versions) for model, versions in named.items()}
 
@@ -242,15 +248,15 @@ class Pages:
 
 
 def json_error(error: TurnoutError) -> Response:
-    """Returns an error to one of the console's scripts."""
+    """Returns an error in JSON, for the console's scripts."""
     return JSONResponse({"error": error.message}, status_of(error), headers=HEADERS)
 
 
 def attempt_of(request: Request) -> int:
-    """Returns the number of the rollout that a page is about.
+    """Returns the attempt number in the path.
 
     Raises:
-        NotFoundError: It is not a valid attempt number.
+        NotFoundError: The number is not valid.
     """
     text = request.path_params["attempt"]
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):
@@ -274,5 +280,5 @@ def _text(request: Request, name: str) -> str:
 
 
 def _short(value: float | None) -> float | None:
-    """Returns a number with as many digits as a chart shows: an hour of 30 versions is 43,000 numbers."""
+    """Returns a number rounded to the precision of a chart, since an hour of 30 versions has 43,000 numbers."""
     return None if value is None else float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""Keeps the last hour of every version in memory, for the console's charts: no Prometheus is needed."""
+"""Keeps the activity of the last hour in memory, so that the console's charts do not need Prometheus."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ class ActivityPoint:
     """The activity of a version between two samples.
 
     Attributes:
-        time: Of the later sample, seconds since 1970.
-        rate: Requests a second.
-        failures: Requests a second that did not end with OK.
-        p50, p99: Latency in milliseconds; None if nothing was answered.
+        time: Time of the later sample, in seconds since 1970.
+        rate: Requests per second.
+        failures: Requests per second that did not end with OK.
+        p50, p99: Latency quantiles in milliseconds; None if there were no requests.
     """
 
     time: float
@@ -38,10 +38,14 @@ class ActivityPoint:
 
 @dataclass(frozen=True, slots=True)
 class _VersionCounts:
-    """The counts of a version, from one recorder of each worker that has it.
+    """The counts of a version, summed over the recorders of all workers that have it.
 
     Attributes:
-        recorders: Their ids; a new recorder counts from 0 again.
+        recorders: Ids of the recorders. They show whether a recorder was replaced, which starts again at 0.
+        monotonic: Time of the sample, in `time.monotonic` seconds.
+        requests: Number of requests.
+        failed: Number of failed requests.
+        latency: Number of requests in each latency bucket.
     """
 
     recorders: tuple[str, ...]
@@ -53,14 +57,19 @@ class _VersionCounts:
 
 _Key = tuple[str, str]
 _COUNTS, _HOUR = "counts", "hour"
-"""Topics of the requests between workers."""
+"""Topics of requests between workers."""
 
 
 class Recent:
-    """Keeps an hour of points for each version in service. Used on the event loop only."""
+    """Keeps an hour of activity points for each loaded version. Used on the event loop only."""
 
     def __init__(self, catalog: Catalog, peers: Peers | None = None) -> None:
-        """Prepares; there are no points before the second `sample`. Requests of peers, the other workers, count too."""
+        """Creates an empty history. The first points appear after the second `sample`.
+
+        Args:
+            catalog: The catalog of versions.
+            peers: The other workers, whose requests are included; None if there are none.
+        """
         self._catalog = catalog
         self._peers = peers
         if peers is not None:
@@ -71,14 +80,14 @@ class Recent:
         self._names: dict[_Key, tuple[VersionRecorder, str]] = {}
 
     async def run(self) -> None:
-        """Takes samples as long as the server runs."""
+        """Takes samples until it is cancelled."""
         await self.catch_up()
         while True:
             await self.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def catch_up(self) -> None:
-        """Copies the last hour from the other workers, if this one was started later."""
+        """Copies the last hour from the other workers, in case this one was started later."""
         replies = {} if self._peers is None else await self._peers.ask(_HOUR)
         for hour in replies.values():
             for model, version, points in json.loads(hour):
@@ -87,7 +96,7 @@ class Recent:
                     self._points[model, version] = deque((ActivityPoint(*point) for point in points), maxlen=_SAMPLES)
 
     async def sample(self) -> None:
-        """Samples every loaded version; forgets versions that have been gone for an hour."""
+        """Samples all loaded versions, and removes versions that have been unloaded for an hour."""
         counted = [self._counted()]
         if self._peers is not None:
             replies = await self._peers.ask(_COUNTS)
@@ -101,7 +110,7 @@ class Recent:
             self._before[key] = counts
             if before is not None and before.recorders == counts.recorders:
                 self._points.setdefault(key, deque(maxlen=_SAMPLES)).append(_point(before, counts, wall))
-        for key, points in list(self._points.items()):  # an unloaded version leaves gaps, and in the end nothing
+        for key, points in list(self._points.items()):  # drop expired points, and versions without points
             while points and wall - points[0].time > SAMPLE_SECONDS * _SAMPLES:
                 points.popleft()
             if not points:
@@ -110,7 +119,7 @@ class Recent:
                 self._names.pop(key, None)
 
     def of(self, model: str) -> Mapping[str, Sequence[ActivityPoint]]:
-        """Returns the points of a model's versions, the oldest first."""
+        """Returns the points of each of a model's versions, oldest first."""
         return {version: list(points) for (name, version), points in self._points.items() if name == model}
 
     async def _answer_peer(self, _: bytes) -> bytes:
@@ -137,7 +146,7 @@ class Recent:
 
 
 _Own = tuple[str, int, int, list[int]]
-"""A recorder's id, its requests, its failures, and its requests by latency bucket."""
+"""A recorder's id, and its numbers of requests, of failures, and of requests in each latency bucket."""
 
 
 def _own(recorder: VersionRecorder) -> tuple[int, int, list[int]]:

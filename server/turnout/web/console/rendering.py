@@ -1,4 +1,4 @@
-"""Renders templates, and sets the headers of every page of the console."""
+"""Renders the console's templates and sets the headers of its responses."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -22,9 +22,9 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Pages load and run only what this server ships, and no other site can put one into a frame.
+"""Headers of all pages: they load and run only files of this server, and other sites cannot embed them in frames.
 
-The referrer stays within the console; with `no-referrer`, browsers would send `Origin: null` with our own forms.
+The referrer is sent only within the console. With `no-referrer`, browsers would send `Origin: null` with its forms.
 """
 
 STATIC = {
@@ -38,11 +38,11 @@ STATIC = {
     "vendor/uplot/uPlot.iife.min.js": "text/javascript",
     "vendor/uplot/uPlot.min.css": "text/css",
 }
-"""The static files by path; a name from a URL is looked up here and never opens a file."""
+"""Static files and their content types. Names from URLs are looked up here and never used to open files."""
 
 
 def bytes_text(count: float) -> str:
-    """Returns `1.2 MiB`."""
+    """Returns a size as text, such as `1.2 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -51,12 +51,12 @@ def bytes_text(count: float) -> str:
 
 
 def clock_text(when: datetime) -> str:
-    """Returns a time without its zone, which is UTC, to the second."""
+    """Returns a naive UTC time as text, to the second."""
     return f"{when:%Y-%m-%d %H:%M:%S}"
 
 
 def time_text(when: datetime) -> str:
-    """Returns a time in UTC, to the second."""
+    """Returns a time, converted to UTC, as text, to the second."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
@@ -65,13 +65,13 @@ _environment.filters |= {"bytes": bytes_text, "time": time_text, "stated": metad
 
 
 def page(template: str, request: Request, status: int = 200, **context: Any) -> Response:
-    """Returns a page."""
+    """Returns the response with a rendered template."""
     html = _environment.get_template(template).render(path=request.url.path, **context)
     return HTMLResponse(html, status, headers=HEADERS)
 
 
 def static(name: str) -> Response:
-    """Returns one of the files that pages load."""
+    """Returns the response with a static file."""
     kind = STATIC.get(name)
     if kind is None:
         return Response("not found\n", 404, media_type="text/plain", headers=HEADERS)

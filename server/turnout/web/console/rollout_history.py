@@ -1,7 +1,7 @@
-"""Keeps the history of rollouts between two requests for their pages.
+"""Caches the history of rollouts between requests for their pages.
 
-A page that refreshes itself reads and replays only the new ticks: a rollout that ran for a day has 17,000, and
-replaying them all takes a second of the server's process.
+So a page that refreshes itself reads and replays only new ticks. A rollout that ran for a day has 17,000 ticks, and
+replaying all of them takes a second of the server's time.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ _Tick = tuple[int, datetime, Mapping[str, Any]]
 
 
 class TrackedRollout:
-    """One rollout, with what it saw so far: as much as its page shows, in bounded memory.
+    """A rollout and the history that its page shows, in bounded memory.
 
     Attributes:
-        plan: How it goes.
-        last: The evidence by now.
-        after: Number of the last tick that was taken.
-        lock: Held by whoever reads or moves it.
+        plan: Plan of the rollout.
+        last: The current evidence.
+        after: Number of the last tick that was replayed.
+        lock: Held while the history is read or updated.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,18 +55,18 @@ class TrackedRollout:
 
     @property
     def rollout(self) -> pb.Rollout:
-        """The rollout as it was told last."""
+        """The state of the rollout at the last update."""
         return self._rollout
 
     def update(self, rollout: pb.Rollout) -> None:
-        """Notes how the rollout stands."""
+        """Updates the state of the rollout."""
         self._rollout = rollout
 
     def take(self, ticks: Sequence[_Tick]) -> None:
-        """Takes further ticks, in their order.
+        """Replays further ticks, in order.
 
         Raises:
-            InvalidRequest: One of them cannot be read.
+            InvalidRequest: A tick cannot be read.
         """
         for number, when, body in ticks:
             recorded = RecordedTick.from_json(when, body)
@@ -81,17 +81,17 @@ class TrackedRollout:
             self.after = number
 
     def ratio(self, metric: Metric) -> float | None:
-        """Returns how often the candidate's requests were bad for each time that the baseline's were."""
+        """Returns the ratio of the candidate's rate of bad events to the baseline's, as `Replay.ratio`."""
         return ratio_of(*self._sums[metric.name])
 
     def plots(self, colours: Mapping[str, int]) -> dict[str, Any]:
-        """Returns what the plots draw, as JSON values; versions in these colours."""
+        """Returns the data of the plots as JSON values, with the colours of the versions."""
         latest = self._latest
         points = [*self._points, *([latest] if latest is not None and latest is not self._points[-1] else [])]
         return drawing(self._rollout, self.plan, points, self._arms, colours)
 
     def _draw(self, point: PlotPoint) -> None:
-        """Keeps a point of the plots, or every second one once there are more than a screen has columns."""
+        """Adds a point to the plots. Halves their resolution when they have more points than a screen has columns."""
         self._latest = point
         if self._taken % self._stride == 0:
             self._points.append(point)
@@ -102,7 +102,7 @@ class TrackedRollout:
 
 
 class TrackedRollouts:
-    """The rollouts that were looked at last. Used on the event loop only."""
+    """A cache of recently viewed rollouts. Used on the event loop only."""
 
     def __init__(self, log: RolloutLog) -> None:
         self._log = log
@@ -110,7 +110,7 @@ class TrackedRollouts:
         self._kept: OrderedDict[tuple[str, int], TrackedRollout] = OrderedDict()
 
     async def history(self, model: str, most: int) -> Sequence[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
-        """Returns a model's rollouts, the latest first.
+        """Returns a model's rollouts, latest first.
 
         Raises:
             UnavailableError: The state store does not answer.
@@ -119,12 +119,12 @@ class TrackedRollouts:
 
     @asynccontextmanager
     async def of(self, model: str, attempt: int) -> AsyncIterator[TrackedRollout]:
-        """Yields a rollout as it is now; it does not change inside the context.
+        """Yields a rollout in its current state. It does not change inside the context.
 
         Raises:
             ModelNotFound, NotFoundError: The rollout does not exist.
             UnavailableError: The state store does not answer.
-            InvalidRequest, Unsupported: A later release of Turnout wrote it.
+            InvalidRequest, Unsupported: The rollout was written by a later release of Turnout.
         """
         record, rollout = await self._log.latest(model, attempt)
         events = await self._log.events(model, attempt, _EVENTS)
@@ -140,7 +140,7 @@ class TrackedRollouts:
                     if len(ticks) < _TICKS_AT_ONCE:
                         break
             except BaseException:
-                self._kept.pop(key, None)  # it may have taken a part
+                self._kept.pop(key, None)  # it may have replayed only some of the ticks
                 raise
             tracked.update(rollout_message(rollout, record, events))
             yield tracked

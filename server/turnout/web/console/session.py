@@ -1,9 +1,9 @@
-"""Sessions of the console: for anybody who knows its token or has a token of `[auth]`.
+"""Sessions of the console. Users sign in with the console's token or a token of `[auth]`.
 
-The token itself is never stored: the cookie holds the name and an expiry under an HMAC whose key is drawn when the
-server starts, for all of its workers, so a restart signs everybody out. For a token of `[auth]` it holds the id, so
-revoking the token signs its bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a
-page of this very origin.
+The token itself is not stored. The session cookie has the user's name and an expiry, signed by HMAC with a key that is
+generated when the server starts, so a restart signs out all users. For a token of `[auth]` the cookie has the token's
+id, so revoking the token ends its sessions. The cookie is SameSite=Strict and HttpOnly, and changes are accepted only
+from pages of the same origin.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ _BY_CONSOLE, _BY_TOKEN = "c", "t"
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Somebody who is signed in.
+    """A signed-in user.
 
     Attributes:
-        name: Shown to them; the name that they typed if they signed in with the console's own token.
-        actor: Who they were proved to be, for the log.
-        caller: What they may do; None if `[auth]` is not enabled: then they may do everything.
+        name: Displayed name: the name that was entered with the console's token, or else the identity.
+        actor: Authenticated identity, for the log.
+        caller: The caller, with its permissions; None if `[auth]` is not enabled, when all users may do everything.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Visitor:
     caller: Caller | None = None
 
     def operates(self, model: str) -> bool:
-        """Tells whether they may change a model's rollouts."""
+        """Returns whether the user may change a model's rollouts."""
         return self.caller is None or self.caller.may(AccessRole.OPERATE, model)
 
 
 class Sessions:
-    """Signs people in and out. Its only state is its key and recent failures.
+    """Signs users in and out. The only state is the signing key and recent failures.
 
     Attributes:
-        authority: Says who may do what; None if `[auth]` is not enabled.
-        throttle: Slows guessing down.
+        authority: Authenticates tokens of `[auth]`; None if `[auth]` is not enabled.
+        throttle: Limits the rate of sign-ins after failures, against guessing.
     """
 
     def __init__(
@@ -85,13 +85,17 @@ class Sessions:
 
     @property
     def possible(self) -> bool:
-        """Whether anybody can sign in."""
+        """Whether it is possible to sign in."""
         return bool(self._token) or self.authority is not None
 
     def sign_in(self, name: str, token: str, response: Response, *, secure: bool) -> str | None:
-        """Puts a session, a cookie, into `response` if the token is valid; returns its owner, else None.
+        """Starts a session if the token is valid, and returns its actor; returns None if the token is not valid.
 
-        The token is as it was typed. `secure` tells that the page came over HTTPS.
+        Args:
+            name: Name that the user entered.
+            token: Token that the user entered.
+            response: Response in which the cookie is set.
+            secure: Whether the page was loaded over HTTPS.
         """
         ends = int(self._now()) + _SECONDS
         given = hashlib.sha256(token.encode()).digest()
@@ -111,18 +115,18 @@ class Sessions:
         return whose
 
     def sign_out(self, response: Response) -> None:
-        """Ends the session."""
+        """Ends the session by deleting its cookie in `response`."""
         response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
 
     def caller(self, request: Request) -> Caller | None:
-        """Returns the caller who is signed in; None if nobody is, or `[auth]` is not enabled."""
+        """Returns the signed-in caller; None if there is no session or `[auth]` is not enabled."""
         if self.authority is None or (session := self._session(request)) is None:
             return None
         kind, held = session
         return self.authority.of_console() if kind == _BY_CONSOLE else self.authority.of_token_id(held)
 
     def visitor(self, request: Request) -> Visitor | None:
-        """Returns who is signed in; None if nobody is."""
+        """Returns the signed-in user; None if there is none."""
         session = self._session(request)
         if self.authority is None:
             return Visitor(session[1], session[1]) if session is not None else None
@@ -142,7 +146,7 @@ class Sessions:
             return None
 
     def _session(self, request: Request) -> tuple[str, str] | None:
-        """Returns how somebody signed in, and the name or token id in the cookie."""
+        """Returns the kind of the session, and the name or token id in its cookie; None if it is missing or invalid."""
         cookie = request.cookies.get(COOKIE, "")
         if not self.possible or len(cookie) > _MAX_COOKIE:
             return None
@@ -151,7 +155,7 @@ class Sessions:
             text = urlsafe_b64decode(encoded.encode())
         except ValueError:
             return None
-        # Bytes: comparing text raises if it is not ASCII, and a cookie may hold anything.
+        # Compare bytes, since compare_digest raises for non-ASCII text, which a cookie may contain.
         if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             return None
         expires, kind, held = text.decode().split(":", 2)
@@ -162,15 +166,15 @@ class Sessions:
 
 
 def actor_name(text: str) -> str:
-    """Returns a name fit for records and logs: one line, without control characters, never empty."""
+    """Returns a name that is safe in records and logs: one line, without control characters, never empty."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return plain[:_MAX_NAME].rstrip() or "console"
 
 
 def same_origin(request: Request) -> bool:
-    """Tells whether a request that changes something comes from a page of this server.
+    """Returns whether a request comes from a page of this server.
 
-    Browsers say so in Origin, newer ones also in Sec-Fetch-Site, for which another scheme is another site.
+    Browsers send Origin; newer ones also send Sec-Fetch-Site, which treats a different scheme as a different site.
     """
     origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
     site = request.headers.get("sec-fetch-site", "same-origin")
@@ -178,5 +182,5 @@ def same_origin(request: Request) -> bool:
 
 
 def over_https(request: Request) -> bool:
-    """Tells by the page's origin whether the browser uses HTTPS, with this server or with a proxy in front of it."""
+    """Returns whether the browser uses HTTPS, to this server or to a proxy in front of it."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")

@@ -1,4 +1,4 @@
-"""The stages of a rollout, and how close its evidence is to the threshold. Pure."""
+"""The stages of a rollout and the progress of its evidence, for the console's pages. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _LEAST_EVIDENCE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a rollout.
+    """A stage of a rollout.
 
     Attributes:
-        name: The candidate's share in it: `10% shadow`, `5%`, `baseline`.
-        note: How long it lasts at least.
-        progress: `done`, `now`, `ended` (the rollout went no further), `ahead`, or `skipped` (never to come).
+        name: The candidate's share of the traffic: `10% shadow`, `5%`, `baseline`.
+        note: Minimum duration of the stage.
+        progress: `done`, `now`, `ended` (the rollout ended in this stage), `ahead`, or `skipped` (never reached).
     """
 
     name: str
@@ -30,7 +30,7 @@ class Stage:
 
 
 def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
-    """Returns the stages in their order."""
+    """Returns the stages of a rollout, in order."""
     names = [(f"{share_text(plan.shadow.rate)} shadow", plan.shadow.duration_s)] if plan.shadow else []
     first = len(names)
     names += [(share_text(step.weight), step.soak_s) for step in plan.steps]
@@ -44,8 +44,8 @@ def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
 
 
 def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
-    """Returns the number of the stage that a rollout is or ended in; -1 before the first."""
-    # The state of an ended rollout does not tell its last stage; its events do.
+    """Returns the index of the current stage, or of the last stage of an ended rollout; -1 before the first."""
+    # The state of an ended rollout does not show its last stage, but its events do.
     been = {event.kind for event in rollout.events} if rollout.state in _ENDING else {rollout.state}
     if been.intersection((*_PROMOTED, "succeeded")):
         return last
@@ -63,7 +63,7 @@ def _progress(index: int, reached: int, state: str) -> str:
 
 
 def reach(e_value: float, threshold: float) -> float:
-    """Returns the position of evidence between 0.01 and `threshold`, 0 to 1, on a logarithmic scale."""
+    """Returns the position of evidence between 0.01 and `threshold` on a logarithmic scale, as a number from 0 to 1."""
     if not e_value > _LEAST_EVIDENCE:
         return 0.0
     whole = math.log(threshold / _LEAST_EVIDENCE)

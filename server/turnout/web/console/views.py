@@ -1,4 +1,4 @@
-"""The values that the pages show, from one snapshot of the server. Does no I/O."""
+"""View models of the console's pages, from one snapshot of the server. Does no I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,13 @@ from turnout.web.report.colours import version_colours
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """One version in a list.
+    """A version in a table.
 
     Attributes:
-        shares: Its parts of the traffic that the policy splits.
-        latest: Its recent activity; None if nothing is known yet.
+        entry: The version's entry in the catalog.
+        tags: Tags that point to the version.
+        shares: The version's shares of the traffic that the policy splits.
+        latest: Latest activity of the version; None if there is none yet.
     """
 
     entry: VersionEntry
@@ -35,15 +37,16 @@ class VersionRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model.
+    """A model.
 
     Attributes:
-        applied: The policy in force; None if it never had one.
-        versions: The highest first.
-        split: Every part of the traffic, as in force; also of versions that have left the repository.
-        diverted: The version that gets all of the traffic instead of the policy's; "" if the policy applies.
-        answering: The version that answers if there is no policy; None if none does, or a policy decides.
-        colours: The number of each version's colour.
+        name: Name of the model.
+        applied: The policy in force; None if the model never had one.
+        versions: All versions, highest first.
+        split: The shares of the traffic that are in force, including those of versions that no longer exist.
+        diverted: The version that gets all traffic because of an unrecorded rollback; "" if the policy applies.
+        answering: The version that answers without a policy; None if there is a policy, or no version is ready.
+        colours: Colour number of each version.
     """
 
     name: str
@@ -56,7 +59,7 @@ class ModelView:
 
     @property
     def pieces(self) -> list[tuple[int, float]]:
-        """The parts of the traffic that get answers, by colour; they sum to 1 if every request gets one."""
+        """Colour number and share of each version that answers requests. The shares sum to 1 if all are answered."""
         answering = [share for share in self.split if share.role is not ServingRole.SHADOW]
         return [(self.colours[share.version], share.applied) for share in answering]
 
@@ -64,7 +67,7 @@ class ModelView:
 def model_view(
     known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[ActivityPoint]], answering: str | None = None
 ) -> ModelView:
-    """Returns what is to be seen of a model."""
+    """Returns the view of a model."""
     applied = policies.current.get(known.name)
     split: tuple[Share, ...] = ()
     if applied is not None and applied.state.policy is not None:
@@ -87,17 +90,17 @@ def model_view(
 
 
 def colours_of(known: ModelEntry, *more: str) -> Mapping[str, int]:
-    """Returns the colour number of each version of a model, and of others that it may no longer have."""
+    """Returns the colour number of each version of a model, and of `more`, which may no longer exist."""
     return version_colours((entry.version_text for entry in known.versions.values()), *more)
 
 
 @dataclass(frozen=True, slots=True)
 class OverviewTotals:
-    """All models in five numbers.
+    """Totals of all models.
 
     Attributes:
-        versions, ready, failed: Numbers of all versions, of those that are ready, and of those that failed to load.
-        rate, failures: Requests and failures a second, in the latest sample.
+        versions, ready, failed: Number of all versions, of ready versions, and of versions that failed to load.
+        rate, failures: Requests and failures per second, in the latest sample.
     """
 
     versions: int
@@ -108,7 +111,7 @@ class OverviewTotals:
 
     @classmethod
     def of(cls, models: Sequence[ModelView]) -> Self:
-        """Sums up the models."""
+        """Returns the totals of `models`."""
         rows = [row for model in models for row in model.versions]
         states = [row.entry.state for row in rows]
         points = [row.latest for row in rows if row.latest is not None]
@@ -120,7 +123,7 @@ class OverviewTotals:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """One line of a comparison of two versions."""
+    """A property in which two versions differ, with both values."""
 
     subject: str
     old: str
@@ -129,11 +132,11 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceView:
-    """How one version differs from another.
+    """The differences between two versions.
 
     Attributes:
-        old, new: The lower and the higher of the two.
-        finding: The gate `bump`'s finding for the higher over the lower; None before weights and answers were examined.
+        old, new: The lower and the higher version.
+        finding: Finding of the gate `bump` for `new` over `old`; None if weights and outputs must be compared first.
         facts: Other differences.
     """
 
@@ -144,7 +147,7 @@ class DifferenceView:
 
 
 def difference(old: VersionEntry, new: VersionEntry, finding: BumpFinding | None) -> DifferenceView:
-    """Returns how the higher of two versions differs from the lower."""
+    """Returns the differences between a lower and a higher version."""
     facts = [ComparisonRow(subject, a, b) for subject, a, b in _facts(old, new) if a != b]
     return DifferenceView(old, new, finding, tuple(facts))
 
@@ -175,7 +178,7 @@ def _opset(entry: VersionEntry) -> str:
 
 
 def neighbour(known: ModelEntry, version: Version) -> Version | None:
-    """Returns the version to compare one with by default: the next lower, or for the lowest the next higher."""
+    """Returns the default version to compare with: the next lower one, or the next higher one for the lowest."""
     ordered = list(known.versions)
     lower = dict(pairwise(ordered))
     return lower.get(version) or (ordered[-2] if len(ordered) > 1 else None)

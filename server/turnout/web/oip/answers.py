@@ -1,4 +1,4 @@
-"""Writes answers of the protocol over HTTP: JSON, followed by raw elements if the client asked for them."""
+"""Writes HTTP responses of the protocol: JSON, followed by raw tensor data if the client asked for it."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -30,15 +30,21 @@ def inference_answer(
     wish: BinaryWish,
     headers: Mapping[str, str],
 ) -> Response:
-    """Returns the answer to a request.
+    """Returns the response to an inference request.
 
-    Outputs are in order; `windows` says, by output, where in shared memory to write it, and `wish` which outputs the
-    client wants in binary form. The request id is "" if the client gave none.
+    Args:
+        call: The request.
+        request_id: Id that the client sent, to be returned; "" for none.
+        route: The version that answered.
+        outputs: Names and values of the outputs, in order.
+        windows: Where to write the outputs that go to shared memory, by output name.
+        wish: The outputs that the client wants in binary form.
+        headers: Additional headers of the response.
 
     Raises:
-        InvalidRequest: JSON cannot hold an output that was not requested in binary form, or one does not fit into its
-            window.
-        Unsupported: The protocol does not know the type of an output.
+        InvalidRequest: JSON cannot represent an output that was not requested in binary form, or an output does not fit
+            into its window.
+        Unsupported: The protocol does not have the type of an output.
     """
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -73,14 +79,16 @@ def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HT
 
 
 def empty_answer() -> Response:
-    """Returns an empty response: the request was carried out."""
+    """Returns an empty response, which means success."""
     return Response(b"", media_type=_JSON)
 
 
 def error_answer(error: TurnoutError, request_id: str = "") -> Response:
-    """Returns `error` as `{"error": "..."}`, with the headers that help.
+    """Returns a response with `{"error": "..."}` and the headers for `error`.
 
-    Internal errors have the request's id, so that their log lines can be found.
+    Args:
+        error: The error. Its message is sent to the client.
+        request_id: Id of the request. It is added to internal errors, so that their log lines can be found.
     """
     status = status_of(error)
     message = error.message

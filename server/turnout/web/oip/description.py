@@ -1,4 +1,4 @@
-"""Describes the server and its models, as JSON."""
+"""Endpoints that describe the server and its models in JSON."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -21,7 +21,7 @@ VERSIONS = ("/v2/models/{model}", "/v2/models/{model}/versions/{selector}")
 
 
 class DescriptionEndpoints:
-    """Answers in JSON; the status is not 200 if something is not ready."""
+    """Endpoints for health, metadata and configuration. If something is not ready, the status is not 200."""
 
     def __init__(self, description: ModelDescription) -> None:
         self._description = description
@@ -41,7 +41,7 @@ class DescriptionEndpoints:
         return {"live": True}
 
     async def ready(self, _: Request) -> Response:
-        """200 while the server is ready for traffic; 503 while it starts or drains."""
+        """Returns 200 if the server is ready for traffic, 503 while it starts or drains."""
         ready = self._description.ready()
         return json_answer({"ready": ready}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -86,7 +86,7 @@ def config_document(config: ModelConfig) -> Mapping[str, Any]:
     tensors = [*document.get("input", ()), *document.get("output", ())]
     for tensor in tensors:
         tensor["data_type"] = tensor["data_type"].replace("DATA_TYPE_", "TYPE_")
-        tensor["dims"] = [int(size) for size in tensor.get("dims", ())]  # 64-bit numbers are strings in protobuf's JSON
+        tensor["dims"] = [int(size) for size in tensor.get("dims", ())]  # protobuf's JSON has 64-bit numbers as strings
     return document
 
 

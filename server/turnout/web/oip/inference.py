@@ -1,4 +1,4 @@
-"""Runs inference requests over HTTP: reads them, passes them to the data plane, and answers."""
+"""The exchange of an inference request over HTTP: decodes the request and encodes the response."""
 
 from collections.abc import Callable, Iterable
 
@@ -28,7 +28,7 @@ RouteHeaders = Callable[[Route], Iterable[tuple[str, str]]]
 
 
 class RestExchange(HttpExchange):
-    """One request and its answer."""
+    """The exchange of one inference request."""
 
     def __init__(
         self,
@@ -39,7 +39,16 @@ class RestExchange(HttpExchange):
         operation: Operation,
         request_id: str,
     ) -> None:
-        """Prepares; nothing is read yet. `request_id` is the id in logs, unless the client gave one."""
+        """Creates the exchange without reading the body.
+
+        Args:
+            route_headers: Returns the response headers with the version that answered and its role.
+            limits: Limits on the request's size and contents.
+            memory: Shared memory with tensors of the request.
+            request: The request.
+            operation: The method and route, for traces.
+            request_id: Id of the request in logs, unless the client sent one.
+        """
         super().__init__(request, operation, request_id, limits)
         self._header_length = request.headers.get(HEADER_LENGTH)
         self._route_headers = route_headers
@@ -50,11 +59,11 @@ class RestExchange(HttpExchange):
 
     @property
     def heavy(self) -> bool:
-        """Whether to read the body in a thread: if it is large, or tensors have to be copied from shared memory."""
+        """Whether to decode in a thread: if the body is large, or tensors must be copied from shared memory."""
         return self.body.heavy or self._memory.mentioned_in(b"".join(self.body.parts))
 
     def read(self) -> None:
-        """Reads the body's JSON. Raises as `open_body`."""
+        """Parses the body's JSON. Raises the errors of `open_body`."""
         if self._opened is None:
             self._opened = open_body(self.body.plain(), self._header_length, self.limits)
             self.request_id = self._opened.request_id[:LOGGED_ID] or self.request_id
@@ -64,7 +73,7 @@ class RestExchange(HttpExchange):
         return InferenceRequest(self.model, self.selector, {}, request_id=self.request_id, arrived=self.arrived)
 
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `open_body`, `read_inputs`, `read_outputs` and `request_of`."""
+        """Returns the request. Raises the errors of `open_body`, `read_inputs`, `read_outputs` and `request_of`."""
         self.read()
         body = self._opened
         assert body is not None
@@ -89,7 +98,7 @@ class RestExchange(HttpExchange):
         return request
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer. Raises as `answered` and `inference_answer`."""
+        """Returns the response. Raises the errors of `answered` and `inference_answer`."""
         assert self._opened is not None
         headers = dict(self._route_headers(result.route))
         classes, windows = self._wanted

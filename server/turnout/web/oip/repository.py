@@ -1,4 +1,4 @@
-"""The repository extension over HTTP, and a list of the models."""
+"""Triton's model repository extension over HTTP, and a list of the models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _LOAD = '{"parameters": {...}}'
 
 
 class RepositoryEndpoints:
-    """Lists, loads and unloads versions."""
+    """Endpoints that list, load and unload versions."""
 
     def __init__(self, repository: ModelRepository, bodies: JsonBodies, *, allow_control: bool) -> None:
         self._repository = repository
@@ -35,7 +35,7 @@ class RepositoryEndpoints:
         return {"models": list(filter(sees(request), self._repository.names()))}
 
     async def index(self, request: Request) -> list[Any]:
-        """Lists every version of the models that the caller may see, with its state."""
+        """Lists all versions of the models that the caller may see, with their states."""
         ready = (await self._bodies.read(request, '{"ready": true}')).get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidRequest.at("ready", "expected true or false")
@@ -52,13 +52,13 @@ class RepositoryEndpoints:
         ]
 
     async def load(self, request: Request) -> None:
-        """Loads the version that `NAME` or `NAME@SELECTOR` names."""
+        """Loads the version that `NAME` or `NAME@SELECTOR` resolves to."""
         check_control(allowed=self._allow_control)
         parameters = parameters_of(await self._bodies.read(request, _LOAD))
         await self._repository.load(request.path_params["model"], parameters)
 
     async def unload(self, request: Request) -> None:
-        """Unloads the version that `NAME@SELECTOR` names, or all that are loaded of `NAME`."""
+        """Unloads the version that `NAME@SELECTOR` resolves to, or all loaded versions of `NAME`."""
         check_control(allowed=self._allow_control)
         parameters_of(await self._bodies.read(request, _LOAD))
         await self._repository.unload(request.path_params["model"])

@@ -1,7 +1,7 @@
-"""Reads the bodies of inference requests. Pure.
+"""Parses the bodies of inference requests. Pure.
 
-A body is a JSON object. If the header Inference-Header-Content-Length gives its length, the raw elements of the inputs
-that have a `binary_data_size` follow it, in their order.
+A body is a JSON object. If the header Inference-Header-Content-Length has the length of the JSON, raw data follows it:
+that of each input with a `binary_data_size`, in order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from turnout.serving.sessions.tensor import Array
 from turnout.web.json_body import json_object
 
 HEADER_LENGTH = "inference-header-content-length"
-"""Name of the header that tells where the JSON ends and the binary part begins; bytes."""
+"""Name of the header with the length of the JSON in bytes, after which the binary part begins."""
 
 BINARY_SIZE = "binary_data_size"
 
@@ -32,12 +32,13 @@ _NO_MEMORY = CallerMemory()
 
 @dataclass(frozen=True, slots=True)
 class InferenceBody:
-    """A body whose JSON was parsed; its tensors were not read yet.
+    """A body with parsed JSON, whose tensors are not read yet.
 
     Attributes:
-        request_id: "" for none.
+        request_id: Id that the client sent; "" for none.
         document: The JSON object.
-        binary: The bytes after it.
+        binary: The bytes after the JSON.
+        limits: Limits on the body's size and contents.
     """
 
     request_id: str
@@ -48,27 +49,31 @@ class InferenceBody:
 
 @dataclass(frozen=True, slots=True)
 class BinaryWish:
-    """Which outputs to return in the binary part of the answer.
+    """Which outputs to return in the binary part of the response.
 
     Attributes:
-        by_output: The request's choice, by output.
-        default: For the others.
+        by_output: Whether to return an output in binary form, by output name.
+        default: Whether to return all other outputs in binary form.
     """
 
     by_output: Mapping[str, bool]
     default: bool
 
     def wants(self, name: str) -> bool:
-        """Tells whether to return the output `name` in binary form."""
+        """Returns whether to return the output `name` in binary form."""
         return self.by_output.get(name, self.default)
 
 
 def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> InferenceBody:
-    """Reads the JSON of a body. Without a header that gives its length, the whole body is JSON.
+    """Parses the JSON of a body.
+
+    Args:
+        body: The body, decompressed.
+        header_length: Value of the header; None if there is none, which means that the whole body is JSON.
+        limits: Limits on the body's size and contents.
 
     Raises:
-        InvalidRequest: The header is not a length within the body, or the JSON is not an object or is beyond the
-            limits.
+        InvalidRequest: The header is not a length within the body, or the JSON is not an object or exceeds the limits.
     """
     end = len(body)
     if header_length is not None:
@@ -85,11 +90,11 @@ def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFA
 
 
 def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[str, Array]:
-    """Returns the inputs, by name; `memory` is the caller's.
+    """Returns the inputs by name. `memory` is the caller's shared memory.
 
     Raises:
-        InvalidRequest, InvalidTensor: A tensor does not follow the protocol; the error names the field.
-        NotFoundError, Unsupported: As `CallerMemory.find`.
+        InvalidRequest, InvalidTensor: A tensor violates the protocol; the error names the field.
+        NotFoundError, Unsupported: As for `CallerMemory.find`.
     """
     tensors = _objects(body.document, "inputs")
     if "inputs" not in body.document:
@@ -123,7 +128,7 @@ def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[
             if not 0 <= size <= len(body.binary) - start:
                 left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
                 raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
-            # Copied: a new `bytes` is aligned for any element, while those in the body start where its JSON ends.
+            # Copied because a new `bytes` is aligned for any element type; the data in the body may not be.
             inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER, strings_left)
             start += size
         if not kind.size:
@@ -134,10 +139,10 @@ def read_inputs(body: InferenceBody, memory: CallerMemory = _NO_MEMORY) -> dict[
 
 
 def read_parameters(body: InferenceBody) -> Parameters:
-    """Returns the request's own parameters.
+    """Returns the parameters of the request itself.
 
     Raises:
-        InvalidRequest: They are not an object of plain values.
+        InvalidRequest: The parameters are not an object of plain values.
     """
     return _parameters(body.document, "parameters")
 
@@ -146,7 +151,7 @@ def read_outputs(body: InferenceBody) -> Sequence[tuple[str, Parameters]]:
     """Returns the name and parameters of each requested output; empty for all.
 
     Raises:
-        InvalidRequest: They do not follow the protocol, or are too many.
+        InvalidRequest: The outputs violate the protocol, or there are too many.
     """
     wanted = _objects(body.document, "outputs")
     body.limits.check_tensors("outputs", len(wanted))
@@ -164,7 +169,7 @@ def read_binary_outputs(outputs: Sequence[tuple[str, Parameters]], parameters: P
     """Returns which outputs to return in binary form.
 
     Raises:
-        InvalidRequest: The parameter is neither true nor false.
+        InvalidRequest: A parameter is not a boolean.
     """
     default = _truth(parameters, _BINARY_OUTPUT, "parameters")
     by_output = {

@@ -1,4 +1,4 @@
-"""The protocol's URLs."""
+"""The routes of the protocol."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,7 +25,15 @@ from turnout.web.oip.statistics import StatisticsEndpoints
 def oip_routes(
     http: HttpInference, oip: OipServices, allowed: Oip, route_headers: RouteHeaders, limits: InputLimits
 ) -> Sequence[Route]:
-    """Returns the protocol's routes."""
+    """Returns the protocol's routes.
+
+    Args:
+        http: Runs inference requests.
+        oip: The protocol's other services.
+        allowed: Settings that define what clients may change.
+        route_headers: Returns the response headers with the version that answered and its role.
+        limits: Limits on a request's size and contents.
+    """
     bodies = JsonBodies.of(http.bodies, limits)
     parts = (
         StatisticsEndpoints(oip.statistics),
@@ -43,7 +51,7 @@ def oip_routes(
 
 
 async def _refused(request: Request) -> Response:
-    """Answers that a URL does not exist, and lists those that do."""
+    """Responds to requests for unknown URLs."""
     return error_answer(
         NotFoundError(f"there is no {request.method} here; see /v2/models/NAME[/versions/SELECTOR]/infer")
     )

@@ -1,4 +1,4 @@
-"""The logging and trace extensions over HTTP."""
+"""Triton's logging and trace extensions over HTTP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from turnout.web.authorization import caller_of
 from turnout.web.oip.endpoints import JsonBodies, route
 
 _LISTED = "trace_level"
-"""The one trace setting that is a list in JSON."""
+"""The only trace setting that is a list in JSON."""
 
 
 class SettingsEndpoints:
-    """Shows and changes the settings of the log and of tracing."""
+    """Endpoints that show and change the settings of logging and tracing."""
 
     def __init__(self, settings: ServerSettings, bodies: JsonBodies, *, allow_changes: bool) -> None:
         self._settings = settings
@@ -33,13 +33,13 @@ class SettingsEndpoints:
         ]
 
     async def log(self, request: Request) -> Mapping[str, Any]:
-        """Changes the log's settings as the body says, and returns them."""
+        """Applies the log settings in the body, if any, and returns all log settings."""
         if settings := await self._changes(request):
             await self._settings.change_log(settings, actor_of(caller_of(request.scope)))
         return self._settings.log()
 
     async def trace(self, request: Request) -> Mapping[str, Any]:
-        """Changes the trace settings of one model, or of all, as the body says, and returns them."""
+        """Applies the trace settings in the body, if any, to one model or all models, and returns the settings."""
         model = request.path_params.get("model", "")
         if settings := await self._changes(request):
             values = {name: _values(name, value) for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""The shared memory extensions over HTTP."""
+"""Triton's shared memory extensions over HTTP."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _EXAMPLE = '{"key": "/name", "offset": 0, "byte_size": 64}'
 
 
 class SharedMemoryEndpoints:
-    """Registers, lists and unregisters regions."""
+    """Endpoints that register, list and unregister regions of shared memory."""
 
     def __init__(self, memory: SharedMemory, bodies: JsonBodies) -> None:
         self._memory = memory
@@ -42,7 +42,7 @@ class SharedMemoryEndpoints:
         ]
 
     async def status(self, request: Request) -> list[Any]:
-        """Lists the caller's regions."""
+        """Lists all of the caller's regions, or one."""
         regions = self._memory.status(caller_of(request.scope), request.path_params.get("name", ""))
         return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in regions]
 
@@ -58,18 +58,18 @@ class SharedMemoryEndpoints:
         await self._memory.register(caller_of(request.scope), host, name, key, offset, size)
 
     async def unregister(self, request: Request) -> None:
-        """Unregisters a region, or all of them."""
+        """Unregisters one of the caller's regions, or all of them."""
         await self._memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
 
     async def cuda_status(self, request: Request) -> list[Any]:
-        """Returns an empty list."""
+        """Returns an empty list, since CUDA memory is not supported."""
         if name := request.path_params.get("name", ""):
             raise no_cuda_region(name)
         return []
 
     async def cuda_register(self, _: Request) -> None:
-        """Refuses."""
+        """Raises an error, since CUDA memory is not supported."""
         raise no_cuda()
 
     async def cuda_unregister(self, _: Request) -> None:
-        """Does nothing: no region of CUDA memory is ever registered."""
+        """Does nothing, since CUDA memory is never registered."""

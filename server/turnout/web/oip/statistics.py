@@ -1,4 +1,4 @@
-"""The statistics extension over HTTP."""
+"""Triton's statistics extension over HTTP."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _COMPUTE = ("compute_input", "compute_infer", "compute_output")
 
 
 class StatisticsEndpoints:
-    """Returns the statistics of versions."""
+    """Endpoints for the statistics of versions."""
 
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics
@@ -25,7 +25,7 @@ class StatisticsEndpoints:
         return [route(path, "GET", answer=self.statistics) for path in paths]
 
     async def statistics(self, request: Request) -> Mapping[str, Any]:
-        """Returns those of one version, of all loaded versions of a model, or of all models that the caller may see."""
+        """Returns statistics of one version, all loaded versions of a model, or all models that the caller may see."""
         model, selector = (request.path_params.get(name, "") for name in ("model", "selector"))
         found = (await self._statistics.of(model, selector)).model_stats
         seen = (lambda _: True) if model else sees(request)

@@ -1,1 +1,1 @@
-"""Presents a rollout's evidence: in words, in numbers, and as a page."""
+"""Reports on rollouts: an explanation of the evidence, and a self-contained HTML page."""

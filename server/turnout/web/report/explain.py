@@ -1,4 +1,4 @@
-"""Explains the state of a rollout in words and numbers, for somebody who has to answer for it. Pure."""
+"""Explains the state of a rollout in sentences and numbers, for operators. Pure."""
 
 import math
 from collections.abc import Iterator
@@ -31,18 +31,20 @@ class Finding:
     """The evidence of one metric.
 
     Attributes:
-        meaning: What a bad event is.
-        canary_bad, canary_requests: Of the candidate.
-        baseline_bad, baseline_requests: Of the version that it is compared with; 0 if there is none.
-        ratio: How often the candidate's requests were bad for each time that the other's were; of `disagreement`, its
-            rate for each that is allowed. None if there is nothing to compare.
-        allowed: The highest ratio that is not worse.
-        e_value: Evidence that it is worse.
-        weight: Share in the combined evidence.
-        fit_value: Evidence that it is fit for promotion.
-        fit_below: The ratio that it must be proven to stay below.
-        proof: Whether it lets the candidate be promoted by now, and why.
-        fit: The same, in a word.
+        name: Name of the metric.
+        meaning: What counts as a bad event.
+        canary_bad, canary_requests: Number of bad events and of requests of the candidate.
+        baseline_bad, baseline_requests: Number of bad events and of requests of the baseline; 0 if the metric has no
+            baseline.
+        ratio: Ratio of the candidate's rate of bad events to the baseline's or, for `disagreement`, to the allowed
+            rate. None if there is nothing to compare.
+        allowed: The highest ratio at which the candidate does not count as worse.
+        e_value: Evidence that the candidate is worse.
+        weight: Weight in the combined evidence.
+        fit_value: Evidence that the candidate is fit for promotion.
+        fit_below: The bound that the ratio must be shown to be below for a promotion.
+        proof: Whether the metric currently allows a promotion, and why, as text.
+        fit: Whether the metric currently allows a promotion.
     """
 
     name: str
@@ -62,17 +64,17 @@ class Finding:
 
     @property
     def canary_text(self) -> str:
-        """`12 of 400 (3%)`."""
+        """Bad events of the candidate as text, such as `12 of 400 (3%)`."""
         return _rate_text(self.canary_bad, self.canary_requests)
 
     @property
     def baseline_text(self) -> str:
-        """The same for the other arm; "" if there is none."""
+        """Bad events of the baseline as text; "" if the metric has no baseline."""
         return "" if self.name == "disagreement" else _rate_text(self.baseline_bad, self.baseline_requests)
 
     @property
     def ratio_text(self) -> str:
-        """`4.2x`."""
+        """The ratio as text, such as `4.2x`."""
         if self.ratio is None:
             return "-"
         return "only here" if math.isinf(self.ratio) else f"{self.ratio:.3g}x"
@@ -80,19 +82,19 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RolloutExplanation:
-    """The state of a rollout, and why.
+    """An explanation of a rollout's state.
 
     Attributes:
-        title: Which rollout.
-        status_sentence: Its state, in a sentence.
-        verdict: Why it ended or is ending; "" before that.
-        findings: By metric.
-        e_value, threshold: Combined evidence that it is worse, and the evidence at which it is rolled back.
+        title: Title with the model, the versions and the attempt.
+        status_sentence: The state as a sentence.
+        verdict: Why the rollout ended or is ending; "" before that.
+        findings: The evidence of each metric.
+        e_value, threshold: Combined evidence that the candidate is worse, and the evidence at which it is rolled back.
         peak: Highest combined evidence so far.
-        reading: What the numbers mean, in sentences.
-        fit_threshold: Evidence that shows a metric fit for promotion.
-        lacking: What is missing for the next step, in sentences.
-        following: What happens next, in sentences.
+        reading: Sentences that interpret the numbers.
+        fit_threshold: Evidence from which a metric counts as fit for promotion.
+        lacking: What the next step still needs, one sentence each.
+        following: What happens next, one sentence each.
     """
 
     title: str
@@ -109,7 +111,7 @@ class RolloutExplanation:
 
 
 def explain(replay: Seen) -> RolloutExplanation:
-    """Explains a rollout."""
+    """Returns the explanation of a rollout."""
     rollout, plan = replay.rollout, replay.plan
     findings = tuple(_finding(metric, replay) for metric in plan.evidence_metrics)
     ended = rollout.state in _ENDED
@@ -129,7 +131,7 @@ def explain(replay: Seen) -> RolloutExplanation:
 
 
 def status_sentence(rollout: pb.Rollout) -> str:
-    """Returns the state of a rollout, in a sentence without its full stop."""
+    """Returns the state of a rollout as a sentence without a full stop."""
     state = rollout.state.replace("_", " ")
     if rollout.state in _STEPPING:
         state = f"{state}, step {rollout.step} of {rollout.steps} at {share_text(rollout.weight)}"
@@ -139,7 +141,7 @@ def status_sentence(rollout: pb.Rollout) -> str:
 
 
 def meaning(name: str, threshold_seconds: float) -> str:
-    """Returns what counts as bad for a metric."""
+    """Returns what counts as a bad event for a metric."""
     limit = f" ({threshold_seconds * 1e3:.3g} ms)" if threshold_seconds else ""
     match name:
         case "errors":
@@ -157,7 +159,7 @@ def meaning(name: str, threshold_seconds: float) -> str:
 
 
 def evidence_text(value: float) -> str:
-    """Returns an e-value for people."""
+    """Returns an e-value as readable text."""
     return f"{value:.3g}" if value < 1e6 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
@@ -177,7 +179,7 @@ def _finding(metric: Metric, replay: Seen) -> Finding:
 
 
 def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
-    """Returns whether a metric lets the candidate be promoted, and why."""
+    """Returns whether a metric currently allows a promotion, and why."""
     plan, evidence = replay.plan, replay.last
     seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
     found = evidence.fitness(metric, plan.beta, plan.exposure_requests, alone=plan.from_broken)
@@ -262,7 +264,7 @@ def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
             )
         case "aborting":
             yield f"The traffic is going back to {rollout.previous}; nothing stops that."
-        case _:  # a later release's
+        case _:  # a state of a later release
             pass
     if rollout.state != "aborting":
         yield "Whenever the evidence reaches the threshold, the candidate is rolled back, paused or not."

@@ -1,4 +1,4 @@
-"""Formats times and commands for people."""
+"""Formats durations and commands as readable text."""
 
 import math
 
@@ -8,13 +8,13 @@ _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def duration_text(seconds: float) -> str:
-    """Returns a time for people: `0.6s`, `42s`, `5m`, `1h30m`, `2d4h`, `never` for infinity. Two units at most."""
+    """Returns a duration as text with at most two units: `0.6s`, `42s`, `5m`, `1h30m`, `2d4h`; `never` for infinity."""
     if not math.isfinite(seconds):
         return "never"
     if seconds < 10 and seconds != round(seconds):
         return f"{seconds:.1f}s"
     left = round(seconds)
-    if left >= 3600:  # seconds do not matter any more
+    if left >= 3600:  # round to minutes, or to hours from a day
         unit = 3600 if left >= 86_400 else 60
         left = round(left / unit) * unit
     parts = []
@@ -26,6 +26,6 @@ def duration_text(seconds: float) -> str:
 
 
 def ticked(text: str) -> Markup:
-    """Returns a sentence whose commands, in backticks, are set as code."""
+    """Returns a sentence as HTML in which text in backticks is formatted as code."""
     parts = text.split("`")
     return Markup().join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))

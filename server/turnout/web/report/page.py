@@ -1,4 +1,4 @@
-"""Renders a rollout's report: one page that needs no network, and a script only for its plots."""
+"""Renders a rollout's report: a self-contained HTML page that needs no network, and JavaScript only for its plots."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from turnout.web.report.replay import Latency, RecordedTick, Replay
 from turnout_proto.v1 import rollout_pb2 as pb
 
 MOST_POINTS = 2000
-"""Most points of a plot: more than a screen has columns."""
+"""Maximum number of points of a plot, which is more than a screen has columns."""
 
 _LEAST_E, _MOST_E = 1e-2, 1e12
-"""The range of the logarithmic axis; an e-value below it means no more than one at its start."""
+"""The range of the logarithmic axis. The difference between e-values below it does not matter."""
 
 
 def templates(package: str) -> Environment:
@@ -44,9 +44,11 @@ _environment = templates("turnout.web.report")
 
 
 def render(replay: Replay, versions: Iterable[str] = ()) -> str:
-    """Returns the page. All text from outside is escaped, in the markup and in the data.
+    """Returns the page. All external text is escaped, in the markup and in the data.
 
-    `versions` are all of the rollout's model, which get the same colours as in the console.
+    Args:
+        replay: The rollout and its ticks.
+        versions: All versions of the model, so that they get the same colours as in the console.
     """
     rollout = replay.rollout
     colours = version_colours(versions, rollout.candidate, rollout.previous)
@@ -72,13 +74,13 @@ def render(replay: Replay, versions: Iterable[str] = ()) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlotPoint:
-    """One tick in the plots.
+    """A tick in the plots.
 
     Attributes:
-        time: Seconds since 1970.
-        weight: The candidate's share; None if that was not recorded.
-        combined: The combined e-value.
-        metrics: Each metric's e-value, in the plan's order.
+        time: Time of the tick, in seconds since 1970.
+        weight: The candidate's share of the traffic; None if it was not recorded.
+        combined: Combined e-value.
+        metrics: E-value of each metric, in the plan's order.
     """
 
     time: float
@@ -88,13 +90,13 @@ class PlotPoint:
 
     @classmethod
     def of(cls, recorded_ticks: RecordedTick, evidence: Evidence) -> Self:
-        """Returns the point of a tick and the evidence after it."""
+        """Returns the point for a tick and the evidence after it."""
         values = tuple(evidence.of(metric.name) for metric in evidence.metrics)
         return cls(recorded_ticks.time.timestamp(), recorded_ticks.weight, evidence.combined, values)
 
 
 def plots(replay: Replay, colours: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the data of the plots as JSON values, with the versions in these colours."""
+    """Returns the data of the plots as JSON values, with the colours of the versions."""
     points = [PlotPoint.of(replay.recorded_ticks[i], replay.evidence[i]) for i in _thinned(len(replay.recorded_ticks))]
     return drawing(replay.rollout, replay.plan, points, latencies(replay), colours)
 
@@ -106,7 +108,7 @@ def drawing(
     arms: tuple[Latency, Latency],
     colours: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Returns the data of the plots: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
+    """Returns the data of the plots: times in seconds since 1970, e-values, shares, cumulative latency shares."""
     canary, baseline = arms
     return {
         "threshold": rollout.threshold,
@@ -126,7 +128,7 @@ def drawing(
 
 
 def latencies(replay: Replay) -> tuple[Latency, Latency]:
-    """Returns the latencies of both arms, summed over the ticks; empty if none were recorded."""
+    """Returns the latency histograms of both arms, summed over all ticks; empty if none were recorded."""
     return _summed(one.canary for one in replay.recorded_ticks), _summed(one.baseline for one in replay.recorded_ticks)
 
 
@@ -139,7 +141,7 @@ def _summed(parts: Iterable[Latency]) -> Latency:
 
 
 def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
-    """Yields quantiles of both arms; none if no latencies were recorded."""
+    """Yields rows of latency quantiles of both arms; none if no latencies were recorded."""
     arms = latencies(replay)
     if not all(arms):
         return
@@ -149,7 +151,7 @@ def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
 
 
 def _quantile_text(arm: Latency, share: float) -> str:
-    """Returns the bucket that a quantile is in: a histogram knows no more."""
+    """Returns the range of the bucket that contains a quantile, since a histogram is no more precise."""
     wanted = share * sum(arm.values())
     ordered = sorted(arm)
     for bucket, reached in zip(ordered, accumulate(arm[b] for b in ordered), strict=True):
@@ -162,13 +164,13 @@ def _quantile_text(arm: Latency, share: float) -> str:
 
 
 def _cumulative(arm: Latency) -> list[float]:
-    """Returns the share of requests at most as slow as each bound."""
+    """Returns, for each bound, the share of requests whose latency is at most that bound."""
     total = sum(arm.values())
     return [n / total for n in accumulate(arm.get(i, 0) for i in range(len(LATENCY_BOUNDS)))] if total else []
 
 
 def _thinned(count: int) -> Sequence[int]:
-    """Returns which ticks are drawn: all, or evenly spaced ones and the last."""
+    """Returns the indices of the ticks to draw: all, or evenly spaced ones including the last."""
     if count <= MOST_POINTS:
         return range(count)
     return sorted({round(i * (count - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)})
@@ -179,11 +181,11 @@ def _on_axis(value: float) -> float:
 
 
 def _data(body: Mapping[str, Any]) -> Markup:
-    """Returns JSON for a script element: nothing in it can close the element."""
+    """Returns JSON for a script element, escaped so that it cannot close the element."""
     text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
 
 
 def _static(name: str) -> Markup:
-    """Returns one of our static files, unchanged."""
+    """Returns a static file of this package, unescaped."""
     return Markup((files("turnout.web") / "static" / name).read_text())  # noqa: S704 - part of the package

@@ -1,4 +1,4 @@
-"""Computes a rollout's evidence again from its recorded ticks. Pure."""
+"""Recomputes a rollout's evidence from its recorded ticks. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from turnout.rollout.plan import Plan
 from turnout_proto.v1 import rollout_pb2 as pb
 
 Latency = Mapping[int, int]
-"""Requests by bucket index; the index after the last bound counts those above it."""
+"""Number of requests by bucket index. The index after the last bound is for requests above it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedTick:
-    """One tick as it was recorded.
+    """A recorded tick.
 
     Attributes:
-        time: When, UTC.
-        tick: Its counts.
-        weight: The candidate's desired share; None if that was not recorded.
-        state: The rollout's; "" if that was not recorded.
-        canary, baseline: Latencies of both arms; empty if they were not recorded.
+        time: Time of the tick, UTC.
+        tick: Counts of the tick.
+        weight: Desired share of the candidate; None if it was not recorded.
+        state: State of the rollout; "" if it was not recorded.
+        canary, baseline: Latency histograms of both arms; empty if they were not recorded.
     """
 
     time: datetime
@@ -36,10 +36,10 @@ class RecordedTick:
 
     @classmethod
     def from_json(cls, time: datetime, body: Mapping[str, Any]) -> Self:
-        """Reads an element of `ticks_json`.
+        """Parses an element of `ticks_json`.
 
         Raises:
-            InvalidRequest: It is not such an element.
+            InvalidRequest: The element is not a valid tick.
         """
         try:
             if "shadow" in body:
@@ -60,11 +60,13 @@ class RecordedTick:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A rollout and its ticks.
+    """A rollout with its ticks and the evidence after each of them.
 
     Attributes:
-        recorded_ticks: Its ticks, the oldest first.
-        evidence: After each of them.
+        rollout: Current state of the rollout.
+        plan: Plan of the rollout.
+        recorded_ticks: The ticks, oldest first.
+        evidence: The evidence after each tick.
     """
 
     rollout: pb.Rollout
@@ -74,10 +76,10 @@ class Replay:
 
     @classmethod
     def of(cls, answer: pb.GetRolloutTicksResponse) -> Self:
-        """Computes the evidence again, tick by tick.
+        """Recomputes the evidence, tick by tick, from a server's response.
 
         Raises:
-            InvalidRequest: This release cannot read the server's answer.
+            InvalidRequest: This release cannot read the response.
         """
         try:
             bodies = [json.loads(text) for text in answer.ticks_json]
@@ -97,10 +99,11 @@ class Replay:
         return self.evidence[-1] if self.evidence else Evidence.start(self.plan.evidence_metrics, 1.0)
 
     def ratio(self, metric: Metric) -> float | None:
-        """Returns how often the candidate's requests were bad for each time that the baseline's were.
+        """Returns the ratio of the candidate's rate of bad events to the baseline's.
 
-        By Mantel and Haenszel (1959), over ticks: drifting load and changing weights cancel out, as in the evidence.
-        Infinity if only the candidate had bad ones, None if there is nothing to compare.
+        This is the estimator of Mantel and Haenszel (1959), stratified by tick, so that drifting load and changing
+        weights cancel out, as in the evidence. Infinity if only the candidate had bad events; None if there is nothing
+        to compare.
         """
         parts = [worse_and_better(one.tick, metric.name) for one in self.recorded_ticks]
         return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
@@ -110,22 +113,22 @@ ARMS = ("canary", "baseline")
 
 
 class Seen(Protocol):
-    """A rollout and its evidence, whether replayed from all ticks or tracked."""
+    """A rollout and its evidence, either replayed from all ticks or tracked incrementally."""
 
     @property
     def rollout(self) -> pb.Rollout:
-        """Its present state."""
+        """Current state of the rollout."""
 
     @property
     def plan(self) -> Plan:
-        """Its plan."""
+        """Plan of the rollout."""
 
     @property
     def last(self) -> Evidence:
         """The latest evidence."""
 
     def ratio(self, metric: Metric) -> float | None:
-        """As `Replay.ratio`."""
+        """Returns the same ratio as `Replay.ratio`."""
 
 
 def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
@@ -134,7 +137,7 @@ def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
     for stratum in tick.strata:
         unkeyed = stratum.canary.get(metric), stratum.baseline.get(metric)
         keyed = stratum.keyed_canary.get(metric), stratum.keyed_baseline.get(metric)
-        # Keyed requests count against what was expected of their key: a tenant that was always slow is not news.
+        # Keyed requests are compared with what was expected of their key: a tenant that was always slow does not count.
         for pair in (
             [(one.requests, one.bad) for one in unkeyed if one is not None],
             [(float(one.expected.sum()), one.total.bad) for one in keyed if one is not None],
@@ -146,17 +149,17 @@ def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
 
 
 def ratio_of(worse: float, better: float) -> float | None:
-    """Returns the ratio of both sums; infinity if only the candidate was bad, None if neither was."""
+    """Returns the ratio of both sums; infinity if only `worse` is above 0, None if neither is."""
     if better:
         return worse / better
     return float("inf") if worse else None
 
 
 def read_plan_json(text: str) -> Plan:
-    """Reads a plan from a server; fields that a later release added are ignored.
+    """Parses a plan from a server. Fields that a later release has added are ignored.
 
     Raises:
-        InvalidRequest: It is not a plan that this release can read.
+        InvalidRequest: This release cannot read the plan.
     """
     try:
         body = json.loads(text)

@@ -1,4 +1,4 @@
-// Charts of the last hour and of a rollout, and what a page that refreshes itself must not do. All else works without.
+// Charts of the last hour and of a rollout, and rules for pages that refresh themselves. Everything else works without it.
 (function () {
   "use strict";
   const charts = new Map();
@@ -7,11 +7,11 @@
     const line = style("--line");
     return Object.assign({ stroke: style("--dim"), grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } }, extra);
   }
-  // As everywhere in Turnout: UTC, 24 hours.
+  // UTC and 24 hours, as everywhere in Turnout.
   function utc(seconds) { return uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"); }
   function clock(u, values) { return values.map(function (t) { return new Date(t * 1e3).toISOString().slice(11, 19); }); }
   function when(u, t, series) { if (u) t = at(u, t, series); return t == null ? "" : new Date(t * 1e3).toISOString().slice(0, 19).replace("T", " "); }
-  // Where the cursor is; else the latest: a legend without numbers says little.
+  // The value at the cursor or, without a cursor, the latest, so that the legend always has numbers.
   function at(u, v, series) {
     const column = u.data && u.data[series];
     return v == null && column ? column[column.length - 1] : v;
@@ -21,7 +21,7 @@
     return shown == null ? "–" : shown >= 1000 ? Math.round(shown).toLocaleString("en") : String(Number(shown.toPrecision(3)));
   }
   const markers = { width: 0, fill: function (u, i) { return u.series[i]._stroke || u.series[i].stroke(u, i); } };
-  // Latency is drawn by decades: one slow request does not press all others onto the axis.
+  // Latency has a logarithmic axis, so that one slow request does not flatten all others.
   function decades(u, low, high) {
     if (!(low > 0)) return [0.1, 10];
     const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
@@ -29,7 +29,7 @@
   }
   function whole(u, values) {
     const shown = values.filter(function (x) { return x != null; });
-    const few = shown.length && Math.log10(shown[shown.length - 1] / shown[0]) < 2.5;  // 2 and 5 have labels too
+    const few = shown.length && Math.log10(shown[shown.length - 1] / shown[0]) < 2.5;  // also label 2 and 5
     return values.map(function (x) {
       if (x == null) return null;
       const lead = Math.round(x / Math.pow(10, Math.floor(Math.log10(x) + 1e-6)));
@@ -45,7 +45,7 @@
     const kind = place.dataset.kind, versions = Object.keys(body.versions);  // in the order of the table
     const columns = [body.times].concat(versions.map(function (v) { return body.versions[v][kind]; }));
     if (!versions.length) {
-      const text = body.times.length ? "No request in the last hour." : "Nothing yet: a sample is taken every ten seconds.";
+      const text = body.times.length ? "No request in the last hour." : "No data yet. A sample is taken every ten seconds.";
       if (place.textContent !== text) {
         forget(place);
         place.replaceChildren(Object.assign(document.createElement("p"), { textContent: text }));
@@ -85,7 +85,7 @@
     const body = await fetched(place.dataset.rollout).catch(function () { return null; });
     if (!body) return;
     turnoutPlots.draw(body);
-    ended = last;  // nothing comes after that
+    ended = last;  // the rollout will not change any more
   }
   function again(work, milliseconds) {
     work();
@@ -101,19 +101,19 @@
     hour();
   });
 
-  // A refresh changes what differs, in place: whatever is focused, typed into, scrolled or drawn stays.
+  // A refresh updates only what has changed, in place: focus, input, scroll positions and charts are kept.
   Idiomorph.defaults.callbacks.beforeNodeMorphed = function (old) {
     return !(old instanceof Element && old.matches("[data-keep], input:not([type=hidden]), select, textarea"));
   };
   const stale = document.getElementById("stale");
   let asOf = new Date();
-  function warn(text) { stale.textContent = text + " What you see is as of " + when(null, asOf / 1e3) + " UTC."; }
+  function warn(text) { stale.textContent = text + " This page shows the state as of " + when(null, asOf / 1e3) + " UTC."; }
   document.body.addEventListener("htmx:beforeRequest", function (event) { if (document.hidden) event.preventDefault(); });
   document.body.addEventListener("htmx:beforeSwap", function (event) {
     const xhr = event.detail.xhr;
     if (xhr.status !== 200 || xhr.responseText.includes('id="live"')) return;
     event.detail.shouldSwap = false;
-    warn("The page cannot be refreshed: another page came, such as one to sign in. Load the page again.");
+    warn("The page cannot be refreshed: the server sent another page, such as the sign-in. Reload the page.");
   });
   document.body.addEventListener("htmx:afterSwap", function () { asOf = new Date(); stale.textContent = ""; });
   document.body.addEventListener("htmx:sendError", function () { warn("The server does not answer."); });

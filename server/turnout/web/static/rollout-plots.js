@@ -1,4 +1,4 @@
-// Draws a rollout: evidence, latency and weights, each into the element of that id. Needs uPlot.
+// Draws the plots of a rollout (evidence, latency and weights) into the elements with these ids. Needs uPlot.
 (function () {
   "use strict";
   let data = null;
@@ -23,7 +23,7 @@
     const chart = new uPlot(Object.assign({ title: title, legend: { markers: markers }, series: series, scales: scales, axes: axes }, size), columns, place);
     drawn.set(id, { chart: chart, place: place, few: columns[0].length < 3 });
   }
-  // Where the cursor is; else the latest: a legend without numbers says little.
+  // The value at the cursor or, without a cursor, the latest, so that the legend always has numbers.
   function at(u, v, series) {
     const column = u.data && u.data[series];
     return v == null && column ? column[column.length - 1] : v;
@@ -43,7 +43,7 @@
       });
     } });
   }
-  // Of a logarithmic axis: whole decades, and 2 and 5 of each where there are few of them, so that it has labels enough.
+  // Labels of a logarithmic axis: whole decades and, if there are few of them, 2 and 5 of each decade.
   function decades(u, v) {
     const shown = v.filter(function (x) { return x != null; });
     const few = shown.length && Math.log10(shown[shown.length - 1] / shown[0]) < 2.5;
@@ -55,7 +55,7 @@
   }
   function e(value) {
     if (value == null) return "";
-    if (value <= 0.01) return "≤ 0.01";  // where the axis begins
+    if (value <= 0.01) return "≤ 0.01";  // the start of the axis
     return value >= 1e6 || value < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
   }
   function draw() {
@@ -64,7 +64,7 @@
     const values = [].concat(data.combined, ...names.map(function (n) { return data.metrics[n]; }));
     low = values.reduce(function (a, b) { return Math.min(a, b); }, 0.1);
     high = values.reduce(function (a, b) { return Math.max(a, b); }, data.threshold * 10);
-    plot("evidence", "Evidence that it is worse, by time (UTC)",
+    plot("evidence", "Evidence that the candidate is worse, by time (UTC)",
       [when]
         .concat(names.map(function (n) { return { label: n, stroke: colour("--m-" + n), width: 1.3, value: function (u, v, i) { return e(at(u, v, i)); } }; }))
         .concat([{ label: "combined", stroke: fg, width: 2.5, value: function (u, v, i) { return e(at(u, v, i)); } }])
@@ -77,8 +77,8 @@
       while (first < last && c[first + 1] === 0 && p[first + 1] === 0) first++;
       while (last > first && c[last - 1] === 1 && p[last - 1] === 1) last--;
       const percent = function (u, v) { return v == null ? "–" : +(v * 100).toFixed(2) + "%"; };
-      const least = Math.floor(Math.min(c[first], p[first], 0.9) * 10) / 10;  // from where the curves begin
-      plot("latency", "Share of requests answered within so many milliseconds",
+      const least = Math.floor(Math.min(c[first], p[first], 0.9) * 10) / 10;  // start where the curves start
+      plot("latency", "Share of requests answered within a number of milliseconds",
         [{ label: "ms", value: function (u, v) { return v == null ? "–" : v.toPrecision(3); } },
           { label: data.candidate, stroke: colour("--v" + data.colours.candidate), width: 2, value: percent }, { label: data.previous, stroke: colour("--v" + data.colours.previous), width: 2, value: percent }],
         [data.bounds.slice(first, last + 1), c.slice(first, last + 1), p.slice(first, last + 1)],
