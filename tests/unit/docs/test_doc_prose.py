@@ -11,7 +11,12 @@ GUIDES = [
     ROOT / "README.md",
     *sorted(page for page in DOCS.rglob("*.md") if page.parent.name not in ("reference", "decisions", "runbooks")),
 ]
-PAGES = [*GUIDES, *sorted((DOCS / "runbooks").glob("*.md"))]
+PAGES = [
+    *GUIDES,
+    *sorted((DOCS / "runbooks").glob("*.md")),
+    *sorted((DOCS / "decisions").glob("*.md")),
+    *(ROOT / page for page in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+]
 
 RIDDLES = {
     r"\bwhere there (is|are) (none|one)\b": "say `if there is no ...`",
@@ -21,10 +26,16 @@ RIDDLES = {
     r"\bstandings?\b": "release status",
     r"\bgo(es)? before (it|these|the)\b": "overrides",
     r"\bheld against\b": "compared with",
+    r"\b(no|some|every)body\b|\bwhoever\b": "name them: the caller, an operator, every client",
+    r"\bfor ever\b": "forever",
+    r"\bgo(es)? by (the|its|their|what|that)\b": "uses",
+    r"\bbec(o|a)mes? of\b": "say how it ends, or how it is translated",
+    r"\b(is|are|was|were) told (apart|of|to|what|that|why)\b": "say who reports what to whom",
+    r"\b(lies|lie|stands) (beside|in the|on the)\b": "is stored",
 }
 """Turns of phrase that readers stumbled over, and what to write."""
 
-_CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)\n]*\)", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

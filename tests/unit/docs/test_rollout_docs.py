@@ -88,7 +88,7 @@ def test_the_signature_check_takes_what_is_signed_and_nothing_else() -> None:
 
 
 def test_the_probes_of_the_page_are_a_configuration_and_every_key_of_one_is_named(tmp_path: Path) -> None:
-    section = CHECKS[CHECKS.index("## Probes\n") : CHECKS.index("## A webhook that may veto")]
+    section = CHECKS[CHECKS.index("## Probes\n") : CHECKS.index("## Confirm webhook")]
     (file,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
     path = tmp_path / "turnout.toml"
     path.write_text(file)
