@@ -367,6 +367,15 @@ def pooled(*, window: int = 3, stride: int = 2, margin: int = 0, size: Dim = "h"
     )
 
 
+def similarities() -> ModelProto:
+    """y = the products of queries and keys, by an Einsum. float32 (batch, n, 4): no rows end the process by SIGFPE."""
+    return model(
+        [helper.make_node("Einsum", ["q", "k"], ["y"], equation="bth,bsh->bts")],
+        [tensor("q", TensorProto.FLOAT, ["batch", "t", 4]), tensor("k", TensorProto.FLOAT, ["batch", "s", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", "t", "s"])],
+    )
+
+
 def normalized_sum() -> ModelProto:
     """y = the normalised sum of two embeddings, as BERT begins. int64 (batch, tokens) words and kinds.
 

@@ -97,6 +97,18 @@ async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, sta
     assert outputs_of(answer)["y"].shape == (1, 16, 3, 3)
 
 
+async def test_no_rows_for_an_einsum_end_no_server(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.similarities())
+    server = await start_server()
+    q = np.ones((1, 2, 4), np.float32)
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", q=q[:0], k=np.ones((0, 3, 4), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in error.message
+        answer = await stub.Predict(request("m", q=q, k=q))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((1, 2, 2), 4, np.float32))
+
+
 async def test_half_empty_inputs_of_an_operator_that_onnx_runtime_makes_end_no_server(
     publish_model, start_server
 ) -> None:

@@ -57,11 +57,48 @@ def test_windows_that_are_fitted_to_the_picture_are_none(op_type) -> None:
     for domain in ("", "com.microsoft.nchwc"):
         assert hazard(graph(node(op_type, "x", domain=domain, kernel_shape=[3, 3]), x=picture))
         for how in ("SAME_UPPER", "SAME_LOWER"):
-            assert not hazard(graph(node(op_type, "x", domain=domain, kernel_shape=[3, 3], auto_pad=how), x=picture))
+            pool = node(op_type, "c", domain=domain, kernel_shape=[3, 3], auto_pad=how)
+            steps = [node("Conv", "x w", "a", ""), node("Relu", "a", "c", ""), pool]
+            assert not hazard(graph(*steps, constants={"w": (16, 16, 3, 3)}, x=picture))
         assert hazard(graph(node(op_type, "x", domain=domain, kernel_shape=[3, 3], auto_pad="VALID"), x=picture))
     for shape in (["n", 16, "h"], ["n", 16, "h", "w", "d"]):
         assert not hazard(graph(node(op_type, "x", domain="", kernel_shape=[3] * (len(shape) - 2)), x=shape))
     assert not hazard(graph(node(op_type, "x", domain="", kernel_shape=[3, 3]), element=UINT8, x=picture))
+
+
+@pytest.mark.parametrize("window", [{"kernel_shape": [2, 2], "strides": [2, 2]}, {"kernel_shape": [1, 1]}])
+def test_a_pool_is_one_where_what_it_is_given_may_have_no_height(window) -> None:
+    """As a request may be, or what is cut out of a picture; a convolution fails where it would make such a picture."""
+    pool, cut = node("MaxPool", "c", domain="", **window), node("Slice", "a two last axis", "c", "")
+    convolution, constants = node("Conv", "x w", "a", ""), {"w": (16, 16, 3, 3)}
+    places = {name: np.array([value]) for name, value in (("two", 2), ("last", 2**40), ("axis", 2))}
+    proto = graph(convolution, cut, pool, constants=constants, x=["n", 16, "h", "w"])
+    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in places.items())
+    assert hazard(proto)
+    assert hazard(graph(node("MaxPool", "x", domain="", **window), x=["n", 16, "h", "w"]))
+    kept = [node("Clip", "a", "b", ""), node("Concat", "b a", "c", "", axis=1), pool]
+    assert not hazard(graph(convolution, *kept, constants=constants, x=["n", 16, "h", "w"]))
+
+
+@pytest.mark.parametrize(
+    ("equation", "expected"),
+    [
+        ("bij,bjk->bik", False),
+        ("bi,ij->bj", False),
+        ("bi,bi->b", False),
+        ("ij->ji", False),
+        ("bth,bsh->bts", True),
+        ("nqhd,nkhd->nhqk", True),
+        ("ijb,jkb->ikb", True),
+        ("...ij,...jk->...ik", True),
+    ],
+)
+def test_an_einsum_is_one_where_it_transposes_what_may_be_empty(equation, expected) -> None:
+    terms = equation.split("->")[0].split(",")
+    product = node("Einsum", " ".join("ab"[: len(terms)]), domain="", equation=equation)
+    free = {name: [*term.replace("...", "z")] for name, term in zip("ab", terms, strict=False)}
+    assert bool(hazard(graph(product, **free))) is expected
+    assert not hazard(graph(product, **{name: [3] * len(shape) for name, shape in free.items()}))
 
 
 def test_a_quantised_pool_is_one_along_the_axes_that_it_has() -> None:

@@ -85,6 +85,7 @@ _COUNTED_ROUNDS = 10**6
 _VOLUME_RANK = 5
 _PICTURE_AXES = 2
 _TABLE_RANK = 2
+_FACTORS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,23 +246,25 @@ def _ends_a_loop_by_one_flag(node: Node, scope: Scope) -> bool:
 def _windows(node: Node, scope: Scope) -> str:
     """Pooling of pictures in blocks of channels, which ONNX Runtime makes of any, divides by the height of its output.
 
-    That is none where the window and its stride go beyond the picture and its margins.
+    That is none where the window and its stride go beyond the picture and its margins, and of a picture without height
+    where there are no rows either: else such a picture is refused.
     """
     element = scope.type_of(input_of(node, 0)).element
     if node.domain == STANDARD_DOMAIN and element not in ("float32", ""):
         return ""  # blocks are of float32, and of quantised pictures
     kernel = _numbers(node, "kernel_shape", 1, 0)
-    if len(kernel) != _PICTURE_AXES or str(node.attributes.get("auto_pad", "")).startswith("SAME"):
+    if len(kernel) != _PICTURE_AXES:
         return ""
     strides, dilations = (_numbers(node, name, 1, 2) for name in ("strides", "dilations"))
-    pads = _numbers(node, "pads", 0, 4) if node.attributes.get("auto_pad", "NOTSET") == "NOTSET" else (0,) * 4
+    how = str(node.attributes.get("auto_pad", "NOTSET"))
+    pads = _numbers(node, "pads", 0, 4) if how == "NOTSET" else (0,) * 4
     first = 1 if node.attributes.get("channels_last") else 2
     shape = scope.type_of(input_of(node, 0)).shape
     for axis, window in enumerate(kernel):
         size = shape[first + axis] if shape is not None and len(shape) == 2 + len(kernel) else None
-        least = size if isinstance(size, int) and size > 0 else 1
+        least = size if isinstance(size, int) and size > 0 else int(scope.is_picture(input_of(node, 0)))
         room = least + pads[axis] + pads[axis + 2] - dilations[axis] * (window - 1) - 1
-        if room <= -strides[axis]:
+        if not least if how.startswith("SAME") else room <= -strides[axis]:
             return "ends the process where its window is larger than the picture of a request"
     return ""
 
@@ -272,6 +275,28 @@ def _numbers(node: Node, name: str, default: int, count: int) -> tuple[int, ...]
     if isinstance(value, tuple) and (not count or len(value) == count):
         return tuple(number for number in value if isinstance(number, int))
     return (default,) * count
+
+
+def _einsum(node: Node, scope: Scope) -> str:
+    """A factor, or the product, that has to be transposed may not be empty: that divides by its sizes."""
+    if len(node.inputs) < _FACTORS or _is_plain_product(str(node.attributes.get("equation", ""))):
+        return ""
+    shapes = [scope.type_of(name).shape for name in node.inputs]
+    if all(shape is not None and all(map(positive, shape)) for shape in shapes):
+        return ""
+    return "ends the process where a request has a dimension of 0"
+
+
+def _is_plain_product(equation: str) -> bool:
+    """Tells whether an equation is a product of matrices as they lie: `bij,bjk->bik`."""
+    terms, _, product = equation.replace(" ", "").partition("->")
+    left, _, right = terms.partition(",")
+    if not (left + right + product).isalpha() or any(len({*term}) < len(term) for term in (left, right, product)):
+        return False
+    rows = "".join(letter for letter in left if letter in right and letter in product)
+    summed = "".join(letter for letter in left if letter in right and letter not in product)
+    alone, other = left.removeprefix(rows).removesuffix(summed), right.removeprefix(rows + summed)
+    return left == rows + alone + summed and right == rows + summed + other and product == rows + alone + other
 
 
 def _blocks(node: Node, scope: Scope) -> str:
@@ -340,6 +365,7 @@ _SPECIAL: Mapping[str, _Danger] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
     "Div": _division,
+    "Einsum": _einsum,
     "Loop": _loop,
     "MaxPool": _windows,
     "Mod": _division,

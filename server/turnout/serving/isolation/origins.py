@@ -57,6 +57,15 @@ _KEEPS_SIZES = _STRETCHES | {
 }  # fmt: skip
 """Operators of any domain that keep the sizes of their first input; of all their inputs, if they stretch them."""
 
+_MAKES_PICTURES = frozenset({"AveragePool", "Conv", "ConvInteger", "FusedConv", "MaxPool", "QLinearConv"})
+"""Operators of any domain that fail rather than make a picture without height or width."""
+
+_KEEPS_PICTURES = _KEEPS_SIZES | {
+    "BatchNormalization", "Clip", "Concat", "Elu", "HardSigmoid", "HardSwish", "InstanceNormalization", "LRN",
+    "LeakyRelu", "Mish", "PRelu", "Selu", "Softplus", "Sum", "Swish",
+}  # fmt: skip
+"""Operators of any domain that make pictures of nothing but pictures and constants."""
+
 
 class Origin(IntEnum):
     """What decides a tensor's values; the greater one decides what is made of two."""
@@ -94,6 +103,7 @@ class Scope:
         self._known: dict[str, Known] = {}
         self._wide: set[str] = set()
         self._leads: dict[str, str] = {}
+        self._pictures: set[str] = set()
         self._tensors = graph.initializers
         for name, tensor in graph.initializers.items():
             if not (overridable and name in graph.inputs):
@@ -136,8 +146,17 @@ class Scope:
             return name if self._outer is None else self._outer.lead(name)
         return found
 
+    def is_picture(self, name: str) -> bool:
+        """Tells whether a tensor is known to have some height and width, whatever they are."""
+        return name in self._pictures or (self._outer is not None and self._outer.is_picture(name))
+
     def follow_sizes(self, node: Node) -> None:
         """Notes what is known of the sizes of a node's output: nobody infers those of ONNX Runtime's own operators."""
+        computed = [name for name in node.inputs if name and self.known(name).origin is not Origin.CONSTANT]
+        if node.op_type in _MAKES_PICTURES or (
+            node.op_type in _KEEPS_PICTURES and computed and all(map(self.is_picture, computed))
+        ):
+            self._pictures.update(node.outputs[:1])
         if node.op_type in _WEIGHS:
             data, weights = input_of(node, 0), input_of(node, 1)
             if self.known(weights).origin is not Origin.CONSTANT:
@@ -148,8 +167,7 @@ class Scope:
             given = [name for name in node.inputs if name]
             shapes = [self.type_of(name).shape for name in given]
             wide = any(map(self.has_width, given[:1])) or any(_is_several(shape[-1]) for shape in shapes if shape)
-            leads = [name for name in given if self.known(name).origin is not Origin.CONSTANT]
-            leads = leads if node.op_type in _STRETCHES else leads[:1]
+            leads = computed if node.op_type in _STRETCHES else computed[:1]
         else:
             return
         for name in node.outputs[:1]:
