@@ -352,6 +352,50 @@ def recurrent(op_type: str = "LSTM") -> ModelProto:
     )
 
 
+def pooled(*, window: int = 3, stride: int = 2, margin: int = 0, size: Dim = "h") -> ModelProto:
+    """y = the largest of each window of a convolved picture. float32 (batch, 3, h, 8).
+
+    A picture that is less high than the window ends the process by SIGFPE.
+    """
+    weights = np.random.default_rng(0).standard_normal((16, 3, 1, 1)).astype(np.float32)
+    pool = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [margin] * 4}
+    return model(
+        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("MaxPool", ["c"], ["y"], **pool)],
+        [tensor("x", TensorProto.FLOAT, ["batch", 3, size, 8])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 16, "rows", "columns"])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+
+
+def similarities() -> ModelProto:
+    """y = the products of queries and keys, by an Einsum. float32 (batch, n, 4): no rows end the process by SIGFPE."""
+    return model(
+        [helper.make_node("Einsum", ["q", "k"], ["y"], equation="bth,bsh->bts")],
+        [tensor("q", TensorProto.FLOAT, ["batch", "t", 4]), tensor("k", TensorProto.FLOAT, ["batch", "s", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", "t", "s"])],
+    )
+
+
+def normalized_sum() -> ModelProto:
+    """y = the normalised sum of two embeddings, as BERT begins. int64 (batch, tokens) words and kinds.
+
+    ONNX Runtime makes one operator of it: no rows of kinds beside some of words end the process by SIGFPE.
+    """
+    random = np.random.default_rng(0)
+    tables = {"word_table": (10, 8), "kind_table": (2, 8), "scale": (8,), "bias": (8,)}
+    return model(
+        [
+            helper.make_node("Gather", ["word_table", "words"], ["a"]),
+            helper.make_node("Gather", ["kind_table", "kinds"], ["b"]),
+            helper.make_node("Add", ["a", "b"], ["sum"]),
+            helper.make_node("LayerNormalization", ["sum", "scale", "bias"], ["y"]),
+        ],
+        [tensor(name, TensorProto.INT64, ["batch", "tokens"]) for name in ("words", "kinds")],
+        [tensor("y", TensorProto.FLOAT, ["batch", "tokens", 8])],
+        [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), name) for name, s in tables.items()],
+    )
+
+
 def not_a_number() -> ModelProto:
     """y = 0 * x / 0 = NaN. float32 (batch, 4)."""
     zero = numpy_helper.from_array(np.float32(0), "zero")

@@ -85,6 +85,45 @@ async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_
     assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
 
 
+async def test_a_picture_smaller_than_a_window_ends_no_server(publish_model, start_server) -> None:
+    """Nor does loading the version, which tries pictures of one pixel first."""
+    publish_model("m", "1.0.0", onnx_models.pooled())
+    server = await start_server()
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", x=np.ones((1, 3, 1, 8), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in error.message
+        answer = await stub.Predict(request("m", x=np.ones((1, 3, 8, 8), np.float32)))
+    assert outputs_of(answer)["y"].shape == (1, 16, 3, 3)
+
+
+async def test_no_rows_for_an_einsum_end_no_server(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.similarities())
+    server = await start_server()
+    q = np.ones((1, 2, 4), np.float32)
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", q=q[:0], k=np.ones((0, 3, 4), np.float32))))
+        assert error.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in error.message
+        answer = await stub.Predict(request("m", q=q, k=q))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((1, 2, 2), 4, np.float32))
+
+
+async def test_half_empty_inputs_of_an_operator_that_onnx_runtime_makes_end_no_server(
+    publish_model, start_server
+) -> None:
+    publish_model("m", "1.0.0", onnx_models.normalized_sum())
+    server = await start_server()
+    full, none = np.ones((2, 3), np.int64), np.ones((0, 3), np.int64)
+    async with stub_of(server) as stub:
+        error = await refusal(stub.Predict(request("m", words=full, kinds=none)))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "inputs.kinds: expected batch = 2, as inputs.words has it, got 0" in error.message
+        for size in (full, none):
+            answer = await stub.Predict(request("m", words=size, kinds=size))
+            assert outputs_of(answer)["y"].shape == (*size.shape, 8)
+
+
 async def test_crashes_again_and_again_fail_no_other_request_of_any_version(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
     publish_model("other", "1.0.0", scaled(3))

@@ -30,6 +30,17 @@ def test_wanted_outputs_keep_their_order() -> None:
     assert list(VALIDATOR.check({"x": X, "word": WORD}, ["z", "y"])) == ["z", "y"]
 
 
+@pytest.mark.parametrize(("rows", "others", "taken"), [(2, 0, False), (0, 1, False), (0, 0, True), (2, 1, True)])
+def test_a_dimension_is_empty_in_all_inputs_that_name_it_or_in_none(rows, others, taken) -> None:
+    two = Validator(Signature(tuple(TensorSpec(name, DataType.FLOAT32, ("N", "M")) for name in "ab"), ()))
+    inputs = {"a": np.zeros((rows, 3), np.float32), "b": np.zeros((others, 3), np.float32)}
+    if taken:
+        assert two.check(inputs, ()) == []
+        return
+    with pytest.raises(InvalidTensor, match=rf"inputs\.b: expected N = {rows}, as inputs\.a has it, got {others}"):
+        two.check(inputs, ())
+
+
 def test_an_empty_input_may_not_claim_sizes_that_no_message_could_fill() -> None:
     wide = Validator(Signature((TensorSpec("x", DataType.FLOAT32, ("N", "M", "K")),), ()))
     assert wide.check({"x": np.empty((0, 1000, 1000), np.float32)}, ()) == []

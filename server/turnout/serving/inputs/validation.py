@@ -4,7 +4,7 @@ On the way of every request: compiled once per version, about two microseconds a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
@@ -48,10 +48,10 @@ class Validator:
 
         Raises:
             InvalidTensor: An input is unknown or missing, or of another dtype, rank or fixed dimension, or is empty and
-                claims great sizes beside that; or an output is unknown or wanted twice. All that is wrong is told at
-                once.
+                claims great sizes beside that, or where another that names its empty dimension is not; or an output is
+                unknown or wanted twice. All that is wrong is told at once.
         """
-        known = self._inputs
+        known, empty = self._inputs, False
         if not self._required <= inputs.keys():
             raise _invalid(self._faults(inputs, outputs))
         for name, array in inputs.items():
@@ -65,8 +65,12 @@ class Validator:
             for axis, size in fixed:
                 if shape[axis] != size:
                     raise _invalid(self._faults(inputs, outputs))
-            if 0 in shape and _hides_too_much(shape):
-                raise _invalid(self._faults(inputs, outputs))
+            if 0 in shape:
+                empty = True
+                if _hides_too_much(shape):
+                    raise _invalid(self._faults(inputs, outputs))
+        if empty and (conflicts := self._half_empty(inputs)):
+            raise _invalid(conflicts)
         if not outputs:
             return self.output_names
         if not self._outputs.issuperset(outputs) or len(set(outputs)) != len(outputs):
@@ -78,12 +82,23 @@ class Validator:
 
         Looked at after a run failed, not before: models that broadcast run on such inputs, and exporters reuse symbols.
         """
+        return self._conflicts(inputs, lambda one, other: one != other)
+
+    def _half_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
+        """Returns where a dimension is empty in one input and not in another.
+
+        No model gets anything out of that, and it must not run: ONNX Runtime takes tensors for equal in size that are
+        by their symbols, and divides by the size of one of them (an `Add` before a `LayerNormalization`).
+        """
+        return self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
+
+    def _conflicts(self, inputs: Mapping[str, Array], differ: Callable[[int, int], bool]) -> Sequence[FieldViolation]:
         conflicts = []
         for symbol, places in self._symbols.items():
             given = [(name, inputs[name].shape[axis]) for name, axis in places if name in inputs]
             for name, size in given[1:]:
                 first, expected = given[0]
-                if size != expected:
+                if differ(size, expected):
                     description = f"expected {symbol} = {expected}, as inputs.{first} has it, got {size}"
                     conflicts.append(FieldViolation(f"inputs.{name}", description))
         return conflicts

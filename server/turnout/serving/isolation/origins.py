@@ -1,0 +1,278 @@
+"""Follows where the tensors of a graph come from, and what is known of their sizes. Pure.
+
+constant    the same for every request; its value is known where it is small
+size        zero or more, computed from the sizes of inputs: no value of a request decides it
+value       a value of a request has a part in it
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Attribute, Graph, GraphTensor, Node, TensorType
+
+_SAME_VALUES = frozenset(
+    {"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile", "Gather", "Slice"}
+)
+"""Operators whose output holds no values but those of their first input, whatever else they are given."""
+
+_INT64 = 7
+_WIDE_TYPES = frozenset({1, _INT64, 11})
+"""Element types, by ONNX's number, that a size keeps its sign in: float32, int64, float64."""
+
+_NON_NEGATIVE = frozenset(
+    {"Add", "Mul", "Div", "Max", "Min", "Concat", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Range", "Mod"}
+    | {"CumSum", "ConstantOfShape", "Floor", "Ceil", "Round", "Sqrt", "Abs"}
+)
+"""Operators that make nothing negative of what is not, besides `_SAME_VALUES`."""
+
+_BOUNDED = frozenset(
+    {"ArgMax", "ArgMin", "NonZero", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
+    | {"Xor", "IsNaN", "IsInf"}
+)
+"""Operators whose outputs are flags or positions: at most what the sizes of their inputs allow, whatever the values."""
+
+_LEAST_MAXIMUM = 127
+"""What every integer type can hold."""
+
+_GREAT = 2**31
+"""A constant beyond it, times a size, may not fit into 64 bits: 3 * 6148914691236517205 is -1."""
+
+_WEIGHS = frozenset(
+    {"MatMul", "MatMulInteger", "FusedMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
+    | {"Attention", "QAttention"}
+)
+"""Operators of any domain that give their first input the width that constant weights, their second, say."""
+
+_STRETCHES = frozenset({"Add", "Sub", "Mul", "Div"})
+
+_KEEPS_SIZES = _STRETCHES | {
+    "BiasGelu", "Cast", "DequantizeLinear", "Dropout", "Erf", "FastGelu", "Gelu", "Identity", "LayerNormalization",
+    "MultiHeadAttention", "QuantizeLinear", "QuickGelu", "RMSNormalization", "Relu", "RotaryEmbedding", "Sigmoid",
+    "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Tanh",
+}  # fmt: skip
+"""Operators of any domain that keep the sizes of their first input; of all their inputs, if they stretch them."""
+
+_MAKES_PICTURES = frozenset({"AveragePool", "Conv", "ConvInteger", "FusedConv", "MaxPool", "QLinearConv"})
+"""Operators of any domain that fail rather than make a picture without height or width."""
+
+_KEEPS_PICTURES = _KEEPS_SIZES | {
+    "BatchNormalization", "Clip", "Concat", "Elu", "HardSigmoid", "HardSwish", "InstanceNormalization", "LRN",
+    "LeakyRelu", "Mish", "PRelu", "Selu", "Softplus", "Sum", "Swish",
+}  # fmt: skip
+"""Operators of any domain that make pictures of nothing but pictures and constants."""
+
+
+class Origin(IntEnum):
+    """What decides a tensor's values; the greater one decides what is made of two."""
+
+    CONSTANT = 0
+    SIZE = 1
+    VALUE = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of a tensor.
+
+    Attributes:
+        origin: Where its values come from.
+        values: Those that it has, if it is constant and small: its elements, in any order and number.
+        positive: All are more than 0, wherever they come from.
+    """
+
+    origin: Origin
+    values: NDArray[Any] | None = None
+    positive: bool = False
+
+
+VALUE = Known(Origin.VALUE)
+_SIZE = Known(Origin.SIZE)
+
+
+class Scope:
+    """The tensors that a graph can name: its own, and those of the graphs around it."""
+
+    def __init__(self, graph: Graph, overridable: bool, outer: "Scope | None" = None) -> None:
+        self._outer = outer
+        self._types = {**graph.inputs, **graph.types}
+        self._known: dict[str, Known] = {}
+        self._wide: set[str] = set()
+        self._leads: dict[str, str] = {}
+        self._pictures: set[str] = set()
+        self._tensors = graph.initializers
+        for name, tensor in graph.initializers.items():
+            if not (overridable and name in graph.inputs):
+                self._known[name] = Known(Origin.CONSTANT, tensor.values)
+        for name in graph.inputs:
+            self._known.setdefault(name, VALUE)
+
+    def known(self, name: str) -> Known:
+        """Returns what is known of a tensor."""
+        found = self._known.get(name)
+        if found is None:
+            return VALUE if self._outer is None else self._outer.known(name)
+        return found
+
+    def type_of(self, name: str) -> TensorType:
+        """Returns a tensor's element type and dimensions, as far as ONNX infers them."""
+        if name in self._tensors:
+            tensor = self._tensors[name]
+            return TensorType(tensor.element, tensor.shape)
+        found = self._types.get(name)
+        if found is None:
+            return TensorType() if self._outer is None else self._outer.type_of(name)
+        return found
+
+    def set(self, name: str, known: Known) -> None:
+        """Notes what is known of a tensor."""
+        self._known[name] = known
+
+    def has_width(self, name: str) -> bool:
+        """Tells whether the last dimension of a tensor is known not to be 0."""
+        shape = self.type_of(name).shape
+        if shape:
+            return positive(shape[-1])
+        return name in self._wide or (self._outer is not None and self._outer.has_width(name))
+
+    def lead(self, name: str) -> str:
+        """Returns the first tensor known to have the dimensions of this one, but for the last; this one if none is."""
+        found = self._leads.get(name)
+        if found is None:
+            return name if self._outer is None else self._outer.lead(name)
+        return found
+
+    def is_picture(self, name: str) -> bool:
+        """Tells whether a tensor is known to have some height and width, whatever they are."""
+        return name in self._pictures or (self._outer is not None and self._outer.is_picture(name))
+
+    def follow_sizes(self, node: Node) -> None:
+        """Notes what is known of the sizes of a node's output: nobody infers those of ONNX Runtime's own operators."""
+        computed = [name for name in node.inputs if name and self.known(name).origin is not Origin.CONSTANT]
+        if node.op_type in _MAKES_PICTURES or (
+            node.op_type in _KEEPS_PICTURES and computed and all(map(self.is_picture, computed))
+        ):
+            self._pictures.update(node.outputs[:1])
+        if node.op_type in _WEIGHS:
+            data, weights = input_of(node, 0), input_of(node, 1)
+            if self.known(weights).origin is not Origin.CONSTANT:
+                return
+            shape = self.type_of(weights).shape
+            wide, leads = shape is not None and all(map(positive, shape)), [data]
+        elif node.op_type in _KEEPS_SIZES:
+            given = [name for name in node.inputs if name]
+            shapes = [self.type_of(name).shape for name in given]
+            wide = any(map(self.has_width, given[:1])) or any(_is_several(shape[-1]) for shape in shapes if shape)
+            leads = computed if node.op_type in _STRETCHES else computed[:1]
+        else:
+            return
+        for name in node.outputs[:1]:
+            if wide:
+                self._wide.add(name)
+            if len({*map(self.lead, leads)}) == 1:
+                self._leads[name] = self.lead(leads[0])
+
+
+def made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
+    """Returns what is known of the outputs of a node, in whose graphs `inner` is made."""
+    standard = node.domain == STANDARD_DOMAIN
+    given = [scope.known(name) for name in node.inputs if name]
+    origin = max((known.origin for known in (*inner, *given)), default=Origin.CONSTANT)
+    if not standard:
+        return VALUE
+    if node.op_type in ("Shape", "Size"):
+        return _SIZE
+    if node.op_type == "Constant":
+        return Known(Origin.CONSTANT, _constant(node))
+    if node.op_type in _BOUNDED and origin is Origin.VALUE:
+        return _SIZE
+    if node.op_type == "If":
+        return _either(inner)  # which branch is taken decides among values, not what they are
+    if node.op_type == "Where":
+        origin = max((known.origin for known in given[1:]), default=Origin.VALUE)
+    if node.op_type in _SAME_VALUES and given:
+        return given[0]
+    if node.op_type == "Cast" and given:
+        return _cast(given[0], node.attributes.get("to"))
+    if (node.op_type == "Max" and any(map(all_positive, given))) or (
+        node.op_type == "Clip" and _clips_to_positive(node, scope)
+    ):
+        return Known(origin, positive=True)
+    if origin is Origin.SIZE and node.op_type not in _NON_NEGATIVE:
+        return Known(Origin.SIZE, np.array([-1]))  # it may be negative
+    if origin is Origin.SIZE and any(may_be(known, _wraps) for known in given):
+        return Known(Origin.SIZE, np.array([-1]))
+    return Known(origin)
+
+
+def _either(branches: Sequence[Known]) -> Known:
+    """Returns what is known of a tensor that is one of several."""
+    origin = max((known.origin for known in branches), default=Origin.CONSTANT)
+    negative = origin is Origin.SIZE and any(may_be(known, lambda values: values < 0) for known in branches)
+    return Known(origin, np.array([-1]) if negative else None)
+
+
+def _clips_to_positive(node: Node, scope: Scope) -> bool:
+    """Tells whether both bounds are above 0: the upper one holds if it is below the lower one."""
+    low, high = input_of(node, 1), input_of(node, 2)
+    return bool(low) and all_positive(scope.known(low)) and (not high or all_positive(scope.known(high)))
+
+
+def _wraps(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tells which numbers may make a negative one of a size: negative ones, and those whose multiple wraps around."""
+    return np.asarray((values < 0) | (values > _GREAT))
+
+
+def _cast(known: Known, to: Attribute | None) -> Known:
+    """Returns what is known of a tensor in another type: a great number may become a negative one."""
+    if known.values is not None and known.origin is Origin.CONSTANT:
+        values = known.values
+        most = np.iinfo(np.int64).max if to == _INT64 and values.dtype.kind in "iu" else _LEAST_MAXIMUM
+        kept = values.dtype.kind in "iufb" and np.all((values == np.rint(values)) & (abs(values) <= most))
+        return known if kept else Known(Origin.CONSTANT)
+    if to in _WIDE_TYPES:
+        return known
+    return Known(known.origin, np.array([-1]) if known.origin is Origin.SIZE else None)
+
+
+def _constant(node: Node) -> NDArray[Any] | None:
+    for value in node.attributes.values():
+        if isinstance(value, GraphTensor):
+            return value.values
+        if isinstance(value, int | float | tuple):
+            return np.asarray(value)
+    return None
+
+
+def may_be(known: Known, test: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> bool:
+    """Tells whether a tensor may have a value of which `test` is true."""
+    if known.positive:
+        return False
+    if known.origin is Origin.VALUE:
+        return True
+    if known.values is None:
+        return known.origin is Origin.CONSTANT
+    return known.values.dtype.kind in "iufb" and bool(np.any(test(known.values)))
+
+
+def all_positive(known: Known) -> bool:
+    """Tells whether no element of a tensor can be 0 or less."""
+    return known.positive or (known.origin is Origin.CONSTANT and not may_be(known, lambda values: values <= 0))
+
+
+def input_of(node: Node, index: int) -> str:
+    """Returns the name of one of a node's inputs; "" if it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else ""
+
+
+def positive(size: object) -> bool:
+    """Tells whether a dimension is known not to be 0."""
+    return isinstance(size, int) and size > 0
+
+
+def _is_several(size: object) -> bool:
+    return isinstance(size, int) and size > 1
