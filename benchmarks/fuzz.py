@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py [--messages 200000] [--seed 1]
 
 Faults are INTERNAL, UNKNOWN, DATA_LOSS and 500, a call without an answer, a traceback or an unexpected error in the
-log, a server that exits, and memory growth of more than 256 MiB after the first tenth. tests/support/fuzzing.py makes the
-messages.
+log, a server that exits, and memory growth of more than 256 MiB after the first tenth. tests/support/fuzzing.py
+makes the messages.
 """
 
 import argparse

@@ -52,8 +52,8 @@ def ask(
 ) -> HttpAnswer:
     """Sends a request, and returns the response regardless of its status. Blocking.
 
-    Uses the proxies configured in the environment, except for loopback addresses: plain text meant for this machine must
-    not pass through a proxy. The connection is closed afterwards.
+    Uses the proxies configured in the environment, except for loopback addresses: plain text meant for this machine
+    must not pass through a proxy. The connection is closed afterwards.
 
     Args:
         method: GET or POST.
