@@ -1,6 +1,10 @@
 """What the gates find of real models, run in child processes as a publish runs them."""
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,24 +241,47 @@ def test_a_costly_version_is_told_of_and_refused_where_the_plan_says_so(publish_
     assert message.endswith("the plan allows 1.25 x at p50")
 
 
-def with_useless_branch(proto: onnx.ModelProto) -> onnx.ModelProto:
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Keeps every core busy with several processes."""
+    command = [sys.executable, "-c", "import time\nend = time.time() + 120\nwhile time.time() < end: pass"]
+    with ExitStack() as stack:
+        for _ in range(4 * len(os.sched_getaffinity(0))):
+            spinner = stack.enter_context(subprocess.Popen(command))
+            stack.callback(spinner.kill)
+        yield
+
+
+def test_on_a_busy_machine_latency_is_measured_in_cpu_time(publish_gated: Publish) -> None:
+    publish_gated("1.0.0", with_useless_branch(onnx_models.matmul()))
+    equal = with_useless_branch(onnx_models.matmul(seed=1))
+    costly = with_useless_branch(with_useless_branch(onnx_models.matmul(seed=2)), "second_")
+    plan = {"latency": {"on_failure": "refuse"}}
+    with busy_machine():
+        assert "because the machine was busy" in evidence(publish_gated("1.1.0", equal, plan=plan), "latency")
+        gate, message = refused(publish_gated, "1.2.0", costly, plan)
+    assert (gate, "because the machine was busy" in message) == ("latency", True)
+
+
+def with_useless_branch(proto: onnx.ModelProto, prefix: str = "") -> onnx.ModelProto:
     """Adds nodes whose result, of no size to speak of, is added to y: several milliseconds a run."""
-    weights = numpy_helper.from_array(np.full((512, 512), 1e-12, np.float32), "useless")
-    proto.graph.initializer.extend([weights, numpy_helper.from_array(np.array([0, 1], np.int64), "axes")])
+    useless, seed, square, one, two, least, wanted = (
+        prefix + name for name in ("useless", "seed", "square", "one", "two", "least", "wanted")
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.full((512, 512), 1e-12, np.float32), useless))
     y = proto.graph.node[-1].output[0]
-    proto.graph.node[-1].output[0] = "wanted"
+    proto.graph.node[-1].output[0] = wanted
     # Anchored to the input, or the optimiser would fold it into a constant.
     proto.graph.node.extend(
         [
-            helper.make_node("ReduceMax", ["x"], ["seed"], keepdims=0),
-            helper.make_node("Mul", ["useless", "seed"], ["square"]),
-            helper.make_node("MatMul", ["square", "square"], ["one"]),
-            helper.make_node("MatMul", ["one", "square"], ["two"]),
-            helper.make_node("ReduceMax", ["two"], ["least"], keepdims=0),
-            helper.make_node("Add", ["wanted", "least"], [y]),
+            helper.make_node("ReduceMax", ["x"], [seed], keepdims=0),
+            helper.make_node("Mul", [useless, seed], [square]),
+            helper.make_node("MatMul", [square, square], [one]),
+            helper.make_node("MatMul", [one, square], [two]),
+            helper.make_node("ReduceMax", [two], [least], keepdims=0),
+            helper.make_node("Add", [wanted, least], [y]),
         ]
     )
-    del proto.graph.initializer[-1]
     return proto
 
 

@@ -85,7 +85,12 @@ def _view(found: "VersionDiff") -> "list[RenderableType]":
         times = [
             _times(name, *values) for name, values in (("p50", latency_comparison.p50), ("p99", latency_comparison.p99))
         ]
-        pairs.append(("latency", table(("", str(found.old.version), str(found.new.version), "ratio"), times)))
+        pairs.append(
+            (
+                "CPU time" if latency_comparison.busy else "latency",
+                table(("", str(found.old.version), str(found.new.version), "ratio"), times),
+            )
+        )
     if found.peak_bytes is not None:
         pairs.append(("memory", f"{size_text(found.peak_bytes[0])} and {size_text(found.peak_bytes[1])} at the peak"))
     if found.trouble:

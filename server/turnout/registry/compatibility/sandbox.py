@@ -84,12 +84,19 @@ class LatencyComparison:
         p50: Medians in seconds, the candidate's and the parent's.
         p99: The same of the 99th percentile.
         example: What they ran on, in words.
+        busy: Other work took the cores for so long that the times are CPU time, not elapsed time.
     """
 
     rounds: int
     p50: tuple[float, float]
     p99: tuple[float, float]
     example: str
+    busy: bool = False
+
+    @property
+    def caveat(self) -> str:
+        """Returns a clause for messages; "" for elapsed time."""
+        return " of CPU, because the machine was busy" if self.busy else ""
 
 
 class Sandbox(Protocol):

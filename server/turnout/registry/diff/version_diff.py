@@ -137,6 +137,7 @@ def diff_body(diff: VersionDiff) -> dict[str, Any]:
         else {
             "rounds": latency_comparison.rounds,
             "example": latency_comparison.example,
+            "busy": latency_comparison.busy,
             "old_p50_ms": latency_comparison.p50[1] * 1e3,
             "new_p50_ms": latency_comparison.p50[0] * 1e3,
             "old_p99_ms": latency_comparison.p99[1] * 1e3,

@@ -15,7 +15,7 @@ class LatencyGate(SandboxGate[LatencyOptions]):
     name = "latency"
 
     def run(self, candidate: Candidate) -> GateVerdict:
-        """Runs both in turns, so that whatever else the machine does slows both."""
+        """Runs both versions alternately, so that other work on the machine slows both."""
         plan, parent = self.plan, candidate.parent
         seen = attempted(self.sandbox, candidate)
         if isinstance(seen, GateVerdict):
@@ -47,9 +47,8 @@ class LatencyGate(SandboxGate[LatencyOptions]):
         }
         message = (
             f"p50 {p50 * 1e3:.2f} ms beside {parent_p50 * 1e3:.2f} ms of {parent.manifest.version} ({ratios[0]:.2f} x),"
-            f" p99 {p99 * 1e3:.2f} beside {parent_p99 * 1e3:.2f} ms ({ratios[1]:.2f} x), in {comparison.rounds} rounds"
-            f" on"
-            f" {comparison.example}"
+            f" p99 {p99 * 1e3:.2f} beside {parent_p99 * 1e3:.2f} ms ({ratios[1]:.2f} x){comparison.caveat},"
+            f" in {comparison.rounds} rounds on {comparison.example}"
         )
         for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
             if ratio > bound:

@@ -95,7 +95,8 @@ class ProcessSandbox:
             body,
             _,
         ):
-            return LatencyComparison(int(body["rounds"]), _pair(body["p50"]), _pair(body["p99"]), str(body["example"]))
+            p50, p99 = _pair(body["p50"]), _pair(body["p99"])
+            return LatencyComparison(int(body["rounds"]), p50, p99, str(body["example"]), bool(body["busy"]))
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
         """As `Sandbox.optimised_weights`."""
