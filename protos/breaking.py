@@ -28,7 +28,7 @@ def extract(revision: str, to: Path) -> Path:
         SystemExit: The revision does not exist, or contains no .proto files.
     """
     command = ["git", "-C", str(ROOT.parent), "archive", "--format=tar", revision, "--", ROOT.name]
-    done = subprocess.run(command, capture_output=True)  # noqa: S603 - fixed but for the revision, which is one argument
+    done = subprocess.run(command, capture_output=True)  # noqa: S603 - fixed except for the revision, a single argument
     if done.returncode:
         raise SystemExit(f"error: {revision}: {done.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:

@@ -156,7 +156,7 @@ class TagNotFound(NotFoundError):
 
 
 class AlreadyExistsError(TurnoutError):
-    """Raised when something exists already, such as a version, which is immutable, with other content."""
+    """Raised when something already exists, such as a version with other content, since versions are immutable."""
 
 
 class Conflict(TurnoutError):

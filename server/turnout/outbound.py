@@ -89,7 +89,7 @@ def ask(
                 if time.monotonic() - begun > timeout_s:
                     raise TimeoutError(f"its answer takes more than {timeout_s:g} s")
             return HttpAnswer(response.status_code, bytes(body[:most_bytes]), dict(response.headers))
-    except ImportError as error:  # a SOCKS proxy needs a package
+    except ImportError as error:  # the package for SOCKS proxies is not installed
         raise Unanswered("ProxyError", "a proxy of the environment cannot be used") from error
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
         raise Unanswered(type(error).__name__, str(error)) from error

@@ -131,7 +131,7 @@ class GrpcExchange(Generic[MessageT]):
 
 
 class UnaryExchange(GrpcExchange[MessageT]):
-    """One unary call."""
+    """A unary call."""
 
     def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: RpcCall) -> None:
         self.endpoint = endpoint

@@ -8,7 +8,7 @@ STEADY_SECONDS = 10.0
 """Time in seconds that a worker must have served so that its death does not count as early."""
 
 MOST_EARLY_DEATHS = 5
-"""Number of consecutive early deaths after which the supervisor gives up on a worker."""
+"""Number of consecutive early deaths after which a worker is hopeless. The supervisor gives up if all workers are."""
 
 
 @dataclass(slots=True)
@@ -40,5 +40,5 @@ class Restarts:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the worker has died early too often to be restarted."""
+        """Whether the worker has died early too often in a row."""
         return self.early >= MOST_EARLY_DEATHS
