@@ -1,4 +1,4 @@
-"""Turnout: a gRPC model server that keeps many semantic versions of an ONNX model on the rails at once."""
+"""Turnout: a gRPC model server that keeps many semantic versions of an ONNX model loaded at once."""
 
 __version__: str
 
