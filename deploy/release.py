@@ -2,7 +2,7 @@
 
 python deploy/release.py cut VERSION     writes the version everywhere, cuts the changelog, renders the manifests,
                                          commits and tags. Nothing is pushed.
-python deploy/release.py check VERSION   fails where something names another version; what CI asks of a tag
+python deploy/release.py check VERSION   fails if a file has another version; CI runs it for a tag
 python deploy/release.py notes VERSION   prints the changelog's section of that version
 """
 
@@ -19,7 +19,7 @@ PLACES = {
     "deploy/kubernetes/turnout/Chart.yaml": r"(?m)^(?:appV|v)ersion: (?P<version>\S+)$",
     "deploy/kubernetes/kserve/cluster-serving-runtime.yaml": r"image: turnout:(?P<version>\S+)",
 }
-"""Where a version is written by hand, and as what. All else is made of these."""
+"""The files with the version, and the patterns that find it. All other occurrences are generated from these."""
 
 CHANGELOG = "CHANGELOG.md"
 _HEAD = "## [Unreleased]\n"
@@ -27,11 +27,11 @@ _VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}(-[0-9A-Za-z.-]+)?")
 
 
 class NotReleasable(Exception):
-    """Something is in the way of a release, in a sentence."""
+    """Raised when a release cannot be made; the message says why."""
 
 
 def named(root: Path) -> dict[str, set[str]]:
-    """Returns which versions each file names."""
+    """Returns the versions in each file."""
     return {
         place: {match["version"] for match in re.finditer(pattern, (root / place).read_text())}
         for place, pattern in PLACES.items()
@@ -39,7 +39,7 @@ def named(root: Path) -> dict[str, set[str]]:
 
 
 def check(root: Path, version: str) -> None:
-    """Raises NotReleasable where a file names another version, or the changelog has no section of this one."""
+    """Raises NotReleasable if a file has another version, or the changelog has no section for this one."""
     wrong = [f"{place} names {', '.join(sorted(found))}" for place, found in named(root).items() if found != {version}]
     if wrong:
         raise NotReleasable(f"expected {version} everywhere: {'; '.join(wrong)}")
@@ -47,7 +47,7 @@ def check(root: Path, version: str) -> None:
 
 
 def notes(changelog: str, version: str) -> str:
-    """Returns the section of a version. Raises NotReleasable if there is none, or nothing in it."""
+    """Returns the changelog's section of a version. Raises NotReleasable if it is missing or empty."""
     found = re.search(rf"(?ms)^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d\n(?P<text>.*?)(?=^## \[|\Z)", changelog)
     if found is None or not found["text"].strip():
         raise NotReleasable(f"{CHANGELOG} says nothing of {version}")
@@ -55,7 +55,7 @@ def notes(changelog: str, version: str) -> str:
 
 
 def cut(changelog: str, version: str, today: str) -> str:
-    """Returns the changelog with what is unreleased under the version. Raises NotReleasable where that is nothing."""
+    """Returns the changelog with the unreleased section moved to the version. Raises NotReleasable if it is empty."""
     if f"## [{version}]" in changelog:
         raise NotReleasable(f"{CHANGELOG} has {version} already")
     released = changelog.replace(_HEAD, f"{_HEAD}\n## [{version}] - {today}\n", 1)
@@ -64,7 +64,7 @@ def cut(changelog: str, version: str, today: str) -> str:
 
 
 def write(root: Path, version: str, today: str) -> list[str]:
-    """Writes the version and the changelog's section; returns the files that changed."""
+    """Writes the version and the changelog's section, and returns the changed files."""
     if not _VERSION.fullmatch(version):
         raise NotReleasable(f"expected a semantic version such as 1.2.3 or 1.2.3-rc.1, got {version!r}")
     text = cut((root / CHANGELOG).read_text(), version, today)
@@ -81,7 +81,7 @@ def _run(*command: str) -> str:
 
 
 def release(version: str) -> None:
-    """Cuts, commits and tags. Raises NotReleasable where the tree has changes, or is not on main."""
+    """Cuts, commits and tags a release. Raises NotReleasable if the tree has changes, or is not on main."""
     if _run("git", "status", "--porcelain"):
         raise NotReleasable("expected a tree without changes: commit or stash them")
     if (branch := _run("git", "branch", "--show-current").strip()) != "main":
@@ -95,7 +95,7 @@ def release(version: str) -> None:
 
 
 def main() -> int:
-    """Returns 0, or 1 with a sentence on standard error."""
+    """Runs the command. Returns 0, or 1 with an error message on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["cut", "check", "notes"])
     parser.add_argument("version", metavar="VERSION", help="without a v")

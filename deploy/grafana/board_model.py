@@ -1,4 +1,4 @@
-"""One model's versions side by side."""
+"""The dashboard that compares the versions of a model."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -7,7 +7,7 @@ from parts import MODEL, RATE, VERSION, board, heat, lines, moved, quantile, var
 
 def model() -> Dashboard:
     """Returns the dashboard."""
-    made = with_model(board("turnout-model", "Turnout / Model", "One model's versions side by side.", ["model"]))
+    made = with_model(board("turnout-model", "Turnout / Model", "The versions of one model, side by side.", ["model"]))
     each = "{{version}}"
     return (
         made.with_variable(variable("version", f"label_values(turnout_version_info{{{MODEL}}}, version)", several=True))
@@ -22,7 +22,7 @@ def model() -> Dashboard:
         )
         .with_panel(
             lines(
-                "requests by how they ended",
+                "requests by code",
                 (
                     f"sum by (version, code) (rate(turnout_requests_total{{{VERSION}}}{RATE}) > 0)",
                     "{{version}} {{code}}",
@@ -42,7 +42,7 @@ def model() -> Dashboard:
                     f"sum by (version) (rate(turnout_request_duration_seconds_count{{{VERSION}}}{RATE}))",
                     "{{version}} {{threshold}} s",
                 ),
-                about="Counted by the server, exactly.",
+                about="Exact counts by the server.",
                 unit="percentunit",
             )
         )
@@ -71,13 +71,13 @@ def model() -> Dashboard:
             lines(
                 "p90 of the run",
                 (quantile(0.9, "turnout_compute_duration_seconds", "version", VERSION), each),
-                about="Of the whole batch.",
+                about="The run of the whole batch.",
                 unit="s",
             )
         )
         .with_panel(
             lines(
-                "rows of a batch",
+                "rows per batch",
                 (
                     f"sum by (version) (rate(turnout_batch_size_sum{{{VERSION}}}{RATE})) "
                     f"/ sum by (version) (rate(turnout_batch_size_count{{{VERSION}}}{RATE}))",
@@ -87,7 +87,7 @@ def model() -> Dashboard:
                     f"sum by (version) (increase(turnout_batching_demoted_total{{{VERSION}}}{RATE}))",
                     "{{version}} demoted",
                 ),
-                about="Mean; and replicas that put no requests together any more, since an output did not add up.",
+                about="The mean, and replicas that stopped batching because an output had the wrong number of rows.",
             )
         )
         .with_panel(lines("in the queue", (f"sum by (version) (turnout_queue_depth{{{VERSION}}})", each)))
@@ -95,16 +95,16 @@ def model() -> Dashboard:
             lines(
                 "fill of the queue",
                 (f"max by (version) (turnout_queue_fill_ratio{{{VERSION}}})", each),
-                about="Of the fullest one; at 100 % requests are refused.",
+                about="The fullest queue. At 100 %, requests are rejected.",
                 unit="percentunit",
             )
         )
-        .with_panel(lines("under way", (f"sum by (version) (turnout_inflight_requests{{{VERSION}}})", each)))
+        .with_panel(lines("in flight", (f"sum by (version) (turnout_inflight_requests{{{VERSION}}})", each)))
         .with_panel(
             heat(
                 "latency of $version",
                 f"sum by (le) (increase(turnout_request_duration_seconds_bucket{{{VERSION}}}{RATE}))",
-                about="Requests by how long they took.",
+                about="Requests by their duration.",
             )
             .repeat("version")
             .max_per_row(3)

@@ -1,4 +1,4 @@
-"""What the servers have, and what of it is in use."""
+"""The dashboard of the servers' resources and their use."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -15,7 +15,7 @@ def resources() -> Dashboard:
             lines(
                 "CPU",
                 (f"rate(process_cpu_seconds_total{{{some}}}{RATE})", "{{instance}}"),
-                about="Cores in use. Child processes (of isolated versions and shadows) are not in it.",
+                about="Cores in use, without child processes (of isolated versions and shadows).",
             )
         )
         .with_panel(
@@ -33,7 +33,7 @@ def resources() -> Dashboard:
                 (f'turnout_memory_used_bytes{{{some},device=~"cuda:.*"}}', "{{instance}} {{device}}"),
                 (f'turnout_memory_limit_bytes{{{some},device=~"cuda:.*"}}', "{{instance}} {{device}} limit"),
                 (f"turnout_gpu_process_memory_bytes{{{some}}}", "{{instance}} {{device}} this process"),
-                about="By all processes on the device, and by the server's own.",
+                about="In use by all processes on the device, and by the server's process.",
                 unit="bytes",
                 dashed="limit",
             )
@@ -42,7 +42,7 @@ def resources() -> Dashboard:
             lines(
                 "GPU use",
                 (f"turnout_gpu_utilization_ratio{{{some}}}", "{{instance}} {{index}} {{device}}"),
-                about="Share of the time in which a kernel ran, of every GPU that the driver shows.",
+                about="Share of the time in which a kernel ran, for all GPUs that the driver lists.",
                 unit="percentunit",
             )
         )
@@ -53,7 +53,7 @@ def resources() -> Dashboard:
                     f"max by (model, version, device) (turnout_version_memory_bytes{{{some}}})",
                     "{{model}} {{version}} {{device}}",
                 ),
-                about="What its last load took.",
+                about="Memory that the last load of the version took.",
                 unit="bytes",
             )
         )
@@ -64,8 +64,7 @@ def resources() -> Dashboard:
                     f"sum by (model, version) (rate(turnout_compute_duration_seconds_sum{{{some}}}{RATE}))",
                     "{{model}} {{version}}",
                 ),
-                about="Seconds of runs in a second, as their requests saw them: those of a batch share one run, and "
-                "count it each.",
+                about="Seconds of runs per second, summed over requests: each request of a batch counts the whole run.",
             )
         )
         .with_panel(
@@ -88,7 +87,7 @@ def resources() -> Dashboard:
                     f"sum by (model, version) (increase(turnout_isolated_restarts_total{{{some}}}{RATE}))",
                     "{{model}} {{version}}",
                 ),
-                about="Of isolated versions; each was replaced.",
+                about="Child processes of isolated versions. Each was replaced.",
             )
         )
         .with_panel(

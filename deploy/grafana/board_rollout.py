@@ -1,4 +1,4 @@
-"""One model's rollout: what is desired, what is so, and what the evidence says."""
+"""The dashboard of a model's rollout: desired and actual traffic, and the evidence."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -8,7 +8,7 @@ from parts import ANY, MODEL, annotation, board, lines, moved, rows, with_model
 def rollout() -> Dashboard:
     """Returns the dashboard."""
     made = with_model(
-        board("turnout-rollout", "Turnout / Rollout", "How a candidate becomes the baseline, or not.", ["rollout"])
+        board("turnout-rollout", "Turnout / Rollout", "The rollout of a candidate, and its evidence.", ["rollout"])
     )
     candidate = "{{version}}"
     return (
@@ -23,8 +23,8 @@ def rollout() -> Dashboard:
                 "evidence that the candidate is worse",
                 (f"max by (version, metric) (turnout_rollout_e_value{{{MODEL}}})", "{{version}} {{metric}}"),
                 (f"max by (version) (turnout_rollout_threshold{{{MODEL}}})", "{{version}} threshold"),
-                about="At the threshold the candidate is rolled back. The chance that this is wrong is 1 / threshold "
-                "at most, however often one looks.",
+                about="At the threshold the candidate is rolled back. The probability that this is wrong is at most "
+                "1 / threshold, however often the evidence is evaluated.",
                 width=16,
                 logarithmic=True,
                 dashed="threshold",
@@ -45,7 +45,7 @@ def rollout() -> Dashboard:
                     "{{version}} {{role}} applied",
                 ),
                 (f"max by (version, role) (turnout_traffic_share{{{MODEL}}})", "{{version}} {{role}} seen"),
-                about="As desired, as in force, and as it came to be since the policy last changed.",
+                about="Desired, applied, and measured since the policy last changed.",
                 unit="percentunit",
                 highest=1,
                 width=16,
@@ -56,7 +56,7 @@ def rollout() -> Dashboard:
             lines(
                 "verdicts",
                 (f"sum by (verdict) (increase(turnout_rollout_verdicts_total{{{MODEL}}}[$__range]))", "{{verdict}}"),
-                about="Within the time that is shown.",
+                about="Within the selected time range.",
             )
         )
         .with_panel(
@@ -66,7 +66,7 @@ def rollout() -> Dashboard:
                     f"sum by (version, arm, metric) (turnout_rollout_bad_events_total{{{MODEL}}})",
                     "{{version}} {{arm}} {{metric}}",
                 ),
-                about="That the evidence has taken in, of both arms.",
+                about="Bad events of both arms in the evidence.",
             )
         )
         .with_panel(
@@ -79,7 +79,7 @@ def rollout() -> Dashboard:
         )
         .with_panel(
             lines(
-                "latency by the baseline's",
+                "latency relative to the baseline",
                 *(
                     (
                         f"version:turnout_request_duration_seconds:canary_to_baseline_{q}_rate5m{{{MODEL}}}",
@@ -87,7 +87,7 @@ def rollout() -> Dashboard:
                     )
                     for q in ("p50", "p90", "p99")
                 ),
-                about="1 is as slow as the baseline.",
+                about="1 means as slow as the baseline.",
             )
         )
         .with_panel(
@@ -99,7 +99,7 @@ def rollout() -> Dashboard:
         )
         .with_panel(
             lines(
-                "stands still for",
+                "paused because of",
                 (f"max by (version, reason_kind) (turnout_rollout_paused{{{MODEL}}})", "{{version}} {{reason_kind}}"),
             )
         )
@@ -107,22 +107,22 @@ def rollout() -> Dashboard:
             lines(
                 "probes",
                 (f"max by (version, probe) (turnout_probe_value{{{MODEL}}})", "{{version}} {{probe}}"),
-                about="What each measured last; of a boolean 1 or 0.",
+                about="Last measurement of each probe; 1 or 0 for a boolean.",
             )
         )
         .with_panel(
             lines(
-                "measurements of probes a minute",
+                "measurements of probes per minute",
                 (
                     f"60 * sum by (probe, outcome) (rate(turnout_probe_measurements_total{{{ANY}}}[5m]))",
                     "{{probe}} {{outcome}}",
                 ),
-                about="Inconclusive ones are neither pass nor fail.",
+                about="Inconclusive measurements neither passed nor failed.",
             )
         )
         .with_panel(
             lines(
-                "since rollouts were looked at",
+                "time since the last tick",
                 (f"max by (instance) (turnout_rollout_last_tick_seconds{{{ANY}}})", "{{instance}}"),
                 unit="s",
             )
@@ -135,7 +135,7 @@ def rollout() -> Dashboard:
                     f"/ sum(turnout_rollout_false_alarm_attempts_total{{{MODEL}}})",
                     "share of the attempts",
                 ),
-                about="Of comparisons of the baseline with itself, where false_alarm_meter is on.",
+                about="In comparisons of the baseline with itself, if false_alarm_meter is on.",
                 unit="percentunit",
             )
         )

@@ -1,4 +1,4 @@
-"""What shadows answer otherwise than the baseline."""
+"""The dashboard of shadows and their disagreement with the baseline."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -7,7 +7,14 @@ from parts import MODEL, RATE, board, heat, lines, moved, quantile, with_model
 
 def shadow() -> Dashboard:
     """Returns the dashboard."""
-    made = with_model(board("turnout-shadow", "Turnout / Shadow", "What no client sees.", ["shadow"]))
+    made = with_model(
+        board(
+            "turnout-shadow",
+            "Turnout / Shadow",
+            "Shadows, and how their answers differ from the baseline's.",
+            ["shadow"],
+        )
+    )
     each = "{{version}}"
     return (
         made.annotation(moved())
@@ -15,8 +22,8 @@ def shadow() -> Dashboard:
             lines(
                 "agreement",
                 (f"version:turnout_shadow_agreement:ratio_rate15m{{{MODEL}}}", "{{version}} last 15 min"),
-                (f"max by (version) (turnout_shadow_agreement_ratio{{{MODEL}}})", "{{version}} since it began"),
-                about="The second has the baseline's own noise taken off.",
+                (f"max by (version) (turnout_shadow_agreement_ratio{{{MODEL}}})", "{{version}} since its start"),
+                about="The second is corrected for the baseline's own noise.",
                 unit="percentunit",
                 highest=1,
                 lowest=None,
@@ -33,7 +40,7 @@ def shadow() -> Dashboard:
         )
         .with_panel(
             lines(
-                "copies by what became of them",
+                "copies by outcome",
                 (
                     f"sum by (version, outcome) (rate(turnout_shadow_requests_total{{{MODEL}}}{RATE}))",
                     "{{version}} {{outcome}}",
@@ -58,7 +65,7 @@ def shadow() -> Dashboard:
                     f"sum by (version, reason) (rate(turnout_shadow_dropped_total{{{MODEL}}}{RATE}))",
                     "{{version}} {{reason}}",
                 ),
-                about="Live requests come first: copies are dropped before they cost any.",
+                about="Live requests have priority: copies are dropped before they affect them.",
                 unit="reqps",
             )
         )

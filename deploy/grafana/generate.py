@@ -1,7 +1,7 @@
-"""Writes the dashboards as Grafana reads them.
+"""Writes the dashboards in Grafana's format.
 
 python deploy/grafana/generate.py           writes deploy/grafana/dashboards/*.json
-python deploy/grafana/generate.py --check   fails where a committed file is not what the generator makes
+python deploy/grafana/generate.py --check   fails if a committed file is out of date
 """
 
 import argparse
@@ -21,13 +21,13 @@ TARGET = Path(__file__).parent / "dashboards"
 
 
 def rendered() -> dict[Path, str]:
-    """Returns the text of each dashboard by its file."""
+    """Returns the text of each dashboard by path."""
     encoder = JSONEncoder(sort_keys=True, indent=2)
     return {TARGET / f"{name}.json": encoder.encode(make().build()) + "\n" for name, make in BOARDS.items()}
 
 
 def main() -> int:
-    """Returns 0, or 1 where the check found a difference."""
+    """Writes or checks the dashboards. Returns 1 if the check finds a difference, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args().check

@@ -1,4 +1,4 @@
-"""What the dashboards are put together from: panels, variables and annotations of one look."""
+"""Building blocks of the dashboards: panels, variables and annotations in a common style."""
 
 from collections.abc import Sequence
 
@@ -20,20 +20,20 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 Query = tuple[str, str]
-"""An expression, and the legend of its series."""
+"""A PromQL expression, and the legend of its series."""
 
 ANY = 'job="$job"'
 MODEL = 'job="$job",model="$model"'
 VERSION = 'job="$job",model="$model",version=~"$version"'
 RATE = "[$__rate_interval]"
-"""Labels and the window of expressions, by the dashboard's variables."""
+"""Label matchers and the range of expressions, in terms of the dashboard's variables."""
 
 _HEIGHT = 8
 _REFERENCES = "ABCDEFGH"
 
 
 def board(uid: str, title: str, about: str, tags: Sequence[str] = ()) -> dashboard.Dashboard:
-    """Returns an empty dashboard with the variables that all have, and links to its sisters."""
+    """Returns an empty dashboard with the common variables, and links to the other dashboards."""
     return (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -58,7 +58,7 @@ def board(uid: str, title: str, about: str, tags: Sequence[str] = ()) -> dashboa
 
 
 def variable(name: str, query: str, *, several: bool = False) -> dashboard.QueryVariable:
-    """Returns a variable whose values are what `query` finds; of `several`, all are chosen at first."""
+    """Returns a variable with the values of `query`. With `several`, it allows several values, initially all."""
     made = (
         dashboard.QueryVariable(name)
         .label(name)
@@ -73,23 +73,23 @@ def variable(name: str, query: str, *, several: bool = False) -> dashboard.Query
 
 
 def with_model(made: dashboard.Dashboard) -> dashboard.Dashboard:
-    """Adds the variable for one model."""
+    """Adds the variable that selects a model."""
     return made.with_variable(variable("model", f"label_values(turnout_policy_epoch{{{ANY}}}, model)"))
 
 
 def quantile(q: float, metric: str, by: str, labels: str) -> str:
-    """Returns the expression of a histogram's quantile by one label."""
+    """Returns the expression for a histogram's quantile, by one label."""
     return f"histogram_quantile({q}, sum by ({by}, le) (rate({metric}_bucket{{{labels}}}{RATE})))"
 
 
 def moved() -> dashboard.AnnotationQuery:
-    """Returns marks wherever the model's traffic was changed."""
+    """Returns an annotation for changes of the model's traffic."""
     changes = f"max by (model) (changes(turnout_policy_epoch{{{MODEL}}}[1m])) > 0"
     return annotation("traffic moved", changes, "blue")
 
 
 def annotation(name: str, expression: str, colour: str) -> dashboard.AnnotationQuery:
-    """Returns a mark on the time axis wherever `expression` gives a sample."""
+    """Returns an annotation that marks the times at which `expression` has a sample."""
     return dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(colour).expr(expression)
 
 
@@ -104,18 +104,18 @@ def lines(
     highest: float | None = None,
     lowest: float | None = 0,
 ) -> timeseries.Panel:
-    """Returns lines over time.
+    """Returns a panel with lines over time.
 
     Args:
-        title: Of the panel.
-        queries: What is drawn.
-        about: What one sees there, and what to think of it.
-        unit: Grafana's name of it.
-        width: Of 24 columns.
-        logarithmic: Draw on a logarithmic axis.
-        dashed: Lines whose name matches this are limits, and drawn as such.
-        highest: Upper end of the axis; None for what the data say.
-        lowest: Lower end, likewise.
+        title: Title of the panel.
+        queries: The lines to draw.
+        about: Description of the panel.
+        unit: Grafana's name of the unit.
+        width: Width of the panel, of 24 columns.
+        logarithmic: Whether the axis is logarithmic.
+        dashed: Regular expression for the names of lines that are drawn as limits.
+        highest: Upper end of the axis; None to derive it from the data.
+        lowest: Lower end of the axis; None to derive it from the data.
     """
     panel = (
         timeseries.Panel()
@@ -157,7 +157,7 @@ def lines(
 
 
 def heat(title: str, expression: str, *, about: str = "", unit: str = "s", width: int = 12) -> heatmap.Panel:
-    """Returns the buckets of a histogram over time; `expression` gives them by `le`."""
+    """Returns a heat map of a histogram over time. `expression` returns the buckets by `le`."""
     return (
         heatmap.Panel()
         .title(title)
@@ -180,14 +180,14 @@ def heat(title: str, expression: str, *, about: str = "", unit: str = "s", width
 
 
 def number(title: str, expression: str, *, about: str = "", unit: str = "short", width: int = 4) -> stat.Panel:
-    """Returns one number, as of now."""
+    """Returns a panel with one number, the current value."""
     target = _query(expression, "A").instant()
     panel = stat.Panel().title(title).description(about).datasource(SOURCE).unit(unit).span(width).height(4)
     return panel.with_target(target)
 
 
 def rows(title: str, expression: str, columns: Sequence[str], *, about: str = "", width: int = 12) -> table.Panel:
-    """Returns a table with a row for each series of now, and the labels `columns`."""
+    """Returns a table with a row for each current series, and the labels `columns`."""
     chosen = DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})
     target = _query(expression, "A").instant().format(PromQueryFormat.TABLE)
     panel = table.Panel().title(title).description(about).datasource(SOURCE).span(width).height(_HEIGHT)

@@ -1,9 +1,9 @@
 """Renders the chart into plain manifests, and copies the alert rules into it.
 
-python deploy/kubernetes/render.py           writes manifests/*.yaml, one of each file in values/, and turnout/rules/
-python deploy/kubernetes/render.py --check   fails where a committed file is not what it writes
+python deploy/kubernetes/render.py           writes manifests/*.yaml, one for each file in values/, and turnout/rules/
+python deploy/kubernetes/render.py --check   fails if a committed file is out of date
 
-Needs helm-python-sdk (the `dev` extra), which is Helm itself as a library.
+Needs helm-python-sdk (the `dev` extra), which is Helm as a library.
 """
 
 import argparse
@@ -18,14 +18,14 @@ CHART = HERE / "turnout"
 RULES = HERE.parent / "prometheus" / "rules"
 
 _OF_HELM = re.compile(r"^ +(app\.kubernetes\.io/managed-by: Helm|helm\.sh/chart: .*)\n", re.MULTILINE)
-"""Labels by which Helm would take what is applied without it for its own."""
+"""Labels that mark resources as managed by Helm, which these manifests are not."""
 
 
 def documents(values: str, name: str = "turnout", namespace: str = "turnout") -> dict[str, str]:
-    """Returns what the chart renders for `values` (YAML), by template; what renders nothing is left out.
+    """Returns the manifests that the chart renders for `values` (YAML), by template, without empty ones.
 
     Raises:
-        helm_python.HelmError: The values do not fit the schema, or contradict each other.
+        helm_python.HelmError: The values violate the schema, or contradict each other.
     """
     with helm_python.Chart.load(CHART) as chart:
         given = helm_python.values_from_yaml(values)
@@ -39,7 +39,7 @@ def documents(values: str, name: str = "turnout", namespace: str = "turnout") ->
 
 
 def wanted() -> dict[Path, str]:
-    """Returns the text of each file that is written, by its path; the rules first, which the rest is rendered from."""
+    """Returns the text of each generated file by path. The rules come first, since the other files include them."""
     texts = {CHART / "rules" / rules.name: rules.read_text() for rules in sorted(RULES.glob("*.yml"))}
     for values in sorted((HERE / "values").glob("*.yaml")):
         parts = documents(values.read_text()).values()
@@ -49,7 +49,7 @@ def wanted() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Returns 0, or 1 where the check found a difference."""
+    """Writes or checks the files. Returns 1 if the check finds a difference, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args().check
@@ -65,7 +65,7 @@ def main() -> int:
     for path, text in texts.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    # Once more where the rules changed: they are part of what is rendered.
+    # Render again, since the manifests include the rules that were just written.
     for path, text in wanted().items():
         path.write_text(text)
     return 0

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from markdown_text import code, page, prose, table
 from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import value_text
+from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe
 from turnout.config.sections import OutputTolerance
 from turnout.config.settings import ModelOverrides, Settings
@@ -140,6 +141,8 @@ def _takes(field: FieldInfo) -> str:
         return "number"
     if get_origin(kind) is tuple:
         return "list"
+    if RepositoryUrl in get_args(kind):
+        return "path or URL"
     return "table" if get_origin(kind) is not None else "path"
 
 

@@ -224,7 +224,7 @@ class RepositorySettings(Section):
     """How the server follows the model repository and the state store.
 
     Attributes:
-        watch: Load versions that other processes publish.
+        watch: Whether to notice versions that other processes publish.
         poll_interval_s: How often the state store is checked for new releases and tags.
         remote_poll_s: How often an object store or registry is checked for new versions. If it does not respond, it is
             checked less often, down to once a minute.
@@ -310,7 +310,7 @@ class Routing(Section):
 
 
 class Signing(Section):
-    """Which signatures a version needs.
+    """Signatures that versions need, and the keys and authorities that are trusted.
 
     Attributes:
         signatures: What happens to a version without a trusted signature: `off` does not check signatures; `warn`

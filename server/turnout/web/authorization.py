@@ -53,7 +53,7 @@ class HttpCredentials:
 
 
 def caller_of(scope: Scope) -> Caller | None:
-    """Returns the caller of a request; None if authentication is off or the route is public."""
+    """Returns the caller of a request; None if authentication is off or the caller is not known."""
     found: Caller | None = scope.get(_KEY)
     return found
 

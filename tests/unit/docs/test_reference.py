@@ -45,6 +45,12 @@ def test_a_difference_is_found_and_the_message_says_what_to_run(tmp_path: Path) 
     ]
 
 
+def test_only_a_key_with_a_table_for_its_default_takes_a_table() -> None:
+    rows = re.findall(r"^\| `\w+` \| `(.*?)` \| table \|", (DOCS / "reference/settings.md").read_text(), re.MULTILINE)
+    assert rows
+    assert set(rows) == {"{}"}
+
+
 def test_every_command_metric_and_setting_is_in_the_reference() -> None:
     commands = (DOCS / "reference/cli.md").read_text()
     for command in application().registered_commands:

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The longest name made of it has 10 characters more, and a label holds 63. */}}
+{{/* The longest name derived from it has 10 more characters, and labels are limited to 63. */}}
 {{- define "turnout.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" -}}
@@ -53,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- ternary "HTTPS" "HTTP" (ne .Values.tls.secret "") -}}
 {{- end -}}
 
-{{/* What no values can mean; what a single value may be is in values.schema.json. */}}
+{{/* Rejects invalid combinations of values. values.schema.json validates single values. */}}
 {{- define "turnout.check" -}}
 {{- if include "turnout.several" . -}}
 {{- if not (include "turnout.shared" .) -}}

@@ -49,7 +49,7 @@ class InferenceBody:
 
 @dataclass(frozen=True, slots=True)
 class BinaryWish:
-    """Which outputs to return in the binary part of the response.
+    """The outputs to return in the binary part of the response.
 
     Attributes:
         by_output: Whether to return an output in binary form, by output name.
