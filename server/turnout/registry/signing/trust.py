@@ -181,7 +181,7 @@ class SignatureFile:
 
     @classmethod
     def of(cls, file: str, data: bytes) -> Self:
-        """Reads a file, of that name."""
+        """Reads the signature in a file of that name."""
         name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
         try:
             return cls(name, Bundle.from_bytes(data))
@@ -224,9 +224,9 @@ class SignatureGate:
 
 
 def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
-    """Puts a signature beside its version, in the place of what the same key signed before.
+    """Stores a signature beside its version, replacing an earlier one by the same key.
 
-    That `key`, an id, made it is for the caller to know.
+    The caller must have verified that the key with the id `key` made it.
 
     Raises:
         OSError: The repository could not be written to.

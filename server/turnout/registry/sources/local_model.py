@@ -1,4 +1,4 @@
-"""A model that `turnout publish` takes, and how it gets to this machine: no more of it than was agreed on."""
+"""A model to publish that is on this machine, and how to fetch one from elsewhere within bounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
