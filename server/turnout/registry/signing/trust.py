@@ -198,14 +198,10 @@ class SignatureGate:
         signer: Signs for the publisher; None for nobody.
     """
 
+    name = "signature"
     trust: Trust
     repository: Repository
     signer: Signer | None = None
-
-    @property
-    def name(self) -> str:
-        """`signature`."""
-        return "signature"
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what is signed already and what will be."""
