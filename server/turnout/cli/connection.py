@@ -54,7 +54,7 @@ def _given_tls(given: CallOptions) -> Tls | None:
 
 
 def _trust_in(cert: str) -> Tls:
-    """Returns TLS settings for the server that is configured here: its own certificate, in a file, is trusted.
+    """Returns TLS settings that trust the certificate file of the server that is configured here.
 
     Raises:
         ConfigError: It cannot be read.

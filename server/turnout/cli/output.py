@@ -90,8 +90,9 @@ class CommandOutput:
 
     @contextmanager
     def progress(self, what: str, size: int, *, slow: bool = False) -> Iterator["Bar"]:
-        """Shows a progress bar while the block runs, if standard error is a terminal, and `size`, in bytes, is large
-        or the work `slow` anyway.
+        """Shows a progress bar while the block runs, if standard error is a terminal and `size`, in bytes, is large.
+
+        With `slow`, the bar is shown for any size.
 
         Yields:
             The bar; call it with the number of bytes that were just processed.
@@ -134,7 +135,7 @@ def reporting(*, as_json: bool) -> Iterator[CommandOutput]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: Sequence[str] = ()) -> Table:
-    """Returns a table without lines. Text in cells is printed as it is, not as markup; numbers go to the right."""
+    """Returns a table without lines. Text is not read as markup; the columns in `right` are aligned to the right."""
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")

@@ -10,7 +10,7 @@ from turnout.serving.tensorrt.fallback import progress
 
 @contextmanager
 def progress_notes(say: Callable[[str], None], what: str, every: float) -> Iterator[None]:
-    """Says every so many seconds, while the block runs, what it does and for how long; nothing if that is "".
+    """Reports, every so many seconds while the block runs, its activity and for how long; nothing if that is "".
 
     `say` is called in another thread.
     """

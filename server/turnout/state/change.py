@@ -84,7 +84,7 @@ class StateChange:
         return and_(table.model == self.model, table.version == version_key(version))
 
     def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
-        """Makes the next revision, and the event that tells of it; the payload is JSON values."""
+        """Makes the next revision and its event. The payload consists of JSON values."""
         self.revision += 1
         self.connection.execute(update(schema.revision).values(number=self.revision))
         notify(self.connection)

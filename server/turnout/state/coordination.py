@@ -41,7 +41,7 @@ class Sharing(ReleaseStore):
     def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], ServersSnapshot]:
         """Returns the rollouts that have not ended, the servers that are alive, and counts that nobody has used yet.
 
-        All of it as of one moment. Counts are of the rollouts that `driver` drives, as their records say; None: of all.
+        All of it is from one transaction. `driver` limits the counts to the rollouts that it drives.
         """
         with self._database.reading() as connection:
             records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)

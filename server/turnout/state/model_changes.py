@@ -48,7 +48,7 @@ class StatusChange:
 def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
     """Returns the changes of release statuses by model, the oldest first, that have a higher number than `since`.
 
-    Of `model`, whose last changes they are, if only none; None: of each that has some.
+    For one `model`, only the latest are read; None reads those of all models.
     """
     kinds = [EventKind(kind) for kind in _STATUS_KINDS]
     limit = _MOST if model is not None else None

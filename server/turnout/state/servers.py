@@ -138,7 +138,7 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
 
 
 def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnapshot:
-    """Reads, in a transaction, what servers said, and the counts of the rollouts that `driver` drives; None: of all."""
+    """Reads the servers' reports, and the counts of the rollouts that `driver` drives, or of all if it is None."""
     servers = [
         ServerRecord(
             row.name, row.instance, datetime.fromisoformat(row.started), datetime.fromisoformat(row.seen),
@@ -152,9 +152,9 @@ def servers_snapshot(connection: Connection, driver: str | None) -> ServersSnaps
 
 
 def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, int] | None) -> None:
-    """Removes the counts of a rollout, in the transaction that records what they came to.
+    """Removes the counts of a rollout, in the transaction that records the result.
 
-    `taken` is, by server, the last tick whose counts go; None: all of them.
+    `taken` is the last tick to remove, by server; None removes all of them.
     """
     table = schema.rollout_counts
     own = and_(table.c.model == model, table.c.attempt == attempt)

@@ -312,7 +312,7 @@ class StateStore(Sharing):
     def audit(self, kept: Head | None = None) -> Audit:
         """Reads the whole log and says whether it is what was written, and whether the other tables say what it says.
 
-        `kept` is a head that was written down before.
+        `kept` is a head recorded earlier.
         """
         with self._database.reading() as connection:
             return audit.read(connection, kept)

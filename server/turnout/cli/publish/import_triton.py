@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from turnout.cli.workspace import Workspace
+    from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.triton.mapping import MappedField
     from turnout.registry.triton.tree import TritonModel
     from turnout.state.store import StateStore
@@ -55,17 +56,7 @@ class _Imported:
     @property
     def whole(self) -> bool:
         """Tells whether every version of it was imported."""
-        return not self.model.fault and not self.model.faults and all(v.outcome != "refused" for v in self.versions)
-
-
-@dataclass(frozen=True, slots=True)
-class _How:
-    """Options of the import."""
-
-    actor: str
-    reason: str
-    dry_run: bool
-    release: bool
+        return not self.model.fault and all(version.outcome != "refused" for version in self.versions)
 
 
 def import_triton(
@@ -92,7 +83,9 @@ def import_triton(
     """
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import InvalidRequest
+    from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.storage.files import explain
+    from turnout.registry.triton.settings import as_toml
     from turnout.registry.triton.tree import read_tree
 
     with reporting(as_json=target.as_json) as out, ExitStack() as stack:
@@ -109,12 +102,12 @@ def import_triton(
         if unknown := [name for name in model or () if name not in names]:
             raise InvalidRequest.at("--model", f"{unknown[0][:64]!r} is not in it; there are: {', '.join(names)}")
         wanted = [one for one in found if not model or one.name in model]
-        how = _How(actor_or_login(change.actor), change.reason, dry_run, release and not dry_run)
+        how = PublishOptions(actor_or_login(change.actor), change.reason, dry_run=dry_run)
         workspace = Workspace.open(target)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-")))
         with workspace.store() as store:
-            imported = [_import(out, workspace, store, one, how, scratch) for one in wanted]
-        text = settings_toml(imported)
+            imported = [_import(out, workspace, store, one, how, scratch, release=release) for one in wanted]
+        text = as_toml({one.name: one.settings for one in wanted if not one.fault})
         if settings_file is not None and text:
             _write_new(settings_file, text)
         out.show(_body(imported, text), *_view(imported, text, settings_file))
@@ -123,11 +116,17 @@ def import_triton(
 
 
 def _import(
-    out: CommandOutput, workspace: "Workspace", store: "StateStore", model: "TritonModel", how: _How, scratch: Path
+    out: CommandOutput,
+    workspace: "Workspace",
+    store: "StateStore",
+    model: "TritonModel",
+    how: "PublishOptions",
+    scratch: Path,
+    *,
+    release: bool,
 ) -> _Imported:
     from turnout.errors import TurnoutError
     from turnout.registry.publishing.publish import PublishRequest, source_size
-    from turnout.registry.publishing.publish_options import PublishOptions
     from turnout.registry.triton.samples import write_samples
     from turnout.registry.triton.tree import version_of
     from turnout.rollout.changes.operations import Operations
@@ -143,11 +142,10 @@ def _import(
         for number, source in model.sources.items():
             version = version_of(number)
             request = PublishRequest(model.name, version, source, model.metadata, golden)
-            publish_options = PublishOptions(how.actor, how.reason, dry_run=how.dry_run)
             try:
                 with out.progress(f"importing {model.name} {version}", source_size(request)) as advance:
-                    result = publisher.publish(request, publish_options, advance)
-                if how.release and number in model.served:
+                    result = publisher.publish(request, how, advance)
+                if release and not how.dry_run and number in model.served:
                     operations.release_published(model.name, version, actor=how.actor, reason=how.reason)
             except TurnoutError as error:
                 imported.versions.append(_Version(number, "refused", reason=error.message))
@@ -157,14 +155,8 @@ def _import(
                 outcome = "would be published"
             release_status = "" if how.dry_run else str(store.release_state().of(model.name).release_status(version))
             imported.versions.append(_Version(number, outcome, result.digest, release_status))
+    imported.versions += [_Version(number, "refused", reason=why) for number, why in model.faults.items()]
     return imported
-
-
-def settings_toml(imported: "Sequence[_Imported]") -> str:
-    """Returns the server settings from the configurations, as TOML; "" if there are none."""
-    from turnout.registry.triton.settings import as_toml
-
-    return as_toml({one.model.name: one.model.settings for one in imported if not one.model.fault})
 
 
 def _write_new(file: Path, text: str) -> None:
@@ -193,7 +185,7 @@ def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
                         "standing": version.release_status or None,
                         "reason": version.reason or None,
                     }
-                    for version in [*one.versions, *_faulty(one.model)]
+                    for version in one.versions
                 ],
                 "fields": [{"field": row.path, "fate": str(row.outcome), "note": row.note} for row in one.rows],
             }
@@ -203,15 +195,11 @@ def _body(imported: "Sequence[_Imported]", text: str) -> dict[str, Any]:
     }
 
 
-def _faulty(model: "TritonModel") -> "list[_Version]":
-    return [] if model.fault else [_Version(n, "refused", reason=why) for n, why in model.faults.items()]
-
-
 def _view(imported: "Sequence[_Imported]", text: str, written: Path | None) -> "list[RenderableType]":
     versions = [
         (one.model.name, str(v.number), f"{v.number}.0.0", v.outcome, v.release_status, v.reason or v.digest[:19])
         for one in imported
-        for v in [*one.versions, *_faulty(one.model)]
+        for v in one.versions
     ]
     versions += [(one.model.name, "", "", "refused", "", one.model.fault) for one in imported if one.model.fault]
     rows = [(one.model.name, row.path, str(row.outcome), row.note) for one in imported for row in one.rows]

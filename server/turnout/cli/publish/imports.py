@@ -1,12 +1,15 @@
 """`turnout import` and its subcommands."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from turnout.cli.cleanup import unwinding
+from turnout.cli.options import ChangeOptions, DiskTarget, ReleaseOption, argument, option
+from turnout.cli.output import reporting
 from turnout.cli.publish.import_triton import import_triton
-from turnout.cli.publish.import_version import import_version
 
 _DEFAULT = "export"
 
@@ -19,6 +22,41 @@ class _Group(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+
+def import_version(
+    directory: Annotated[Path, argument("DIR", "What `turnout export` wrote.")],
+    digest: Annotated[str | None, option("--digest", "SHA256", "Import it only if it has this digest.")] = None,
+    release: ReleaseOption = False,
+    change: ChangeOptions = ChangeOptions(),
+    target: DiskTarget = DiskTarget(),
+) -> None:
+    """Take an exported version into the repository, with the same digest.
+
+    Every file is checked, and the gates run. Pass the digest that you expect: nothing else shows that somebody changed
+    the export and hashed it anew.
+    """
+    from turnout.cli.publish.publish_view import PublishOutcome
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import DigestMismatch, InvalidRequest
+    from turnout.registry.publishing.publish_options import PublishOptions
+    from turnout.registry.storage.repository import Repository
+    from turnout.registry.transfer.copying import only_version
+
+    with reporting(as_json=target.as_json) as out, unwinding():
+        if not (directory / "models").is_dir():
+            raise InvalidRequest.at("DIR", f"{directory.name!r} is not an export: it holds no models/")
+        source = Repository(directory / "models")
+        published = only_version(source)
+        if digest is not None and digest != published.digest:
+            raise DigestMismatch(f"the export is of {published.digest}, not of {digest[:128]}")
+        workspace = Workspace.open(target)
+        how = PublishOptions(actor_or_login(change.actor), change.reason)
+        with workspace.store() as store, workspace.publisher(store) as publisher:
+            with out.progress("importing", published.manifest.size) as advance:
+                result = publisher.import_version(source, published, how, advance)
+            outcome = PublishOutcome.of(workspace, store, result, how, release=release)
+        out.show(outcome.to_json(), *outcome.view())
 
 
 application = typer.Typer(

@@ -48,7 +48,7 @@ def key_signer(key: Path, passphrase_file: Path | None, certificate: Path | None
 def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") -> "MadeElsewhere":
     """Returns a signer for a bundle that is in a file already, after checking it.
 
-    Without a PEM file of the key that made it, any trusted key may have.
+    `public_key` is the PEM file of the key that made it; None accepts any trusted key.
 
     Raises:
         ConfigError: A file cannot be used.

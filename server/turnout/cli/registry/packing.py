@@ -54,7 +54,7 @@ def lock_text(published: Published) -> str:
 def dockerfile(published: Published, wheel: str | None) -> str:
     """Returns a Dockerfile that serves exactly this version.
 
-    `wheel` is the name of Turnout's wheel in `wheels/`; without one, pip has to find it.
+    `wheel` is the name of Turnout's wheel in `wheels/`; None leaves it to pip.
     """
     manifest = published.manifest
     name, version = manifest.model, manifest.version

@@ -27,8 +27,8 @@ def follow(
 ) -> Iterator[pb.Rollout]:
     """Yields a rollout each time that it changes; the last one is in a final state.
 
-    The attempt 0 is the latest, and any that follow. `notify` receives a sentence when the server is gone, and when it
-    is back. The timeout is in seconds.
+    Attempt 0 is the latest, and any that follow. `notify` receives a sentence when the connection is lost or
+    restored. The timeout is in seconds.
 
     Raises:
         ServerRefused: The rollout does not exist or cannot be read, or no server answers from the start.

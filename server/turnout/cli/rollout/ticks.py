@@ -8,7 +8,7 @@ _TIMEOUT = 30.0
 
 
 def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
-    """Reads a rollout, the latest for 0, and computes its evidence again from its ticks.
+    """Reads a rollout, and recomputes its evidence from its ticks. Attempt 0 is the latest.
 
     Raises:
         InvalidRequest: This release cannot read the server's answer.

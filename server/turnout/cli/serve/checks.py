@@ -62,7 +62,7 @@ class Check:
 
 
 def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
-    """Checks everything that a server needs; the arguments are those of `load_settings`."""
+    """Checks everything that a server needs. The arguments are those of `load_settings`."""
     start_runtime()
     yield from _installation()
     try:

@@ -89,7 +89,7 @@ class Picture:
 
 
 def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
-    """Returns a server's activity between two readings; no rates without an earlier one of the same process."""
+    """Returns a server's activity between two readings. Rates need an earlier reading of the same process."""
     if before is not None and (before.process != after.process or after.seconds <= before.seconds):
         before = None
     seconds = after.seconds - before.seconds if before is not None else 0.0

@@ -48,7 +48,7 @@ class _Column:
 
 
 def view(current: Picture, server: str, notice: str, columns: int, rows: int | None) -> RenderableType:
-    """Returns the picture of a server's activity, as large as the terminal, or with as many rows as it takes.
+    """Returns a picture of a server's activity, for a terminal of this size; None as `rows` means no limit.
 
     `notice` says what is wrong with the connection; "" if nothing is.
     """

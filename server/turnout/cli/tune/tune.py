@@ -90,7 +90,7 @@ def _tell_written(
 
 
 def _tried(out: CommandOutput, job: dict[str, Any], most: float) -> "tuple[Findings, str]":
-    """Tries settings in a child process, which is ended after `most` seconds, and prints its progress.
+    """Tries settings in a child process, which may run for `most` seconds, and prints its progress.
 
     Raises:
         TurnoutError: The child failed or died.

@@ -81,7 +81,7 @@ def largest_difference(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def agree(manifest: Manifest, first: Iterable[ExampleResult], second: Iterable[ExampleResult]) -> AnswerAgreement:
-    """Compares what two versions of one signature answered to the same examples; the first's answers are expected."""
+    """Compares the answers of two versions with the same signature; those of the first are the expected ones."""
     others = {answer.example: answer for answer in second}
     examples = golden = 0
     within = close = True

@@ -17,7 +17,7 @@ from turnout.registry.storage.golden import GoldenCase, class_numbers
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How many labelled rows a version got right: their highest score is that of the right class."""
+    """How many labelled rows a version got right, that is, gave the right class the highest score."""
 
     right: int = 0
     rows: int = 0
@@ -29,7 +29,7 @@ class Accuracy:
 
 
 def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -> Sequence[str]:
-    """Says what of an answer to a golden case is not as the case expects, a sentence each."""
+    """Returns a sentence for each way in which an answer differs from what its golden case expects."""
     if answer.fault:
         return [f"case {case.name} cannot be run: {answer.fault}"]
     faults = []
@@ -54,7 +54,7 @@ def answer_faults(manifest: Manifest, case: GoldenCase, answer: ExampleResult) -
 
 
 def accuracy_of(manifest: Manifest, cases: Mapping[str, GoldenCase], answers: Mapping[str, ExampleResult]) -> Accuracy:
-    """Returns how many labelled rows of golden cases were answered right; cases and answers are by example."""
+    """Returns how many labelled rows of the golden cases got the right class; cases and answers are by example."""
     right = rows = 0
     for path, case in cases.items():
         for name, labels in case.labels.items():

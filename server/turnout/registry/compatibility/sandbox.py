@@ -103,9 +103,9 @@ class Sandbox(Protocol):
     """Runs versions. Blocks; whatever goes wrong in a model stays in the process it ran in."""
 
     def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
-        """Loads a version, warms it, and has it answer synthetic inputs and golden cases.
+        """Loads and warms a version, and runs it on synthetic inputs and golden cases.
 
-        A golden case that does not fit the version's signature gets a fault.
+        A golden case that does not fit the version's signature is reported as a fault.
 
         Raises:
             TurnoutError: It cannot be loaded, or took the process down that it ran in.

@@ -95,7 +95,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Skip(JsonForm):
-    """A gate that somebody skips, and why, on record."""
+    """A gate to skip, and the reason to record."""
 
     gate: str
     reason: str
@@ -148,7 +148,7 @@ def run_gates(
 ) -> GateReport:
     """Runs `gates` in order until one fails; those after it are reported as skipped.
 
-    The caller has passed `skips` through `check_skips`.
+    `skips` must have passed `check_skips`.
     """
     results: list[GateResult] = []
     failed: str | None = None

@@ -13,7 +13,7 @@ from turnout.registry.gates.running import BatchabilityGate, DeterminismGate, Lo
 
 
 def standard_gates(plan: GatePlan, sandbox: Sandbox, comparison: ParentComparison) -> tuple[Gate, ...]:
-    """Returns the gates that a publish has to pass, in order; those that the plan turns off are left out."""
+    """Returns the gates that a publish has to pass, in order, without those that the plan turns off."""
     # `turnout.publishing` puts the gate on the publisher's signature behind the first of them.
     planned: tuple[tuple[Gate, OnFailure], ...] = (
         (IntegrityGate(), OnFailure.REFUSE),

@@ -66,8 +66,9 @@ def bytes_digest(data: bytes) -> str:
 def stream_digest(
     source: BinaryIO, *, copy_to: BinaryIO | None = None, progress: Progress | None = None, most: int | None = None
 ) -> str:
-    """Reads `source` to its end, or until it has read `most` bytes, a block at a time; returns `sha256:` and the hex
-    digest of what was read, which goes to `copy_to` too, if given.
+    """Reads `source` in blocks, up to its end or to `most` bytes, and returns `sha256:` and the hex digest.
+
+    The bytes are also written to `copy_to`, if given.
 
     Raises:
         OSError: Reading or writing failed.

@@ -29,8 +29,9 @@ _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 def copy_model(
     source: Path, directory: Path, read: ReadModel, progress: Progress | None = None
 ) -> tuple[list[FileEntry], ModelFacts]:
-    """Copies an ONNX file, which may be a link, as `model.onnx`, and its external data, and reads the copy: what the
-    source becomes meanwhile does not matter.
+    """Copies an ONNX file to `model.onnx`, with its external data, and reads the copy. The source may be a link.
+
+    Since the copy is read, later changes of the source have no effect.
 
     Raises:
         InvalidModel: A file is missing, is not regular, or is a link that is not followed.

@@ -60,9 +60,7 @@ _GIVE_SHAPES = frozenset({"Shape", "Size"})
 
 
 def values_become_sizes(graph: Graph, given: Collection[str]) -> bool:
-    """Tells whether a value that a caller sends, for one of the inputs `given`, may decide how large a tensor is; True
-    if that is not known.
-    """
+    """Returns whether the value of one of the inputs `given` may determine the size of a tensor; True if unknown."""
     return _Values(given).reach_a_size(graph.nodes)
 
 

@@ -40,7 +40,7 @@ def map_outputs(model: ModelProto) -> frozenset[str]:
 
 
 def drop_zipmap(model: ModelProto) -> tuple[Unzipped, ...]:
-    """Takes each ZipMap that makes an output out of `model` itself, and gives out the scores that it was made of.
+    """Removes each ZipMap that makes an output, in place, so that the model returns the scores themselves.
 
     Returns:
         What became of each such output. Its name, and all others, stay.

@@ -18,7 +18,7 @@ from turnout.registry.storage.manifests import MAX_MANIFEST_BYTES
 def stated(
     model: str, version: Version, files: Iterable[FileEntry], facts: ModelFacts, metadata: VersionMetadata
 ) -> tuple[Manifest, str]:
-    """Returns a version's manifest and digest. `files` are all but the manifest, in any order.
+    """Returns a version's manifest and digest. `files` are all files but the manifest, in any order.
 
     Raises:
         InvalidModel: It cannot be described, or its manifest would be too large.

@@ -124,7 +124,7 @@ class Cache:
         return True
 
     def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob, progress: Progress | None) -> None:
-        """Brings a version to `directory`. The caller holds `fetching`; `data` is the manifest as it is written.
+        """Fetches a version into `directory`. The caller must hold `fetching`; `data` is the manifest's bytes.
 
         Raises:
             DigestMismatch: A file is not what the manifest says.

@@ -44,7 +44,7 @@ class RemoteListing:
     """The versions in a store, as they were listed last. Safe to use from several threads."""
 
     def __init__(self, root: Path, store: Store, poll_seconds: float) -> None:
-        """Prepares; nothing is asked yet. Small documents are brought to `root`, the cache's directory."""
+        """Sends no request yet. `root` is the cache's directory, which small documents are fetched into."""
         self._root = root
         self._store = store
         self._poll_seconds = poll_seconds

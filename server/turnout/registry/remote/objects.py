@@ -46,7 +46,7 @@ class ObjectStore:
     """A prefix of a bucket."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float, max_objects: int) -> None:
-        """Asks nothing yet. An answer may take `timeout` seconds; the endpoint "" is the usual one.
+        """Sends no request yet. The timeout of a request is in seconds; the endpoint "" is the store's default.
 
         Raises:
             ConfigError: The extra is not installed, or the store's library cannot be set up.

@@ -30,7 +30,7 @@ class OciClient:
     """Asks for what is in one repository of a registry."""
 
     def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float) -> None:
-        """Asks nothing yet. An answer may take `timeout` seconds; the endpoint "" is https:// and the host.
+        """Sends no request yet. The timeout of a request is in seconds; the endpoint "" is https:// and the host.
 
         Raises:
             ConfigError: The extra is not installed.

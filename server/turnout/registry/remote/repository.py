@@ -44,7 +44,7 @@ class RemoteRepository(Repository):
     """The versions in a store, with their cache on this machine. Safe to use from several threads."""
 
     def __init__(self, place: str, store: Store, cache: Cache, poll_seconds: float, *, read_only: bool) -> None:
-        """Prepares; nothing is asked yet. `place` is the URL, for people."""
+        """Sends no request yet. `place` is the URL as messages show it."""
         super().__init__(cache.root)
         self._place = place
         self._store = store

@@ -136,7 +136,7 @@ class PrivateKey:
 
     @classmethod
     def create(cls, file: Path, passphrase: str = "") -> Self:
-        """Makes a P-256 key, in a new PEM file that only its owner may read, encrypted unless the passphrase is "".
+        """Creates a P-256 key in a new PEM file that only its owner may read, encrypted unless the passphrase is "".
 
         Raises:
             ConfigError: The file exists, or cannot be written.

@@ -68,9 +68,9 @@ class MadeElsewhere:
 
     @classmethod
     def read(cls, data: bytes, key: PublicKey | None, at: str = "model_signature.bundle") -> Self:
-        """Reads a bundle, JSON, and checks that its key made it: `key`, unless the bundle has a certificate.
+        """Reads a JSON bundle and verifies its signature with `key`, or with the certificate in the bundle, if any.
 
-        Messages call the bundle `at`.
+        `at` names the bundle in error messages.
 
         Raises:
             InvalidRequest: It is no such bundle, its key did not make it, or the key may not sign now.

@@ -153,7 +153,9 @@ class Trust:
 
         Whoever may publish may sign with as many keys as they like; that is to hide no signature that counts.
         """
-        return stored(repository, published, sorted(key.id for key in self.keys))
+        prefixes = [*(PREFIX + name for name in sorted(key.id for key in self.keys)), PREFIX]
+        files = {file: data for prefix in prefixes for file, data in _files(repository, published, prefix).items()}
+        return [SignatureFile.of(file, data) for file, data in files.items()]
 
     def worth(self, published: Published, found: "SignatureFile") -> Signed:
         """Says what a signature that was found is worth."""
@@ -177,6 +179,15 @@ class SignatureFile:
     bundle: Bundle | None = None
     fault: str = ""
 
+    @classmethod
+    def of(cls, file: str, data: bytes) -> Self:
+        """Reads the signature in a file of that name."""
+        name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
+        try:
+            return cls(name, Bundle.from_bytes(data))
+        except ValueError as error:
+            return cls(name, fault=str(error))
+
 
 @dataclass(frozen=True, slots=True)
 class SignatureGate:
@@ -187,14 +198,10 @@ class SignatureGate:
         signer: Signs for the publisher; None for nobody.
     """
 
+    name = "signature"
     trust: Trust
     repository: Repository
     signer: Signer | None = None
-
-    @property
-    def name(self) -> str:
-        """`signature`."""
-        return "signature"
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what is signed already and what will be."""
@@ -213,9 +220,9 @@ class SignatureGate:
 
 
 def keep(repository: Repository, model: str, version: Version, key: str, bundle: Bundle) -> None:
-    """Puts a signature beside its version, in the place of what the same key signed before.
+    """Stores a signature beside its version, replacing an earlier one by the same key.
 
-    That `key`, an id, made it is for the caller to know.
+    The caller must have verified that the key with the id `key` made it.
 
     Raises:
         OSError: The repository could not be written to.
@@ -238,23 +245,6 @@ def is_about(published: Published, data: bytes) -> bool:
         return Bundle.from_bytes(data).statement.is_about(published)
     except ValueError:
         return False
-
-
-def stored(repository: Repository, published: Published, first: Iterable[str] = ()) -> list[SignatureFile]:
-    """Returns the signatures beside a version: of the keys in `first`, by id, and at most `MAX_SIGNATURES` others."""
-    found: list[SignatureFile] = []
-    files = {
-        file: data
-        for prefix in (*(f"{PREFIX}{key}" for key in first), PREFIX)
-        for file, data in _files(repository, published, prefix).items()
-    }
-    for file, data in files.items():
-        name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
-        try:
-            found.append(SignatureFile(name, Bundle.from_bytes(data)))
-        except ValueError as error:
-            found.append(SignatureFile(name, fault=str(error)))
-    return found
 
 
 def _files(repository: Repository, published: Published, prefix: str, most: int = MAX_SIGNATURES) -> dict[str, bytes]:

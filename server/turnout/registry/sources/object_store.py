@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from turnout.errors import ConfigError, InvalidRequest
-from turnout.registry.sources.bounded import fetch_model
+from turnout.registry.sources.local_model import fetch_model
 from turnout.registry.transfer.upload_manifest import Bounds
 
 

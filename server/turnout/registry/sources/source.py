@@ -26,7 +26,7 @@ _REMOTE = ("s3", "gs", "hf")
 
 @contextmanager
 def local_source(text: str, bounds: Bounds) -> Iterator[ModelSource]:
-    """Brings the model at a path or URL here for as long as the context is entered.
+    """Makes the model at a path or URL available on this machine while the context is active.
 
     Raises:
         InvalidRequest: There is no such file, it cannot be read, or it passes the bounds.

@@ -42,7 +42,7 @@ class GoldenCase:
 def read_case(path: Path, *, max_bytes: int = MAX_CASE_BYTES, sides: Sequence[str] = SIDES) -> GoldenCase:
     """Reads one case. Nothing in the file is executed, and nothing made that is larger than the bound.
 
-    Only `sides` are read; the others are left empty.
+    Sides not in `sides` are left empty.
 
     Raises:
         InvalidModel: The file is no such case, or larger than that.
@@ -84,7 +84,7 @@ def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
 
 
 def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.int64]:
-    """Returns the classes that one output's `labels` of a golden case name, as numbers, shape (rows,).
+    """Returns one output's `labels` as class numbers, shape (rows,).
 
     Raises:
         ValueError: They are neither integers nor names of classes; the message is half a sentence.

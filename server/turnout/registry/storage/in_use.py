@@ -74,7 +74,7 @@ def let_go(held: int | None) -> None:
 def remove(repository: Repository, model: str, version: Version, timeout: float) -> None:
     """Removes a version's directory: at once for whoever looks, once nobody has the version in memory.
 
-    Servers have `timeout` seconds to unload it. That nobody may load it any more is for the caller to have recorded.
+    Waits up to `timeout` seconds for servers to unload it. The caller must have recorded that it may not be loaded.
 
     Raises:
         UnavailableError: It is in memory still, or the repository is busy; nothing was removed.

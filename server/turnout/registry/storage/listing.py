@@ -122,7 +122,7 @@ def unpublished(directory: Path, model: str, version: str) -> Problem | None:
 
 
 def loose(file: Path, model: str) -> Problem:
-    """Describes an ONNX file that lies where directories belong; `model` is "" if nothing says what that is."""
+    """Describes an ONNX file where a directory is expected; `model` is "" if unknown."""
     name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
     command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])
     return Problem(

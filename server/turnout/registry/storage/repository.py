@@ -39,7 +39,7 @@ class Repository:
     """A directory of models. Safe to use from several threads and several processes."""
 
     def __init__(self, root: Path) -> None:
-        """Prepares; nothing is read or made before it is needed, and `root` need not exist."""
+        """Reads and creates nothing yet; `root` need not exist."""
         self.root = root
         self._directory_scan = DirectoryScan(root)
         self._threads = Threads("repository", _THREADS)
@@ -130,7 +130,7 @@ class Repository:
     def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
         """Does all that is to be done before anybody may see a staged version, and can be done without the lock.
 
-        The directory `staged` is complete with its manifest.
+        `staged` is the version's directory, including the manifest.
 
         Returns:
             What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
@@ -161,7 +161,7 @@ class Repository:
         """
 
     def put_evidence_record(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
-        """Writes an attestation where versions live, if that is elsewhere. A new one must not exist yet.
+        """Writes an attestation to the remote store, if there is one. If `new`, it must not exist yet.
 
         Raises:
             FileExistsError: It exists, and was to be new.

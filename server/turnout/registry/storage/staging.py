@@ -62,7 +62,7 @@ def staged(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-    """Holds the repository's lock, against other threads as well as other processes; waits `timeout` seconds for it.
+    """Holds the repository's lock, across threads and processes; waits up to `timeout` seconds for it.
 
     Raises:
         UnavailableError: It could not be had in that time.

@@ -82,10 +82,10 @@ def import_version(
     recorded: Recorded = unrecorded,
     progress: Progress | None = None,
 ) -> PublishResult:
-    """Takes in a version that `source` has, with the same digest.
+    """Imports a version from `source`, with the same digest.
 
-    `yanked` returns the versions of the model that were yanked here. `recorded` is told of the version once it exists;
-    not where it existed already.
+    `yanked` returns the model's versions that were yanked here. `recorded` is called once the version exists, unless it
+    existed before.
 
     Raises:
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.

@@ -86,9 +86,9 @@ class Receiver:
 
 @contextmanager
 def receiving(to: Path, manifest: bytes, digest: str, model: str, version: Version) -> Iterator[Receiver]:
-    """Opens the directory `to` for a version; it appears under its name complete, or not at all.
+    """Receives a version into the directory `to`, which appears under its name complete or not at all.
 
-    `manifest` is `manifest.json` as it came, with the digest as it was told; `model` and `version` were asked for.
+    `manifest` and `digest` are those received; `model` and `version` are those requested.
 
     Raises:
         InvalidRequest: There is something at `to`, or it cannot be written to.

@@ -104,7 +104,7 @@ class Uploads:
         limits: UploadLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepares; nothing is made on the disk. `yanked` is asked before an upload begins; a publish asks again."""
+        """Creates nothing on disk yet. `yanked` is called before an upload begins, and again by the publish."""
         self._repository = repository
         self._publisher = publisher
         self._yanked = yanked

@@ -89,9 +89,9 @@ class Mapped:
 
 
 def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
-    """Returns what Turnout makes of the configuration of a directory's model.
+    """Maps a model's Triton configuration; `name` is that of its directory.
 
-    `unknown` is a field of it that nobody knows, or "".
+    `unknown` is the first field that this release does not know; "" if there is none.
 
     Raises:
         InvalidModel: Triton would not take the configuration either.
@@ -115,7 +115,7 @@ def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
 
 
 def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Sequence[int], MappedField]:
-    """Returns which of a model's versions Triton serves by its version policy, ascending, and what that is here."""
+    """Returns the versions that Triton serves by its version policy, ascending, and how the policy was mapped."""
     ordered, policy = sorted(numbers), config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":

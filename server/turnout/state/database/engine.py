@@ -107,7 +107,7 @@ class Database:
     """
 
     def __init__(self, location: Location, *, lock_wait: float = LOCK_WAIT) -> None:
-        """Opens the database, and makes the directory of an SQLite file. Another writer has `lock_wait` seconds.
+        """Opens the database; creates the directory of an SQLite file. Waits `lock_wait` seconds for other writers.
 
         Raises:
             ConfigError: The driver is not installed, or the database cannot be used as it is set up.
@@ -199,7 +199,7 @@ class Database:
                 file.renew()
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Calls `heard`, which is quick and never raises, in a thread, at each change that the database announces."""
+        """Calls `heard` in a thread at each change that the database announces; it must be quick and never raise."""
         self._listener = ChangeListener(self._writes, heard)
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ _POSTGRESQL = {
 def diagnose(error: BaseException, *, lost: bool) -> DatabaseFault | None:
     """Says what a driver's `error` means; None if it is a bug in Turnout and not a fault of the database.
 
-    The error is as sqlite3 or psycopg raised it; a connection is `lost` too if it was never made.
+    The error comes from sqlite3 or psycopg. `lost` is True if it broke the connection, or none was made.
     """
     if isinstance(error, sqlite3.Error):
         # The low byte is the primary code; SQLite 3.40 has 30 of them and some 70 extended ones.

@@ -30,9 +30,9 @@ class ChangeListener:
     """Listens for changes, in a thread with a connection of its own."""
 
     def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
-        """Begins to listen if the database announces changes.
+        """Starts listening if the database announces changes.
 
-        `heard` is called in the thread at each change, this server's own among them; it is quick, and raises nothing.
+        `heard` is called in the thread at each change, including this server's own; it must be quick and never raise.
         """
         self._engine = engine
         self._heard = heard

@@ -70,7 +70,7 @@ class SqliteFile:
     def fault(self, *, begun: bool = False) -> str:
         """Returns what is wrong with the files by their names, in words; "" if nothing is.
 
-        Once a transaction has read (`begun`), the write-ahead log and its index have to be there.
+        Once a transaction has read (`begun`), the write-ahead log and its index must exist.
         """
         try:
             if _identity(self.path) != self._identity:

@@ -104,7 +104,7 @@ class ChainReport:
 
 
 def event_hash(row: Mapping[str, Any], previous: str) -> str:
-    """Returns the hash of an event, given its columns as the table holds them, and the hash of the one before it."""
+    """Returns the hash of an event from its columns, as stored, and the hash of the previous event."""
     body = {**row, "previous": previous}
     return "sha256:" + hashlib.sha256(rfc8785.dumps({name: body[name] for name in _FIELDS})).hexdigest()
 
@@ -118,9 +118,9 @@ def head(connection: Connection) -> Head:
 def check(
     connection: Connection, kept: Head | None = None, visit: Callable[[Mapping[str, Any]], None] = lambda _: None
 ) -> ChainReport:
-    """Reads every event, in a transaction that sees one moment, and compares each with the one before it.
+    """Reads every event, in one consistent transaction, and checks each against the previous one.
 
-    `kept` is a head that was written down before; it has to be in the chain. `visit` is shown each row, in order.
+    `kept` is a head recorded earlier, which must be in the chain. `visit` is called with each row, in order.
     """
     number = int(connection.execute(select(schema.revision.c.number)).scalar_one())
     query = select(schema.events).order_by(schema.events.c.id).execution_options(yield_per=1000)
