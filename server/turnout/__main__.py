@@ -4,7 +4,7 @@ import os
 import sys
 
 from turnout.cli.streams import writing_out
-from turnout.host import lower_priority
+from turnout.host.cpu import lower_priority
 
 _CAN_WAIT = {"publish"}
 """Commands that use a core for seconds. They run at a low priority, so that a server on the same machine goes first.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import free_port
-from turnout.host import KEEP_PRIORITY
+from turnout.host.cpu import KEEP_PRIORITY
 
 ROOT = Path(__file__).resolve().parents[2]
 Document = dict[str, Any]

@@ -13,7 +13,7 @@ import httpx
 import sqlalchemy
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from turnout.host import KEEP_PRIORITY
+from turnout.host.cpu import KEEP_PRIORITY
 from turnout.rollout.engine import engine
 from turnout_client import AsyncClient, Client
 

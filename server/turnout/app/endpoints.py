@@ -15,7 +15,7 @@ from turnout.app.rollouts import Rollouts
 from turnout.app.scraping import Scrapes
 from turnout.app.serving import Serving
 from turnout.config import is_loopback
-from turnout.host import lower_priority
+from turnout.host.cpu import lower_priority
 from turnout.oip.description import ModelDescription
 from turnout.oip.extensions.repository import ModelRepository
 from turnout.oip.extensions.settings import ServerSettings

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
-from turnout.host import open_file_limit
+from turnout.host.files import open_file_limit
 from turnout.rpc.server import Services, control_methods, data_methods, listen
 from turnout.rpc.transport.admission import admitted
 from turnout.rpc.transport.asgi.application import Application, GrpcApplication

@@ -10,7 +10,7 @@ from typing import Any
 from turnout.app.reload import Reloader
 from turnout.app.server import running
 from turnout.config import Settings, misread_variables
-from turnout.host import return_freed_memory
+from turnout.host.memory import return_freed_memory
 from turnout.telemetry.logging import LogForm, Threshold, make_logger
 from turnout.workers.member import Member
 

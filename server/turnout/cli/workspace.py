@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Self
 import typer
 from semver import Version
 
-from turnout import host
 from turnout.cli.options import DiskTarget
 from turnout.config import Settings, load_settings
 from turnout.config.repository_url import NO_STATE
 from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
+from turnout.host import process
 from turnout.registry.manifest.names import check_model_name, parse_version
 from turnout.registry.storage.listing import Listing, Published
 from turnout.registry.storage.repository import Repository
@@ -266,5 +266,5 @@ def actor_or_login(actor: str | None) -> str:
     try:
         login = getpass.getuser()
     except (ImportError, KeyError, OSError):  # containers run with user ids that are in no user database
-        login = f"uid {host.user_id()}"
+        login = f"uid {process.user_id()}"
     return f"{login}@{socket.gethostname()}".encode()[:_ACTOR_BYTES].decode("utf-8", "ignore")

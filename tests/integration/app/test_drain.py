@@ -20,7 +20,7 @@ from onnx_models import scaled, slow
 from started_servers import make_settings
 from turnout.app.server import Running, running
 from turnout.config import Drain, Runtime
-from turnout.host import connections
+from turnout.host.sockets import connections
 from turnout.rpc.transport.asgi.framing import PREFIX
 from turnout.serving.versions.manager import Manager
 from turnout.telemetry.logging import make_logger

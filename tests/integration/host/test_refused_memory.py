@@ -10,7 +10,7 @@ import pytest
 
 from onnx_models import scaled
 from rollout_wire import settled
-from turnout.host import resident_bytes, return_freed_memory
+from turnout.host.memory import resident_bytes, return_freed_memory
 from turnout.wire_format import delimited
 
 MIB = 1 << 20

@@ -20,7 +20,7 @@ import onnx_models
 from onnx_models import save
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
-from turnout.host import KEEP_PRIORITY
+from turnout.host.cpu import KEEP_PRIORITY
 from turnout.registry.onnx.model import read_model
 from turnout.serving.isolation.session import ChildResources, IsolatedSession
 from turnout.serving.sessions.providers import CPU

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from turnout.host import KEEP_PRIORITY
+from turnout.host.cpu import KEEP_PRIORITY
 
 _START = """
 import os, sys

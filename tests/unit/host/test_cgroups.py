@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from turnout import host
-from turnout.cgroups import cpu_quota, memory_limit
+from turnout.host import cgroups, cpu
+from turnout.host.cgroups import cpu_quota, memory_limit
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -108,8 +108,8 @@ def test_as_many_threads_compute_at_once_as_the_quota_has_whole_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, quota: float | None, whole: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    monkeypatch.setattr(host.cgroups, "cpu_quota", lambda: quota)
-    assert host.whole_cores() == whole
+    monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
+    assert cpu.whole_cores() == whole
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ async def test_a_version_has_as_many_runners_as_there_are_cores_to_use(
     from onnx_models import scaled
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(host.cgroups, "cpu_quota", lambda: 3.5)
+    monkeypatch.setattr(cgroups, "cpu_quota", lambda: 3.5)
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server()
     (entry,) = server.services.catalog.snapshot.models["m"].versions.values()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from turnout.host import cut_connections, same_file, unwatch
+from turnout.host.sockets import cut_connections, same_file, unwatch
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what an event loop watches")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from turnout import __version__, host
+from turnout import __version__
 from turnout.auth.credentials.jwks import KeySet
 from turnout.auth.policy.policy_file import load_policy
 from turnout.cli.output import size_text
@@ -29,6 +29,7 @@ from turnout.config import (
 from turnout.config.rendering import redacted
 from turnout.config.repository_url import NO_STATE, RepositoryUrl
 from turnout.errors import ConfigError, TurnoutError
+from turnout.host import cpu, memory
 from turnout.serving.sessions import cuda_driver as cuda
 from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.database.engine import Database, Location
@@ -94,10 +95,10 @@ def _sources(loaded: LoadedSettings) -> str:
 def _installation() -> Iterator[Check]:
     yield Check("turnout", Health.OK, __version__)
     yield Check("python", Health.OK, f"{platform.python_version()} ({platform.python_implementation()})")
-    available = host.available_memory()
-    memory = size_text(host.memory_limit()) + (f", {size_text(available)} of it free" if available else "")
+    available = memory.available_memory()
+    described = size_text(memory.memory_limit()) + (f", {size_text(available)} of it free" if available else "")
     yield Check(
-        "machine", Health.OK, f"{platform.system()} {platform.machine()}, {host.usable_cores():g} cores, {memory}"
+        "machine", Health.OK, f"{platform.system()} {platform.machine()}, {cpu.usable_cores():g} cores, {described}"
     )
     yield Check("onnxruntime", Health.OK, f"{ort.__version__}, its telemetry turned off")
 

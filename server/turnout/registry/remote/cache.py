@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from turnout import host
 from turnout.cancellation import checkpoint
 from turnout.config import RepositoryUrl
 from turnout.errors import ConfigError, DigestMismatch, Exhausted
+from turnout.host import files
 from turnout.registry.manifest.digest import Progress, bytes_digest
 from turnout.registry.manifest.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.storage.staging import STAGING, locked, staged
@@ -106,7 +106,7 @@ class Cache:
             made.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / _LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while not host.try_lock(descriptor):
+            while not files.try_lock(descriptor):
                 checkpoint()
                 time.sleep(_POLL)
             yield
@@ -292,7 +292,7 @@ def _claim(directory: Path) -> int | None:
     except OSError:
         return None
     with suppress(OSError):
-        if host.try_lock(descriptor):
+        if files.try_lock(descriptor):
             return descriptor
     os.close(descriptor)
     return None

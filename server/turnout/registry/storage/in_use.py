@@ -12,9 +12,9 @@ from pathlib import Path
 
 from semver import Version
 
-from turnout import host
 from turnout.cancellation import checkpoint
 from turnout.errors import NotLoaded, UnavailableError
+from turnout.host import files
 from turnout.registry.manifest.manifest import MANIFEST_FILE
 from turnout.registry.storage.files import sync_directory
 from turnout.registry.storage.repository import Repository
@@ -44,7 +44,7 @@ def hold(repository: Repository, model: str, version: Version) -> int | None:
                 continue  # another process made room in the cache in this moment
             return None  # the load finds out, and says more
         try:
-            if host.try_lock(descriptor, shared=True) and (not repository.remote or _is(descriptor, manifest)):
+            if files.try_lock(descriptor, shared=True) and (not repository.remote or _is(descriptor, manifest)):
                 return descriptor
         except OSError:  # a file system without locks
             os.close(descriptor)
@@ -111,7 +111,7 @@ def _claim(directory: Path, model: str, version: Version, timeout: float) -> int
     until = time.monotonic() + timeout
     while True:
         try:
-            if host.try_lock(descriptor):
+            if files.try_lock(descriptor):
                 return descriptor
         except OSError:
             os.close(descriptor)

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from turnout import host
 from turnout.errors import UnavailableError
+from turnout.host import files
 
 STAGING = ".staging"
 
@@ -51,7 +51,7 @@ def staged(root: Path) -> Iterator[Path]:
         with locked(root):
             home.mkdir()
             owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            host.lock(owner)
+            files.lock(owner)
         (home / _VERSION).mkdir()
         yield home / _VERSION
     finally:
@@ -71,7 +71,7 @@ def locked(root: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     descriptor = os.open(root / STAGING / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         until = time.monotonic() + timeout
-        while not host.try_lock(descriptor):
+        while not files.try_lock(descriptor):
             if time.monotonic() >= until:
                 raise UnavailableError(
                     f"another process has held the repository's lock for {timeout:g} s", retry_after=1.0
@@ -116,7 +116,7 @@ def _claim(home: Path) -> int | None:
     """Takes over a staging directory; None if its builder, or another sweep, has it."""
     with suppress(OSError):
         owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if host.try_lock(owner):
+        if files.try_lock(owner):
             return owner
         os.close(owner)
     return None

@@ -3,7 +3,7 @@
 import math
 import time
 
-from turnout.host import whole_cores
+from turnout.host.cpu import whole_cores
 from turnout.serving.versions.catalog import Catalog, CatalogSnapshot
 from turnout.serving.versions.handle import VersionHandle
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from turnout.errors import DigestMismatch, ModelCrashed, ModelTimedOut, TurnoutError
-from turnout.host import lower_priority
+from turnout.host.cpu import lower_priority
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.sessions.session import Session, Stop
 from turnout.serving.sessions.tensor import Array

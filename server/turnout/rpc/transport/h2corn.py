@@ -36,7 +36,8 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address
 from turnout.errors import ConfigError
-from turnout.host import cut_connections, same_file, unwatch, usable_cores
+from turnout.host.cpu import usable_cores
+from turnout.host.sockets import cut_connections, same_file, unwatch
 from turnout.rpc.transport.asgi.application import Application
 from turnout.rpc.transport.asgi.eager_tasks import allow_ended
 from turnout.rpc.transport.asgi.running_calls import RunningCalls

@@ -14,7 +14,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from turnout.host import connections
+from turnout.host.sockets import connections
 
 _SILENT_SECONDS = 0.05
 _MOST_SECONDS = 1.0

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Self
 
-from turnout.host import nameless_file
+from turnout.host.files import nameless_file
 
 _FIRST_BYTES = 1 << 20
 _KEPT_BYTES = 16 << 20

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from turnout import host
 from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
+from turnout.host import cpu, memory, process
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import (
@@ -33,9 +33,9 @@ from turnout.serving.sessions.session import Session
 
 def main() -> None:
     """Serves until the socket is closed."""
-    host.die_with_parent(int(sys.argv[1]))
-    host.write_no_core()  # a crash is what this process is for
-    host.go_first_when_memory_ends(500)  # the server has more to lose
+    process.die_with_parent(int(sys.argv[1]))
+    process.write_no_core()  # a crash is what this process is for
+    memory.go_first_when_memory_ends(500)  # the server has more to lose
     _, _, number, requests, answers = sys.argv
     with socket.socket(fileno=int(number)) as connection:
         _serve(
@@ -65,13 +65,13 @@ def _loaded(job: Mapping[str, Any]) -> Session:
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
     """
     if job["priority"] == "low":
-        host.lower_priority()
+        cpu.lower_priority()
     loaded: list[Session] = []
     failed: list[TurnoutError] = []
 
     def load() -> None:
         if job["priority"] == "low_while_loading":
-            host.lower_priority()
+            cpu.lower_priority()
         try:
             loaded.append(_session(job))
         except TurnoutError as error:
@@ -106,7 +106,7 @@ def _session(job: Mapping[str, Any]) -> Session:
     limit = job["memory_limit"]
     if limit and session.device == "cpu":
         # Not on a GPU: there the arena has the limit, and CUDA takes host memory for each kernel that is first run.
-        host.limit_data(limit)
+        memory.limit_data(limit)
     return session
 
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 from turnout.config import Runtime
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
-from turnout.host import private_bytes
+from turnout.host.memory import private_bytes
 from turnout.registry.manifest.manifest import FileEntry
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
@@ -33,7 +33,7 @@ from turnout.serving.sandbox.processes import Ended, end_child, ending, start_ch
 from turnout.serving.sessions.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
-"""Of the child for the processor, as `turnout.host.lower_priority` lowers it."""
+"""Of the child for the processor, as `turnout.host.cpu.lower_priority` lowers it."""
 
 GivenUp = Callable[[], bool]
 """Tells whether nobody waits for a run any more. Called from the thread that runs, some ten times a second."""

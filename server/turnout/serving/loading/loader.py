@@ -14,7 +14,7 @@ from pathlib import Path
 
 from turnout.config import BatchingSettings, ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure
-from turnout.host import lower_priority, whole_cores
+from turnout.host.cpu import lower_priority, whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph
 from turnout.registry.onnx.graph_reader import read_graph

@@ -19,9 +19,9 @@ import numpy as np
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from turnout import host
 from turnout.config import Runtime
 from turnout.errors import ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
+from turnout.host import memory, process
 from turnout.registry.compatibility.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.manifest.digest import manifest_digest
 from turnout.registry.manifest.manifest import MODEL_FILE, Manifest
@@ -76,17 +76,17 @@ Runs on several threads take more CPU time than elapsed time, so they never coun
 
 def main() -> None:
     """Answers, in a process that was started for it."""
-    host.die_with_parent(int(sys.argv[2]))
-    host.write_no_core()  # a crash is what this process is for
+    process.die_with_parent(int(sys.argv[2]))
+    process.write_no_core()  # a crash is what this process is for
     providers.start_runtime()
     answer(Path(sys.argv[1]))
 
 
 def answer(scratch: Path) -> None:
     """Answers the question in a scratch directory, and leaves the answer there."""
-    host.go_first_when_memory_ends(1000)
+    memory.go_first_when_memory_ends(1000)
     request = SandboxRequest.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
-    host.limit_data(
+    memory.limit_data(
         request.memory_limit + _LOADING * max((manifest.size for _, manifest in request.versions), default=0)
     )
     questions = {"describe": describe, "examine": examine, "sample": sample, "compare_latency": compare_latency,
@@ -164,15 +164,15 @@ class SandboxRequest:
 def describe(request: SandboxRequest) -> dict[str, Any]:
     """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which two bytes can state."""
     limit = DESCRIBED_BYTES + _LOADING * request.size
-    host.limit_data(limit)
-    before = host.reset_peak()
+    memory.limit_data(limit)
+    before = memory.reset_peak()
     try:
         facts: dict[str, Any] = read_model(request.model).to_json()
         return facts
     except (InvalidModel, MemoryError) as error:
-        host.unlimit_data()  # for a few words
+        memory.unlimit_data()  # for a few words
         # Protobuf says of memory that it could not have what it says of bytes that make no sense.
-        unparsed = isinstance(error.__cause__, DecodeError) and host.peak_bytes() - before > limit // 4
+        unparsed = isinstance(error.__cause__, DecodeError) and memory.peak_bytes() - before > limit // 4
         if unparsed or isinstance(error, MemoryError):
             raise InvalidModel(
                 f"reading the ONNX file takes more than {limit >> 20:,} MiB of memory: it is made of more nodes,"
@@ -183,14 +183,14 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
 
 def drop(request: SandboxRequest) -> dict[str, Any]:
     """Takes the ZipMap out of an ONNX file, and shows that it answers alike."""
-    host.limit_data(DESCRIBED_BYTES + request.memory_limit + _LOADING * request.size)
+    memory.limit_data(DESCRIBED_BYTES + request.memory_limit + _LOADING * request.size)
     return without_zipmap(request.model, request.scratch, request.golden, request.trying)
 
 
 def examine(request: SandboxRequest) -> dict[str, Any]:
     """Loads one version, proves how it batches, warms it, and has it answer."""
     ((_, manifest),) = request.versions
-    before = host.reset_peak()
+    before = memory.reset_peak()
     graph = _graph(request)
     sizes = _values_become_sizes(graph, manifest)
     session, load_seconds = _load(request, arena=not sizes)
@@ -213,7 +213,7 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
         "provider": session.providers[0],
         "load_seconds": load_seconds,
         "run_seconds": warmth.seconds_by_rows.get(1, 0.0),
-        "peak_bytes": max(host.peak_bytes() - before, 0),
+        "peak_bytes": max(memory.peak_bytes() - before, 0),
         "warning": warmth.warning if found.inputs is not None else nothing,
         "batched": plan.max_rows > 1,
         "mixes": plan.mixes,
@@ -302,7 +302,7 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
 
 def optimise(request: SandboxRequest) -> dict[str, Any]:
     """Writes two versions as ONNX Runtime optimises them, each under its number."""
-    host.limit_data(request.memory_limit + sum(_LOADING * manifest.size for _, manifest in request.versions))
+    memory.limit_data(request.memory_limit + sum(_LOADING * manifest.size for _, manifest in request.versions))
     for index, (source, _) in enumerate(request.versions):
         directory = request.scratch / str(index)
         directory.mkdir()
@@ -329,7 +329,7 @@ def _load(
     """
     directory, manifest = request.versions[index]
     wanted = request.runtime
-    host.unlimit_data()  # for CUDA, which is tried first
+    memory.unlimit_data()  # for CUDA, which is tried first
     names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
     on_gpu = names[0] != providers.CPU
     device = wanted.device_ids[0] if on_gpu else 0
@@ -339,7 +339,7 @@ def _load(
         "arena_limit_bytes": min(int(wanted.arena_limit_bytes) or limit, limit),
     }
     if not on_gpu:
-        host.limit_data(_LOADING * manifest.size + request.memory_limit)
+        memory.limit_data(_LOADING * manifest.size + request.memory_limit)
     began = time.perf_counter()
     session = Session(
         directory / MODEL_FILE,
@@ -352,7 +352,7 @@ def _load(
     )
     seconds = time.perf_counter() - began
     if not on_gpu:
-        host.limit_data(request.memory_limit)
+        memory.limit_data(request.memory_limit)
     return session, seconds
 
 

@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from turnout import host
 from turnout.cancellation import Cancellation
 from turnout.errors import ModelFailure
+from turnout.host import cpu
 from turnout.serving.sandbox.messages import receive_frame, send_frame
 from turnout.serving.sandbox.processes import (
     Ended,
@@ -157,7 +157,7 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
         ModelFailure: There is no warm process, or it died.
     """
     deadline = time.monotonic() + timeout
-    message = json.dumps({"scratch": str(scratch.absolute()), "idle": host.has_low_priority()}).encode()
+    message = json.dumps({"scratch": str(scratch.absolute()), "idle": cpu.has_low_priority()}).encode()
     with socket.socket(socket.AF_UNIX) as connection:
 
         def stop() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from turnout.cancellation import Cancellation
-from turnout.host import KEEP_PRIORITY
+from turnout.host.cpu import KEEP_PRIORITY
 
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 """What a scratch directory holds: the question, the answer, and its arrays."""

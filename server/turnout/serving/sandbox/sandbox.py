@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from turnout import host
 from turnout.cancellation import current
 from turnout.config import ModelSettings
 from turnout.errors import (
@@ -28,6 +27,7 @@ from turnout.errors import (
     ModelTimedOut,
     TurnoutError,
 )
+from turnout.host import memory
 from turnout.registry.compatibility.sandbox import LatencyComparison, SandboxReport, SandboxVersion
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.model import ModelFacts
@@ -222,5 +222,5 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
 
 def memory_limit(wanted: int) -> int:
     """Returns the most that a trial run may take beside the model: what is wanted, at most half of what there is."""
-    half = host.memory_limit() // 2
+    half = memory.memory_limit() // 2
     return min(wanted or half, half)

@@ -18,7 +18,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from turnout import host
+from turnout.host import cpu, process
 from turnout.serving.sandbox import child as sandbox_child
 from turnout.serving.sandbox.messages import received_frame, send_frame
 from turnout.serving.sandbox.processes import short_address
@@ -106,7 +106,7 @@ class _Warm:
         try:
             self._leave(parent)
             if idle:
-                host.lower_priority()
+                cpu.lower_priority()
             sandbox_child.answer(Path(scratch))
             code = 0
         except BaseException:  # noqa: BLE001 - whatever it is, it must not return into the parent's loop
@@ -117,7 +117,7 @@ class _Warm:
     def _leave(self, parent: int) -> None:
         """Takes the child out of its parent's affairs."""
         os.setpgid(0, 0)
-        host.die_with_parent(parent)
+        process.die_with_parent(parent)
         self._selector.close()
         self._listener.close()
         for other in self._children:
@@ -152,7 +152,7 @@ class _Warm:
 
 def main() -> None:
     """Listens, and serves."""
-    host.write_no_core()  # a crash is what children are for
+    process.write_no_core()  # a crash is what children are for
     providers.start_runtime()
     providers.prepare_for_forks()
     with socket.socket(socket.AF_UNIX) as listener:

@@ -5,7 +5,7 @@ import ctypes
 import gc
 from collections.abc import Iterable
 
-from turnout.host import memory_limit, resident_bytes
+from turnout.host.memory import memory_limit, resident_bytes
 from turnout.telemetry.metrics.server import DeviceMemory
 
 _CUDART = ("libcudart.so.13", "libcudart.so.12")

@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import ModelSettings
 from turnout.errors import InvalidRequest, ModelFailure, TurnoutError
-from turnout.host import whole_cores
+from turnout.host.cpu import whole_cores
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.graph_reader import read_graph
 from turnout.registry.onnx.value_sizes import values_become_sizes

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from turnout.errors import UnavailableError
-from turnout.host import lower_priority
+from turnout.host.cpu import lower_priority
 from turnout.registry.compatibility.compat import VersionBump
 from turnout.registry.compatibility.numbering import bump_between
 from turnout.registry.compatibility.sandbox import Sandbox, SandboxVersion

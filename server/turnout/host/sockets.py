@@ -1,0 +1,90 @@
+"""TCP connections of this process, found by their port regardless of which library holds them."""
+
+import contextlib
+import os
+import re
+import select
+import socket
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+_FDINFO = Path("/proc/self/fdinfo")
+
+_WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
+"""Matches a line of fdinfo about a file descriptor that an epoll instance watches."""
+
+
+def connections(port: int) -> list[tuple[int, socket.socket]]:
+    """Returns the TCP connections that this process has accepted on its port `port`, including those of libraries.
+
+    Each item is the existing file descriptor of a connection and a new socket with a duplicate of it. The connection
+    stays open until the duplicate is closed as well.
+    """
+    found = []
+    for number in _open_files():
+        with contextlib.suppress(OSError):  # closed in the meantime, or no descriptors are left
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            connection = socket.socket(fileno=os.dup(number))
+            if _is_connection(connection, port):
+                found.append((number, connection))
+            else:
+                connection.close()
+    return found
+
+
+def _is_connection(connection: socket.socket, port: int) -> bool:
+    try:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return not listens and bool(connection.getsockname()[1] == port)
+    except OSError:  # the connection was reset
+        return False
+
+
+def cut_connections(port: int) -> None:
+    """Shuts down all TCP connections that this process has accepted on port `port`, including those of libraries."""
+    for _, connection in connections(port):
+        with connection, contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def same_file(number: int) -> frozenset[int]:
+    """Returns the file descriptors of this process that refer to the same file or socket as `number`, including it."""
+    wanted, found = os.fstat(number), set()
+    for other in _open_files():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(other), wanted):
+                found.add(other)
+    return frozenset(found)
+
+
+def unwatch(numbers: Collection[int]) -> bool:
+    """Removes file descriptors from all epoll instances of this process, including those of libraries.
+
+    The files stay open. In particular, a listening socket can still be watched through another descriptor.
+
+    Returns:
+        Whether an epoll instance watched one of the descriptors. Always False on systems other than Linux.
+    """
+    found = False
+    with contextlib.suppress(OSError):
+        for file in _FDINFO.iterdir():
+            with contextlib.suppress(OSError):
+                watched = {int(match[1]) for match in _WATCHED.finditer(file.read_text())} & set(numbers)
+                if not watched:
+                    continue
+                with select.epoll.fromfd(os.dup(int(file.name))) as loop:
+                    for number in watched:
+                        loop.unregister(number)
+                found = True
+    return found
+
+
+def _open_files() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return []
