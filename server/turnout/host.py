@@ -15,7 +15,8 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +36,9 @@ except ModuleNotFoundError:
 KEEP_PRIORITY = "_TURNOUT_KEEP_PRIORITY"
 """Variable of the environment in which `lower_priority` does nothing: tests set it, here and in children. They keep all
 cores busy themselves, for minutes, and what runs when nobody else wants a core would not run before they gave it up."""
+
+_ESTABLISHED = 1
+"""Of Linux's states of a TCP connection."""
 
 _NICENESS = 19
 _PR_SET_PDEATHSIG = 1
@@ -297,6 +301,47 @@ def connections(port: int) -> list[tuple[int, socket.socket]]:
                 found.append((number, connection))
             else:
                 connection.close()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a TCP connection.
+
+    Attributes:
+        address: IP address; an IPv4 address as one, however it is written.
+        port: Of that end.
+    """
+
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, address: str, port: int) -> "Peer":
+        """Returns the peer at an address as a library writes it."""
+        return cls(address.partition("%")[0].removeprefix("::ffff:"), port)
+
+
+def peers(port: int) -> Mapping[Peer, bool]:
+    """Returns the peers of this process's TCP connections to its port `port`, and whether each may still send.
+
+    One that may not has closed its end. Nothing is returned where the system does not tell. Blocking; any thread.
+    """
+    found: dict[Peer, bool] = {}
+    if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return found
+    for number in _open_files():
+        with contextlib.suppress(OSError):  # it was closed just now, or has been reset
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            connection = socket.socket(fileno=number)
+            try:
+                if _is_connection(connection, port):
+                    address, theirs = connection.getpeername()[:2]
+                    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                    found[Peer.of(address, theirs)] = state == _ESTABLISHED
+            finally:
+                connection.detach()
     return found
 
 

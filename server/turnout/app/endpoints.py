@@ -40,6 +40,7 @@ from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.state.release_status import ModelReleaseState
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
+from turnout.web.abandoned import AbandonedRequests
 from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
@@ -143,6 +144,7 @@ def open_web(
     recent: Recent,
     admission: Admission,
     budget: ReceiveBudget,
+    stack: AsyncExitStack,
 ) -> ASGIApp:
     """Returns the application behind the HTTP listener.
 
@@ -153,6 +155,7 @@ def open_web(
         recent: What the console's charts show.
         admission: Counts requests, and refuses some.
         budget: Bounds what has come in part of bodies.
+        stack: Ends its threads at the end.
     """
     base, member = parts.base, parts.member
     settings = base.settings
@@ -180,7 +183,9 @@ def open_web(
         protection(settings, base.authority, sessions),
     )
     guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-    return AdmissionGate(guarded, admission, base.log, services.accepting)
+    watched = AbandonedRequests(AdmissionGate(guarded, admission, base.log, services.accepting))
+    stack.callback(watched.close)
+    return watched
 
 
 def _console(parts: EndpointParts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:
