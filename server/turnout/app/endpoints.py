@@ -94,7 +94,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
         return AdoptionStore(base.repository, base.store, "", "").yanked(model)
 
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-    limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s)
+    limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s, transfers.idle_s)
     uploads = Uploads(base.repository, publisher, yanked, limits)
     stack.callback(uploads.close)
     return uploads

@@ -277,7 +277,8 @@ class Transfers(Section):
         max_uploads: Most uploads at the same time.
         max_fetches: Most fetches at the same time.
         idle_s: How long a stream may send nothing before it is ended.
-        keep_s: How long an interrupted upload is kept, so that its client can go on with it.
+        keep_s: How long an interrupted upload is kept, so that its client can go on with it. If as many are open as may
+            be, it makes way for another after `idle_s`, and at once for one of a model that has fewer open.
     """
 
     max_file_bytes: Size = ByteSize(16 * 1024 * _MIB)
