@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turnout.host import Peer, peers
 from turnout.threads import Threads
@@ -65,14 +65,21 @@ class AbandonedRequests:
             return
         since = asyncio.get_running_loop().time()
         request = _Request(Peer.of(client[0], client[1]), server[1], task, since)
+        answered = False
+
+        async def noted(event: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(event)
+
         with self._watched(request):
             try:
-                await self._application(scope, receive, send)
+                await self._application(scope, receive, noted)
             except asyncio.CancelledError:
-                if not request.left:
+                if not request.left or answered:
                     raise
                 task.uncancel()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # nobody reads it, and h2corn wants an answer
                     await send({"type": "http.response.start", "status": 499, "headers": []})
                     await send({"type": "http.response.body"})
 
