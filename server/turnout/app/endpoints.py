@@ -40,6 +40,7 @@ from turnout.serving.sandbox.sandbox import ProcessSandbox
 from turnout.state.release_status import ModelReleaseState
 from turnout.telemetry.logging import LogForm, Threshold
 from turnout.threads import Threads
+from turnout.web.abandoned import AbandonedRequests
 from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
@@ -93,7 +94,7 @@ def open_uploads(base: Foundation, stack: AsyncExitStack) -> Uploads:
         return AdoptionStore(base.repository, base.store, "", "").yanked(model)
 
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-    limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s)
+    limits = UploadLimits(bounds, transfers.max_uploads, transfers.keep_s, transfers.idle_s)
     uploads = Uploads(base.repository, publisher, yanked, limits)
     stack.callback(uploads.close)
     return uploads
@@ -143,6 +144,7 @@ def open_web(
     recent: Recent,
     admission: Admission,
     budget: ReceiveBudget,
+    stack: AsyncExitStack,
 ) -> ASGIApp:
     """Creates the application of the HTTP listener.
 
@@ -153,6 +155,7 @@ def open_web(
         recent: Recent data for the console's charts.
         admission: Admission control, shared with gRPC.
         budget: Limit on the total size of incomplete bodies, shared with gRPC.
+        stack: Ends the application's threads on exit.
     """
     base, member = parts.base, parts.member
     settings = base.settings
@@ -180,7 +183,9 @@ def open_web(
         protection(settings, base.authority, sessions),
     )
     guarded = BrowserGuard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-    return AdmissionGate(guarded, admission, base.log, services.accepting)
+    watched = AbandonedRequests(AdmissionGate(guarded, admission, base.log, services.accepting))
+    stack.callback(watched.close)
+    return watched
 
 
 def _console(parts: EndpointParts, services: Services, recent: Recent, sessions: Sessions) -> Sequence[Route]:

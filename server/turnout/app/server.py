@@ -107,7 +107,7 @@ async def running(
         admission = Admission(base.settings.limits.max_requests)
         budget = ReceiveBudget(int(base.settings.limits.max_unfinished_bytes))
         base.metrics.server.admission, base.metrics.server.budget = admission, budget
-        web = open_web(parts, services, scrapes, recent, admission, budget)
+        web = open_web(parts, services, scrapes, recent, admission, budget, stack)
         if peers is not None and member is not None:
             member.answers("snapshot", scrapes.snapshot)
             stack.push_async_callback(_leave, member, scrapes.snapshot)

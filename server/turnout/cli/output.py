@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from turnout.cli.terminal_text import TerminalConsole, escaped
 from turnout.errors import FieldViolation, TurnoutError, kind_of
 
 _PIPE_WIDTH = 400
@@ -66,7 +67,7 @@ class CommandOutput:
     def show(self, body: Any, *renderables: RenderableType) -> None:
         """Prints `body` if JSON was asked for, else the renderables."""
         if self.as_json:
-            typer.echo(_json(_finite(body)))
+            typer.echo(escaped(_json(_finite(body))))
             return
         for renderable in renderables:
             with self._unpadded():
@@ -116,7 +117,7 @@ class CommandOutput:
             violations = [{"field": v.field, "description": v.description} for v in error.violations]
             kind = error.kind if isinstance(error, ServerRefused) else kind_of(error)
             body = {"error": {"kind": kind, "message": error.message, "violations": violations}}
-            typer.echo(json.dumps(body, indent=2, ensure_ascii=False), err=True)
+            typer.echo(escaped(json.dumps(body, indent=2, ensure_ascii=False)), err=True)
             return
         several = [v.description for v in error.violations] if len(error.violations) > 1 else [error.message]
         for sentence in several:
@@ -160,7 +161,7 @@ def size_text(size: int) -> str:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = TerminalConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console

@@ -6,13 +6,19 @@ import re
 import select
 import socket
 import stat
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _FDINFO = Path("/proc/self/fdinfo")
 
 _WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
 """Matches a line of fdinfo about a file descriptor that an epoll instance watches."""
+
+
+_ESTABLISHED = 1
+"""State of an open TCP connection, as Linux numbers them."""
 
 
 def connections(port: int) -> list[tuple[int, socket.socket]]:
@@ -31,6 +37,48 @@ def connections(port: int) -> list[tuple[int, socket.socket]]:
                 found.append((number, connection))
             else:
                 connection.close()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The remote end of a TCP connection.
+
+    Attributes:
+        address: IP address; an IPv4 address in its own notation, even if the socket is an IPv6 socket.
+        port: TCP port of the remote end.
+    """
+
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, address: str, port: int) -> "Peer":
+        """Returns the peer for an address as a library formats it."""
+        return cls(address.partition("%")[0].removeprefix("::ffff:"), port)
+
+
+def peers(port: int) -> Mapping[Peer, bool]:
+    """Returns the peers of this process's TCP connections to its port `port`, and whether each can still send.
+
+    A peer that cannot send has closed its end. The result is empty on systems other than Linux. Blocking; may be called
+    from any thread.
+    """
+    found: dict[Peer, bool] = {}
+    if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return found
+    for number in _open_files():
+        with contextlib.suppress(OSError):  # it was just closed, or has been reset
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            connection = socket.socket(fileno=number)
+            try:
+                if _is_connection(connection, port):
+                    address, theirs = connection.getpeername()[:2]
+                    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                    found[Peer.of(address, theirs)] = state == _ESTABLISHED
+            finally:
+                connection.detach()
     return found
 
 

@@ -249,6 +249,44 @@ async def test_no_more_uploads_are_open_than_may_be_and_time_ends_them(start_ser
         assert (await registry.BeginUpload(beginning(other))).upload_id
 
 
+async def test_uploads_of_one_model_keep_no_other_model_from_being_published(start_server, model) -> None:
+    server = await start_server(transfers={"max_uploads": 3})
+    async with registry_of(server) as registry:
+        greedy = [
+            (await registry.BeginUpload(beginning(model, version=f"{major}.0.0"))).upload_id for major in (1, 2, 3)
+        ]
+        again = await refusal(registry.BeginUpload(beginning(model, version="4.0.0")))
+        assert again.code is grpc.StatusCode.RESOURCE_EXHAUSTED, "of its own a model makes no place"
+
+        async def state(upload_id: str) -> grpc.StatusCode:
+            return (await refusal(registry.DescribeUpload(pb.DescribeUploadRequest(upload_id=upload_id)))).code
+
+        held = registry.UploadFiles()
+        await held.write(next(pieces(greedy[0], model)))  # the oldest, which something goes on with
+        async with asyncio.timeout(100):
+            while await state(greedy[0]) is not grpc.StatusCode.UNAVAILABLE:
+                await asyncio.sleep(0.01)
+        assert (await registry.BeginUpload(beginning(model, model="other"))).upload_id
+        gone, incomplete = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION
+        assert [await state(one) for one in greedy[1:]] == [gone, incomplete]
+        assert (await registry.BeginUpload(beginning(model, model="third"))).upload_id
+        more = await refusal(registry.BeginUpload(beginning(model, model="fourth")))
+        assert more.code is grpc.StatusCode.RESOURCE_EXHAUSTED, "each of three models has one"
+        assert [await state(one) for one in greedy] == [grpc.StatusCode.UNAVAILABLE, gone, gone]
+        held.cancel()
+
+
+async def test_an_upload_that_nobody_goes_on_with_makes_way(start_server, model) -> None:
+    server = await start_server(transfers={"max_uploads": 1, "idle_s": 0.2})
+    async with registry_of(server) as registry:
+        begun = (await registry.BeginUpload(beginning(model))).upload_id
+        async with asyncio.timeout(100):
+            while await registry.BeginUpload(beginning(model, version="2.0.0")).code() is not grpc.StatusCode.OK:
+                await asyncio.sleep(0.02)
+        gone = await refusal(registry.DescribeUpload(pb.DescribeUploadRequest(upload_id=begun)))
+        assert gone.code is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_stream_on_which_nothing_comes_is_ended(start_server, model) -> None:
     server = await start_server(transfers={"idle_s": 0.1})
     async with registry_of(server) as registry:

@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 
 import pytest
 import typer
+from rich.text import Text
 
-from turnout.cli.output import CommandOutput, ServerRefused, reporting, size_text, table
+from turnout.cli.output import CommandOutput, ServerRefused, facts, reporting, size_text, table
+from turnout.cli.terminal_text import shown
 from turnout.errors import ConfigError, FieldViolation, InvalidTensor
 
 
@@ -24,6 +27,35 @@ def test_a_cell_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     assert "[red]x[/red] :smile:" in printed
     assert "[bold]plain[/bold]" in printed
+
+
+TRICKS = "\x1b]0;title\x07 \x1b[31mred\x1b[0m \x9b31m \rover \u202eesrever\u202c \u2028 \x08"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_nothing_that_others_wrote_is_obeyed_by_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    if is_terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+    output = CommandOutput(as_json=False)
+    output.show({}, table(("A",), [(TRICKS,), (Text(TRICKS, "red"),)]), TRICKS, Text(TRICKS), facts([("x", TRICKS)]))
+    output.note(TRICKS)
+    output.error(ConfigError(TRICKS))
+    for printed in capsys.readouterr():
+        own = re.sub(r"\x1b\[[0-9;]*m", "", printed)  # rich's own colours
+        assert (own != printed) is is_terminal
+        assert set(own) - {"\n"} <= {c for c in own if c.isprintable()}
+        assert "red" in own
+    assert shown("ü 漢字 \u00a0 \u200d e\u0301 \t\n") == "ü 漢字 \u00a0 \u200d e\u0301 \t\n"
+
+
+def test_what_a_terminal_would_obey_is_escaped_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    CommandOutput(as_json=True).show({TRICKS: [TRICKS], "ü": "\u00a0"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {TRICKS: [TRICKS], "ü": "\u00a0"}
+    assert all(c.isprintable() or c in "\n\u00a0" for c in printed)
 
 
 def test_where_no_terminal_is_a_row_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:

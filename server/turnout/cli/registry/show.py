@@ -6,6 +6,7 @@ import typer
 
 from turnout.cli.options import TargetOptions, argument, flag
 from turnout.cli.output import CommandOutput, reporting
+from turnout.cli.terminal_text import shown
 
 if TYPE_CHECKING:
     from turnout.cli.registry.survey import Details
@@ -40,7 +41,7 @@ def show(
             assert found.chosen is not None, "a selector names a version, or is refused"
             if found.chosen.content is None:
                 raise InvalidRequest.at("--server", "expected a control listener: no other knows what a card tells")
-            typer.echo(card(found.chosen), nl=False)
+            typer.echo(shown(card(found.chosen)), nl=False)
         elif selector is None:
             _show_model(out, found)
         else:

@@ -16,6 +16,7 @@ from turnout.cli.output import CommandOutput, table
 from turnout.cli.rollout.follow import FINAL, follow
 from turnout.cli.rollout.probe_view import measured_table
 from turnout.cli.rollout.view import bar, event_line, events_table, state_text
+from turnout.cli.terminal_text import escaped, shown
 from turnout.rollout.plan import Plan
 from turnout.shares import share_text
 from turnout.web.report.explain import evidence_text
@@ -189,7 +190,7 @@ def _in_lines(out: CommandOutput, server: Server, model: str, attempt: int, time
                 "state": last.state, "epoch": last.epoch, "weight": last.weight, "e_value": last.e_value,
                 "threshold": last.threshold,
             }  # fmt: skip
-            typer.echo(json.dumps(body, ensure_ascii=False) if out.as_json else event_line(last, event))
+            typer.echo(escaped(json.dumps(body, ensure_ascii=False)) if out.as_json else shown(event_line(last, event)))
     return last
 
 

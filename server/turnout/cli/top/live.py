@@ -13,6 +13,7 @@ from turnout.cli.connection import Server
 from turnout.cli.output import CommandOutput, ServerRefused
 from turnout.cli.rollout.follow import AGAIN
 from turnout.cli.rollout.view import rollout_body
+from turnout.cli.terminal_text import escaped
 from turnout.cli.top.rates import Picture, body, picture
 from turnout.cli.top.view import view, waiting
 from turnout.web.report.formatting import duration_text
@@ -109,7 +110,8 @@ def watch(out: CommandOutput, server: Server, interval: float) -> None:
     pictures = _pictures(screen, server, interval)
     if out.as_json:
         for _ in pictures:
-            typer.echo(json.dumps({"notice": screen.notice} if screen.notice else screen.body(), ensure_ascii=False))
+            line = {"notice": screen.notice} if screen.notice else screen.body()
+            typer.echo(escaped(json.dumps(line, ensure_ascii=False)))
         return
     if not out.console.is_terminal:
         for _ in pictures:

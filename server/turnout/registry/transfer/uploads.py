@@ -10,6 +10,7 @@ upload for its client to go on with; it is found by its upload manifest, so a cl
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from turnout.registry.transfer.upload import Upload
 from turnout.registry.transfer.upload_manifest import Bounds, UploadManifest
 
 _BUSY_SECONDS = 1.0
+_ENDING = "it is being thrown away"
 _COPIES = 2
 """The upload itself, and the version that is staged from it."""
 
@@ -86,11 +88,13 @@ class UploadLimits:
         each: On one upload.
         uploads: Open at the same time.
         keep_seconds: How long an upload that nothing happens to is kept.
+        idle_seconds: How long it is kept where its place is wanted.
     """
 
     each: Bounds
     uploads: int
     keep_seconds: float
+    idle_seconds: float
 
 
 class Uploads:
@@ -133,6 +137,7 @@ class Uploads:
         if existing := self._existing(upload_manifest, yanked):
             return UploadStatus("", (), existing)
         self.expire()
+        self._make_place(upload_manifest)
         key = upload_manifest.key
         with self._lock:
             if (known := self._by_key.get(key)) is not None:
@@ -230,7 +235,7 @@ class Uploads:
             NotFoundError: There is no such upload.
             UnavailableError: Something goes on with it.
         """
-        self._close(self._claim(upload_id, "it is being thrown away"))
+        self._close(self._claim(upload_id, _ENDING))
 
     def expire(self) -> int:
         """Throws away what nothing has happened to for too long, and returns how much."""
@@ -238,10 +243,33 @@ class Uploads:
         with self._lock:
             old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
             for upload in old:
-                upload.busy = "it is being thrown away"
+                upload.busy = _ENDING
         for upload in old:
             self._close(upload)
         return len(old)
+
+    def _make_place(self, upload_manifest: UploadManifest) -> None:
+        """Throws away one upload if as many are open as may be, so that nobody keeps others from publishing.
+
+        The one that was touched longest ago goes, of those that nothing has happened to for a while, and those of
+        models that have at least two more of them than the new one's.
+        """
+        before = self._clock() - self._limits.idle_seconds
+        with self._lock:
+            if len(self._uploads) < self._limits.uploads or upload_manifest.key in self._by_key:
+                return
+            opened = Counter(upload.upload_manifest.model for upload in self._uploads.values())
+            most = opened[upload_manifest.model] + 1
+            may_go = [
+                upload
+                for upload in self._uploads.values()
+                if not upload.busy and (upload.touched <= before or opened[upload.upload_manifest.model] > most)
+            ]
+            if not may_go:
+                return
+            oldest = min(may_go, key=lambda upload: upload.touched)
+            oldest.busy = _ENDING
+        self._close(oldest)
 
     def close(self) -> None:
         """Throws everything away."""
