@@ -7,6 +7,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnx_models
 from onnx_models import model, tensor
 from turnout.registry.onnx.graph_reader import describe
+from turnout.serving.isolation.empty_pictures import never_empty
 from turnout.serving.isolation.hazards import find_hazard
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
@@ -99,6 +100,22 @@ def test_an_einsum_is_one_where_it_transposes_what_may_be_empty(equation, expect
     free = {name: [*term.replace("...", "z")] for name, term in zip("ab", terms, strict=False)}
     assert bool(hazard(graph(product, **free))) is expected
     assert not hazard(graph(product, **{name: [3] * len(shape) for name, shape in free.items()}))
+
+
+def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that_is() -> None:
+    region = node("RoiAlign", "c r i", domain="", sampling_ratio=2)
+    for steps, free in (
+        ([node("Identity", "x", "c", "")], {"x"}),
+        ([node("Conv", "x w", "a", ""), node("Relu", "a", "c", "")], set()),
+    ):
+        proto = graph(*steps, region, constants={"w": (16, 16, 3, 3)}, x=["n", 16, "h", "w"], r=["k", 4])
+        proto.graph.input.append(tensor("i", TensorProto.INT64, ["k"]))
+        assert never_empty(describe(proto)) == free
+        assert ("reads beyond" in hazard(proto)) is bool(free)
+    fixed = graph(region, c=["n", 16, 5, 5], r=["k", 4])
+    fixed.graph.input.append(tensor("i", TensorProto.INT64, ["k"]))
+    assert not hazard(fixed)
+    assert never_empty(describe(fixed)) == set()
 
 
 def test_a_quantised_pool_is_one_along_the_axes_that_it_has() -> None:

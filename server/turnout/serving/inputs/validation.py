@@ -5,6 +5,7 @@ On the way of every request: compiled once per version, about two microseconds a
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
@@ -17,6 +18,9 @@ ONNX Runtime's MatMul goes through the outer ones one by one, empty or not: 2**3
 """
 
 
+_NO_AXES: Mapping[str, int] = MappingProxyType({})
+
+
 class Validator:
     """What one signature accepts.
 
@@ -24,7 +28,18 @@ class Validator:
         output_names: Of all outputs, in the signature's order.
     """
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(
+        self, signature: Signature, rows: Mapping[str, int] = _NO_AXES, never_empty: frozenset[str] = frozenset()
+    ) -> None:
+        """Compiles what a request is checked against.
+
+        Args:
+            signature: Of the model.
+            rows: The axis of each input along which it has its rows, where it is proved that rows keep to themselves.
+            never_empty: Inputs that have to have elements.
+        """
+        self._rows = rows
+        self._never_empty = never_empty
         self.output_names = [spec.name for spec in signature.outputs]
         self._outputs = frozenset(self.output_names)
         self._inputs = {
@@ -69,7 +84,7 @@ class Validator:
                 empty = True
                 if _hides_too_much(shape):
                     raise _invalid(self._faults(inputs, outputs))
-        if empty and (conflicts := self._half_empty(inputs)):
+        if empty and (conflicts := self._wrongly_empty(inputs)):
             raise _invalid(conflicts)
         if not outputs:
             return self.output_names
@@ -84,13 +99,28 @@ class Validator:
         """
         return self._conflicts(inputs, lambda one, other: one != other)
 
-    def _half_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
-        """Returns where a dimension is empty in one input and not in another.
+    def _wrongly_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
+        """Returns where an input is empty that may not be: at all, or where another is not that has to be of its size.
 
         No model gets anything out of that, and it must not run: ONNX Runtime takes tensors for equal in size that are
-        by their symbols, and divides by the size of one of them (an `Add` before a `LayerNormalization`).
+        by their symbols, and divides by the size of one of them (an `Add` before a `LayerNormalization`); and where a
+        `Concat` is given an empty part, it leaves in the answer what was in memory before: values of other requests.
         """
-        return self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
+        conflicts = [
+            FieldViolation(f"inputs.{name}", f"expected elements, got none: {_described(inputs[name])}")
+            for name in sorted(self._never_empty & inputs.keys())
+            if not inputs[name].size
+        ]
+        conflicts += self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
+        given = [(name, inputs[name].shape[axis]) for name, axis in self._rows.items() if name in inputs]
+        for name, count in given[1:]:
+            first, expected = given[0]
+            if bool(count) != bool(expected):
+                description = (
+                    f"expected {expected} rows along axis {self._rows[name]}, as inputs.{first} has, got {count}"
+                )
+                conflicts.append(FieldViolation(f"inputs.{name}", description))
+        return conflicts
 
     def _conflicts(self, inputs: Mapping[str, Array], differ: Callable[[int, int], bool]) -> Sequence[FieldViolation]:
         conflicts = []

@@ -351,7 +351,10 @@ def _sum_normalization(node: Node, scope: Scope) -> str:
 
 
 def _regions(node: Node, scope: Scope) -> str:
-    """Samples as many points of a region as it is large, if the number is not given."""
+    """Samples as many points of a region as it is large, if the number is not given; and beside an empty picture."""
+    shape = scope.type_of(input_of(node, 0)).shape
+    if not scope.is_picture(input_of(node, 0)) and not (shape and all(map(positive, shape[2:]))):
+        return "reads beyond a picture that is empty"
     if node.attributes.get("sampling_ratio", 0) == 0 and scope.known(input_of(node, 1)).origin is Origin.VALUE:
         return f"takes as much memory as the regions in {input_of(node, 1)} are large"
     return ""

@@ -27,6 +27,7 @@ from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
+from turnout.serving.isolation.empty_pictures import never_empty
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
@@ -75,6 +76,7 @@ class LoadedVersion:
         in_force: How requests are put together while it serves; None for as `plan` says at first.
         precision: How exactly it runs.
         tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
+        never_empty: Inputs that may not be empty.
     """
 
     sessions: Sequence[Session]
@@ -91,6 +93,7 @@ class LoadedVersion:
     in_force: PlanInForce | None = None
     precision: Precision = FULL
     tensorrt: str = ""
+    never_empty: frozenset[str] = frozenset()
 
     def discard(self) -> None:
         """Frees everything of a version that never came into service."""
@@ -303,6 +306,7 @@ def _into_memory(
         in_force=in_force,
         precision=precision,
         tensorrt=_tensorrt_sentence(precision) if names[0] == providers.TENSORRT else "",
+        never_empty=never_empty(graph),
     )
 
 

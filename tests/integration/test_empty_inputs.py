@@ -1,0 +1,47 @@
+"""Where an input is empty, ONNX Runtime answers some operators with what was in memory: other callers' values."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+
+import onnx_models
+from turnout.config import BatchingSettings, Runtime
+from wire import outputs_of, refusal, request, stub_of
+
+SECRET = 777.0
+
+
+@pytest.mark.parametrize("max_rows", [64, 1], ids=["batched", "unbatched"])
+async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_server, max_rows) -> None:
+    publish_model("m", "1.0.0", onnx_models.side_by_side())
+    server = await start_server(batching=BatchingSettings(max_rows=max_rows), runtime=Runtime(runners=1))
+    secret, own = np.full((2, 64), SECRET, np.float32), np.ones((2, 64), np.float32)
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await asyncio.gather(*(stub.Predict(request("m", a=secret, b=secret)) for _ in range(4)))
+            for a, b in ((own, own[:0]), (own[:0], own)):
+                error = await refusal(stub.Predict(request("m", a=a, b=b)))
+                assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+                assert f"inputs.b: expected {len(a)} rows along axis 0, as inputs.a has, got {len(b)}" in error.message
+        answer = await stub.Predict(request("m", a=own, b=own))
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.ones((2, 128), np.float32))
+        none = await stub.Predict(request("m", a=own[:0], b=own[:0]))
+    assert outputs_of(none)["y"].shape == (0, 128)
+
+
+async def test_regions_of_an_empty_picture_show_nobody_what_lies_beside_it(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.regions())
+    server = await start_server()
+    boxes, picture = np.array([[0, 0, 3, 3]], np.float32), np.full((1, 1, 8, 64), SECRET, np.float32)
+    async with stub_of(server) as stub:
+        answer = await stub.Predict(request("m", x=picture, boxes=boxes, pictures=np.zeros(1, np.int64)))
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((1, 1, 2, 2), SECRET / 2, np.float32))
+        for shape in ((1, 1, 0, 64), (1, 1, 8, 0)):
+            empty = request("m", x=np.empty(shape, np.float32), boxes=boxes, pictures=np.zeros(1, np.int64))
+            error = await refusal(stub.Predict(empty))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "inputs.x: expected elements, got none" in error.message
+        none = await stub.Predict(request("m", x=picture, boxes=boxes[:0], pictures=np.zeros(0, np.int64)))
+    assert outputs_of(none)["y"].shape == (0, 1, 2, 2)
