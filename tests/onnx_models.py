@@ -367,15 +367,24 @@ def pooled(*, window: int = 3, stride: int = 2, margin: int = 0, size: Dim = "h"
     )
 
 
-def side_by_side() -> ModelProto:
+def side_by_side(*, mixes: bool = False) -> ModelProto:
     """y = the columns of a, then those of b. float32 (n, 64) and (m, 64) in, which have to have as many rows.
 
-    ONNX Runtime takes none of b beside some of a, and leaves in y what was in memory.
+    ONNX Runtime takes none of b beside some of a, and leaves in y what was in memory. If it mixes, rows of y depend on
+    those after them: no version of it is batched.
     """
+    nodes = [helper.make_node("Concat", ["a", "b"], ["both" if mixes else "y"], axis=1)]
+    if mixes:
+        nodes.append(helper.make_node("CumSum", ["both", "zero"], ["sums"], reverse=1))
+        nodes.append(helper.make_node("Max", ["sums", "two"], ["y"]))
     return model(
-        [helper.make_node("Concat", ["a", "b"], ["y"], axis=1)],
+        nodes,
         [tensor("a", TensorProto.FLOAT, ["n", 64]), tensor("b", TensorProto.FLOAT, ["m", 64])],
         [tensor("y", TensorProto.FLOAT, ["n", 128])],
+        [
+            numpy_helper.from_array(np.array(0, np.int64), "zero"),
+            numpy_helper.from_array(np.float32(2), "two"),
+        ],
     )
 
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 import onnx_models
-from turnout.config import BatchingSettings, Runtime
+from turnout.config import Runtime
 from wire import outputs_of, refusal, request, stub_of
 
 SECRET = 777.0
 
 
-@pytest.mark.parametrize("max_rows", [64, 1], ids=["batched", "unbatched"])
-async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_server, max_rows) -> None:
-    publish_model("m", "1.0.0", onnx_models.side_by_side())
-    server = await start_server(batching=BatchingSettings(max_rows=max_rows), runtime=Runtime(runners=1))
+@pytest.mark.parametrize("mixes", [False, True], ids=["batched", "never batched"])
+async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_server, mixes) -> None:
+    publish_model("m", "1.0.0", onnx_models.side_by_side(mixes=mixes))
+    server = await start_server(runtime=Runtime(runners=1))
     secret, own = np.full((2, 64), SECRET, np.float32), np.ones((2, 64), np.float32)
     async with stub_of(server) as stub:
         for _ in range(3):
@@ -24,9 +24,9 @@ async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_
             for a, b in ((own, own[:0]), (own[:0], own)):
                 error = await refusal(stub.Predict(request("m", a=a, b=b)))
                 assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-                assert f"inputs.b: expected {len(a)} rows along axis 0, as inputs.a has, got {len(b)}" in error.message
+                assert f"inputs.b: expected {len(a)} rows, as inputs.a has, got {len(b)}" in error.message
         answer = await stub.Predict(request("m", a=own, b=own))
-        np.testing.assert_array_equal(outputs_of(answer)["y"], np.ones((2, 128), np.float32))
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 128), 2 if mixes else 1, np.float32))
         none = await stub.Predict(request("m", a=own[:0], b=own[:0]))
     assert outputs_of(none)["y"].shape == (0, 128)
 

@@ -29,7 +29,6 @@ class BatchPlan:
     Attributes:
         max_rows: Most rows in a batch; 0 if requests run one at a time.
         input_axes: The axis along which each batched input grows; an input not named is the same for a whole batch.
-            Told where the graph proves them, though the version is unbatched because somebody said so.
         output_axes: The axis along which each batched output grows; an output not named is given to every request.
         reason: Why it is so, in words.
         sample: Inputs of one row that the model runs on, for warm-up; None if none were found.
@@ -84,10 +83,10 @@ def prove(
     )
     samples = _Samples(run, signature, sample_axes(manifest), rows, trouble)
     sample = samples.first
-    if not declared.enabled or max_rows < 2:
-        who = "configuration" if declared.enabled else "manifest"
-        axes = next((axes for axes in candidates if axes and not prove_rows(graph, signature, axes).obstacle), {})
-        return BatchPlan(0, axes, reason=f"unbatched: the {who} says so", sample=sample)
+    if not declared.enabled:
+        return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
+    if max_rows < 2:
+        return BatchPlan(0, reason="unbatched: the configuration says so", sample=sample)
     if not any(candidates):
         return BatchPlan(0, reason="unbatched: no input has a free dimension", sample=sample)
     most_rows = min(max_rows, declared.max_rows or max_rows)
@@ -207,7 +206,7 @@ def _candidates(manifest: Manifest) -> list[dict[str, int]]:
     declared = manifest.batching or BatchingDeclaration()
     if declared.axes is not None:
         return [_declared_inputs(manifest.signature, declared)]
-    return list(_likely_axes(manifest.signature))
+    return list(likely_axes(manifest.signature))
 
 
 def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dict[str, int]:
@@ -216,7 +215,7 @@ def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dic
     }
 
 
-def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
+def likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
     """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone, then wherever the
     first input's first free dimension stands by its name.
     """

@@ -5,7 +5,6 @@ On the way of every request: compiled once per version, about two microseconds a
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
@@ -18,9 +17,6 @@ ONNX Runtime's MatMul goes through the outer ones one by one, empty or not: 2**3
 """
 
 
-_NO_AXES: Mapping[str, int] = MappingProxyType({})
-
-
 class Validator:
     """What one signature accepts.
 
@@ -29,16 +25,16 @@ class Validator:
     """
 
     def __init__(
-        self, signature: Signature, rows: Mapping[str, int] = _NO_AXES, never_empty: frozenset[str] = frozenset()
+        self, signature: Signature, in_step: Sequence[Mapping[str, int]] = (), never_empty: frozenset[str] = frozenset()
     ) -> None:
         """Compiles what a request is checked against.
 
         Args:
             signature: Of the model.
-            rows: The axis of each input along which it has its rows, where it is proved that rows keep to themselves.
+            in_step: Groups of inputs, each with its batch axis, that have no rows together or not at all.
             never_empty: Inputs that have to have elements.
         """
-        self._rows = rows
+        self._in_step = in_step
         self._never_empty = never_empty
         self.output_names = [spec.name for spec in signature.outputs]
         self._outputs = frozenset(self.output_names)
@@ -112,14 +108,13 @@ class Validator:
             if not inputs[name].size
         ]
         conflicts += self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
-        given = [(name, inputs[name].shape[axis]) for name, axis in self._rows.items() if name in inputs]
-        for name, count in given[1:]:
-            first, expected = given[0]
-            if bool(count) != bool(expected):
-                description = (
-                    f"expected {expected} rows along axis {self._rows[name]}, as inputs.{first} has, got {count}"
-                )
-                conflicts.append(FieldViolation(f"inputs.{name}", description))
+        for group in self._in_step:
+            (first, expected), *others = [(name, inputs[name].shape[axis]) for name, axis in group.items()]
+            conflicts += (
+                FieldViolation(f"inputs.{name}", f"expected {expected} rows, as inputs.{first} has, got {count}")
+                for name, count in others
+                if bool(count) != bool(expected)
+            )
         return conflicts
 
     def _conflicts(self, inputs: Mapping[str, Array], differ: Callable[[int, int], bool]) -> Sequence[FieldViolation]:
