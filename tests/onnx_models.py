@@ -388,6 +388,24 @@ def side_by_side(*, mixes: bool = False) -> ModelProto:
     )
 
 
+def turned_product(turned: int) -> ModelProto:
+    """y = the products of a and b of each row, summed over t, one turned first. float32 (n, t, 8), or (n, 8, t).
+
+    ONNX Runtime makes one operator of it. Where t is 0 it leaves in y what was in memory.
+    """
+    factors = ["a", "b"]
+    factors[turned] = "turned"
+    shape: list[Dim] = ["n", 8, "t"] if turned else ["n", "t", 8]
+    return model(
+        [
+            helper.make_node("Transpose", ["ab"[turned]], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", factors, ["y"]),
+        ],
+        [tensor(name, TensorProto.FLOAT, shape) for name in "ab"],
+        [tensor("y", TensorProto.FLOAT, ["n", 8, 8])],
+    )
+
+
 def regions() -> ModelProto:
     """y = samples of regions of a picture. float32 (1, 1, h, w) x and (k, 4) boxes.
 

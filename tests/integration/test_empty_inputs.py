@@ -38,10 +38,34 @@ async def test_regions_of_an_empty_picture_show_nobody_what_lies_beside_it(publi
     async with stub_of(server) as stub:
         answer = await stub.Predict(request("m", x=picture, boxes=boxes, pictures=np.zeros(1, np.int64)))
         np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((1, 1, 2, 2), SECRET / 2, np.float32))
-        for shape in ((1, 1, 0, 64), (1, 1, 8, 0)):
+        for axis, shape in ((2, (1, 1, 0, 64)), (3, (1, 1, 8, 0))):
             empty = request("m", x=np.empty(shape, np.float32), boxes=boxes, pictures=np.zeros(1, np.int64))
             error = await refusal(stub.Predict(empty))
             assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-            assert "inputs.x: expected elements, got none" in error.message
+            assert f"inputs.x: expected 1 or more along axis {axis}, got float32" in error.message
         none = await stub.Predict(request("m", x=picture, boxes=boxes[:0], pictures=np.zeros(0, np.int64)))
     assert outputs_of(none)["y"].shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+async def test_a_product_that_sums_up_nothing_shows_nobody_what_others_sent(
+    publish_model, start_server, turned
+) -> None:
+    publish_model("m", "1.0.0", onnx_models.turned_product(turned))
+    server = await start_server(runtime=Runtime(runners=1))
+    shapes = [(2, 8, 3), (2, 8, 3)] if turned else [(2, 3, 8), (2, 3, 8)]
+
+    def of(value: float, steps: int):
+        return {
+            name: np.full([steps if size == 3 else size for size in shape], value, np.float32)
+            for name, shape in zip("ab", shapes, strict=True)
+        }
+
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await stub.Predict(request("m", **of(SECRET, 3)))
+            error = await refusal(stub.Predict(request("m", **of(1, 0))))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"expected 1 or more along axis {1 + turned}, got float32" in error.message
+        answer = await stub.Predict(request("m", **of(1, 3)))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 8, 8), 3, np.float32))

@@ -25,14 +25,17 @@ class Validator:
     """
 
     def __init__(
-        self, signature: Signature, in_step: Sequence[Mapping[str, int]] = (), never_empty: frozenset[str] = frozenset()
+        self,
+        signature: Signature,
+        in_step: Sequence[Mapping[str, int]] = (),
+        never_empty: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
         """Compiles what a request is checked against.
 
         Args:
             signature: Of the model.
             in_step: Groups of inputs, each with its batch axis, that have no rows together or not at all.
-            never_empty: Inputs that have to have elements.
+            never_empty: Dimensions of inputs, by name and axis, that may not be 0.
         """
         self._in_step = in_step
         self._never_empty = never_empty
@@ -103,9 +106,9 @@ class Validator:
         `Concat` is given an empty part, it leaves in the answer what was in memory before: values of other requests.
         """
         conflicts = [
-            FieldViolation(f"inputs.{name}", f"expected elements, got none: {_described(inputs[name])}")
-            for name in sorted(self._never_empty & inputs.keys())
-            if not inputs[name].size
+            FieldViolation(f"inputs.{name}", f"expected 1 or more along axis {axis}, got {_described(inputs[name])}")
+            for name, axis in sorted(self._never_empty)
+            if name in inputs and not inputs[name].shape[axis]
         ]
         conflicts += self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
         for group in self._in_step:

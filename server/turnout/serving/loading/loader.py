@@ -28,7 +28,7 @@ from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
-from turnout.serving.isolation.empty_pictures import never_empty
+from turnout.serving.isolation.empty_inputs import never_empty
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
@@ -78,7 +78,7 @@ class LoadedVersion:
         precision: How exactly it runs.
         tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
         in_step: Inputs, with their batch axes, that have no rows together or not at all.
-        never_empty: Inputs that may not be empty.
+        never_empty: Dimensions of inputs, by name and axis, that may not be 0.
     """
 
     sessions: Sequence[Session]
@@ -96,7 +96,7 @@ class LoadedVersion:
     precision: Precision = FULL
     tensorrt: str = ""
     in_step: Sequence[Mapping[str, int]] = ()
-    never_empty: frozenset[str] = frozenset()
+    never_empty: frozenset[tuple[str, int]] = frozenset()
 
     def discard(self) -> None:
         """Frees everything of a version that never came into service."""
