@@ -24,7 +24,7 @@ async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_
             for a, b in ((own, own[:0]), (own[:0], own)):
                 error = await refusal(stub.Predict(request("m", a=a, b=b)))
                 assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-                assert f"inputs.b: expected {len(a)} rows, as inputs.a has, got {len(b)}" in error.message
+                assert f"inputs.b: expected {len(a)} along axis 0, as inputs.a has, got {len(b)}" in error.message
         answer = await stub.Predict(request("m", a=own, b=own))
         np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 128), 2 if mixes else 1, np.float32))
         none = await stub.Predict(request("m", a=own[:0], b=own[:0]))

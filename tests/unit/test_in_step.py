@@ -7,7 +7,7 @@ import onnx_models
 from onnx_models import model, tensor
 from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.registry.onnx.graph_reader import describe
-from turnout.serving.batching.in_step import rows_in_step
+from turnout.serving.batching.in_step import in_step as groups_of
 
 FLOAT = TensorProto.FLOAT
 
@@ -17,11 +17,11 @@ def in_step(proto: ModelProto) -> list[dict[str, int]]:
         TensorSpec(
             value.name,
             DataType.FLOAT32,
-            tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim),
+            tuple(size.dim_param or size.dim_value or None for size in value.type.tensor_type.shape.dim),
         )
         for value in proto.graph.input
     ]
-    return [dict(group) for group in rows_in_step(describe(proto), Signature(tuple(inputs), ()))]
+    return [dict(group) for group in groups_of(describe(proto), Signature(tuple(inputs), ()))]
 
 
 def of(*nodes, **inputs) -> ModelProto:
@@ -45,15 +45,22 @@ def test_a_cache_may_be_empty_along_the_axis_that_it_is_added_to_along() -> None
     assert in_step(of(cache, past=["b", 2, "p", 4], new=["c", 2, "s", 4])) == [{"past": 0, "new": 0}]
 
 
+@pytest.mark.parametrize("names", ["kj", (None, None), ("k", None)])
+def test_other_dimensions_are_too_whatever_they_are_called(names) -> None:
+    below = [("Relu", ["a"], ["r"], {}), ("Concat", ["r", "b"], ["y"], {"axis": -2})]
+    assert in_step(of(*below, a=["n", names[0]], b=["m", names[1]])) == [{"a": 1, "b": 1}]
+
+
 @pytest.mark.parametrize(
     "proto",
     [
         of(("Concat", ["a", "b"], ["y"], {"axis": 0}), a=["n", 3], b=["m", 3]),
+        of(("Concat", ["a", "b"], ["y"], {"axis": 0}), a=["n", "k"], b=["m", "k"]),
         of(("Mul", ["a", "b"], ["y"], {}), a=["n", 3], b=["m", 3]),
         of(("Concat", ["a", "a"], ["y"], {"axis": 1}), a=["n", 3], b=["m", 3]),
         of(("Concat", ["a", "a"], ["c"], {"axis": 1}), ("MatMul", ["b", "c"], ["y"], {}), a=[3, "n"], b=["m", 6]),
     ],
-    ids=["one after another", "elementwise", "of one input", "only what comes after"],
+    ids=["one after another", "of one name", "elementwise", "of one input", "only what comes after"],
 )
 def test_others_are_not(proto) -> None:
     assert in_step(proto) == []

@@ -134,6 +134,12 @@ def test_a_product_over_a_free_dimension_says_where_that_is(made, expected) -> N
     assert {f"{name}{axis}" for name, axis in never_empty(describe(proto))} - {"a2"} == expected
 
 
+@pytest.mark.parametrize(("axis", "expected"), [(1, {("x", 0)}), (0, {("x", 1)})])
+def test_what_is_put_beside_a_constant_is_not_empty_but_along_the_axis(axis, expected) -> None:
+    beside = [node("Relu", "x", "r", ""), node("Concat", "c r", domain="", axis=axis)]
+    assert never_empty(describe(graph(*beside, constants={"c": (1, 1, 8)}, x=["n", "t", 8]))) == expected
+
+
 def test_a_quantised_pool_is_one_along_the_axes_that_it_has() -> None:
     pool = node("QLinearAveragePool", "x s z s z", kernel_shape=[2, 2], channels_last=1)
     constants = {"s": (), "z": ()}

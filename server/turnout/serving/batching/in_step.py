@@ -1,38 +1,60 @@
-"""Which inputs have to have rows where others have: those whose rows a `Concat` puts beside each other. Pure.
+"""Which dimensions of inputs have to be 0 together: those of tensors that a `Concat` puts beside each other. Pure.
 
 ONNX Runtime passes over a part that is empty, but counts its columns, and leaves what was in memory in their place: the
 values of other requests. So it must not be asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from turnout.registry.manifest.signature import Signature
-from turnout.registry.onnx.graph import STANDARD_DOMAIN, ModelGraph
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
 from turnout.serving.batching.batchability import likely_axes
 from turnout.serving.rowwise.proof import follow
 from turnout.serving.rowwise.states import Rows
 
+Places = Sequence[tuple[str, int]]
+"""Dimensions of inputs: name and axis."""
 
-def rows_in_step(model: ModelGraph, signature: Signature) -> Sequence[Mapping[str, int]]:
-    """Returns groups of inputs, each with its batch axis, that have no rows together or not at all.
 
-    The whole graph need not keep rows apart: it is enough that they get as far as a `Concat`.
+def in_step(model: ModelGraph, signature: Signature) -> Sequence[Places]:
+    """Returns groups of dimensions of inputs that are 0 together or not at all.
+
+    They are found by their names, and by their rows: the whole graph need not keep rows apart, it is enough that they
+    get as far as a `Concat`.
     """
-    made_of = {name: frozenset([name]) for name in model.graph.inputs}
+    graph = model.graph
+    made_of = {name: frozenset([name]) for name in graph.inputs}
     joined: dict[str, frozenset[str]] = {}
-    for node in model.graph.nodes:
+    found: list[Places] = []
+    for node in graph.nodes:
         sources = frozenset[str]().union(*(made_of.get(name, frozenset()) for name in node.inputs))
         made_of.update(dict.fromkeys(node.outputs, sources))
         if (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat") and len(sources) > 1:
             joined[node.outputs[0]] = sources
+            found += (group for group in _of_names(node, graph) if group not in found)
     if not joined:
         return ()
-    found: list[Mapping[str, int]] = []
-    cut = replace(model, graph=replace(model.graph, outputs=tuple(joined)))
+    cut = replace(model, graph=replace(graph, outputs=tuple(joined)))
     for axes in likely_axes(signature):
         for name, state in follow(cut, signature, axes).items():
-            group = {source: axes[source] for source in sorted(joined[name]) if source in axes}
+            group = [(source, axes[source]) for source in sorted(joined[name]) if source in axes]
             if isinstance(state, Rows) and len(group) > 1 and group not in found:
                 found.append(group)
     return found
+
+
+def _of_names(node: Node, graph: Graph) -> Iterator[Places]:
+    """Yields what has to agree by the names that dimensions have."""
+    types = {**graph.inputs, **graph.types}
+    shapes = [shape for name in node.inputs if name in types and (shape := types[name].shape) is not None]
+    axis = node.attributes.get("axis")
+    for at in range(min(map(len, shapes), default=0)):
+        names = {shape[at] for shape in shapes if isinstance(shape[at], str)}
+        if len(names) > 1 and isinstance(axis, int) and at != axis % len(shapes[0]):
+            yield sorted(
+                (name, place)
+                for name, kind in graph.inputs.items()
+                for place, size in enumerate(kind.shape or ())
+                if size in names
+            )

@@ -27,14 +27,14 @@ class Validator:
     def __init__(
         self,
         signature: Signature,
-        in_step: Sequence[Mapping[str, int]] = (),
+        in_step: Sequence[Sequence[tuple[str, int]]] = (),
         never_empty: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
         """Compiles what a request is checked against.
 
         Args:
             signature: Of the model.
-            in_step: Groups of inputs, each with its batch axis, that have no rows together or not at all.
+            in_step: Groups of dimensions of inputs, by name and axis, that are 0 together or not at all.
             never_empty: Dimensions of inputs, by name and axis, that may not be 0.
         """
         self._in_step = in_step
@@ -112,12 +112,12 @@ class Validator:
         ]
         conflicts += self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
         for group in self._in_step:
-            (first, expected), *others = [(name, inputs[name].shape[axis]) for name, axis in group.items()]
-            conflicts += (
-                FieldViolation(f"inputs.{name}", f"expected {expected} rows, as inputs.{first} has, got {count}")
-                for name, count in others
-                if bool(count) != bool(expected)
-            )
+            sizes = [(name, axis, inputs[name].shape[axis]) for name, axis in group if name in inputs]
+            for name, axis, size in sizes[1:]:
+                first, _, expected = sizes[0]
+                if bool(size) != bool(expected):
+                    description = f"expected {expected} along axis {axis}, as inputs.{first} has, got {size}"
+                    conflicts.append(FieldViolation(f"inputs.{name}", description))
         return conflicts
 
     def _conflicts(self, inputs: Mapping[str, Array], differ: Callable[[int, int], bool]) -> Sequence[FieldViolation]:

@@ -2,7 +2,8 @@
 
 `RoiAlign` takes the nearest row of a picture for one that is beyond it. Of a picture without rows that is memory which
 belongs to something else: other requests, for instance. A product of matrices that sums up nothing is 0, but kernels of
-integers, and the one that ONNX Runtime makes of a `MatMul` and a `Transpose` before it, leave their output as it was.
+integers, and the one that ONNX Runtime makes of a `MatMul` and a `Transpose` before it, leave their output as it was. So
+does `Concat` with the place of a part that is empty along another axis than its own.
 """
 
 from collections.abc import Mapping
@@ -45,6 +46,8 @@ def never_empty(model: ModelGraph) -> Places:
             plain = node.op_type == "MatMul" and not turned & {one, other}
             if not plain and made_of.get(one) and made_of.get(other):
                 found |= _of_symbol(graph, _summed(node, one, other, scope))
+        elif (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat"):
+            found |= _beside_others(node, graph, scope)
         elif node.op_type == "Transpose" and _turns(node):
             turned.update(node.outputs)
         made_of.update(dict.fromkeys(node.outputs, sources))
@@ -59,6 +62,17 @@ def _of_picture(node: Node, scope: Scope, made_of: Mapping[str, frozenset[str]])
         return frozenset()
     sources = made_of.get(picture, frozenset())
     return frozenset((name, axis) for name in sources for axis in range(len(scope.type_of(name).shape or ())))
+
+
+def _beside_others(node: Node, graph: Graph, scope: Scope) -> Places:
+    """Returns what decides a size that another part of a `Concat` has for certain, and is not 0 there."""
+    shapes = [shape for name in node.inputs if (shape := scope.type_of(name).shape)]
+    axis, found = node.attributes.get("axis"), Places()
+    for at in range(min(map(len, shapes), default=0)):
+        sizes = [shape[at] for shape in shapes]
+        if isinstance(axis, int) and at != axis % len(shapes[0]) and any(map(positive, sizes)):
+            found |= Places().union(*(_of_symbol(graph, size) for size in sizes if isinstance(size, str)))
+    return found
 
 
 def _turns(node: Node) -> bool:
