@@ -2,8 +2,8 @@
 
 `RoiAlign` takes the nearest row of a picture for one that is beyond it. Of a picture without rows that is memory which
 belongs to something else: other requests, for instance. A product of matrices that sums up nothing is 0, but kernels of
-integers, and the one that ONNX Runtime makes of a `MatMul` and a `Transpose` before it, leave their output as it was. So
-does `Concat` with the place of a part that is empty along another axis than its own.
+integers, and the one that ONNX Runtime makes of a `MatMul` and a `Transpose` before it, leave their output as it was.
+`Concat` leaves the place of a part that is empty along another axis than its own.
 """
 
 from collections.abc import Mapping
