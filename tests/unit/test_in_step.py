@@ -51,6 +51,13 @@ def test_other_dimensions_are_too_whatever_they_are_called(names) -> None:
     assert in_step(of(*below, a=["n", names[0]], b=["m", names[1]])) == [{"a": 1, "b": 1}]
 
 
+def test_addends_of_one_name_are() -> None:
+    """ONNX Runtime makes a `SkipLayerNormalization` of that and a `LayerNormalization`, of whatever it is made of."""
+    assert in_step(of(("Add", ["a", "b"], ["y"], {}), a=["n", 3, 4], b=["n", 3, 4])) == [{"a": 0, "b": 0}]
+    steps = [("Relu", ["a"], ["r"], {}), ("Add", ["r", "b"], ["s"], {}), ("LayerNormalization", ["s", "c"], ["y"], {})]
+    assert in_step(of(*steps, a=["n", "t", 4], b=["n", "t", 4], c=[4])) == [{"a": 0, "b": 0}, {"a": 1, "b": 1}]
+
+
 @pytest.mark.parametrize(
     "proto",
     [
