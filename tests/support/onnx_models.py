@@ -367,6 +367,70 @@ def pooled(*, window: int = 3, stride: int = 2, margin: int = 0, size: Dim = "h"
     )
 
 
+def side_by_side(*, mixes: bool = False) -> ModelProto:
+    """y = the columns of a, then those of b. float32 (n, 64) and (m, 64) in, which have to have as many rows.
+
+    ONNX Runtime takes none of b beside some of a, and leaves in y what was in memory. If it mixes, rows of y depend on
+    those after them: no version of it is batched.
+    """
+    nodes = [helper.make_node("Concat", ["a", "b"], ["both" if mixes else "y"], axis=1)]
+    if mixes:
+        nodes.append(helper.make_node("CumSum", ["both", "zero"], ["sums"], reverse=1))
+        nodes.append(helper.make_node("Max", ["sums", "two"], ["y"]))
+    return model(
+        nodes,
+        [tensor("a", TensorProto.FLOAT, ["n", 64]), tensor("b", TensorProto.FLOAT, ["m", 64])],
+        [tensor("y", TensorProto.FLOAT, ["n", 128])],
+        [
+            numpy_helper.from_array(np.array(0, np.int64), "zero"),
+            numpy_helper.from_array(np.float32(2), "two"),
+        ],
+    )
+
+
+def turned_product(turned: int) -> ModelProto:
+    """y = the products of a and b of each row, summed over t, one turned first. float32 (n, t, 8), or (n, 8, t).
+
+    ONNX Runtime makes one operator of it. Where t is 0 it leaves in y what was in memory.
+    """
+    factors = ["a", "b"]
+    factors[turned] = "turned"
+    shape: list[Dim] = ["n", 8, "t"] if turned else ["n", "t", 8]
+    return model(
+        [
+            helper.make_node("Transpose", ["ab"[turned]], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", factors, ["y"]),
+        ],
+        [tensor(name, TensorProto.FLOAT, shape) for name in "ab"],
+        [tensor("y", TensorProto.FLOAT, ["n", 8, 8])],
+    )
+
+
+def regions() -> ModelProto:
+    """y = samples of regions of a picture. float32 (1, 1, h, w) x and (k, 4) boxes.
+
+    ONNX Runtime samples memory beside an empty picture.
+    """
+    sampled = helper.make_node(
+        "RoiAlign",
+        ["halved", "boxes", "pictures"],
+        ["y"],
+        sampling_ratio=2,
+        output_height=2,
+        output_width=2,
+    )
+    return model(
+        [helper.make_node("Mul", ["x", "half"], ["halved"]), sampled],
+        [
+            tensor("x", TensorProto.FLOAT, [1, 1, "h", "w"]),
+            tensor("boxes", TensorProto.FLOAT, ["k", 4]),
+            tensor("pictures", TensorProto.INT64, ["k"]),
+        ],
+        [tensor("y", TensorProto.FLOAT, ["k", 1, 2, 2])],
+        [numpy_helper.from_array(np.float32(0.5), "half")],
+    )
+
+
 def similarities() -> ModelProto:
     """y = the products of queries and keys, by an Einsum. float32 (batch, n, 4): no rows end the process by SIGFPE."""
     return model(

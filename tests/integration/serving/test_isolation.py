@@ -118,7 +118,7 @@ async def test_half_empty_inputs_of_an_operator_that_onnx_runtime_makes_end_no_s
     async with stub_of(server) as stub:
         error = await refusal(stub.Predict(request("m", words=full, kinds=none)))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "inputs.kinds: expected batch = 2, as inputs.words has it, got 0" in error.message
+        assert "inputs.words: expected 0 along axis 0, as inputs.kinds has, got 2" in error.message
         for size in (full, none):
             answer = await stub.Predict(request("m", words=size, kinds=size))
             assert outputs_of(answer)["y"].shape == (*size.shape, 8)

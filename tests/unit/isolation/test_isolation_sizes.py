@@ -7,6 +7,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnx_models
 from onnx_models import model, tensor
 from turnout.registry.onnx.graph_reader import describe
+from turnout.serving.isolation.empty_inputs import never_empty
 from turnout.serving.isolation.hazards import find_hazard
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
@@ -99,6 +100,44 @@ def test_an_einsum_is_one_where_it_transposes_what_may_be_empty(equation, expect
     free = {name: [*term.replace("...", "z")] for name, term in zip("ab", terms, strict=False)}
     assert bool(hazard(graph(product, **free))) is expected
     assert not hazard(graph(product, **{name: [3] * len(shape) for name, shape in free.items()}))
+
+
+def test_regions_are_one_of_a_picture_that_may_be_empty_and_say_which_input_that_is() -> None:
+    region = node("RoiAlign", "c r i", domain="", sampling_ratio=2)
+    for steps, free in (
+        ([node("Identity", "x", "c", "")], {("x", axis) for axis in range(4)}),
+        ([node("Conv", "x w", "a", ""), node("Relu", "a", "c", "")], set()),
+    ):
+        proto = graph(*steps, region, constants={"w": (16, 16, 3, 3)}, x=["n", 16, "h", "w"], r=["k", 4])
+        proto.graph.input.append(tensor("i", TensorProto.INT64, ["k"]))
+        assert never_empty(describe(proto)) == free
+        assert ("reads beyond" in hazard(proto)) is bool(free)
+    fixed = graph(region, c=["n", 16, 5, 5], r=["k", 4])
+    fixed.graph.input.append(tensor("i", TensorProto.INT64, ["k"]))
+    assert not hazard(fixed)
+    assert never_empty(describe(fixed)) == set()
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ([node("MatMul", "a b", domain="")], set()),
+        ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c b", domain="")], {"x1", "b1"}),
+        ([node("Transpose", "b", "c", "", perm=[0, 2, 1]), node("MatMul", "b c", domain="")], set()),
+        ([node("FusedMatMul", "x b", transA=1)], {"x1", "b1"}),
+        ([node("Transpose", "x", "c", "", perm=[0, 2, 1]), node("MatMul", "c w", domain="")], set()),
+    ],
+    ids=["plain", "turned", "over what is fixed", "fused", "with weights"],
+)
+def test_a_product_over_a_free_dimension_says_where_that_is(made, expected) -> None:
+    proto = graph(*made, constants={"w": (3, 8)}, a=["n", 8, "t"], x=["n", "t", 4], b=["n", "t", 8])
+    assert {f"{name}{axis}" for name, axis in never_empty(describe(proto))} - {"a2"} == expected
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(1, {("x", 0)}), (0, {("x", 1)})])
+def test_what_is_put_beside_a_constant_is_not_empty_but_along_the_axis(axis, expected) -> None:
+    beside = [node("Relu", "x", "r", ""), node("Concat", "c r", domain="", axis=axis)]
+    assert never_empty(describe(graph(*beside, constants={"c": (1, 1, 8)}, x=["n", "t", 8]))) == expected
 
 
 def test_a_quantised_pool_is_one_along_the_axes_that_it_has() -> None:

@@ -31,13 +31,16 @@ def test_wanted_outputs_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(("rows", "others", "taken"), [(2, 0, False), (0, 1, False), (0, 0, True), (2, 1, True)])
-def test_a_dimension_is_empty_in_all_inputs_that_name_it_or_in_none(rows, others, taken) -> None:
-    two = Validator(Signature(tuple(TensorSpec(name, DataType.FLOAT32, ("N", "M")) for name in "ab"), ()))
+def test_inputs_are_empty_together_where_the_graph_takes_them_for_equal_in_size(rows, others, taken) -> None:
+    signature = Signature(tuple(TensorSpec(name, DataType.FLOAT32, ("N", "M")) for name in "ab"), ())
+    two = Validator(signature, [[("a", 0), ("b", 0)]])
     inputs = {"a": np.zeros((rows, 3), np.float32), "b": np.zeros((others, 3), np.float32)}
     if taken:
         assert two.check(inputs, ()) == []
         return
-    with pytest.raises(InvalidTensor, match=rf"inputs\.b: expected N = {rows}, as inputs\.a has it, got {others}"):
+    with pytest.raises(
+        InvalidTensor, match=rf"inputs\.b: expected {rows} along axis 0, as inputs\.a has, got {others}"
+    ):
         two.check(inputs, ())
 
 

@@ -62,6 +62,7 @@ def describe(model: ModelProto) -> ModelGraph:
     copy = ModelProto()
     copy.CopyFrom(model)
     _forget_claims(copy.graph)
+    _name_dimensions(copy.graph)
     opset = {_domain(entry.domain): entry.version for entry in copy.opset_import}
     return ModelGraph(_graph(_inferred(inlined(copy)).graph), opset, copy.ir_version)
 
@@ -79,6 +80,14 @@ def _forget_claims(graph: GraphProto) -> None:
                     if value.type.HasField("tensor_type"):
                         value.type.tensor_type.ClearField("shape")
                 _forget_claims(inner)
+
+
+def _name_dimensions(graph: GraphProto) -> None:
+    """Gives each free dimension of an input that has no name one of its own, so that it is found again further on."""
+    for value in graph.input:
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not (dimension.HasField("dim_value") or dimension.dim_param):
+                dimension.dim_param = f"dimension {axis} of {value.name!r}"
 
 
 def _inferred(model: ModelProto) -> ModelProto:

@@ -206,7 +206,7 @@ def _candidates(manifest: Manifest) -> list[dict[str, int]]:
     declared = manifest.batching or BatchingDeclaration()
     if declared.axes is not None:
         return [_declared_inputs(manifest.signature, declared)]
-    return list(_likely_axes(manifest.signature))
+    return list(likely_axes(manifest.signature))
 
 
 def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dict[str, int]:
@@ -215,7 +215,7 @@ def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dic
     }
 
 
-def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
+def likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
     """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone, then wherever the
     first input's first free dimension stands by its name.
     """

@@ -4,7 +4,7 @@ On the way of every request: compiled once per version, about two microseconds a
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from turnout.errors import FieldViolation, InvalidTensor
 from turnout.registry.manifest.signature import Signature, TensorSpec
@@ -24,7 +24,21 @@ class Validator:
         output_names: Of all outputs, in the signature's order.
     """
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        in_step: Sequence[Sequence[tuple[str, int]]] = (),
+        never_empty: frozenset[tuple[str, int]] = frozenset(),
+    ) -> None:
+        """Compiles what a request is checked against.
+
+        Args:
+            signature: Of the model.
+            in_step: Groups of dimensions of inputs, by name and axis, that are 0 together or not at all.
+            never_empty: Dimensions of inputs, by name and axis, that may not be 0.
+        """
+        self._in_step = in_step
+        self._never_empty = never_empty
         self.output_names = [spec.name for spec in signature.outputs]
         self._outputs = frozenset(self.output_names)
         self._inputs = {
@@ -69,7 +83,7 @@ class Validator:
                 empty = True
                 if _hides_too_much(shape):
                     raise _invalid(self._faults(inputs, outputs))
-        if empty and (conflicts := self._half_empty(inputs)):
+        if empty and (conflicts := self._wrongly_empty(inputs)):
             raise _invalid(conflicts)
         if not outputs:
             return self.output_names
@@ -82,24 +96,33 @@ class Validator:
 
         Looked at after a run failed, not before: models that broadcast run on such inputs, and exporters reuse symbols.
         """
-        return self._conflicts(inputs, lambda one, other: one != other)
-
-    def _half_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
-        """Returns where a dimension is empty in one input and not in another.
-
-        No model gets anything out of that, and it must not run: ONNX Runtime takes tensors for equal in size that are
-        by their symbols, and divides by the size of one of them (an `Add` before a `LayerNormalization`).
-        """
-        return self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
-
-    def _conflicts(self, inputs: Mapping[str, Array], differ: Callable[[int, int], bool]) -> Sequence[FieldViolation]:
         conflicts = []
         for symbol, places in self._symbols.items():
             given = [(name, inputs[name].shape[axis]) for name, axis in places if name in inputs]
             for name, size in given[1:]:
                 first, expected = given[0]
-                if differ(size, expected):
+                if size != expected:
                     description = f"expected {symbol} = {expected}, as inputs.{first} has it, got {size}"
+                    conflicts.append(FieldViolation(f"inputs.{name}", description))
+        return conflicts
+
+    def _wrongly_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
+        """Returns where an input is empty that may not be: at all, or where another is not that has to be of its size.
+
+        No model gets anything out of that, and it must not run: it would end the process, or answer with what was in
+        memory before (`turnout.serving.isolation.empty_inputs`, `turnout.serving.batching.in_step`).
+        """
+        conflicts = [
+            FieldViolation(f"inputs.{name}", f"expected 1 or more along axis {axis}, got {_described(inputs[name])}")
+            for name, axis in sorted(self._never_empty)
+            if name in inputs and not inputs[name].shape[axis]
+        ]
+        for group in self._in_step:
+            sizes = [(name, axis, inputs[name].shape[axis]) for name, axis in group if name in inputs]
+            for name, axis, size in sizes[1:]:
+                first, _, expected = sizes[0]
+                if bool(size) != bool(expected):
+                    description = f"expected {expected} along axis {axis}, as inputs.{first} has, got {size}"
                     conflicts.append(FieldViolation(f"inputs.{name}", description))
         return conflicts
 

@@ -5,8 +5,8 @@ make as much of memory or time as a value of a request says. What was tried, and
 docs/decisions/0037. Sizes that follow from the sizes of a request are no hazard: the bound on messages bounds them.
 
 What ONNX Runtime makes of several nodes counts, too. It takes an `Add` and a `LayerNormalization` for one operator,
-which ends the process where one addend is empty; that is left to the check of requests, which refuses an empty input
-beside others that name its dimension and are not.
+which ends the process where one addend is empty; that is left to the check of requests
+(`turnout.serving.batching.in_step`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -344,14 +344,17 @@ def _sum_normalization(node: Node, scope: Scope) -> str:
     if other is not None and all(map(positive, other)):
         return ""
     if one is not None and other is not None and one == other and None not in one:
-        return ""  # dimensions of one name are equal where one is 0: requests are checked for that
+        return ""  # requests are checked for that, as for an `Add`
     if scope.lead(input_of(node, 0)) == scope.lead(input_of(node, 1)):
         return ""
     return "ends the process where only one of the tensors that it adds is empty"
 
 
 def _regions(node: Node, scope: Scope) -> str:
-    """Samples as many points of a region as it is large, if the number is not given."""
+    """Samples as many points of a region as it is large, if the number is not given; and beside an empty picture."""
+    shape = scope.type_of(input_of(node, 0)).shape
+    if not scope.is_picture(input_of(node, 0)) and not (shape and all(map(positive, shape[2:]))):
+        return "reads beyond a picture that is empty"
     if node.attributes.get("sampling_ratio", 0) == 0 and scope.known(input_of(node, 1)).origin is Origin.VALUE:
         return f"takes as much memory as the regions in {input_of(node, 1)} are large"
     return ""

@@ -23,10 +23,12 @@ from turnout.registry.storage.listing import Published
 from turnout.registry.storage.repository import Repository
 from turnout.serving.batching.active_plan import PlanInForce
 from turnout.serving.batching.batchability import BatchPlan
+from turnout.serving.batching.in_step import in_step
 from turnout.serving.batching.warmup import WarmUp, paying_plan, warm_up
 from turnout.serving.cuda_graphs import preparation
 from turnout.serving.cuda_graphs.plan import NO_GRAPHS, GraphPlan, obstacle, off
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
+from turnout.serving.isolation.empty_inputs import never_empty
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import ChildResources, IsolatedSession, Priority
 from turnout.serving.loading.load_proof import prove_at_load
@@ -75,6 +77,8 @@ class LoadedVersion:
         in_force: How requests are put together while it serves; None for as `plan` says at first.
         precision: How exactly it runs.
         tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
+        in_step: Groups of dimensions of inputs that are 0 together or not at all.
+        never_empty: Dimensions of inputs, by name and axis, that may not be 0.
     """
 
     sessions: Sequence[Session]
@@ -91,6 +95,8 @@ class LoadedVersion:
     in_force: PlanInForce | None = None
     precision: Precision = FULL
     tensorrt: str = ""
+    in_step: Sequence[Sequence[tuple[str, int]]] = ()
+    never_empty: frozenset[tuple[str, int]] = frozenset()
 
     def discard(self) -> None:
         """Frees everything of a version that never came into service."""
@@ -303,6 +309,8 @@ def _into_memory(
         in_force=in_force,
         precision=precision,
         tensorrt=_tensorrt_sentence(precision) if names[0] == providers.TENSORRT else "",
+        in_step=in_step(graph, manifest.signature),
+        never_empty=never_empty(graph),
     )
 
 

@@ -1,0 +1,73 @@
+"""Which dimensions of inputs have to be 0 together: those of tensors that are added, or put beside each other. Pure.
+
+ONNX Runtime makes one operator of an `Add` and a `LayerNormalization` after it, or what one is made of, if the sizes of
+both addends have the same names; it divides by the size of the second, which ends the process where that is 0. It
+passes over a part of a `Concat` that is empty, but counts its columns, and leaves what was in memory in their place:
+the values of other requests. So it must not be asked.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from turnout.registry.manifest.signature import Signature
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.serving.batching.batchability import likely_axes
+from turnout.serving.rowwise.proof import follow
+from turnout.serving.rowwise.states import Rows
+
+_JOINS = frozenset({"Add", "Concat", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+"""Operators that take tensors for equal in size, of ONNX's domain or of `com.microsoft`."""
+
+Places = Sequence[tuple[str, int]]
+"""Dimensions of inputs: name and axis."""
+
+
+def in_step(model: ModelGraph, signature: Signature) -> Sequence[Places]:
+    """Returns groups of dimensions of inputs that are 0 together or not at all.
+
+    They are found by their names, and by their rows: the whole graph need not keep rows apart, it is enough that they
+    get as far as a `Concat`.
+    """
+    graph = model.graph
+    made_of = {name: frozenset([name]) for name in graph.inputs}
+    joined: dict[str, frozenset[str]] = {}
+    found: list[Places] = []
+    for node in graph.nodes:
+        sources = frozenset[str]().union(*(made_of.get(name, frozenset()) for name in node.inputs))
+        made_of.update(dict.fromkeys(node.outputs, sources))
+        if len(sources) < 2:
+            continue
+        if (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat"):
+            joined[node.outputs[0]] = sources
+        if node.op_type in _JOINS:
+            found += (group for group in _of_names(node, graph) if len(group) > 1 and group not in found)
+    if not joined:
+        return found
+    cut = replace(model, graph=replace(graph, outputs=tuple(joined)))
+    for axes in likely_axes(signature):
+        for name, state in follow(cut, signature, axes).items():
+            group = [(source, axes[source]) for source in sorted(joined[name]) if source in axes]
+            if isinstance(state, Rows) and len(group) > 1 and group not in found:
+                found.append(group)
+    return found
+
+
+def _of_names(node: Node, graph: Graph) -> Iterator[Places]:
+    """Yields what has to agree by the names that dimensions have."""
+    types = {**graph.inputs, **graph.types}
+    parts = node.inputs if node.op_type == "Concat" else node.inputs[:2]
+    shapes = [shape for name in parts if name in types and (shape := types[name].shape) is not None]
+    axis = node.attributes.get("axis")
+    for at in range(min(map(len, shapes), default=0)):
+        names = {shape[at] for shape in shapes if isinstance(shape[at], str)}
+        if node.op_type == "Concat":
+            agree = len(names) > 1 and isinstance(axis, int) and at != axis % len(shapes[0])
+        else:  # what may be stretched is left alone: it is of other names
+            agree = len(names) == 1 and len({len(shape) for shape in shapes}) == 1
+        if agree:
+            yield sorted(
+                (name, place)
+                for name, kind in graph.inputs.items()
+                for place, size in enumerate(kind.shape or ())
+                if size in names
+            )

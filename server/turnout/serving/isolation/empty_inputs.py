@@ -1,0 +1,105 @@
+"""Finds the dimensions of inputs that may not be 0, since an operator would answer with what is in memory. Pure.
+
+`RoiAlign` takes the nearest row of a picture for one that is beyond it. Of a picture without rows that is memory which
+belongs to something else: other requests, for instance. A product of matrices that sums up nothing is 0, but kernels of
+integers, and the one that ONNX Runtime makes of a `MatMul` and a `Transpose` before it, leave their output as it was.
+`Concat` leaves the place of a part that is empty along another axis than its own.
+"""
+
+from collections.abc import Mapping
+
+from turnout.registry.onnx.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node
+from turnout.serving.isolation.origins import Scope, positive
+
+Places = frozenset[tuple[str, int]]
+"""Dimensions of inputs: name and axis."""
+
+_FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
+    (STANDARD_DOMAIN, "MatMul"): (0, 1),
+    (STANDARD_DOMAIN, "MatMulInteger"): (0, 1),
+    (STANDARD_DOMAIN, "QLinearMatMul"): (0, 3),
+    ("com.microsoft", "FusedMatMul"): (0, 1),
+    ("com.microsoft", "MatMulInteger16"): (0, 1),
+    ("com.microsoft", "MatMulIntegerToFloat"): (0, 1),
+    ("com.microsoft", "DynamicQuantizeMatMul"): (0, 1),
+    ("com.microsoft", "QGemm"): (0, 3),
+}
+"""Products of matrices: the places of the two among the inputs."""
+
+
+def never_empty(model: ModelGraph) -> Places:
+    """Returns the dimensions of inputs that may not be 0.
+
+    Only what is computed of a request can be empty by it, and a convolution fails on an empty picture, so that what is
+    made of its output is never one.
+    """
+    graph, scope = model.graph, Scope(model.graph, overridable=False)
+    made_of = {name: frozenset([name]) for name in graph.inputs if name not in graph.initializers}
+    turned: set[str] = set()
+    found: Places = frozenset()
+    for node in graph.nodes:
+        sources = frozenset[str]().union(*(made_of.get(name, frozenset()) for name in node.inputs))
+        if (node.domain, node.op_type) == (STANDARD_DOMAIN, "RoiAlign"):
+            found |= _of_picture(node, scope, made_of)
+        elif (factors := _FACTORS.get((node.domain, node.op_type))) is not None:
+            one, other = (node.inputs[index] for index in factors)
+            plain = node.op_type == "MatMul" and not turned & {one, other}
+            if not plain and made_of.get(one) and made_of.get(other):
+                found |= _of_symbol(graph, _summed(node, one, other, scope))
+        elif (node.domain, node.op_type) == (STANDARD_DOMAIN, "Concat"):
+            found |= _beside_others(node, graph, scope)
+        elif node.op_type == "Transpose" and _turns(node):
+            turned.update(node.outputs)
+        made_of.update(dict.fromkeys(node.outputs, sources))
+        scope.follow_sizes(node)
+    return found
+
+
+def _of_picture(node: Node, scope: Scope, made_of: Mapping[str, frozenset[str]]) -> Places:
+    picture = node.inputs[0]
+    shape = scope.type_of(picture).shape
+    if scope.is_picture(picture) or (shape and all(map(positive, shape[2:]))):
+        return frozenset()
+    sources = made_of.get(picture, frozenset())
+    return frozenset((name, axis) for name in sources for axis in range(len(scope.type_of(name).shape or ())))
+
+
+def _beside_others(node: Node, graph: Graph, scope: Scope) -> Places:
+    """Returns what decides a size that another part of a `Concat` has for certain, and is not 0 there."""
+    shapes = [shape for name in node.inputs if (shape := scope.type_of(name).shape)]
+    axis, found = node.attributes.get("axis"), Places()
+    for at in range(min(map(len, shapes), default=0)):
+        sizes = [shape[at] for shape in shapes]
+        if isinstance(axis, int) and at != axis % len(shapes[0]) and any(map(positive, sizes)):
+            found |= Places().union(*(_of_symbol(graph, size) for size in sizes if isinstance(size, str)))
+    return found
+
+
+def _turns(node: Node) -> bool:
+    """Tells whether the last axis becomes another, or the first one the last but one: such a `Transpose` is fused."""
+    order = node.attributes.get("perm")
+    if not isinstance(order, tuple):
+        return True
+    return order[-1] != len(order) - 1 or order[-2:-1] == (0,)
+
+
+def _summed(node: Node, one: str, other: str, scope: Scope) -> str:
+    """Returns the name of the dimension that a product sums up; "" if it is known not to be 0, or has no name."""
+    left, right = scope.type_of(one).shape, scope.type_of(other).shape
+    sizes = []
+    if left:
+        sizes.append(left[-2] if node.attributes.get("transA") and len(left) > 1 else left[-1])
+    if right:
+        sizes.append(right[-1] if node.attributes.get("transB") or len(right) < 2 else right[-2])
+    if any(map(positive, sizes)):
+        return ""
+    return next((size for size in sizes if isinstance(size, str)), "")
+
+
+def _of_symbol(graph: Graph, symbol: str) -> Places:
+    return frozenset(
+        (name, axis)
+        for name, kind in graph.inputs.items()
+        for axis, size in enumerate(kind.shape or ())
+        if symbol and size == symbol
+    )

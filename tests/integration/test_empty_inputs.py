@@ -1,0 +1,71 @@
+"""Where an input is empty, ONNX Runtime answers some operators with what was in memory: other callers' values."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+
+import onnx_models
+from turnout.config import Runtime
+from wire import outputs_of, refusal, request, stub_of
+
+SECRET = 777.0
+
+
+@pytest.mark.parametrize("mixes", [False, True], ids=["batched", "never batched"])
+async def test_an_empty_part_shows_nobody_what_others_sent(publish_model, start_server, mixes) -> None:
+    publish_model("m", "1.0.0", onnx_models.side_by_side(mixes=mixes))
+    server = await start_server(runtime=Runtime(runners=1))
+    secret, own = np.full((2, 64), SECRET, np.float32), np.ones((2, 64), np.float32)
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await asyncio.gather(*(stub.Predict(request("m", a=secret, b=secret)) for _ in range(4)))
+            for a, b in ((own, own[:0]), (own[:0], own)):
+                error = await refusal(stub.Predict(request("m", a=a, b=b)))
+                assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+                assert f"inputs.b: expected {len(a)} along axis 0, as inputs.a has, got {len(b)}" in error.message
+        answer = await stub.Predict(request("m", a=own, b=own))
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 128), 2 if mixes else 1, np.float32))
+        none = await stub.Predict(request("m", a=own[:0], b=own[:0]))
+    assert outputs_of(none)["y"].shape == (0, 128)
+
+
+async def test_regions_of_an_empty_picture_show_nobody_what_lies_beside_it(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.regions())
+    server = await start_server()
+    boxes, picture = np.array([[0, 0, 3, 3]], np.float32), np.full((1, 1, 8, 64), SECRET, np.float32)
+    async with stub_of(server) as stub:
+        answer = await stub.Predict(request("m", x=picture, boxes=boxes, pictures=np.zeros(1, np.int64)))
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((1, 1, 2, 2), SECRET / 2, np.float32))
+        for axis, shape in ((2, (1, 1, 0, 64)), (3, (1, 1, 8, 0))):
+            empty = request("m", x=np.empty(shape, np.float32), boxes=boxes, pictures=np.zeros(1, np.int64))
+            error = await refusal(stub.Predict(empty))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"inputs.x: expected 1 or more along axis {axis}, got float32" in error.message
+        none = await stub.Predict(request("m", x=picture, boxes=boxes[:0], pictures=np.zeros(0, np.int64)))
+    assert outputs_of(none)["y"].shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+async def test_a_product_that_sums_up_nothing_shows_nobody_what_others_sent(
+    publish_model, start_server, turned
+) -> None:
+    publish_model("m", "1.0.0", onnx_models.turned_product(turned))
+    server = await start_server(runtime=Runtime(runners=1))
+    shapes = [(2, 8, 3), (2, 8, 3)] if turned else [(2, 3, 8), (2, 3, 8)]
+
+    def of(value: float, steps: int):
+        return {
+            name: np.full([steps if size == 3 else size for size in shape], value, np.float32)
+            for name, shape in zip("ab", shapes, strict=True)
+        }
+
+    async with stub_of(server) as stub:
+        for _ in range(3):
+            await stub.Predict(request("m", **of(SECRET, 3)))
+            error = await refusal(stub.Predict(request("m", **of(1, 0))))
+            assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"expected 1 or more along axis {1 + turned}, got float32" in error.message
+        answer = await stub.Predict(request("m", **of(1, 3)))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((2, 8, 8), 3, np.float32))
