@@ -281,8 +281,8 @@ class Transfers(Section):
         max_uploads: Maximum number of concurrent uploads.
         max_fetches: Maximum number of concurrent fetches.
         idle_s: How long a stream may go without sending data before it is closed.
-        keep_s: How long an interrupted upload is kept, so that its client can resume it. When `max_uploads` are open, an
-            interrupted one gives way to a new one after `idle_s`, and at once if the new one's model has fewer open.
+        keep_s: How long an interrupted upload is kept, so that its client can resume it. When `max_uploads` are open,
+            an interrupted one gives way to a new one after `idle_s`, and at once if the new one's model has fewer open.
     """
 
     max_file_bytes: Size = ByteSize(16 * 1024 * _MIB)

@@ -22,10 +22,10 @@ all values of the other (float32 for float16) is another dtype all the same, sin
 share a symbol look as if their sizes had to agree, but that is not counted, neither as a narrowing if it is new nor
 as a widening if it is gone:
 
-- It constrains nobody. Neither `turnout.serving.inputs.validation` nor ONNX Runtime compares sizes across dimensions of
-one
-  symbol: 1.31 runs a model on `a[n, 2]` and `b[n, 2]` with 3 and 4 rows where its nodes allow that.
-- Its absence frees nobody. Where nodes need equal sizes (`Add(a, b)`), 3 and 4 rows fail whatever the names are.
+- It is no constraint. Neither `turnout.serving.inputs.validation` nor ONNX Runtime compares sizes across dimensions of
+  one symbol: 1.31 runs a model on `a[n, 2]` and `b[n, 2]` with 3 and 4 rows if its nodes allow that.
+- Without it, nothing is allowed that was not before. If nodes need equal sizes (`Add(a, b)`), 3 and 4 rows fail in any
+  case.
 - Exporters differ in it. tf2onnx gives each unknown dimension a name of its own (magika's `unk__122`, `unk__215`),
   others call all of them `batch`, optimisers drop names: most such differences are re-exports of the same graph.
 
