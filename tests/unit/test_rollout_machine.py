@@ -148,10 +148,12 @@ def test_validating_without_traffic_comes_to_what_the_plan_says(choice, state) -
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
 def test_a_shadow_stage_without_copies_comes_to_what_the_plan_says(choice, state) -> None:
     rollout = reached(S.SHADOWING, replace(PLAN, on_insufficient=choice))
-    rollout, _ = until(rollout, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, SILENT)
+    silent = replace(SILENT, uncounted="7 copies were dropped (7 stale)")
+    rollout, _ = until(rollout, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, silent)
     assert rollout.state is state
     explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
     assert choice == "promote" or "copies were compared in 105 s" in explained
+    assert choice == "promote" or explained.endswith("; 7 copies were dropped (7 stale)")
 
 
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.DECIDING), ("abort", S.ABORTING), ("promote", S.PROMOTING)])

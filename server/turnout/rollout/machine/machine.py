@@ -49,7 +49,9 @@ class Facts:
         seconds: Since the last tick, by the monotonic clock.
         ticks: Counts that were closed since the last tick, the oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
-        incomparable: Why no copies can be compared: what the baseline does to itself; "" if they can.
+        incomparable: Why no copies can be compared: what the baseline does to itself, or that the shadow takes none any
+            more; "" if they can.
+        uncounted: Which copies count for nothing, in words; "" if all count.
         history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" if
             nothing is known.
         ready: The candidate and the version to go back to can both answer.
@@ -74,6 +76,7 @@ class Facts:
     ticks: Sequence[Tick] = ()
     shadow: Count = _NONE
     incomparable: str = ""
+    uncounted: str = ""
     history: str = ""
     ready: bool = True
     trouble: str = ""
@@ -248,6 +251,8 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
         f"{known.requests} copies were compared in {rollout.in_state_s:.0f} s and {known.bad} disagreed, "
         f"which does not show an agreement of {share_text(stage.agreement)}"
     )
+    if facts.uncounted:
+        why = f"{why}; {facts.uncounted}"
     return _insufficient(rollout, why) or first_step()
 
 
