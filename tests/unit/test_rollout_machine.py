@@ -507,7 +507,7 @@ def test_what_earlier_releases_recorded_is_read_as_it_was() -> None:
         del old["plan"][field]
     for step in old["plan"]["steps"]:
         del step["guards"]
-    for field in ("cause", "step_baseline", "silent_s", "baseline_silent_s", "step_counts"):
+    for field in ("cause", "step_baseline", "silent_s", "baseline_silent_s", "step_counts", "step_excess"):
         del old[field]
     for metric in ("invalid", "stalled"):
         del old["evidence"]["accumulators"][metric]
@@ -522,8 +522,8 @@ def test_the_keys_that_are_stored_stay_when_a_field_is_renamed() -> None:
     rollout = """
         active_s actor attempt baseline_silent_s candidate cause confirmation end epoch evidence finishing held history
         idle_s in_state_s model passed_gate patience pauses per_server plan plan_digest policy_epoch previous probes
-        reason released rivals routed schema silent_s state step step_baseline step_counts step_keyed step_requests
-        step_s thresholds verdict was_released weight
+        reason released rivals routed schema silent_s state step step_baseline step_counts step_excess step_keyed
+        step_requests step_s thresholds verdict was_released weight
     """
     plan = """
         alpha beta breaker exposure_requests from_broken guards holdback max_duration_s max_pause_s metrics min_requests

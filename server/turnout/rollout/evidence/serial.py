@@ -7,19 +7,21 @@ number of bad ones varies E[S^2] / E[S] times as much as that of independent req
 Runs of independent requests have lengths, too: if a good request is followed by a bad one with the chance q, this is
 (1 + q) / (1 - q), which is taken out.
 
-Where every request of an arm was bad for ten seconds, or since it began, that is no occasion but the rule: each counts.
+Where every request of an arm was bad for ten seconds and fifty requests, or since it began, that is no occasion but the
+rule: each counts.
 """
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-_SECONDS = 10.0
-"""Over which runs are looked at, as far as what counts as bad stays the same."""
+_LEAST_SECONDS, _MOST_SECONDS, _REQUESTS = 10.0, 60.0, 50
+"""Over which runs are looked at, as far as what counts as bad stays the same: longer if an arm had fewer requests."""
 
 
 class InSequence(NamedTuple):
@@ -41,9 +43,9 @@ class InSequence(NamedTuple):
     def dispersion(self) -> float:
         """The variance of the number of bad requests over that of independent ones, at least 1."""
         good = self.requests - self.bad
-        if not self.bad or good <= self.runs:  # nearly all are bad: a rule, and no occasion
+        if not self.bad or not good:  # none was good: a rule, and no occasion
             return 1.0
-        chance = self.runs / good
+        chance = min(self.runs / (good + 1), 1.0)
         return max(self.squares / self.bad * (1.0 - chance) / (1.0 + chance), 1.0)
 
 
@@ -78,11 +80,26 @@ def dispersions(canary: Sequences, baseline: Sequences) -> dict[str, float]:
 K = TypeVar("K")
 
 
+@dataclass(frozen=True, slots=True)
+class _Part(Generic[K]):
+    """One tick: when it ended, what counted, and both arms."""
+
+    ended: float
+    counted: K
+    canary: Sequences
+    baseline: Sequences
+
+    @property
+    def requests(self) -> int:
+        """Of the arm that had fewer."""
+        return min(max((one.requests for one in arm.values()), default=0) for arm in (self.canary, self.baseline))
+
+
 class RecentSequences(Generic[K]):
     """Both arms' sequences of the latest seconds: ticks may be shorter than what holds a queue up."""
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[float, K, Sequences, Sequences]] = deque()
+        self._recent: deque[_Part[K]] = deque()
 
     def take(self, ended: float, counted: K, canary: Sequences, baseline: Sequences) -> dict[str, float]:
         """Takes a tick, and returns the dispersions by metric (`dispersions`).
@@ -93,11 +110,14 @@ class RecentSequences(Generic[K]):
             canary: The canary's part.
             baseline: The part of what it is compared with.
         """
-        while self._recent and (ended - self._recent[0][0] >= _SECONDS or self._recent[0][1] != counted):
-            self._recent.popleft()
-        self._recent.append((ended, counted, canary, baseline))
-        *_, arms, others = zip(*self._recent, strict=True)
-        return dispersions(reduce(joined, arms), reduce(joined, others))
+        recent = self._recent
+        recent.append(_Part(ended, counted, canary, baseline))
+        while ended - recent[0].ended >= _MOST_SECONDS or recent[0].counted != counted:
+            recent.popleft()
+        requests = sum(part.requests for part in recent)
+        while ended - recent[0].ended >= _LEAST_SECONDS and requests - recent[0].requests >= _REQUESTS:
+            requests -= recent.popleft().requests
+        return dispersions(reduce(joined, (p.canary for p in recent)), reduce(joined, (p.baseline for p in recent)))
 
 
 def shared_fate(dispersion: NDArray[np.float64], batch: int) -> NDArray[np.float64]:

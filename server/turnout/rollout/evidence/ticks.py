@@ -184,6 +184,10 @@ class Stratum:
             raise ValueError(f"expected dispersions of 1 or more, got {dispersion}")
         return cls(str(body.get("server", "")), canary, baseline, keyed_canary, keyed_baseline, dispersion)
 
+    def canary_count(self, metric: str) -> Count:
+        """Returns the canary's count of a metric, keyed or not."""
+        return _total([(self.canary, self.keyed_canary)], metric)
+
     def shared_fate(self, metric: str, batch: int) -> float:
         """Returns how many bad events of a metric count as one. Arguments as of `serial.shared_fate`."""
         return float(shared_fate(np.asarray(self.dispersion.get(metric, 1.0)), batch))
