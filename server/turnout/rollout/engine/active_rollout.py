@@ -35,7 +35,7 @@ class ActiveRollout:
             rollout meanwhile, it is told that.
         mailed: Servers whose parts came by the state store since the last were taken.
         delivered: By server, number of the last tick that goes from the state store with the next write.
-        shadow_given_up: The shadow takes no more copies, and the rollout is paused: it tries again once that goes on.
+        given_up_at: The rollout's epoch when it was seen that its shadow takes no more copies; None while it does.
         unread: The record, if it is newer than `rollout`: nothing happened but that another server counted.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
@@ -54,7 +54,7 @@ class ActiveRollout:
     mailed: set[str] = field(default_factory=set)
     delivered: dict[str, int] = field(default_factory=dict)
     sample: int = 0
-    shadow_given_up: bool = False
+    given_up_at: int | None = None
     unread: RolloutRecord | None = None
     refused: str = ""
     saved: bool = True

@@ -304,11 +304,13 @@ class LocalServing:
             return {}
         ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
         found: dict[str, Any] = {"incomparable": ledger.incomparable, "uncounted": ledger.uncounted}
-        if active.shadow_given_up and not rollout.pauses:
-            lane.reopen()  # somebody has it go on
-        if lane.closed and not lane.ended:
+        if lane.closed and active.given_up_at not in (None, rollout.epoch) and not rollout.pauses:
+            lane.reopen()  # it was paused for that, and somebody has it go on
+        if not lane.closed or lane.ended:
+            active.given_up_at = None
+        else:
+            active.given_up_at = rollout.epoch
             found["incomparable"] = f"{candidate} takes no more copies ({lane.closed}); to resume is to try again"
-        active.shadow_given_up = bool(lane.closed and rollout.pauses)
         fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
         if ledger.judged and fresh:
             active.sample = fresh[-1].number
