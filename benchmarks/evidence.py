@@ -1,7 +1,7 @@
 """How soon a bad candidate is detected, and how often a good one is rolled back: recomputes the table in EVIDENCE.md.
 
 `python benchmarks/evidence.py [--runs N] [--json] [--only TEXT]` simulates canaries tick by tick, without routing keys
-and with them (`evidence_keyed.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
+and with them (`evidence_keyed.py`), and canaries whose requests queue (`evidence_queue.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evidence_keyed import keyed_cases, keyed_row
+from evidence_keyed import KeyedCase, keyed_cases, keyed_row
+from evidence_queue import QueueCase, queue_cases, queue_rollback
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Metric, Tick, errors, latency
 
 ALPHA = 0.01
@@ -119,10 +120,13 @@ def _drawn(rng: np.random.Generator, rates: Mapping[str, float], requests: int, 
     return counts
 
 
-def measured(case: Case, runs: int, seed: int, hours: float = HOURS) -> dict[str, object]:
+def measured(case: Case | QueueCase, runs: int, seed: int, hours: float = HOURS) -> dict[str, object]:
     """Simulates a case `runs` times and returns its row."""
-    seeds = np.random.SeedSequence(seed).spawn(runs)
-    found = [first_rollback(case, np.random.default_rng(one), hours) for one in seeds]
+    generators = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(runs))
+    if isinstance(case, QueueCase):
+        found = [queue_rollback(case, one, hours) for one in generators]
+    else:
+        found = [first_rollback(case, one, hours) for one in generators]
     minutes = sorted(m for m in found if m is not None)
     # Rounded to the precision of the table: a tick is 0.08 minutes.
     median, p90, p99 = (round(float(np.quantile(minutes, q)), 1) if minutes else None for q in (0.5, 0.9, 0.99))
@@ -149,11 +153,17 @@ def met(row: Mapping[str, object]) -> bool:
     return soon and ratio >= float(str(row.get("expected_ratio", 0.99)))
 
 
+def _every_case() -> Iterator[Case | QueueCase | KeyedCase]:
+    yield from cases()
+    yield from queue_cases()
+    yield from keyed_cases()
+
+
 def _row(task: tuple[str, int, int]) -> dict[str, object]:
     name, runs, seed = task
-    case = next(case for case in (*cases(), *keyed_cases()) if case.name == name)
+    case = next(case for case in _every_case() if case.name == name)
     began = time.monotonic()
-    row = measured(case, runs, seed) if isinstance(case, Case) else keyed_row(case, runs, seed)
+    row = keyed_row(case, runs, seed) if isinstance(case, KeyedCase) else measured(case, runs, seed)
     return {**row, "runs": runs, "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -165,7 +175,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name contains TEXT")
     arguments = parser.parse_args()
-    wanted = [case for case in (*cases(), *keyed_cases()) if arguments.only in case.name]
+    wanted = [case for case in _every_case() if arguments.only in case.name]
     with ProcessPoolExecutor() as pool:
         rows = list(pool.map(_row, [(case.name, arguments.runs, arguments.seed) for case in wanted]))
     if arguments.json:

@@ -34,7 +34,7 @@ LEGAL = {
 
 COUNTED = {
     "evidence", "held", "in_state_s", "step_s", "active_s", "idle_s", "step_requests", "step_baseline", "step_counts",
-    "step_keyed", "silent_s", "baseline_silent_s", "history", "rivals", "per_server",
+    "step_excess", "step_keyed", "silent_s", "baseline_silent_s", "history", "rivals", "per_server",
 }  # fmt: skip
 """What moves without a new epoch."""
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.rollout.evidence import ERRORS, INVALID, STALLED, Stratum, Tick
-from turnout.rollout.evidence.units import Shares, keyed_units, unkeyed_counts
+from turnout.rollout.evidence.serial import RecentSequences
+from turnout.rollout.evidence.units import Shares, keyed_units, sequences_of, unkeyed_counts
 from turnout.rollout.guards.circuit_breaker import Outcomes, SlotRecord
 from turnout.rollout.guards.moved_slots import MovedSlots
 from turnout.rollout.guards.slot_history import NO_RECORDS, SlotRecords
@@ -102,6 +103,7 @@ class Counters:
         self._share = 0.0
         self._moved = MovedSlots()
         self._keyed: deque[tuple[int, int]] = deque(maxlen=_STARVED_TICKS)
+        self._sequences = RecentSequences[tuple[tuple[str, ...], Rules]]()
 
     def attach(
         self,
@@ -232,6 +234,11 @@ class Counters:
             unkeyed_counts(tick.baseline, baseline_units, tick.names),
             canary_units,
             baseline_units,
+            self._sequences.take(
+                tick.ended,
+                (tick.names, tick.canary.rules),
+                *(sequences_of(arm, tick.names) for arm in (tick.canary, tick.baseline)),
+            ),
         )
         largest = max(tick.canary.largest_batch, tick.baseline.largest_batch)
         closed = Tick(tick.seconds, (stratum,), largest)

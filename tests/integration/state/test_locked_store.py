@@ -17,6 +17,7 @@ from routing_wire import control_of, policy, put
 from started_servers import make_settings
 from turnout.app.server import running
 from turnout.rollout.engine import engine
+from turnout.rollout.engine.adapters.rollout_store import StoredRollouts
 from turnout.rollout.machine.attempt import Rollout
 from turnout.routing.policy import Policy
 from turnout.serving.versions.load_policy import Fallbacks
@@ -270,3 +271,49 @@ async def test_an_abort_by_hand_is_in_force_at_once_and_other_commands_are_refus
         last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "rolled_back"
     assert "enough" in last.verdict
+
+
+async def test_a_command_waits_for_what_a_tick_asked_of_the_store(pair, models, start_server) -> None:
+    server = await start_server(rollout=TICK)
+    rollouts = server.services.rollouts
+    async with clients(server, Lookups()):
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        for what, paused in ((pb.ROLLOUT_COMMAND_PAUSE, True), (pb.ROLLOUT_COMMAND_RESUME, False)):
+            async with AsyncExitStack() as lock:
+                await lock.enter_async_context(locked(models))
+                await settled(lambda: rollouts._writes.exhausted)
+                asked = asyncio.create_task(command(server, what, reason="let me see"))
+                done, _ = await asyncio.wait([asked], timeout=0.5)
+                assert not done, asked.result()
+                await lock.aclose()
+                message = await asyncio.wait_for(asked, 60)
+            assert bool(message.pauses) == paused, message
+            assert bool((await latest(server)).pauses) == paused
+    kinds = [event.kind for event in (await latest(server)).events]
+    assert (kinds.count("pause"), kinds.count("resume")) == (1, 1), kinds
+    assert len(kinds) == len(set(kinds)), "nothing is told twice"
+
+
+async def test_a_command_waits_where_the_server_has_not_heard_of_the_rollout_yet(pair, models, monkeypatch) -> None:
+    async with serving(models) as server, serving(models) as other:
+        await complete(server)
+        await complete(other)
+        store, heard = other.services.rollouts._store, asyncio.Event()
+        running_rollouts = StoredRollouts.running
+
+        async def late(self, driver: str):
+            if self is store:
+                await heard.wait()
+            return await running_rollouts(self, driver)
+
+        monkeypatch.setattr(StoredRollouts, "running", late)
+        await settled(lambda: other.services.rollouts._reads.exhausted)
+        async with clients(server, Lookups()):
+            await start(server, "1.1.0", LONG)
+            await until(server, in_state("soaking"))
+            asked = asyncio.create_task(command(other, pb.ROLLOUT_COMMAND_PAUSE, reason="let me see"))
+            done, _ = await asyncio.wait([asked], timeout=0.5)
+            assert not done, asked.result()
+            heard.set()
+            assert (await asyncio.wait_for(asked, 60)).pauses

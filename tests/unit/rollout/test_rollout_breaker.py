@@ -1,13 +1,15 @@
 """What takes a candidate back beside the evidence: the circuit breaker and a plan's guards."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from rollout_values import GOOD, PLAN, RUNNING, SILENT, S, begun, gone, reached, tick, until
-from turnout.rollout.evidence import Count
+from turnout.rollout.evidence import Count, Stratum, Tick
 from turnout.rollout.guards.circuit_breaker import Breaker, Outcomes, SlotRecord, trip_text, tripped
 from turnout.rollout.guards.guards import LIMIT, Guards, broken
+from turnout.rollout.machine.attempt import Rollout
 from turnout.rollout.machine.machine import advance
 from turnout.rollout.machine.overrides import abort
 from turnout.rollout.plan import Plan, PlanStep
@@ -116,15 +118,16 @@ def test_a_guard_takes_back_what_is_no_worse_than_the_baseline_and_too_bad_all_t
 
 def test_a_guard_wants_more_than_chance_and_a_limit_of_nothing_wants_none() -> None:
     limits = Guards(error_share=0.01, invalid_share=0.0, p99_ms=200.0)
-    assert broken(limits, {"errors": Count(50, 1), "invalid": Count(50, 0), LIMIT: Count(50, 1)}, 1) == ""
-    assert broken(limits, {"errors": Count(10_000, 100)}, 1) == ""
-    assert "100 of 2000 requests failed" in broken(limits, {"errors": Count(2000, 100)}, 1)
-    assert "1 of 5000 answers had NaN" in broken(limits, {"invalid": Count(5000, 1)}, 1)
-    assert "60 of 1000 requests took longer than the 200.0 ms" in broken(limits, {LIMIT: Count(1000, 60)}, 1)
-    assert broken(Guards(), {"errors": Count(10, 10)}, 1) == ""
+    assert broken(limits, {"errors": Count(50, 1), "invalid": Count(50, 0), LIMIT: Count(50, 1)}, {}, 1) == ""
+    assert broken(limits, {"errors": Count(10_000, 100)}, {}, 1) == ""
+    assert "100 of 2000 requests failed" in broken(limits, {"errors": Count(2000, 100)}, {}, 1)
+    assert "1 of 5000 answers had NaN" in broken(limits, {"invalid": Count(5000, 1)}, {}, 1)
+    assert "60 of 1000 requests took longer than the 200.0 ms" in broken(limits, {LIMIT: Count(1000, 60)}, {}, 1)
+    assert broken(Guards(), {"errors": Count(10, 10)}, {}, 1) == ""
     eight = {"errors": Count(160, 8)}
-    assert broken(limits, eight, 1)
-    assert not broken(limits, eight, 8), "requests of one batch count as one"
+    assert broken(limits, eight, {}, 1)
+    assert not broken(limits, eight, {}, 8), "requests of one batch count as one"
+    assert not broken(limits, eight, {"errors": 8 * 7.0}, 1), "nor is a stall of eight more than one"
 
 
 def test_a_steps_own_limit_goes_before_the_plans_and_the_watch_has_the_plans() -> None:
@@ -145,3 +148,19 @@ def test_a_guard_looks_at_its_own_step() -> None:
     second = until(first, lambda r: r.state is S.SOAKING and r.step == 1)[0]
     assert not second.step_counts
     assert not reached(S.WATCHING).step_counts
+
+
+def test_one_stall_in_a_step_breaks_no_limit_and_stall_after_stall_does() -> None:
+    limits = replace(PLAN, guards=Guards(p99_ms=200.0))
+
+    def held_up(count: int) -> Tick:
+        arms = {LIMIT: Count(100, count)}, {LIMIT: Count(100, 0)}
+        return Tick(1.0, (Stratum("", *arms, dispersion={LIMIT: float(count)} if count else {}),))
+
+    rollout = gone(reached(S.SOAKING, limits), replace(GOOD, ticks=(held_up(40),)))[0]
+    assert rollout.step_excess == {LIMIT: 40 * 39.0}
+    assert rollout.state is S.SOAKING
+    read = Rollout.from_json(json.loads(json.dumps(rollout.to_json())))
+    assert read == rollout
+    rollout = gone(read, *[replace(GOOD, seconds=0.0, ticks=(held_up(40),))] * 20)[0]
+    assert rollout.cause == "guard"

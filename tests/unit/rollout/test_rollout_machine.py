@@ -148,10 +148,12 @@ def test_validating_without_traffic_comes_to_what_the_plan_says(choice, state) -
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
 def test_a_shadow_stage_without_copies_comes_to_what_the_plan_says(choice, state) -> None:
     rollout = reached(S.SHADOWING, replace(PLAN, on_insufficient=choice))
-    rollout, _ = until(rollout, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, SILENT)
+    silent = replace(SILENT, uncounted="7 copies were dropped (7 stale)")
+    rollout, _ = until(rollout, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, silent)
     assert rollout.state is state
     explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
     assert choice == "promote" or "copies were compared in 105 s" in explained
+    assert choice == "promote" or explained.endswith("; 7 copies were dropped (7 stale)")
 
 
 @pytest.mark.parametrize(("choice", "state"), [("pause", S.DECIDING), ("abort", S.ABORTING), ("promote", S.PROMOTING)])
@@ -505,7 +507,7 @@ def test_what_earlier_releases_recorded_is_read_as_it_was() -> None:
         del old["plan"][field]
     for step in old["plan"]["steps"]:
         del step["guards"]
-    for field in ("cause", "step_baseline", "silent_s", "baseline_silent_s", "step_counts"):
+    for field in ("cause", "step_baseline", "silent_s", "baseline_silent_s", "step_counts", "step_excess"):
         del old[field]
     for metric in ("invalid", "stalled"):
         del old["evidence"]["accumulators"][metric]
@@ -520,8 +522,8 @@ def test_the_keys_that_are_stored_stay_when_a_field_is_renamed() -> None:
     rollout = """
         active_s actor attempt baseline_silent_s candidate cause confirmation end epoch evidence finishing held history
         idle_s in_state_s model passed_gate patience pauses per_server plan plan_digest policy_epoch previous probes
-        reason released rivals routed schema silent_s state step step_baseline step_counts step_keyed step_requests
-        step_s thresholds verdict was_released weight
+        reason released rivals routed schema silent_s state step step_baseline step_counts step_excess step_keyed
+        step_requests step_s thresholds verdict was_released weight
     """
     plan = """
         alpha beta breaker exposure_requests from_broken guards holdback max_duration_s max_pause_s metrics min_requests

@@ -106,3 +106,16 @@ def test_what_differs_in_form_goes_by_another_name() -> None:
     assert differing(answer(y=ONES * 2)) == ("y",)
     assert differing(answer(y=ONES * np.float32("nan"), z=ONES * 2)) == ("y (nonfinite)", "z")
     assert differing({"y": ONES.astype(np.float64)}) == ("y (dtype)", "z (missing)")
+
+
+def test_copies_that_count_for_nothing_are_told_with_the_reason() -> None:
+    ledger = Ledger(ShadowRecorder("m", "2.0.0"), 0)
+    assert ledger.uncounted == ""
+    for _ in range(3):
+        ledger.drop("stale")
+        ledger.compare(SAME, 1, 0.0, 0.0)
+    ledger.repeat(SAME)
+    assert ledger.uncounted == (
+        "3 copies were dropped (3 stale) and 3 count for nothing before the baseline has answered 16 of them again; "
+        "so far it has answered 1"
+    )

@@ -35,6 +35,7 @@ class ActiveRollout:
             rollout meanwhile, it is told that.
         mailed: Servers whose parts came by the state store since the last were taken.
         delivered: By server, number of the last tick that goes from the state store with the next write.
+        given_up_at: The rollout's epoch when it was seen that its shadow takes no more copies; None while it does.
         unread: The record, if it is newer than `rollout`: nothing happened but that another server counted.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
@@ -53,6 +54,7 @@ class ActiveRollout:
     mailed: set[str] = field(default_factory=set)
     delivered: dict[str, int] = field(default_factory=dict)
     sample: int = 0
+    given_up_at: int | None = None
     unread: RolloutRecord | None = None
     refused: str = ""
     saved: bool = True

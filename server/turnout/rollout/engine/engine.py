@@ -26,7 +26,7 @@ from turnout.rollout.engine.peers import OtherServer
 from turnout.rollout.engine.policy_origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ports import ExternalChecks, LiveState, RolloutStore
 from turnout.rollout.engine.rollbacks import Rollbacks
-from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout
+from turnout.rollout.engine.store_timeouts import StillRunning, StoreTimeout, seconds_until
 from turnout.rollout.engine.tick_exchange import TickExchange
 from turnout.rollout.engine.unrecorded_rollbacks import Diversion, DiversionFiles, Diversions
 from turnout.rollout.engine.writer import EventReporter, RolloutWriter
@@ -50,7 +50,7 @@ _COUNTS_WAIT = 2.0
 """Seconds, half a tick at most, that counts wait for the state store: nothing waits for them."""
 
 _COMMAND_WAIT = 3.0
-"""Seconds that a command waits for it. No tick runs meanwhile."""
+"""Seconds that a command waits for it in all, for what a tick asked too. No tick runs meanwhile."""
 
 _COMMAND_PAUSE = 0.01
 """Seconds after which a command is tried again if the server that drives the rollout wrote in between."""
@@ -249,11 +249,12 @@ class RolloutEngine:
         async with self._lock:
             previous = self._serving.baseline(model)
             assert previous is not None
+            until = asyncio.get_running_loop().time() + _COMMAND_WAIT
             await self._reconcile(_COMMAND_WAIT, mine=model if plan.on_newer == "replace" else None, patient=True)
-            records = await self._reads.wait(self._store.of(model), _COMMAND_WAIT, patient=True)
+            records = await self._reads.wait(self._store.of(model), seconds_until(until), patient=True)
             for record in records:
                 if not record.final:
-                    await self._newer(record, plan, candidate)
+                    await self._newer(record, plan, candidate, until)
             attempt = max((record.attempt for record in records), default=0) + 1
             rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
             released = self._serving.is_released(model, candidate)
@@ -264,7 +265,7 @@ class RolloutEngine:
             )
             self._ownership.add(active)
             try:
-                await self._writer.save(active, _COMMAND_WAIT, strict=True)
+                await self._writer.save(active, seconds_until(until), strict=True)
             except TurnoutError:
                 self._ownership.drop(rollout)
                 raise
@@ -304,7 +305,7 @@ class RolloutEngine:
                 except UnavailableError:
                     self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
                     if not self._ownership.of(model):
-                        raise
+                        await self._reconcile(seconds_until(until), mine=model, patient=True)
                 active = self._ownership.named(model, attempt)
                 before = active.rollout
                 refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
@@ -314,7 +315,7 @@ class RolloutEngine:
                 if stopped_by_traffic(before) and not stopped_by_traffic(after):
                     after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
                 try:
-                    await self._decide(active, after, entries)
+                    await self._decide(active, after, entries, until)
                     break
                 except Conflict:  # whoever drove it wrote a tick in between: that decides nothing
                     self._ownership.lose(before)
@@ -395,37 +396,40 @@ class RolloutEngine:
             self._needed = needed
             self._serving.load()
 
-    async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[RolloutHistoryEntry]) -> None:
-        """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded.
+    async def _decide(
+        self, active: ActiveRollout, after: Rollout, entries: Sequence[RolloutHistoryEntry], until: float
+    ) -> None:
+        """Records what somebody decided on a rollout by then, and puts it in force; void if it cannot be recorded.
 
         A rollback alone is in force at once, and stays so while it cannot be recorded.
         """
-        before, saved, unrecorded = active.rollout, active.saved, list(active.entries)
+        before, saved = active.rollout, active.saved
         active.rollout = after
         active.entries += entries
         aborting = after.state is RolloutState.ABORTING
         if aborting:
             self._enforcement.divert(after, self._clock.now())
         try:
-            await self._writer.save(active, _COMMAND_WAIT, strict=not aborting)
+            await self._writer.save(active, seconds_until(until), strict=not aborting)
         except StillRunning:
             raise  # it may be recorded yet
         except TurnoutError:
-            active.rollout, active.saved, active.entries = before, saved, unrecorded
+            active.rollout, active.saved = before, saved
+            del active.entries[len(active.entries) - len(entries) :]  # those before may have been recorded meanwhile
             if aborting and before.state is not RolloutState.ABORTING:
                 self._diversions.end(after.model)
             raise
         active.refused = ""
-        await self._enforcement.apply(active, _COMMAND_WAIT)
+        await self._enforcement.apply(active, seconds_until(until))
         self._enforcement.undivert(fresh=False)
 
-    async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
+    async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version, until: float) -> None:
         """Deals with a running rollout when another is started."""
         refuse_newer(recorded(record), plan, candidate)
         if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
             why = f"{candidate} is rolled out in its place"
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
-            await self._decide(active, *moved_on)
+            await self._decide(active, *moved_on, until)
 
     async def _advance(self, active: ActiveRollout) -> bool:
         """Advances a rollout by one tick; returns False if nothing happened except counts.

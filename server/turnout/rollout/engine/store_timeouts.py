@@ -9,6 +9,8 @@ from turnout.errors import UnavailableError
 
 T = TypeVar("T")
 
+_LEAST_SECONDS = 0.5
+
 
 class StillRunning(UnavailableError):
     """The state store has not answered in time; what was asked of it goes on, and may still be done."""
@@ -29,6 +31,14 @@ class StoreTimeout:
         """Work that was not waited for any longer still goes on."""
         return bool(self._late)
 
+    async def rest(self, seconds: float) -> float:
+        """Waits for earlier work that goes on, so many seconds at most; returns how many of them are left."""
+        if not self._late:
+            return seconds
+        began = time.monotonic()
+        await asyncio.wait(list(self._late), timeout=seconds)
+        return max(seconds - (time.monotonic() - began), 0.0)
+
     async def wait(self, work: Coroutine[Any, Any, T], seconds: float, *, patient: bool = False) -> T:
         """Returns what the work returns.
 
@@ -41,14 +51,12 @@ class StoreTimeout:
             StillRunning: It takes longer, and goes on.
             UnavailableError: Earlier work still goes on, so this was not begun.
         """
-        if self._late and patient:
-            began = time.monotonic()
+        if patient:
             try:
-                await asyncio.wait(list(self._late), timeout=seconds)
+                seconds = await self.rest(seconds)
             except asyncio.CancelledError:
                 work.close()
                 raise
-            seconds = max(seconds - (time.monotonic() - began), 0.0)
         if self._late:
             work.close()
             raise UnavailableError("the state store has not answered an earlier request yet", retry_after=1.0)
@@ -68,3 +76,8 @@ class StoreTimeout:
         self._late.discard(task)
         if not task.cancelled():
             task.exception()  # whoever began it has stopped waiting; what came of it is looked up at the next tick
+
+
+def seconds_until(moment: float) -> float:
+    """Returns the seconds until a moment of the event loop's clock; half a second at least, for what is begun late."""
+    return max(moment - asyncio.get_running_loop().time(), _LEAST_SECONDS)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,6 +117,7 @@ class DiversionFiles:
         """
         self._directory = root / _DIRECTORY / hashlib.sha256(state.encode()).hexdigest()[:16]
         self._log = log
+        self._own = secrets.token_hex(8)  # servers in containers all have the same process id
         self._unreadable: set[str] = set()
 
     def read(self) -> Sequence[Diversion]:
@@ -148,7 +150,7 @@ class DiversionFiles:
     def write(self, diversion: Diversion) -> None:
         """Keeps one, in place of the model's earlier one."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = self._directory / f"{diversion.model}.{os.getpid()}.partial"
+        partial = self._directory / f"{diversion.model}.{self._own}.partial"
         with partial.open("w") as file:
             json.dump(diversion.to_json(), file)
             file.flush()

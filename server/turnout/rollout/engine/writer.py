@@ -69,13 +69,15 @@ class RolloutWriter:
         Args:
             active: The rollout.
             seconds: To wait for the store, at most.
-            strict: It has to be recorded.
+            strict: It has to be recorded, and waits within that time for earlier writes that go on.
 
         Raises:
             Conflict: Another server wrote it meanwhile.
             StillRunning: It is strict, and may still be recorded.
             UnavailableError: The state store does not answer, and it is strict.
         """
+        if strict:  # a tick's write may go on, and what follows it has to name it
+            seconds = await self._store_timeout.rest(seconds)
         rollout = active.rollout
         wanted = await self._wanted(active)
         by = next((e.actor for e in active.entries if e.actor), rollout_actor(rollout.attempt))

@@ -51,8 +51,15 @@ def standardised(bad: Floats, exposure: Floats, null: float) -> tuple[Floats, Fl
     return bad * both[..., None, None], exposure * rate[..., None, None]
 
 
-def weigh(bad: Floats, expected: Floats, null: float, least_phi: int) -> Weighing:
-    """Returns how much each unit counts, and how much more the sum of units varies than independent events would."""
+def weigh(bad: Floats, expected: Floats, null: float, least_phi: Floats) -> Weighing:
+    """Returns how much each unit counts, and how much more the sum of units varies than independent events would.
+
+    Args:
+        bad: Bad events by unit.
+        expected: What they are compared with.
+        null: Rate ratio of the null hypothesis.
+        least_phi: Events that share their fate whatever units say; shape (...).
+    """
     mu = _ratio(bad, expected) * expected
     squares = (bad - mu) ** 2 * _small_sample(expected)
     first = 1.0 / (1.0 + LEAST_SPREAD * mu)

@@ -8,6 +8,7 @@ P(E ever reaches 1/alpha) <= alpha. Late regressions are caught by a mixture ove
 
     theta(r)  = r n_c / (r n_c + n_b)
     log L_j   = (x_c ln(theta(r_j) / theta(r_0)) + x_b ln((1 - theta(r_j)) / (1 - theta(r_0)))) / phi
+                phi: requests that share their fate, in a batch (largest so far) or one after the other (each tick's)
     M_j      <- (M_j + gamma_t) L_j          gamma_0 = 0.5, the rest spread evenly over the plan's maximum duration
     E         = sum over metrics of w_m mean over j of M_j
 """
@@ -22,7 +23,7 @@ from turnout.rollout.evidence.keyed import Keyed
 from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio, share_ratios, started
 from turnout.rollout.evidence.metrics import INVALID, Metric
 from turnout.rollout.evidence.rarity import is_rare
-from turnout.rollout.evidence.ticks import NOTHING, Count, Tick
+from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick
 
 GAMMA_0 = 0.5
 """Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
@@ -93,8 +94,7 @@ class Accumulator:
             phi: Requests that share their fate.
         """
         canary, baseline = tick.counts(metric.name)
-        arms = [(s.canary.get(metric.name, NOTHING), s.baseline.get(metric.name, NOTHING)) for s in tick.strata]
-        worse, fit = (_log_ratios(metric, arms, null, others, phi) for null, others in _hypotheses(metric))
+        worse, fit = (_log_ratios(metric, tick.strata, null, others, phi) for null, others in _hypotheses(metric))
         keyed = self.keyed
         if keyed is None and any(metric.name in s.keyed_canary or metric.name in s.keyed_baseline for s in tick.strata):
             keyed = Keyed.start(metric, self.worse, self.fit)
@@ -261,13 +261,16 @@ def _hypotheses(metric: Metric) -> tuple[tuple[float, tuple[float, ...]], tuple[
 
 
 def _log_ratios(
-    metric: Metric, arms: Sequence[tuple[Count, Count]], null: float, others: Sequence[float], phi: int
+    metric: Metric, strata: Sequence[Stratum], null: float, others: Sequence[float], phi: int
 ) -> tuple[float, ...]:
     """Returns log L of each alternative, of all servers' canaries and baselines together."""
-    if not arms:
-        return (0.0,) * len(others)
-    if metric.one_armed:
-        found = [[rate_ratio(canary, null, other) for other in others] for canary, _ in arms]
-    else:
-        found = [share_ratios(canary, baseline, null, others) for canary, baseline in arms]
-    return tuple(sum(steps) / phi for steps in zip(*found, strict=True))
+    total = [0.0] * len(others)
+    for stratum in strata:
+        canary, baseline = (arm.get(metric.name, NOTHING) for arm in (stratum.canary, stratum.baseline))
+        if metric.one_armed:
+            steps = [rate_ratio(canary, null, other) for other in others]
+        else:
+            steps = share_ratios(canary, baseline, null, others)
+        shared = stratum.shared_fate(metric.name, phi)
+        total = [known + step / shared for known, step in zip(total, steps, strict=True)]
+    return tuple(total)

@@ -31,6 +31,7 @@ import numpy as np
 from turnout.rollout.evidence.dispersion import LEAST_UNITS, by_arm, standardised, weigh
 from turnout.rollout.evidence.metrics import Metric
 from turnout.rollout.evidence.packing import packed, single, unpacked
+from turnout.rollout.evidence.serial import shared_fate
 from turnout.rollout.evidence.ticks import GROUPS, Floats, Ints, SameArrays, Tick
 
 
@@ -47,6 +48,8 @@ class KeyedTest(SameArrays):
         late: log M of the mass that started since; same shape.
         log_current: What the units tell of `held` by now, S / phi; same shape.
         phi, units: As of `Weighing`, by the last tick with a bad event.
+        excess: Sum over ticks of the bad events, each times how much more than 1 the tick's events shared their fate
+            with those before them in the queue; shape (...).
     """
 
     null: float
@@ -58,6 +61,7 @@ class KeyedTest(SameArrays):
     log_current: Floats
     phi: Floats
     units: Floats
+    excess: Floats
 
     @classmethod
     def start(cls, null: float, ratios: Sequence[float], log_m: Floats, groups: int) -> Self:
@@ -66,13 +70,14 @@ class KeyedTest(SameArrays):
         nothing = np.zeros((*leading, 2, groups))
         never = np.full(log_m.shape, -np.inf)
         one, zero = np.ones(leading), np.zeros(leading)
-        return cls(null, tuple(ratios), nothing, nothing, log_m, never, np.zeros(log_m.shape), one, zero)
+        return cls(null, tuple(ratios), nothing, nothing, log_m, never, np.zeros(log_m.shape), one, zero, zero)
 
     def to_json(self, some: Ints) -> dict[str, Any]:
         """Returns the form that the state store holds; of `some` groups, all others being empty."""
         return {
             "expected": packed(*self.expected[:, some]), "held": _numbers(self.held), "late": _numbers(self.late),
             "told": _numbers(self.log_current), "phi": float(self.phi), "units": float(self.units),
+            "excess": float(self.excess),
         }  # fmt: skip
 
     @classmethod
@@ -82,27 +87,37 @@ class KeyedTest(SameArrays):
         expected[:, some] = unpacked(body["expected"], "ff")
         held, late, log_current = (_logs(body[name], len(ratios)) for name in ("held", "late", "told"))
         phi, units = (np.asarray(float(body[name])) for name in ("phi", "units"))
+        excess = np.asarray(float(body.get("excess", 0.0)))  # earlier releases took neighbours for independent
         if (
-            not np.isfinite([*expected.ravel(), *held, *log_current, phi, units]).all()
+            not np.isfinite([*expected.ravel(), *held, *log_current, phi, units, excess]).all()
             or (late == np.inf).any()
             or phi < 1
+            or excess < 0
         ):
             raise ValueError("expected the numbers of a test on keyed traffic")
-        return cls(null, tuple(ratios), bad, expected, held, late, log_current, phi, units)
+        return cls(null, tuple(ratios), bad, expected, held, late, log_current, phi, units, excess)
 
     @property
     def log_m(self) -> Floats:
         """The log M of each alternative; shape (..., J)."""
         return np.logaddexp(self.held + self.log_current, self.late)
 
-    def taken(self, strata: Sequence[tuple[Floats, Floats]], unkeyed: Floats, gamma: float, least_phi: int) -> Self:
+    def taken(
+        self,
+        strata: Sequence[tuple[Floats, Floats]],
+        unkeyed: Floats,
+        gamma: float,
+        least_phi: int,
+        dispersion: Sequence[float] = (),
+    ) -> Self:
         """Returns the test with one more tick.
 
         Args:
             strata: Of each server: bad events and exposures by unit; shape (..., 2, groups).
             unkeyed: What unkeyed traffic adds to log M in this tick; shape (..., J).
             gamma: Mass that starts with this tick.
-            least_phi: Requests that share their fate.
+            least_phi: Requests that share their fate in a batch.
+            dispersion: Of each server, as of `Stratum`; () for 1 of each.
         """
         held, late = self.held + unkeyed, _started(self.late, gamma) + unkeyed
         if not any(bad.any() for bad, _ in strata):
@@ -110,14 +125,19 @@ class KeyedTest(SameArrays):
         pairs = [standardised(bad, exposure, self.null) for bad, exposure in strata]
         bad = np.sum([self.bad, *(x for x, _ in pairs)], axis=0)
         expected = single(np.sum([self.expected, *(e for _, e in pairs)], axis=0))
-        weights, phi, units = weigh(bad, expected, self.null, least_phi)
+        serial = np.asarray(dispersion or [1.0] * len(strata))
+        excess = self.excess + sum((d - 1.0) * x.sum((-2, -1)) for d, (x, _) in zip(serial, pairs, strict=True))
+        least = shared_fate(1.0 + excess / np.maximum(bad.sum((-2, -1)), 1.0), least_phi)
+        weights, phi, units = weigh(bad, expected, self.null, least)
         enough = (units >= LEAST_UNITS)[..., None]
         log_current = np.where(enough, self._log_ratio(weights * bad, weights * expected) / phi[..., None], 0.0)
-        steps = np.sum([self._log_ratio(weights**2 * x, weights**2 * e) for x, e in pairs], axis=0)
-        late = late + np.where(enough, steps / phi[..., None], 0.0)
+        for (x, e), shared in zip(pairs, shared_fate(serial, least_phi), strict=True):
+            step = self._log_ratio(weights**2 * x, weights**2 * e) / np.maximum(phi, shared)[..., None]
+            late = late + np.where(enough, step, 0.0)
         return replace(
-            self, bad=bad, expected=expected, held=held, late=late, log_current=log_current, phi=phi, units=units
-        )
+            self, bad=bad, expected=expected, held=held, late=late, log_current=log_current, phi=phi, units=units,
+            excess=excess,
+        )  # fmt: skip
 
     def _log_ratio(self, bad: Floats, exposure: Floats) -> Floats:
         """Returns the log likelihood ratios of the canary's share of the bad events, alternatives against the null."""
@@ -169,7 +189,7 @@ class Keyed(SameArrays):
             gamma: Mass that starts with this tick.
             phi: Requests that share their fate.
         """
-        strata, requests, bad = [], self.requests, self.bad
+        strata, dispersion, requests, bad = [], [], self.requests, self.bad
         for stratum in tick.strata:
             canary, baseline = (arm.get(metric.name) for arm in (stratum.keyed_canary, stratum.keyed_baseline))
             if canary is not None and metric.fine_rate:
@@ -177,9 +197,10 @@ class Keyed(SameArrays):
             if canary is not None and baseline is not None:
                 arms = canary, baseline
                 strata.append((np.array([a.bad for a in arms], float), np.array([a.expected for a in arms])))
+                dispersion.append(stratum.dispersion.get(metric.name, 1.0))
         return type(self)(
-            self.worse.taken(strata, np.asarray(worse), gamma, phi),
-            self.fit.taken(strata, np.asarray(fit), gamma, phi),
+            self.worse.taken(strata, np.asarray(worse), gamma, phi, dispersion),
+            self.fit.taken(strata, np.asarray(fit), gamma, phi, dispersion),
             requests,
             bad,
         )

@@ -5,6 +5,7 @@ draws, so keyed traffic is counted by *unit*: an (arm, slot group) pair. A reque
 and a sum is all there is to know of those.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from turnout.rollout.evidence.packing import packed, single, unpacked
+from turnout.rollout.evidence.serial import shared_fate
 
 GROUPS = 512
 """Slot groups; a slot's is `slot % GROUPS`: slots are uniform hashes under the rollout's salt already."""
@@ -140,6 +142,8 @@ class Stratum:
         server: Its name; "" if one server is all there is.
         canary, baseline: Traffic without routing keys, by metric.
         keyed_canary, keyed_baseline: Traffic with keys, by metric.
+        dispersion: By metric, how much more its bad events vary than independent ones would, since requests that follow
+            each other share a fate (`turnout.rollout.evidence.serial`); 1 where none is named.
     """
 
     server: str = ""
@@ -147,6 +151,7 @@ class Stratum:
     baseline: Counts = field(default_factory=dict)
     keyed_canary: UnitCounts = field(default_factory=dict)
     keyed_baseline: UnitCounts = field(default_factory=dict)
+    dispersion: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the state store holds."""
@@ -159,6 +164,8 @@ class Stratum:
         for name, arm in keyed.items():
             if arm:
                 body[name] = {metric: units.to_json() for metric, units in arm.items()}
+        if self.dispersion:
+            body["dispersion"] = dict(self.dispersion)
         return body
 
     @classmethod
@@ -168,11 +175,22 @@ class Stratum:
             {metric: Count.from_json(counted) for metric, counted in body[arm].items()}
             for arm in ("canary", "baseline")
         )
-        keyed = [
+        keyed_canary, keyed_baseline = (
             {metric: Units.from_json(counted) for metric, counted in body.get(arm, {}).items()}
             for arm in ("keyed_canary", "keyed_baseline")
-        ]
-        return cls(str(body.get("server", "")), canary, baseline, *keyed)
+        )
+        dispersion = {metric: float(value) for metric, value in body.get("dispersion", {}).items()}
+        if not all(1.0 <= value < math.inf for value in dispersion.values()):
+            raise ValueError(f"expected dispersions of 1 or more, got {dispersion}")
+        return cls(str(body.get("server", "")), canary, baseline, keyed_canary, keyed_baseline, dispersion)
+
+    def canary_count(self, metric: str) -> Count:
+        """Returns the canary's count of a metric, keyed or not."""
+        return _total([(self.canary, self.keyed_canary)], metric)
+
+    def shared_fate(self, metric: str, batch: int) -> float:
+        """Returns how many bad events of a metric count as one. Arguments as of `serial.shared_fate`."""
+        return float(shared_fate(np.asarray(self.dispersion.get(metric, 1.0)), batch))
 
 
 @dataclass(frozen=True, slots=True)

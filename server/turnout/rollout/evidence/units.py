@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.rollout.evidence import ERRORS, GROUPS, INVALID, Count, Units
+from turnout.rollout.evidence.serial import InSequence
 from turnout.serving.counting.keyed_outcomes import ERROR, UNTIMED
 from turnout.serving.counting.keyed_outcomes import INVALID as INVALID_MARK
+from turnout.serving.counting.run_lengths import RunLengths
 from turnout.serving.counting.tick_counts import KeyedCounts, TickCounts
 
 Shares = Mapping[str, NDArray[np.float64]]
@@ -47,6 +49,26 @@ def unkeyed_counts(counts: TickCounts, keyed: Mapping[str, Units], names: Sequen
     totals = {ERRORS: Count(counts.admitted, counts.errors), INVALID: Count(counts.admitted, counts.invalid)}
     totals |= {name: Count(counts.timed, counts.slow(index)) for index, name in enumerate(names)}
     return {name: _without(total, keyed[name].total) if keyed else total for name, total in totals.items()}
+
+
+def sequences_of(counts: TickCounts, names: Sequence[str]) -> dict[str, InSequence]:
+    """Returns the requests in the order in which they ended, with a key or without, by metric.
+
+    Args:
+        counts: Of one arm and tick, closed.
+        names: Metrics of the thresholds, in their order.
+    """
+    found = {
+        ERRORS: _in_sequence(counts.admitted, counts.errors, counts.error_runs),
+        INVALID: _in_sequence(counts.admitted, counts.invalid, counts.invalid_runs),
+    }
+    for index, (name, runs) in enumerate(zip(names, counts.slow_runs, strict=False)):  # no names: nobody looks yet
+        found[name] = _in_sequence(counts.timed, counts.slow(index), runs)
+    return found
+
+
+def _in_sequence(requests: int, bad: int, runs: RunLengths) -> InSequence:
+    return InSequence(requests, bad, runs.begun, runs.squares)
 
 
 def _without(total: Count, part: Count) -> Count:

@@ -9,8 +9,11 @@ requests, and a limit of 0 is by the first. Guards are outside of alpha, as is t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
+
 from turnout.rollout.evidence import ERRORS, INVALID, Count
 from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio
+from turnout.rollout.evidence.serial import shared_fate
 
 LIMIT = "limit"
 """Name under which ticks count the requests slower than `p99_ms`."""
@@ -42,15 +45,20 @@ class Guards:
         return replace(self, **missing)
 
 
-def broken(guards: Guards, counts: Mapping[str, Count], phi: int) -> str:
+def broken(guards: Guards, counts: Mapping[str, Count], excess: Mapping[str, float], phi: int) -> str:
     """Returns which limit the candidate breaks, in words and numbers; "" if it keeps them all.
 
     Args:
         guards: The limits.
         counts: The candidate's in this step, by metric; `LIMIT` counts what was slower than `p99_ms`.
-        phi: Requests that share their fate.
+        excess: By metric, as of `Rollout.step_excess`.
+        phi: Requests that share their fate in a batch.
     """
-    return next((text for name, share, text in _limits(guards, counts) if _above(counts[name], share, phi)), "")
+    for name, share, text in _limits(guards, counts):
+        dispersion = np.asarray(1.0 + excess.get(name, 0.0) / max(counts[name].bad, 1))
+        if _above(counts[name], share, float(shared_fate(dispersion, phi))):
+            return text
+    return ""
 
 
 def _limits(guards: Guards, counts: Mapping[str, Count]) -> Iterator[tuple[str, float, str]]:
@@ -66,7 +74,7 @@ def _limits(guards: Guards, counts: Mapping[str, Count]) -> Iterator[tuple[str, 
             yield name, share, f"guard: {seen.bad} of {seen.requests} {text.format(share)}"
 
 
-def _above(count: Count, share: float, phi: int) -> bool:
+def _above(count: Count, share: float, phi: float) -> bool:
     if not count.bad or count.bad <= share * count.requests:
         return False
     logs = [rate_ratio(count, share, max(share, 1e-3) * multiple) / phi for multiple in _MULTIPLES]

@@ -118,6 +118,8 @@ class Rollout:
         held: What keeps it from going on without being a pause, in words; "" while nothing does.
         step_requests, step_baseline: Requests of the canary in this step, and of what it is compared with.
         step_counts: The canary's counts in this step, by metric: what guards look at.
+        step_excess: By metric, the canary's bad events in this step, each times how much more than 1 of those that
+            came with it were one occasion (`Stratum.dispersion`); nothing where each was its own.
         step_keyed: Requests with a key in this step, of the canary and of what it is compared with.
         history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" before
             that.
@@ -177,6 +179,7 @@ class Rollout:
     cause: str = ""
     step_baseline: int = 0
     step_counts: Mapping[str, Count] = field(default_factory=dict)
+    step_excess: Mapping[str, float] = field(default_factory=dict)
     silent_s: float = 0.0
     baseline_silent_s: float = 0.0
     step_keyed: tuple[int, int] = (0, 0)
@@ -253,7 +256,7 @@ class Rollout:
             "state": str(self.state), "end": str(self.end), "thresholds": dict(self.thresholds), "weight": self.weight,
             "pauses": [pause.to_json() for pause in self.pauses], "step_keyed": list(self.step_keyed),
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
-            "per_server": self.per_server.to_json(),
+            "step_excess": dict(self.step_excess), "per_server": self.per_server.to_json(),
             "probes": {name: record.to_json() for name, record in self.probes.items()},
             "confirmation": self.confirmation and self.confirmation.to_json(),
         }  # fmt: skip
@@ -287,6 +290,7 @@ class Rollout:
                 # Of a release that did not write these: nothing is known of the step so far.
                 step_keyed=_two(body.get("step_keyed", (0, 0))),
                 step_counts={name: Count.from_json(counted) for name, counted in body.get("step_counts", {}).items()},
+                step_excess={name: float(excess) for name, excess in body.get("step_excess", {}).items()},
                 per_server=PerServer.from_json(
                     body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics
                 ),
@@ -307,11 +311,11 @@ class Rollout:
         texts = [getattr(self, name) for name, kind in _PLAIN.items() if kind is str]
         texts += [part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor)]
         seconds = [getattr(self, name) for name, kind in _PLAIN.items() if kind is float]
-        seconds += self.thresholds.values()
+        seconds += [*self.thresholds.values(), *self.step_excess.values()]
         counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
             (all(isinstance(text, str) for text in texts), "a text is missing"),
-            (all(0 <= value < math.inf for value in seconds), "a time is negative or not a number"),
+            (all(0 <= value < math.inf for value in seconds), "a time or an excess is negative or not a number"),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
             (self.weight is None or 0 < self.weight <= 1, "its weight is not a share"),
@@ -358,6 +362,7 @@ def fresh_step(rollout: Rollout) -> Rollout:
         step_baseline=0,
         step_keyed=(0, 0),
         step_counts={},
+        step_excess={},
         silent_s=0.0,
         baseline_silent_s=0.0,
         probes={},

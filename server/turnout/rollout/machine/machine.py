@@ -49,7 +49,9 @@ class Facts:
         seconds: Since the last tick, by the monotonic clock.
         ticks: Counts that were closed since the last tick, the oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
-        incomparable: Why no copies can be compared: what the baseline does to itself; "" if they can.
+        incomparable: Why no copies can be compared: what the baseline does to itself, or that the shadow takes none any
+            more; "" if they can.
+        uncounted: Which copies count for nothing, in words; "" if all count.
         history: What slots did before the first step, as `turnout.rollout.guards.slot_history` packs it; "" if
             nothing is known.
         ready: The candidate and the version to go back to can both answer.
@@ -74,6 +76,7 @@ class Facts:
     ticks: Sequence[Tick] = ()
     shadow: Count = _NONE
     incomparable: str = ""
+    uncounted: str = ""
     history: str = ""
     ready: bool = True
     trouble: str = ""
@@ -142,7 +145,7 @@ def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
         return "evidence", server_verdict_text(rollout, server)
     if (record := tripped(rollout.plan.breaker, facts.slots)) is not None:
         return "breaker", trip_text(record)
-    if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
+    if why := broken(rollout.guards, rollout.step_counts, rollout.step_excess, rollout.evidence.phi):
         return "guard", why
     return rollback_cause(rollout)
 
@@ -168,7 +171,7 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
 
 
 def _observed(rollout: Rollout, facts: Facts) -> Rollout:
-    evidence, counts = rollout.evidence, dict(rollout.step_counts)
+    evidence, counts, excess = rollout.evidence, dict(rollout.step_counts), dict(rollout.step_excess)
     canary = baseline = 0
     per_server = rollout.per_server.with_taken(facts.taken)
     fresh = Evidence.start(rollout.plan.evidence_metrics, rollout.plan.max_duration_s)
@@ -181,6 +184,10 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
         canary += max((count.requests for count in met.values()), default=0)
         baseline += max((count.requests for count in tick.baseline.values()), default=0)
         counts |= {metric: counts.get(metric, _NONE).plus(count) for metric, count in met.items()}
+        for stratum in tick.strata:
+            for metric, value in stratum.dispersion.items():
+                bad = stratum.canary_count(metric).bad
+                excess[metric] = excess.get(metric, 0.0) + (value - 1.0) * bad
     if facts.shadow.requests:
         evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
     return replace(
@@ -191,6 +198,7 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
         step_baseline=rollout.step_baseline + baseline,
         step_keyed=keyed,
         step_counts=counts,
+        step_excess=excess,
         silent_s=0.0 if canary else rollout.silent_s + facts.seconds,
         baseline_silent_s=0.0 if baseline else rollout.baseline_silent_s + facts.seconds,
         rivals=max(rollout.rivals, facts.rivals),
@@ -248,6 +256,8 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
         f"{known.requests} copies were compared in {rollout.in_state_s:.0f} s and {known.bad} disagreed, "
         f"which does not show an agreement of {share_text(stage.agreement)}"
     )
+    if facts.uncounted:
+        why = f"{why}; {facts.uncounted}"
     return _insufficient(rollout, why) or first_step()
 
 

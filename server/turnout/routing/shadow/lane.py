@@ -78,12 +78,14 @@ class Lane:
         pair: Whose answers are compared.
         ledger: What came of it.
         closed: Why it takes nothing any more; "" while it does.
+        ended: It was closed because nobody wants it any more, and not for what its shadow did.
     """
 
     def __init__(self, pair: Pair, settings: LaneSettings, ledger: Ledger, parts: LaneDependencies) -> None:
         self.pair = pair
         self.ledger = ledger
         self.closed = ""
+        self.ended = False
         self._settings = settings
         self._parts = parts
         self._queue: deque[Copy] = deque()
@@ -92,7 +94,7 @@ class Lane:
         self._running: set[asyncio.Task[None]] = set()
         self._runners: dict[bool, tuple[VersionHandle, asyncio.Future[CopyRunner]]] = {}
         self._noise_due = 0.0
-        self._dispatcher = asyncio.create_task(self._dispatch(), name=f"shadow {pair.model}@{pair.shadow}")
+        self._dispatcher = self._dispatching()
 
     def has_place(self) -> bool:
         """Tells whether one more copy may wait; counts it as dropped if it may not.
@@ -123,6 +125,7 @@ class Lane:
 
     async def close(self, reason: str, bound: float) -> None:
         """Accepts no more copies, drops those that wait, and waits at most `bound` seconds for those that run."""
+        self.ended = True
         self._shut(reason)
         self._dispatcher.cancel()
         if self._running:
@@ -130,6 +133,16 @@ class Lane:
             for task in late:
                 task.cancel()
         await asyncio.gather(self._dispatcher, *self._running, return_exceptions=True)
+
+    def reopen(self) -> None:
+        """Accepts copies again, if it was closed because its shadow could not run any more."""
+        if self.closed and not self.ended:
+            self.closed = ""
+            if self._dispatcher.done():
+                self._dispatcher = self._dispatching()
+
+    def _dispatching(self) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._dispatch(), name=f"shadow {self.pair.model}@{self.pair.shadow}")
 
     def _shut(self, reason: str) -> None:
         self.closed = self.closed or reason

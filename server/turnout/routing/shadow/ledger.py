@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from turnout.routing.shadow.compare import AnswerComparison, OutputComparison
-from turnout.routing.shadow.noise import Noise
+from turnout.routing.shadow.noise import NEEDED_REPEATS, Noise
 from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.metrics.shadow import ShadowRecorder
 from turnout.telemetry.ratios import Ratio, ShadowAgreement
@@ -216,6 +216,21 @@ class Ledger:
     def incomparable(self) -> str:
         """Why nothing is left to compare, in a sentence; "" if something is."""
         return self.noise.nothing_left(self.outputs.keys())
+
+    @property
+    def uncounted(self) -> str:
+        """Which copies count for nothing, in words; "" if all count."""
+        dropped = sum(self.dropped.values())
+        found = []
+        if dropped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+            found.append(f"{dropped} copies were dropped ({reasons})")
+        if not self.judged:
+            found.append(
+                f"{self.compared} count for nothing before the baseline has answered {NEEDED_REPEATS} of them again; "
+                f"so far it has answered {self.noise.runs}"
+            )
+        return " and ".join(found)
 
     def bad(self, sample: ShadowSample, allowed: float) -> bool:
         """Tells whether a sample counts against the shadow, with the baseline's own noise subtracted.

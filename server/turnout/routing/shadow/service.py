@@ -102,8 +102,10 @@ class Shadows:
 
     def _lane(self, pair: Pair) -> Lane:
         lane = self._lanes.get(pair)
-        if lane is None or lane.closed:
-            ended = lane or self._ended.pop(pair, None)
+        if lane is not None:
+            lane.reopen()
+        else:
+            ended = self._ended.pop(pair, None)
             settings = self._settings.for_model(pair.model).shadow
             recorder = self._metrics.shadow(pair.model, pair.shadow)
             ledger = ended.ledger if ended else Ledger(recorder, settings.keep_worst, noise=bool(settings.noise_rate))

@@ -80,6 +80,7 @@ class ArmMeter:
     def roll(self) -> TickCounts:
         """Starts the next tick's counts and returns the ones before."""
         last, self.counts = self.counts, TickCounts(self.rules)
+        self.counts.follow(last)
         return last
 
     def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
@@ -125,7 +126,7 @@ class ArmMeter:
             counts.untimed += 1
             marks = UNTIMED
         else:
-            counts.passed[bisect_left(counts.thresholds, took)] += 1
+            counts.take(bisect_left(counts.thresholds, took))
             if took > counts.notable:
                 marks = BAD
                 if took > counts.late:
@@ -133,7 +134,14 @@ class ArmMeter:
                     marks = ERROR | BAD
         if invalid:
             counts.invalid += 1
+            counts.invalid_runs.add()
             marks |= INVALID | BAD
+        if marks & ERROR:
+            counts.error_runs.add()
+        elif counts.error_runs.present:
+            counts.error_runs.end()
+        if counts.invalid_runs.present and not invalid:
+            counts.invalid_runs.end()
         if slot >= 0:
             counts.keyed.add(slot | marks, took)
         if not marks & BAD:
@@ -177,10 +185,12 @@ class ArmMeter:
             counts.untimed += 1  # it says nothing about how long the answer would have taken
             marks = UNTIMED
         else:
-            counts.passed[passed] += 1
+            counts.take(passed)
             if took > counts.rules.stalled:
                 marks = BAD
         asked = not late and self._asked(counts, slot, marks, error, request, fault)
+        if late or fault or asked:
+            counts.error_runs.add()
         if late or (fault and not asked):
             counts.errors += 1
             counts.failed += 1

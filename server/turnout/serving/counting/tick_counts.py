@@ -14,6 +14,7 @@ from turnout.serving.counting.keyed_outcomes import (
     Entries,
     KeyedLog,
 )
+from turnout.serving.counting.run_lengths import RunLengths
 
 SERVER_FAULTS = frozenset(
     {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED"}
@@ -89,6 +90,9 @@ class TickCounts:
         failed: Those that are any of this.
         bad: Those, and the ones that stalled.
         passed: By number of thresholds that were passed.
+        slow_runs: By threshold, runs of requests that passed it.
+        error_runs, invalid_runs: Runs of errors, and of invalid answers.
+        latest: Thresholds that the request which ended last passed.
         latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
         largest_batch: Requests in the largest batch.
         slots: Of the requests with a key, in the order of admission.
@@ -111,6 +115,10 @@ class TickCounts:
     failed: int = 0
     bad: int = 0
     passed: list[int] = field(default_factory=list)
+    slow_runs: list[RunLengths] = field(default_factory=list)
+    error_runs: RunLengths = field(default_factory=RunLengths)
+    invalid_runs: RunLengths = field(default_factory=RunLengths)
+    latest: int = 0
     latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     largest_batch: int = 1
     slots: "array[int]" = field(default_factory=lambda: array("H"))
@@ -124,6 +132,7 @@ class TickCounts:
         self.thresholds, self.late = self.rules.thresholds, self.rules.late
         self.notable = min(self.late, self.rules.stalled)
         self.passed = [0] * (len(self.rules.thresholds) + 1)
+        self.slow_runs = [RunLengths() for _ in self.rules.thresholds]
 
     @property
     def unsettled(self) -> int:
@@ -133,6 +142,22 @@ class TickCounts:
     def slow(self, index: int) -> int:
         """Returns how many requests passed a threshold; those still under way at the close are among them."""
         return sum(self.passed[index + 1 :]) + self.unsettled
+
+    def take(self, passed: int) -> None:
+        """Counts a request that passed so many thresholds."""
+        self.passed[passed] += 1
+        for runs in self.slow_runs[:passed]:
+            runs.add()
+        for runs in self.slow_runs[passed : self.latest]:
+            runs.end()
+        self.latest = passed
+
+    def follow(self, before: "TickCounts") -> None:
+        """Goes on with the runs of the tick before, if what counts is still the same."""
+        if self.rules == before.rules:
+            self.slow_runs = [runs.carried_on() for runs in before.slow_runs]
+            self.latest = before.latest
+        self.error_runs, self.invalid_runs = before.error_runs.carried_on(), before.invalid_runs.carried_on()
 
     @property
     def timed(self) -> int:
@@ -148,6 +173,9 @@ class TickCounts:
         for question in list(self.asked):
             question.settle(None)
         self.closed = True
+        if unsettled := self.unsettled:  # they wait together
+            for runs in (self.error_runs, *self.slow_runs):
+                runs.add(unsettled)
         self.errors += self.unsettled
         self.failed += self.unsettled
         self.bad += self.unsettled

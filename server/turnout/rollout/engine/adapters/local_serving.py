@@ -83,15 +83,14 @@ class LocalServing:
         applied, policy = self.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
-        shadow, incomparable = self._shadowed(active)
+        copies = self._shadowed(active)
         return Facts(
             seconds,
             ticks=collected.ticks,
             taken=collected.taken,
             slots=collected.slots,
             history=active.counters.history if not rollout.history else "",
-            shadow=shadow,
-            incomparable=incomparable,
+            **copies,
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
             in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
@@ -296,24 +295,27 @@ class LocalServing:
         began = rollout.state in STEPPING or rollout.promoted
         counters.watch(slots, old.history, thresholds_of(rollout), began=began)
 
-    def _shadowed(self, active: ActiveRollout) -> tuple[Count, str]:
-        """Returns the copies that were judged since the last look, and those that disagreed or failed.
-
-        And why nothing can be compared, in a sentence; "" if something can.
-        """
+    def _shadowed(self, active: ActiveRollout) -> dict[str, Any]:
+        """Returns the facts about copies: those that were judged since the last look, and what keeps others from it."""
         rollout = active.rollout
-        if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING:
-            return Count(), ""
-        for lane in self._shadows.of(rollout.model):
-            if lane.pair.shadow == str(rollout.candidate):
-                ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
-                if not ledger.judged:
-                    return Count(), ""
-                fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
-                if fresh:
-                    active.sample = fresh[-1].number
-                return Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh)), ledger.incomparable
-        return Count(), ""
+        candidate = str(rollout.candidate)
+        lane = next((one for one in self._shadows.of(rollout.model) if one.pair.shadow == candidate), None)
+        if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING or lane is None:
+            return {}
+        ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
+        found: dict[str, Any] = {"incomparable": ledger.incomparable, "uncounted": ledger.uncounted}
+        if lane.closed and active.given_up_at not in (None, rollout.epoch) and not rollout.pauses:
+            lane.reopen()  # it was paused for that, and somebody has it go on
+        if not lane.closed or lane.ended:
+            active.given_up_at = None
+        else:
+            active.given_up_at = rollout.epoch
+            found["incomparable"] = f"{candidate} takes no more copies ({lane.closed}); to resume is to try again"
+        fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
+        if ledger.judged and fresh:
+            active.sample = fresh[-1].number
+            found["shadow"] = Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh))
+        return found
 
 
 def _handle(entry: VersionEntry | None) -> VersionHandle | None:
