@@ -1,7 +1,8 @@
 """How soon a bad candidate is detected, and how often a good one is rolled back: recomputes the table in EVIDENCE.md.
 
 `python benchmarks/evidence.py [--runs N] [--json] [--only TEXT]` simulates canaries tick by tick, without routing keys
-and with them (`evidence_keyed.py`), and canaries whose requests queue (`evidence_queue.py`). All decisions are made by the shipped code, `turnout.rollout.evidence`.
+and with them (`evidence_keyed.py`), and canaries whose requests queue (`evidence_queue.py`). All decisions are made by
+the shipped code, `turnout.rollout.evidence`.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from turnout.serving.counting.arm_counts import ArmMeter, Arms
 from turnout.serving.counting.run_lengths import RunLengths
 from turnout.serving.counting.tick_counts import Rules
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import evidence_queue as simulation
 
 P90 = latency("p90", 1.0)
