@@ -11,9 +11,9 @@ from typing import cast
 import grpc
 
 from turnout.address import Address
-from turnout.cli.answers_view import read_answers
 from turnout.cli.options import CallOptions, ServerTarget, TargetOptions
 from turnout.cli.output import ServerRefused
+from turnout.cli.releases.answers_view import read_answers
 from turnout.cli.token_interceptor import TokenInterceptor
 from turnout.errors import ConfigError, FieldViolation
 from turnout.routing.default_answers import RoutingTable

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import RenderableType
 
-from turnout.cli.answers_view import answers_body, answers_line
 from turnout.cli.output import facts, size_text
 from turnout.cli.publish.gates_view import gates_table
+from turnout.cli.releases.answers_view import answers_body, answers_line
 from turnout.registry.gates.gate import GateRefused, GateReport, GateResult
 from turnout.registry.gates.reports import report_json
 from turnout.registry.publishing.publish import PublishResult

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import grpc
 from grpc_status import rpc_status
 
-from turnout.cli.answers_view import read_answers
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
 from turnout.cli.publish.publish_view import PublishOutcome, PublishRefusal, Released
+from turnout.cli.releases.answers_view import read_answers
 from turnout.errors import DigestMismatch, FieldViolation, InvalidModel
 from turnout.registry.gates.gate import GateOutcome, GateReport, GateResult, GateVerdict
 from turnout.registry.manifest.digest import bytes_digest, read_canonical

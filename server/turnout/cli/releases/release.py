@@ -40,7 +40,7 @@ def release(
     A lower one, such as a correction of an older line, answers ranges alone. Refused while traffic is frozen, and while
     a rollout runs that it would take the traffic from. Running servers follow within a second.
     """
-    from turnout.cli.answers_view import show_change
+    from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import actor_or_login, exact_reference
 
     with reporting(as_json=target.as_json) as out:
@@ -71,7 +71,7 @@ def withdraw(
 
     Refused for the baseline (`turnout rollback` goes back from that) and for what a rollout needs.
     """
-    from turnout.cli.answers_view import show_change
+    from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import actor_or_login, exact_reference
 
     with reporting(as_json=target.as_json) as out:

@@ -30,8 +30,8 @@ def rollback(
     releases it again. A second rollback goes further back, and never to a version that was rolled back. Exits with 1 if
     there is nothing to go back to.
     """
-    from turnout.cli.answers_view import read_answers, show_change
     from turnout.cli.connection import Server
+    from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import rollout_pb2 as pb
 

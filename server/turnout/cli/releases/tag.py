@@ -32,7 +32,7 @@ def tag(
     With --expect, the move is refused if somebody else moved the tag first, and the error says which version it names
     now.
     """
-    from turnout.cli.answers_view import show_change
+    from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.registry.manifest.names import check_model_name, parse_version
     from turnout.releases.release import ReleaseStateWriter

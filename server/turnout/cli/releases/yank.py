@@ -19,7 +19,7 @@ def yank(
     Pins to it are refused, or answered with a warning if `routing.yanked_pins` says so. You cannot yank a version that
     the policy in force, a rollout or a tag needs. Running servers follow within a second.
     """
-    from turnout.cli.answers_view import show_change
+    from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
     from turnout.releases.release import ReleaseStateWriter
     from turnout.rollout.changes.operations import Operations
@@ -58,7 +58,7 @@ def unyank(
     target: DiskTarget = DiskTarget(),
 ) -> None:
     """Make a yanked version a candidate again. Release it if it should get general traffic again."""
-    from turnout.cli.answers_view import show_change
+    from turnout.cli.releases.answers_view import show_change
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused
     from turnout.releases.release import ReleaseStateWriter

@@ -69,9 +69,9 @@ def start(
     3    it still runs when --timeout is over
     130  Ctrl-C; it goes on running
     """
-    from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
+    from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.rollout.plan_file import named_fields
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login

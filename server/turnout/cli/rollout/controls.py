@@ -83,8 +83,8 @@ def _command(
     discard: bool = False,
 ) -> None:
     """Sends an operator's command, and prints the rollout's new state and which versions answer."""
-    from turnout.cli.answers_view import read_answers, show_change
     from turnout.cli.connection import Server
+    from turnout.cli.releases.answers_view import read_answers, show_change
     from turnout.cli.rollout.view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
     from turnout.shares import read_share

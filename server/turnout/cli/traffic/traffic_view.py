@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from turnout.cli.answers_view import answers_body, answers_line, read_answers
 from turnout.cli.messages import message_body
 from turnout.cli.output import table
+from turnout.cli.releases.answers_view import answers_body, answers_line, read_answers
 from turnout.shares import share_text
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
