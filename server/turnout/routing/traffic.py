@@ -278,16 +278,11 @@ class Traffic:
         known = self._catalog.snapshot.model(model)
         for version in policy.versions:
             _find(known, version)  # a policy of an earlier epoch may name what is gone
-        facts = {
-            version: PolicyFact(
-                statuses.get(version, entry.release_status),
-                entry.state is LifecycleState.READY,
-                entry.manifest.signature,
-            )
-            for version, entry in known.versions.items()
-        }
-        if reasons := unfit(policy, facts, force=change.force):
-            raise ChangeRefused("; ".join(reasons))
+        if unfit(policy, _facts(known, statuses), force=change.force):
+            # The store may have a release that this server has not followed yet.
+            recorded = (await self._store.in_thread(self._store.release_state)).of(model).release_statuses
+            if reasons := unfit(policy, _facts(known, {**recorded, **statuses}), force=change.force):
+                raise ChangeRefused("; ".join(reasons))
 
     def _keyed_traffic(self, model: str, policy: Policy) -> BySlot | None:
         """Returns the requests by slot of the last half hour, as this server saw them, for a twin to be drawn by.
@@ -393,6 +388,18 @@ class _Beside:
 
     statuses: Mapping[Version, ReleaseStatus] = field(default_factory=dict)
     rollout: tuple[int, int] | None = None
+
+
+def _facts(known: ModelEntry, statuses: Mapping[Version, ReleaseStatus]) -> Mapping[Version, PolicyFact]:
+    """Returns what a policy must fit. `statuses` overrides the release statuses that this server knows."""
+    return {
+        version: PolicyFact(
+            statuses.get(version, entry.release_status),
+            entry.state is LifecycleState.READY,
+            entry.manifest.signature,
+        )
+        for version, entry in known.versions.items()
+    }
 
 
 def _find(known: ModelEntry, wanted: Version) -> Version:

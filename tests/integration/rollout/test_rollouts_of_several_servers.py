@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
+from semver import Version
 
 from answer_wire import run
 from onnx_models import look_up, look_up_safely
@@ -34,6 +35,7 @@ from tcp_proxy import TcpProxy
 from turnout.app.server import running
 from turnout.errors import Conflict
 from turnout.rollout.clock import SYSTEM_CLOCK
+from turnout.state.release_status import ReleaseStatus
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -159,6 +161,16 @@ async def release_again(server, version="1.0.0") -> None:
     """Releases the baseline in a state store of the test's own."""
     async with control_of(server) as control:
         await control.ReleaseVersion(control_pb2.ReleaseVersionRequest(model="m", version=version))
+
+
+async def test_a_policy_may_name_what_was_released_on_another_server_a_moment_ago(pair, start_server) -> None:
+    seldom = {"poll_interval_s": 60.0, "watch": False}
+    first, second = [await start_server(repository=seldom) for _ in range(2)]
+    await release_again(first, "1.1.0")
+    entry = second.services.catalog.snapshot.model("m").versions[Version.parse("1.1.0")]
+    assert entry.release_status is ReleaseStatus.CANDIDATE, "this server knows nothing of it yet"
+    await put(second, policy("1.1.0"))
+    assert str(second.services.policies.current["m"].state.policy.baseline) == "1.1.0"
 
 
 async def test_clocks_that_differ_by_90_seconds_move_no_lease_and_lose_no_count(pair, start_server, state) -> None:
