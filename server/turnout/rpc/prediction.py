@@ -155,8 +155,8 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the caller waits no longer."""
-        return self._deadline
+        """`time.monotonic()` after which the caller waits no longer; before it is read, the stream's."""
+        return self.opened.deadline if self._deadline is None else self._deadline
 
     def message(self) -> pb.PredictRequest | None:
         """Returns the request, parsed; None if it was not."""
