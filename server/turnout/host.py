@@ -55,6 +55,9 @@ _HEAPS = 2
 _MOST_FILES = 65_536
 """Open files that a server asks for: some programs that it starts close all that they might have."""
 
+_CLOSE_WAIT = 8
+"""State of a TCP connection, the first byte of TCP_INFO, whose other end sends no more."""
+
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
@@ -308,6 +311,22 @@ def _is_connection(connection: socket.socket, port: int) -> bool:
         return not listens and bool(connection.getsockname()[1] == port)
     except OSError:  # it has been reset
         return False
+
+
+def clients_that_left(port: int) -> set[tuple[str, int]]:
+    """Returns the addresses of clients that have closed a connection to this process's port `port`.
+
+    A client that has only ended what it sends looks the same. Nobody is found where the system does not tell.
+    """
+    left: set[tuple[str, int]] = set()
+    if sys.platform != "linux":
+        return left
+    for _, connection in connections(port):
+        with connection, contextlib.suppress(OSError):  # it has been reset meanwhile
+            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
+                host, client_port = connection.getpeername()[:2]
+                left.add((host.partition("%")[0], client_port))
+    return left
 
 
 def cut_connections(port: int) -> None:

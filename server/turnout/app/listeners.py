@@ -21,6 +21,7 @@ from turnout.rpc.transport.admission import admitted
 from turnout.rpc.transport.asgi.application import Application, GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits, Receive, Scope, Send
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
+from turnout.rpc.transport.departures import Departures
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, ListenerApplication
 from turnout.rpc.transport.listening_socket import listen as listen_socket
 from turnout.rpc.transport.other_worker import NullListener
@@ -92,10 +93,12 @@ def open_listeners(
         control = listen(operators, settings.control, settings, identity, shared, channelz=True)
 
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
+    departures = Departures()
+    stack.callback(departures.close)
 
     def web_application(running: RunningCalls) -> Application:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            with running.request():
+            with running.request(), departures.watching(scope):
                 await web(scope, receive, send)
 
         return application

@@ -24,6 +24,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 LARGE = np.zeros((70_000, 4), np.float32)
 """More than a mebibyte, so that it is decoded in a thread."""
 RESET_BY_CLIENT = 8
+DECISIONS = "turnout_route_decisions_total"
 
 
 def item(name: str) -> bytes:
@@ -66,6 +67,13 @@ async def sent_to_conversions(server: Running) -> None:
     """Waits until a message waits for its turn to be decoded."""
     async with asyncio.timeout(100):
         while not server.services.conversions._thread._calls:
+            await asyncio.sleep(0.01)
+
+
+async def decided(server: Running, requests: int) -> None:
+    """Waits until so many requests were routed."""
+    async with asyncio.timeout(100):
+        while sum(v for (name, *_), v in (await scrape(server)).items() if name == DECISIONS) < requests:
             await asyncio.sleep(0.01)
 
 
@@ -121,15 +129,30 @@ async def test_a_large_body_that_waits_to_be_decoded(server: Running) -> None:
             assert await ended(server) == {"CANCELLED": 1.0}
 
 
+async def test_a_request_over_http_1_whose_client_leaves(server: Running) -> None:
+    body = json.dumps({"inputs": {"x": X.tolist()}}).encode()
+    head = b"POST /predict/m HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
+    (_, leaves), (answers, stays) = [
+        await asyncio.open_connection(server.http.host, server.http.port) for _ in range(2)
+    ]
+    with held_runs(server, "m"):
+        for writer in (leaves, stays):
+            writer.write(head + body)
+        await decided(server, 2)
+        leaves.close()
+        assert await ended(server) == {"CANCELLED": 1.0}
+    assert await answers.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert await ended_by_code(server) == {"CANCELLED": 1.0, "OK": 1.0}
+    stays.close()
+
+
 async def test_a_deadline_that_passes_while_the_event_loop_is_busy(server: Running) -> None:
     """The queue and the transport then find it at once, and the transport's word is the later one."""
     async with Http2Client(server.grpc.host, server.grpc.port) as client:
         with held_runs(server, "m"):
             stream = await client.begin(PREDICT, (*CALL, ("grpc-timeout", "500m")))
             await client.send(stream, message(request("m", x=X).SerializeToString()), end=True)
-            async with asyncio.timeout(100):
-                while not any(name == "turnout_route_decisions_total" for name, *_ in await scrape(server)):
-                    await asyncio.sleep(0.01)
+            await decided(server, 1)
             time.sleep(1.0)  # noqa: ASYNC251 - the server runs on this event loop
             answer = await client.answer(stream)
             assert answer.grpc_status == code_pb2.DEADLINE_EXCEEDED
