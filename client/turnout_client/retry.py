@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 
 from turnout_client.errors import DeadlineExceeded, ResourceExhausted, TurnoutClientError, Unavailable
 
+_FOR_EVER_SECONDS = 1e9
+"""From here on a timeout is no bound: gRPC counts nanoseconds since 1970 in 64 bits, and a deadline of more than those
+hold has passed at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -54,7 +58,8 @@ class RetryAttempts:
 
     Attributes:
         policy: The retry policy.
-        timeout: Time limit of all attempts and pauses together, in seconds; None or infinity for no limit.
+        timeout: Time limit of all attempts and pauses together, in seconds; None, infinity or decades for no
+            limit.
     """
 
     policy: RetryPolicy
@@ -63,7 +68,7 @@ class RetryAttempts:
     _failures: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and self.timeout != float("inf"):
+        if self.timeout is not None and not self.timeout >= _FOR_EVER_SECONDS:  # not a number is a bound
             self._deadline = time.monotonic() + self.timeout
 
     def remaining(self) -> float | None:

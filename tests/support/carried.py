@@ -13,6 +13,8 @@ from google.rpc.status_pb2 import Status
 
 from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address
+from turnout.errors import TurnoutError
+from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi.application import GrpcApplication
 from turnout.rpc.transport.asgi.call import CallLimits
 from turnout.rpc.transport.asgi.running_calls import RunningCalls
@@ -73,7 +75,10 @@ def methods(seen: Seen) -> Methods:
         return Parts((b"(", message[:half], b"|", b"", message[half:], b")"))
 
     async def tell(message: bytes, call: RpcCall) -> bytes:
-        call.trailing = tuple(call.metadata)
+        try:
+            call.trailing = tuple(call.metadata)
+        except TurnoutError as error:
+            raise StatusError(to_status(error)) from None
         return repr((call.metadata, call.host, call.deadline)).encode()
 
     async def show_certificate(message: bytes, call: RpcCall) -> bytes:

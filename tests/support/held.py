@@ -38,6 +38,23 @@ def held_runs(server: Running, model: str, version: str = "1.0.0") -> Iterator[t
 
 
 @contextmanager
+def held_conversions(server: Running) -> Iterator[threading.Event]:
+    """Has large messages be decoded once the event is set; the end of the context sets it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        go_on.wait(_LIMIT_SECONDS)
+
+    server.services.conversions._thread.submit(hold)
+    assert begun.wait(_LIMIT_SECONDS)
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+
+
+@contextmanager
 def held_loads() -> Iterator[threading.Event]:
     """Has versions load once the event is set, in all servers of this process; the end of the context sets it."""
     go_on, load = threading.Event(), manager.load  # type: ignore[attr-defined]

@@ -70,6 +70,16 @@ async def scrape(server: Running) -> dict[tuple[str, ...], float]:
     }
 
 
+async def ended_by_code(server: Running) -> dict[str, float]:
+    """Returns the requests that ended, by code; no code by which none did."""
+    codes: dict[str, float] = {}
+    for (name, *labels), value in (await scrape(server)).items():
+        if name == "turnout_requests_total" and value:
+            code = dict(label.split("=", 1) for label in labels)["code"]
+            codes[code] = codes.get(code, 0.0) + value
+    return codes
+
+
 def read(response: v1.PredictResponse) -> Answer:
     """Reads who answered."""
     route = response.route

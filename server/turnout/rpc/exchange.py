@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
 from turnout.auth.caller import Caller
-from turnout.errors import TurnoutError
+from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.request_metadata import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import MethodGuard
@@ -152,15 +152,20 @@ class UnaryExchange(GrpcExchange[MessageT]):
         return self.call.deadline
 
     def preferences(self) -> Preferences:
-        """Returns the preferences in the call's metadata. Raises the same errors as `PreferenceReader.read`."""
+        """Returns the preferences in the call's metadata. Raises the same errors as `RpcCall.metadata` and
+        `PreferenceReader.read`.
+        """
         call, reader = self.call, self.endpoint.preferences
         if not call.mentions(reader.wire_keys):
             return NO_PREFERENCES
         return reader.read(call.metadata, lambda: call.host)
 
     def parent(self) -> SpanContext | None:
-        """Returns the caller's span; None if the caller sent none."""
-        return read(self.call.metadata)
+        """Returns the caller's span; None if the caller sent none, or metadata that `preferences` refuses."""
+        try:
+            return read(self.call.metadata)
+        except InvalidRequest:
+            return None
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Ends the call with the status for an error."""
@@ -189,7 +194,9 @@ class Opened(Generic[MessageT]):
 
     @classmethod
     def of(cls, endpoint: Endpoint[MessageT], stream: Stream) -> "Opened[MessageT]":
-        """Opens a stream by reading its metadata. Raises the same errors as `PreferenceReader.read`."""
+        """Opens a stream by reading its metadata. Raises the same errors as `RpcCall.metadata` and
+        `PreferenceReader.read`.
+        """
         metadata = stream.metadata
         preferences = endpoint.preferences.read(metadata, lambda: stream.host)
         return cls(endpoint, stream, preferences, read(metadata), stream.deadline)

@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 from turnout.auth.authority import Authority
 from turnout.auth.policy.quotas import Quota
 from turnout.errors import Draining, Exhausted, InvalidRequest
+from turnout.rpc.transport.asgi.eager_tasks import begun_in_task
 from turnout.rpc.transport.port import Stream
 from turnout.serving.data_plane.data_plane import DataPlane, Pending
 from turnout.serving.data_plane.inference import InferenceExchange
@@ -172,12 +173,18 @@ class Multiplexer:
                 self._enter(self._plane.refuse(item, error))
                 return
         done = self._plane.begin(item)
-        if not isinstance(done, Pending):
-            if quota is not None:
-                quota.leave()
-            self._enter(done)
-            return
-        task = asyncio.create_task(done.finish())
+        if isinstance(done, Pending):
+            rest = begun_in_task(done.finish())
+            if isinstance(rest, asyncio.Task):
+                self._watch(rest, key, quota)
+                return
+            (done,) = rest
+        if quota is not None:
+            quota.leave()
+        self._enter(done)
+
+    def _watch(self, task: Task, key: str, quota: Quota | None) -> None:
+        """Has the answer of a task written."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if quota is not None:

@@ -155,8 +155,8 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
 
     @property
     def deadline(self) -> float | None:
-        """The caller's deadline on the `time.monotonic()` clock, in seconds; None if it has none."""
-        return self._deadline
+        """The caller's deadline on the `time.monotonic()` clock, in seconds; until it is read, the stream's."""
+        return self.opened.deadline if self._deadline is None else self._deadline
 
     def message(self) -> pb.PredictRequest | None:
         """Returns the parsed request; None if it has not been parsed."""

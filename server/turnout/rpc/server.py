@@ -69,7 +69,6 @@ CATALOG = _CATALOG.full_name
 CONTROL = _CONTROL.full_name
 REGISTRY = _REGISTRY.full_name
 HEALTH = _HEALTH.full_name
-CHANNELZ = _CHANNELZ.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +164,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         CONTROL: _CONTROL,
         REGISTRY: _REGISTRY,
         OIP_SERVICE: OIP_DESCRIPTOR,
-        CHANNELZ: _CHANNELZ,
+        _CHANNELZ.full_name: _CHANNELZ,
         HEALTH: _HEALTH,
     }
     methods = {
@@ -262,7 +261,8 @@ def _server_methods(
     guard: MethodGuard, services: Services, described: Mapping[str, ServiceDescriptor]
 ) -> Mapping[str, Method]:
     """Returns the methods about the server itself: health and reflection."""
-    health = HealthServicer(services.catalog, services.router, services.ready, frozenset(described) - {CHANNELZ})
+    served = frozenset((*described, REFLECTION_ALPHA.full_name, REFLECTION_V1))
+    health = HealthServicer(services.catalog, services.router, services.ready, served)
     reflection = ReflectionServicer(described)
     return {
         **guard.methods(_HEALTH, health),

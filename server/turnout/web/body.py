@@ -68,9 +68,7 @@ class BodyReceiver:
             ClientDisconnect: The client disconnected before the body was complete.
         """
         headers, max_bytes = request.headers, self.max_bytes
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", *_WINDOWS):
-            raise InvalidRequest.at("header content-encoding", f"expected gzip or deflate, got {encoding[:64]!r}")
+        encoding = _encoding(headers.getlist("content-encoding"))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:_LENGTH_DIGITS]) > max_bytes:
             raise _too_large(max_bytes)
@@ -88,6 +86,16 @@ class BodyReceiver:
         finally:
             self.budget.release(held)
         return RequestBody(parts, size, encoding, max_bytes)
+
+
+def _encoding(values: Sequence[str]) -> str:
+    """Returns the one encoding that the headers name, `identity` if they name none."""
+    named = [name.strip().lower() for value in values for name in value.split(",")]
+    codings = [name for name in named if name not in ("", "identity")] or ["identity"]
+    encoding = "gzip" if codings == ["x-gzip"] else codings[0]
+    if len(codings) > 1 or encoding not in ("identity", *_WINDOWS):
+        raise InvalidRequest.at("header content-encoding", f"expected gzip or deflate, got {', '.join(named)[:64]!r}")
+    return encoding
 
 
 def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:

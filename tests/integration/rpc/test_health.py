@@ -70,6 +70,15 @@ async def test_what_answers_is_serving(server, service) -> None:
 
 
 @one_server
+@pytest.mark.parametrize("listener", ["grpc", "control"])
+async def test_every_service_that_reflection_lists_is_serving(server, listener) -> None:
+    async with grpc.aio.insecure_channel(str(getattr(server, listener))) as channel, asyncio.timeout(100):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in await Reflection(channel, "v1").listed():
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status == SERVING, service
+
+
+@one_server
 @pytest.mark.parametrize("service", ["nobody", "model:q", "model:m@^2", "model:m@^^"])
 async def test_a_name_that_nothing_has_is_an_error_to_check(server, service) -> None:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:

@@ -8,9 +8,11 @@ import grpc
 import httpx
 import pytest
 
+from http2_client import CALL, Http2Client
+from http2_client import message as framed
 from onnx_models import scaled
 from otlp_receiver import Span, http_collector
-from routing_wire import scrape
+from routing_wire import ended_by_code
 from turnout.app.server import Running
 from turnout.config import Tracing
 from turnout.routing.router import PolicyRouter
@@ -125,7 +127,7 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
         tracing = Tracing(endpoint=collector.endpoint, sample_ratio=1.0, interval_s=0.05)
         server = await start_server(tracing=tracing)
         capfd.readouterr()
-        logged, before = list[str](), await counted(server)
+        logged, before = list[str](), await ended_by_code(server)
         for number, (model, name, code, broken) in enumerate(cases, start=1):
             case = model, name, broken
             with monkeypatch.context() as patch:
@@ -135,7 +137,7 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
             assert got == ("told" if adapter == "ModelStreamInfer" and code != "OK" else code), case
             # An answer that cannot be encoded was one before: it was counted, and its latency was.
             as_counted = "OK" if broken == encode else code
-            after = await counted(server)
+            after = await ended_by_code(server)
             grown = {c: count - before.get(c, 0.0) for c, count in after.items()}
             before = after
             assert {c: more for c, more in grown.items() if more} == {as_counted: 1.0}, case
@@ -165,11 +167,22 @@ def code_of(span: Span) -> str:
     return str(span.attributes["rpc.response.status_code"]) if by_http is None else STATUSES[by_http]
 
 
-async def counted(server: Running) -> dict[str, float]:
-    """Returns the requests that ended, by code."""
-    codes: dict[str, float] = {}
-    for (name, *labels), value in (await scrape(server)).items():
-        if name == "turnout_requests_total":
-            code = dict(label.split("=", 1) for label in labels)["code"]
-            codes[code] = codes.get(code, 0.0) + value
-    return codes
+@pytest.mark.parametrize("traced", [False, True])
+async def test_metadata_that_cannot_be_read_is_the_callers_fault(publish_model, start_server, traced) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    tracing = Tracing(endpoint="http://127.0.0.1:9", sample_ratio=1.0) if traced else Tracing()
+    server = await start_server(tracing=tracing, log={"level": "error"})
+    headers = (*CALL, ("x-routing-key", "k"), ("trace-bin", "?"))
+    item = pb.PredictStreamRequest(request=request("m", request_id="r", x=X)).SerializeToString()
+    calls = {
+        "/turnout.v1.PredictionService/Predict": request("m", x=X).SerializeToString(),
+        "/turnout.v1.PredictionService/PredictStream": item,
+        "/inference.GRPCInferenceService/ModelInfer": infer("m", "x"),
+        "/inference.GRPCInferenceService/ModelStreamInfer": infer("m", "x"),
+    }
+    async with Http2Client(server.grpc.host, server.grpc.port) as client:
+        for path, body in calls.items():
+            answer = await client.call(path, framed(body), headers)
+            assert (CODES[answer.grpc_status], "'trace-bin'" in answer.grpc_message) == ("INVALID_ARGUMENT", True), path
+    assert server.services.metrics.faults.unexpected["inference"] == 0
+    assert await ended_by_code(server) == {"INVALID_ARGUMENT": 2.0}  # of the streams nothing was read

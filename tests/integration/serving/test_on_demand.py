@@ -164,6 +164,23 @@ async def test_no_more_wait_for_a_load_than_for_a_runner(publish_model, start_se
     assert "2 requests" in refused.message
 
 
+async def test_a_request_larger_than_the_queue_is_let_in_if_nothing_else_waits(
+    publish_model, start_server, loads
+) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        publish_model("m", version, scaled(1))
+    server = await start_server(model={"m": {"load": "on_demand", "limits": {"max_queue_bytes": 1}}})
+    loads.go_on.clear()
+    async with stub_of(server) as stub:
+        calls = [asyncio.ensure_future(stub.Predict(request("m", "1.0.0", x=X), timeout=60)) for _ in range(2)]
+        done, waiting = await asyncio.wait(calls, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        (refused,) = [await refusal(call) for call in done]
+        loads.go_on.set()
+        (answered,) = await asyncio.gather(*waiting)
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert answered.route.version == "1.0.0"
+
+
 @pytest.mark.parametrize("tampered", [True, False], ids=["changed bytes", "cannot be loaded"])
 async def test_a_load_that_fails_answers_with_its_reason_and_is_not_tried_at_once(
     publish_model, start_server, loads, models, tampered, monkeypatch

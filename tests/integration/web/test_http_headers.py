@@ -1,6 +1,7 @@
 """What comes beside the bodies of HTTP requests is bounded, wherever it stands and whether or not it ever ends."""
 
 import asyncio
+import gzip
 
 import pytest
 
@@ -71,3 +72,55 @@ async def test_headers_within_the_bound_are_taken_and_bodies_may_be_longer(publi
     assert (await exchange(server, head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)).startswith(
         b"HTTP/1.1 200 "
     )
+
+
+PLAIN = b'{"inputs": {"x": [[1, 2, 3, 4]]}}'
+BINARY = (
+    b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}]}',
+    bytes(16),
+)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "status"),
+    [
+        ((b"gzip",), 200),
+        ((b"X-Gzip",), 200),
+        ((b"gzip, identity",), 200),
+        ((b"", b"gzip"), 200),
+        ((b"gzip, gzip",), 400),
+        ((b"gzip", b"gzip"), 400),
+        ((b"gzip", b"br"), 400),
+        ((b"identity", b"br"), 400),
+    ],
+)
+async def test_the_encoding_of_a_body_is_what_all_its_headers_say(
+    publish_model, start_server, encodings, status
+) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+    body = gzip.compress(PLAIN)
+    answer = await post(server, b"/predict/m", body, *(b"content-encoding: " + one for one in encodings))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"header content-encoding: expected gzip or deflate" in answer) == (status == 400)
+
+
+@pytest.mark.parametrize("encoding", [b"", b"identity", b"identity, identity"])
+async def test_a_body_in_no_encoding_is_read_as_it_is(publish_model, start_server, encoding) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    answer = await post(await start_server(), b"/predict/m", PLAIN, b"content-encoding: " + encoding)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("lengths", "status"), [((0,), 200), ((0, 0), 400), ((0, 1), 400), ((1, 0), 400)])
+async def test_one_header_says_where_the_binary_part_begins(publish_model, start_server, lengths, status) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    named = (b"inference-header-content-length: %d" % (len(BINARY[0]) + more) for more in lengths)
+    answer = await post(await start_server(), b"/v2/models/m/infer", b"".join(BINARY), *named)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def post(server, path: bytes, body: bytes, *headers: bytes) -> bytes:
+    """Sends a body with headers as they are, and returns the answer."""
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n" % len(body)
+    return await exchange(server, head + b"".join(one + b"\r\n" for one in headers) + b"\r\n" + body)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from turnout.host.sockets import cut_connections, same_file, unwatch
+from turnout.host.sockets import Peer, cut_connections, peers, same_file, unwatch
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what an event loop watches")
 
@@ -29,6 +29,25 @@ def test_connections_of_a_port_are_cut_and_nothing_else_is() -> None:
         for pair in pairs:
             for connection in pair:
                 connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_clients_that_have_left_are_found(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listening:
+        address = listening.getsockname()[:2]
+        stays, leaves = (socket.create_connection(address, 5) for _ in range(2))
+        accepted = [listening.accept()[0] for _ in range(2)]
+        assert set(peers(address[1]).values()) == {True}
+        where = leaves.getsockname()[:2]
+        leaves.close()
+        accepted[1].recv(1)  # until the end has come
+        before = os.listdir("/dev/fd")
+        assert [peer for peer, may_send in peers(address[1]).items() if not may_send] == [Peer(*where)]
+        assert os.listdir("/dev/fd") == before
+        for connection in (stays, *accepted):
+            connection.close()
 
 
 def test_descriptors_of_one_socket_are_found() -> None:

@@ -67,7 +67,7 @@ class RpcCall(ABC):
     @property
     @abstractmethod
     def metadata(self) -> Metadata:
-        """The metadata that the client sent."""
+        """The metadata that the client sent. Raises InvalidRequest if it cannot be read."""
 
     @abstractmethod
     def mentions(self, keys: frozenset[bytes]) -> bool:

@@ -148,6 +148,10 @@ class DataPlane:
         except Exception as error:  # noqa: BLE001 - told apart there
             trace = None if self._tracer is None else self._traced(self._tracer, exchange)
             return self._undecoded(exchange, trace, error)
+        except asyncio.CancelledError as error:
+            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+            self._given_up(exchange, trace, exchange.envelope(), None, None, error)
+            raise
         return None
 
     def parse_now(self, exchange: InferenceExchange[T]) -> T | None:
@@ -172,6 +176,9 @@ class DataPlane:
                 request = await self._conversions.run(_decode, exchange)
             except Exception as error:  # noqa: BLE001 - told apart there
                 return self._undecoded(exchange, trace, error)
+            except asyncio.CancelledError as error:
+                self._given_up(exchange, trace, exchange.envelope(), None, None, error)
+                raise
             done = self._run(exchange, trace, request)
             if not isinstance(done, Pending):
                 return done
@@ -185,7 +192,7 @@ class DataPlane:
             except Exception as error:  # noqa: BLE001 - told apart there
                 return self._failed(exchange, trace, request, pending.route, pending.counted, error)
             except asyncio.CancelledError as error:
-                self._count_failure(trace, request, pending.route, pending.counted, error)
+                self._given_up(exchange, trace, request, pending.route, pending.counted, error)
                 raise
             route = pending.route
             assert route is not None, "what was answered had a route"
@@ -347,6 +354,23 @@ class DataPlane:
         self._metrics.faults.unexpected["inference"] += 1
         self._access.unexpected(request, error, trace)
         return ModelFailure(_UNEXPECTED)
+
+    def _given_up(
+        self,
+        exchange: InferenceExchange[Any],
+        trace: Trace | None,
+        request: InferenceRequest,
+        route: Route | None,
+        counted: CountedRequest | None,
+        error: asyncio.CancelledError,
+    ) -> None:
+        """Counts and logs a request that its caller cancelled, or its transport because the deadline had passed."""
+        deadline = exchange.deadline if request.deadline is None else request.deadline
+        late = deadline is not None and deadline <= time.monotonic()
+        why = DeadlineExceededError("the deadline passed before the answer was there") if late else error
+        self._count_failure(trace, request, route, counted, why)
+        if trace is not None:
+            end(trace, exchange, why)
 
     def _count_failure(
         self,

@@ -134,6 +134,7 @@ class OnDemand:
     def _check_bounds(self, model: str, version: Version, waiting: _WaitingRequests | None, size: int) -> None:
         limits = self._settings.for_model(model).limits
         queued, held = (0, 0) if waiting is None else (waiting.queued, waiting.bytes)
-        if queued >= limits.max_queue_requests or held + size > int(limits.max_queue_bytes):
+        # The first is let in whatever its size, as into a version's queue.
+        if queued >= limits.max_queue_requests or (queued and held + size > int(limits.max_queue_bytes)):
             message = f"{model} {version} is being loaded; {queued} requests with {held:,} bytes wait, and no more may"
             raise QueueFull(message, retry_after=RETRY_SECONDS)

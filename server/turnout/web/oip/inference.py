@@ -50,7 +50,8 @@ class RestExchange(HttpExchange):
             request_id: Id of the request in logs, unless the client sent one.
         """
         super().__init__(request, operation, request_id, limits)
-        self._header_length = request.headers.get(HEADER_LENGTH)
+        lengths = request.headers.getlist(HEADER_LENGTH)
+        self._header_length = ", ".join(lengths) if lengths else None  # several are no number, and refused
         self._route_headers = route_headers
         self._memory = memory
         self._opened: InferenceBody | None = None

@@ -61,7 +61,7 @@ class _Begun(Call):
 
     __slots__ = ("_awaited", "_call", "_enter")
 
-    def __init__(self, call: Call, awaited: Any, enter: Callable[[], None]) -> None:
+    def __init__(self, call: Coroutine[Any, Any, Any], awaited: Any, enter: Callable[[], None]) -> None:
         self._call = call
         self._awaited = awaited
         self._enter: Callable[[], None] | None = enter
@@ -117,6 +117,22 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
 
 async def _failed(error: Exception) -> None:
     raise error
+
+
+def begun_in_task(call: Coroutine[Any, Any, T]) -> "tuple[T] | asyncio.Task[T]":
+    """Runs a call until it waits for something.
+
+    Returns:
+        Its result, in a tuple; or a task that goes on with it. What the call has begun to count it ends, whenever that
+        task is cancelled; one that was created for the call itself would never enter it if cancelled before its first
+        step.
+    """
+    try:
+        awaited = call.send(None)
+    except StopIteration as end:
+        return (end.value,)
+    rest: Any = _Begun(call, awaited, lambda: None)
+    return asyncio.create_task(rest)
 
 
 def started(awaitable: Awaitable[T]) -> "tuple[T] | Awaitable[T]":

@@ -9,8 +9,9 @@ from typing import Any
 
 from google.rpc.status_pb2 import Status
 
+from turnout.errors import InvalidRequest
 from turnout.rpc.transport.asgi.headers import read_metadata
-from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED, INVALID_ARGUMENT, refusal
+from turnout.rpc.transport.asgi.statuses import DEADLINE_EXCEEDED
 from turnout.rpc.transport.port import Metadata, Stream
 
 _LEAST_SECONDS = 0.001
@@ -55,13 +56,13 @@ class RunningCall(Stream):
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata that the client sent."""
+        """The metadata that the client sent. Raises InvalidRequest if a value that should be base64 is none."""
         known = self._metadata
         if known is None:
             try:
                 known = self._metadata = read_metadata(self._headers)
             except ValueError as error:
-                raise refusal(INVALID_ARGUMENT, str(error)) from None
+                raise InvalidRequest.at("metadata", str(error)) from None
         return known
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
