@@ -1,6 +1,6 @@
-"""Checks a request against a version's signature. Pure.
+"""Checks a request against a version's signature. Free of side effects.
 
-On the way of every request: compiled once per version, about two microseconds a check.
+Runs for every request, so it is prepared once per version; a check takes about two microseconds.
 """
 
 import math
@@ -11,17 +11,17 @@ from turnout.registry.manifest.signature import Signature, TensorSpec
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_BESIDE_ZERO = 1 << 26
-"""Product of an empty input's other dimensions, about as many elements as a message of the default size can hold.
+"""Maximum product of an empty input's other dimensions: about as many elements as fit into a message of default size.
 
-ONNX Runtime's MatMul goes through the outer ones one by one, empty or not: 2**31 of them did not end in 5 s.
+ONNX Runtime's MatMul iterates over the outer ones even if the input is empty: 2**31 of them did not finish in 5 s.
 """
 
 
 class Validator:
-    """What one signature accepts.
+    """Validates requests for one signature.
 
     Attributes:
-        output_names: Of all outputs, in the signature's order.
+        output_names: Names of all outputs, in the signature's order.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -40,16 +40,16 @@ class Validator:
         self._required = frozenset(spec.name for spec in signature.inputs if not spec.has_default)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
-        """Returns the names of the outputs wanted.
+        """Returns the names of the requested outputs.
 
         Args:
-            inputs: By name.
-            outputs: Names wanted; none means all.
+            inputs: Inputs by name.
+            outputs: Names of the requested outputs; empty means all.
 
         Raises:
-            InvalidTensor: An input is unknown or missing, or of another dtype, rank or fixed dimension, or is empty and
-                claims great sizes beside that, or where another that names its empty dimension is not; or an output is
-                unknown or wanted twice. All that is wrong is told at once.
+            InvalidTensor: An input is unknown or missing, has a wrong dtype, rank or fixed dimension, or is empty with
+                excessive other dimensions; a symbolic dimension is empty in one input but not in another; or an output
+                is unknown or requested twice. The error lists everything that is wrong.
         """
         known, empty = self._inputs, False
         if not self._required <= inputs.keys():
@@ -78,17 +78,17 @@ class Validator:
         return outputs
 
     def size_conflicts(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
-        """Returns where two inputs that name one symbolic dimension differ in its size.
+        """Returns the inputs that give the same symbolic dimension different sizes.
 
-        Looked at after a run failed, not before: models that broadcast run on such inputs, and exporters reuse symbols.
+        Checked only after a run has failed: models that broadcast run on such inputs, and exporters reuse symbols.
         """
         return self._conflicts(inputs, lambda one, other: one != other)
 
     def _half_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
-        """Returns where a dimension is empty in one input and not in another.
+        """Returns the inputs in which a symbolic dimension is empty while it is not in another.
 
-        No model gets anything out of that, and it must not run: ONNX Runtime takes tensors for equal in size that are
-        by their symbols, and divides by the size of one of them (an `Add` before a `LayerNormalization`).
+        No model computes anything useful from such inputs, and they must not run: ONNX Runtime takes tensors with equal
+        symbols to be equal in size, and divides by the size of one of them (an `Add` before a `LayerNormalization`).
         """
         return self._conflicts(inputs, lambda one, other: bool(one) != bool(other))
 
@@ -104,7 +104,7 @@ class Validator:
         return conflicts
 
     def _faults(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[FieldViolation]:
-        """Lists everything that is wrong; run only when something is."""
+        """Returns everything that is wrong with a request. Called only if something is."""
         faults = [
             FieldViolation(f"inputs.{name}", f"missing; expected {self._inputs[name][0]}")
             for name in sorted(self._required - inputs.keys())
@@ -128,7 +128,7 @@ class Validator:
 
 
 def shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
-    """Returns by symbol the dimensions (input, axis) that bear it, for symbols that more than one dimension bears."""
+    """Returns the dimensions (input, axis) of each symbol that occurs more than once."""
     places: dict[str, list[tuple[str, int]]] = {}
     for spec in signature.inputs:
         for axis, size in enumerate(spec.shape):
@@ -150,7 +150,7 @@ def _fits(spec: TensorSpec, array: Array) -> bool:
 
 
 def _hides_too_much(shape: tuple[int, ...]) -> bool:
-    """Tells whether a shape has a dimension of 0, which costs no bytes, and others that no message could fill."""
+    """Returns whether a shape has a dimension of 0, which costs no bytes, and others too large for any message."""
     return 0 in shape and math.prod(size for size in shape if size) > MAX_BESIDE_ZERO
 
 
