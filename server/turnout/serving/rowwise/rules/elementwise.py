@@ -1,4 +1,4 @@
-"""Operators that make each element of elements at the same place, their inputs stretched to one shape. Pure."""
+"""Rules for elementwise operators, whose inputs are broadcast to one shape. Free of side effects."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,17 @@ from turnout.serving.rowwise.sizes import ONE, broadcast
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
 
 MICROSOFT = "com.microsoft"
-"""The domain of ONNX Runtime's own operators."""
+"""Domain of ONNX Runtime's own operators."""
 
 CLASSICAL = "ai.onnx.ml"
-"""The domain of classical machine learning."""
+"""Domain of classical machine learning."""
 
 
 def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
-    """Returns what tensors make that are stretched to each other as NumPy does. At least one is made of rows.
+    """Returns the result of broadcasting tensors as NumPy does. At least one must be made of rows.
 
     Raises:
-        NotRowWise: Rows would meet others than their own.
+        NotRowWise: Rows would be combined with other rows.
     """
     shapes = [state.shape for state in states if state.shape is not None]
     if len(shapes) != len(states):
@@ -43,7 +43,7 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
 
 
 def elementwise(call: NodeCall) -> Sequence[State]:
-    """All inputs are stretched to one shape."""
+    """Broadcasts all inputs to one shape."""
     for index, state in enumerate(call.inputs):
         if isinstance(state, Shared):
             call.shared(index)
@@ -51,13 +51,13 @@ def elementwise(call: NodeCall) -> Sequence[State]:
 
 
 def _first_alone(call: NodeCall) -> Sequence[State]:
-    """The first input decides; the others, numbers that hold for all of it, do not depend on rows."""
+    """The output follows the first input; the others are numbers for the whole tensor and must not depend on rows."""
     call.shared(*range(1, len(call.inputs)))
     return [call.rows(0)]
 
 
 def _cast_like(call: NodeCall) -> Sequence[State]:
-    """The second input gives its element type only."""
+    """The second input determines only the element type."""
     first = call.given(0)
     if isinstance(first, Shared):
         call.shared(0)
@@ -81,7 +81,7 @@ def _normalizes_strings(call: NodeCall) -> Sequence[State]:
 
 
 def _quantize(call: NodeCall) -> Sequence[State]:
-    """Scale and zero point are numbers, or one for each index of an axis."""
+    """Scale and zero point are single numbers, or one number for each index of an axis."""
     call.shared(1, 2)
     rows = call.rows(0)
     scale = call.given(1)
@@ -103,7 +103,7 @@ def _prelu(call: NodeCall) -> Sequence[State]:
 
 
 def _bias(call: NodeCall) -> Sequence[State]:
-    """The second input, if there is one, is added along the last axis."""
+    """The second input, if given, is added along the last axis."""
     rows = call.rows(0)
     call.shared(1)
     if call.has(1):

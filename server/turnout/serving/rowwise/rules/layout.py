@@ -1,4 +1,4 @@
-"""Operators that move, cut, join or repeat elements: where the batch axis goes. Pure."""
+"""Rules for operators that move, cut, join or repeat elements, which may move the batch axis. Free of side effects."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from turnout.serving.rowwise.sizes import ONE, Size, broadcast, derived, product
 from turnout.serving.rowwise.states import Element, NotRowWise, Rows, RunFails, Shared, State, counts_rows, regrouped
 
 _WHOLE = 10**9
-"""An end of a slice from here on is past the last element of any dimension: exporters write such numbers."""
+"""Ends of slices from here on are past the end of any dimension; exporters write such numbers."""
 
 
 def _reshape(call: NodeCall) -> Sequence[State]:
@@ -21,10 +21,10 @@ def _reshape(call: NodeCall) -> Sequence[State]:
 
 
 def _target(call: NodeCall, rows: Rows, wanted: Sequence[Element]) -> tuple[Size, ...]:
-    """Returns the sizes that `wanted` means, where one may be -1: what is left.
+    """Returns the sizes that `wanted` describes, one of which may be -1 for the remaining elements.
 
-    A number that is not known may be 0 or -1 at a run. After the batch axis that does not matter: each row keeps its
-    elements whatever they are arranged in.
+    A number that is not known in advance may turn out to be 0 or -1. After the batch axis that does not matter, since
+    each row keeps its elements in any arrangement.
     """
     left = [i for i, size in enumerate(wanted) if size == Size(-1)]
     if len(left) > 1:
@@ -308,7 +308,7 @@ def _triangle(call: NodeCall) -> Sequence[State]:
 
 
 def _rearranged_blocks(call: NodeCall) -> Sequence[State]:
-    """DepthToSpace and SpaceToDepth, whose first axis is the batch's."""
+    """DepthToSpace and SpaceToDepth, whose batch axis is the first."""
     rows = call.rows(0)
     if rows.axis or rows.rank != 4:
         raise NotRowWise("the batch axis is not its first")

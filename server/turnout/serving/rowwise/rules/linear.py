@@ -1,4 +1,4 @@
-"""Operators that weigh and add up: products of matrices, convolutions, pooling, and what goes over pictures. Pure."""
+"""Rules for weighted sums: matrix products, convolutions, pooling and other image operators. Free of side effects."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Sh
 
 
 def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
-    """Returns the product of two tensors as NumPy's `matmul` has it, at least one of them made of rows.
+    """Returns the product of two tensors as in NumPy's `matmul`. At least one must be made of rows.
 
     Raises:
-        NotRowWise: It adds up rows, or multiplies each with all others.
+        NotRowWise: It sums over rows, or multiplies each row with all others.
     """
     if one.shape is None or other.shape is None:
         raise NotRowWise("how many dimensions its inputs have is not known before a run")
@@ -25,7 +25,7 @@ def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
     if isinstance(right, Rows) and right.axis == right.rank - 2:
         raise NotRowWise("it adds up rows")
     rank = max(len(left.shape), len(right.shape))
-    # Each factor, stretched to the product's shape: it has one index along what the other factor alone goes along.
+    # Each factor is broadcast to the shape of the product, with size 1 along the axis that only the other factor has.
     parts = [_stretched(left, rank, rank - 1), _stretched(right, rank, rank - 2)]
     product = broadcast_rows(parts)
     dropped = [rank - 2] * (len(one.shape) == 1) + [rank - 1] * (len(other.shape) == 1)
@@ -34,7 +34,7 @@ def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
 
 
 def _matrix(state: Shared | Rows, *, at_front: bool) -> Shared | Rows:
-    """Returns a vector as the matrix that it is taken for."""
+    """Returns a vector as the matrix that the operator takes it for."""
     assert state.shape is not None
     if not state.shape:
         raise NotRowWise("it multiplies a number")
@@ -47,7 +47,7 @@ def _matrix(state: Shared | Rows, *, at_front: bool) -> Shared | Rows:
 
 
 def _stretched(state: Shared | Rows, rank: int, summed: int) -> Shared | Rows:
-    """Returns `state` with 1 in place of the size that is added up."""
+    """Returns `state` with size 1 along the axis that is summed over."""
     assert state.shape is not None
     at = summed - rank + len(state.shape)
     shape = (*state.shape[:at], ONE, *state.shape[at + 1 :])
@@ -66,7 +66,7 @@ def _matmul(call: NodeCall) -> Sequence[State]:
 
 
 def _swapped(state: Shared | Rows) -> Shared | Rows:
-    """Returns a tensor with its last two axes changed over."""
+    """Returns a tensor with its last two axes swapped."""
     if state.shape is None or len(state.shape) < 2:
         raise NotRowWise("it turns a tensor that is not a matrix")
     shape = (*state.shape[:-2], state.shape[-1], state.shape[-2])
@@ -104,12 +104,12 @@ def _fused_matmul(call: NodeCall) -> Sequence[State]:
 
 
 def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_shape: Sequence[int]) -> Rule:
-    """Makes the rule of a product whose other inputs are scales and zero points."""
+    """Returns the rule for a product whose other inputs are scales and zero points."""
 
     def rule(call: NodeCall) -> Sequence[State]:
         _check_shared(call, first, second)
         call.shared(*per_tensor, *any_shape)
-        # A scale for each row of the left factor would be one for each row of the batch.
+        # One scale per row of the left factor would be one per row of the batch.
         for index in per_tensor:
             if call.has(index) and call.given(index).shape not in ((), (ONE,)):
                 raise NotRowWise(f"input {index} holds more than one number")
@@ -122,7 +122,7 @@ def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_sh
 
 
 def _block_quantized(call: NodeCall) -> Sequence[State]:
-    """Weights of a few bits, of N columns: `com.microsoft.MatMulNBits` and its kin."""
+    """Weights of a few bits with N columns: `com.microsoft.MatMulNBits` and similar operators."""
     rows = call.rows(0)
     call.shared(*range(1, len(call.inputs)))
     if rows.axis == rows.rank - 1:
@@ -178,7 +178,7 @@ def _first_axis(call: NodeCall) -> Rows:
 
 
 def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]:
-    """Returns the shape of an operator that goes over the places of a picture."""
+    """Returns the output shape of an operator that slides over the positions of an image."""
     how = [call.node.op_type, *(f"{k}={v}" for k, v in sorted(call.node.attributes.items()))]
     places = []
     for axis in range(2, rows.rank):
@@ -193,7 +193,7 @@ def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]
 
 
 def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
-    """Returns how many places a window of known size takes along a dimension of known size; None if one is not."""
+    """Returns the number of window positions along a dimension; None if a size is not known."""
     kernel = call.integers("kernel_shape")
     if kernel is None and len(call.inputs) > 1:
         shape = call.given(1).shape or ()
@@ -208,7 +208,7 @@ def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
     if room < 0:
         if call.node.op_type == "Conv":
             raise RunFails("its window is larger than its input")
-        return None  # ONNX Runtime's pooling answers all the same
+        return None  # ONNX Runtime's pooling produces an output nevertheless
     return Size(room // strides[at] + 1)
 
 
@@ -217,11 +217,11 @@ def _text(state: Shared | Rows) -> str:
 
 
 def _convolution(weights: int, transposed: bool = False) -> Rule:
-    """Makes the rule of a convolution whose other inputs are the same for every row.
+    """Returns the rule for a convolution whose other inputs are the same for every row.
 
     Args:
-        weights: Index of the input with the weights, (channels out, ...).
-        transposed: They are (channels in, channels out, ...).
+        weights: Index of the input with the weights (output channels, ...).
+        transposed: Whether the weights are (input channels, output channels, ...).
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
@@ -252,15 +252,15 @@ def _global_pool(call: NodeCall) -> Sequence[State]:
 
 
 _PLACES_KEPT = frozenset({"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"})
-"""Ways to place coordinates in which an axis that keeps its size keeps its elements."""
+"""Coordinate transformations under which an axis that keeps its size keeps its elements."""
 
 
 def _resize(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.text("mode", "nearest") != "nearest" and (rows.axis or rows.rank < 4):
-        # Kernels of fewer dimensions weigh neighbours along all axes; a weight of 0 still lets a NaN through.
+        # Kernels with fewer dimensions weight neighbors along all axes, and a weight of 0 still propagates NaN.
         raise NotRowWise("it interpolates along the batch axis")
-    if call.opset < 11:  # Upsample, and the first Resize
+    if call.opset < 11:  # Upsample, and the first version of Resize
         call.shared(1)
         scales = call.node.attributes.get("scales") if call.opset < 9 else None
         factors = list(scales) if isinstance(scales, tuple) else call.numbers(1)

@@ -1,4 +1,4 @@
-"""Operators that go along axes: sums, extremes, sorting, normalisation. Pure."""
+"""Rules for operators that work along axes: sums, extremes, sorting, normalization. Free of side effects."""
 
 from collections.abc import Mapping, Sequence
 
@@ -64,7 +64,7 @@ def _softmax(call: NodeCall) -> Sequence[State]:
 
 
 def _along_axis(default: int) -> Rule:
-    """Makes the rule of an operator that changes values along one axis and keeps the shape."""
+    """Returns the rule for an operator that changes values along one axis and keeps the shape."""
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
@@ -85,7 +85,7 @@ def _batch_normalization(call: NodeCall) -> Sequence[State]:
     if rows.axis != 1:
         call.shared(1, 2, 3, 4)
         return [rows]
-    for index in range(1, 5):  # each row is a channel, with numbers of its own
+    for index in range(1, 5):  # each row is a channel with its own parameters
         own = call.rows(index)
         if own.rank != 1 or own.layout != rows.layout:
             raise NotRowWise("its channels are made of rows, and their numbers are not")
@@ -112,7 +112,9 @@ def _weighs(rows: Rows, weights: Shared | Rows) -> None:
 
 
 def _skip_normalization(call: NodeCall) -> Sequence[State]:
-    """`com.microsoft.Skip(Simplified)LayerNormalization`: (rows, length, hidden) + the like or (1, length, hidden)."""
+    """`com.microsoft.Skip(Simplified)LayerNormalization`: adds (rows, length, hidden) and the same or (1, length,
+    hidden).
+    """
     weights = range(2, len(call.inputs))
     call.shared(*weights)
     both = broadcast_rows([call.rows(0), call.given(1)])
@@ -126,10 +128,11 @@ def _skip_normalization(call: NodeCall) -> Sequence[State]:
 
 
 def _channel_normalization(first_only: bool) -> Rule:
-    """Makes the rule of a normalisation of pictures (rows, channels, places...).
+    """Returns the rule for a normalization of images (rows, channels, positions...).
 
     Args:
-        first_only: It goes over places, so that the batch axis has to be the first; else it goes over channels alone.
+        first_only: Whether it normalizes over positions, so that the batch axis must be the first; otherwise it
+            normalizes over channels only.
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
@@ -152,7 +155,7 @@ def _mean_variance(call: NodeCall) -> Sequence[State]:
 
 
 def _fourier(call: NodeCall) -> Sequence[State]:
-    """DFT: the last axis holds real and imaginary parts."""
+    """DFT, whose last axis contains real and imaginary parts."""
     rows = call.rows(0)
     call.shared(1)
     if call.opset >= 20:

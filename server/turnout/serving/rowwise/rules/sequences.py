@@ -1,4 +1,6 @@
-"""Operators that go along sequences, each row its own: recurrent networks, attention, embeddings. Pure."""
+"""Rules for operators that process each row as a sequence: recurrent networks, attention, embeddings. Free of side
+effects.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,17 +12,17 @@ from turnout.serving.rowwise.states import NotRowWise, Rows, RunFails, Shared, S
 
 
 def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
-    """Makes the rule of RNN, GRU or LSTM.
+    """Returns the rule for RNN, GRU or LSTM.
 
     Args:
-        states: Indices of the inputs with the state that each row begins with.
-        peepholes: Index of the input with weights between cell and gates; None if there is none.
+        states: Indices of the inputs with the initial state of each row.
+        peepholes: Index of the input with the peephole weights; None if there is none.
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
         call.shared(1, 2, 3, *([] if peepholes is None else [peepholes]))
-        first = bool(call.integer("layout", 0))  # the batch axis comes first
+        first = bool(call.integer("layout", 0))  # whether the batch axis comes first
         if rows.rank != 3:
             raise RunFails(f"it takes 3 dimensions, not {rows.rank}")
         weights = call.given(1).shape
@@ -65,12 +67,12 @@ def _batch_first(call: NodeCall, index: int) -> Rows:
 
 
 def _bias(call: NodeCall, index: int, *, full: bool = False) -> None:
-    """Checks what is added to scores of (rows, heads, queries, keys): of that rank, or one for all rows.
+    """Checks a tensor that is added to scores (rows, heads, queries, keys): of that rank, or shared by all rows.
 
     Args:
         call: The node.
-        index: Of the input.
-        full: It may not have fewer dimensions.
+        index: Index of the input.
+        full: Whether a shared tensor must have all four dimensions.
     """
     if not call.has(index):
         return
@@ -87,7 +89,7 @@ def _bias(call: NodeCall, index: int, *, full: bool = False) -> None:
 
 
 def _attention(call: NodeCall) -> Sequence[State]:
-    """ONNX's own, of opset 23: queries, keys and values of (rows, length, hidden) or (rows, heads, length, width)."""
+    """ONNX's own, since opset 23: queries, keys and values (rows, length, hidden) or (rows, heads, length, width)."""
     query, _, values = (_batch_first(call, index) for index in range(3))
     if any(map(call.has, range(4, len(call.inputs)))) or any(call.node.outputs[1:]):
         raise NotRowWise("its cache is not followed")
@@ -119,14 +121,14 @@ def _fused_attention(call: NodeCall) -> Sequence[State]:
 
 
 def _masked(call: NodeCall, index: int) -> None:
-    """Checks a mask of one axis for rows and one or more for places; vectors of lengths go by the place of a row."""
+    """Checks a mask with one axis for rows and others for positions. Vectors of lengths depend on a row's position."""
     state = call.given(index)
     if isinstance(state, Shared) or _batch_first(call, index).rank < 2:
         raise NotRowWise("its mask is in a form that is not followed")
 
 
 def _multi_head_attention(call: NodeCall) -> Sequence[State]:
-    """`com.microsoft.MultiHeadAttention`, queries, keys and values of (rows, length, hidden) each."""
+    """`com.microsoft.MultiHeadAttention`: queries, keys and values, each (rows, length, hidden)."""
     rows = _batch_first(call, 0)
     if (
         not (call.has(1) and call.has(2))
@@ -145,7 +147,7 @@ def _multi_head_attention(call: NodeCall) -> Sequence[State]:
 
 
 def _embed(call: NodeCall) -> Sequence[State]:
-    """`com.microsoft.EmbedLayerNormalization`: token ids and segment ids of (rows, length), their mask, tables."""
+    """`com.microsoft.EmbedLayerNormalization`: token ids and segment ids (rows, length), their mask, tables."""
     ids = _batch_first(call, 0)
     call.shared(2, 3, 4, 5, 6, 8)
     for index in (1, 7):
