@@ -1,4 +1,4 @@
-"""The batch plan in force for a version: the proved plan, until a run contradicts it. Free of side effects."""
+"""The batch plan in force for a version: the proved plan, until a run contradicts it. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace

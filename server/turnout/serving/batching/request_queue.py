@@ -1,4 +1,4 @@
-"""A queue of waiting requests, with one line for each shape; lines take turns. Free of side effects.
+"""A queue of waiting requests, with one line for each shape; lines take turns. Pure.
 
 A line is *ready* when a runner may take from it now: its request runs alone, it fills a batch, or the time for which
 one of its requests may be held back has passed. That time is at most half of what the request had until its deadline. A

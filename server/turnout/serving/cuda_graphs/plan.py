@@ -1,4 +1,4 @@
-"""Decides which batch sizes of a version are captured as CUDA graphs, or why none are. Free of side effects.
+"""Decides which batch sizes of a version are captured as CUDA graphs, or why none are. Pure.
 
 A captured graph reads and writes the same memory at each launch, so its shapes never change. There is one graph for
 each *bucket*: 1, 2, 4, 8, ... rows. Requests and batches of other sizes are padded to the next bucket with copies of

@@ -1,6 +1,6 @@
 """Guards runs on synthetic inputs in a child process, which may crash it; such a crash is not a finding.
 
-The child records each run before it begins. If it dies, the next child is told of the run and skips it.
+The child records each run before it begins. If it dies, the next child skips that run.
 """
 
 import contextlib

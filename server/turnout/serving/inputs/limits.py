@@ -1,4 +1,4 @@
-"""Limits on the contents of a request, checked before the contents are processed. Free of side effects.
+"""Limits on the contents of a request, checked before the contents are processed. Pure.
 
 Each limit is a setting in `[limits]`, which error messages name.
 """

@@ -1,4 +1,4 @@
-"""Checks a request against a version's signature. Free of side effects.
+"""Checks a request against a version's signature. Pure.
 
 Runs for every request, so it is prepared once per version; a check takes about two microseconds.
 """

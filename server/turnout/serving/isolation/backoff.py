@@ -1,4 +1,4 @@
-"""Decides when a child process that died is started again. Free of side effects."""
+"""Decides when a child process that died is started again. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Decides whether a version runs in the server's process or in child processes. Free of side effects."""
+"""Decides whether a version runs in the server's process or in child processes. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Finds operators of a graph by which a request can end the process that runs it. Free of side effects.
+"""Finds operators of a graph by which a request can end the process that runs it. Pure.
 
 There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
 operators that take as much memory or time as a value of a request demands. docs/decisions/0037 lists the experiments
@@ -283,7 +283,7 @@ def _numbers(node: Node, name: str, default: int, count: int) -> tuple[int, ...]
 
 
 def _einsum(node: Node, scope: Scope) -> str:
-    """Checks for empty factors or products that must be transposed, which divides by their sizes."""
+    """Checks for factors and products that may be empty and are transposed, which divides by their sizes."""
     if len(node.inputs) < _FACTORS or _is_plain_product(str(node.attributes.get("equation", ""))):
         return ""
     shapes = [scope.type_of(name).shape for name in node.inputs]

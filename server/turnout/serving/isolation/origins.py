@@ -1,4 +1,4 @@
-"""Tracks what determines the tensors of a graph, and what is known about their sizes. Free of side effects.
+"""Tracks what determines the tensors of a graph, and what is known about their sizes. Pure.
 
 constant    the same for every request; its value is known if it is small
 size        zero or more, computed from the sizes of inputs, so that no value of a request affects it

@@ -1,4 +1,4 @@
-"""Decides which versions are evicted from memory to make room for another. Free of side effects.
+"""Decides which versions are evicted from memory to make room for another. Pure.
 
 Only versions that were loaded on demand are evicted, least recently used first, and never while in use.
 """

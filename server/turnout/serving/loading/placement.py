@@ -1,4 +1,4 @@
-"""Chooses the GPUs that a version is loaded on, among those that it may use. Free of side effects."""
+"""Chooses the GPUs that a version is loaded on, among those that it may use. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 

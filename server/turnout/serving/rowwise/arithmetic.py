@@ -1,4 +1,4 @@
-"""Arithmetic on single elements: integers that may be expressions of sizes. Free of side effects.
+"""Arithmetic on single elements: integers that may be expressions of sizes. Pure.
 
 Floating-point numbers are constants that are passed on but never computed with, since the result of a kernel depends on
 its precision.

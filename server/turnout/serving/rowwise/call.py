@@ -1,4 +1,4 @@
-"""One node and what is known about its input tensors, as passed to a rule. Free of side effects."""
+"""One node and what is known about its input tensors, as passed to a rule. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

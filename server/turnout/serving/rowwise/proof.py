@@ -1,5 +1,4 @@
-"""Follows the batch dimension through a graph, node by node, and decides whether requests may share a run. Free of side
-effects.
+"""Follows the batch dimension through a graph, node by node, and decides whether requests may share a run. Pure.
 
 The proof states: if the rows of several requests are concatenated along the batch axes of the inputs, then every output
 of the run either is the concatenation, along one axis, of the outputs that the requests would have got alone, or equals

@@ -1,4 +1,4 @@
-"""Evaluates operators on tensors that no row affects (shapes, axes, pads), element by element. Free of side effects."""
+"""Evaluates operators on tensors that no row affects (shapes, axes, pads), element by element. Pure."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Symbolic sizes of tensors before a run: products of a number and symbols. Free of side effects.
+"""Symbolic sizes of tensors before a run: products of a number and symbols. Pure.
 
 Sizes are never rounded or bounded. A size that is not a product becomes a new symbol, named after its derivation, so
 that two sizes derived in the same way are equal.

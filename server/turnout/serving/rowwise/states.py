@@ -1,4 +1,4 @@
-"""States: what is known about a tensor of a graph, for any number of rows of the batched inputs. Free of side effects.
+"""States: what is known about a tensor of a graph, for any number of rows of the batched inputs. Pure.
 
 Consider two kinds of run: each request alone, and several requests whose rows are concatenated. A state describes how
 the tensor of the second run follows from those of the first.

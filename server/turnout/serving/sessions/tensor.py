@@ -1,4 +1,4 @@
-"""The representation of tensors inside the server. Free of side effects."""
+"""The representation of tensors inside the server. Pure."""
 
 import sys
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Layout of the TensorRT cache, and the options that make ONNX Runtime use it. Free of side effects.
+"""Layout of the TensorRT cache, and the options that make ONNX Runtime use it. Pure.
 
     <cache>/tensorrt/engines/<digest>/<GPU>/<libraries>/full    engines of one version at full precision
                                                        /fp16    the same in FP16

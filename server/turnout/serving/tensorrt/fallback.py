@@ -1,4 +1,4 @@
-"""Decides how a version is served if its TensorRT engines cannot be built. Free of side effects.
+"""Decides how a version is served if its TensorRT engines cannot be built. Pure.
 
 building -> built                                        it is served by TensorRT
          -> failed | late -> the next provider in its settings, with the reason as a note

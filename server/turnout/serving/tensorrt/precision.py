@@ -1,4 +1,4 @@
-"""Decides by its golden cases whether a version runs in FP16. Free of side effects.
+"""Decides by its golden cases whether a version runs in FP16. Pure.
 
 A session in FP16 is used only if it answers every golden case as the case expects, within the version's tolerances; the
 comparison is that of the gate `golden`. Outputs that a case does not specify are compared with the answer of the

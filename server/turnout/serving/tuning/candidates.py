@@ -1,4 +1,4 @@
-"""Chooses which settings of a version are tried, and in which order. Free of side effects.
+"""Chooses which settings of a version are tried, and in which order. Pure.
 
 One group of settings is tried after another, each combined with the best of the groups before: threads and runners
 together, since they share the cores; then the batch size; then how long a runner waits for a fuller batch.

@@ -1,4 +1,4 @@
-"""Compares two settings by alternating measurement windows, and chooses settings. Free of side effects.
+"""Compares two settings by alternating measurement windows, and chooses settings. Pure.
 
 A shared machine varies in speed. The present settings and a candidate are therefore run in alternation, window by
 window, and each pair of windows gives a ratio in which the common influence cancels out.

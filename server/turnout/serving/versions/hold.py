@@ -1,4 +1,4 @@
-"""What prevents a version from being unloaded or withdrawn, and the command that ends it. Free of side effects."""
+"""What prevents a version from being unloaded or withdrawn, and the command that ends it. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Decides which versions should be loaded, and what to load and unload. Free of side effects.
+"""Decides which versions should be loaded, and what to load and unload. Pure.
 
 A decision is a function of a snapshot: which versions exist, what is declared, configured and requested, and what is
 loaded now. Two rules apply to every `load` setting; with `on_demand`, requests decide about the remaining versions

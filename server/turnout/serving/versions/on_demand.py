@@ -94,7 +94,7 @@ class OnDemand:
                 del self._waiting[key]
 
     async def close(self) -> None:
-        """Cancels all loads."""
+        """Cancels the tasks that wait for loads."""
         for load in (loads := list(self._loads)):
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)

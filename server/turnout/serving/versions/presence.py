@@ -1,5 +1,4 @@
-"""Compares the repository with the known versions: what exists, what is missing, what may be forgotten. Free of side
-effects.
+"""Compares the repository with the known versions: what exists, what is missing, what may be forgotten. Pure.
 
 Versions do not disappear by themselves: `turnout prune` records which ones it removes. Anything else that is missing
 indicates a lost mount, a failing disk or a mistake, so versions in memory stay in memory and the loss is reported:

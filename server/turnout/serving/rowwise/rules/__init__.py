@@ -1,6 +1,4 @@
-"""Rules that decide when an operator computes its outputs row by row. Operators without a rule may mix rows. Free of
-side effects.
-"""
+"""Rules that decide when an operator computes its outputs row by row; operators without one may mix rows. Pure."""
 
 from collections.abc import Mapping
 

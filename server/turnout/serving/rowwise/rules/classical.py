@@ -1,4 +1,4 @@
-"""Rules for operators of `ai.onnx.ml`, which process one row of features after another. Free of side effects."""
+"""Rules for operators of `ai.onnx.ml`, which process one row of features after another. Pure."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Rules for elementwise operators, whose inputs are broadcast to one shape. Free of side effects."""
+"""Rules for elementwise operators, whose inputs are broadcast to one shape. Pure."""
 
 import functools
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Rules for operators that move, cut, join or repeat elements, which may move the batch axis. Free of side effects."""
+"""Rules for operators that move, cut, join or repeat elements, which may move the batch axis. Pure."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Rules for weighted sums: matrix products, convolutions, pooling and other image operators. Free of side effects."""
+"""Rules for weighted sums: matrix products, convolutions, pooling and other image operators. Pure."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Rules for operators that work along axes: sums, extremes, sorting, normalization. Free of side effects."""
+"""Rules for operators that work along axes: sums, extremes, sorting, normalization. Pure."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,6 +1,4 @@
-"""Rules for operators that process each row as a sequence: recurrent networks, attention, embeddings. Free of side
-effects.
-"""
+"""Rules for operators that process each row as a sequence: recurrent networks, attention, embeddings. Pure."""
 
 from collections.abc import Mapping, Sequence
 
