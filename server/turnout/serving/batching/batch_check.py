@@ -289,10 +289,10 @@ def _compare_company(
         if axis is None:
             continue
         if values[index].shape != beside_itself[index].shape or values[index].shape[axis] != 2:
-            raise BatchDifference(f"output {spec.name} has not one row for each of two", mixes=True)
+            raise BatchDifference(f"output {spec.name} does not have one row for each of two", mixes=True)
         got, expected = (np.take(array, [place], axis=axis) for array in (values[index], beside_itself[index]))
         if differs(got, expected, tolerance_of(manifest, spec)):
-            raise BatchDifference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
+            raise BatchDifference(f"output {spec.name} of a row depends on what it is batched with", mixes=True)
 
 
 def _preview(axes: Mapping[str, int]) -> str:

@@ -136,7 +136,7 @@ class _AxesAttempt:
             why = f"{found} ({proof.obstacle})" if proof.obstacle else str(found)
             return BatchPlan(0, reason=f"unbatched: {why}", sample=sample, mixes=found.mixes)
         if proved is None and not self.claimed:
-            why = f"the graph does not prove that rows keep to themselves: {proof.obstacle}"
+            why = f"the graph does not prove that rows are independent of each other: {proof.obstacle}"
             return BatchPlan(0, reason=f"unbatched: {why}", sample=sample)
         if proved is None:
             how = f"declared, and runs agree; the graph does not prove it: {proof.obstacle}"

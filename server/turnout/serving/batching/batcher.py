@@ -204,9 +204,9 @@ class Batcher:
     def _refuse_if_full(self, nbytes: int) -> None:
         bounds, queue = self._bounds, self._queue
         if queue.requests >= bounds.requests:
-            what = f"{queue.requests} requests wait for {self._name}, the most that may"
+            what = f"{queue.requests} requests are waiting for {self._name}, the maximum"
         elif queue.requests and queue.nbytes + nbytes > bounds.nbytes:
-            what = f"{queue.nbytes} bytes wait for {self._name}, and {nbytes} more would pass {bounds.nbytes}"
+            what = f"{queue.nbytes} bytes are waiting for {self._name}, and {nbytes} more would exceed {bounds.nbytes}"
         else:
             return
         # Estimated time to work off the present queue at the pace of the latest runs.
@@ -426,7 +426,7 @@ def _finish(future: "asyncio.Future[None]") -> None:
 
 
 def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("the deadline passed before the answer was there")
+    return DeadlineExceededError("the deadline passed before the answer was ready")
 
 
 def _awaited(pending: _Pending) -> bool:

@@ -62,7 +62,7 @@ def warm_up(
     warning = ""
     for rows in _sizes(plan.max_rows):
         if clock() - began > _BUDGET_SECONDS:
-            warning = f"batches of {rows} rows and more were left cold: warm-up had taken {_BUDGET_SECONDS:.0f} s"
+            warning = f"batches of {rows} rows or more were not warmed up: warm-up had taken {_BUDGET_SECONDS:.0f} s"
             break
         inputs = join(plan, [plan.sample] * rows)
         try:
@@ -88,9 +88,9 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
     largest = max(times)
     measured = f"1 row {times[1] * 1e3:.2f} ms, {largest} rows {times[largest] * 1e3:.2f} ms"
     if best == 1:
-        return replace(plan, max_rows=0, reason=f"unbatched: batching does not pay here ({measured})")
+        return replace(plan, max_rows=0, reason=f"unbatched: batching does not pay off here ({measured})")
     if best < min(largest, plan.max_rows):
-        return replace(plan, max_rows=best, reason=f"{plan.reason}; more than {best} rows do not pay ({measured})")
+        return replace(plan, max_rows=best, reason=f"{plan.reason}; more than {best} rows do not pay off ({measured})")
     return plan
 
 

@@ -93,7 +93,7 @@ def obstacle(signature: Signature, graph: ModelGraph) -> str:
     """Returns why a model cannot be captured, as far as that is known before it is loaded; "" if nothing is."""
     for spec in (*signature.inputs, *signature.outputs):
         if spec.dtype in (DataType.STRING, DataType.BFLOAT16):
-            return f"{spec.name} is of {spec.dtype.value}, which is not bound to a device here"
+            return f"{spec.name} is of {spec.dtype.value}, which cannot be bound to a device here"
     flow = next((node for node in graph.graph.all_nodes() if node.op_type in CONTROL_FLOW), None)
     if flow is not None:
         return f"it has control flow ({flow.op_type})"
@@ -114,15 +114,15 @@ def plan_graphs(signature: Signature, plan: BatchPlan) -> GraphPlan:
         for axis, dimension in enumerate(spec.shape):
             if not isinstance(dimension, int) and axes.get(spec.name) != axis:
                 called = f" ({dimension})" if dimension else ""
-                return off(f"dimension {axis} of input {spec.name}{called} is free, and is no batch dimension")
+                return off(f"dimension {axis} of input {spec.name}{called} is free and is not the batch dimension")
     shapes = {name: array.shape for name, array in sample.items()}
     if plan.max_rows < 2:
         return GraphPlan((1,), _captured([1]), shapes, axes, plan.output_axes)
     if plan.sizes is not None:
-        return off("its rows are proved to keep to themselves for some sizes only")
+        return off("its rows are proved to be independent for some sizes only")
     whole = [spec.name for spec in signature.outputs if spec.name not in plan.output_axes]
     if whole:
-        return off(f"output {whole[0]} has no batch dimension: rows that fill a batch up might show in it")
+        return off(f"output {whole[0]} has no batch dimension: rows added as padding might affect it")
     buckets = [1]
     while buckets[-1] < plan.max_rows:
         buckets.append(min(buckets[-1] * 2, plan.max_rows))

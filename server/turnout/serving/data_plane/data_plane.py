@@ -30,7 +30,7 @@ _WARNED = "warning logged"
 
 _PREDICT = (AccessRole.PREDICT,)
 
-_UNEXPECTED = "the request failed inside the server, whose log tells why"
+_UNEXPECTED = "the request failed inside the server; see the server's log"
 
 T = TypeVar("T")
 

@@ -123,7 +123,7 @@ class Validator:
                 expected = ", ".join(self.output_names)
                 faults.append(FieldViolation(f"outputs.{name[:64]}", f"unknown; expected some of {expected}"))
         if len(set(outputs)) != len(outputs):
-            faults.append(FieldViolation("outputs", "an output is wanted twice"))
+            faults.append(FieldViolation("outputs", "an output is requested twice"))
         return faults
 
 

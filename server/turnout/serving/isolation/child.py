@@ -117,7 +117,7 @@ def _answer(session: Session, requests: Arena, answers: Arena, frame: bytes) -> 
     except TurnoutError as error:
         return pack_failure(error)
     except MemoryError:
-        return pack_failure(MemoryBudgetExceeded("a memory limit was met"))
+        return pack_failure(MemoryBudgetExceeded("a memory limit was reached"))
     except Exception as error:  # noqa: BLE001 - an error of one request is its answer
         return pack_failure(ModelFailure(f"the run failed ({type(error).__name__})"))
 

@@ -134,7 +134,7 @@ class ChildPool(EndableRun):
         """
         self._supervision.pools.add(self)
         if self._supervision.ended:
-            raise NotLoaded(f"{self._name} is not loaded: the server ends")
+            raise NotLoaded(f"{self._name} is not loaded: the server is stopping")
         self._keepers = 1
         self._supervision.start_thread(lambda: self._keep(0))
         with self._changed:
@@ -233,11 +233,11 @@ class ChildPool(EndableRun):
                 if self._closed:
                     raise ModelCrashed("its process was ended")
                 if given_up():
-                    raise ModelTimedOut("the run was given up before it began")
+                    raise ModelTimedOut("the run was abandoned before it began")
                 away = self._next_start - time.monotonic()
                 if not self._children and away > _PATIENCE_SECONDS and self._serving:
                     raise UnavailableError(
-                        f"{self._name} crashed again and again, and is started again in {away:.0f} s",
+                        f"{self._name} crashed repeatedly and will be restarted in {away:.0f} s",
                         retry_after=away,
                     )
                 if self._serving and len(self._children) == self._keepers < self._processes:

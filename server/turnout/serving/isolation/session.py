@@ -165,7 +165,7 @@ class IsolatedSession:
                 self.providers, self.device = unpack_loaded(answer)
             except FrameError as error:
                 self._end()
-                raise ModelFailure("its process answered with what is not an answer") from error
+                raise ModelFailure("its process sent an invalid answer") from error
             except TurnoutError:
                 self._end()
                 raise
@@ -191,8 +191,8 @@ class IsolatedSession:
                 answer = self._exchange(pack_request(self._requests, inputs, outputs), given_up)
                 return unpack_answer(self._answers, answer)
             except FrameError as error:
-                self._kill_because("it answered with what is not an answer")
-                raise ModelCrashed("its process was ended: it answered with what is not an answer") from error
+                self._kill_because("it sent an invalid answer")
+                raise ModelCrashed("its process was ended: it sent an invalid answer") from error
 
     def wait(self) -> str:
         """Waits until the child has ended and returns how: `SIGFPE` or `exit code 1`. Call it from one thread only."""
@@ -276,8 +276,8 @@ class IsolatedSession:
             send_frame(connection, frame, given_up)
             return receive_frame(connection, given_up)
         except TimeoutError:
-            self._kill_because("nobody waited for its run any more")
-            raise ModelTimedOut("its process was ended: it took longer than anybody waits") from None
+            self._kill_because("no caller waited for its run any more")
+            raise ModelTimedOut("its process was ended: it took longer than any caller waits") from None
         except BrokenPipeError:
             raise ChildGone(f"its process had died{self._cause()}") from None
         except (ConnectionResetError, EOFError):

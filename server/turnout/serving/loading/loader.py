@@ -404,8 +404,8 @@ def _fit(size: int, limit: int) -> None:
     """
     if 0 < limit < size:
         raise MemoryBudgetExceeded(
-            f"its files have {size:,} bytes, and [runtime] arena_limit_bytes leaves it {limit:,} on a GPU: a memory"
-            " limit was met"
+            f"its files have {size:,} bytes, and [runtime] arena_limit_bytes allows {limit:,} on a GPU: a memory limit"
+            " was reached"
         )
 
 

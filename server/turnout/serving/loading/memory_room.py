@@ -135,8 +135,12 @@ class MemoryRoom:
         largest = sorted(sizes.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} has {size:,}" for name, size in largest[:_NAMED])
         others = f" ({named}{', ...' if len(largest) > _NAMED else ''})" if named else ""
-        why = "what else is loaded has to stay" if not room.possible else "what could leave is in use"
+        why = (
+            "the other loaded versions have to stay"
+            if not room.possible
+            else "the versions that could be evicted are in use"
+        )
         return (
             f"it takes at least {need[device]:,} bytes on {device}; of [loading] {setting} = {budgets[device]:,}, "
-            f"{sum(sizes.values()):,} are taken{others}, and {why}: a memory limit was met"
+            f"{sum(sizes.values()):,} are taken{others}, and {why}: a memory limit was reached"
         )

@@ -51,7 +51,7 @@ class NodeCall:
             if isinstance(state, Rows):
                 raise NotRowWise(f"input {index} depends on the rows")
             if state is not None and state.counts_rows:
-                raise NotRowWise(f"input {index} depends on how many rows there are")
+                raise NotRowWise(f"input {index} depends on the number of rows")
 
     def numbers(self, index: int) -> list[Element]:
         """Returns the elements of an input that must be the same for every row; they may depend on the row count."""
@@ -133,7 +133,7 @@ class NodeCall:
             NotRowWise: The number depends on the number of rows.
         """
         if counts_rows(element):
-            raise NotRowWise("a size depends on how many rows there are")
+            raise NotRowWise("a size depends on the number of rows")
         return element if isinstance(element, Size) and element.is_size else self.fresh(axis)
 
     def outside(self, rows: Rows, axes: Sequence[int], what: str) -> None:

@@ -82,9 +82,9 @@ def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str,
             case Rows(_, axis) if state.plain:
                 axes[name] = axis
             case Rows():
-                return Proof(obstacle=f"output {name} has not one slice for each row: its batch axis is folded")
+                return Proof(obstacle=f"output {name} does not have one slice for each row: its batch axis is folded")
             case Shared() if state.counts_rows:
-                return Proof(obstacle=f"output {name} depends on how many rows there are")
+                return Proof(obstacle=f"output {name} depends on the number of rows")
     if not axes:
         return Proof(obstacle="no output depends on the rows")
     return Proof(axes)
@@ -176,7 +176,7 @@ class _GraphWalk:
         except NotRowWise as found:
             return [Mixed(f"{node}: {found}", fails=isinstance(found, RunFails))] * len(node.outputs)
         except Exception as error:  # noqa: BLE001 - the node violates the standard, so nothing is known
-            return [Mixed(f"{node}: it is not as its operator is described ({error!r})")] * len(node.outputs)
+            return [Mixed(f"{node}: it does not conform to its operator's description ({error!r})")] * len(node.outputs)
         if node.subgraphs:
             return states
         return [Mixed(f"{node}: {state.reason}") if isinstance(state, Mixed) else state for state in states]
@@ -197,7 +197,7 @@ class _GraphWalk:
             return evaluate(call)
         rule = RULES.get((node.domain, node.op_type))
         if rule is None:
-            raise NotRowWise("it is not known to make its output row by row")
+            raise NotRowWise("it is not known to compute its output row by row")
         return rule(call)
 
     def _if(self, call: NodeCall, scope: Scope) -> Sequence[Known]:

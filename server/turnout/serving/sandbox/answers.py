@@ -42,7 +42,7 @@ class AnswerArchiveWriter:
         plain = {name: _plain(array) for name, array in outputs.items()}
         size = sum(array.nbytes for array in plain.values())
         if size > self._left:
-            plain, fault = {}, f"its outputs, with those before, have more than {MAX_ANSWERS_BYTES >> 20} MiB"
+            plain, fault = {}, f"its outputs and the earlier ones together exceed {MAX_ANSWERS_BYTES >> 20} MiB"
         self._left -= size if plain else 0
         for name, array in plain.items():
             with self._archive.open(f"{len(self.records)}/{name}.npy", "w", force_zip64=True) as file:

@@ -65,7 +65,7 @@ DESCRIBED_BYTES = 512 << 20
 _LOADING = 4
 """Number of copies of a version held while it is loaded: as protobuf, as tensors, and in the kernels' layout."""
 
-_LIMIT_MET = "a memory limit was met"
+_LIMIT_MET = "a memory limit was reached"
 _WARM_RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
 
@@ -152,7 +152,7 @@ class SandboxRequest:
 
     def client_message(self, error: TurnoutError) -> str:
         """Returns an error's message, with the value of the memory limit if that was met."""
-        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was met"
+        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was reached"
         return error.message.replace(_LIMIT_MET, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
 
     def trying(self, what: str) -> AbstractContextManager[None]:
@@ -239,7 +239,7 @@ def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> Sample
     tried = recipes(values_become_sizes=sizes)
     found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, request.trying)
     if found.deadly:
-        raise ModelCrashed(f"{found.trouble}, whatever was made up; a golden case would show what it runs on")
+        raise ModelCrashed(f"{found.trouble}, for all synthetic inputs; a golden case would show what it runs on")
     return replace(
         found, trouble=found.trouble.replace(_LIMIT_MET, request.client_message(MemoryBudgetExceeded(_LIMIT_MET)))
     )
@@ -258,7 +258,7 @@ def _proved(
         with request.attempts.attempt("other values than those it ran on", _PROOF_RUNS * request.run_seconds):
             return prove(session.run, manifest, request.max_rows, rows, graph, tried, trouble=found.trouble)
     except LeftOut as error:
-        reason = f"unbatched: of other values than those that it ran on first, {error.message}"
+        reason = f"unbatched: on values other than those that it first ran on, {error.message}"
         return BatchPlan(0, reason=reason, sample=found.inputs)
 
 
@@ -409,7 +409,7 @@ def _common_example(request: SandboxRequest, sessions: Sequence[Session], output
                 with _guarded(request, example):
                     session.run(example.inputs, names)
             return example
-    raise ModelFailure("no input was found that both take")
+    raise ModelFailure("no input was found that both accept")
 
 
 def _answer(

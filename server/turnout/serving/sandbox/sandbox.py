@@ -198,9 +198,9 @@ class ProcessSandbox:
             if not what or what in deadly or len(deadly) == MOST_DEADLY:
                 raise ModelCrashed(f"its process died{ended.cause}")
             late = f"a run took longer than {self._run_seconds:g} s"
-            deadly[what] = late if ended.code == -signal.SIGALRM else f"a run took its process down{ended.cause}"
+            deadly[what] = late if ended.code == -signal.SIGALRM else f"its process died{ended.cause} during a run"
             if list(deadly.values()).count(late) == MOST_LATE:
-                raise ModelTimedOut(f"{late}, on two made-up inputs; a golden case would show what it runs on")
+                raise ModelTimedOut(f"{late}, for two synthetic inputs; a golden case would show what it runs on")
         return _read(scratch)
 
 
@@ -209,7 +209,7 @@ def _read(scratch: Path) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
         failure = read_failure(body["error"]) if "error" in body else None
     except (OSError, ValueError, FrameError) as error:
-        raise ModelFailure("its process answered with what is not an answer") from error
+        raise ModelFailure("its process sent an invalid answer") from error
     if failure is not None:
         # The child ran an untrusted model and may report anything, so other errors are not passed on.
         raise failure if isinstance(failure, _TOLD) else ModelFailure(failure.message)

@@ -104,7 +104,7 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], unzipped: Sequence[
             rows = len(was)
             alike = now.shape == (rows, len(one.keys)) and all(_row(one, was[i], now[i]) for i in range(rows))
         if not alike:
-            raise InvalidModel(f"without its ZipMap the model answers otherwise: output {name!r} differs")
+            raise InvalidModel(f"the model answers differently without its ZipMap: output {name!r} differs")
     return rows
 
 

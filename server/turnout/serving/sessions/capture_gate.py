@@ -55,7 +55,7 @@ class CaptureGate:
                 break
             time.sleep(min(seconds, _PAUSE_SECONDS))
         else:
-            raise TimeoutError(f"there was no moment without a run on a GPU in {attempts} attempts")
+            raise TimeoutError(f"a run on a GPU was in progress at each of {attempts} attempts")
         try:
             yield
         finally:
@@ -138,7 +138,7 @@ def capturing() -> Iterator[None]:
     """
     if not GATED.complete:
         raise TimeoutError(
-            "versions were loaded on a GPU before CUDA graphs were asked for: load them again, or restart the server"
+            "versions were loaded on a GPU before CUDA graphs were enabled: load them again, or restart the server"
         )
     with LOADS.alone(attempts=3, seconds=10.0), RUNS.alone(attempts=20, seconds=0.05):
         yield

@@ -50,9 +50,9 @@ def cuda_driver() -> CudaDriver:
     count = ctypes.c_int()
     code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if code:
-        return CudaDriver(named, (), f"the NVIDIA driver is there and says: {_error_name(cuda, code)}")
+        return CudaDriver(named, (), f"the NVIDIA driver is installed but reports: {_error_name(cuda, code)}")
     if not count.value:
-        return CudaDriver(named, (), "the NVIDIA driver is there and names no device")
+        return CudaDriver(named, (), "the NVIDIA driver is installed but reports no device")
     return CudaDriver(named, tuple(_device(cuda, index) for index in range(count.value)))
 
 

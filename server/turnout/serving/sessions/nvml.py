@@ -30,17 +30,17 @@ class Nvml:
     def open(cls, log: FilteringBoundLogger) -> Self | None:
         """Returns NVML; None, with a debug log entry, if there are no bindings, no driver or no device."""
         if "pynvml" not in sys.modules and not _driver_there():
-            log.debug("GPUs are not watched", reason="there is no NVIDIA driver")
+            log.debug("GPUs are not monitored", reason="there is no NVIDIA driver")
             return None
         try:
             library = importlib.import_module("pynvml")
         except ImportError:
-            log.debug("GPUs are not watched", reason="nvidia-ml-py is not installed (the extra `gpu`)")
+            log.debug("GPUs are not monitored", reason="nvidia-ml-py is not installed (the extra `gpu`)")
             return None
         try:
             library.nvmlInit()
         except library.NVMLError as error:
-            log.debug("GPUs are not watched", reason=str(error))
+            log.debug("GPUs are not monitored", reason=str(error))
             return None
         return cls(library, log)
 
@@ -90,7 +90,7 @@ class Nvml:
         try:
             return ask()
         except self._library.NVMLError as error:
-            self._log.debug("a GPU does not tell", reason=str(error))
+            self._log.debug("a GPU query failed", reason=str(error))
             return None
 
 

@@ -114,7 +114,7 @@ def choose(wanted: Sequence[str]) -> tuple[str, ...]:
         report = next(r for r in probe() if r.name == name)
         if not report.usable:
             raise ConfigError(
-                f"provider {short!r} was asked for and cannot be used here: {report.detail}; or take it out of"
+                f"provider {short!r} was requested but cannot be used here: {report.detail}; or remove it from"
                 " [runtime] providers"
             )
         chosen.append(name)
@@ -134,7 +134,7 @@ def _unprinted() -> Iterator[io.StringIO]:
 
 def _probe_one(name: str, available: bool) -> ProviderReport:
     if not available:
-        return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not hold it")
+        return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not include it")
     options = _quiet_options()
     try:
         with _unprinted():  # ONNX Runtime announces a fallback to the CPU with print
@@ -159,7 +159,7 @@ def _missing_reason(name: str) -> str:
         return _missing_of_tensorrt()
     if missing := missing_cuda_libraries():
         return f"not found: {', '.join(missing)}; they come with pip install 'turnout[gpu]'"
-    return "the CUDA libraries are there, but no device or driver that works with them"
+    return "the CUDA libraries are installed, but no device or driver works with them"
 
 
 def _missing_of_tensorrt() -> str:
@@ -169,7 +169,7 @@ def _missing_of_tensorrt() -> str:
     if not needed:
         return "TensorRT's libraries (libnvinfer) or a device were not found"
     if not missing:
-        return "TensorRT's libraries are there, but no NVIDIA device or driver that works with them"
+        return "TensorRT's libraries are installed, but no NVIDIA device or driver works with them"
     sentences = [f"not found: {', '.join(missing)}"]
     if own := [name for name in missing if name.startswith(_TENSORRTS_OWN)]:
         toolkit = next((f"-cu{_major(name)}" for name in needed if name.startswith("libcudart")), "")
@@ -179,7 +179,7 @@ def _missing_of_tensorrt() -> str:
             " with its folder tensorrt_libs in LD_LIBRARY_PATH"
         )
     if len(own) < len(missing):
-        sentences.append("those of CUDA and cuDNN come with pip install 'turnout[gpu]'")
+        sentences.append("CUDA and cuDNN come with pip install 'turnout[gpu]'")
     return "; ".join(sentences)
 
 
@@ -222,7 +222,7 @@ def _major(name: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "it raised without saying why"
+    return text.strip().splitlines()[0][:300] if text.strip() else "it raised an error without a message"
 
 
 @functools.cache

@@ -71,7 +71,7 @@ def sentence(text: str) -> str:
 def _failure(error: Exception, what: str) -> MemoryBudgetExceeded | ModelFailure:
     text = str(error)
     if isinstance(error, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
-        return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
+        return MemoryBudgetExceeded(f"{what}: a memory limit was reached", retry_after=1.0)
     cleaned = sentence(text)
     return ModelFailure(f"{what}: {cleaned}" if cleaned else f"{what} ({type(error).__name__})")
 

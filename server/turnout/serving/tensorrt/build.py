@@ -44,7 +44,7 @@ class EngineBuilds:
         """
         with self._changed:
             if name in self._going:
-                raise ModelTimedOut("an earlier build, which took too long, still goes on")
+                raise ModelTimedOut("an earlier build that took too long is still running")
             self._going.add(name)
         threads = Threads("engines")
         future = threads.submit(contextvars.copy_context().run, build)

@@ -145,6 +145,6 @@ def _bytes(folder: Path) -> int:
 
 def _refuse_if_shared(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
-        raise ConfigError(f"[runtime] tensorrt_cache: {path} is another user's, and what lies in it is run")
+        raise ConfigError(f"[runtime] tensorrt_cache: {path} belongs to another user, and its contents are executed")
     if found.st_mode & _OTHERS:
-        raise ConfigError(f"[runtime] tensorrt_cache: others may write to {path}, and what lies in it is run")
+        raise ConfigError(f"[runtime] tensorrt_cache: other users may write to {path}, and its contents are executed")

@@ -18,8 +18,8 @@ End = Literal["throughput", "latency"]
 ENDS: tuple[End, ...] = ("throughput", "latency")
 
 _GAINS: Mapping[End, str] = {
-    "throughput": "the requests a second of the present settings",
-    "latency": "as quick as the present settings with one request at a time",
+    "throughput": "the requests per second of the present settings",
+    "latency": "as fast as the present settings with one request at a time",
 }
 
 WORTHWHILE = 1.03
@@ -153,7 +153,7 @@ class Findings:
             why = f"nothing that was tried has a better {end} by {WORTHWHILE - 1:.0%} and by more than its spread"
             return Choice(self.present.tuned, why if tried else "nothing else was tried")
         again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
-        second_try = "no time was left to try it again" if again is None else f"when tried again it was {again}"
+        second_try = "there was no time to try it again" if again is None else f"when tried again it was {again}"
         return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {second_try}")
 
     def best_so_far(self) -> Tuned:

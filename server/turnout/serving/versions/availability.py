@@ -16,8 +16,8 @@ class Dependency(StrEnum):
 
 
 _MEANWHILE = {
-    Dependency.REPOSITORY: "what is loaded stays loaded, and nothing else can be loaded",
-    Dependency.STATE_STORE: "serving goes on from memory, and changes are refused",
+    Dependency.REPOSITORY: "loaded versions stay loaded, and no others can be loaded",
+    Dependency.STATE_STORE: "serving continues from memory, and changes are refused",
 }
 
 
@@ -49,7 +49,9 @@ class Availability:
         if (unserved := tuple(reasons)) != self._unserved:
             self._unserved = unserved
             if unserved:
-                self._log.error("nothing is served, and something should be: the server is not ready", reasons=unserved)
+                self._log.error(
+                    "nothing is served although something should be: the server is not ready", reasons=unserved
+                )
 
     @property
     def notes(self) -> Sequence[str]:

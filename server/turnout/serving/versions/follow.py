@@ -117,7 +117,7 @@ async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) 
                     try:
                         await refresh()
                     except (TurnoutError, OSError) as error:  # reported and retried by `_follow_state`
-                        log.debug("a change in the repository could not be followed at once", reason=_words(error))
+                        log.debug("a change in the repository could not be read yet", reason=_words(error))
             changed.clear()
             await asyncio.sleep(_RETRY_SECONDS)
     finally:

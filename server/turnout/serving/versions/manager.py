@@ -189,7 +189,7 @@ class Manager:
         if entry.state is not LifecycleState.READY:
             why = entry.reason or entry.state
             if not self._inventory.presence.reachable(model):
-                why = f"{'; '.join(self._inventory.presence.reasons)}; it is loaded once that is mended"
+                why = f"{'; '.join(self._inventory.presence.reasons)}; it will be loaded once that is fixed"
             raise NotLoaded(f"{model} {version} could not be loaded: {why}")
         return entry
 
@@ -286,7 +286,7 @@ class Manager:
         """Unloads a version to make room for another."""
         model, version = key
         self._metrics.server.evictions[model] += 1
-        self._log.info("version leaves memory for another", model=model, version=str(version))
+        self._log.info("version evicted to make room for another", model=model, version=str(version))
         self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
 
     async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:

@@ -135,5 +135,7 @@ class OnDemand:
         limits = self._settings.for_model(model).limits
         queued, held = (0, 0) if waiting is None else (waiting.queued, waiting.bytes)
         if queued >= limits.max_queue_requests or held + size > int(limits.max_queue_bytes):
-            message = f"{model} {version} is being loaded; {queued} requests with {held:,} bytes wait, and no more may"
+            message = (
+                f"{model} {version} is being loaded; {queued} requests with {held:,} bytes are waiting, the maximum"
+            )
             raise QueueFull(message, retry_after=RETRY_SECONDS)

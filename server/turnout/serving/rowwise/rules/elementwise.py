@@ -23,12 +23,12 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
     """
     shapes = [state.shape for state in states if state.shape is not None]
     if len(shapes) != len(states):
-        raise NotRowWise("it meets the rows with a tensor whose dimensions are not known before a run")
+        raise NotRowWise("it combines the rows with a tensor whose dimensions are not known before a run")
     rank = max(map(len, shapes))
     rows = [state for state in states if isinstance(state, Rows)]
     places = {(rank - state.rank + state.axis, state.layout) for state in rows}
     if len(places) != 1:
-        raise NotRowWise("it meets each row with others: its inputs have their rows along different axes")
+        raise NotRowWise("it combines each row with others: its inputs have their rows along different axes")
     ((axis, layout),) = places
     sizes = []
     for at in range(rank):
@@ -37,7 +37,7 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
             sizes.append(functools.reduce(broadcast, met, ONE))
             continue
         if any(size not in (ONE, rows[0].shape[rows[0].axis]) for size in met):
-            raise NotRowWise("it meets the rows, along their axis, with a tensor that is not made of them")
+            raise NotRowWise("it combines the rows, along their axis, with a tensor that is not made of them")
         sizes.append(rows[0].shape[rows[0].axis])
     return Rows(tuple(sizes), axis, *layout)
 

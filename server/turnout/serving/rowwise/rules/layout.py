@@ -31,7 +31,7 @@ def _target(call: NodeCall, rows: Rows, wanted: Sequence[Element]) -> tuple[Size
         raise NotRowWise("its shape has -1 twice")
     growing = [i for i, size in enumerate(wanted) if counts_rows(size)]
     if any(not isinstance(wanted[i], Size) for i in growing) or len(growing) > 1:
-        raise NotRowWise("its shape depends on how many rows there are in a way that is not followed")
+        raise NotRowWise("its shape depends on the number of rows in a way that is not followed")
     unknown = [i for i, size in enumerate(wanted) if not (isinstance(size, Size) and size.is_size) and i not in left]
     sizes = [size if isinstance(size, Size) and size.is_size else call.fresh(i) for i, size in enumerate(wanted)]
     batch = growing[0] if growing else left[0] if left else None
@@ -104,7 +104,7 @@ def _expand(call: NodeCall) -> Sequence[State]:
                 raise NotRowWise("it stretches the batch axis")
             shape.append(own)
         elif counts_rows(element):
-            raise NotRowWise("it repeats the rows as often as there are rows")
+            raise NotRowWise("it repeats the rows once for each row")
         else:
             known = isinstance(element, Size) and element.is_size
             shape.append(broadcast(own, element) if known and isinstance(element, Size) else call.fresh(at))
@@ -134,11 +134,11 @@ def _pad(call: NodeCall) -> Sequence[State]:
         pads = call.numbers(1)
     axes = [normal(axis, rows.rank) for axis in call.constants(3)] if call.has(3) else list(range(rows.rank))
     if len(pads) != 2 * len(axes):
-        raise NotRowWise("it has not two pads for each axis")
+        raise NotRowWise("it does not have two pads for each axis")
     shape = list(rows.shape)
     for before, after, axis in zip(pads[: len(axes)], pads[len(axes) :], axes, strict=True):
         if counts_rows(before) or counts_rows(after):
-            raise NotRowWise("its pads depend on how many rows there are")
+            raise NotRowWise("its pads depend on the number of rows")
         if axis == rows.axis:
             if (before, after) != (Size(0), Size(0)):
                 raise NotRowWise("it pads the batch axis")
@@ -165,7 +165,7 @@ def _slice(call: NodeCall) -> Sequence[State]:
         if at == rows.axis:
             raise NotRowWise("it takes a part of the batch axis")
         if any(map(counts_rows, (start, end, step))):
-            raise NotRowWise("where it cuts depends on how many rows there are")
+            raise NotRowWise("where it cuts depends on the number of rows")
         numbers = [number.constant if isinstance(number, Size) else None for number in (size, start, end, step)]
         if None not in numbers and numbers[3]:
             length, first, last, stride = (number for number in numbers if number is not None)
@@ -201,11 +201,11 @@ def _split(call: NodeCall) -> Sequence[State]:
     stated: list[Element] = list(map(Size, call.integers("split") or ()))
     sizes = call.numbers(1) if call.has(1) else stated or [None] * count
     if len(sizes) != count:
-        raise NotRowWise("it has not as many sizes as outputs")
+        raise NotRowWise("it does not have as many sizes as outputs")
     made = []
     for output, element in enumerate(sizes):
         if counts_rows(element):
-            raise NotRowWise("where it cuts depends on how many rows there are")
+            raise NotRowWise("where it cuts depends on the number of rows")
         known = isinstance(element, Size) and element.is_size
         size = element if known and isinstance(element, Size) else call.fresh(axis, output)
         made.append(rows.with_dimension(axis, size))

@@ -21,9 +21,9 @@ def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
     assert left.shape is not None
     assert right.shape is not None
     if isinstance(left, Rows) and left.axis == left.rank - 1:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     if isinstance(right, Rows) and right.axis == right.rank - 2:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     rank = max(len(left.shape), len(right.shape))
     # Each factor is broadcast to the shape of the product, with size 1 along the axis that only the other factor has.
     parts = [_stretched(left, rank, rank - 1), _stretched(right, rank, rank - 2)]
@@ -68,7 +68,7 @@ def _matmul(call: NodeCall) -> Sequence[State]:
 def _swapped(state: Shared | Rows) -> Shared | Rows:
     """Returns a tensor with its last two axes swapped."""
     if state.shape is None or len(state.shape) < 2:
-        raise NotRowWise("it turns a tensor that is not a matrix")
+        raise NotRowWise("it transposes a tensor that is not a matrix")
     shape = (*state.shape[:-2], state.shape[-1], state.shape[-2])
     if isinstance(state, Shared):
         return Shared(shape)
@@ -81,7 +81,7 @@ def _gemm(call: NodeCall) -> Sequence[State]:
     left, right = call.given(0), call.given(1)
     for state in (left, right):
         if state.shape is None or len(state.shape) != 2:
-            raise NotRowWise("it multiplies tensors that are no matrices")
+            raise NotRowWise("it multiplies tensors that are not matrices")
     product = matmul_states(
         _swapped(left) if call.integer("transA", 0) else left, _swapped(right) if call.integer("transB", 0) else right
     )
@@ -89,14 +89,14 @@ def _gemm(call: NodeCall) -> Sequence[State]:
         return [product]
     added = call.given(2)
     if added.shape is None or len(added.shape) > 2:
-        raise NotRowWise("how many dimensions the tensor has that it adds is not known before a run")
+        raise NotRowWise("how many dimensions the tensor that it adds has is not known before a run")
     return [broadcast_rows([product, added])]
 
 
 def _fused_matmul(call: NodeCall) -> Sequence[State]:
     _check_shared(call, 0, 1)
     if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
-        raise NotRowWise("it changes over batch axes")
+        raise NotRowWise("it swaps batch axes")
     left, right = call.given(0), call.given(1)
     left = _swapped(left) if call.integer("transA", 0) and left.shape and len(left.shape) > 1 else left
     right = _swapped(right) if call.integer("transB", 0) and right.shape and len(right.shape) > 1 else right
@@ -126,7 +126,7 @@ def _block_quantized(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(*range(1, len(call.inputs)))
     if rows.axis == rows.rank - 1:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     return [rows.with_dimension(rows.rank - 1, Size(call.integer("N", 0)))]
 
 
@@ -139,7 +139,7 @@ def _einsum(call: NodeCall) -> Sequence[State]:
     left, right = equation.split("->")
     terms = left.split(",")
     if len(terms) != len(call.inputs):
-        raise NotRowWise("its equation has not as many terms as it has inputs")
+        raise NotRowWise("its equation does not have one term for each input")
     sizes: dict[str, Size] = {}
     batch: set[str] = set()
     layouts: set[tuple[Size, Size]] = set()
@@ -160,9 +160,9 @@ def _einsum(call: NodeCall) -> Sequence[State]:
     (letter,) = batch
     for index, term in enumerate(terms):
         if term.count(letter) != isinstance(call.given(index), Rows):
-            raise NotRowWise("it meets rows with what is not made of them")
+            raise NotRowWise("it combines rows with a tensor that is not made of them")
     if right.count(letter) != 1:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     rows = next(state for state in call.inputs if isinstance(state, Rows))
     shape = tuple(rows.shape[rows.axis] if name == letter else sizes[name] for name in right)
     return [Rows(shape, right.index(letter), *rows.layout)]
@@ -275,7 +275,7 @@ def _resize(call: NodeCall) -> Sequence[State]:
     if call.has(3) and call.given(3).shape != (Size(0),):
         wanted = call.numbers(3)
         if len(wanted) != len(axes):
-            raise NotRowWise("it has not one size for each axis")
+            raise NotRowWise("it does not have one size for each axis")
         for axis, size in zip(axes, wanted, strict=True):
             if axis == rows.axis and size != rows.shape[axis]:
                 raise NotRowWise("it stretches the batch axis")
@@ -293,7 +293,7 @@ def _resize(call: NodeCall) -> Sequence[State]:
 
 def _check_factor(rows: Rows, factors: Sequence[object], axes: Sequence[int]) -> None:
     if len(factors) != len(axes):
-        raise NotRowWise("it has not one scale for each axis")
+        raise NotRowWise("it does not have one scale for each axis")
     if any(axis == rows.axis and factor not in (1.0, ONE) for axis, factor in zip(axes, factors, strict=True)):
         raise NotRowWise("it stretches the batch axis")
 
