@@ -211,7 +211,7 @@ class IsolatedSession:
 
     @property
     def was_ended(self) -> bool:
-        """Whether this process killed the child for its behavior, so that it did not die by itself."""
+        """Whether this process killed the child for its behaviour, so that it did not die by itself."""
         return bool(self._why)
 
     def kill(self) -> None:

@@ -34,7 +34,7 @@ class NodeCall:
         """Returns the state of a required input."""
         state = self.inputs[index] if index < len(self.inputs) else None
         if state is None:
-            raise NotRowWise(f"input {index} is left out")
+            raise NotRowWise(f"input {index} is missing")
         return state
 
     def rows(self, index: int) -> Rows:
@@ -59,7 +59,7 @@ class NodeCall:
         if isinstance(state, Rows):
             raise NotRowWise(f"input {index} depends on the rows, and decides the shape of an output")
         if state.elements is None:
-            raise NotRowWise(f"how many elements input {index} has is not known before a run")
+            raise NotRowWise(f"the number of elements of input {index} is not known before a run")
         return list(state.elements.flat)
 
     def constants(self, index: int) -> list[int]:
@@ -67,14 +67,14 @@ class NodeCall:
         state = self.given(index)
         found = state.constants() if isinstance(state, Shared) else None
         if found is None:
-            raise NotRowWise(f"what input {index} holds is not known before a run")
+            raise NotRowWise(f"the value of input {index} is not known before a run")
         return found
 
     def integer(self, name: str, default: int) -> int:
         """Returns an integer attribute."""
         value = self.node.attributes.get(name, default)
         if not isinstance(value, int):
-            raise NotRowWise(f"attribute {name} is not a whole number")
+            raise NotRowWise(f"attribute {name} is not an integer")
         return value
 
     def integers(self, name: str) -> tuple[int, ...] | None:
@@ -84,7 +84,7 @@ class NodeCall:
             return None
         if isinstance(value, tuple) and all(isinstance(v, int) for v in value):
             return tuple(v for v in value if isinstance(v, int))
-        raise NotRowWise(f"attribute {name} is not a list of whole numbers")
+        raise NotRowWise(f"attribute {name} is not a list of integers")
 
     def text(self, name: str, default: str) -> str:
         """Returns a text attribute."""

@@ -160,7 +160,7 @@ class _GraphWalk:
         types = tuple(graph.types.get(name, TensorType()) for name in node.outputs)
         cases = list(itertools.islice(itertools.product(*inputs), _MOST_CASES + 1))
         if len(cases) > _MOST_CASES:
-            return [Mixed(f"{node}: too many conditions decide what it is given")] * len(node.outputs)
+            return [Mixed(f"{node}: its inputs depend on too many conditions")] * len(node.outputs)
         results = [
             self._case(NodeCall(node, case, self._opset.get(node.domain, 0), place, types), scope) for case in cases
         ]

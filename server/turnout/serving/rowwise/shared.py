@@ -46,7 +46,7 @@ def evaluate(call: NodeCall) -> Sequence[State]:
     if results and not (counting and any(isinstance(s, Shared) and s.elements is None for s in results)):
         return results
     if counting:
-        raise NotRowWise("it calculates with the number of rows")
+        raise NotRowWise("it computes with the number of rows")
     return [_described(call, index) for index in range(len(call.node.outputs))]
 
 
@@ -341,7 +341,7 @@ def _expand(call: NodeCall) -> Shared | Rows:
         element: Element = wanted[target] if target >= 0 else ONE
         if counts_rows(element):
             if size != ONE:
-                raise NotRowWise("it repeats more than one slice for each row")
+                raise NotRowWise("it repeats more than one slice per row")
             sizes.append(element)
         else:
             sizes.append(
@@ -370,7 +370,7 @@ def _tile(call: NodeCall) -> Shared | Rows:
     sizes: list[Element] = []
     for axis, (size, repeat) in enumerate(zip(state.shape, repeats, strict=True)):
         if counts_rows(repeat) and size != ONE:
-            raise NotRowWise("it repeats more than one slice for each row")
+            raise NotRowWise("it repeats more than one slice per row")
         sizes.append(arithmetic.multiply(size, repeat) if isinstance(repeat, Size) else call.dimension(None, axis))
     return _grown(sizes)
 

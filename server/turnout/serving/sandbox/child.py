@@ -302,7 +302,7 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
 
 
 def optimise(request: SandboxRequest) -> dict[str, Any]:
-    """Writes two versions as optimized by ONNX Runtime, each to a directory named by its index."""
+    """Writes two versions as optimised by ONNX Runtime, each to a directory named by its index."""
     host.limit_data(request.memory_limit + sum(_LOADING * manifest.size for _, manifest in request.versions))
     for index, (source, _) in enumerate(request.versions):
         directory = request.scratch / str(index)

@@ -41,7 +41,7 @@ from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED
 from turnout.serving.tensorrt.fallback import allowance
 
 OPTIMISED_LIMIT = 1 << 30
-"""Maximum size in bytes of a version that is optimized for a comparison, which holds it in memory twice and writes it
+"""Maximum size in bytes of a version that is optimised for a comparison, which holds it in memory twice and writes it
 out."""
 
 LATENCY_COMPARISON_SECONDS = 1.0

@@ -101,7 +101,7 @@ class Session:
         captures: bool = False,
         tensorrt: Mapping[str, str] = _NOTHING,
     ) -> None:
-        """Reads and optimizes the graph, which may take long; the GIL is not held.
+        """Reads and optimises the graph, which may take long; the GIL is not held.
 
         Args:
             model: Path of the ONNX file, with any external data beside it.

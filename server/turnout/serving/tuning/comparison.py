@@ -13,7 +13,7 @@ from typing import Any, Literal
 from turnout.serving.tuning.candidates import Tuned
 
 End = Literal["throughput", "latency"]
-"""What settings are optimized for."""
+"""What settings are optimised for."""
 
 ENDS: tuple[End, ...] = ("throughput", "latency")
 

@@ -76,7 +76,7 @@ def _dropout(call: NodeCall) -> Sequence[State]:
 
 def _normalizes_strings(call: NodeCall) -> Sequence[State]:
     if call.attribute("stopwords"):
-        raise NotRowWise("it leaves out stop words, so that the rows of its output are fewer")
+        raise NotRowWise("it removes stop words, so that its output may have fewer rows")
     return [call.rows(0)]
 
 
@@ -86,7 +86,7 @@ def _quantize(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     scale = call.given(1)
     if scale.shape is None:
-        raise NotRowWise("how many dimensions the scale has is not known before a run")
+        raise NotRowWise("the rank of the scale is not known before a run")
     if len(scale.shape) > 1:
         raise NotRowWise("its scale differs from block to block")
     if scale.shape not in ((), (ONE,)) and call.axis("axis", 1, rows.rank) == rows.axis:
@@ -109,7 +109,7 @@ def _bias(call: NodeCall) -> Sequence[State]:
     if call.has(1):
         bias = call.given(1)
         if bias.shape is None or len(bias.shape) != 1 or rows.axis == rows.rank - 1:
-            raise NotRowWise("its bias is not added along an axis of its own")
+            raise NotRowWise("its bias is not added along a separate axis")
     return [rows]
 
 

@@ -31,12 +31,12 @@ def _target(call: NodeCall, rows: Rows, wanted: Sequence[Element]) -> tuple[Size
         raise NotRowWise("its shape has -1 twice")
     growing = [i for i, size in enumerate(wanted) if counts_rows(size)]
     if any(not isinstance(wanted[i], Size) for i in growing) or len(growing) > 1:
-        raise NotRowWise("its shape depends on the number of rows in a way that is not followed")
+        raise NotRowWise("its shape depends on the number of rows in a way that is not analysed")
     unknown = [i for i, size in enumerate(wanted) if not (isinstance(size, Size) and size.is_size) and i not in left]
     sizes = [size if isinstance(size, Size) and size.is_size else call.fresh(i) for i, size in enumerate(wanted)]
     batch = growing[0] if growing else left[0] if left else None
     if batch is None:
-        raise NotRowWise("its shape is of fixed size, which holds for one number of rows only")
+        raise NotRowWise("its shape is fixed, which is right for one number of rows only")
     if any(i < batch for i in unknown) or (unknown and not growing):
         raise NotRowWise("its shape is not known before a run")
     for i in left:
@@ -59,7 +59,7 @@ def _squeeze(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axes = call.axes(1, rows.rank)
     if axes is None:
-        raise NotRowWise("it drops every dimension of size 1, which the batch axis is for one row")
+        raise NotRowWise("it drops every dimension of size 1, as the batch axis is for one row")
     call.outside(rows, axes, "drops a dimension")
     for axis in axes:
         if rows.shape[axis].constant not in (1, None):
@@ -231,7 +231,7 @@ def _concat(call: NodeCall) -> Sequence[State]:
 def _gather(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.given(1)
     if data.shape is None or indices.shape is None:
-        raise NotRowWise("how many dimensions its inputs have is not known before a run")
+        raise NotRowWise("the rank of its inputs is not known before a run")
     axis = call.axis("axis", 0, len(data.shape))
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if isinstance(data, Shared):
@@ -249,7 +249,7 @@ def _gather_elements(call: NodeCall) -> Sequence[State]:
     if isinstance(data, Shared):
         call.shared(0)
         if indices.axis != axis:
-            raise NotRowWise("which slice it picks from depends on the place of a row")
+            raise NotRowWise("which slice it picks from depends on the position of a row")
         return [indices]
     call.outside(data, (axis,), "picks elements")
     _meet(data, indices)
@@ -273,12 +273,12 @@ def _gather_nd(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.rows(1)
     shared = call.integer("batch_dims", 0)
     if data.shape is None:
-        raise NotRowWise("how many dimensions its input has is not known before a run")
+        raise NotRowWise("the rank of its input is not known before a run")
     if indices.axis == indices.rank - 1:
         raise NotRowWise("its indices are made of several rows")
     depth = indices.shape[-1].constant
     if depth is None:
-        raise NotRowWise("how many dimensions its indices name is not known before a run")
+        raise NotRowWise("the length of its index vectors is not known before a run")
     if isinstance(data, Rows):
         _meet(data, indices)
         if data.axis >= shared:
@@ -286,7 +286,7 @@ def _gather_nd(call: NodeCall) -> Sequence[State]:
     else:
         call.shared(0)
         if shared:
-            raise NotRowWise("which slice it picks from depends on the place of a row")
+            raise NotRowWise("which slice it picks from depends on the position of a row")
     shape = (*indices.shape[:-1], *data.shape[shared + depth :])
     return [indices.with_shape(shape, indices.axis)]
 
@@ -311,7 +311,7 @@ def _rearranged_blocks(call: NodeCall) -> Sequence[State]:
     """DepthToSpace and SpaceToDepth, whose batch axis is the first."""
     rows = call.rows(0)
     if rows.axis or rows.rank != 4:
-        raise NotRowWise("the batch axis is not its first")
+        raise NotRowWise("the batch axis is not its first axis")
     side = call.integer("blocksize", 1)
     widens = call.node.op_type == "DepthToSpace"
     shape = list(rows.shape)
@@ -334,7 +334,7 @@ def _columns_to_image(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(1, 2)
     if rows.axis:
-        raise NotRowWise("the batch axis is not its first")
+        raise NotRowWise("the batch axis is not its first axis")
     sides = [call.dimension(element, axis + 2) for axis, element in enumerate(call.numbers(1))]
     block = product(call.dimension(element, 1) for element in call.numbers(2))
     channels = rows.shape[1] / block

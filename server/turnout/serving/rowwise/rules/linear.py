@@ -16,7 +16,7 @@ def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
         NotRowWise: It sums over rows, or multiplies each row with all others.
     """
     if one.shape is None or other.shape is None:
-        raise NotRowWise("how many dimensions its inputs have is not known before a run")
+        raise NotRowWise("the rank of its inputs is not known before a run")
     left, right = _matrix(one, at_front=True), _matrix(other, at_front=False)
     assert left.shape is not None
     assert right.shape is not None
@@ -89,7 +89,7 @@ def _gemm(call: NodeCall) -> Sequence[State]:
         return [product]
     added = call.given(2)
     if added.shape is None or len(added.shape) > 2:
-        raise NotRowWise("how many dimensions the tensor that it adds has is not known before a run")
+        raise NotRowWise("the rank of the tensor that it adds is not known before a run")
     return [broadcast_rows([product, added])]
 
 
@@ -115,7 +115,7 @@ def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_sh
                 raise NotRowWise(f"input {index} holds more than one number")
         right = call.given(second)
         if any_shape and not isinstance(right, Shared):
-            raise NotRowWise("its scales go with rows")
+            raise NotRowWise("its scales belong to rows")
         return [matmul_states(call.given(first), right)]
 
     return rule
@@ -171,7 +171,7 @@ def _einsum(call: NodeCall) -> Sequence[State]:
 def _first_axis(call: NodeCall) -> Rows:
     rows = call.rows(0)
     if rows.axis:
-        raise NotRowWise("the batch axis is not its first, the only one along which it keeps rows apart")
+        raise NotRowWise("the batch axis is not its first axis, the only one along which it processes rows separately")
     if rows.rank < 3:
         raise NotRowWise("its input has no dimension besides rows and channels")
     return rows
@@ -229,11 +229,11 @@ def _convolution(weights: int, transposed: bool = False) -> Rule:
         call.shared(*range(1, len(call.inputs)))
         kernel = call.given(weights)
         if kernel.shape is None or len(kernel.shape) != rows.rank:
-            raise NotRowWise("how many channels it makes is not known before a run")
+            raise NotRowWise("the number of its output channels is not known before a run")
         channels = kernel.shape[1] * Size(call.integer("group", 1)) if transposed else kernel.shape[0]
         output = call.attribute("output_shape")
         if output is not None and len(call.integers("output_shape") or ()) != rows.rank - 2:
-            raise NotRowWise("it states the size of its output along the batch axis")
+            raise NotRowWise("it fixes the size of its output along the batch axis")
         return [Rows(_over_places(call, rows, channels), 0, *rows.layout)]
 
     return rule
@@ -242,7 +242,7 @@ def _convolution(weights: int, transposed: bool = False) -> Rule:
 def _pool(call: NodeCall) -> Sequence[State]:
     rows = _first_axis(call)
     pooled = Rows(_over_places(call, rows, rows.shape[1]), 0, *rows.layout)
-    made: list[State] = [pooled, Mixed("its second output counts places through all rows")]
+    made: list[State] = [pooled, Mixed("its second output numbers positions across all rows")]
     return made[: len(call.node.outputs)]
 
 
@@ -258,7 +258,7 @@ _PLACES_KEPT = frozenset({"half_pixel", "asymmetric", "align_corners", "pytorch_
 def _resize(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.text("mode", "nearest") != "nearest" and (rows.axis or rows.rank < 4):
-        # Kernels with fewer dimensions weight neighbors along all axes, and a weight of 0 still propagates NaN.
+        # Kernels with fewer dimensions weight neighbours along all axes, and a weight of 0 still propagates NaN.
         raise NotRowWise("it interpolates along the batch axis")
     if call.opset < 11:  # Upsample, and the first version of Resize
         call.shared(1)

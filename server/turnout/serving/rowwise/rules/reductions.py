@@ -15,7 +15,7 @@ def _reduce(call: NodeCall) -> Sequence[State]:
     if not axes:
         if call.integer("noop_with_empty_axes", 0):
             return [rows]
-        raise NotRowWise("it reduces along all axes, the batch axis too")
+        raise NotRowWise("it reduces along all axes, including the batch axis")
     call.outside(rows, axes, "reduces")
     return [_without(rows, axes, keep=bool(call.integer("keepdims", 1)))]
 
@@ -59,7 +59,7 @@ def _softmax(call: NodeCall) -> Sequence[State]:
     if call.opset >= 13:
         call.outside(rows, (call.axis("axis", -1, rows.rank),), "normalises")
     elif call.axis("axis", 1, rows.rank) <= rows.axis:
-        raise NotRowWise("it normalises over all axes from one on, the batch axis among them")
+        raise NotRowWise("it normalises over all axes from one on, including the batch axis")
     return [rows]
 
 
@@ -77,9 +77,9 @@ def _along_axis(default: int) -> Rule:
 def _batch_normalization(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.integer("training_mode", 0) or any(call.node.outputs[1:]):
-        raise NotRowWise("it is in training mode: it takes mean and variance of the batch")
+        raise NotRowWise("it is in training mode: it uses the mean and variance of the batch")
     if call.opset < 9 and (not call.integer("spatial", 1) or (call.opset < 7 and not call.integer("is_test", 0))):
-        raise NotRowWise("it may take mean and variance of the batch")
+        raise NotRowWise("it may use the mean and variance of the batch")
     if rows.rank < 2:
         raise NotRowWise("its input has no channels")
     if rows.axis != 1:
@@ -107,7 +107,7 @@ def _layer_normalization(call: NodeCall) -> Sequence[State]:
 
 def _weighs(rows: Rows, weights: Shared | Rows) -> None:
     if weights.shape is None or len(weights.shape) > rows.rank:
-        raise NotRowWise("how many dimensions its scale has is not known before a run")
+        raise NotRowWise("the rank of its scale is not known before a run")
     broadcast_rows([rows, weights])
 
 
@@ -123,7 +123,7 @@ def _skip_normalization(call: NodeCall) -> Sequence[State]:
     if both.axis == both.rank - 1 or both.rank != call.rows(0).rank:
         raise NotRowWise("it normalises along the batch axis")
     if any(call.node.outputs[1:3]):
-        raise NotRowWise("its mean and variance are not followed")
+        raise NotRowWise("its mean and variance are not analysed")
     return [both] * len(call.node.outputs)
 
 
@@ -139,7 +139,7 @@ def _channel_normalization(first_only: bool) -> Rule:
         rows = call.rows(0)
         call.shared(*range(1, len(call.inputs)))
         if (first_only and rows.axis) or rows.axis == 1 or rows.rank < 3 - (not first_only):
-            raise NotRowWise("the batch axis is not its first")
+            raise NotRowWise("the batch axis is not its first axis")
         return [rows]
 
     return rule
