@@ -160,7 +160,7 @@ class ChildPool(EndableRun):
             self._backoff.answered()
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once while it is loading, for no request.
+        """Runs the model once on behalf of the load rather than of a request.
 
         Raises:
             TurnoutError: As `run_unless`. Runs are ended after a minute, and refused after several crashes.

@@ -19,10 +19,10 @@ ValueT = TypeVar("ValueT")
 
 
 class Nvml:
-    """Initialized NVML. Its methods take milliseconds, so call them in a separate thread."""
+    """The initialised NVML library. Its methods take milliseconds, so call them in a separate thread."""
 
     def __init__(self, library: Any, log: FilteringBoundLogger) -> None:
-        """Takes over the initialized bindings."""
+        """Takes over the initialised bindings."""
         self._library = library
         self._log = log
 
