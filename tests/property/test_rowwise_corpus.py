@@ -1,4 +1,4 @@
-"""ONNX's own conformance models: wherever rows are proved to keep to themselves, ONNX Runtime answers them so.
+"""ONNX's own conformance models: where rows are proved to be independent, ONNX Runtime answers them so.
 
 Each model is tried with every likely batch axis made free, with the other inputs as they are and as constants. With
 TURNOUT_WHOLE_CORPUS=1 all models are tried, else one of each operator.

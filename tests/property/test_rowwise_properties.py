@@ -1,4 +1,4 @@
-"""Random graphs: where rows are proved to keep to themselves, rows together are answered as alone."""
+"""Random graphs: where rows are proved to be independent, they get the same answers together as alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Small models of one kind each, by whether their rows keep to themselves."""
+"""Small models of one kind each, by whether their rows are independent."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -114,7 +114,7 @@ def open_listeners(
                 if not running.ended or answered or task is None:
                     raise
                 task.uncancel()
-                await send_http(send, 503, "the server stopped before the answer was there")
+                await send_http(send, 503, "the server stopped before the answer was ready")
 
         return application
 

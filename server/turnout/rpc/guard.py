@@ -34,7 +34,7 @@ from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.inputs.limits import InputLimits
 from turnout.telemetry.metrics.faults import FaultRecorder
 
-_UNEXPECTED = "the call failed inside the server, whose log tells why"
+_UNEXPECTED = "the call failed inside the server; see the server's log"
 
 
 @dataclass(frozen=True, slots=True)

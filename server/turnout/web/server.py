@@ -55,7 +55,7 @@ class WebServices:
     async def _unexpected(self, request: Request, error: Exception) -> Response:
         """Responds to an unexpected error. Starlette then raises it again, and `AdmissionGate` logs it."""
         self.faults.unexpected[_HTTP] += 1
-        return error_response(ModelFailure("the request failed inside the server, whose log tells why"))
+        return error_response(ModelFailure("the request failed inside the server; see the server's log"))
 
     async def metrics(self, request: Request) -> Response:
         """Returns the metrics in Prometheus's text format, or in OpenMetrics if the scraper asks for it."""

@@ -381,6 +381,6 @@ async def test_what_outlasts_the_drain_is_told_so_over_http_and_its_run_is_not_w
                 await asyncio.sleep(0.01)
         stop.set()
         answer = await asked
-    assert (answer.status_code, answer.text) == (503, "the server stopped before the answer was there\n")
+    assert (answer.status_code, answer.text) == (503, "the server stopped before the answer was ready\n")
     assert len(given) == 1
     assert given[0] <= 1.0, "the rest of the two seconds is over"

@@ -147,7 +147,7 @@ def test_a_golden_case_that_asks_for_too_much_is_told_which_limit_it_met(tried: 
     found = tried(SIZED["Pad"], [golden], memory_limit_bytes=64 * _MIB)
     assert found.load[0] is GateOutcome.FAILED
     assert found.load[1].endswith(
-        "but golden/one.npz cannot be run: the model raised: a memory limit of 64 MiB was met"
+        "but golden/one.npz cannot be run: the model raised: a memory limit of 64 MiB was reached"
     )
     assert found.watched.peak < BASE + 64 * _MIB
 
@@ -158,7 +158,7 @@ def test_a_model_that_asks_for_too_much_by_itself_is_told_which_limit_it_met(tri
     large.graph.node.append(helper.make_node("Add", ["large", "x"], ["y"]))
     found = tried(large, memory_limit_bytes=64 * _MIB)
     assert found.load[0] is not GateOutcome.PASSED
-    assert "a memory limit of 64 MiB was met" in found.load[1]
+    assert "a memory limit of 64 MiB was reached" in found.load[1]
     assert found.watched.peak < BASE + 64 * _MIB
 
 
@@ -189,8 +189,8 @@ def dies(above: int) -> onnx.ModelProto:
 def test_a_model_that_dies_of_whatever_is_made_up_is_refused_and_told_the_way_out(tried: Try, tmp_path: Path) -> None:
     assert tried(dies(above=-1)).load == (
         GateOutcome.FAILED,
-        "it cannot be loaded: a run took its process down of SIGFPE, whatever was made up; a golden case would show"
-        " what it runs on",
+        "it cannot be loaded: its process died of SIGFPE during a run, for all synthetic inputs; a golden case"
+        " would show what it runs on",
     )
     assert tried(dies(above=255)).load[0] is GateOutcome.PASSED
     golden = case(tmp_path, x=np.array([-5, -7]))
@@ -208,7 +208,7 @@ def test_a_run_that_does_not_end_is_ended(tried: Try) -> None:
     found = tried(onnx_models.endless(), run_timeout_s=0.2)
     assert found.load == (
         GateOutcome.FAILED,
-        "it cannot be loaded: a run took longer than 0.2 s, whatever was made up; a golden case would show what it"
+        "it cannot be loaded: a run took longer than 0.2 s, for all synthetic inputs; a golden case would show what it"
         " runs on",
     )
 

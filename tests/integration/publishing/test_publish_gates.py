@@ -353,7 +353,7 @@ def test_a_gate_that_the_plan_turns_off_does_not_run(publish_gated: Publish) -> 
 def test_a_version_of_other_inputs_is_not_measured_beside_its_parent(publish_gated: Publish) -> None:
     publish_gated("1.0.0", onnx_models.matmul(64))
     result = publish_gated("2.0.0", onnx_models.matmul(32))
-    assert evidence(result, "latency") == "cannot be measured beside 1.0.0: no input was found that both take"
+    assert evidence(result, "latency") == "cannot be measured beside 1.0.0: no input was found that both accept"
 
 
 def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Processes) -> None:
@@ -371,9 +371,9 @@ def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Proces
          ModelFailure, "m"),
         ('{"error": {"kind": "Path", "message": "m", "retry_after": null, "violations": [], "cause": ""}}',
          ModelFailure, "m"),
-        ('{"error": {"kind": "InvalidModel"}}', ModelFailure, "its process answered with what is not an answer"),
-        ('{"error": 1}', ModelFailure, "its process answered with what is not an answer"),
-        ("{", ModelFailure, "its process answered with what is not an answer"),
+        ('{"error": {"kind": "InvalidModel"}}', ModelFailure, "its process sent an invalid answer"),
+        ('{"error": 1}', ModelFailure, "its process sent an invalid answer"),
+        ("{", ModelFailure, "its process sent an invalid answer"),
     ],
 )  # fmt: skip
 def test_what_a_child_says_of_its_trouble_is_believed_within_bounds(

@@ -244,7 +244,7 @@ async def test_what_does_not_fit_is_told_before_it_is_loaded(
     assert refused.retry_after == 30.0
     assert "[loading] memory_budget_bytes = 524,288" in refused.message
     assert "m 2.0.0 has 262," in refused.message
-    assert "what else is loaded has to stay" in refused.message
+    assert "the other loaded versions have to stay" in refused.message
     assert loads.begun["1.0.0"] == 0
     assert await _metrics(server, "turnout_version_evictions_total") == {}
 
@@ -390,5 +390,5 @@ async def test_what_is_in_use_is_waited_for_and_for_no_longer_than_is_said(
         async with stub_of(server) as stub:
             refused = await refusal(stub.Predict(request("m", "1.0.0", x=WIDE), timeout=60))
     assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "what could leave is in use" in refused.message
+    assert "the versions that could be evicted are in use" in refused.message
     assert _in_memory(server) == {"1.1.0", "2.0.0"}

@@ -419,9 +419,9 @@ async def test_a_shadow_runs_as_the_version_itself_does(
     class Child(shadows.IsolatedSession):
         """A child as on a machine with TensorRT, whose session is on the CPU here."""
 
-        def __init__(self, model, signature, names, device, runtime, resources, tensorrt) -> None:
+        def __init__(self, model, signature, names, device, runtime, resources, tensorrt, files) -> None:
             started.append((names, tensorrt))
-            super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt)
+            super().__init__(model, signature, [CPU], device, runtime, resources, tensorrt, files)
 
     monkeypatch.setattr(shadows, "IsolatedSession", Child)
     publish_model("m", "1.0.0", scaled(2), golden=(_case(tmp_path, inputs__x=np.ones((1, 4), np.float32)),))

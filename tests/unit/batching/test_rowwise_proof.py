@@ -125,4 +125,4 @@ def test_an_output_without_rows_is_shared_only_where_it_is_constant(proof_of):
     assert "ReduceSum" in proof_of(summed).obstacle
     counted = graph([node("Neg", "x", "y"), node("Shape", "x", "c")], rowwise_models.X, outputs)
     counted.graph.output[1].type.tensor_type.elem_type = rowwise_models.INT64
-    assert "how many rows" in proof_of(counted).obstacle
+    assert "the number of rows" in proof_of(counted).obstacle

@@ -162,7 +162,7 @@ def test_nothing_is_captured_as_long_as_there_are_sessions_that_pass_no_gate(
     x = np.ones((1, 64), np.float32)
     binding.bind_cpu_input("x", x)
     binding.bind_output("y", "cpu")
-    with pytest.raises(TimeoutError, match="before CUDA graphs were asked for"):
+    with pytest.raises(TimeoutError, match="before CUDA graphs were enabled"):
         new.capture(binding, 1)
     cycle = [old]
     cycle.append(cycle)

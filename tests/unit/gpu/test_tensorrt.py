@@ -104,9 +104,9 @@ def test_what_is_missing_is_named_and_how_to_get_it(monkeypatch) -> None:
     any(r.name == providers.TENSORRT and r.usable for r in providers.probe()), reason="TensorRT can be used here"
 )
 def test_who_asks_for_it_where_it_is_not_is_told_what_is_missing_and_what_to_change() -> None:
-    with pytest.raises(ConfigError, match=r"'tensorrt' was asked for and cannot be used here: ") as refused:
+    with pytest.raises(ConfigError, match=r"'tensorrt' was requested but cannot be used here: ") as refused:
         providers.choose(["tensorrt", "cuda", "cpu"])
-    assert "take it out of [runtime] providers" in refused.value.message
+    assert "remove it from [runtime] providers" in refused.value.message
     if LIBRARY.exists():
         assert "libnvinfer.so." in refused.value.message
 
@@ -139,7 +139,7 @@ def test_folders_that_others_may_write_to_are_refused_since_engines_are_code(tmp
     root = tmp_path / "cache"
     EngineCache.open(str(root), DIGEST, H200)
     (root / below).chmod(0o770)
-    with pytest.raises(ConfigError, match=f"others may write to .*{(root / below).name}"):
+    with pytest.raises(ConfigError, match=f"other users may write to .*{(root / below).name}"):
         EngineCache.open(str(root), DIGEST, H200)
 
 

@@ -131,7 +131,7 @@ def test_where_there_is_no_memfd_a_file_without_a_name_does(monkeypatch, tmp_pat
     "error",
     [
         InvalidTensor("x: expected 3", violations=[FieldViolation("inputs.x", "expected 3")]),
-        MemoryBudgetExceeded("a memory limit was met", retry_after=1.0),
+        MemoryBudgetExceeded("a memory limit was reached", retry_after=1.0),
         ModelFailure("the model raised (Fail)"),
     ],
 )

@@ -67,13 +67,13 @@ def test_what_looks_better_is_chosen_only_if_it_is_so_once_more() -> None:
     looks = _result(OTHER, 150.0, 0.010)
     assert _findings(looks).promising() == [OTHER]
     assert _findings(looks).choice("throughput").tuned == PRESENT
-    assert "no time was left" in _findings(looks).choice("throughput").why
+    assert "there was no time" in _findings(looks).choice("throughput").why
     not_again = _findings(looks, again=(_result(OTHER, 101.0, 0.010),))
     assert not_again.choice("throughput").tuned == PRESENT
     assert "when tried again it was 1.01 x" in not_again.choice("throughput").why
     again = _findings(looks, again=(_result(OTHER, 140.0, 0.010),))
     assert again.choice("throughput").tuned == OTHER
-    assert again.choice("throughput").why.startswith("1.40 x (1.40 to 1.40) the requests a second")
+    assert again.choice("throughput").why.startswith("1.40 x (1.40 to 1.40) the requests per second")
     assert again.choice("latency").tuned == PRESENT
 
 
@@ -85,10 +85,10 @@ def test_a_gain_within_the_spread_is_none() -> None:
 
 
 def test_what_could_not_be_tried_is_never_chosen() -> None:
-    findings = _findings(Result(OTHER, refused="a memory limit was met"))
+    findings = _findings(Result(OTHER, refused="a memory limit was reached"))
     assert findings.choice("throughput").tuned == PRESENT
     assert findings.choice("latency").why == "nothing else was tried"
-    assert findings.to_json()["candidates"][0]["refused"] == "a memory limit was met"
+    assert findings.to_json()["candidates"][0]["refused"] == "a memory limit was reached"
 
 
 def test_settings_are_made_of_what_was_tried_and_back() -> None:

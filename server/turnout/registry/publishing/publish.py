@@ -260,7 +260,7 @@ def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -
     }
     for side, (named, known) in sides.items():
         if unknown := sorted(named - known):
-            raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model has not")
+            raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model does not have")
     if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - names["inputs"]):
         raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
     for name, labels in read_case(path, max_bytes=_MAX_LABEL_BYTES, sides=("labels",)).labels.items():

@@ -1,1 +1,1 @@
-"""Which requests may share a run, the queue that they wait in, and the batches that they run in."""
+"""Dynamic batching: which requests may share a run, the request queue, and how batches are formed and run."""

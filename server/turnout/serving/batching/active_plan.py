@@ -1,4 +1,4 @@
-"""How a version's requests are batched now: as proved, until a run shows otherwise. Pure."""
+"""The batch plan in force for a version: the proved plan, until a run contradicts it. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,47 +8,48 @@ from turnout.serving.batching.batchability import BatchPlan
 from turnout.serving.sessions.tensor import Array
 
 _MOST_VALUES = 256
-"""Values that are kept, the oldest forgotten first."""
+"""Maximum number of values kept; the oldest are dropped first."""
 
 _MOST_BYTES = 65_536
-"""Of one value that is kept."""
+"""Maximum size of one kept value in bytes."""
 
 
 @dataclass(slots=True)
 class PlanInForce:
-    """The plan of all lanes of a version. May be used by several threads.
+    """The batch plan shared by all lanes of a version. Safe to use from several threads.
 
     Attributes:
-        plan: By which runs are joined and split.
+        plan: Plan by which requests are joined into runs and outputs are split.
     """
 
     plan: BatchPlan
     _shared: dict[tuple[Line, str], Array] = field(default_factory=dict)
 
     def demote(self, fault: str) -> None:
-        """Batches no requests from now on. May be called twice."""
+        """Stops batching requests. Idempotent."""
         self.plan = replace(self.plan, max_rows=0, reason=f"unbatched: demoted at run time: {fault}")
 
     def may_join(self, line: Line, outputs: Iterable[str]) -> bool:
-        """Tells whether requests of a line may share a run: outputs that all would get whole are known by now.
+        """Returns whether requests of a line may share a run.
 
-        Until then they run by themselves, and `check` learns it.
+        Outputs without a batch axis go to every request whole, so their values must be known first. Until they are,
+        requests run alone and `check` records the values.
         """
         whole = (name for name in outputs if name not in self.plan.output_axes)
         return self.plan.max_rows >= 2 and all((line, name) in self._shared for name in whole)
 
     def check(self, line: Line, outputs: Mapping[str, Array]) -> None:
-        """Compares the outputs that every request of a run gets whole with those of earlier runs of its line.
+        """Compares outputs without a batch axis with the values from earlier runs of the same line.
 
-        Such an output may depend on what the line's requests have in common, such as a sampling rate, and on nothing
-        else. So it is the same in each of the line's runs, of one request or of many.
+        Such an output may depend only on what the line's requests have in common, such as a sampling rate. It must
+        therefore be the same in every run of the line, whether of one request or of many.
 
         Args:
-            line: Of the run's requests.
-            outputs: Of the run, by name.
+            line: Line of the run's requests.
+            outputs: Outputs of the run by name.
 
         Raises:
-            BatchSizeMismatch: One is another than it was.
+            BatchSizeMismatch: An output differs from its earlier value.
         """
         for name in outputs.keys() - self.plan.output_axes.keys():
             value = outputs[name]

@@ -8,14 +8,14 @@ from turnout.serving.sessions.tensor import Array
 
 @dataclass(slots=True)
 class BatchedAnswer:
-    """What became of one request.
+    """The answer to one request, with the timings of its run.
 
     Attributes:
-        outputs: Its own, in the order asked for.
-        queue_seconds: From admission to the start of the run.
-        compute_seconds: Of the whole batch.
-        batch_rows: Of the whole batch; 0 if the version is unbatched.
-        batch_requests: Requests that ran together.
+        outputs: Outputs of this request, in the order requested.
+        queue_seconds: Seconds from admission to the start of the run.
+        compute_seconds: Duration in seconds of the run of the whole batch.
+        batch_rows: Number of rows in the whole batch; 0 if the version is unbatched.
+        batch_requests: Number of requests that ran together.
         started: `time.monotonic()` when the run started.
     """
 

@@ -1,6 +1,6 @@
-"""What a batch is: which requests may share a run, how their inputs are put together and their outputs taken apart.
+"""Forms batches: decides which requests may share a run, joins their inputs and splits the outputs.
 
-Pure functions of a `BatchPlan`; the queue and the threads are `turnout.serving.batching.batcher`'s.
+Pure functions of a `BatchPlan`. The queue and the threads are in `turnout.serving.batching.batcher`.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,27 +11,27 @@ from turnout.serving.batching.batchability import BatchPlan, sizes_of
 from turnout.serving.sessions.tensor import Array, memory_of
 
 _SHARED_VALUE_BYTES = 256
-"""Inputs outside the batch are compared by value, so they must be small (a sampling rate, a threshold)."""
+"""Maximum size of an input outside the batch. Such inputs (a sampling rate, a threshold) are compared by value."""
 
 
 _KINDS = 256
-"""Kinds of requests of which the line is remembered."""
+"""Maximum number of request kinds whose line is cached."""
 
 Line = tuple[Hashable, ...]
-"""What requests must have in common to share a run; they wait in one line."""
+"""The properties that requests must share to run together; such requests wait in one line."""
 
 
 class BatchSizeMismatch(Exception):
-    """A shared run gave an output of the wrong size: nobody knows which rows belong to which request."""
+    """Raised when the outputs of a shared run cannot be divided among its requests, such as when a size is wrong."""
 
 
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
-    """Returns the line that a request waits in, and its rows.
+    """Returns the line that a request waits in and its number of rows.
 
     Returns:
-        None if the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
-        rows, it has no rows, an input outside the batch is too large to compare, or its sizes are not among those that
-        it is proved for: dimensions of one symbol differ.
+        None if the request runs alone: its version is unbatched, its batched inputs disagree on the number of rows, it
+        has no rows, an input outside the batch is too large to compare, dimensions that share a symbol differ, or
+        batching is not proved for its sizes.
     """
     if plan.max_rows < 2:
         return None
@@ -59,26 +59,26 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
 
 
 class Lines:
-    """Finds the lines of requests, and remembers those that a request's kind alone decides."""
+    """Finds the lines of requests and caches those that depend only on the request's kind."""
 
     def __init__(self) -> None:
         self._known: dict[object, tuple[BatchPlan, Line | None, int, int]] = {}
 
     def of(self, plan: BatchPlan, inputs: Mapping[str, Array], kind: object) -> tuple[BatchPlan, Line | None, int, int]:
-        """Returns the plan, and by it a request's line, None if it runs alone, its rows, and its inputs' bytes.
+        """Returns the plan, the request's line (None if it runs alone), its rows, and the bytes of its inputs.
 
         Args:
-            plan: In force.
-            inputs: By name.
-            kind: As of `InferenceRequest`.
+            plan: Batch plan in force.
+            inputs: Inputs by name.
+            kind: Request kind, as in `InferenceRequest`.
         """
         known = self._known.get(kind)
         if known is not None and known[0] is plan:
             return known
         line, rows = shape_of(plan, inputs) or (None, 1)
         known = plan, line, rows, memory_of(inputs.values())
-        # An input outside the batch is compared by its value, of which each request has its own; and sizes that are not
-        # proved now may be soon.
+        # Not cached: lines that depend on the value of an input outside the batch, which differs between requests, and
+        # plans with proved sizes, since more sizes may be proved soon.
         by_kind = plan.max_rows < 2 or (plan.sizes is None and inputs.keys() <= plan.input_axes.keys())
         if kind is not None and by_kind:
             if len(self._known) >= _KINDS:
@@ -88,7 +88,7 @@ class Lines:
 
 
 def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """Returns the inputs of one run for `requests` of one shape, in their order."""
+    """Returns the joined inputs of one run for `requests` of the same line, in order."""
     if len(requests) == 1:
         return requests[0]
     first = requests[0]
@@ -101,16 +101,16 @@ def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[st
 def split(
     plan: BatchPlan, outputs: Mapping[str, Array], rows: Sequence[int], wanted: Sequence[Sequence[str]]
 ) -> list[list[Array]]:
-    """Returns each request's own outputs out of those of the run, as views.
+    """Returns the outputs of each request as views of the run's outputs.
 
     Args:
-        plan: That the run was made by.
-        outputs: Of the run, by name.
-        rows: Of each request, in the order they were joined.
-        wanted: Names of the outputs of each request, in its order.
+        plan: Plan by which the run was formed.
+        outputs: Outputs of the run by name.
+        rows: Number of rows of each request, in the order in which they were joined.
+        wanted: Names of the outputs that each request wants, in the order it wants them.
 
     Raises:
-        BatchSizeMismatch: An output of a joined run does not add up; none of its outputs may be given to anybody.
+        BatchSizeMismatch: An output of a shared run has the wrong size; none of the run's outputs may be used.
     """
     if len(rows) == 1:
         return [[outputs[name] for name in wanted[0]]]

@@ -1,7 +1,7 @@
-"""Runs rows alone and together, and says what differs. Pure functions of a `run`.
+"""Runs rows alone and together and compares the answers. Pure functions of a `run`.
 
-It is the second proof that requests may share a run, after the graph's (`turnout.serving.rowwise`): it finds what a
-rule or a kernel gets wrong, on a few rows that are as unlike each other as the model takes.
+This is the second proof that requests may share a run, after the analysis of the graph (`turnout.serving.rowwise`). It
+finds errors in rules and kernels by running a few rows that differ as much as the model allows.
 """
 
 import itertools
@@ -17,25 +17,26 @@ from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
 Row = Mapping[str, Array]
-"""Inputs of one request of one row."""
+"""Inputs of a one-row request."""
 
 MOST_ROWS = 8
-"""Rows that are tried, in some thirty-six runs."""
+"""Maximum number of rows tried, which takes about thirty-six runs."""
 
 _BUDGET_SECONDS = 1.0
 _SOLE_BUDGET_SECONDS = 5.0
-"""Rows that are left when the runs have taken so long are not tried, the first two always; more time is taken where the
-graph proves nothing, and the runs alone decide."""
+"""Once the runs have taken this long, the remaining rows are skipped, except that the first two are always tried. The
+larger budget applies where the graph proves nothing and the runs alone decide."""
 
 _TEXTS = np.array(["turnout", "the", "", "A", "siding", "Ünïcode"], dtype=object)
-"""Words of other lengths and cases, an empty one, and those that lists of stop words have."""
+"""Words of different lengths and cases, the empty string, and typical stop words."""
 
 
 class BatchDifference(Exception):
-    """Rows are answered differently together than alone.
+    """Raised when rows get different answers together than alone.
 
     Attributes:
-        mixes: A row's answer depends on its company; else the run could not be made or its sizes do not add up.
+        mixes: Whether a row's answer depends on the other rows of the batch. False if the batch could not be run or its
+            sizes were wrong.
     """
 
     def __init__(self, message: str, *, mixes: bool) -> None:
@@ -52,19 +53,19 @@ def check(
     proved: Mapping[str, int] | None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, int]:
-    """Returns the batch axis of each output that has one; every other output is the same for all requests.
+    """Returns the batch axis of each output that has one. Every other output is the same for all requests.
 
     Args:
         run: Runs the model.
-        manifest: Of the version.
-        axes: The batch axis of each batched input.
-        rows: Two at least that differ, the first of which runs; of one shape.
-        proved: Output axes as the graph has them, where it proves them. Then rounding is no matter: far from usual
-            values it may grow beyond any tolerance, so that only the first pair is compared to single answers.
-        clock: Seconds.
+        manifest: Manifest of the version.
+        axes: Batch axis of each batched input.
+        rows: At least two different rows of one shape. The model must run on the first.
+        proved: Output axes that the graph proves; None if it proves nothing. If given, rounding is tolerated: far from
+            usual values it may exceed any tolerance, so only the first pair is compared with single answers.
+        clock: Returns the time in seconds.
 
     Raises:
-        Difference: Rows do not keep to themselves.
+        BatchDifference: A row's answer depends on the batch, or the batch cannot be run or divided.
     """
     names = [spec.name for spec in manifest.signature.outputs]
     until = clock() + (_SOLE_BUDGET_SECONDS if proved is None else _BUDGET_SECONDS)
@@ -84,7 +85,7 @@ def check(
         rounding = proved is None or members == (0, 1)
         _compare(manifest, found, [alone[i] for i in members], values, rounding=rounding)
 
-    # Each batch is run once and compared with all that it can be compared with: runs are what takes time here.
+    # Each batch runs once and is compared with everything comparable, since the runs take most of the time.
     for one, other in itertools.pairwise(range(len(alone))):
         if clock() > until and one:
             break
@@ -101,12 +102,12 @@ def check(
 
 
 def rows_to_try(sample: Row, axes: Mapping[str, int], golden: Iterable[Row]) -> list[Row]:
-    """Returns rows of the sample's shape that differ: the sample, rows of golden cases, made-up ones.
+    """Returns different rows of the sample's shape: the sample, rows of golden cases, and synthetic rows.
 
     Args:
-        sample: One row that the model runs on.
-        axes: The batch axis of each batched input.
-        golden: Inputs of golden cases, of any number of rows.
+        sample: A row that the model runs on.
+        axes: Batch axis of each batched input.
+        golden: Inputs of golden cases, each with any number of rows.
     """
     batched = {name: array for name, array in sample.items() if name in axes}
     made = [
@@ -148,7 +149,7 @@ def _extreme(array: Array, *, high: bool) -> Array:
         return np.full_like(array, high)
     if _is_float(array):
         return np.full_like(array, 1e4 if high else -1e4)
-    # Stay within the values seen: an index past them might be out of the model's range.
+    # Stay within the values seen: a larger value used as an index might be out of range.
     return np.full_like(array, (array.max if high else array.min)(initial=0))
 
 
@@ -163,7 +164,7 @@ def _random(random: np.random.Generator, array: Array) -> Array:
 
 
 def _other(batched: Row) -> dict[str, Array]:
-    """Returns values of the same kind: reversed along their last axis and shifted."""
+    """Returns different values of the same kind, reversed along the last axis and shifted."""
     return {name: _shifted(array) for name, array in batched.items()}
 
 
@@ -174,7 +175,7 @@ def _shifted(array: Array) -> Array:
     if array.dtype == np.bool_:
         return ~array
     if array.dtype.kind in "iu":
-        # Within the values seen, so that a divisor does not become 0, or an index none.
+        # Stay within the values seen, so that a divisor does not become 0 and an index stays in range.
         return (array.max() - (array - array.min())).astype(array.dtype) if array.size else array
     return (flipped.astype(np.float32) * 0.5 + 0.25).astype(array.dtype)
 
@@ -188,7 +189,7 @@ def _same(one: Row, other: Row) -> bool:
 
 
 def _answered(run: Run, rows: Sequence[Row], names: Sequence[str]) -> Iterator[tuple[Row, list[Array]]]:
-    """Goes through the rows that the model runs on, each with its answer."""
+    """Yields each row that the model runs on, with its answer."""
     for row in rows:
         try:
             yield row, run(row, names)
@@ -197,7 +198,7 @@ def _answered(run: Run, rows: Sequence[Row], names: Sequence[str]) -> Iterator[t
 
 
 def _companies(count: int) -> list[tuple[int, ...]]:
-    """Returns which rows run together beside each one and the next, in either order: the last and the first, threes."""
+    """Returns further groups of rows to run together: the last row with the first, and triples of adjacent rows."""
     last = [(count - 1, 0)] if count > 2 else []
     return [*last, *((i, i - 1, i - 2) for i in range(2, count))]
 
@@ -226,7 +227,7 @@ def _axes(manifest: Manifest, alone: Sequence[tuple[Row, list[Array]]], pair: Se
 
 
 def _growing_axis(one: Array, two: Array) -> int | None:
-    """Returns the axis that two rows make longer by as much as one row has, or None."""
+    """Returns the only axis that is 1 long in the answer to one row and 2 long in the answer to two, or None."""
     if one.ndim != two.ndim:
         return None
     grown = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
@@ -243,7 +244,7 @@ def _compare(
     *,
     rounding: bool,
 ) -> None:
-    """Compares a batch to single answers: their sizes, and their values as far as rounding lets them be compared."""
+    """Compares the shapes of a batch's outputs with those of single answers, and their values if `rounding` is set."""
     for index, spec in enumerate(manifest.signature.outputs):
         singles = [answers[index] for _, answers in batch]
         axis = axes.get(spec.name)
@@ -272,24 +273,26 @@ def _compare_company(
     values: Sequence[Array],
     beside_itself: Sequence[Array],
 ) -> None:
-    """Compares a row beside another to the same row beside itself: the same kernels, so hardly any rounding.
+    """Compares a row run beside another row with the same row run beside itself.
+
+    Both runs use the same kernels, so rounding hardly matters.
 
     Args:
-        manifest: Of the version.
-        outputs: The batch axis of each output that has one.
-        place: Of the row in both batches, of two.
-        values: Answers to it and another.
-        beside_itself: Answers to it twice.
+        manifest: Manifest of the version.
+        outputs: Batch axis of each output that has one.
+        place: Position (0 or 1) of the row in both batches.
+        values: Outputs of the batch of the row and another row.
+        beside_itself: Outputs of the batch of the row twice.
     """
     for index, spec in enumerate(manifest.signature.outputs):
         axis = outputs.get(spec.name)
         if axis is None:
             continue
         if values[index].shape != beside_itself[index].shape or values[index].shape[axis] != 2:
-            raise BatchDifference(f"output {spec.name} has not one row for each of two", mixes=True)
+            raise BatchDifference(f"output {spec.name} does not have one row for each of two", mixes=True)
         got, expected = (np.take(array, [place], axis=axis) for array in (values[index], beside_itself[index]))
         if differs(got, expected, tolerance_of(manifest, spec)):
-            raise BatchDifference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
+            raise BatchDifference(f"output {spec.name} of a row depends on what it is batched with", mixes=True)
 
 
 def _preview(axes: Mapping[str, int]) -> str:

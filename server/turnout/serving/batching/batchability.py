@@ -1,7 +1,7 @@
-"""Finds out whether and how requests of a version may be put together.
+"""Determines whether and how requests of a version can be batched.
 
-The graph has to prove it (`turnout.serving.rowwise`), and runs have to agree (`turnout.serving.batching.batch_check`).
-Where the graph proves nothing, only what the publisher declares is tried, and believed if the runs agree.
+The graph must prove it (`turnout.serving.rowwise`) and runs must confirm it (`turnout.serving.batching.batch_check`).
+Where the graph proves nothing, only the publisher's declaration is tried, and it is accepted if the runs confirm it.
 """
 
 import itertools
@@ -24,17 +24,18 @@ from turnout.serving.sessions.tensor import Array
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How a version's requests are put together.
+    """How a version's requests are batched.
 
     Attributes:
-        max_rows: Most rows in a batch; 0 if requests run one at a time.
-        input_axes: The axis along which each batched input grows; an input not named is the same for a whole batch.
-        output_axes: The axis along which each batched output grows; an output not named is given to every request.
-        reason: Why it is so, in words.
-        sample: Inputs of one row that the model runs on, for warm-up; None if none were found.
-        mixes: A batch ran, and its rows were answered otherwise than alone.
-        sizes: Other dimensions for which that is so; None if it is so for all.
-        equal: Dimensions (input, axis) that have to be equal for that to be so, in groups: those that bear one symbol.
+        max_rows: Maximum number of rows in a batch; 0 if requests run one at a time.
+        input_axes: Axis along which each batched input is joined. Inputs not listed must be the same for a whole batch.
+        output_axes: Axis along which each batched output is split. Outputs not listed are given to every request.
+        reason: Human-readable reason for this plan.
+        sample: One-row inputs that the model runs on, for warm-up; None if none were found.
+        mixes: Whether a batch was run in which rows got different answers than alone.
+        sizes: Sizes of the other dimensions for which batching is proved; None if it holds for all sizes.
+        equal: Groups of dimensions (input, axis) that share a symbol; batching requires the sizes within a group to be
+            equal.
     """
 
     max_rows: int
@@ -48,7 +49,7 @@ class BatchPlan:
 
 
 def sample_axes(manifest: Manifest) -> Mapping[str, int]:
-    """Returns the axis of each input along which a sample has one row: declared, or guessed first."""
+    """Returns the axis of each input along which a sample has one row: the declared axes, or the first guess."""
     return next(iter(_candidates(manifest)), {})
 
 
@@ -62,17 +63,17 @@ def prove(
     most: int = MOST_ELEMENTS,
     trouble: str = "",
 ) -> BatchPlan:
-    """Follows the batch dimension through the graph, runs the model a few times, and returns the plan that this proves.
+    """Analyzes the graph, runs the model a few times, and returns the batch plan that both support.
 
     Args:
         run: Runs the model.
-        manifest: Of the version; what it declares about batching is checked as well.
-        max_rows: Most rows that the server allows; 0 turns batching off.
-        golden: Inputs of golden cases, which real models accept where synthetic ones may be refused.
-        graph: Of the model.
-        tried: What is made up besides; by default what suits most models.
-        most: Elements of what is made up.
-        trouble: What it said to inputs that were tried before.
+        manifest: Manifest of the version; its declaration about batching is verified.
+        max_rows: Maximum number of rows that the server allows; 0 turns batching off.
+        golden: Inputs of golden cases, which models accept where they may refuse synthetic inputs.
+        graph: Graph of the model.
+        tried: Recipes for synthetic inputs; None for those that suit most models.
+        most: Maximum number of elements in a set of synthetic inputs.
+        trouble: Error message of the model for inputs tried earlier.
     """
     signature, declared = manifest.signature, manifest.batching or BatchingDeclaration()
     claimed, candidates = declared.axes is not None, _candidates(manifest)
@@ -102,7 +103,7 @@ def prove(
 
 @dataclass(frozen=True, slots=True)
 class _AxesAttempt:
-    """A try to batch along one axis of each input."""
+    """An attempt to batch along one axis of each input."""
 
     run: Run
     manifest: Manifest
@@ -112,7 +113,7 @@ class _AxesAttempt:
     claimed: bool
 
     def plan(self, rows: int, samples: "_Samples") -> BatchPlan:
-        """Returns the plan of up to `rows` rows, or one that says why there is none."""
+        """Returns a plan of up to `rows` rows, or an unbatched plan with the reason."""
         proof = prove_rows(self.graph, self.manifest.signature, self.input_axes)
         axes = ", ".join(f"{name} axis {axis}" for name, axis in self.input_axes.items())
         sample = samples.first
@@ -135,7 +136,7 @@ class _AxesAttempt:
             why = f"{found} ({proof.obstacle})" if proof.obstacle else str(found)
             return BatchPlan(0, reason=f"unbatched: {why}", sample=sample, mixes=found.mixes)
         if proved is None and not self.claimed:
-            why = f"the graph does not prove that rows keep to themselves: {proof.obstacle}"
+            why = f"the graph does not prove that rows are independent of each other: {proof.obstacle}"
             return BatchPlan(0, reason=f"unbatched: {why}", sample=sample)
         if proved is None:
             how = f"declared, and runs agree; the graph does not prove it: {proof.obstacle}"
@@ -146,7 +147,7 @@ class _AxesAttempt:
         return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal())
 
     def _equal(self) -> list[list[tuple[str, int]]]:
-        """Returns the dimensions that the proof assumes to be equal; nothing else checks that of a request."""
+        """Returns the dimensions that the proof assumes to be equal; requests are not checked for this elsewhere."""
         required = [spec for spec in self.manifest.signature.inputs if not spec.has_default]
         groups = shared_symbols(Signature(tuple(required), ())).values()
         beside = [[(name, axis) for name, axis in group if self.input_axes.get(name) != axis] for group in groups]
@@ -159,7 +160,10 @@ class _AxesAttempt:
                 raise BatchDifference(f"output {name} grows along axis {axis}, not {declared[name]}", mixes=False)
 
     def _unrun(self, rows: int, proof: Proof, axes: str, trouble: str) -> BatchPlan:
-        """Plans for a model that ran on none of the inputs tried: the graph and the publisher both have to say it."""
+        """Returns the plan for a model that ran on none of the inputs tried.
+
+        It is batched only if the graph proves it and the publisher declares it.
+        """
         if self.claimed and not proof.obstacle:
             reason = f"batched (declared, and proved by graph: {axes}; could not be run: publish a golden case)"
             return BatchPlan(rows, self.input_axes, proof.output_axes, reason, equal=self._equal())
@@ -167,7 +171,7 @@ class _AxesAttempt:
         return BatchPlan(0, reason=f"unbatched: {why}" + (f"; {proof.obstacle}" if proof.obstacle else ""))
 
     def prove_for(self, sizes: Sizes) -> Proof:
-        """Follows the batch dimension for inputs whose other dimensions are known."""
+        """Follows the batch dimension through the graph for inputs whose other dimensions have the given sizes."""
         known = dict(sizes)
         inputs = []
         for spec in self.manifest.signature.inputs:
@@ -182,7 +186,7 @@ class _AxesAttempt:
 
 @dataclass(frozen=True, slots=True)
 class _Prover:
-    """Proves one set of sizes after another."""
+    """Proves sizes one set at a time."""
 
     attempt: _AxesAttempt
     output_axes: Mapping[str, int]
@@ -193,7 +197,7 @@ class _Prover:
 
 
 def sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
-    """Returns the dimensions of inputs but for their batch axes."""
+    """Returns the dimensions of the inputs without their batch axes."""
     found = []
     for name in sorted(inputs):
         shape = inputs[name].shape
@@ -216,8 +220,8 @@ def _declared_inputs(signature: Signature, declared: BatchingDeclaration) -> dic
 
 
 def likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
-    """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone, then wherever the
-    first input's first free dimension stands by its name.
+    """Yields guesses at the batch axes: the first free dimension of each input; only those on axis 0; and the axes that
+    bear the name of the first input's first free dimension.
     """
     needed = [spec for spec in signature.inputs if not spec.has_default]
     first_free = {
@@ -237,9 +241,9 @@ def likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
 
 
 class _Samples:
-    """One-row inputs that the model runs on, of different sizes: golden cases first, then made-up ones.
+    """One-row inputs of different sizes that the model runs on: golden cases first, then synthetic inputs.
 
-    They are looked for as they are asked for: one is enough where the graph proves the rest.
+    Evaluated lazily, since one is enough where the graph proves the rest.
     """
 
     def __init__(
@@ -256,7 +260,7 @@ class _Samples:
 
     @property
     def first(self) -> Mapping[str, Array] | None:
-        """The first one; None if there is none."""
+        """First sample; None if none was found."""
         return next(iter(self), None)
 
     def __iter__(self) -> Iterator[Mapping[str, Array]]:

@@ -1,17 +1,17 @@
-"""One version's queue and runner threads: a free runner forms a batch of the requests that wait.
+"""The queue and the runner threads of one version. Idle runners form batches from waiting requests.
 
     event loop:     submit -> queue (bounded in requests and bytes)          future <- hand back, in groups
     runner thread:            take a batch of one shape -> join -> run -> split -^
 
-Requests of different shapes wait in line beside each other and take turns, so that none blocks another. A request whose
-deadline passed, or whose caller left, leaves the queue and is never computed.
+Requests of different shapes wait in separate lines, which take turns, so that none blocks another. A request whose
+deadline has passed or whose caller has left is removed from the queue and never computed.
 
-A request calls a runner: one that is idle, else a new one. A runner that was called is idle no more, though it may not
-have woken yet, so that requests that come at once find a runner each. Where lines are held for company, one idle runner
-keeps the time for all of them; when it takes a batch it calls another to keep it. Of the others one may look for
-requests for a while before it sleeps (`turnout.serving.batching.spin`), and is the first to be called.
+Each request wakes an idle runner, or starts a new one if none is idle. A woken runner leaves the idle list at once,
+before its thread has run, so that simultaneous requests wake one runner each. If lines are held back to fill batches,
+one idle runner, the timekeeper, waits for the earliest time; when it takes a batch, it wakes another to replace it. One
+other idle runner may spin before it sleeps (`turnout.serving.batching.spin`); it is the first to be woken.
 
-Requests that shared a run whose outputs do not add up run again alone, and no request of the version shares one after.
+If the outputs of a shared run do not add up, its requests run again alone, and the version is never batched again.
 """
 
 import asyncio
@@ -36,20 +36,20 @@ from turnout.serving.sessions.tensor import Array
 
 @dataclass(slots=True, eq=False)
 class _Pending(QueuedRequest):
-    """A request that is not answered. Its future belongs to the event loop."""
+    """A request that is not yet answered. Its future belongs to the event loop."""
 
     future: "asyncio.Future[BatchedAnswer]"
 
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """A thread, and what it waits by.
+    """A runner thread and the lock that it waits on.
 
     Attributes:
-        make: Makes what it runs with.
-        ended: Done when the thread is about to end. Belongs to the event loop.
-        called: Released by who calls it out of its idleness.
-        in_hand: Requests that it took and did not answer.
+        make: Makes the function that the thread runs the model with.
+        ended: Set when the thread is about to end. Belongs to the event loop.
+        called: Lock that is released to wake the idle thread.
+        in_hand: Requests that the thread has taken but not answered.
     """
 
     make: MakeRunner
@@ -63,7 +63,7 @@ class _Runner:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What one run did to each of its requests."""
+    """The results of one run for each of its requests."""
 
     requests: Sequence[_Pending]
     rows: int
@@ -71,10 +71,10 @@ class _Outcome:
 
 
 class Batcher:
-    """Runs requests of one version on its runners, in batches where its plan allows that.
+    """Runs the requests of one version on runner threads, in batches if its plan allows.
 
-    Made and used on the event loop; the runners are threads of its own, started as they are first needed, so that a
-    hundred idle versions cost no thread. One that dies is replaced when the next request calls for it.
+    Created and used on the event loop. Threads are started when first needed, so that idle versions need none. A thread
+    that dies is replaced when the next request needs it.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Batcher:
         on_batch: Callable[[int, float], None],
         on_demoted: Callable[[str], None],
     ) -> None:
-        """Prepares the queue.
+        """Creates the queue; no thread is started.
 
         Args:
-            name: Of the version, for thread names.
-            in_force: How requests are put together; demoted by the first run whose outputs do not add up.
-            bounds: Of the queue.
-            runners: One for each thread.
-            on_batch: Told the rows and seconds of each batch that gave answers, on the event loop.
-            on_demoted: Told why the version is batched no more, on the event loop; as often as lanes find out.
+            name: Name of the version, used in thread names.
+            in_force: How requests are batched; demoted by the first run whose outputs do not add up.
+            bounds: Bounds of the queue.
+            runners: One factory for each thread.
+            on_batch: Called on the event loop with the rows and seconds of each batch that succeeded.
+            on_demoted: Called on the event loop with the reason when batching stops; several lanes may each call it.
         """
         self._name = name
         self._in_force = in_force
@@ -104,34 +104,34 @@ class Batcher:
         self._lines = Lines()
         self._loop = asyncio.get_running_loop()
         self._hand_back = HandBack(self._loop)
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards everything below
         self._queue: RequestQueue[_Pending] = RequestQueue(bounds.max_delay)
         self._unused = list(runners)[::-1]
         self._runners: set[_Runner] = set()
-        self._idle: list[_Runner] = []  # the last to become so first: its caches are warmest
+        self._idle: list[_Runner] = []  # most recently idle last and woken first: its caches are warmest
         self._spin = Spin(bounds.spin)
         self._spinning = False
         self._timekeeper: _Runner | None = None
-        self._kept_until = 0.0  # when the timekeeper looks at the queue of its own accord
+        self._kept_until = 0.0  # when the timekeeper will look at the queue without being woken
         self._closed = False
         self._started = 0
         self._mean_compute = 0.0
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return self._queue.requests
 
     @property
     def runners(self) -> int:
-        """Runner threads that were started and have not ended."""
+        """Number of runner threads that have started and not ended."""
         return len(self._runners)
 
     @property
     def fill(self) -> float:
-        """How full the queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
+        """Fill level of the queue by requests or bytes, whichever is higher; usually 0 to 1.
 
-        More than 1 where a single request is larger than all that may wait: the first is let in whatever its size.
+        Above 1 if a single request exceeds the bound in bytes, since an empty queue accepts a request of any size.
         """
         return max(self._queue.requests / self._bounds.requests, self._queue.nbytes / self._bounds.nbytes)
 
@@ -141,14 +141,14 @@ class Batcher:
         """Queues a request and waits for its answer.
 
         Args:
-            inputs: Valid for the version's signature.
-            outputs: Names of the outputs wanted.
-            deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
-            kind: As of `InferenceRequest`: the line of one request is that of the next.
+            inputs: Inputs by name, valid for the version's signature.
+            outputs: Names of the requested outputs.
+            deadline: `time.monotonic()` after which the answer is useless; None for no deadline.
+            kind: Request kind, as in `InferenceRequest`; requests of one kind share a line.
 
         Raises:
-            QueueFull: The queue holds as much as it may, or no thread can be had to run it.
-            DeadlineExceededError: The deadline passed first.
+            QueueFull: The queue is full, or no thread can be started.
+            DeadlineExceededError: The deadline passed before the request was answered.
             NotLoaded: The version was closed.
             InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
@@ -164,7 +164,7 @@ class Batcher:
                 timer.cancel()
 
     def close(self) -> None:
-        """Lets the runners finish what waits, then end. New requests are refused. Does not wait for them."""
+        """Refuses new requests and lets the runners end once the queue is empty. Returns without waiting for them."""
         with self._lock:
             self._closed = True
             idle = [*self._idle, self._timekeeper] if self._timekeeper is not None else self._idle
@@ -173,8 +173,8 @@ class Batcher:
                 runner.called.release()
 
     async def wait_closed(self) -> None:
-        """Waits until every runner has ended; a run that hangs is waited for as long as it hangs, by no thread."""
-        while ends := self._ends():  # a runner that finishes what waits may call one that had not started
+        """Waits until every runner has ended, without blocking a thread; a run that hangs delays this indefinitely."""
+        while ends := self._ends():  # a runner that finishes waiting requests may start another
             await asyncio.wait(ends)
 
     def _ends(self) -> "Sequence[asyncio.Future[None]]":
@@ -204,28 +204,28 @@ class Batcher:
     def _refuse_if_full(self, nbytes: int) -> None:
         bounds, queue = self._bounds, self._queue
         if queue.requests >= bounds.requests:
-            what = f"{queue.requests} requests wait for {self._name}, the most that may"
+            what = f"{queue.requests} requests are waiting for {self._name}, the maximum"
         elif queue.requests and queue.nbytes + nbytes > bounds.nbytes:
-            what = f"{queue.nbytes} bytes wait for {self._name}, and {nbytes} more would pass {bounds.nbytes}"
+            what = f"{queue.nbytes} bytes are waiting for {self._name}, and {nbytes} more would exceed {bounds.nbytes}"
         else:
             return
-        # By when the queue of now has been worked off, at the pace of the latest runs.
+        # Estimated time to work off the present queue at the pace of the latest runs.
         expected = queue.requests * self._mean_compute / max(len(self._runners), 1)
         raise QueueFull(what, retry_after=min(max(expected, 0.01), 5.0))
 
     def _expire(self, pending: _Pending) -> None:
-        """On the event loop: the deadline of a request passed."""
+        """Fails a request whose deadline has passed. On the event loop."""
         if not pending.future.done():
             self._remove(pending)
             pending.future.set_exception(_too_late())
 
     def _remove(self, pending: _Pending) -> None:
-        """Takes a request out of the queue if it still waits there."""
+        """Removes a request from the queue if it still waits."""
         with self._lock:
             self._queue.remove(pending)
 
     def _deliver(self, outcome: _Outcome) -> None:
-        """On the event loop: gives each request of a run its answer."""
+        """Delivers the results of a run to its requests. On the event loop."""
         if isinstance(first := outcome.answers[0], BatchedAnswer):
             self._on_batch(outcome.rows, first.compute_seconds)
         for pending, answer in zip(outcome.requests, outcome.answers, strict=True):
@@ -236,16 +236,16 @@ class Batcher:
             else:
                 pending.future.set_exception(answer)
 
-    # What follows is called with the lock held, by the event loop or a runner.
+    # The following methods are called with the lock held, by the event loop or a runner.
 
     def _call_runner(self, due: float | None = None) -> None:
-        """Has a runner look at the queue, if one has reason to.
+        """Wakes or starts a runner if one needs to look at the queue.
 
         Args:
-            due: When a line can be taken; None for now. Until then it is enough that somebody keeps the time.
+            due: When a line can be taken; None for now. Until then a timekeeper that wakes early enough suffices.
 
         Raises:
-            QueueFull: No runner lives, and no thread can be started.
+            QueueFull: No runner is alive and no thread can be started.
         """
         if due is not None and self._timekeeper is not None and due >= self._kept_until:
             return
@@ -264,7 +264,7 @@ class Batcher:
         try:
             if not (isinstance(runner.make, PreparedRunner) and runner.make.start(work)):
                 threading.Thread(target=work, name=name, daemon=True).start()
-        except RuntimeError as error:  # the system has no thread left
+        except RuntimeError as error:  # the system cannot start another thread
             self._runners.remove(runner)
             self._unused.append(runner.make)
             if not self._runners:
@@ -272,7 +272,7 @@ class Batcher:
         else:
             self._started += 1
 
-    # What follows runs in the runner threads.
+    # The following methods run in the runner threads.
 
     def _work(self, runner: _Runner) -> None:
         trouble: BaseException | None = None
@@ -280,13 +280,13 @@ class Batcher:
             with runner.make() as run:
                 while batch := self._take(runner):
                     self._serve(runner, run, batch)
-                    del batch  # an idle runner keeps nothing of what it ran
+                    del batch  # an idle runner keeps no references to what it ran
         except BaseException as error:  # noqa: BLE001 - a thread that cannot run must not leave its callers waiting
             trouble = error
         self._end(runner, trouble)
 
     def _take(self, runner: _Runner) -> Sequence[_Pending]:
-        """Waits until a line is ready and takes from it; nothing once closed and empty."""
+        """Waits until a line is ready and takes requests from it; returns () once closed and empty."""
         with self._lock:
             while True:
                 max_rows = self._in_force.plan.max_rows
@@ -294,7 +294,7 @@ class Batcher:
                 if batch := [pending for pending in taken if not pending.future.done()]:
                     runner.in_hand = batch
                     if self._queue.requests and self._bounds.max_delay:
-                        self._call_runner(self._queue.due(max_rows))  # somebody has to keep the time of what is held
+                        self._call_runner(self._queue.due(max_rows))  # the held lines need a timekeeper
                     return batch
                 if not self._queue.requests and self._closed:
                     return ()
@@ -302,7 +302,7 @@ class Batcher:
                     self._wait(runner, max_rows)
 
     def _wait(self, runner: _Runner, max_rows: int) -> None:
-        """Waits until the runner is called, or until a held line is due if no other keeps the time."""
+        """Waits until the runner is woken or, if there is no other timekeeper, until a held line is due."""
         due = None if self._timekeeper is not None else self._queue.due(max_rows)
         if due is None:
             self._idle_until_called(runner)
@@ -316,11 +316,11 @@ class Batcher:
         if self._timekeeper is runner:
             self._timekeeper = None
         else:
-            runner.called.acquire()  # it was called in the moment that the time was over
+            runner.called.acquire()  # it was woken just as its time ran out
 
     def _idle_until_called(self, runner: _Runner) -> None:
         looks = not self._spinning and self._spin.worthwhile
-        self._idle.insert(0 if self._spinning else len(self._idle), runner)  # who looks is called first
+        self._idle.insert(0 if self._spinning else len(self._idle), runner)  # a spinning runner is woken first
         self._spinning |= looks
         self._lock.release()
         began = time.monotonic()
@@ -333,7 +333,7 @@ class Batcher:
         self._spin.idled(time.monotonic() - began)
 
     def _serve(self, runner: _Runner, run: Run, batch: Sequence[_Pending]) -> None:
-        """Runs a batch and hands over its answers."""
+        """Runs a batch and delivers its answers."""
         plan = self._in_force.plan
         if len(batch) == 1:
             self._hand_back.call(self._deliver, self._run_alone(plan, run, batch[0]))
@@ -352,16 +352,16 @@ class Batcher:
         try:
             return self._execute(plan, run, [pending])
         except BatchSizeMismatch as mismatch:
-            # The request's own run is right: what was joined before was not.
+            # The request's own run is right; an earlier shared run was wrong.
             self._demote(str(mismatch))
             return self._run_alone(self._in_force.plan, run, pending)
-        except Exception as error:  # noqa: BLE001 - whatever a run raises must reach its caller, not end the runner
+        except Exception as error:  # noqa: BLE001 - any exception of a run goes to its caller, and the runner lives on
             failure = error if isinstance(error, TurnoutError) else _unexpected(error)
             return _Outcome([pending], pending.rows, [failure])
 
     def _run_together(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome | None:
-        """Returns None if each request has to run by itself: one bad request fails no other client's, and of a
-        version that was seen to mix rows no joined run is believed.
+        """Returns the outcome of a shared run, or None if each request must run alone: a bad request must not fail
+        others, and the results of a shared run are discarded once the version is known to mix rows.
         """
         line, names = batch[0].line, {name for pending in batch for name in pending.outputs}
         if line is None or not self._in_force.may_join(line, names):  # or it was demoted since the batch was taken
@@ -371,7 +371,7 @@ class Batcher:
         except BatchSizeMismatch as mismatch:
             self._demote(str(mismatch))
             return None
-        except Exception:  # noqa: BLE001 - it is raised again by the request whose doing it is
+        except Exception:  # noqa: BLE001 - the request that causes it raises it again when it runs alone
             return None
         return outcome if self._in_force.plan is plan else None
 
@@ -405,13 +405,13 @@ class Batcher:
         )
 
     def _end(self, runner: _Runner, trouble: BaseException | None) -> None:
-        """Answers requests that a dying runner took, and hands the rest of the queue on."""
+        """Fails the requests that an ending runner had taken, and passes the rest of the queue on."""
         left: list[_Pending] = list(runner.in_hand)
         with self._lock:
             self._runners.discard(runner)
             self._unused.append(runner.make)
             if not self._runners and trouble is not None:
-                left += self._queue.clear()  # the next runner would fare no better, and is started by the next request
+                left += self._queue.clear()  # another runner would fail too; the next request starts one
             elif self._queue.requests:
                 self._call_runner()
         if left:
@@ -426,11 +426,11 @@ def _finish(future: "asyncio.Future[None]") -> None:
 
 
 def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("the deadline passed before the answer was there")
+    return DeadlineExceededError("the deadline passed before the answer was ready")
 
 
 def _awaited(pending: _Pending) -> bool:
-    """Tells whether somebody still waits for an answer; from any thread."""
+    """Returns whether a caller still waits for the answer; callable from any thread."""
     late = pending.deadline is not None and pending.deadline <= time.monotonic()
     return not (late or pending.future.done())
 

@@ -1,9 +1,9 @@
-"""Which dimensions of inputs have to be 0 together: those of tensors that are added, or put beside each other. Pure.
+"""Finds dimensions of inputs that must be 0 together: those of tensors that are added or concatenated. Pure.
 
-ONNX Runtime makes one operator of an `Add` and a `LayerNormalization` after it, or what one is made of, if the sizes of
-both addends have the same names; it divides by the size of the second, which ends the process where that is 0. It
-passes over a part of a `Concat` that is empty, but counts its columns, and leaves what was in memory in their place:
-the values of other requests. So it must not be asked.
+ONNX Runtime fuses an `Add` with a following `LayerNormalization` (or its parts) if the sizes of both addends have the
+same names. The fused operator divides by the size of the second addend, which ends the process if it is 0. `Concat`
+skips an empty part but counts its columns, and leaves old memory in their place: values of other requests. Such
+requests must therefore not be run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ from turnout.serving.rowwise.proof import follow
 from turnout.serving.rowwise.states import Rows
 
 _JOINS = frozenset({"Add", "Concat", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
-"""Operators that take tensors for equal in size, of ONNX's domain or of `com.microsoft`."""
+"""Operators of ONNX's domain or `com.microsoft` that assume their inputs to be equal in size."""
 
 Places = Sequence[tuple[str, int]]
 """Dimensions of inputs: name and axis."""
 
 
 def in_step(model: ModelGraph, signature: Signature) -> Sequence[Places]:
-    """Returns groups of dimensions of inputs that are 0 together or not at all.
+    """Returns groups of dimensions of inputs that must be 0 together or not at all.
 
-    They are found by their names, and by their rows: the whole graph need not keep rows apart, it is enough that they
-    get as far as a `Concat`.
+    They are found by their names and by following rows. The graph need not keep rows apart as a whole: it is enough if
+    they can be followed to a `Concat`.
     """
     graph = model.graph
     made_of = {name: frozenset([name]) for name in graph.inputs}
@@ -53,7 +53,7 @@ def in_step(model: ModelGraph, signature: Signature) -> Sequence[Places]:
 
 
 def _of_names(node: Node, graph: Graph) -> Iterator[Places]:
-    """Yields what has to agree by the names that dimensions have."""
+    """Yields the groups that follow from the names of dimensions."""
     types = {**graph.inputs, **graph.types}
     parts = node.inputs if node.op_type == "Concat" else node.inputs[:2]
     shapes = [shape for name in parts if name in types and (shape := types[name].shape) is not None]
@@ -62,7 +62,7 @@ def _of_names(node: Node, graph: Graph) -> Iterator[Places]:
         names = {shape[at] for shape in shapes if isinstance(shape[at], str)}
         if node.op_type == "Concat":
             agree = len(names) > 1 and isinstance(axis, int) and at != axis % len(shapes[0])
-        else:  # what may be stretched is left alone: it is of other names
+        else:  # dimensions that may be broadcast have different names
             agree = len(names) == 1 and len({len(shape) for shape in shapes}) == 1
         if agree:
             yield sorted(

@@ -1,35 +1,35 @@
-"""For which sizes of the other dimensions it is proved that requests may share a run.
+"""Tracks for which sizes of the other dimensions requests may share a run.
 
-Where a graph takes another way for another length (`If` on a size), the batch dimension is followed for one set of
-sizes at a time. Sizes that were not met before run alone, and are proved beside the requests.
+Some graphs depend on sizes (`If` on a size); for these the batch dimension is followed for one set of sizes at a time.
+Requests of new sizes run alone while their sizes are proved in the background.
 """
 
 import threading
 from collections.abc import Callable, Iterable
 
 Sizes = tuple[tuple[str, tuple[int, ...]], ...]
-"""Of each input by name: its dimensions but for the batch axis."""
+"""The dimensions of each input, by name, without the batch axis."""
 
 MOST_KNOWN = 256
-"""Sets of sizes that are remembered; those met after that run alone."""
+"""Maximum number of sets of sizes remembered; requests of further sizes run alone."""
 
 
 class ProvenSizes:
-    """What is proved, and a thread that proves more. Asked on the event loop, where it never waits."""
+    """Proved sizes, and a thread that proves new ones. Used on the event loop, which it never blocks."""
 
     def __init__(self, prove: Callable[[Sizes], bool], proved: Iterable[Sizes]) -> None:
-        """Prepares.
+        """Stores the arguments; no thread is started yet.
 
         Args:
-            prove: Follows the batch dimension through the graph; takes some ten milliseconds.
-            proved: Sizes that it said yes to already.
+            prove: Follows the batch dimension through the graph for some sizes; takes some ten milliseconds.
+            proved: Sizes that have already been proved.
         """
         self._prove = prove
         self._known = dict.fromkeys(proved, True)
         self._busy = threading.Lock()
 
     def holds(self, sizes: Sizes) -> bool:
-        """Tells whether requests of these sizes may share a run. Sizes that are new are proved by and by."""
+        """Returns whether requests of these sizes may share a run. New sizes are proved in the background."""
         known = self._known.get(sizes)
         if known is None and len(self._known) < MOST_KNOWN and self._busy.acquire(blocking=False):
             threading.Thread(target=self._find_out, args=(sizes,), name="prove-sizes", daemon=True).start()

@@ -1,8 +1,8 @@
-"""Requests that wait for a runner: in one line for each shape, the lines taking turns. Pure.
+"""A queue of waiting requests, with one line for each shape; lines take turns. Pure.
 
-A line is *ready* when a runner may take from it now: its requests share runs with nobody, it fills a batch, or one of
-them was held for company as long as it may be: by its deadline at most half of the time that it had. A ready line never
-waits for one that is held.
+A line is *ready* when a runner may take from it now: its request runs alone, it fills a batch, or the time for which
+one of its requests may be held back has passed. That time is at most half of what the request had until its deadline. A
+ready line never waits for a held one.
 """
 
 import math
@@ -17,13 +17,13 @@ from turnout.serving.sessions.tensor import Array
 
 @dataclass(frozen=True, slots=True)
 class QueueBounds:
-    """How much may wait, and how long a runner waits for more.
+    """Bounds of the queue, and how long a runner waits for more requests.
 
     Attributes:
-        requests: Most requests that wait.
-        nbytes: Most bytes of inputs that wait.
-        max_delay: Seconds that a free runner waits for a fuller batch; 0.0 takes what is there.
-        spin: Seconds that an idle runner looks for requests before it sleeps, one at a time; 0.0 for none.
+        requests: Maximum number of waiting requests.
+        nbytes: Maximum size of their inputs in bytes.
+        max_delay: Seconds that an idle runner waits for a fuller batch; 0.0 for no wait.
+        spin: Seconds that an idle runner spins before it sleeps, one runner at a time; 0.0 for no spinning.
     """
 
     requests: int
@@ -34,16 +34,16 @@ class QueueBounds:
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A request that waits.
+    """A waiting request.
 
     Attributes:
-        inputs: By name.
-        outputs: Names of the outputs wanted.
-        rows: That it adds to a batch.
-        nbytes: Of its inputs.
-        line: What it has to have in common with those it shares a run with; None if it runs alone.
-        deadline: When its answer is worth nothing any more, seconds of the caller's clock; None for never.
-        admitted: When it came, on that clock.
+        inputs: Inputs by name.
+        outputs: Names of the requested outputs.
+        rows: Number of rows that it adds to a batch.
+        nbytes: Size of its inputs in bytes.
+        line: Properties that requests must share to run with it; None if it runs alone.
+        deadline: Time after which its answer is useless, in seconds of the caller's clock; None for no deadline.
+        admitted: Time of its arrival on that clock.
     """
 
     inputs: Mapping[str, Array]
@@ -63,9 +63,9 @@ class _Waiting(Generic[R]):
     """One line.
 
     Attributes:
-        requests: Each with the time until which it may be held. A dict keeps the order and lets a request leave from
-            the middle at once.
-        rows: Of all of them.
+        requests: Waiting requests, each with the time until which it may be held. A dict keeps their order and allows
+            removal from the middle in constant time.
+        rows: Total number of rows.
         due: The earliest of those times.
     """
 
@@ -79,18 +79,18 @@ class _Waiting(Generic[R]):
 
 
 class RequestQueue(Generic[R]):
-    """The lines of one version's lane. Not thread-safe; takes the time from its caller.
+    """The lines of one lane of a version. Not thread-safe. The caller supplies the time.
 
     Attributes:
-        requests: That wait.
-        nbytes: Of their inputs.
+        requests: Number of waiting requests.
+        nbytes: Size of their inputs in bytes.
     """
 
     def __init__(self, max_delay: float) -> None:
-        """Makes an empty queue.
+        """Creates an empty queue.
 
         Args:
-            max_delay: Most seconds that a line is held until it fills a batch.
+            max_delay: Maximum number of seconds that a line is held to fill a batch.
         """
         self._max_delay = max_delay
         self._lines: OrderedDict[Line | R, _Waiting[R]] = OrderedDict()  # a request that runs alone is its own line
@@ -98,7 +98,7 @@ class RequestQueue(Generic[R]):
         self.nbytes = 0
 
     def add(self, request: R, max_rows: int) -> bool:
-        """Queues a request and tells whether its line is ready; batches hold up to `max_rows` rows."""
+        """Queues a request and returns whether its line is ready; batches have at most `max_rows` rows."""
         key: Line | R = request if request.line is None else request.line
         line = self._lines.get(key)
         if line is None:
@@ -111,7 +111,7 @@ class RequestQueue(Generic[R]):
         return self._due(line, max_rows) <= request.admitted
 
     def remove(self, request: R) -> None:
-        """Takes a request out, if it still waits."""
+        """Removes a request if it still waits."""
         key: Line | R = request if request.line is None else request.line
         line = self._lines.get(key)
         if line is not None and request in line.requests:
@@ -122,29 +122,29 @@ class RequestQueue(Generic[R]):
                 del self._lines[key]
 
     def held_until(self, request: R) -> float:
-        """Returns until when a request may wait for a fuller batch."""
+        """Returns the time until which a request may wait for a fuller batch."""
         if not self._max_delay or request.line is None:
             return request.admitted
         left = math.inf if request.deadline is None else request.deadline - request.admitted
         return request.admitted + min(self._max_delay, left / 2)
 
     def clear(self) -> list[R]:
-        """Takes out everything."""
+        """Removes and returns all requests."""
         everything = [request for line in self._lines.values() for request in line.requests]
         self._lines.clear()
         self.requests = self.nbytes = 0
         return everything
 
     def take(self, now: float, max_rows: int, *, hold: bool = True) -> list[R]:
-        """Takes as many requests of the first ready line as one run may hold; the line then waits its turn again.
+        """Takes as many requests from the first ready line as fit in one run; the line then moves to the end.
 
         Args:
-            now: The time.
-            max_rows: Most rows of a batch; a request that has more runs alone.
-            hold: False if no line is held for company.
+            now: Present time.
+            max_rows: Maximum number of rows in a batch; a request with more runs alone.
+            hold: Whether lines may be held to fill batches.
 
         Returns:
-            Requests of one line, the first come first, without those whose deadline passed; [] if no line is ready.
+            Requests of one line, oldest first, without those whose deadline has passed; [] if no line is ready.
         """
         while (key := self._ready(now, max_rows, hold=hold)) is not None:
             line = self._lines[key]
@@ -159,7 +159,7 @@ class RequestQueue(Generic[R]):
         return []
 
     def due(self, max_rows: int) -> float | None:
-        """Returns when the first line is ready, which may have been long ago; None if nothing waits."""
+        """Returns when the first line is ready, possibly in the past; None if no request waits."""
         return min((self._due(line, max_rows) for line in self._lines.values()), default=None)
 
     def _ready(self, now: float, max_rows: int, *, hold: bool) -> Line | R | None:

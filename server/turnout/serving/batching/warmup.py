@@ -1,4 +1,4 @@
-"""First, unmeasured runs of a version, and what their times say about how to serve it."""
+"""Warm-up: a version's first, unmeasured runs, and what their times show about the best batch size."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,23 +11,23 @@ from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
 _BUDGET_SECONDS = 20.0
-"""Larger batches are left cold once warm-up has taken this long."""
+"""Warm-up stops before the next larger batch size once it has taken this long."""
 
 _GIVE_UP = 8
-"""Batches of this many times the best size so far are the last that are tried."""
+"""Warm-up ends with the first batch size of at least this many times the best size so far."""
 
 _WORTHWHILE = 0.95
-"""A larger batch pays if a row in it costs at most this much of what it costs in a smaller one."""
+"""A larger batch pays off if a row in it costs at most this fraction of what it costs in a smaller one."""
 
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """What warm-up found.
+    """The result of warm-up.
 
     Attributes:
-        seconds_by_rows: The quickest run of each batch size, in seconds; empty if there was nothing to run.
-        bytes_per_row: Size of the inputs of one row.
-        warning: Why there was nothing to run, or why a batch size could not be; "" if all went well.
+        seconds_by_rows: Shortest run in seconds for each batch size; empty if nothing was run.
+        bytes_per_row: Size of the inputs of one row in bytes.
+        warning: Why nothing was run, or why warm-up ended early; "" if all went well.
     """
 
     seconds_by_rows: Mapping[int, float] = field(default_factory=dict)
@@ -43,15 +43,15 @@ def warm_up(
     only_where_it_pays: bool,
     clock: Callable[[], float] = time.perf_counter,
 ) -> WarmUp:
-    """Runs the sample at each batch size that will be used.
+    """Runs the sample at each batch size that may be used.
 
     Args:
         run: Runs the model.
-        plan: Holds the sample.
+        plan: Batch plan with the sample.
         outputs: Names of all outputs.
-        runs: Of each batch size; 0 skips warm-up.
-        only_where_it_pays: Stop at batch sizes that will not be used, since rows in them cost as much as alone.
-        clock: Seconds.
+        runs: Number of runs for each batch size; 0 skips warm-up.
+        only_where_it_pays: Whether to stop at batch sizes in which a row costs as much as alone.
+        clock: Returns the time in seconds.
     """
     if not runs:
         return WarmUp(warning="warm-up is turned off")
@@ -62,11 +62,11 @@ def warm_up(
     warning = ""
     for rows in _sizes(plan.max_rows):
         if clock() - began > _BUDGET_SECONDS:
-            warning = f"batches of {rows} rows and more were left cold: warm-up had taken {_BUDGET_SECONDS:.0f} s"
+            warning = f"batches of {rows} rows or more were not warmed up: warm-up had taken {_BUDGET_SECONDS:.0f} s"
             break
         inputs = join(plan, [plan.sample] * rows)
         try:
-            # The first run of a shape pays for its memory; it warms, the others measure.
+            # The first run of a shape allocates its memory, so it warms up; the others measure.
             quickest[rows] = min(_timed(run, inputs, outputs, clock) for _ in range(runs + 1))
         except TurnoutError as error:
             warning = f"warm-up with {rows} rows failed: {error.message}"
@@ -77,7 +77,10 @@ def warm_up(
 
 
 def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
-    """Returns `plan` with the most rows that are faster by the times of `warmth`: more would only add latency."""
+    """Returns `plan` with `max_rows` reduced to the batch size that pays off by the times of `warmth`.
+
+    Larger batches would only add latency.
+    """
     times = warmth.seconds_by_rows
     if plan.max_rows < 2 or len(times) < 2:
         return plan
@@ -85,14 +88,14 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
     largest = max(times)
     measured = f"1 row {times[1] * 1e3:.2f} ms, {largest} rows {times[largest] * 1e3:.2f} ms"
     if best == 1:
-        return replace(plan, max_rows=0, reason=f"unbatched: batching does not pay here ({measured})")
+        return replace(plan, max_rows=0, reason=f"unbatched: batching does not pay off here ({measured})")
     if best < min(largest, plan.max_rows):
-        return replace(plan, max_rows=best, reason=f"{plan.reason}; more than {best} rows do not pay ({measured})")
+        return replace(plan, max_rows=best, reason=f"{plan.reason}; more than {best} rows do not pay off ({measured})")
     return plan
 
 
 def best_rows(seconds_by_rows: Mapping[int, float]) -> int:
-    """Returns the largest batch size that is faster, from the times of sizes in ascending order."""
+    """Returns the largest batch size that pays off, from the times of sizes in ascending order."""
     best = 1
     for rows, seconds in seconds_by_rows.items():
         if seconds / rows <= _WORTHWHILE * seconds_by_rows[best] / best:

@@ -1,1 +1,1 @@
-"""What requests came to, counted on the serving path for rollouts."""
+"""Counts request outcomes on the serving path; rollouts decide by these counts."""

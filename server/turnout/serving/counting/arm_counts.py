@@ -1,8 +1,8 @@
-"""Counts, exactly and in the serving path, what two versions' requests came to: the counts a rollout decides by.
+"""Counts the outcomes of requests to each arm of a rollout, exactly and on the serving path.
 
-A request belongs to the counts of the tick in which it was admitted, whenever it ends, so that a change of weights
-between the two cancels. A request with a routing key is logged by slot as well, which costs two appends; reading the
-logs is left to the end of the tick. Used on the event loop only.
+A request is counted in the tick in which it was admitted, whenever it ends, so that changes of traffic weights between
+the two arms cancel out. A request with a routing key is also logged by slot, which costs two appends; the logs are read
+at the end of the tick. Used on the event loop only.
 """
 
 from bisect import bisect_left
@@ -41,34 +41,34 @@ from turnout.serving.sessions.tensor import Array
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 
 _OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
-"""What the model did with a request, if another version may do better."""
+"""Errors of a run on which another version might succeed."""
 
 _ENDED = (ModelCrashed, ModelTimedOut)
-"""What ended a process or a run: it is not tried on the baseline."""
+"""Errors that ended a process or a run; such requests are not tried on the baseline."""
 
 Settle = Callable[[Replayed | None], None]
-"""Is told what the baseline made of a request; None if that could not be found out."""
+"""Receives the result of a request on the baseline; None if it is not known."""
 
 
 class BaselineReplayer(Protocol):
-    """The version that a canary is compared with; `turnout.serving.data_plane.replay` has the one that ships."""
+    """The version that a canary is compared with; implemented in `turnout.serving.data_plane.replay`."""
 
     def accepts(self, request: "FailedRequest") -> bool:
-        """Tells whether a request fits the baseline's signature."""
+        """Returns whether a request fits the baseline's signature."""
         ...
 
     def ask(self, request: "FailedRequest", settle: Settle) -> bool:
-        """Has the baseline run a request later on, and tells `settle`; returns False if there is no room for it."""
+        """Schedules a request on the baseline and passes the result to `settle`; returns False if the queue is full."""
         ...
 
 
 class ArmMeter:
-    """Counts one arm.
+    """Counts the requests of one arm.
 
     Attributes:
-        rules: What counts; takes effect with the next tick.
-        counts: Of the present tick.
-        baseline: What a canary is compared with; None for the baseline itself.
+        rules: Rules for counting; a change takes effect with the next tick.
+        counts: Counts of the present tick.
+        baseline: Baseline that a canary is compared with; None for the baseline itself.
     """
 
     def __init__(self, rules: Rules, baseline: BaselineReplayer | None = None) -> None:
@@ -78,19 +78,19 @@ class ArmMeter:
         self._warm: defaultdict[int, int] = defaultdict(int)
 
     def roll(self) -> TickCounts:
-        """Starts the next tick's counts and returns the ones before."""
+        """Starts a new tick and returns the counts of the last one."""
         last, self.counts = self.counts, TickCounts(self.rules)
         self.counts.follow(last)
         return last
 
     def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
-        """Counts a request that was routed here.
+        """Counts a request that was routed to this arm.
 
         Args:
-            slot: Of its key; `NO_SLOT` without one.
+            slot: Slot of its routing key; `NO_SLOT` if it has none.
 
         Returns:
-            The meter, the counts that the request belongs to, and its slot, or `NO_SLOT` if that has no room.
+            The meter, the counts that the request belongs to, and its slot (`NO_SLOT` if the log is full).
         """
         counts = self.counts
         counts.admitted += 1
@@ -102,17 +102,17 @@ class ArmMeter:
         return self, counts, slot
 
     def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> bool:
-        """Counts a request that got its answer.
+        """Counts a request that was answered.
 
         Args:
-            counts: That it was admitted to.
-            slot: As `admit` returned it.
-            took: Seconds from its arrival.
-            batch: Requests in its batch.
-            invalid: There is NaN or infinity in an output.
+            counts: Counts returned by `admit`.
+            slot: Slot returned by `admit`.
+            took: Seconds since the request arrived.
+            batch: Number of requests in its batch.
+            invalid: Whether an output contains NaN or infinity.
 
         Returns:
-            It was bad, and how the baseline does with it is worth knowing (`compare`).
+            Whether the answer was bad and should be compared with the baseline's (see `compare`).
         """
         counts.settled += 1
         if counts.closed:
@@ -152,24 +152,24 @@ class ArmMeter:
         return slot >= 0 and self.baseline is not None
 
     def compare(self, counts: TickCounts, slot: int, request: "FailedRequest") -> None:
-        """Has the baseline run a request that was answered badly, so that it is known what its slot would get there.
+        """Runs a badly answered request on the baseline, to learn what its slot would have got there.
 
-        The answer counts as it is, whatever the baseline makes of it.
+        The request's own outcome is counted regardless of the result.
         """
         self._ask(BaselineQuestion(counts, slot), request)
 
     def failed(
         self, counts: TickCounts, slot: int, took: float, code: str, error: BaseException, request: "FailedRequest"
     ) -> None:
-        """Counts a request that ended otherwise.
+        """Counts a request that was not answered.
 
         Args:
-            counts: That it was admitted to.
-            slot: As `admit` returned it.
-            took: Seconds from its arrival; that its caller waited, where the deadline passed.
-            code: Status code name that the error becomes.
-            error: Why.
-            request: What was asked.
+            counts: Counts returned by `admit`.
+            slot: Slot returned by `admit`.
+            took: Seconds since the request arrived; if the deadline passed, seconds that the caller waited.
+            code: Name of the status code that the error maps to.
+            error: Cause of the failure.
+            request: The request, for a run on the baseline.
         """
         counts.settled += 1
         if counts.closed:
@@ -182,7 +182,7 @@ class ArmMeter:
             fault = self.baseline is not None and self.baseline.accepts(request)
         late, marks = took > counts.late, 0
         if untimed:
-            counts.untimed += 1  # it says nothing about how long the answer would have taken
+            counts.untimed += 1  # it shows nothing about how long the answer would have taken
             marks = UNTIMED
         else:
             counts.take(passed)
@@ -211,16 +211,16 @@ class ArmMeter:
         request: "FailedRequest",
         otherwise: bool,
     ) -> bool:
-        """Leaves the blame for a failed run to the baseline, which runs the request too; False if that is not done.
+        """Runs a failed request on the baseline to decide whether the version is to blame; returns False if it cannot.
 
-        `otherwise` is the blame if it cannot tell.
+        `otherwise` is the verdict if the baseline gives no result.
         """
         if self.baseline is None or not isinstance(error, _OF_A_RUN) or isinstance(error, _ENDED):
             return False
         return self._ask(FailureQuestion(counts, slot, marks, otherwise), request)
 
     def _ask(self, question: "BaselineQuestion", request: "FailedRequest") -> bool:
-        """Has the baseline run a request; False if there is no room for it."""
+        """Schedules a request on the baseline; returns False if the queue is full."""
         assert self.baseline is not None
         question.counts.asked.add(question)
         if self.baseline.ask(request, question.settle):
@@ -230,17 +230,17 @@ class ArmMeter:
 
 
 Arms = dict[str, tuple[ArmMeter, ...]]
-"""Who counts a version's requests, by the part in which they reach it: a role, or a lane of the baseline's own."""
+"""Meters that count a version's requests, by the way in which they reach it: a role, or a lane for the baseline."""
 
 
 def attach(arms: Arms, part: str, meter: ArmMeter) -> None:
-    """Has `meter` count the requests of `part` from now on."""
+    """Starts counting the requests of `part` with `meter`."""
     if meter not in arms.get(part, ()):
         arms[part] = (*arms.get(part, ()), meter)
 
 
 def detach(arms: Arms, part: str, meter: ArmMeter) -> None:
-    """Has `meter` count nothing more; requests under way are still its own."""
+    """Stops counting the requests of `part` with `meter`; requests in progress are still counted."""
     left = tuple(m for m in arms.pop(part, ()) if m is not meter)
     if left:
         arms[part] = left
@@ -248,11 +248,11 @@ def detach(arms: Arms, part: str, meter: ArmMeter) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FailedRequest:
-    """What blame is decided by.
+    """A request that failed or was answered badly, as the baseline needs it.
 
     Attributes:
-        inputs: By name.
-        outputs: Names of the outputs wanted.
+        inputs: Inputs by name.
+        outputs: Names of the requested outputs.
     """
 
     inputs: Mapping[str, Array]

@@ -1,4 +1,4 @@
-"""Whether outputs are numbers."""
+"""Checks outputs for NaN and infinity."""
 
 from collections.abc import Sequence
 from math import isfinite as _isfinite
@@ -9,12 +9,12 @@ from numpy import vdot as _product
 from numpy.typing import NDArray
 
 _PRODUCT = 8192
-"""Elements up to which a dot product stays on one core (see `turnout.routing.shadow.differences`): twice as fast, 0.5
-us for 64 of them. A product that is not finite may only have overflowed."""
+"""Maximum number of elements for which a dot product stays on one core (see `turnout.routing.shadow.differences`). That
+is twice as fast: 0.5 us for 64 elements. A dot product that is not finite may have overflowed."""
 
 
 def all_finite(outputs: Sequence[NDArray[Any]]) -> bool:
-    """Tells whether no output holds NaN or infinity; what is not a floating-point number cannot."""
+    """Returns whether no output contains NaN or infinity; only floating-point outputs can."""
     for output in outputs:
         kind = output.dtype.char
         if kind in "fd" and output.size <= _PRODUCT and _isfinite(_product(output, output)):

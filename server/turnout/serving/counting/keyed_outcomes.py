@@ -1,6 +1,6 @@
-"""What requests with a routing key came to, by slot: appended to on a request's way, read with NumPy once a tick.
+"""Outcomes of requests with a routing key, by slot: appended as requests end, and read with NumPy once per tick.
 
-A slot is one of 65,536 hash buckets of keys, so no key is kept. Used on the event loop only.
+A slot is one of 65,536 hash buckets of routing keys, so that no key is stored. Used on the event loop only.
 """
 
 from array import array
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 SLOTS = 65_536
 
 NO_SLOT = -1
-"""Of a request without a key, and of one whose key found no room in a full log."""
+"""Slot of a request that has no key, or whose key did not fit into a full log."""
 
 ERROR, INVALID, UNTIMED, BAD, GIVEN_UP = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20
-"""Marks beside the slot: failed by the server's fault; NaN or infinity in an output; says nothing about latency; any
-bad event at all; its caller waited no longer, which with `ERROR` is a deadline that passed (see `Entries.judged`)."""
+"""Marks stored beside the slot: a failure that is the server's fault; NaN or infinity in an output; a request that says
+nothing about latency; any bad event; a caller who stopped waiting, which with `ERROR` means that the deadline passed
+(see `Entries.judged`)."""
 
 ROOM = 1 << 17
-"""Requests that a log takes between two ticks: 26,000 a second at a tick of 5 s, in 1.5 MB."""
+"""Maximum number of requests in a log between two ticks: 26,000 per second at a tick of 5 s, in 1.5 MB."""
 
 _SLOT = 0xFFFF
 _HISTORY_REQUESTS = 1 << 18
@@ -33,15 +34,15 @@ _HISTORY_SECONDS = 1800.0
 Marks = NDArray[np.uint32]
 
 Flags = TypeVar("Flags", bool, NDArray[np.bool_])
-"""Of one request, or of an array of them."""
+"""A flag of one request, or an array of flags of several requests."""
 
 BySlot = NDArray[np.int64]
 
 
 class SlotFinder:
-    """Finds the slots of keys under one salt.
+    """Computes the slots of keys under one salt.
 
-    It remembers the latest: routing asks first, and whoever counts the request asks again, which takes 0.05 us.
+    Caches the latest key: routing and counting both ask for it, and a cached slot takes 0.05 us.
     """
 
     __slots__ = ("_key", "_prefix", "_slot", "salt")
@@ -53,7 +54,7 @@ class SlotFinder:
         self._slot = 0
 
     def slot(self, key: str) -> int:
-        """Returns the slot of `key`: H64(salt || 0x00 || key) mod 65536; about 0.6 us."""
+        """Returns the slot of `key`: H64(salt || 0x00 || key) mod 65536. Takes about 0.6 us."""
         if key is not self._key:
             digest = blake2b(self._prefix + key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
             self._slot = digest[0] | digest[1] << 8
@@ -62,10 +63,10 @@ class SlotFinder:
 
 
 class KeyedLog:
-    """Requests that ended, in the order in which they did.
+    """Requests in the order in which they ended.
 
     Attributes:
-        lost: Those that found no room.
+        lost: Number of requests that did not fit.
     """
 
     __slots__ = ("_marks", "_room", "_seconds", "lost")
@@ -77,7 +78,7 @@ class KeyedLog:
         self._seconds = array("d")
 
     def add(self, mark: int, seconds: float) -> None:
-        """Takes a request: its slot with its marks, and the seconds from its arrival to its end."""
+        """Adds a request: its slot with its marks, and the seconds from its arrival to its end."""
         if len(self._marks) < self._room:
             self._marks.append(mark)
             self._seconds.append(seconds)
@@ -85,18 +86,18 @@ class KeyedLog:
             self.lost += 1
 
     def taken(self) -> "Entries":
-        """Returns what was added, and begins anew."""
+        """Returns the entries and starts anew."""
         marks, seconds = self._marks, self._seconds
         self._marks, self._seconds = array("I"), array("d")
         return Entries(np.frombuffer(marks, np.uint32), np.frombuffer(seconds, np.float64))
 
 
 class Judged(NamedTuple, Generic[Flags]):
-    """What is made of callers who waited no longer.
+    """The judgement of requests whose callers stopped waiting.
 
     Attributes:
-        excused: It is not an error.
-        untimed: It says nothing about how long the answer would have taken.
+        excused: Whether the request does not count as an error.
+        untimed: Whether the request says nothing about how long the answer would have taken.
     """
 
     excused: Flags
@@ -104,24 +105,24 @@ class Judged(NamedTuple, Generic[Flags]):
 
 
 def judge(expired: Flags, given_up: Flags, early: Flags, before_first: Flags) -> Judged[Flags]:
-    """Returns what is made of callers who waited no longer: the one rule, for a request as for an array of them.
+    """Judges requests whose callers stopped waiting; the same rule serves one request and arrays of them.
 
     Args:
-        expired: The deadline passed.
-        given_up: That, or the caller cancelled.
-        early: Sooner than the baseline's median (`Rules.client_timeout`).
-        before_first: Not later than the least threshold.
+        expired: Whether the deadline passed.
+        given_up: Whether the deadline passed or the caller cancelled.
+        early: Whether the request ended sooner than the baseline's median (`Rules.client_timeout`).
+        before_first: Whether it ended no later than the lowest threshold.
     """
     return Judged(expired & early, given_up & (early | before_first))
 
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Requests that ended.
+    """Requests that have ended.
 
     Attributes:
-        marks: Slot and marks of each, shape (N,).
-        seconds: From arrival to end, shape (N,).
+        marks: Slot and marks of each request, shape (N,).
+        seconds: Seconds from arrival to end of each request, shape (N,).
     """
 
     marks: Marks
@@ -129,36 +130,36 @@ class Entries:
 
     @cached_property
     def slots(self) -> NDArray[np.uint32]:
-        """The slot of each, shape (N,)."""
+        """Slot of each request, shape (N,)."""
         return self.marks & np.uint32(_SLOT)
 
     def __len__(self) -> int:
         return len(self.marks)
 
     def count(self, which: NDArray[np.bool_] | None = None, modulus: int = SLOTS) -> BySlot:
-        """Returns requests by slot, or by slot modulo `modulus`; shape (modulus,).
+        """Returns the number of requests by slot, or by slot modulo `modulus`; shape (modulus,).
 
         Args:
-            which: Those that count, shape (N,); None for all.
+            which: Mask of the requests to count, shape (N,); None for all.
             modulus: A power of two, at most `SLOTS`.
         """
         slots = self.slots if which is None else self.slots[which]
         return np.bincount(slots & np.uint32(modulus - 1), minlength=modulus)
 
     def marked(self, mark: int) -> NDArray[np.bool_]:
-        """Returns which requests have a mark, shape (N,)."""
+        """Returns the mask of requests that have a mark, shape (N,)."""
         return np.asarray((self.marks & np.uint32(mark)) != 0)
 
     def slower(self, seconds: float) -> NDArray[np.bool_]:
-        """Returns which requests that are timed took longer than `seconds`, shape (N,)."""
+        """Returns the mask of timed requests that took longer than `seconds`, shape (N,)."""
         return np.asarray(~self.marked(UNTIMED) & (self.seconds > seconds))
 
     def judged(self, least: float, client_timeout: float) -> "Entries":
-        """Returns the requests with callers who waited no longer judged as a rollout's own requests are (`judge`).
+        """Applies `judge` to requests whose callers stopped waiting, as a rollout does for its own requests.
 
         Args:
-            least: The least threshold, seconds.
-            client_timeout: As of `Rules`.
+            least: The lowest latency threshold in seconds.
+            client_timeout: As in `Rules`.
         """
         given_up = self.marked(GIVEN_UP)
         if not given_up.any():
@@ -171,11 +172,11 @@ class Entries:
         return Entries(marks, self.seconds)
 
     def failed(self) -> NDArray[np.bool_]:
-        """Returns which requests failed or were answered with an invalid output, shape (N,)."""
+        """Returns the mask of requests that failed or were answered with an invalid output, shape (N,)."""
         return self.marked(ERROR | INVALID)
 
     def bad(self, stalled: float) -> NDArray[np.bool_]:
-        """Returns which requests failed so or took longer than `stalled` seconds, shape (N,)."""
+        """Returns the mask of requests that failed or took longer than `stalled` seconds, shape (N,)."""
         return np.asarray(self.failed() | self.slower(stalled))
 
 
@@ -183,7 +184,7 @@ NO_ENTRIES = Entries(np.zeros(0, np.uint32), np.zeros(0))
 
 
 def joined(parts: Sequence[Entries]) -> Entries:
-    """Returns the entries of all `parts`, in their order."""
+    """Returns the concatenated entries of all `parts`."""
     if len(parts) < 2:
         return parts[0] if parts else NO_ENTRIES
     return Entries(np.concatenate([p.marks for p in parts]), np.concatenate([p.seconds for p in parts]))
@@ -191,15 +192,15 @@ def joined(parts: Sequence[Entries]) -> Entries:
 
 @dataclass(slots=True, eq=False)
 class SlotHistory:
-    """The latest keyed requests that a version answered, or failed, because routing sent them to it.
+    """The latest requests with a key that routing sent to a version, answered or failed.
 
-    At most half an hour of them and at most 262,144, in 3 MB. What a slot did before it met a candidate is read here:
-    exactly, and for whatever thresholds a plan comes with.
+    Covers at most half an hour and 262,144 requests, in 3 MB. A rollout reads from it exactly what a slot did before it
+    met the candidate, for any thresholds.
 
     Attributes:
-        salt: That keys are hashed with.
-        log: Where requests are added; None while nobody knows the salt.
-        lost: Requests that a full log had no room for.
+        salt: Salt that keys are hashed with.
+        log: Log that requests are added to; not used until the salt is known.
+        lost: Number of requests that did not fit into a full log.
     """
 
     salt: bytes | None = None
@@ -209,7 +210,7 @@ class SlotHistory:
     _kept: int = 0
 
     def under(self, salt: bytes) -> KeyedLog:
-        """Returns the log of requests whose keys are hashed with `salt`; what was hashed otherwise is forgotten."""
+        """Returns the log for keys hashed with `salt`. Discards entries hashed with another salt."""
         if self.salt != salt:
             self.salt = salt
             self.log = KeyedLog()
@@ -218,7 +219,7 @@ class SlotHistory:
         return self.log
 
     def fold(self, now: float) -> None:
-        """Takes in what was logged since the last time, and lets go what is too old or too much.
+        """Moves newly logged requests into the history and drops those that are too old or too many.
 
         Args:
             now: `time.monotonic()`.
@@ -233,43 +234,43 @@ class SlotHistory:
             self._kept -= len(self._parts.popleft()[1])
 
     def since(self, moment: float) -> Entries:
-        """Returns what was taken in after `moment`, by `time.monotonic()`."""
+        """Returns the requests folded in after `moment`, a `time.monotonic()` value."""
         return joined([entries for folded, entries in self._parts if folded > moment])
 
     def window(self) -> "KeyedWindow":
-        """Returns what is kept now; it stays as it is."""
+        """Returns an immutable copy of the history."""
         return KeyedWindow(tuple(entries for _, entries in self._parts))
 
 
 @dataclass(frozen=True, eq=False)
 class KeyedWindow:
-    """Keyed requests of one version over some time.
+    """Requests with a key that one version received over some time.
 
     Attributes:
-        parts: The oldest first.
+        parts: Entries, oldest first.
     """
 
     parts: tuple[Entries, ...] = ()
 
     @cached_property
     def entries(self) -> Entries:
-        """All of them, the oldest first."""
+        """All entries, oldest first."""
         return joined(self.parts)
 
     def judged(self, least: float, client_timeout: float) -> "KeyedWindow":
-        """Returns the window with its requests judged. Arguments as of `Entries.judged`."""
+        """Returns the window with its requests judged. Arguments as in `Entries.judged`."""
         return KeyedWindow((self.entries.judged(least, client_timeout),))
 
     def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot, BySlot]:
-        """Returns by slot the latest requests, at most `most` each, those of them that failed, and the bad ones.
+        """Returns, by slot, the latest requests (at most `most` each), those that failed, and those that were bad.
 
         Args:
-            slots: Those that are looked at; others have none. Shape (SLOTS,).
-            most: Requests of a slot.
+            slots: Mask of the slots to look at; others get 0. Shape (SLOTS,).
+            most: Maximum number of requests per slot.
             stalled: Seconds beyond which a request is bad.
 
         Returns:
-            Three arrays, shapes (SLOTS,).
+            Three arrays of counts, each of shape (SLOTS,).
         """
         entries = self.entries
         mine = slots[entries.slots]
@@ -277,7 +278,7 @@ class KeyedWindow:
         failed, bad = entries.failed()[mine][::-1], entries.bad(stalled)[mine][::-1]
         order = np.argsort(of, kind="stable")
         ranked = of[order]
-        starts = np.searchsorted(ranked, ranked)  # where each slot's requests begin
+        starts = np.searchsorted(ranked, ranked)  # where the requests of each slot begin
         recent = order[np.arange(len(ranked)) - starts < most]
         of, failed, bad = of[recent], failed[recent], bad[recent]
         return _by_slot(of), _by_slot(of[failed]), _by_slot(of[bad])

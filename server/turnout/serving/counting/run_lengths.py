@@ -1,4 +1,4 @@
-"""Runs of bad requests that ended one right after the other."""
+"""Runs of consecutive bad requests."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ class RunLengths:
     """The runs of one kind of bad requests, in the order in which an arm's requests end. Used on the event loop only.
 
     Attributes:
-        present: Length of the run that goes on; 0 if the request that ended last was not bad.
-        squares: By how much the sum of the squares of all lengths has grown.
-        begun: Runs that have begun.
+        present: Length of the present run; 0 if the last request to end was not bad.
+        squares: Growth of the sum of the squares of all run lengths.
+        begun: Number of runs that have begun.
     """
 
     present: int = 0
@@ -18,15 +18,15 @@ class RunLengths:
     begun: int = 0
 
     def add(self, requests: int = 1) -> None:
-        """Counts requests that were bad, one right after the other."""
+        """Counts consecutive bad requests."""
         self.begun += not self.present
         self.squares += requests * (requests + 2 * self.present)
         self.present += requests
 
     def end(self) -> None:
-        """Notes a request that was not bad."""
+        """Ends the present run, after a request that was not bad."""
         self.present = 0
 
     def carried_on(self) -> "RunLengths":
-        """Returns the runs of the next tick: one that goes on there is not another one."""
+        """Returns the run lengths for the next tick, in which the present run continues and does not count as begun."""
         return RunLengths(self.present)

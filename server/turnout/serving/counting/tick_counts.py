@@ -1,4 +1,4 @@
-"""What one arm's requests of one tick came to, and how the blame for a failed one is settled."""
+"""Counts of one arm's requests in one tick, and how blame for a failed request is settled with the baseline."""
 
 import math
 from array import array
@@ -19,17 +19,17 @@ from turnout.serving.counting.run_lengths import RunLengths
 SERVER_FAULTS = frozenset(
     {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED"}
 )
-"""Codes that the caller has no part in."""
+"""Status codes of failures for which the caller is not responsible."""
 
 LATE_SECONDS = 2.0
-"""A request that takes longer than this, and than every threshold, is an error whatever comes of it."""
+"""A request that takes longer than this and than every threshold is an error, whatever its outcome."""
 
 LATE_UNTIMED_SECONDS = 10.0
-"""The same if no threshold is known."""
+"""The same limit if no thresholds are known."""
 
 
 def failure_marks(code: str) -> int:
-    """Returns what the code of a failed request says: `ERROR`, `GIVEN_UP`, both or neither (`keyed_outcomes.judge`)."""
+    """Returns the marks for a failed request's code: `ERROR`, `GIVEN_UP`, both or none (see `keyed_outcomes.judge`)."""
     if code == "DEADLINE_EXCEEDED":
         return GIVEN_UP | ERROR
     if code == "CANCELLED":
@@ -39,12 +39,12 @@ def failure_marks(code: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What the baseline made of a request.
+    """The result of a request on the baseline.
 
     Attributes:
-        answered: It answered.
-        invalid: With NaN or infinity.
-        seconds: How long it took.
+        answered: Whether it was answered.
+        invalid: Whether the answer contains NaN or infinity.
+        seconds: Duration in seconds.
     """
 
     answered: bool
@@ -54,13 +54,13 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What counts.
+    """Rules for counting requests.
 
     Attributes:
-        thresholds: Latencies, ascending, seconds.
-        client_timeout: A caller who waits for less than this (the baseline's p50), seconds, has itself to blame.
-        warm_requests: First requests of each batch size that latency leaves out.
-        stalled: Latency, seconds, beyond which a request is bad for the circuit breaker.
+        thresholds: Latency thresholds in seconds, ascending.
+        client_timeout: The baseline's p50 in seconds. A caller who waits for less is responsible for its own timeout.
+        warm_requests: Number of first requests of each batch size that are left out of latency counts.
+        stalled: Latency in seconds beyond which a request is bad for the circuit breaker.
     """
 
     thresholds: tuple[float, ...] = ()
@@ -70,37 +70,37 @@ class Rules:
 
     @property
     def late(self) -> float:
-        """Seconds beyond which a request is an error, whatever comes of it."""
+        """Seconds beyond which a request is an error, whatever its outcome."""
         return max(self.thresholds[-1], LATE_SECONDS) if self.thresholds else LATE_UNTIMED_SECONDS
 
 
 @dataclass(slots=True, eq=False)
 class TickCounts:
-    """What one arm's requests of one tick came to.
+    """Counts of one arm's requests in one tick.
 
     Attributes:
-        rules: What counts.
-        thresholds, late: Of the rules.
-        notable: Seconds beyond which a request is looked at more closely: the least of what the rules name.
-        admitted: Requests.
-        settled: Those that ended.
-        untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
-        errors: Those that the server is to blame for.
+        rules: Rules for counting.
+        thresholds, late: Copied from the rules.
+        notable: Seconds beyond which a request is examined further: the lesser of `late` and `rules.stalled`.
+        admitted: Number of requests admitted.
+        settled: Number of requests that ended.
+        untimed: Requests left out of latency counts: warm-up, and callers who waited for less than the baseline takes.
+        errors: Requests for whose failure the server is to blame.
         invalid: Answers with NaN or infinity in an output.
-        failed: Those that are any of this.
-        bad: Those, and the ones that stalled.
-        passed: By number of thresholds that were passed.
-        slow_runs: By threshold, runs of requests that passed it.
-        error_runs, invalid_runs: Runs of errors, and of invalid answers.
-        latest: Thresholds that the request which ended last passed.
-        latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
-        largest_batch: Requests in the largest batch.
-        slots: Of the requests with a key, in the order of admission.
-        keyed: Those of them that ended.
-        blamed: Of those, whose failure was found to be the server's fault after they had ended.
-        replayed: Those that the baseline was asked about and ran as well, marked as it did.
-        asked: What the baseline runs as well, and has not ended yet.
-        closed: What ends later counts no more.
+        failed: Requests that are errors or invalid.
+        bad: Requests that failed or stalled.
+        passed: Number of requests by the number of thresholds that they exceeded.
+        slow_runs: Run lengths of requests that exceeded a threshold, by threshold.
+        error_runs, invalid_runs: Run lengths of errors and of invalid answers.
+        latest: Thresholds that the request that ended last exceeded.
+        latency: Answers by bucket of `LATENCY_BOUNDS`, for display only; no decision uses it.
+        largest_batch: Number of requests in the largest batch.
+        slots: Slots of admitted requests with a key, in order of admission.
+        keyed: Log of those requests that ended.
+        blamed: Requests with a key whose failure was found to be the server's fault after they had ended.
+        replayed: Requests with a key that the baseline also ran, with marks for its result.
+        asked: Requests that the baseline has yet to run.
+        closed: Whether requests that end from now on are no longer counted.
     """
 
     rules: Rules
@@ -136,15 +136,15 @@ class TickCounts:
 
     @property
     def unsettled(self) -> int:
-        """Requests that have not ended."""
+        """Number of requests that have not ended."""
         return self.admitted - self.settled
 
     def slow(self, index: int) -> int:
-        """Returns how many requests passed a threshold; those still under way at the close are among them."""
+        """Returns how many requests exceeded a threshold, including those that have not ended."""
         return sum(self.passed[index + 1 :]) + self.unsettled
 
     def take(self, passed: int) -> None:
-        """Counts a request that passed so many thresholds."""
+        """Counts a request that exceeded the first `passed` thresholds."""
         self.passed[passed] += 1
         for runs in self.slow_runs[:passed]:
             runs.add()
@@ -153,7 +153,7 @@ class TickCounts:
         self.latest = passed
 
     def follow(self, before: "TickCounts") -> None:
-        """Goes on with the runs of the tick before, if what counts is still the same."""
+        """Continues the runs of the previous tick; those of slow requests only if the rules are the same."""
         if self.rules == before.rules:
             self.slow_runs = [runs.carried_on() for runs in before.slow_runs]
             self.latest = before.latest
@@ -161,11 +161,11 @@ class TickCounts:
 
     @property
     def timed(self) -> int:
-        """Requests that latency looks at."""
+        """Number of requests included in latency counts."""
         return self.admitted - self.untimed
 
     def close(self) -> "KeyedCounts":
-        """Counts nothing more. What has not ended by now is late, and what the baseline has not said goes by the code.
+        """Stops counting. Requests that have not ended count as late; pending baseline runs count as without a result.
 
         Returns:
             The requests with a key.
@@ -173,7 +173,7 @@ class TickCounts:
         for question in list(self.asked):
             question.settle(None)
         self.closed = True
-        if unsettled := self.unsettled:  # they wait together
+        if unsettled := self.unsettled:  # they are consecutive
             for runs in (self.error_runs, *self.slow_runs):
                 runs.add(unsettled)
         self.errors += self.unsettled
@@ -184,21 +184,21 @@ class TickCounts:
 
 
 def _untimed(marks: "array[int]") -> Entries:
-    """Returns requests of which the time does not matter."""
+    """Returns entries without durations."""
     return Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyedCounts:
-    """One arm's requests with a key, of one tick that is closed.
+    """One arm's requests with a key in a closed tick.
 
     Attributes:
-        rules: What counted.
-        admitted: All, with their slots alone.
-        ended: Those that ended before the close.
-        blamed: Those of them whose fault was found out later, with `ERROR`, and `BAD` if that was news.
-        replayed: Those of them that the baseline ran as well, with `ERROR` and `BAD` where it failed them, and `BAD`
-            alone where it stalled.
+        rules: Rules by which they were counted.
+        admitted: All admitted requests, with slots only.
+        ended: Requests that ended before the tick closed.
+        blamed: Ended requests that were blamed on the server later, marked `ERROR`, and `BAD` if they had not been bad.
+        replayed: Ended requests that the baseline also ran, marked `ERROR` and `BAD` if they failed there, `BAD` if
+            they stalled there.
     """
 
     rules: Rules
@@ -210,18 +210,18 @@ class KeyedCounts:
 
 @dataclass(slots=True, eq=False)
 class BaselineQuestion:
-    """A request that went badly, which the baseline runs as well.
+    """A badly answered request that the baseline runs as well.
 
     Attributes:
-        counts: That the request belongs to.
-        slot: Of the request; `NO_SLOT` without one.
+        counts: Counts that the request belongs to.
+        slot: Slot of the request; `NO_SLOT` if it has none.
     """
 
     counts: TickCounts
     slot: int
 
     def settle(self, replayed: Replayed | None) -> None:
-        """Takes what came of it on the baseline; None: that is not known."""
+        """Records the baseline's result; None if there is none."""
         if self not in self.counts.asked:
             return
         self.counts.asked.discard(self)
@@ -232,23 +232,23 @@ class BaselineQuestion:
         self.blame(replayed)
 
     def blame(self, replayed: Replayed | None) -> None:
-        """Decides whose fault it was, where that is open."""
+        """Decides who is to blame for the failure, if that is open."""
 
 
 @dataclass(slots=True, eq=False)
 class FailureQuestion(BaselineQuestion):
-    """A failure of which the baseline is asked whether it would have answered.
+    """A failed request for which the baseline decides whether the server is to blame.
 
     Attributes:
-        marks: That the request has already.
-        otherwise: Whether the server is to blame if the baseline does not say.
+        marks: Marks that the request already has.
+        otherwise: Whether the server is to blame if the baseline gives no result.
     """
 
     marks: int
     otherwise: bool
 
     def blame(self, replayed: Replayed | None) -> None:
-        """Blames the server where the baseline answered, or does not say and the failure looks like the server's."""
+        """Blames the server if the baseline answered, or if it gave no result and `otherwise` is set."""
         counts = self.counts
         if not (self.otherwise if replayed is None else replayed.answered):
             return

@@ -1,1 +1,1 @@
-"""CUDA graphs: a version's runs, captured once for each size of batch and launched whole after that."""
+"""CUDA graphs: the runs of a version are captured once per batch size, then each launched as a whole."""

@@ -1,10 +1,9 @@
-"""Runs one session by captured CUDA graphs where a request's shapes are those of one, and plainly else.
+"""Runs a session with captured CUDA graphs if the request's shapes match one, and plainly otherwise.
 
     capture:  fixed values on the device -> bound -> two runs, and a third that is captured    proved against plain runs
-    run:      inputs -> pinned host buffer, filled up to the bucket -> device -> launch -> host -> rows of the request
+    run:      inputs -> pinned host buffer, padded to the bucket -> device -> launch -> host -> rows of the request
 
-On the CPU provider all of it is done in the same way, with values in host memory and runs in place of launches: that is
-what the tests drive.
+On the CPU provider the steps are the same, with values in host memory and runs instead of launches. The tests use that.
 """
 
 import itertools
@@ -23,17 +22,17 @@ from turnout.serving.sessions.tensor import Array
 
 Row = Mapping[str, Array]
 Differs = Callable[[str, Array, Array], bool]
-"""Tells whether two values of an output, by its name, are further apart than they may be."""
+"""Returns whether two values of the named output differ by more than the tolerance."""
 
 _NUMBERS = itertools.count(1)
 
 
 class GraphsFailed(Exception):
-    """No graph is to be used; the message is why."""
+    """Raised when CUDA graphs cannot be used; the message gives the reason."""
 
 
 class GraphRunner:
-    """Runs one session in one thread, which captures the graphs and launches them."""
+    """Runs one session in one thread, which captures and launches the graphs."""
 
     def __init__(
         self,
@@ -43,14 +42,14 @@ class GraphRunner:
         allocate: Allocate,
         may_fill_up: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Prepares; `capture` captures.
+        """Prepares the runner; `capture` captures the graphs.
 
         Args:
-            session: Captures, and runs nothing else in other threads that is not plain.
-            plan: What is captured.
+            session: Session to capture. Other threads must use it for plain runs only.
+            plan: Which batch sizes to capture.
             outputs: Names of all outputs.
-            allocate: Makes host buffers.
-            may_fill_up: Tells whether rows still keep to themselves, so that a batch may be filled up.
+            allocate: Allocates host buffers.
+            may_fill_up: Returns whether rows are still independent of each other, so that a batch may be padded.
         """
         self._session = session
         self._plan = plan
@@ -61,14 +60,14 @@ class GraphRunner:
         self._graphs: dict[int, _Graph] = {}
 
     def capture(self, rows: Sequence[Row], differs: Differs) -> None:
-        """Captures a graph for each bucket of the plan, and proves each against plain runs.
+        """Captures a graph for each bucket of the plan and checks it against plain runs.
 
         Args:
-            rows: That the model runs on, of one row each; different ones, as far as there are.
-            differs: Tells whether an answer is another.
+            rows: One-row inputs that the model runs on, different if possible.
+            differs: Returns whether two answers differ.
 
         Raises:
-            GraphsFailed: One cannot be captured, or answers otherwise than a plain run.
+            GraphsFailed: A graph cannot be captured, or its answers differ from a plain run's.
         """
         for bucket in self._plan.buckets:
             first, second = (self._joined(rows, start, bucket) for start in (0, 1))
@@ -86,12 +85,12 @@ class GraphRunner:
                 self._prove(graph, (first, second, first), (*expected, expected[0]), differs)
             except GraphsFailed:
                 raise
-            except Exception as error:  # whatever ONNX Runtime raises: the version can be served without
+            except Exception as error:  # any error of ONNX Runtime: the version can be served without graphs
                 why = error.message if isinstance(error, TurnoutError) else sentence(str(error)) or repr(error)
                 raise GraphsFailed(f"a graph of {_rows(bucket)} cannot be captured: {why}") from error
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once; arguments, answer and errors are those of `Session.run`."""
+        """Runs the model once. Arguments, result and errors are those of `Session.run`."""
         rows = self._plan.rows_of(inputs)
         bucket = None if rows is None else self._plan.bucket(rows)
         graph = None if bucket is None else self._graphs.get(bucket)
@@ -104,7 +103,7 @@ class GraphRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives all buffers back."""
+        """Frees all buffers."""
         self._plain.__exit__()
         for graph in self._graphs.values():
             graph.close()
@@ -121,10 +120,10 @@ class GraphRunner:
     def _prove(
         self, graph: "_Graph", batches: Sequence[Row], expected: Sequence[Sequence[Array]], differs: Differs
     ) -> None:
-        """Launches a graph on inputs that change, over outputs that hold something else, and on fewer rows.
+        """Launches a graph on changing inputs, over outputs with other contents, and on fewer rows.
 
         Raises:
-            GraphsFailed: An answer differs.
+            GraphsFailed: An answer differs from the plain run's.
         """
         for inputs, answers in zip(batches, expected, strict=True):
             for rows in dict.fromkeys((graph.rows, max(graph.rows - 1, 1))):
@@ -141,14 +140,14 @@ class GraphRunner:
 
 
 class _Graph:
-    """One captured graph: values that stay where they are, and a binding of them.
+    """One captured graph: values at fixed addresses and their binding.
 
     Attributes:
-        rows: That it computes.
+        rows: Number of rows that it computes.
     """
 
     def __init__(self, session: Session, plan: GraphPlan, rows: int, like: tuple[Row, Row], allocate: Allocate) -> None:
-        """Makes values for inputs and outputs like those of a plain run of so many rows."""
+        """Allocates values like the inputs and outputs of a plain run of `rows` rows."""
         inputs, outputs = like
         self.rows = rows
         self._session = session
@@ -170,13 +169,13 @@ class _Graph:
                 self._binding.bind_ortvalue_output(name, self._outputs[name])
 
     def capture(self, inputs: Row) -> None:
-        """Captures it, on inputs that it computes then. Raises as `Session.capture`."""
+        """Captures the graph while it runs on `inputs`. Raises as `Session.capture`."""
         with self._session.turn():
             self._write(inputs, self.rows)
         self._launch = self._session.capture(self._binding, next(_NUMBERS))
 
     def run(self, inputs: Row, rows: int) -> dict[str, Array]:
-        """Returns all outputs by name, of so many rows. Raises as `Session.run`."""
+        """Returns all outputs by name, each with `rows` rows. Raises as `Session.run`."""
         assert self._launch is not None, "it is captured first"
         with self._session.turn():
             self._write(inputs, rows)
@@ -187,14 +186,14 @@ class _Graph:
             }
 
     def spoil_outputs(self) -> None:
-        """Has its outputs hold what they do not hold now."""
+        """Overwrites the outputs with different values."""
         with self._session.turn():
             for value in self._outputs.values():
                 held = self._read(value)
                 value.update_inplace((~held.view(np.uint8)).view(held.dtype) if held.size and held.ndim else held)
 
     def close(self) -> None:
-        """Gives its memory back; the graph itself stays in the session, and is never launched again."""
+        """Frees the memory. The graph itself stays in the session and is never launched again."""
         self._launch = None
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
@@ -219,7 +218,7 @@ class _Graph:
     def _read(self, value: ort.OrtValue) -> Array:
         """Returns a copy of a value in host memory."""
         array: Array = value.numpy()
-        return array.copy() if self._session.device == "cpu" else array  # there it is the value's own memory
+        return array.copy() if self._session.device == "cpu" else array  # on the CPU it is the value's own memory
 
 
 def _first(array: Array, axis: int | None, rows: int) -> Array:

@@ -1,11 +1,11 @@
-"""For which sizes of requests a version's runs are captured as CUDA graphs, and why for none. Pure.
+"""Decides which batch sizes of a version are captured as CUDA graphs, or why none are. Pure.
 
-A captured graph reads and writes the same memory at each launch, so its shapes never change. There is one for each
-*bucket*: 1, 2, 4, 8, ... rows. A request or batch of other sizes is filled up to the next bucket with copies of its
-last row, and the rows that were added are cut from the outputs; that is right where rows keep to themselves, which
-batching has proved. ONNX Runtime's conditions are those of its documentation, "Using CUDA Graphs in the CUDA EP"
+A captured graph reads and writes the same memory at each launch, so its shapes never change. There is one graph for
+each *bucket*: 1, 2, 4, 8, ... rows. Requests and batches of other sizes are padded to the next bucket with copies of
+their last row, and the added rows are cut from the outputs. That is correct if rows are independent, which batching has
+proved. ONNX Runtime's conditions are those of its documentation, "Using CUDA Graphs in the CUDA EP"
 (onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-in-the-cuda-ep): no control flow,
-all nodes on the device, tensors only, shapes and addresses that do not change, and no runs from several threads.
+all nodes on the device, tensors only, constant shapes and addresses, and no runs from several threads.
 """
 
 import bisect
@@ -20,19 +20,19 @@ from turnout.serving.sessions.tensor import Array
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 MOST_BUFFER_BYTES = 256 * 1024 * 1024
-"""Of the inputs and outputs of all graphs of a version, on the host and on the device each."""
+"""Maximum size in bytes of the inputs and outputs of all graphs of a version, each on the host and on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphPlan:
-    """What is captured.
+    """Which batch sizes are captured.
 
     Attributes:
-        buckets: Rows of each graph, ascending; () if nothing is captured.
-        reason: Why it is so, in words.
-        shapes: Of each input, with one row.
-        input_axes: The axis that rows are along, of each input that has rows.
-        output_axes: The same of outputs.
+        buckets: Number of rows of each graph, ascending; () if nothing is captured.
+        reason: Human-readable reason for this plan.
+        shapes: Shape of each input with one row.
+        input_axes: Batch axis of each input that has rows.
+        output_axes: Batch axis of each output that has rows.
     """
 
     buckets: tuple[int, ...]
@@ -42,9 +42,9 @@ class GraphPlan:
     output_axes: Mapping[str, int] = field(default_factory=dict)
 
     def rows_of(self, inputs: Mapping[str, Array]) -> int | None:
-        """Returns the rows of inputs that a graph may run; None if their names or shapes are others than captured.
+        """Returns the number of rows of inputs that a graph may run; None if names or shapes differ from the captured.
 
-        Inputs without rows count as one.
+        Inputs without rows count as one row.
         """
         if inputs.keys() != self.shapes.keys():
             return None
@@ -64,12 +64,12 @@ class GraphPlan:
         return 1 if rows is None else rows
 
     def bucket(self, rows: int) -> int | None:
-        """Returns the rows of the smallest graph that holds so many; None if no graph does."""
+        """Returns the smallest bucket of at least `rows` rows; None if there is none."""
         index = bisect.bisect_left(self.buckets, rows)
         return self.buckets[index] if rows >= 1 and index < len(self.buckets) else None
 
     def within(self, bytes_per_row: int, most: int = MOST_BUFFER_BYTES) -> "GraphPlan":
-        """Returns the plan with as many of the smaller buckets as have memory; bytes are of inputs and outputs."""
+        """Returns the plan with as many of the smaller buckets as fit in `most` bytes of inputs and outputs."""
         kept: list[int] = []
         for rows in self.buckets:
             if bytes_per_row * (sum(kept) + rows) > most:
@@ -81,19 +81,19 @@ class GraphPlan:
 
 
 NO_GRAPHS = GraphPlan((), "")
-"""Where nothing is captured, and nobody asked for it."""
+"""The plan for versions for which graphs were not requested."""
 
 
 def off(reason: str) -> GraphPlan:
-    """Returns the plan that captures nothing."""
+    """Returns a plan that captures nothing."""
     return GraphPlan((), f"off: {reason}")
 
 
 def obstacle(signature: Signature, graph: ModelGraph) -> str:
-    """Returns why no graph of a model can be captured, as far as that is known before it is loaded; "" for nothing."""
+    """Returns why a model cannot be captured, as far as that is known before it is loaded; "" if nothing is."""
     for spec in (*signature.inputs, *signature.outputs):
         if spec.dtype in (DataType.STRING, DataType.BFLOAT16):
-            return f"{spec.name} is of {spec.dtype.value}, which is not bound to a device here"
+            return f"{spec.name} is of {spec.dtype.value}, which cannot be bound to a device here"
     flow = next((node for node in graph.graph.all_nodes() if node.op_type in CONTROL_FLOW), None)
     if flow is not None:
         return f"it has control flow ({flow.op_type})"
@@ -101,12 +101,12 @@ def obstacle(signature: Signature, graph: ModelGraph) -> str:
 
 
 def plan_graphs(signature: Signature, plan: BatchPlan) -> GraphPlan:
-    """Returns which sizes are captured, of a version that batches by `plan`."""
+    """Returns which batch sizes of a version that batches by `plan` are captured."""
     sample = plan.sample
     if sample is None:
         return off("no inputs were found that it runs on; a golden case would give them")
     axes = plan.input_axes
-    if plan.max_rows < 2 and not axes:  # nothing is filled up to a size of one, so nothing has to be proved for it
+    if plan.max_rows < 2 and not axes:  # a bucket of one row is never padded, so nothing has to be proved for it
         axes = {name: 0 for name, array in sample.items() if array.shape[:1] == (1,)}
     for spec in signature.inputs:
         if spec.name not in sample:
@@ -114,15 +114,15 @@ def plan_graphs(signature: Signature, plan: BatchPlan) -> GraphPlan:
         for axis, dimension in enumerate(spec.shape):
             if not isinstance(dimension, int) and axes.get(spec.name) != axis:
                 called = f" ({dimension})" if dimension else ""
-                return off(f"dimension {axis} of input {spec.name}{called} is free, and is no batch dimension")
+                return off(f"dimension {axis} of input {spec.name}{called} is free and is not the batch dimension")
     shapes = {name: array.shape for name, array in sample.items()}
     if plan.max_rows < 2:
         return GraphPlan((1,), _captured([1]), shapes, axes, plan.output_axes)
     if plan.sizes is not None:
-        return off("its rows are proved to keep to themselves for some sizes only")
+        return off("its rows are proved to be independent for some sizes only")
     whole = [spec.name for spec in signature.outputs if spec.name not in plan.output_axes]
     if whole:
-        return off(f"output {whole[0]} has no batch dimension: rows that fill a batch up might show in it")
+        return off(f"output {whole[0]} has no batch dimension: rows added as padding might affect it")
     buckets = [1]
     while buckets[-1] < plan.max_rows:
         buckets.append(min(buckets[-1] * 2, plan.max_rows))

@@ -1,4 +1,4 @@
-"""Has a version's sessions captured while it is loaded, each in the thread that will launch its graphs."""
+"""Captures the sessions of a version while it loads, each in the thread that will launch its graphs."""
 
 import contextlib
 import functools
@@ -25,15 +25,15 @@ def prepare(
     """Captures a version's graphs.
 
     Args:
-        sessions: One for each device; they capture.
-        manifest: Of the version.
-        in_force: How it batches, with a sample.
-        allocate: Makes host buffers.
+        sessions: One session for each device; they capture.
+        manifest: Manifest of the version.
+        in_force: Batch plan of the version, with a sample.
+        allocate: Allocates host buffers.
         start: Runs its argument in a new thread of ordinary priority.
 
     Returns:
-        What was captured, and a runner for each session; or why nothing was, and no runners. Then the sessions are not
-        to be used any more: a capture that failed may leave a stream in a state that no run is good for.
+        What was captured, and a runner for each session; or why nothing was, and no runners. In the latter case the
+        sessions must not be used again: a failed capture may leave a stream in an unusable state.
     """
     plan = plan_graphs(manifest.signature, in_force.plan)
     runners: list[PreparedRunner] = []
@@ -59,7 +59,7 @@ def prepare(
 
 
 def close(runners: Sequence[MakeRunner]) -> None:
-    """Ends the prepared threads among a version's runners, and waits until what they run with is freed."""
+    """Ends the prepared threads among a version's runners and waits until their resources are freed."""
     for runner in runners:
         if isinstance(runner, PreparedRunner):
             runner.close()
@@ -81,7 +81,7 @@ def _capturing(
 
 
 def _rows(run: Run, in_force: PlanInForce, outputs: Sequence[str]) -> Sequence[Row]:
-    """Returns different inputs of one row that a version runs on, its sample first."""
+    """Returns different one-row inputs that a version runs on, the sample first."""
     sample = in_force.plan.sample
     assert sample is not None, "nothing is captured without"
     axes: Mapping[str, int] = in_force.plan.input_axes or dict.fromkeys(sample, 0)

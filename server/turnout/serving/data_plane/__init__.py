@@ -1,1 +1,1 @@
-"""The data plane that every protocol shares."""
+"""The data plane, which answers inference requests of every protocol."""

@@ -1,8 +1,8 @@
-"""Conversion of large messages, in a thread beside the event loop.
+"""Converts large messages in a thread, off the event loop.
 
-Python code gives the GIL back every 5 ms, single calls into C do not until they end; the limits on what a request may
-hold keep each of those short. There is one thread: more would only take turns on the GIL, and the event loop would have
-to wait for each of them in turn.
+Python code releases the GIL every 5 ms, but a single call into C holds it until it returns; the limits on the contents
+of a request keep each such call short. There is only one thread: several would just compete for the GIL, and the event
+loop would have to wait for each of them.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class ConversionThread:
-    """Runs conversions one after the other, in the order they came."""
+    """Runs conversions one after another, in order of arrival."""
 
     def __init__(self) -> None:
         self._thread = Threads("conversion")
 
     async def run(self, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what `convert` returns. A caller that gives up before its turn costs nothing."""
+        """Returns the result of `convert`. Cancelled callers cost nothing if their turn has not come."""
         return await self._thread.run(convert, *args, **kwargs)
 
     def close(self) -> None:
-        """Ends the thread; waiting work is dropped, and running work does not delay the process's end."""
+        """Ends the thread. Drops waiting work; work in progress does not delay the exit of the process."""
         self._thread.shutdown()

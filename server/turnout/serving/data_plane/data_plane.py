@@ -1,9 +1,9 @@
-"""The data plane that every protocol shares: decoding, routing, the run, counting, logging, tracing, encoding.
+"""The data plane of every protocol: decoding, routing, running, counting, logging, tracing and encoding of requests.
 
-    begin   decodes, routes and runs a request that is small and quick, and encodes its answer: no task, no waiting
-    finish  does what `begin` left: large messages in a thread, runs on a runner, large answers in a thread
+    begin   decodes, routes and runs a small, quick request and encodes its answer: no task, no waiting
+    finish  does the rest of the work: converts large messages in a thread, runs other requests on a runner
 
-Whatever happens to a request, it is answered: with outputs, or with the refusal that its exchange makes of an error.
+Every request is answered: with outputs, or with the refusal that its exchange makes of an error.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.tracing.trace import Trace
 from turnout.telemetry.tracing.tracer import Tracer
 
-_WARNED = "warning told"
+_WARNED = "warning logged"
 
 _PREDICT = (AccessRole.PREDICT,)
 
-_UNEXPECTED = "the request failed inside the server, whose log tells why"
+_UNEXPECTED = "the request failed inside the server; see the server's log"
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class Pending(Generic[T]):
-    """A request that `begin` left, and what the data plane keeps of it."""
+    """A request that `begin` did not complete, with its state so far."""
 
     plane: "DataPlane"
     exchange: InferenceExchange[T]
@@ -61,13 +61,13 @@ class Pending(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class RequestTelemetry:
-    """What requests leave behind.
+    """Telemetry recorded for every request.
 
     Attributes:
-        metrics: Counts those that reach no version.
-        access: Logs them.
-        code_of: Name of the status code that an error becomes; the protocols' one table.
-        tracer: Traces them; None if tracing is off.
+        metrics: Counts requests that reach no version.
+        access: Logs requests.
+        code_of: Returns the name of the status code that an error maps to, from the table that all protocols share.
+        tracer: Traces requests; None if tracing is off.
     """
 
     metrics: Metrics
@@ -77,11 +77,11 @@ class RequestTelemetry:
 
 
 class DataPlane:
-    """Answers requests. Used on the event loop only.
+    """Answers inference requests. Used on the event loop only.
 
     Attributes:
-        draining: Set by `drain`; what is long-lived on a connection ends then.
-        authority: Says who may run which model; None if everybody is taken at their word.
+        draining: Set by `drain`, to end long-lived work on connections.
+        authority: Authorizes callers; None if authentication is off.
     """
 
     def __init__(
@@ -93,19 +93,19 @@ class DataPlane:
         authority: Authority | None = None,
         on_demand: OnDemand | None = None,
     ) -> None:
-        """Puts the data plane together.
+        """Stores the collaborators.
 
         Args:
-            router: Decides who answers.
-            catalog: Tells which model names are real ones.
+            router: Chooses the version that answers.
+            catalog: Knows the names of all models.
             telemetry: Counts, logs and traces requests.
-            conversions: Decodes and encodes what is large.
-            authority: Says who may run which model; None if everybody is taken at their word.
-            on_demand: Has versions loaded that requests ask for; None if none are.
+            conversions: Decodes and encodes large messages.
+            authority: Authorizes callers; None if authentication is off.
+            on_demand: Loads versions on demand; None if on-demand loading is off.
         """
         self._router = router
         self._catalog = catalog
-        # Bound here one by one: a request asks each of them several times.
+        # Copied to attributes here, since each request reads them several times.
         self._metrics = telemetry.metrics
         self._access = telemetry.access
         self._code_of = telemetry.code_of
@@ -117,35 +117,35 @@ class DataPlane:
         self.draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Ends what is long-lived on a connection, such as streams. Listeners refuse new requests by then."""
+        """Ends long-lived work on connections, such as streams. Listeners refuse new requests by then."""
         self.draining.set()
 
     async def answer(self, exchange: InferenceExchange[T]) -> T:
-        """Returns the answer to a request, or the exchange's refusal."""
+        """Returns the answer to a request or the exchange's refusal."""
         done = self.begin(exchange)
         return await done.finish() if isinstance(done, Pending) else done
 
     def begin(self, exchange: InferenceExchange[T]) -> T | Pending[T]:
-        """Answers a request if it need not wait; otherwise returns what `finish` needs."""
+        """Answers a request if it need not wait; otherwise returns it for `finish`."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         if exchange.heavy:
             return Pending(self, exchange, trace)
         try:
             request = exchange.decode()
-        except Exception as error:  # noqa: BLE001 - told apart there
+        except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
             return self._undecoded(exchange, trace, error)
         return self._run(exchange, trace, request)
 
     async def parse(self, exchange: InferenceExchange[T]) -> T | None:
-        """Reads a request as far as its envelope: a large one in a thread. Returns the refusal of one that is refused.
+        """Reads the envelope of a request, in a thread if it is large. Returns the refusal if there is an error.
 
-        For streams, whose items have to be told apart before they are begun.
+        Used by streams, which must identify items before they begin them.
         """
         if not exchange.heavy:
             return self.parse_now(exchange)
         try:
             await self._conversions.run(exchange.read)
-        except Exception as error:  # noqa: BLE001 - told apart there
+        except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
             trace = None if self._tracer is None else self._traced(self._tracer, exchange)
             return self._undecoded(exchange, trace, error)
         except asyncio.CancelledError as error:
@@ -155,26 +155,26 @@ class DataPlane:
         return None
 
     def parse_now(self, exchange: InferenceExchange[T]) -> T | None:
-        """Does as `parse`, for a request that is not heavy."""
+        """Does the same as `parse`, for a request that is not heavy."""
         try:
             exchange.read()
-        except Exception as error:  # noqa: BLE001 - told apart there
+        except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
             trace = None if self._tracer is None else self._traced(self._tracer, exchange)
             return self._undecoded(exchange, trace, error)
         return None
 
     def refuse(self, exchange: InferenceExchange[T], error: TurnoutError) -> T:
-        """Returns the refusal of a request that its protocol could not read; it is counted like others."""
+        """Counts a request that its protocol could not read, and returns its refusal."""
         trace = None if self._tracer is None else self._traced(self._tracer, exchange)
         return self._undecoded(exchange, trace, error)
 
     async def finish(self, pending: Pending[T]) -> T:
-        """Returns the answer to a request that `begin` left, or the exchange's refusal."""
+        """Returns the answer to a request that `begin` did not complete, or the exchange's refusal."""
         exchange, trace = pending.exchange, pending.trace
         if pending.request is None:
             try:
                 request = await self._conversions.run(_decode, exchange)
-            except Exception as error:  # noqa: BLE001 - told apart there
+            except Exception as error:  # noqa: BLE001 - classified by `_undecoded`
                 return self._undecoded(exchange, trace, error)
             except asyncio.CancelledError as error:
                 self._given_up(exchange, trace, exchange.envelope(), None, None, error)
@@ -189,7 +189,7 @@ class DataPlane:
         if result is None:
             try:
                 names, answer = await self._infer(pending, request, trace)
-            except Exception as error:  # noqa: BLE001 - told apart there
+            except Exception as error:  # noqa: BLE001 - classified by `_failed`
                 return self._failed(exchange, trace, request, pending.route, pending.counted, error)
             except asyncio.CancelledError as error:
                 self._given_up(exchange, trace, request, pending.route, pending.counted, error)
@@ -201,7 +201,7 @@ class DataPlane:
             return self._encoded(exchange, trace, request, result)
         try:
             encoded = await self._conversions.run(exchange.encode, request, result)
-        except Exception as error:  # noqa: BLE001 - told apart there
+        except Exception as error:  # noqa: BLE001 - classified by `_not_encoded`
             return self._not_encoded(exchange, trace, request, error)
         if trace is not None:
             end(trace, exchange)
@@ -210,13 +210,13 @@ class DataPlane:
     async def _infer(
         self, pending: Pending[Any], request: InferenceRequest, trace: Trace | None
     ) -> tuple[Sequence[str], BatchedAnswer]:
-        """Runs a request on a runner, after its version was loaded for it if that has to be.
+        """Runs a request on a runner, loading its version first if necessary.
 
         Raises:
             TurnoutError: As `Router.route`, `OnDemand.loaded` and `VersionHandle.infer`.
         """
         route, waited = pending.route, pending.route is None
-        if route is None or route.handle.closing:  # it waits for its version, or was routed, and then the version left
+        if route is None or route.handle.closing:  # not routed yet, or the version has left since
             pending.route = None
             try:
                 route = pending.route = self._route(request, trace)
@@ -231,7 +231,7 @@ class DataPlane:
         return await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane, request.kind)
 
     def _run(self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest) -> T | Pending[T]:
-        """Routes a request, and runs it if its version is quick enough for that."""
+        """Routes a request, and runs it at once if its version is quick enough."""
         route: Route | None = None
         counted: CountedRequest | None = None
         try:
@@ -242,14 +242,14 @@ class DataPlane:
             if handle.arms or request.routing_key:
                 counted = CountedRequest(route, request.routing_key)
             if request.deadline is not None and request.deadline <= request.arrived:
-                # It waited too long on its way: the queue refuses it, and nothing is computed.
+                # It spent too long in transit: the queue refuses it and nothing is computed.
                 return Pending(self, exchange, trace, request, route, counted)
             answered = handle.infer_now(request.inputs, request.outputs, route.lane, request.kind)
         except VersionOnDemand as error:
             if self._on_demand is None:
                 return self._failed(exchange, trace, request, route, counted, error)
             return Pending(self, exchange, trace, request)
-        except Exception as error:  # noqa: BLE001 - told apart there
+        except Exception as error:  # noqa: BLE001 - classified by `_failed`
             return self._failed(exchange, trace, request, route, counted, error)
         if answered is None:
             return Pending(self, exchange, trace, request, route, counted)
@@ -270,7 +270,7 @@ class DataPlane:
             trace.routed = time.monotonic()
         route.recorder.decisions += 1
         if route.warning and _WARNED not in route.memo:
-            route.memo[_WARNED] = True  # once a route and state of the world, not once a request
+            route.memo[_WARNED] = True  # logged once per route, not once per request
             self._access.warned(request, route, trace)
         return route
 
@@ -283,7 +283,7 @@ class DataPlane:
         names: Sequence[str],
         answer: BatchedAnswer,
     ) -> InferenceResult:
-        """Counts and logs an answer, and returns it."""
+        """Counts and logs an answer, and returns the result."""
         now = time.monotonic()
         took = now - request.arrived
         recorder = route.recorder
@@ -297,17 +297,17 @@ class DataPlane:
             self._access.answered(request, route, took, answer, trace)
         result = InferenceResult(names, answer, route)
         if route.observer is not None:
-            # Whoever called goes on from here without a pause until the answer is handed to the transport.
+            # Scheduled, since the caller continues without a pause until the answer is handed to the transport.
             asyncio.get_running_loop().call_soon(route.observer.answered, request, result, trace)
         return result
 
     def _encoded(
         self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest, result: InferenceResult
     ) -> T:
-        """Returns an answer that is small, encoded, or a refusal."""
+        """Encodes a small answer; returns a refusal if that fails."""
         try:
             encoded = exchange.encode(request, result)
-        except Exception as error:  # noqa: BLE001 - told apart there
+        except Exception as error:  # noqa: BLE001 - classified by `_not_encoded`
             return self._not_encoded(exchange, trace, request, error)
         if trace is not None:
             end(trace, exchange)
@@ -316,7 +316,7 @@ class DataPlane:
     def _not_encoded(
         self, exchange: InferenceExchange[T], trace: Trace | None, request: InferenceRequest, error: Exception
     ) -> T:
-        """Returns the refusal of a request that was answered and counted as such, and whose protocol cannot say it."""
+        """Returns the refusal of a request that was answered and counted, but whose answer could not be encoded."""
         client_error = self._client_error(request, trace, error)
         if trace is not None:
             end(trace, exchange, client_error)
@@ -348,7 +348,7 @@ class DataPlane:
         return exchange.refusal(request, client_error)
 
     def _client_error(self, request: InferenceRequest, trace: Trace | None, error: Exception) -> TurnoutError:
-        """Returns what a client may know of an error; one that nobody foresaw is logged and counted first."""
+        """Returns the error that the client may see; logs and counts unexpected errors."""
         if isinstance(error, TurnoutError):
             return error
         self._metrics.faults.unexpected["inference"] += 1
@@ -364,10 +364,10 @@ class DataPlane:
         counted: CountedRequest | None,
         error: asyncio.CancelledError,
     ) -> None:
-        """Counts and logs a request that its caller cancelled, or its transport because the deadline had passed."""
+        """Counts and logs a request cancelled by its caller, or by its transport because the deadline had passed."""
         deadline = exchange.deadline if request.deadline is None else request.deadline
         late = deadline is not None and deadline <= time.monotonic()
-        why = DeadlineExceededError("the deadline passed before the answer was there") if late else error
+        why = DeadlineExceededError("the deadline passed before the answer was ready") if late else error
         self._count_failure(trace, request, route, counted, why)
         if trace is not None:
             end(trace, exchange, why)
@@ -388,14 +388,14 @@ class DataPlane:
             self._metrics.unrouted(request.model if known else "", code)
         else:
             route.recorder.failed(code, took)
-        if counted is not None:  # also of a request that had a route, and found no other when its version left
+        if counted is not None:  # even without a route: the request's version may have left after it was counted
             counted.failed(request, took, code, error)
         if trace is not None:
             trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error, trace)
 
     def _traced(self, tracer: Tracer, exchange: InferenceExchange[Any]) -> Trace | None:
-        """Returns the trace of a request that begins; None if nothing is to be noted of it."""
+        """Returns the trace of a new request; None if it is not traced."""
         trace = tracer.begin(exchange.operation, exchange.parent())
         if trace is not None and trace.sampled and exchange.details:
             trace.details = exchange.details
@@ -403,14 +403,14 @@ class DataPlane:
 
 
 def end(trace: Trace, exchange: InferenceExchange[Any], error: BaseException | None = None) -> None:
-    """Ends the trace of a request, which was answered, or failed by an error."""
+    """Ends the trace of a request that was answered or failed with an error."""
     status, fault = exchange.outcome(error)
     message = error.message if isinstance(error, TurnoutError) else ""
     trace.end(status, fault=fault, message=message)
 
 
 def _decode(exchange: InferenceExchange[Any]) -> InferenceRequest:
-    """Decodes a request whose turn has come, unless nobody waits for its answer any more."""
+    """Decodes a request, unless its deadline has passed."""
     exchange.read()
     if exchange.deadline is not None and time.monotonic() > exchange.deadline:
         raise DeadlineExceededError("the deadline passed before the request was decoded")

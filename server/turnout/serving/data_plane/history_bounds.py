@@ -1,14 +1,14 @@
-"""Keeps the histories of all versions in service to their bounds."""
+"""Bounds the histories of all versions in service."""
 
 from turnout.serving.versions.catalog import Catalog
 
 
 def fold_histories(catalog: Catalog, now: float) -> None:
-    """Takes in what was logged by slot since the last time; called once a tick.
+    """Folds newly logged requests into the history of each version. Called once per tick.
 
     Args:
-        catalog: What is served.
-        now: The monotonic clock's.
+        catalog: Catalog of the served versions.
+        now: `time.monotonic()`.
     """
     for model in catalog.snapshot.models.values():
         for entry in model.versions.values():

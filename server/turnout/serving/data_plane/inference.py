@@ -1,8 +1,8 @@
-"""What stands between protocols and the data plane: requests, their routes, and their answers.
+"""The interface between protocols and the data plane: requests, routes and results.
 
     transport -> exchange (decode) -> data plane -> exchange (encode) -> transport
 
-`turnout.serving.data_plane.data_plane` is the data plane. An exchange is one request and its answer in the words of a
+The data plane is in `turnout.serving.data_plane.data_plane`. An exchange is one request and its answer in terms of a
 protocol; it knows nothing of sessions, queues or routes.
 """
 
@@ -23,16 +23,16 @@ from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation, Trace
 
 _LIGHT_BYTES = 256 * 1024
-"""Outputs of this size are encoded within a millisecond or two."""
+"""Maximum size of outputs that are encoded on the event loop, within a millisecond or two."""
 
 _STRING_BYTES = 8
-"""A string takes as long to encode as so many numbers of eight bytes."""
+"""Cost of encoding a string, as a multiple of the cost of an eight-byte number."""
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 class ServingRole(StrEnum):
-    """How a version came to answer."""
+    """The role in which a version answers a request."""
 
     PINNED = "pinned"
     BASELINE = "baseline"
@@ -41,29 +41,29 @@ class ServingRole(StrEnum):
 
 
 class AnswerObserver(Protocol):
-    """Is told of answers once they are on their way to the client; `turnout.routing.shadow` has the one that ships."""
+    """Observes answers once they are on their way to the client; implemented in `turnout.routing.shadow`."""
 
     def answered(self, request: "InferenceRequest", result: "InferenceResult", trace: Trace | None) -> None:
-        """Takes note of an answer. Quick, and raises nothing."""
+        """Records an answer. Must be quick and must not raise."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """Which version answers, and why it does.
+    """The version that answers a request, and why.
 
     Attributes:
-        entry: The version; it is Ready.
-        role: How it came to answer.
-        epoch: Of the model's routing policy; 0 if it never had one.
-        handle: Of the entry.
+        entry: Catalog entry of the version, which is Ready.
+        role: Role in which it answers.
+        epoch: Epoch of the model's routing policy; 0 if it never had one.
+        handle: Handle of the version.
         recorder: Counts what the version does in that role.
-        observer: Is told of the answers; None if nobody wants to know.
-        lane: Queue of the version that it goes through: "" for the one that everybody shares.
-        warning: What the caller should know; "" for nothing.
-        slot: Returns the slot of a routing key; None if keys play no part in the route.
-        history: Where the version's requests with a key are logged by slot; None if they are not.
-        memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
+        observer: Observes the answers; None if there is no observer.
+        lane: Queue of the version that requests go through; "" for the shared one.
+        warning: Warning for the caller; "" if there is none.
+        slot: Returns the slot of a routing key; None if the route does not depend on keys.
+        history: Log of the version's requests with a key; None if they are not logged.
+        memo: Results that protocols cache for the lifetime of the route, by a name of their choice.
     """
 
     entry: VersionEntry
@@ -89,7 +89,7 @@ class Route:
         warning: str = "",
         slots: SlotFinder | None = None,
     ) -> Self:
-        """Makes the route to a version that is Ready; `slots` finds those of keys, if these play a part."""
+        """Creates a route to a Ready version; `slots` computes the slots of keys, if keys matter."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
         recorder = handle.recorder.role(role)
@@ -100,20 +100,20 @@ class Route:
 
 
 class InferenceRequest(NamedTuple):
-    """A decoded request. A tuple, since a frozen dataclass takes three times as long to make.
+    """A decoded request. A tuple, since a frozen dataclass takes three times as long to create.
 
     Attributes:
-        model: The model's name, as the client wrote it.
-        selector: The version selector, as the client wrote it.
-        inputs: By name. Strings are object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`.
-        outputs: Names of the outputs wanted, in order; empty means all, in the signature's order.
-        request_id: Names the request in logs.
-        routing_key: Requests with the same key meet the same version while the weights allow it; "" for none.
-        deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
-        arrived: `time.monotonic()` when the request came, before it was decoded.
-        baseline_only: No canary may answer.
-        kind: The same for requests of numbers whose inputs have the same names, shapes and dtypes in the same order,
-            and that want the same outputs: what is worked out about these holds for the next. None if it is not known.
+        model: Name of the model, as the client wrote it.
+        selector: Version selector, as the client wrote it.
+        inputs: Inputs by name. Strings are object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`.
+        outputs: Names of the requested outputs, in order; empty means all, in the signature's order.
+        request_id: Identifies the request in logs.
+        routing_key: Requests with the same key are routed to the same version while the weights allow it; "" for none.
+        deadline: `time.monotonic()` after which the caller no longer waits; None for no deadline.
+        arrived: `time.monotonic()` when the request arrived, before it was decoded.
+        baseline_only: Whether no canary may answer.
+        kind: Equal for requests of numeric inputs with the same names, shapes and dtypes in the same order that want
+            the same outputs, so that results can be cached by it. None if it is not known.
     """
 
     model: str
@@ -130,12 +130,12 @@ class InferenceRequest(NamedTuple):
 
 @dataclass(slots=True)
 class InferenceResult:
-    """The answer to an InferenceRequest.
+    """The answer to an `InferenceRequest`.
 
     Attributes:
-        names: Of the outputs, in the order asked for.
-        answer: Their values, and how they came about.
-        route: Which version answered, and why.
+        names: Names of the outputs, in the order requested.
+        answer: Values of the outputs, and the timings of the run.
+        route: Version that answered, and why.
     """
 
     names: Sequence[str]
@@ -144,12 +144,12 @@ class InferenceResult:
 
     @property
     def outputs(self) -> Iterator[tuple[str, Array]]:
-        """Name and value of each output, in the order asked for."""
+        """Name and value of each output, in the order requested."""
         return zip(self.names, self.answer.outputs, strict=True)
 
     @property
     def light(self) -> bool:
-        """Whether the outputs are few enough to be encoded on the event loop."""
+        """Whether the outputs are small enough to be encoded on the event loop."""
         size = 0
         for array in self.answer.outputs:
             size += array.nbytes * _STRING_BYTES if array.dtype == object else array.nbytes
@@ -157,98 +157,98 @@ class InferenceResult:
 
 
 class InferenceExchange(Protocol[T_co]):
-    """One request and its answer in the words of a protocol."""
+    """One request and its answer in terms of a protocol."""
 
     @property
     def service(self) -> str:
-        """What faults are counted by."""
+        """Name by which faults are counted."""
         ...
 
     @property
     def operation(self) -> Operation:
-        """What was called, as traces name it."""
+        """Operation that was called, as named in traces."""
         ...
 
     @property
     def details(self) -> tuple[tuple[str, str], ...]:
-        """What else traces tell of the call."""
+        """Further attributes of the call for traces."""
         ...
 
     @property
     def caller(self) -> Caller | None:
-        """Who calls; None if nobody asked."""
+        """Identity of the caller; None if authentication is off."""
         ...
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the client waits no longer, as far as that is known before decoding."""
+        """`time.monotonic()` after which the client no longer waits, as far as it is known before decoding."""
         ...
 
     @property
     def heavy(self) -> bool:
-        """Whether decoding takes so long that a thread is to do it."""
+        """Whether decoding takes so long that it must run in a thread."""
         ...
 
     @property
     def costly(self) -> bool:
-        """Whether encoding takes long however small the outputs are; known once it is decoded."""
+        """Whether encoding takes long even if the outputs are small; known once the request is decoded."""
         ...
 
     def parent(self) -> SpanContext | None:
-        """Returns the span that the request is part of."""
+        """Returns the parent span of the request."""
         ...
 
     def read(self) -> None:
-        """Reads what came as far as its envelope, if that was not done yet.
+        """Reads the envelope of the message, unless that has been done.
 
         Raises:
-            TurnoutError: It is no message of the protocol, or is made of more than it may be.
+            TurnoutError: The message is malformed or exceeds a limit.
         """
         ...
 
     def envelope(self) -> InferenceRequest:
-        """Returns what is known of a request that could not be decoded, without its tensors."""
+        """Returns the known parts of a request that could not be decoded, without its tensors."""
         ...
 
     def decode(self) -> InferenceRequest:
-        """Returns the request.
+        """Returns the decoded request.
 
         Raises:
-            TurnoutError: It is refused.
+            TurnoutError: The request is refused.
         """
         ...
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> T_co:
-        """Returns the answer.
+        """Returns the encoded answer.
 
         Raises:
-            TurnoutError: The protocol cannot say it.
+            TurnoutError: The protocol cannot express the answer.
         """
         ...
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> T_co:
-        """Returns what the client is told of an error, or raises it as the transport has it."""
+        """Returns the client's view of an error, or raises it in the transport's form."""
         ...
 
     def outcome(self, error: BaseException | None) -> tuple[str | int, bool]:
-        """Returns the status that traces show, and whether the server is at fault; None means an answer."""
+        """Returns the status shown in traces, and whether the server is at fault; `error` is None for an answer."""
         ...
 
 
 class Router(Protocol):
-    """Decides who answers. `turnout.routing.router` is the one that ships."""
+    """Chooses the version that answers. Implemented in `turnout.routing.router`."""
 
     def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
-        """Returns the route of a request, which counts as one of the requests that traffic is split by.
+        """Returns the route of a request, and counts the request towards the traffic split.
 
         Raises:
-            InvalidSelector: The selector does not parse.
-            ModelNotFound, VersionNotFound: It parses and nothing answers it.
-            NotLoaded, VersionLoading: What it names is known but cannot answer now.
-            DigestMismatch: What it names was changed on disk since its publication.
+            InvalidSelector: The selector cannot be parsed.
+            ModelNotFound, VersionNotFound: No model or version matches.
+            NotLoaded, VersionLoading: The version exists but cannot answer now.
+            DigestMismatch: The version's files have changed on disk since it was published.
         """
         ...
 
     def describe(self, model: str, selector: str) -> VersionEntry:
-        """Returns the version that the selector names, whatever its state. Raises as `route` if there is none."""
+        """Returns the version that the selector names, in any state. Raises as `route` if there is none."""
         ...

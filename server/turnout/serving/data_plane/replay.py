@@ -1,7 +1,7 @@
-"""Runs requests that failed on a canary once more on the baseline, after the answer, to find out whose fault it was.
+"""Runs requests that failed on a canary again on the baseline, after the answer, to decide who was at fault.
 
-A request that goes as badly on the baseline says nothing about the canary. One runs at a time, in a lane of its own,
-and only so many wait: a canary that fails everything must not become load on the baseline.
+A request that goes as badly on the baseline says nothing about the canary. Replays run one at a time in a separate
+lane, and the queue is bounded, so that a canary that fails every request does not overload the baseline.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _LANE = "replay"
 _MAX_WAITING = 64
 _MAX_BYTES = 64 * 1024 * 1024
 _SECONDS = 10.0
-"""How long the baseline may take over one."""
+"""Maximum duration of a replay in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _PendingReplay:
 
 
 class Replays:
-    """Replays of one server. Used on the event loop only."""
+    """The replays of one server. Used on the event loop only."""
 
     def __init__(self) -> None:
         self._waiting: deque[_PendingReplay] = deque()
@@ -40,11 +40,11 @@ class Replays:
         self._task: asyncio.Task[None] | None = None
 
     def on(self, handle: VersionHandle) -> "ReplayedBaseline":
-        """Returns the baseline that `handle` runs, to ask about requests."""
+        """Returns a baseline that replays requests on `handle`."""
         return ReplayedBaseline(handle, self)
 
     def ask(self, handle: VersionHandle, request: FailedRequest, settle: Settle) -> bool:
-        """Has `request` run by `handle` later on, and `settle` told; returns False if too many wait already."""
+        """Schedules `request` on `handle` and passes the result to `settle`; returns False if the queue is full."""
         nbytes = memory_of(request.inputs.values())
         if len(self._waiting) >= _MAX_WAITING or self._nbytes + nbytes > _MAX_BYTES:
             return False
@@ -55,7 +55,7 @@ class Replays:
         return True
 
     async def close(self) -> None:
-        """Ends what runs; what still waits is not found out."""
+        """Cancels the replay in progress; waiting replays are settled without a result."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -75,18 +75,18 @@ class Replays:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedBaseline:
-    """The version that a canary is compared with, to ask what it does with a request.
+    """The version that a canary is compared with, for replays of requests.
 
     Attributes:
-        handle: Runs it.
-        replays: Where its runs wait.
+        handle: Handle of the version.
+        replays: Queue of the replays.
     """
 
     handle: VersionHandle
     replays: Replays
 
     def accepts(self, request: FailedRequest) -> bool:
-        """Tells whether the request fits the baseline's signature."""
+        """Returns whether the request fits the baseline's signature."""
         try:
             self.handle.check(request.inputs, request.outputs)
         except TurnoutError:
@@ -94,12 +94,12 @@ class ReplayedBaseline:
         return True
 
     def ask(self, request: FailedRequest, settle: Settle) -> bool:
-        """As `Replays.ask`."""
+        """Does the same as `Replays.ask`."""
         return self.replays.ask(self.handle, request, settle)
 
 
 async def _replayed(handle: VersionHandle, request: FailedRequest) -> Replayed | None:
-    """Returns what a version answers to a request; None if it did not run."""
+    """Returns the result of a request on a version; None if it was not run."""
     began = time.monotonic()
     try:
         _, answer = await handle.infer(request.inputs, request.outputs, began + _SECONDS, _LANE)

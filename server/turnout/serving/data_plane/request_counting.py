@@ -1,4 +1,4 @@
-"""One request as rollouts count it: by the arms that it belongs to, and by its slot in its version's history."""
+"""Counts one request for rollouts: in the arms that it belongs to, and by slot in its version's history."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _NOBODY: Sequence[tuple[ArmMeter, TickCounts, int]] = ()
 
 
 class CountedRequest:
-    """A request that was admitted and has to be counted when it ends."""
+    """A request that was admitted and must be counted when it ends."""
 
     __slots__ = ("_history", "_meters", "_slot")
 
@@ -21,8 +21,8 @@ class CountedRequest:
         """Counts the request as admitted.
 
         Args:
-            route: Its route.
-            key: Its routing key, "" for none.
+            route: Route of the request.
+            key: Routing key of the request; "" for none.
         """
         if key and route.slot is not None:
             self._slot = route.slot(key)
@@ -32,12 +32,12 @@ class CountedRequest:
             self._history = None
         self._meters = _NOBODY
         if (arms := route.handle.arms) and (meters := arms.get(route.lane or route.role)):
-            # One, but where rollouts go side by side: a comprehension costs as much again as the rest.
+            # More than one only if rollouts run side by side. A comprehension alone would double the cost.
             slot = self._slot
             self._meters = (meters[0].admit(slot),) if len(meters) == 1 else [m.admit(slot) for m in meters]
 
     def answered(self, request: InferenceRequest, took: float, answer: BatchedAnswer) -> None:
-        """Counts the answer, `took` seconds after the request arrived."""
+        """Counts an answer that took `took` seconds from the request's arrival."""
         slot = self._slot
         if self._meters:
             invalid, batch = not all_finite(answer.outputs), answer.batch_requests
@@ -50,9 +50,9 @@ class CountedRequest:
             self._history.add(slot, took)
 
     def failed(self, request: InferenceRequest, took: float, code: str, error: BaseException) -> None:
-        """Counts the failure, `took` seconds after the request arrived; `code` is the status that it becomes."""
+        """Counts a failure with the status code `code`, `took` seconds after the request's arrival."""
         if code == "DEADLINE_EXCEEDED" and request.deadline is not None:
-            took = request.deadline - request.arrived  # whenever that was noticed
+            took = request.deadline - request.arrived  # no matter when that was noticed
         if self._meters:
             failure = FailedRequest(request.inputs, request.outputs)
             for meter, counts, known in self._meters:

@@ -1,1 +1,1 @@
-"""Inputs of models: checked, sampled, made up."""
+"""Inputs of models: validation, samples and synthetic values."""

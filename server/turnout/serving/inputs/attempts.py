@@ -1,6 +1,6 @@
-"""Runs that a child may not survive, and that nobody asked for: inputs are made up, so what they do is not a finding.
+"""Guards runs on synthetic inputs in a child process, which may crash it; such a crash is not a finding.
 
-The child writes down what it begins. Where it dies, the next child is told, and leaves that out.
+The child records each run before it begins. If it dies, the next child skips that run.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ _FILE = "attempt"
 
 
 class LeftOut(ModelFailure):
-    """A run was left out, since a process did not survive it."""
+    """Raised for a run that is skipped because a process did not survive it."""
 
 
 class RunAttempts:
-    """The child's side."""
+    """Records runs in the child process."""
 
     def __init__(self, scratch: Path, deadly: Mapping[str, str]) -> None:
-        """Prepares.
+        """Stores the arguments.
 
         Args:
-            scratch: Of the child.
-            deadly: What processes before did not survive, and how they ended.
+            scratch: Scratch directory of the child.
+            deadly: Runs that earlier processes did not survive, and how they ended.
         """
         self._file = scratch / _FILE
         self._deadly = deadly
@@ -35,11 +35,11 @@ class RunAttempts:
         """Guards a run.
 
         Args:
-            what: Names it.
-            seconds: That it may take; after that the process ends.
+            what: Name of the run.
+            seconds: Time limit; the process is ended when it is exceeded.
 
         Raises:
-            LeftOut: A process did not survive it.
+            LeftOut: An earlier process did not survive this run.
         """
         if what in self._deadly:
             raise LeftOut(self._deadly[what])
@@ -52,7 +52,7 @@ class RunAttempts:
 
 
 def last_attempt(scratch: Path) -> str:
-    """Returns what a child that died had begun and not finished; "" if that was nothing that may be left out."""
+    """Returns the run that a dead child had begun but not finished; "" if there is none that may be skipped."""
     try:
         what = (scratch / _FILE).read_text()
         (scratch / _FILE).unlink()

@@ -1,6 +1,6 @@
-"""What a request may hold, checked before anything walks through it. Pure.
+"""Limits on the contents of a request, checked before the contents are processed. Pure.
 
-Each bound is a setting in `[limits]`, which refusals name.
+Each limit is a setting in `[limits]`, which error messages name.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from turnout.errors import InvalidTensor
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """Bounds on one request.
+    """Limits on one request.
 
     Attributes:
-        tensors: Most inputs, and most outputs that are named.
-        rank: Most dimensions of a tensor.
-        name_bytes: Longest name of a model, version, input or output.
-        elements: Most elements that travel one by one, of all tensors together.
-        strings: Most strings, of all tensors together.
-        json_bytes: Largest JSON.
+        tensors: Maximum number of inputs, and of named outputs.
+        rank: Maximum number of dimensions of a tensor.
+        name_bytes: Maximum length of the name of a model, version, input or output in bytes.
+        elements: Maximum number of elements that are sent one by one, in all tensors together.
+        strings: Maximum number of strings, in all tensors together.
+        json_bytes: Maximum size of a JSON document in bytes.
     """
 
     tensors: int
@@ -32,7 +32,7 @@ class InputLimits:
 
     @classmethod
     def of(cls, limits: Limits) -> Self:
-        """Takes the bounds out of the settings."""
+        """Creates the limits from the settings."""
         return cls(
             limits.max_tensors,
             limits.max_rank,
@@ -43,12 +43,12 @@ class InputLimits:
         )
 
     def check_tensors(self, field: str, count: int) -> None:
-        """Raises InvalidTensor where `count` inputs or outputs are too many; `field` names them."""
+        """Raises InvalidTensor if there are too many inputs or outputs; `field` names them."""
         if count > self.tensors:
             raise beyond(field, self.tensors, f"{count}", "max_tensors")
 
     def check_name(self, field: str, name: str) -> None:
-        """Raises InvalidTensor if a name is too long; one that cannot be is not encoded to find that out."""
+        """Raises InvalidTensor if a name is too long; encodes it only if its length is in doubt."""
         size = len(name)
         if size > self.name_bytes // 4 and (size > self.name_bytes or len(name.encode()) > self.name_bytes):
             raise beyond(field, self.name_bytes, "more", "max_name_bytes", "bytes")
@@ -59,12 +59,12 @@ class InputLimits:
             raise beyond(field, self.rank, f"{rank}", "max_rank", "dimensions")
 
     def check_strings(self, field: str, count: int) -> None:
-        """Raises InvalidTensor where strings are too many."""
+        """Raises InvalidTensor if there are too many strings."""
         if count > self.strings:
             raise beyond(field, self.strings, counted(count), "max_strings", "strings")
 
     def check_elements(self, field: str, count: int) -> None:
-        """Raises InvalidTensor where elements that travel one by one are too many."""
+        """Raises InvalidTensor if there are too many elements that are sent one by one."""
         if count > self.elements:
             raise beyond(field, self.elements, counted(count), "max_elements", "elements that are not raw")
 
@@ -73,11 +73,11 @@ DEFAULT_LIMITS = InputLimits.of(Limits())
 
 
 def beyond(field: str, limit: int, got: str, setting: str, noun: str = "") -> InvalidTensor:
-    """Makes the error for what is beyond the setting `limits.<setting>`."""
+    """Returns the error for a value beyond the setting `limits.<setting>`."""
     expected = f"expected at most {limit} {noun}".rstrip()
     return InvalidTensor.at(field, f"{expected}, got {got} (limits.{setting})")
 
 
 def counted(number: int) -> str:
-    """Returns a number of elements or bytes as errors tell it: products of shapes can have thousands of digits."""
+    """Formats a number of elements or bytes for errors: products of shapes can have thousands of digits."""
     return str(number) if number < 2**63 else "more than can be counted"

@@ -1,4 +1,4 @@
-"""Finds inputs that a version runs on: of a golden case if there is one, else made up."""
+"""Finds inputs that a version runs on: from a golden case if possible, otherwise synthetic."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +17,18 @@ from turnout.serving.sessions.tensor import Array
 GOLDEN = "a golden case"
 
 Trying = Callable[[str], AbstractContextManager[None]]
-"""Is entered around each run, with words for what is run; may raise a TurnoutError to leave it out."""
+"""Makes a context for each run from a description of it; may raise a TurnoutError to skip the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleInputs:
-    """Inputs of one row that a version runs on.
+    """One-row inputs that a version runs on.
 
     Attributes:
-        inputs: By name; None if none were found.
-        recipe: How they were made up; None if they are of a golden case.
-        trouble: What the version said to the last that were tried, if none were found.
-        deadly: Nothing that was tried could be run to an end.
+        inputs: Inputs by name; None if none were found.
+        recipe: Recipe of synthetic inputs; None if the inputs are from a golden case.
+        trouble: Error message for the last inputs tried, if none were found.
+        deadly: Whether every run that was tried had to be skipped because a process did not survive it.
     """
 
     inputs: Mapping[str, Array] | None
@@ -46,16 +46,16 @@ def find_sample(
     trying: Trying = lambda _: contextlib.nullcontext(),
     most: int = MOST_ELEMENTS,
 ) -> SampleInputs:
-    """Runs the version until it runs.
+    """Tries inputs until the version runs on some.
 
     Args:
-        run: Runs it.
-        signature: Of it.
-        axes: The batch axis of each input that has one; a sample has one row.
-        golden: Inputs of a golden case, which real models accept where made-up ones may be refused.
-        tried: What is made up, in order.
-        trying: Around each run.
-        most: Elements of what is made up.
+        run: Runs the version.
+        signature: Signature of the version.
+        axes: Batch axis of each input that has one; a sample has one row.
+        golden: Inputs of a golden case, which models accept where they may refuse synthetic inputs; None for none.
+        tried: Recipes for synthetic inputs, in order.
+        trying: Makes the context of each run.
+        most: Maximum number of elements in a set of synthetic inputs.
     """
     names, trouble = [spec.name for spec in signature.outputs], ""
     tries, left_out = 0, 0
@@ -79,7 +79,7 @@ def find_sample(
 
 
 def one_row(golden: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array] | None:
-    """Returns the first row of a golden case; None if it has none."""
+    """Returns the first row of a golden case; None if it has no rows."""
     rows = {name: a.shape[axes[name]] for name, a in golden.items() if name in axes and a.ndim > axes[name]}
     if not all(count >= 1 for count in rows.values()):
         return None

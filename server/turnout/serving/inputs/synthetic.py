@@ -1,4 +1,4 @@
-"""Made-up inputs of a signature, for warm-up and for finding out how a model batches. Pure but for NumPy."""
+"""Synthetic inputs for a signature, used for warm-up and to find out how a model batches."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,21 +10,21 @@ from turnout.registry.manifest.signature import DataType, Signature, TensorSpec
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 FREE_SIZES = (1, 8, 32, 128, 512)
-"""Sizes tried, in this order, for free dimensions: 1 suits most graphs, convolutions over time need more."""
+"""Sizes tried for free dimensions, in order: 1 suits most graphs, convolutions over time need more."""
 
 MOST_ELEMENTS = 1 << 24
-"""Elements that are made up for one set of inputs: a volume of 256 by 256 by 256."""
+"""Maximum number of elements in a set of synthetic inputs: a volume of 256 by 256 by 256."""
 
 FEW_ELEMENTS = 1 << 16
-"""With so few, a model whose sizes follow from shapes takes little memory: a picture of 147 by 147."""
+"""A limit at which a model whose sizes follow from shapes takes little memory: an image of 147 by 147."""
 
 _BYTES = (0, 256)
-"""Integers from the first to below the second. Bytes and token ids take these; a constant or nearly constant input
-would be easier still, and drives normalisations to where rounding is all that is left."""
+"""Range of integers, end exclusive. Bytes and token ids accept these values. A constant or nearly constant input would
+be accepted more often, but drives normalizations to a point where only rounding is left."""
 _BITS = (0, 2)
-"""Small tables take only 0 and 1."""
+"""Range for small lookup tables, which accept only 0 and 1."""
 _SIZES = (1, 3)
-"""Where values may become sizes: neither nothing nor much comes of these."""
+"""Range for values that may become sizes: neither empty nor large."""
 _ZEROS = (0, 1)
 
 _WORDS = np.array(["turnout", "points", "frog", "siding"], dtype=object)
@@ -36,12 +36,12 @@ _FLOATS = {DataType.FLOAT16, DataType.BFLOAT16, DataType.FLOAT32, DataType.FLOAT
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How inputs are made up.
+    """How synthetic inputs are made.
 
     Attributes:
-        free_size: What every free dimension becomes, save the batch axes.
-        lowest: The lowest integer.
-        below: Bound of integers.
+        free_size: Size of every free dimension except the batch axes.
+        lowest: Lowest integer.
+        below: Upper bound of integers, exclusive.
     """
 
     free_size: int
@@ -54,10 +54,10 @@ class Recipe:
 
 
 def recipes(*, values_become_sizes: bool) -> list[Recipe]:
-    """Returns what is tried, in order.
+    """Returns the recipes to try, in order.
 
     Args:
-        values_become_sizes: Small integers come first, since large ones may become tensors of any size.
+        values_become_sizes: Whether small integers come first, since large ones may become tensors of any size.
     """
     ranges = (_SIZES, _BITS, _ZEROS, _BYTES) if values_become_sizes else (_BYTES, _BITS)
     return [Recipe(size, *integers) for integers in ranges for size in FREE_SIZES]
@@ -66,7 +66,7 @@ def recipes(*, values_become_sizes: bool) -> list[Recipe]:
 def made_up(
     signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], most: int = MOST_ELEMENTS
 ) -> Iterator[tuple[Recipe, dict[str, Array]]]:
-    """Yields inputs of each recipe, less those of more than `most` elements, or of the kind of others before."""
+    """Yields the inputs of each recipe, except those of more than `most` elements or equivalent to earlier ones."""
     needed = [spec for spec in signature.inputs if not spec.has_default]
     integers = any(spec.dtype in _INTEGERS for spec in needed)
     known = set()
@@ -80,13 +80,13 @@ def made_up(
 
 
 def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Makes one value for each input that has no default.
+    """Returns a value for each input that has no default.
 
     Args:
-        signature: Of the model.
-        recipe: Which sizes and integers.
-        axes: The batch axis of each input that has one; it becomes 1.
-        seed: Of the numbers; the same seed gives the same values.
+        signature: Signature of the model.
+        recipe: Sizes and integers to use.
+        axes: Batch axis of each input that has one; its size becomes 1.
+        seed: Seed of the random numbers; the same seed gives the same values.
     """
     random = np.random.default_rng(seed)
     return {

@@ -1,4 +1,4 @@
-"""How long one run of a child may take."""
+"""Time limits for runs in a child process."""
 
 import contextlib
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def bounded_time(seconds: float) -> Iterator[None]:
-    """Ends this process, by SIGALRM, when the block takes longer: nothing else ends one kernel that does not."""
+    """Ends this process with SIGALRM if the block takes longer; nothing else can stop a kernel that hangs."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -1,6 +1,6 @@
 """Checks a request against a version's signature. Pure.
 
-On the way of every request: compiled once per version, about two microseconds a check.
+Runs for every request, so it is prepared once per version; a check takes about two microseconds.
 """
 
 import math
@@ -11,17 +11,17 @@ from turnout.registry.manifest.signature import Signature, TensorSpec
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_BESIDE_ZERO = 1 << 26
-"""Product of an empty input's other dimensions, about as many elements as a message of the default size can hold.
+"""Maximum product of an empty input's other dimensions: about as many elements as fit into a message of default size.
 
-ONNX Runtime's MatMul goes through the outer ones one by one, empty or not: 2**31 of them did not end in 5 s.
+ONNX Runtime's MatMul iterates over the outer ones even if the input is empty: 2**31 of them did not finish in 5 s.
 """
 
 
 class Validator:
-    """What one signature accepts.
+    """Validates requests for one signature.
 
     Attributes:
-        output_names: Of all outputs, in the signature's order.
+        output_names: Names of all outputs, in the signature's order.
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class Validator:
         in_step: Sequence[Sequence[tuple[str, int]]] = (),
         never_empty: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
-        """Compiles what a request is checked against.
+        """Prepares the checks.
 
         Args:
-            signature: Of the model.
-            in_step: Groups of dimensions of inputs, by name and axis, that are 0 together or not at all.
-            never_empty: Dimensions of inputs, by name and axis, that may not be 0.
+            signature: Signature of the model.
+            in_step: Groups of dimensions of inputs, by name and axis, that must be 0 together or not at all.
+            never_empty: Dimensions of inputs, by name and axis, that must not be 0.
         """
         self._in_step = in_step
         self._never_empty = never_empty
@@ -54,16 +54,16 @@ class Validator:
         self._required = frozenset(spec.name for spec in signature.inputs if not spec.has_default)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
-        """Returns the names of the outputs wanted.
+        """Returns the names of the requested outputs.
 
         Args:
-            inputs: By name.
-            outputs: Names wanted; none means all.
+            inputs: Inputs by name.
+            outputs: Names of the requested outputs; empty means all.
 
         Raises:
-            InvalidTensor: An input is unknown or missing, or of another dtype, rank or fixed dimension, or is empty and
-                claims great sizes beside that, or where another that names its empty dimension is not; or an output is
-                unknown or wanted twice. All that is wrong is told at once.
+            InvalidTensor: An input is unknown or missing, has a wrong dtype, rank or fixed dimension, or is empty with
+                excessive other dimensions; a symbolic dimension is empty in one input but not in another; or an output
+                is unknown or requested twice. The error lists everything that is wrong.
         """
         known, empty = self._inputs, False
         if not self._required <= inputs.keys():
@@ -92,9 +92,9 @@ class Validator:
         return outputs
 
     def size_conflicts(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
-        """Returns where two inputs that name one symbolic dimension differ in its size.
+        """Returns the inputs that give the same symbolic dimension different sizes.
 
-        Looked at after a run failed, not before: models that broadcast run on such inputs, and exporters reuse symbols.
+        Checked only after a run has failed: models that broadcast run on such inputs, and exporters reuse symbols.
         """
         conflicts = []
         for symbol, places in self._symbols.items():
@@ -107,10 +107,10 @@ class Validator:
         return conflicts
 
     def _wrongly_empty(self, inputs: Mapping[str, Array]) -> Sequence[FieldViolation]:
-        """Returns where an input is empty that may not be: at all, or where another is not that has to be of its size.
+        """Returns the inputs that are empty but must not be, either at all or because a matching input is not empty.
 
-        No model gets anything out of that, and it must not run: it would end the process, or answer with what was in
-        memory before (`turnout.serving.isolation.empty_inputs`, `turnout.serving.batching.in_step`).
+        No model computes anything useful from such inputs, and they must not run: they could end the process, or return
+        old contents of memory (`turnout.serving.isolation.empty_inputs`, `turnout.serving.batching.in_step`).
         """
         conflicts = [
             FieldViolation(f"inputs.{name}", f"expected 1 or more along axis {axis}, got {_described(inputs[name])}")
@@ -127,7 +127,7 @@ class Validator:
         return conflicts
 
     def _faults(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[FieldViolation]:
-        """Lists everything that is wrong; run only when something is."""
+        """Returns everything that is wrong with a request. Called only if something is."""
         faults = [
             FieldViolation(f"inputs.{name}", f"missing; expected {self._inputs[name][0]}")
             for name in sorted(self._required - inputs.keys())
@@ -146,12 +146,12 @@ class Validator:
                 expected = ", ".join(self.output_names)
                 faults.append(FieldViolation(f"outputs.{name[:64]}", f"unknown; expected some of {expected}"))
         if len(set(outputs)) != len(outputs):
-            faults.append(FieldViolation("outputs", "an output is wanted twice"))
+            faults.append(FieldViolation("outputs", "an output is requested twice"))
         return faults
 
 
 def shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
-    """Returns by symbol the dimensions (input, axis) that bear it, for symbols that more than one dimension bears."""
+    """Returns the dimensions (input, axis) of each symbol that occurs more than once."""
     places: dict[str, list[tuple[str, int]]] = {}
     for spec in signature.inputs:
         for axis, size in enumerate(spec.shape):
@@ -173,7 +173,7 @@ def _fits(spec: TensorSpec, array: Array) -> bool:
 
 
 def _hides_too_much(shape: tuple[int, ...]) -> bool:
-    """Tells whether a shape has a dimension of 0, which costs no bytes, and others that no message could fill."""
+    """Returns whether a shape has a dimension of 0, which costs no bytes, and others too large for any message."""
     return 0 in shape and math.prod(size for size in shape if size) > MAX_BESIDE_ZERO
 
 

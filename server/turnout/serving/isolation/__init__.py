@@ -1,4 +1,4 @@
-"""Versions in child processes of their own, so that a native crash, a hang or memory running out ends only the child.
+"""Runs versions in child processes, so that a native crash, a hang or running out of memory ends only the child.
 
-`decision` says which versions need it, `pool` keeps a version's children, and `session` sends one request to one.
+`decision` decides which versions are isolated, `pool` keeps a version's children, `session` sends a request to a child.
 """

@@ -1,8 +1,8 @@
-"""The child's side of `turnout.serving.isolation.session`: answers requests that come over a socket.
+"""The child process of `turnout.serving.isolation.session`: answers requests that arrive over a socket.
 
-Run as `python -m turnout.serving.isolation.child PARENT SOCKET REQUESTS ANSWERS`: the parent's process id, and
-descriptors of the socket and the two arenas. The first frame says what to load. It ends when its socket is closed, and
-dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
+Run as `python -m turnout.serving.isolation.child PARENT SOCKET REQUESTS ANSWERS`, with the parent's process id and the
+descriptors of the socket and the two arenas. The first frame names the version to load. The child exits when its socket
+is closed, and dies with the thread that started it: Linux sends the parent-death signal when that thread ends.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ from turnout.serving.sessions.session import Session
 
 
 def main() -> None:
-    """Serves until the socket is closed."""
+    """Serves requests until the socket is closed."""
     process.die_with_parent(int(sys.argv[1]))
-    process.write_no_core()  # a crash is what this process is for
-    memory.go_first_when_memory_ends(500)  # the server has more to lose
+    process.write_no_core()  # crashes are expected here
+    memory.go_first_when_memory_ends(500)  # the server is worth more
     _, _, number, requests, answers = sys.argv
     with socket.socket(fileno=int(number)) as connection:
         _serve(
@@ -58,11 +58,11 @@ def _serve(connection: socket.socket, requests: Arena, answers: Arena) -> None:
 
 
 def _loaded(job: Mapping[str, Any]) -> Session:
-    """Loads what the job names; all that happens then has the priority that the job says.
+    """Loads the version described by `job`, at the priority that it sets.
 
     Raises:
-        DigestMismatch: Its files are not those that were published.
-        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
+        DigestMismatch: The files differ from those published.
+        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model.
     """
     if job["priority"] == "low":
         cpu.lower_priority()
@@ -77,7 +77,7 @@ def _loaded(job: Mapping[str, Any]) -> Session:
         except TurnoutError as error:
             failed.append(error)
 
-    # In a thread of its own, since a thread that has stepped back cannot step forward again.
+    # In a separate thread, since a thread that has lowered its priority cannot raise it again.
     loading = threading.Thread(target=load)
     loading.start()
     loading.join()
@@ -90,7 +90,7 @@ def _loaded(job: Mapping[str, Any]) -> Session:
 
 def _session(job: Mapping[str, Any]) -> Session:
     if job["files"]:
-        from turnout.registry.manifest.manifest import FileEntry  # what most children do without
+        from turnout.registry.manifest.manifest import FileEntry  # most children do not need this
         from turnout.registry.storage.manifests import check_files
 
         check_files(Path(job["model"]).parent, map(FileEntry.from_json, job["files"]))
@@ -105,7 +105,7 @@ def _session(job: Mapping[str, Any]) -> Session:
     )
     limit = job["memory_limit"]
     if limit and session.device == "cpu":
-        # Not on a GPU: there the arena has the limit, and CUDA takes host memory for each kernel that is first run.
+        # Only on the CPU: on a GPU the arena has the limit, and CUDA takes host memory when a kernel first runs.
         memory.limit_data(limit)
     return session
 
@@ -117,8 +117,8 @@ def _answer(session: Session, requests: Arena, answers: Arena, frame: bytes) -> 
     except TurnoutError as error:
         return pack_failure(error)
     except MemoryError:
-        return pack_failure(MemoryBudgetExceeded("a memory limit was met"))
-    except Exception as error:  # noqa: BLE001 - one request's trouble is its own answer
+        return pack_failure(MemoryBudgetExceeded("a memory limit was reached"))
+    except Exception as error:  # noqa: BLE001 - an error of one request is its answer
         return pack_failure(ModelFailure(f"the run failed ({type(error).__name__})"))
 
 

@@ -14,8 +14,8 @@ class Isolation:
     """Where a version runs.
 
     Attributes:
-        process: In child processes, else in the server's own.
-        reason: Why there, in words.
+        process: Whether it runs in child processes, rather than in the server's process.
+        reason: Human-readable reason.
     """
 
     process: bool
@@ -29,7 +29,7 @@ IN_THIS_PROCESS = Isolation(False, "nothing was decided")
 
 
 def decide(wish: Wish, graph: ModelGraph) -> Isolation:
-    """Returns where a model runs, by the setting `isolation` and its graph."""
+    """Returns where a model runs, according to the setting `isolation` and its graph."""
     if wish != "auto":
         return Isolation(wish == "process", "the configuration says so")
     hazard = find_hazard(graph)

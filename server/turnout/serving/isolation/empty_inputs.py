@@ -1,9 +1,9 @@
-"""Finds the dimensions of inputs that may not be 0, since an operator would answer with what is in memory. Pure.
+"""Finds the dimensions of inputs that must not be 0, since an operator would return old contents of memory. Pure.
 
-`RoiAlign` takes the nearest row of a picture for one that is beyond it. Of a picture without rows that is memory which
-belongs to something else: other requests, for instance. A product of matrices that sums up nothing is 0, but kernels of
-integers, and the one that ONNX Runtime makes of a `MatMul` and a `Transpose` before it, leave their output as it was.
-`Concat` leaves the place of a part that is empty along another axis than its own.
+`RoiAlign` uses the nearest row of an image for positions outside it. In an image without rows that is memory of
+something else, such as other requests. A matrix product over a dimension of 0 is 0, but integer kernels, and the
+fusion of a `MatMul` with a preceding `Transpose`, leave their output uninitialised. `Concat` leaves a part
+uninitialised that is empty along another axis than the one that it joins.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ _FACTORS: Mapping[tuple[str, str], tuple[int, int]] = {
     ("com.microsoft", "DynamicQuantizeMatMul"): (0, 1),
     ("com.microsoft", "QGemm"): (0, 3),
 }
-"""Products of matrices: the places of the two among the inputs."""
+"""Matrix products, with the indices of both factors among the inputs."""
 
 
 def never_empty(model: ModelGraph) -> Places:
-    """Returns the dimensions of inputs that may not be 0.
+    """Returns the dimensions of inputs that must not be 0.
 
-    Only what is computed of a request can be empty by it, and a convolution fails on an empty picture, so that what is
-    made of its output is never one.
+    A tensor can be empty only if it is computed from inputs. A convolution fails on an empty image, so images computed
+    from its output are never empty.
     """
     graph, scope = model.graph, Scope(model.graph, overridable=False)
     made_of = {name: frozenset([name]) for name in graph.inputs if name not in graph.initializers}
@@ -65,7 +65,7 @@ def _of_picture(node: Node, scope: Scope, made_of: Mapping[str, frozenset[str]])
 
 
 def _beside_others(node: Node, graph: Graph, scope: Scope) -> Places:
-    """Returns what decides a size that another part of a `Concat` has for certain, and is not 0 there."""
+    """Returns the dimensions of inputs that must match a part of a `Concat` whose size is known not to be 0."""
     shapes = [shape for name in node.inputs if (shape := scope.type_of(name).shape)]
     axis, found = node.attributes.get("axis"), Places()
     for at in range(min(map(len, shapes), default=0)):
@@ -76,7 +76,7 @@ def _beside_others(node: Node, graph: Graph, scope: Scope) -> Places:
 
 
 def _turns(node: Node) -> bool:
-    """Tells whether the last axis becomes another, or the first one the last but one: such a `Transpose` is fused."""
+    """Returns whether a `Transpose` is fused: it moves the last axis, or makes the first axis the last but one."""
     order = node.attributes.get("perm")
     if not isinstance(order, tuple):
         return True
@@ -84,7 +84,7 @@ def _turns(node: Node) -> bool:
 
 
 def _summed(node: Node, one: str, other: str, scope: Scope) -> str:
-    """Returns the name of the dimension that a product sums up; "" if it is known not to be 0, or has no name."""
+    """Returns the name of the dimension that a product sums over; "" if it is known not to be 0 or has no name."""
     left, right = scope.type_of(one).shape, scope.type_of(other).shape
     sizes = []
     if left:

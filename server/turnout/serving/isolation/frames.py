@@ -1,11 +1,11 @@
-"""What a server and the child process of a version say to each other.
+"""Messages between a server and the child process of a version.
 
     server   request: what to run, on which tensors ---------------->  child
              <------------ answer: the outputs' tensors, or the error
 
-A frame (`turnout.serving.sandbox.messages`) holds names, dtypes and shapes. The elements lie in an `Arena`, each
-tensor's at the next multiple of 64 bytes. Strings lie there as their lengths (uint32) and then their
-UTF-8. Nothing is executed of what is read, and every number of it is checked: the other side may be broken.
+A frame (`turnout.serving.sandbox.messages`) contains names, dtypes and shapes. The elements of the tensors are in an
+`Arena`, each tensor at the next multiple of 64 bytes. Strings are stored as their lengths (uint32), then their UTF-8.
+Nothing that is read is executed, and every number is checked, since the other side may be broken.
 """
 
 import json
@@ -24,7 +24,7 @@ from turnout.serving.sandbox.messages import FrameError, failure_body, read_fail
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_ARENA = 1 << 31
-"""Bytes of the tensors of one request, or of one answer: what protobuf can carry to a client."""
+"""Maximum size in bytes of the tensors of one request or answer: the most that protobuf can carry to a client."""
 
 _HEADER = struct.Struct("<BHH")
 _TENSOR = struct.Struct("<BBHQ")
@@ -32,9 +32,9 @@ _NAME = struct.Struct("<H")
 _LOADED, _RUN, _DONE, _FAILED = range(4)
 
 _ALIGNMENT = 64
-"""Bytes: what vectorised kernels like best."""
+"""Alignment in bytes that suits vectorized kernels."""
 
-_MAX_RANK = 64  # NumPy's own
+_MAX_RANK = 64  # NumPy's limit
 
 _CODES: Mapping[Any, int] = {dtype: code for code, dtype in enumerate(NUMPY_DTYPES.values())}
 _DTYPES: Sequence[np.dtype[Any]] = tuple(NUMPY_DTYPES.values())
@@ -42,15 +42,15 @@ _STRING = list(NUMPY_DTYPES).index(DataType.STRING)
 
 
 def pack_request(arena: Arena, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
-    """Returns the frame that asks for a run, and writes its tensors.
+    """Writes a request's tensors to the arena and returns its frame.
 
     Args:
-        arena: Where the tensors go.
-        inputs: By name.
-        outputs: Names of the outputs wanted.
+        arena: Arena for the tensors.
+        inputs: Inputs by name.
+        outputs: Names of the requested outputs.
 
     Raises:
-        MemoryBudgetExceeded: The inputs are more than the arena may hold.
+        MemoryBudgetExceeded: The inputs do not fit into the arena.
     """
     return (
         _HEADER.pack(_RUN, len(inputs), len(outputs))
@@ -60,10 +60,10 @@ def pack_request(arena: Arena, inputs: Mapping[str, Array], outputs: Sequence[st
 
 
 def unpack_request(arena: Arena, frame: bytes) -> tuple[dict[str, Array], list[str]]:
-    """Returns the inputs by name, as read-only views of the arena, and the names of the outputs wanted.
+    """Returns the inputs by name, as read-only views of the arena, and the names of the requested outputs.
 
     Raises:
-        FrameError: It is no request.
+        FrameError: The frame is not a valid request.
     """
     reader = _Reader(frame)
     kind, count, wanted = reader.take(_HEADER)
@@ -74,31 +74,31 @@ def unpack_request(arena: Arena, frame: bytes) -> tuple[dict[str, Array], list[s
 
 
 def pack_answer(arena: Arena, outputs: Iterable[tuple[str, Array]]) -> bytes:
-    """Returns the frame that answers with `outputs`, and writes their tensors.
+    """Writes the tensors of `outputs` to the arena and returns the frame of the answer.
 
     Raises:
-        MemoryBudgetExceeded: They are more than the arena may hold.
+        MemoryBudgetExceeded: The outputs do not fit into the arena.
     """
     named = list(outputs)
     return _HEADER.pack(_DONE, len(named), 0) + _pack_tensors(arena, named)
 
 
 def pack_failure(error: TurnoutError) -> bytes:
-    """Returns the frame that says why there are no outputs."""
+    """Returns the frame that reports an error."""
     return _HEADER.pack(_FAILED, 0, 0) + json.dumps(failure_body(error)).encode()
 
 
 def pack_loaded(providers: Sequence[str], device: str) -> bytes:
-    """Returns the frame that says that the session is loaded, and what it runs on."""
+    """Returns the frame that reports a loaded session, with its execution providers and device."""
     return _HEADER.pack(_LOADED, 0, 0) + json.dumps([*providers, device]).encode()
 
 
 def unpack_loaded(frame: bytes) -> tuple[tuple[str, ...], str]:
-    """Returns the execution providers and the device of a session that was loaded.
+    """Returns the execution providers and the device of a loaded session.
 
     Raises:
-        TurnoutError: As loading it did.
-        FrameError: It says neither.
+        TurnoutError: Loading failed with this error.
+        FrameError: The frame is not valid.
     """
     reader = _Reader(frame)
     kind, _, _ = reader.take(_HEADER)
@@ -114,11 +114,11 @@ def unpack_loaded(frame: bytes) -> tuple[tuple[str, ...], str]:
 
 
 def unpack_answer(arena: Arena, frame: bytes) -> list[Array]:
-    """Returns copies of the outputs, in the order asked for, or raises what the child's run did.
+    """Returns copies of the outputs, in the order requested.
 
     Raises:
-        TurnoutError: As the child says.
-        FrameError: It is not an answer.
+        TurnoutError: The run failed with this error.
+        FrameError: The frame is not a valid answer.
     """
     reader = _Reader(frame)
     kind, count, _ = reader.take(_HEADER)
@@ -134,7 +134,9 @@ def _failure(text: bytes) -> TurnoutError:
         body = json.loads(text)
     except ValueError as broken:
         raise FrameError("expected an error") from broken
-    return read_failure(body, refused=(ModelCrashed, ModelTimedOut))  # its end and its time are judged on this side
+    return read_failure(
+        body, refused=(ModelCrashed, ModelTimedOut)
+    )  # only this side decides about crashes and timeouts
 
 
 def _pack_tensors(arena: Arena, tensors: Iterable[tuple[str, Array]]) -> bytes:
@@ -199,7 +201,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         raise FrameError("expected a tensor's elements")
     try:
         return np.empty(shape, dtype)
-    except ValueError as error:  # a zero hides a product that NumPy cannot count
+    except ValueError as error:  # one dimension is 0, and the product of the others overflows
         raise FrameError("expected a shape that memory can hold") from error
 
 
@@ -222,7 +224,7 @@ def _unpacked_strings(memory: mmap.mmap, start: int, nbytes: int, shape: tuple[i
 
 
 class _Reader:
-    """Takes a frame apart, from its beginning."""
+    """Reads a frame from its beginning."""
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame

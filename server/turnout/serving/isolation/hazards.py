@@ -1,12 +1,11 @@
-"""Finds the operator of a graph by which a request can end the process that runs it. Pure.
+"""Finds operators of a graph by which a request can end the process that runs it. Pure.
 
-Two kinds: operators that ONNX Runtime crashes or hangs on for some values or sizes of their inputs, and operators that
-make as much of memory or time as a value of a request says. What was tried, and what became of it, is in
-docs/decisions/0037. Sizes that follow from the sizes of a request are no hazard: the bound on messages bounds them.
+There are two kinds: operators on which ONNX Runtime crashes or hangs for some values or sizes of their inputs, and
+operators that take as much memory or time as a value of a request demands. docs/decisions/0037 lists the experiments
+and their results. Sizes that follow from the sizes of a request are no hazard, since the limit on messages bounds them.
 
-What ONNX Runtime makes of several nodes counts, too. It takes an `Add` and a `LayerNormalization` for one operator,
-which ends the process where one addend is empty; that is left to the check of requests
-(`turnout.serving.batching.in_step`).
+Fusions by ONNX Runtime matter too. It fuses an `Add` and a `LayerNormalization` into one operator, which ends the
+process if one addend is empty. That case is left to the check of requests (`turnout.serving.batching.in_step`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +31,7 @@ _MICROSOFT = "com.microsoft"
 _CLASSICAL = "ai.onnx.ml"
 _NCHWC = "com.microsoft.nchwc"
 _KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, _CLASSICAL, _MICROSOFT, _NCHWC, "ai.onnx.preview"})
-"""Domains of operators that ONNX Runtime brings itself."""
+"""Domains of the operators that are part of ONNX Runtime."""
 
 _SIZED_BY: Mapping[str, tuple[int, ...]] = {
     "AffineGrid": (1,),
@@ -48,12 +47,12 @@ _SIZED_BY: Mapping[str, tuple[int, ...]] = {
     "OneHot": (1,),
     "Pad": (1,),
     "Range": (0, 1, 2),
-    "Resize": (1, 2, 3),  # as many as there are: scales came second before operator set 11
+    "Resize": (1, 2, 3),  # those that exist: scales came second before operator set 11
     "STFT": (1, 3),
     "Tile": (1, 2),
     "Upsample": (1,),
 }
-"""By operator: inputs whose values say how much of memory or time it takes."""
+"""Inputs, by operator, whose values determine how much memory or time it takes."""
 
 _MICROSOFT_SIZED_BY: Mapping[str, tuple[int, ...]] = {
     "BeamSearch": (1, 2, 3, 4),
@@ -75,12 +74,12 @@ _HARMLESS_OF_MICROSOFT = frozenset(
     | {"QuantizeLinear", "QuickGelu", "Range", "SampleOp", "Tokenizer", "TransposeMatMul", "Trilu", "UnfoldTensor"}
     | {"Unique", "WordConvEmbedding"}
 )
-"""Operators of `com.microsoft` that no request ended the process by, of whatever sizes and values."""
+"""Operators of `com.microsoft` by which no request of any sizes and values tried could end the process."""
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
 _ATTENTION_RANK = 4
 _COUNTED_ROUNDS = 10**6
-"""A loop of more rounds is not meant to run them all: it ends by its condition, which values may decide."""
+"""A loop of more rounds is not meant to complete them: it ends by its condition, which values may decide."""
 
 _VOLUME_RANK = 5
 _PICTURE_AXES = 2
@@ -93,8 +92,8 @@ class Hazard:
     """An operator by which a request can end the process.
 
     Attributes:
-        node: The operator, and what its node is called.
-        danger: What it does, as the rest of a sentence.
+        node: Operator and name of its node.
+        danger: What the operator does, as the predicate of a sentence.
     """
 
     node: str
@@ -127,7 +126,7 @@ def _hazards(graph: Graph, scope: Scope) -> Iterator[Hazard]:
 
 
 def _danger(node: Node, scope: Scope) -> str:
-    """Returns what is dangerous about a node; "" for nothing."""
+    """Returns why a node is dangerous; "" if it is not."""
     if node.domain not in _KNOWN_DOMAINS:
         return "is a custom operator"
     if node.op_type in _RECURRENT:
@@ -159,7 +158,9 @@ def _sized(node: Node, scope: Scope, sized_by: Mapping[str, tuple[int, ...]]) ->
 
 
 def _division(node: Node, scope: Scope) -> str:
-    """x86 traps on the least integer by -1, and on a division by zero where ONNX Runtime does not look for it."""
+    """Checks integer divisions: x86 traps on the least integer divided by -1, and on division by zero where ONNX
+    Runtime does not check for it.
+    """
     divisor = input_of(node, 1)
     element = scope.type_of(divisor).element or scope.type_of(input_of(node, 0)).element
     if element and "int" not in element:
@@ -231,27 +232,30 @@ def _loop(node: Node, scope: Scope) -> str:
 
 
 def _ends_a_loop_by_one_flag(node: Node, scope: Scope) -> bool:
-    """Tells whether the flag by which the body goes on is one flag: ONNX Runtime reads the first of none as well."""
+    """Returns whether the body's loop condition is a single flag: ONNX Runtime reads the first element of an empty
+    tensor too.
+    """
     ((body,),) = node.subgraphs.values()
     flag = body.outputs[0]
     makers = {name: made for made in body.nodes for name in made.outputs}
     while flag in makers and makers[flag].op_type == "Identity":
         flag = makers[flag].inputs[0]
     if flag in [*body.inputs][1:2]:
-        return True  # it goes on by the flag that it was given, which is looked at more closely
+        return True  # the condition is the one passed to the body, which is checked elsewhere
     shape = Scope(body, overridable=False, outer=scope).type_of(flag).shape
     return shape is not None and all(map(positive, shape))
 
 
 def _windows(node: Node, scope: Scope) -> str:
-    """Pooling of pictures in blocks of channels, which ONNX Runtime makes of any, divides by the height of its output.
+    """Checks pooling of images, which ONNX Runtime may convert to blocks of channels; it then divides by the height of
+    the output.
 
-    That is none where the window and its stride go beyond the picture and its margins, and of a picture without height
-    where there are no rows either: else such a picture is refused.
+    The height is 0 if the window with its stride exceeds the image and its padding. An image without height passes only
+    if there are no rows either; otherwise it is refused.
     """
     element = scope.type_of(input_of(node, 0)).element
     if node.domain == STANDARD_DOMAIN and element not in ("float32", ""):
-        return ""  # blocks are of float32, and of quantised pictures
+        return ""  # only float32 and quantized images are run in blocks
     kernel = _numbers(node, "kernel_shape", 1, 0)
     if len(kernel) != _PICTURE_AXES:
         return ""
@@ -270,7 +274,7 @@ def _windows(node: Node, scope: Scope) -> str:
 
 
 def _numbers(node: Node, name: str, default: int, count: int) -> tuple[int, ...]:
-    """Returns an attribute that is a list of numbers; as many defaults if it is left out or is something else."""
+    """Returns an attribute that is a list of numbers, or `count` defaults if it is missing or of another kind."""
     value = node.attributes.get(name)
     if isinstance(value, tuple) and (not count or len(value) == count):
         return tuple(number for number in value if isinstance(number, int))
@@ -278,7 +282,7 @@ def _numbers(node: Node, name: str, default: int, count: int) -> tuple[int, ...]
 
 
 def _einsum(node: Node, scope: Scope) -> str:
-    """A factor, or the product, that has to be transposed may not be empty: that divides by its sizes."""
+    """Checks for factors and products that may be empty and are transposed, which divides by their sizes."""
     if len(node.inputs) < _FACTORS or _is_plain_product(str(node.attributes.get("equation", ""))):
         return ""
     shapes = [scope.type_of(name).shape for name in node.inputs]
@@ -288,7 +292,7 @@ def _einsum(node: Node, scope: Scope) -> str:
 
 
 def _is_plain_product(equation: str) -> bool:
-    """Tells whether an equation is a product of matrices as they lie: `bij,bjk->bik`."""
+    """Returns whether an equation is a matrix product without transpositions, such as `bij,bjk->bik`."""
     terms, _, product = equation.replace(" ", "").partition("->")
     left, _, right = terms.partition(",")
     if not (left + right + product).isalpha() or any(len({*term}) < len(term) for term in (left, right, product)):
@@ -313,7 +317,7 @@ def _vectors(node: Node, scope: Scope) -> str:
 
 
 def _matrices(node: Node, scope: Scope) -> str:
-    """Takes any two sizes for those of a square, and reads and writes beyond a matrix that is none."""
+    """Checks that matrices are square: the operator assumes it, and otherwise accesses memory out of bounds."""
     shape = scope.type_of(input_of(node, 0)).shape
     if shape is not None and positive(shape[-1]) and shape[-1] == shape[-2]:
         return ""
@@ -321,7 +325,7 @@ def _matrices(node: Node, scope: Scope) -> str:
 
 
 def _with_width(*indices: int) -> "_Danger":
-    """Makes the check of operators that divide by the width of some of their inputs, or by what comes of it."""
+    """Returns the check for operators that divide by the width of some inputs, or by a number derived from it."""
 
     def danger(node: Node, scope: Scope) -> str:
         if all(scope.has_width(name) for index in indices if (name := input_of(node, index))):
@@ -339,19 +343,19 @@ def _with_rows(node: Node, scope: Scope) -> str:
 
 
 def _sum_normalization(node: Node, scope: Scope) -> str:
-    """Adds the second input as often as it fits into the first: never, if it is empty."""
+    """Checks the second input, which is repeated to the size of the first and so must not be empty."""
     one, other = (scope.type_of(input_of(node, index)).shape for index in range(2))
     if other is not None and all(map(positive, other)):
         return ""
     if one is not None and other is not None and one == other and None not in one:
-        return ""  # requests are checked for that, as for an `Add`
+        return ""  # each request is checked for that, as for an `Add`
     if scope.lead(input_of(node, 0)) == scope.lead(input_of(node, 1)):
         return ""
     return "ends the process where only one of the tensors that it adds is empty"
 
 
 def _regions(node: Node, scope: Scope) -> str:
-    """Samples as many points of a region as it is large, if the number is not given; and beside an empty picture."""
+    """Checks for empty images, and for a missing sampling ratio, by which the size of a region sets the work."""
     shape = scope.type_of(input_of(node, 0)).shape
     if not scope.is_picture(input_of(node, 0)) and not (shape and all(map(positive, shape[2:]))):
         return "reads beyond a picture that is empty"

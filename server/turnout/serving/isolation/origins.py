@@ -1,8 +1,8 @@
-"""Follows where the tensors of a graph come from, and what is known of their sizes. Pure.
+"""Tracks what determines the tensors of a graph, and what is known about their sizes. Pure.
 
-constant    the same for every request; its value is known where it is small
-size        zero or more, computed from the sizes of inputs: no value of a request decides it
-value       a value of a request has a part in it
+constant    the same for every request; its value is known if it is small
+size        zero or more, computed from the sizes of inputs, so that no value of a request affects it
+value       depends on a value of a request
 """
 
 from collections.abc import Callable, Sequence
@@ -18,35 +18,35 @@ from turnout.registry.onnx.graph import STANDARD_DOMAIN, Attribute, Graph, Graph
 _SAME_VALUES = frozenset(
     {"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile", "Gather", "Slice"}
 )
-"""Operators whose output holds no values but those of their first input, whatever else they are given."""
+"""Operators whose output contains only values of their first input, whatever their other inputs."""
 
 _INT64 = 7
 _WIDE_TYPES = frozenset({1, _INT64, 11})
-"""Element types, by ONNX's number, that a size keeps its sign in: float32, int64, float64."""
+"""Element types, by ONNX's number, in which a size keeps its sign: float32, int64, float64."""
 
 _NON_NEGATIVE = frozenset(
     {"Add", "Mul", "Div", "Max", "Min", "Concat", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Range", "Mod"}
     | {"CumSum", "ConstantOfShape", "Floor", "Ceil", "Round", "Sqrt", "Abs"}
 )
-"""Operators that make nothing negative of what is not, besides `_SAME_VALUES`."""
+"""Operators that yield nothing negative from inputs that are not negative, besides `_SAME_VALUES`."""
 
 _BOUNDED = frozenset(
     {"ArgMax", "ArgMin", "NonZero", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
     | {"Xor", "IsNaN", "IsInf"}
 )
-"""Operators whose outputs are flags or positions: at most what the sizes of their inputs allow, whatever the values."""
+"""Operators whose outputs are flags or positions, bounded by the sizes of their inputs whatever the values."""
 
 _LEAST_MAXIMUM = 127
-"""What every integer type can hold."""
+"""Largest value that every integer type can represent."""
 
 _GREAT = 2**31
-"""A constant beyond it, times a size, may not fit into 64 bits: 3 * 6148914691236517205 is -1."""
+"""A constant above this, times a size, may overflow 64 bits: 3 * 6148914691236517205 is -1."""
 
 _WEIGHS = frozenset(
     {"MatMul", "MatMulInteger", "FusedMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
     | {"Attention", "QAttention"}
 )
-"""Operators of any domain that give their first input the width that constant weights, their second, say."""
+"""Operators of any domain that set the width of their output by their second input, the weights, if it is constant."""
 
 _STRETCHES = frozenset({"Add", "Sub", "Mul", "Div"})
 
@@ -55,20 +55,20 @@ _KEEPS_SIZES = _STRETCHES | {
     "MultiHeadAttention", "QuantizeLinear", "QuickGelu", "RMSNormalization", "Relu", "RotaryEmbedding", "Sigmoid",
     "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Tanh",
 }  # fmt: skip
-"""Operators of any domain that keep the sizes of their first input; of all their inputs, if they stretch them."""
+"""Operators of any domain that keep the sizes of their first input, or of all inputs if they broadcast."""
 
 _MAKES_PICTURES = frozenset({"AveragePool", "Conv", "ConvInteger", "FusedConv", "MaxPool", "QLinearConv"})
-"""Operators of any domain that fail rather than make a picture without height or width."""
+"""Operators of any domain that fail rather than produce an image without height or width."""
 
 _KEEPS_PICTURES = _KEEPS_SIZES | {
     "BatchNormalization", "Clip", "Concat", "Elu", "HardSigmoid", "HardSwish", "InstanceNormalization", "LRN",
     "LeakyRelu", "Mish", "PRelu", "Selu", "Softplus", "Sum", "Swish",
 }  # fmt: skip
-"""Operators of any domain that make pictures of nothing but pictures and constants."""
+"""Operators of any domain that produce images if all their inputs are images or constants."""
 
 
 class Origin(IntEnum):
-    """What decides a tensor's values; the greater one decides what is made of two."""
+    """What determines a tensor's values. The origin of a combination is the greatest of its parts."""
 
     CONSTANT = 0
     SIZE = 1
@@ -77,12 +77,12 @@ class Origin(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """What is known of a tensor.
+    """What is known about a tensor.
 
     Attributes:
-        origin: Where its values come from.
-        values: Those that it has, if it is constant and small: its elements, in any order and number.
-        positive: All are more than 0, wherever they come from.
+        origin: What determines its values.
+        values: Its elements, in any order and number, if it is constant and small; None if unknown.
+        positive: Whether all elements are known to be above 0.
     """
 
     origin: Origin
@@ -95,7 +95,7 @@ _SIZE = Known(Origin.SIZE)
 
 
 class Scope:
-    """The tensors that a graph can name: its own, and those of the graphs around it."""
+    """The tensors visible in a graph: its own and those of the enclosing graphs."""
 
     def __init__(self, graph: Graph, overridable: bool, outer: "Scope | None" = None) -> None:
         self._outer = outer
@@ -112,7 +112,7 @@ class Scope:
             self._known.setdefault(name, VALUE)
 
     def known(self, name: str) -> Known:
-        """Returns what is known of a tensor."""
+        """Returns what is known about a tensor."""
         found = self._known.get(name)
         if found is None:
             return VALUE if self._outer is None else self._outer.known(name)
@@ -129,29 +129,29 @@ class Scope:
         return found
 
     def set(self, name: str, known: Known) -> None:
-        """Notes what is known of a tensor."""
+        """Records what is known about a tensor."""
         self._known[name] = known
 
     def has_width(self, name: str) -> bool:
-        """Tells whether the last dimension of a tensor is known not to be 0."""
+        """Returns whether the last dimension of a tensor is known not to be 0."""
         shape = self.type_of(name).shape
         if shape:
             return positive(shape[-1])
         return name in self._wide or (self._outer is not None and self._outer.has_width(name))
 
     def lead(self, name: str) -> str:
-        """Returns the first tensor known to have the dimensions of this one, but for the last; this one if none is."""
+        """Returns the first tensor known to have the same dimensions except the last; the tensor itself if none is."""
         found = self._leads.get(name)
         if found is None:
             return name if self._outer is None else self._outer.lead(name)
         return found
 
     def is_picture(self, name: str) -> bool:
-        """Tells whether a tensor is known to have some height and width, whatever they are."""
+        """Returns whether a tensor is known to have a nonzero height and width."""
         return name in self._pictures or (self._outer is not None and self._outer.is_picture(name))
 
     def follow_sizes(self, node: Node) -> None:
-        """Notes what is known of the sizes of a node's output: nobody infers those of ONNX Runtime's own operators."""
+        """Records the sizes of a node's output, since ONNX does not infer those of ONNX Runtime's own operators."""
         computed = [name for name in node.inputs if name and self.known(name).origin is not Origin.CONSTANT]
         if node.op_type in _MAKES_PICTURES or (
             node.op_type in _KEEPS_PICTURES and computed and all(map(self.is_picture, computed))
@@ -178,7 +178,7 @@ class Scope:
 
 
 def made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
-    """Returns what is known of the outputs of a node, in whose graphs `inner` is made."""
+    """Returns what is known about the outputs of a node; `inner` describes the outputs of its subgraphs."""
     standard = node.domain == STANDARD_DOMAIN
     given = [scope.known(name) for name in node.inputs if name]
     origin = max((known.origin for known in (*inner, *given)), default=Origin.CONSTANT)
@@ -191,7 +191,7 @@ def made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
     if node.op_type in _BOUNDED and origin is Origin.VALUE:
         return _SIZE
     if node.op_type == "If":
-        return _either(inner)  # which branch is taken decides among values, not what they are
+        return _either(inner)  # the condition selects among values but does not determine them
     if node.op_type == "Where":
         origin = max((known.origin for known in given[1:]), default=Origin.VALUE)
     if node.op_type in _SAME_VALUES and given:
@@ -210,25 +210,25 @@ def made(node: Node, scope: Scope, inner: Sequence[Known]) -> Known:
 
 
 def _either(branches: Sequence[Known]) -> Known:
-    """Returns what is known of a tensor that is one of several."""
+    """Returns what is known about a tensor that is one of several."""
     origin = max((known.origin for known in branches), default=Origin.CONSTANT)
     negative = origin is Origin.SIZE and any(may_be(known, lambda values: values < 0) for known in branches)
     return Known(origin, np.array([-1]) if negative else None)
 
 
 def _clips_to_positive(node: Node, scope: Scope) -> bool:
-    """Tells whether both bounds are above 0: the upper one holds if it is below the lower one."""
+    """Returns whether both bounds are above 0: the upper bound applies if it is below the lower bound."""
     low, high = input_of(node, 1), input_of(node, 2)
     return bool(low) and all_positive(scope.known(low)) and (not high or all_positive(scope.known(high)))
 
 
 def _wraps(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tells which numbers may make a negative one of a size: negative ones, and those whose multiple wraps around."""
+    """Returns which numbers can make a size negative: negative numbers, and those whose multiples overflow."""
     return np.asarray((values < 0) | (values > _GREAT))
 
 
 def _cast(known: Known, to: Attribute | None) -> Known:
-    """Returns what is known of a tensor in another type: a great number may become a negative one."""
+    """Returns what is known about a tensor after a cast, which may turn a large number into a negative one."""
     if known.values is not None and known.origin is Origin.CONSTANT:
         values = known.values
         most = np.iinfo(np.int64).max if to == _INT64 and values.dtype.kind in "iu" else _LEAST_MAXIMUM
@@ -249,7 +249,7 @@ def _constant(node: Node) -> NDArray[Any] | None:
 
 
 def may_be(known: Known, test: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> bool:
-    """Tells whether a tensor may have a value of which `test` is true."""
+    """Returns whether a tensor may have a value for which `test` is true."""
     if known.positive:
         return False
     if known.origin is Origin.VALUE:
@@ -260,17 +260,17 @@ def may_be(known: Known, test: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> b
 
 
 def all_positive(known: Known) -> bool:
-    """Tells whether no element of a tensor can be 0 or less."""
+    """Returns whether all elements of a tensor are known to be above 0."""
     return known.positive or (known.origin is Origin.CONSTANT and not may_be(known, lambda values: values <= 0))
 
 
 def input_of(node: Node, index: int) -> str:
-    """Returns the name of one of a node's inputs; "" if it is left out."""
+    """Returns the name of one of a node's inputs; "" if it is omitted."""
     return node.inputs[index] if index < len(node.inputs) else ""
 
 
 def positive(size: object) -> bool:
-    """Tells whether a dimension is known not to be 0."""
+    """Returns whether a dimension is known not to be 0."""
     return isinstance(size, int) and size > 0
 
 

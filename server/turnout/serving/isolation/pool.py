@@ -1,10 +1,10 @@
-"""The child processes of one version: each runs one request at a time, and one that dies is replaced.
+"""The child processes of one version. Each runs one request at a time and is replaced when it dies.
 
     runner threads:  take a free child -> run -> put it back
     keeper threads:  start a child -> wait for its end -> back off -> start it again       one thread a child
 
-One child is there from the load on; the others are started when all that are there are busy, up to a bound. Starts of
-one version follow each other, so that a version whose children keep dying costs a core at most.
+One child exists from the time of loading; more are started, up to a limit, when all existing children are busy. A
+version's children are started one at a time, so that a version whose children keep dying costs at most a core.
 """
 
 import contextlib
@@ -30,27 +30,27 @@ from turnout.serving.sessions.tensor import Array
 _LOOK_SECONDS = 0.1
 _START_SECONDS = 600.0
 _TRIAL_SECONDS = 60.0
-"""What one run may take while the version is loaded: proof and warm-up."""
+"""Time limit of one run while the version is loading, for proofs and warm-up."""
 
 _TRIAL_DEATHS = 3
-"""So many made-up inputs may crash a version while it is loaded; each of them costs a start."""
+"""Number of synthetic inputs that may crash a version while it is loading; each crash costs a start."""
 
 _PATIENCE_SECONDS = 1.0
-"""How long a request waits for a child to be started again; it is refused if the next start is further off."""
+"""Longest time that a request waits for a child to be restarted; it is refused if the next start is later."""
 
 
 @dataclass(slots=True)
 class Supervision:
-    """What the children of a server's versions are watched with.
+    """Shared services for the child processes of a server's versions.
 
     Attributes:
-        start_thread: Runs its argument in a new thread of ordinary priority: threads and processes inherit that of
-            the thread that starts them, and it cannot be raised again.
-        died: Told the name of a version, how one of its children ended, the seconds until the next start (None if there
-            is none), and whether the child was ended from here, since nobody waited for its run any more or it answered
-            with what is no answer; called from any thread.
-        pools: Those with children; whatever is left of them is killed when the server ends.
-        ended: The server ends; no pool is opened any more.
+        start_thread: Runs its argument in a new thread of ordinary priority. Threads and processes inherit the priority
+            of the thread that starts them, and it cannot be raised again.
+        died: Called from any thread when a child has ended, with the name of the version, how the child ended, the
+            seconds until the next start (None if there is none), and whether the server ended the child because its run
+            was abandoned or its answer was invalid.
+        pools: Pools that have children; their remaining children are killed when the server stops.
+        ended: Whether the server is stopping, so that no more pools are opened.
     """
 
     start_thread: Callable[[Callable[[], None]], None]
@@ -59,7 +59,7 @@ class Supervision:
     ended: bool = False
 
     def kill(self) -> None:
-        """Ends every child that is left, and has none started any more."""
+        """Kills all remaining children and prevents further starts."""
         self.ended = True
         for pool in list(self.pools):
             pool.kill()
@@ -69,8 +69,8 @@ class ChildPool(EndableRun):
     """Runs a version in child processes. Thread-safe.
 
     Attributes:
-        deaths: Children that ended without being asked to.
-        warm_inputs: One run of these is the first of each child that is started from now on.
+        deaths: Number of children that ended unexpectedly.
+        warm_inputs: Inputs and outputs of the first run of each child started from now on.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class ChildPool(EndableRun):
         kill_after: float,
         supervision: Supervision,
     ) -> None:
-        """Prepares; no process is started.
+        """Prepares the pool; no process is started.
 
         Args:
-            name: Of the version.
-            make: Makes a child without starting it, of its number and whether it is made while the version loads.
-            processes: Most children.
-            kill_after: Seconds after which a run is ended whose requests have all been given up.
-            supervision: Starts the keepers, and is told of deaths.
+            name: Name of the version.
+            make: Creates a child without starting it, from its number and whether the version is still loading.
+            processes: Maximum number of children.
+            kill_after: Seconds after which a run is ended if all its requests have been abandoned.
+            supervision: Starts the keeper threads and is notified of deaths.
         """
         self._name = name
         self._make = make
@@ -96,7 +96,7 @@ class ChildPool(EndableRun):
         self._kill_after = kill_after
         self._supervision = supervision
         self._starting = threading.Lock()  # one start at a time
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards everything below
         self._children: list[IsolatedSession] = []
         self._free: list[IsolatedSession] = []
         self._keepers = 0
@@ -114,27 +114,27 @@ class ChildPool(EndableRun):
 
     @property
     def pids(self) -> list[int]:
-        """Of the children that run."""
+        """Process ids of the running children."""
         with self._changed:
             return [child.pid for child in self._children]
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that is its children's alone."""
+        """Private memory of the children in bytes."""
         with self._changed:
             children = list(self._children)
         return sum(child.memory_bytes for child in children)
 
     def open(self) -> None:
-        """Starts the first child, and waits for it.
+        """Starts the first child and waits for it.
 
         Raises:
             ModelFailure, MemoryBudgetExceeded: As `IsolatedSession.start`.
-            NotLoaded: The server ends.
+            NotLoaded: The server is stopping.
         """
         self._supervision.pools.add(self)
         if self._supervision.ended:
-            raise NotLoaded(f"{self._name} is not loaded: the server ends")
+            raise NotLoaded(f"{self._name} is not loaded: the server is stopping")
         self._keepers = 1
         self._supervision.start_thread(lambda: self._keep(0))
         with self._changed:
@@ -149,10 +149,10 @@ class ChildPool(EndableRun):
         self.tensorrt = first.tensorrt
 
     def serve(self, warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None) -> None:
-        """Says that the version is loaded: more children are started from now on if they are wanted.
+        """Marks the version as loaded; from now on more children are started on demand.
 
         Args:
-            warm_inputs: What each of them runs first, and the outputs wanted; None for nothing.
+            warm_inputs: Inputs and outputs of each new child's first run; None for no such run.
         """
         self.warm_inputs = warm_inputs
         with self._changed:
@@ -160,10 +160,10 @@ class ChildPool(EndableRun):
             self._backoff.answered()
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once, on behalf of nobody: while it is loaded.
+        """Runs the model once on behalf of the load rather than of a request.
 
         Raises:
-            TurnoutError: As `run_unless`; it is ended after a minute, and not begun where it crashed a few times.
+            TurnoutError: As `run_unless`. Runs are ended after a minute, and refused after several crashes.
         """
         if self.deaths >= _TRIAL_DEATHS:
             raise ModelCrashed(f"it crashed on {self.deaths} inputs: no more are tried")
@@ -174,16 +174,16 @@ class ChildPool(EndableRun):
         """Runs the model once; waits for a child if none is free.
 
         Args:
-            inputs: By name.
-            outputs: Names of the outputs wanted.
-            given_up: Tells whether nobody waits any more; the child is killed some time after that.
+            inputs: Inputs by name.
+            outputs: Names of the requested outputs.
+            given_up: Returns whether all callers have stopped waiting; the child is killed some time after that.
 
         Raises:
             TurnoutError: As `Session.run`.
             ModelCrashed: The child died.
-            ModelTimedOut: The run was given up.
-            DigestMismatch: No child runs, and the version's files changed since it was loaded.
-            UnavailableError: No child runs, and the next start is some way off.
+            ModelTimedOut: The run was abandoned.
+            DigestMismatch: No child is running, and the version's files have changed since it was loaded.
+            UnavailableError: No child is running, and the next start is some way off.
         """
         return self._run(inputs, outputs, _Overdue(given_up, self._kill_after), given_up)
 
@@ -200,16 +200,16 @@ class ChildPool(EndableRun):
             try:
                 return child.run(inputs, outputs, overdue)
             except ChildGone:
-                ended = True  # before it was asked: another answers
+                ended = True  # it died before it got the request: another child answers
             except (ModelCrashed, ModelTimedOut):
                 ended = True
                 raise
             finally:
-                if not ended:  # its keeper sees to one that ended
+                if not ended:  # the keeper takes care of a child that ended
                     self._put_back(child)
 
     def kill(self) -> None:
-        """Ends the children, whatever they do, and starts none any more. Runs under way raise ModelCrashed."""
+        """Kills the children and prevents further starts. Runs in progress raise ModelCrashed."""
         with self._changed:
             self._closed = True
             children = list(self._children)
@@ -218,7 +218,7 @@ class ChildPool(EndableRun):
             child.kill()
 
     def close(self) -> None:
-        """Ends the children and waits until they are gone."""
+        """Kills the children and waits until they are gone."""
         self.kill()
         with self._changed:
             while self._keepers:
@@ -233,15 +233,15 @@ class ChildPool(EndableRun):
                 if self._closed:
                     raise ModelCrashed("its process was ended")
                 if given_up():
-                    raise ModelTimedOut("the run was given up before it began")
+                    raise ModelTimedOut("the run was abandoned before it began")
                 away = self._next_start - time.monotonic()
                 if not self._children and away > _PATIENCE_SECONDS and self._serving:
                     raise UnavailableError(
-                        f"{self._name} crashed again and again, and is started again in {away:.0f} s",
+                        f"{self._name} crashed repeatedly and will be restarted in {away:.0f} s",
                         retry_after=away,
                     )
                 if self._serving and len(self._children) == self._keepers < self._processes:
-                    self._start_another()  # one after the other, while all that are there stay busy
+                    self._start_another()  # one at a time, while all others stay busy
                 self._changed.wait(_LOOK_SECONDS)
             return self._free.pop()
 
@@ -257,7 +257,7 @@ class ChildPool(EndableRun):
                 self._free.append(child)
                 self._changed.notify()
 
-    # What follows runs in the keepers' threads.
+    # The following methods run in the keeper threads.
 
     def _keep(self, number: int) -> None:
         try:
@@ -267,11 +267,11 @@ class ChildPool(EndableRun):
                         if self._closed:
                             return
                         self._children.append(child)
-                        self._free.insert(0, child)  # warm ones first
+                        self._free.insert(0, child)  # used after children that are warm
                         self._changed.notify_all()
                     how = child.wait()
                     self._ended(child, how)
-        except Exception as error:  # noqa: BLE001 - a keeper that dies must not leave anybody waiting
+        except Exception as error:  # noqa: BLE001 - requests must not wait for a keeper that died
             failure = ModelFailure(f"its process cannot be kept running ({type(error).__name__})")
             failure.__cause__ = error
             with self._changed:
@@ -282,7 +282,7 @@ class ChildPool(EndableRun):
                 self._changed.notify_all()
 
     def _started(self, child: IsolatedSession) -> bool:
-        """Starts a child, as often as it takes; returns False if it shall not be started any more."""
+        """Starts a child, retrying as necessary; returns False if it must not be started any more."""
         while True:
             with self._starting:
                 if not self._wait_for_start():
@@ -291,7 +291,7 @@ class ChildPool(EndableRun):
                     child.start(lambda: self._closed, timeout=_START_SECONDS, verified=not self._serving)
                     self._warm(child)
                     return not self._closed
-                except DigestMismatch as error:  # no start makes it what was published
+                except DigestMismatch as error:  # retrying would not restore the published files
                     with self._changed:
                         self._failure = error
                         self.deaths += 1
@@ -308,10 +308,10 @@ class ChildPool(EndableRun):
                         self._died(f"could not be started: {error.message}", loaded=False)
 
     def _warm(self, child: IsolatedSession) -> None:
-        """Runs what is to be the first run of a child.
+        """Performs the first run of a child.
 
         Raises:
-            ModelCrashed, ModelTimedOut: It did not outlive that.
+            ModelCrashed, ModelTimedOut: The child did not survive it.
         """
         if self.warm_inputs is None:
             return
@@ -321,10 +321,10 @@ class ChildPool(EndableRun):
         except (ModelCrashed, ModelTimedOut):
             raise
         except TurnoutError:
-            return  # requests will tell
+            return  # requests will get the same error
 
     def _wait_for_start(self) -> bool:
-        """Waits until the next start is due; returns False if there is to be none."""
+        """Waits until the next start is due; returns False if the pool was closed."""
         with self._changed:
             while not self._closed and (left := self._next_start - time.monotonic()) > 0:
                 self._changed.wait(left)
@@ -346,13 +346,13 @@ class ChildPool(EndableRun):
             delay = self._backoff.delay if self._serving else 0.0
             self._next_start = time.monotonic() + delay
             if self._serving and not self._closed and self._keepers < min(2, self._processes):
-                self._start_another()  # what crashes once may again: one should be left then
+                self._start_another()  # so that one is left if the crash happens again
             self._changed.notify_all()
         self._supervision.died(self._name, how, delay, ended)
 
 
 class _Overdue:
-    """Tells that a run was given up, and has gone on for too long since."""
+    """Returns whether a run has been abandoned for longer than the limit."""
 
     def __init__(self, given_up: GivenUp, seconds: float) -> None:
         self._given_up = given_up

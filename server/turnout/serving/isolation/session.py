@@ -1,10 +1,10 @@
-"""A session in a child process of its own, so that a native crash, a hang or memory running out ends only the child.
+"""A session in a child process, so that a native crash, a hang or running out of memory ends only the child.
 
     this process                                             child (`turnout.serving.isolation.child`)
       run -> tensors into the arena of requests, frame --->  run on views of them
              copies of the tensors <--- frame, arena of answers
 
-Arenas and frames: `turnout.serving.isolation.frames`. The child can read requests, not write them.
+See `turnout.serving.isolation.frames` for arenas and frames. The child can read the arena of requests but not write it.
 """
 
 import contextlib
@@ -33,27 +33,27 @@ from turnout.serving.sandbox.processes import Ended, end_child, ending, start_ch
 from turnout.serving.sessions.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
-"""Of the child for the processor, as `turnout.host.cpu.lower_priority` lowers it."""
+"""CPU priority of the child, lowered with `turnout.host.cpu.lower_priority`."""
 
 GivenUp = Callable[[], bool]
-"""Tells whether nobody waits for a run any more. Called from the thread that runs, some ten times a second."""
+"""Returns whether a run has been abandoned. Called about ten times a second from the thread that runs."""
 
 _CHILD = "turnout.serving.isolation.child"
 _CLOSE_SECONDS = 0.5
 
 
 class ChildGone(ModelCrashed):
-    """The child was not there when it was asked: the request did not reach it, and may be asked of another."""
+    """Raised if the child was not running when it was asked. The request did not reach it and may go to another."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildResources:
-    """What a child may take of the machine.
+    """Resources that a child may use.
 
     Attributes:
-        memory_limit: Bytes that runs may take beside what loading took, on the CPU (on a GPU
-            `runtime.arena_limit_bytes` bounds them); 0 for no bound.
-        priority: For the processor.
+        memory_limit: Bytes that runs may use beyond what loading took, on the CPU (on a GPU
+            `runtime.arena_limit_bytes` is the limit); 0 for no limit.
+        priority: CPU priority.
     """
 
     memory_limit: int = 0
@@ -64,14 +64,14 @@ DEFAULT_RESOURCES = ChildResources()
 
 
 class IsolatedSession:
-    """A session in a child process. Blocking; a lock lets one thread in at a time, but `close` may come from any.
+    """A session in a child process. Blocking; a lock admits one thread at a time, but `close` may come from any thread.
 
-    The thread that calls `start` must live for as long as the child shall.
+    The thread that calls `start` must outlive the child.
 
     Attributes:
-        providers: Execution providers that the child's session really runs on; () before the first start.
+        providers: Execution providers that the child's session actually uses; () before the first start.
         device: `cpu` or `cuda:N`.
-        tensorrt: As of `Session`.
+        tensorrt: As in `Session`.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class IsolatedSession:
         tensorrt: Mapping[str, str] = MappingProxyType({}),
         files: Sequence[FileEntry] = (),
     ) -> None:
-        """Prepares; no process is started.
+        """Prepares the session; no process is started.
 
         Args:
-            model: The ONNX file; external data is found beside it.
-            signature: Of that model.
-            providers: ONNX Runtime's names, in order of preference.
-            device_id: Of a GPU provider.
-            runtime: The model's settings.
-            resources: That the child may take.
-            tensorrt: As `Session` takes it.
-            files: What is beside the model and was published, the model itself included: each start compares them.
+            model: Path of the ONNX file, with any external data beside it.
+            signature: Signature of the model.
+            providers: ONNX Runtime's names of execution providers, in order of preference.
+            device_id: Device number for GPU providers.
+            runtime: Runtime settings of the model.
+            resources: Resources that the child may use.
+            tensorrt: As in `Session`.
+            files: Published files of the version, including the model; each start verifies them.
         """
         self._files = [entry.to_json() for entry in files]
         self._job = {
@@ -117,39 +117,39 @@ class IsolatedSession:
         self._requests: Arena | None = None
         self._answers: Arena | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._why = ""  # it was killed from here
+        self._why = ""  # why this process killed the child; "" if it did not
         self._connection: socket.socket | None = None
 
     @property
     def pid(self) -> int:
-        """Of the child; 0 if there is none."""
+        """Process id of the child; 0 if there is none."""
         return 0 if self._child is None else self._child.pid
 
     @property
     def alive(self) -> bool:
-        """The child runs."""
+        """Whether the child is running."""
         return self._child is not None and self._child.poll() is None
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that is the child's alone; 0 if there is no child, or the system does not tell."""
+        """Private memory of the child in bytes; 0 if there is no child or the system does not report it."""
         return private_bytes(self.pid) if self.alive else 0
 
     def start(self, given_up: GivenUp = lambda: False, *, timeout: float = 60.0, verified: bool = False) -> None:
-        """Starts the child and waits until its session is loaded; one that runs is ended first.
+        """Starts the child and waits until its session is loaded; a running child is ended first.
 
         Args:
-            given_up: The start is ended as soon as this tells that nobody wants it.
-            timeout: Seconds that starting and loading may take.
-            verified: The files were compared with what was published a moment ago; otherwise the child does that, where
-                a file system that hangs holds up nobody else.
+            given_up: The start is abandoned as soon as this returns True.
+            timeout: Time limit in seconds for starting and loading.
+            verified: Whether the files have just been verified. Otherwise the child verifies them, where a file system
+                that hangs does not block this process.
 
         Raises:
-            DigestMismatch: The files are not those that were published.
+            DigestMismatch: The files differ from those published.
             ModelFailure: ONNX Runtime cannot load the model.
-            MemoryBudgetExceeded: It does not fit the memory it may take.
+            MemoryBudgetExceeded: The model does not fit into the permitted memory.
             ModelCrashed: The child died.
-            ModelTimedOut: It was not up in time, or was given up.
+            ModelTimedOut: The child was not ready in time, or the start was abandoned.
         """
         deadline = time.monotonic() + timeout
         with self._busy:
@@ -165,24 +165,24 @@ class IsolatedSession:
                 self.providers, self.device = unpack_loaded(answer)
             except FrameError as error:
                 self._end()
-                raise ModelFailure("its process answered with what is not an answer") from error
+                raise ModelFailure("its process sent an invalid answer") from error
             except TurnoutError:
                 self._end()
                 raise
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
-        """Runs the model once; arguments and answer are those of `Session.run`.
+        """Runs the model once. Arguments and result are those of `Session.run`.
 
         Args:
-            inputs: By name.
-            outputs: Names of the outputs wanted.
-            given_up: The child is killed as soon as this tells that nobody waits any more.
+            inputs: Inputs by name.
+            outputs: Names of the requested outputs.
+            given_up: The child is killed as soon as this returns True.
 
         Raises:
-            TurnoutError: As `Session.run`; the child lives on.
-            ChildGone: There is no child, or it had died before it was asked.
+            TurnoutError: As `Session.run`; the child keeps running.
+            ChildGone: There is no child, or it had died before the request was sent.
             ModelCrashed: The child died.
-            ModelTimedOut: The run was given up.
+            ModelTimedOut: The run was abandoned.
         """
         with self._busy:
             if self._closed or not self.alive or self._requests is None or self._answers is None:
@@ -191,18 +191,18 @@ class IsolatedSession:
                 answer = self._exchange(pack_request(self._requests, inputs, outputs), given_up)
                 return unpack_answer(self._answers, answer)
             except FrameError as error:
-                self._kill_because("it answered with what is not an answer")
-                raise ModelCrashed("its process was ended: it answered with what is not an answer") from error
+                self._kill_because("it sent an invalid answer")
+                raise ModelCrashed("its process was ended: it sent an invalid answer") from error
 
     def wait(self) -> str:
-        """Waits until the child has ended, and returns how: `SIGFPE`, or `exit code 1`. From one thread only."""
+        """Waits until the child has ended and returns how: `SIGFPE` or `exit code 1`. Call it from one thread only."""
         child, connection = self._child, self._connection
         assert child is not None
         if connection is not None:
-            # The socket tells without a look at the clock; waiting for the process itself would keep others from
-            # killing it.
+            # The socket signals the end without polling. Waiting for the process itself would prevent other threads
+            # from killing it.
             poll = select.poll()
-            with contextlib.suppress(OSError, ValueError):  # it was closed meanwhile
+            with contextlib.suppress(OSError, ValueError):  # it was closed in the meantime
                 poll.register(connection.fileno(), 0)
                 poll.poll()
         code = child.wait()
@@ -211,15 +211,15 @@ class IsolatedSession:
 
     @property
     def was_ended(self) -> bool:
-        """Whether the child was killed from here, for what it did, and did not die by itself."""
+        """Whether this process killed the child for its behaviour, so that it did not die by itself."""
         return bool(self._why)
 
     def kill(self) -> None:
-        """Kills the child, whatever it does. A run that is under way raises ModelCrashed."""
+        """Kills the child. A run in progress raises ModelCrashed."""
         self._kill()
 
     def close(self) -> None:
-        """Ends the child: asked by the end of its socket, then killed. A run that is under way raises ModelCrashed."""
+        """Ends the child by closing its socket, then kills it if necessary. A run in progress raises ModelCrashed."""
         self._closed = True
         if self._busy.acquire(blocking=False):
             if self._connection is not None and self._child is not None:
@@ -227,7 +227,7 @@ class IsolatedSession:
                     self._connection.shutdown(socket.SHUT_RDWR)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._child.wait(_CLOSE_SECONDS)
-        else:  # a run is under way, and it is for nothing: it ends with the child
+        else:  # a run is in progress whose result is no longer needed: it ends with the child
             self._kill()
             self._busy.acquire()
         try:
@@ -246,7 +246,7 @@ class IsolatedSession:
             raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
 
     def _start_child(self) -> socket.socket:
-        """Starts the process, and returns the socket to it."""
+        """Starts the process and returns the socket connected to it."""
         if self._requests is None or self._answers is None:
             self._requests = Arena.create(MAX_ARENA, writable=True)
             self._answers = Arena.create(MAX_ARENA, writable=False)
@@ -255,7 +255,7 @@ class IsolatedSession:
         try:
             requests = self._requests.read_only()
             inherited = (theirs.fileno(), requests, self._answers.fd)
-            # What native code prints goes to the log's stream.
+            # Output printed by native code goes to the stream of the log.
             self._child = start_child(_CHILD, os.getpid(), *inherited, pass_fds=inherited, stdout=2, stderr=None)
         except OSError:
             ours.close()
@@ -268,7 +268,7 @@ class IsolatedSession:
         return ours
 
     def _exchange(self, frame: bytes, given_up: GivenUp) -> bytes:
-        """Sends a frame and waits for the answer's."""
+        """Sends a frame and waits for the answer."""
         connection = self._connection
         if connection is None:
             raise ChildGone("its process is not running")
@@ -276,15 +276,15 @@ class IsolatedSession:
             send_frame(connection, frame, given_up)
             return receive_frame(connection, given_up)
         except TimeoutError:
-            self._kill_because("nobody waited for its run any more")
-            raise ModelTimedOut("its process was ended: it took longer than anybody waits") from None
+            self._kill_because("no caller waited for its run any more")
+            raise ModelTimedOut("its process was ended: it took longer than any caller waits") from None
         except BrokenPipeError:
             raise ChildGone(f"its process had died{self._cause()}") from None
         except (ConnectionResetError, EOFError):
             raise ModelCrashed(f"its process died{self._cause()}") from None
 
     def _cause(self) -> str:
-        """Returns by what the child died, once it has: ` of SIGFPE`."""
+        """Returns the cause of the child's death, once it has ended, such as ` of SIGFPE`."""
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             return Ended(self._child.wait(_CLOSE_SECONDS)).cause

@@ -1,4 +1,4 @@
-"""What the child processes of versions are watched with, in a server that has an event loop."""
+"""Supervision of the versions' child processes in a server with an event loop."""
 
 import asyncio
 import threading
@@ -11,11 +11,11 @@ from turnout.serving.isolation.pool import Supervision
 
 
 def supervision(log: FilteringBoundLogger) -> Supervision:
-    """Returns the supervision of a server whose event loop runs; `log` is told of each child that died."""
+    """Returns the supervision for a server with a running event loop; `log` records each child that died."""
     loop = asyncio.get_running_loop()
 
     def start_thread(work: Callable[[], None]) -> None:
-        """Runs `work` in a thread that the event loop's thread starts, whose priority is the ordinary one."""
+        """Runs `work` in a new thread, started from the event loop's thread, which has ordinary priority."""
 
         def start() -> None:
             threading.Thread(target=work, name="keep", daemon=True).start()
@@ -23,7 +23,7 @@ def supervision(log: FilteringBoundLogger) -> Supervision:
         loop.call_soon_threadsafe(start)
 
     def died(version: str, how: str, delay: float | None, ended: bool) -> None:
-        """Tells that the child process of a version died, or was ended from here; from any thread."""
+        """Logs that the child process of a version died or was ended. Callable from any thread."""
 
         def tell() -> None:
             name, _, exact = version.rpartition("@")
@@ -31,7 +31,7 @@ def supervision(log: FilteringBoundLogger) -> Supervision:
             event = "child process ended" if ended else "child process died"
             warn(event, model=name, version=exact, how=how, next_start_seconds=delay)
 
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell)
 
     return Supervision(start_thread, died)

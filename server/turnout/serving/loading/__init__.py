@@ -1,1 +1,1 @@
-"""Bringing one version into memory."""
+"""Loads versions into memory."""

@@ -1,4 +1,4 @@
-"""Compares the environment that a version declares with the machine that is about to load it."""
+"""Compares the environment that a version declares with that of the machine that loads it."""
 
 from typing import Literal
 
@@ -11,10 +11,10 @@ Strictness = Literal["warn", "refuse", "ignore"]
 
 
 def check_environment(manifest: Manifest, strictness: Strictness) -> tuple[str, ...]:
-    """Returns what is declared and not so here, in words, for the log.
+    """Returns the differences between the declared environment and this machine's, as sentences for the log.
 
     Raises:
-        ConfigError: Something is, and such versions are to be refused.
+        ConfigError: There are differences, and `strictness` is `refuse`.
     """
     if strictness == "ignore":
         return ()

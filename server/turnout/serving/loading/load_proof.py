@@ -1,7 +1,7 @@
-"""How a version that is loaded batches, and what it is warmed with, found out in a process that serves others.
+"""Determines how a version batches and its warm-up inputs, while it loads in a process that serves other versions.
 
-Nothing is run there that may take any amount of memory or time: where values become sizes, and where only large inputs
-are left to try, a process of its own tries first, and what ran in it within bounds is run here.
+Nothing is run here that may take an arbitrary amount of memory or time. Where values become sizes, or only large inputs
+remain to be tried, a separate process tries them first, and only what ran there within bounds is run here.
 """
 
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
 CASE_BYTES = 64 << 20
-"""Memory of a golden case that is run at each load; a larger one does without, and so does the load."""
+"""Maximum memory of a golden case that is run at each load; larger cases are not used."""
 
 
 def prove_at_load(
     run: Run, manifest: Manifest, directory: Path, graph: ModelGraph, max_rows: int, sandbox: ProcessSandbox
 ) -> BatchPlan:
-    """Returns how requests of a version are put together.
+    """Returns how requests of a version are batched.
 
     Args:
-        run: Runs the version, in this process.
-        manifest: Of the version.
-        directory: Of the version.
-        graph: Of the version.
-        max_rows: Most rows that the server allows.
+        run: Runs the version in this process.
+        manifest: Manifest of the version.
+        directory: Directory of the version.
+        graph: Graph of the version's model.
+        max_rows: Maximum number of rows that the server allows.
         sandbox: Runs the version in another process.
     """
     case = first_case(directory, CASE_BYTES)

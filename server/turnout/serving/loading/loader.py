@@ -1,7 +1,7 @@
-"""Brings one version into memory: verify, read, find out how it batches, warm. Runs in a loader thread.
+"""Loads one version into memory: verifies and reads it, determines how it batches, and warms it up.
 
-Loader threads step back for the rest of the process: a load may take a core for seconds, and the requests of the
-versions that serve beside it come first.
+Runs in a loader thread of lower priority: a load may take a core for seconds, and the requests of the versions that are
+already serving come first.
 """
 
 import contextlib
@@ -48,37 +48,37 @@ from turnout.serving.tensorrt.sessions import engine_sessions
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
-"""Control flow, whose running time depends on the values given: never run on the event loop."""
+"""Control-flow operators, whose running time depends on input values; they are never run on the event loop."""
 
 CAPTURING = frozenset({providers.CUDA})
-"""Providers whose runs are captured as CUDA graphs."""
+"""Providers whose runs can be captured as CUDA graphs."""
 
 RUNNERS_PER_GPU = 2
-"""One runner copies inputs while the other computes; more only queue on the device."""
+"""One runner copies inputs while the other computes; more would only queue on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """A version in memory, warm.
+    """A version in memory, warmed up.
 
     Attributes:
-        sessions: One for each device; none if the version is isolated.
-        runners: Makers of a `Run` for each runner thread.
+        sessions: One session for each device; empty if the version is isolated.
+        runners: Factories of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
-        plan: How requests are put together.
-        warmth: What warm-up found.
-        inline_bytes: Requests with at most so many bytes of inputs run in less than the configured threshold, and so on
-            the event loop itself; 0 if none do.
-        memory_bytes: What loading took, by device.
-        seconds: What loading took.
-        pool: Its child processes, if it is isolated.
-        isolation: Where it runs, and why there.
-        graphs: Which of its runs are captured as CUDA graphs, or why none are.
-        in_force: How requests are put together while it serves; None for as `plan` says at first.
-        precision: How exactly it runs.
-        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
-        in_step: Groups of dimensions of inputs that are 0 together or not at all.
-        never_empty: Dimensions of inputs, by name and axis, that may not be 0.
+        plan: How requests are batched.
+        warmth: Result of warm-up.
+        inline_bytes: Maximum size of inputs with which a request runs in less than the configured threshold, and so on
+            the event loop itself; 0 if there is none.
+        memory_bytes: Bytes that loading took, by device.
+        seconds: Duration of loading in seconds.
+        pool: Child processes of the version; None if it is not isolated.
+        isolation: Where the version runs, and why.
+        graphs: Which runs are captured as CUDA graphs, or why none are.
+        in_force: Batch plan in force while the version serves; None to start with `plan`.
+        precision: Precision at which the version runs.
+        tensorrt: Whether the version runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
+        in_step: Groups of dimensions of inputs that must be 0 together or not at all.
+        never_empty: Dimensions of inputs, by name and axis, that must not be 0.
     """
 
     sessions: Sequence[Session]
@@ -99,7 +99,7 @@ class LoadedVersion:
     never_empty: frozenset[tuple[str, int]] = frozenset()
 
     def discard(self) -> None:
-        """Frees everything of a version that never came into service."""
+        """Frees the resources of a version that was never put into service."""
         if self.pool is not None:
             self.pool.close()
         preparation.close(self.runners)
@@ -107,7 +107,7 @@ class LoadedVersion:
             session.close()
 
     def free(self) -> None:
-        """Gives back what was captured, and closes those sessions, once no run is under way; waits for threads."""
+        """Frees captured graphs and closes their sessions, after all runs have ended; waits for threads."""
         preparation.close(self.runners)
         for session in self.sessions:
             if session.captures:
@@ -115,7 +115,7 @@ class LoadedVersion:
 
     @property
     def engine(self) -> "Session | ChildPool":
-        """What runs it on its first device; tells providers and device."""
+        """Session or pool for the first device, which has the providers and the device."""
         return self.sessions[0] if self.pool is None else self.pool
 
     @property
@@ -134,30 +134,30 @@ def load(
     processes: Processes,
     on_stage: OnStage = ignore_stage,
 ) -> LoadedVersion:
-    """Brings a version into memory.
+    """Loads a version into memory.
 
     Args:
-        repository: The versions on disk.
-        published: The version, as it was seen there.
-        settings: Of its model.
-        warmup_runs: Of each batch size.
-        on_loaded: Called when it is in memory and warm-up begins.
-        supervision: What its child processes are watched with, if it is isolated.
-        processes: Starts what tries out inputs that had better not be tried in this process.
-        on_stage: Told of stages that may take minutes.
+        repository: Repository of versions on disk.
+        published: The version, as listed there.
+        settings: Settings of its model.
+        warmup_runs: Number of warm-up runs for each batch size.
+        on_loaded: Called when the version is in memory and warm-up begins.
+        supervision: Supervises the child processes if the version is isolated.
+        processes: Starts processes to try inputs that are not safe to try in this one.
+        on_stage: Called with stages that may take minutes.
 
     Raises:
-        NotTrusted: Nobody who is trusted signed it, and the settings require that.
-        DigestMismatch: Its bytes are not those that were published.
-        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
-        ConfigError: A provider was asked for that cannot be used here.
+        NotTrusted: The version has no trusted signature, and the settings require one.
+        DigestMismatch: The bytes differ from those published.
+        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load the model.
+        ConfigError: A requested provider cannot be used here.
     """
     began = time.monotonic()
     runtime = settings.runtime
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
         lower_priority()
     manifest = published.manifest
-    Trust.of(settings.signing).check(repository, published)  # first: it reads small files
+    Trust.of(settings.signing).check(repository, published)  # first, since it reads only small files
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
     names = _providers(runtime)
@@ -176,7 +176,7 @@ def _with_engines(
     into_memory: Callable[[Sequence[str], Callable[[], None]], LoadedVersion],
     progress: LoadProgress,
 ) -> LoadedVersion:
-    """Brings a version into memory whose engines TensorRT builds, or else with the providers that come next.
+    """Loads a version whose engines TensorRT builds; falls back to the next providers if that fails.
 
     Raises:
         TurnoutError: As `load`.
@@ -197,7 +197,7 @@ def _with_engines(
         loaded = None
     finally:
         progress.close()
-    if loaded is None:  # and the error is gone, with the sessions that its traceback kept in memory
+    if loaded is None:  # the error is gone, and with it the sessions that its traceback kept in memory
         assert instead is not None, "it is set where the build failed"
         on_loaded, on_stage = progress.begin()
         on_stage("")
@@ -218,7 +218,7 @@ def _into_memory(
     names: Sequence[str],
     on_loaded: Callable[[], None],
 ) -> LoadedVersion:
-    """Brings a version into memory with some providers; arguments and errors are those of `load`."""
+    """Loads a version with the given providers. Arguments and errors are those of `load`."""
     runtime, manifest = settings.runtime, published.manifest
     on_gpu = names[0] != providers.CPU
     if on_gpu:
@@ -257,7 +257,7 @@ def _into_memory(
         sandbox = ProcessSandbox(settings, processes)
         plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), sandbox)
         if names[0] == providers.TENSORRT and plan.sample is None and fallback(runtime.providers, ""):
-            # Engines of free dimensions are built by the first run, which may be what failed.
+            # Engines for free dimensions are built by the first run, which may be what failed.
             raise ModelFailure(f"no inputs were found that it runs on there: {plan.reason}")
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
@@ -322,14 +322,14 @@ def devices_of(runtime: Runtime) -> list[str]:
     """Returns the devices that a version is loaded on, `cpu` or `cuda:N`.
 
     Raises:
-        ConfigError: A provider was asked for that cannot be used here.
+        ConfigError: A requested provider cannot be used here.
     """
     on_gpu = _providers(runtime)[0] != providers.CPU
     return [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
 
 
 def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings:
-    """Returns a model's settings with these GPUs, `cuda:N` each, and no others."""
+    """Returns a model's settings restricted to the given GPUs, each `cuda:N`."""
     numbers = tuple(int(device.partition(":")[2]) for device in devices)
     return replace(settings, runtime=settings.runtime.model_copy(update={"device_ids": numbers}))
 
@@ -341,7 +341,7 @@ def _providers(runtime: Runtime) -> tuple[str, ...]:
 def _sessions(
     model: Path, published: Published, names: Sequence[str], runtime: Runtime, *, captures: bool
 ) -> Sequence[Session]:
-    """Makes a session for each device. Raises ModelFailure, MemoryBudgetExceeded and ConfigError as `load`."""
+    """Creates a session for each device. Raises ModelFailure, MemoryBudgetExceeded and ConfigError as `load`."""
     signature = published.manifest.signature
     return [
         Session(model, signature, names, device, runtime, captures=captures)
@@ -352,7 +352,7 @@ def _sessions(
 def _not_captured(
     runtime: Runtime, names: Sequence[str], isolation: Isolation, manifest: Manifest, graph: ModelGraph
 ) -> GraphPlan | None:
-    """Returns why no CUDA graph is captured, as far as that is known before a version is loaded; None for nothing."""
+    """Returns why no CUDA graph is captured, as far as that is known before loading; None if nothing prevents it."""
     if runtime.cuda_graphs == "off":
         return off("the configuration says so") if names[0] in CAPTURING else NO_GRAPHS
     if names[0] not in CAPTURING:
@@ -402,23 +402,23 @@ def _pool(
 
 
 def _fit(size: int, limit: int) -> None:
-    """Refuses a version whose weights alone are more than its arena may take.
+    """Refuses a version whose weights alone exceed the limit of its arena.
 
-    ONNX Runtime reserves weights without a look at the limit, and computes what is left of it without a sign: once they
-    are over it, nothing bounds the arena any more.
+    ONNX Runtime reserves memory for weights without checking the limit, and subtracts it from the limit as an unsigned
+    number: if the weights exceed the limit, nothing bounds the arena any more.
 
     Raises:
-        MemoryBudgetExceeded: They are.
+        MemoryBudgetExceeded: The weights exceed the limit.
     """
     if 0 < limit < size:
         raise MemoryBudgetExceeded(
-            f"its files have {size:,} bytes, and [runtime] arena_limit_bytes leaves it {limit:,} on a GPU: a memory"
-            " limit was met"
+            f"its files have {size:,} bytes, and [runtime] arena_limit_bytes allows {limit:,} on a GPU: a memory limit"
+            " was reached"
         )
 
 
 def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
-    """Returns how many runs go on at the same time in this process, one of several `workers`, per device."""
+    """Returns the number of concurrent runs per device in this process, one of `workers` processes."""
     return runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // workers, 1))
 
 
@@ -434,7 +434,7 @@ def _pooled(pool: ChildPool, count: int) -> Sequence[MakeRunner]:
 
 
 def _shared(session: Session) -> AbstractContextManager[Run]:
-    """Makes a runner that shares its session's thread-safe `run`."""
+    """Creates a runner that shares the thread-safe `run` of its session."""
     return contextlib.nullcontext(session.run)
 
 
@@ -448,7 +448,7 @@ def _inline_bytes(warmth: WarmUp, threshold: float) -> int:
 
 
 def _bounded(model: Path, graph: Graph) -> bool:
-    """Tells whether the running time of a model can be judged by the size of its inputs."""
+    """Returns whether a model's running time can be judged by the size of its inputs."""
     if model.stat().st_size > _INLINE_MODEL_BYTES:
         return False
     return all(

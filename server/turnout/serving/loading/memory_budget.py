@@ -1,6 +1,6 @@
-"""Which versions leave memory so that another fits. Pure.
+"""Decides which versions are evicted from memory to make room for another. Pure.
 
-Only versions that requests had loaded ever leave, the least recently used first, and never one that is in use.
+Only versions that were loaded on demand are evicted, least recently used first, and never while in use.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,15 +11,15 @@ from turnout.serving.versions.presence import Key
 
 @dataclass(frozen=True, slots=True)
 class Occupant:
-    """A version in memory, or on its way in or out.
+    """A version in memory, or one being loaded or unloaded.
 
     Attributes:
         key: Model and version.
         memory: Bytes by device (`cpu`, `cuda:0`).
-        used_at: When it was used last, in seconds of any clock.
-        evictable: It was loaded on demand, and nothing else needs it.
-        in_use: Requests or work beside them are under way, or wait for it.
-        leaving: It is being unloaded.
+        used_at: Time of its last use, in seconds of any clock.
+        evictable: Whether it was loaded on demand and nothing else needs it.
+        in_use: Whether requests or other work use it or wait for it.
+        leaving: Whether it is being unloaded.
     """
 
     key: Key
@@ -32,13 +32,13 @@ class Occupant:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Whether a version fits, and what has to happen first.
+    """Whether a version fits into memory, and what has to happen first.
 
     Attributes:
-        fits: It can be loaded now.
-        evict: Versions to unload, in this order; it fits once they, and those that are leaving, are gone.
-        possible: It would fit once nothing that may leave is in use any more.
-        lacking: By device, bytes that are lacking even then; empty if it is possible.
+        fits: Whether it can be loaded now.
+        evict: Versions to unload, in order; the version fits once these and those being unloaded are gone.
+        possible: Whether it would fit once no evictable version is in use.
+        lacking: Bytes still lacking then, by device; None if the version would fit.
     """
 
     fits: bool
@@ -51,9 +51,9 @@ def room_for(need: Mapping[str, int], budgets: Mapping[str, int], occupants: Col
     """Decides whether a version fits beside others.
 
     Args:
-        need: Bytes that it takes, by device.
-        budgets: Bytes that all versions may take together, by device; a device that is not named has no bound.
-        occupants: What takes memory now, without the version.
+        need: Bytes that the version takes, by device.
+        budgets: Bytes that all versions together may take, by device; devices not listed are unlimited.
+        occupants: Other versions that take memory now.
     """
     over = {
         device: wanted + sum(one.memory.get(device, 0) for one in occupants) - budgets[device]
@@ -75,7 +75,7 @@ def room_for(need: Mapping[str, int], budgets: Mapping[str, int], occupants: Col
         return Room(fits=False, evict=tuple(evict))
     lacking = _without(over, [one for one in may_leave if one.in_use])
     if _fits(lacking):
-        return Room(fits=False)  # nothing is unloaded for a load that may not come about
+        return Room(fits=False)  # evict nothing until the load can succeed
     lacking = {device: excess for device, excess in lacking.items() if excess > 0}
     return Room(fits=False, possible=False, lacking=lacking)
 

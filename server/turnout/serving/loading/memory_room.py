@@ -1,4 +1,4 @@
-"""Keeps what versions take in memory within the budget: counts them, and has others unloaded before one is loaded."""
+"""Keeps the memory of versions within the budget: tracks it, and evicts versions before another is loaded."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -12,20 +12,20 @@ from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.presence import Key
 
 WAIT_SECONDS = 30.0
-"""Longest that a load waits for versions that could leave and are in use."""
+"""Longest time that a load waits for versions that are evictable but in use."""
 
 _LOOK_SECONDS = 0.01
-"""Between two looks whether a version that could leave is still in use: requests tell nobody that they end."""
+"""Interval between checks whether an evictable version is still in use, since requests do not signal their end."""
 
 _NAMED = 3
-"""Versions that are named where another does not fit."""
+"""Maximum number of versions named in the error for one that does not fit."""
 
 _SETTING = {"cpu": "memory_budget_bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What is known of a version that takes memory; as of `Occupant`."""
+    """How a version that takes memory is used; see `Occupant`."""
 
     used_at: float
     evictable: bool
@@ -34,28 +34,28 @@ class Use:
 
 
 def use_of(entry: VersionEntry | None, *, waited_for: bool) -> Use:
-    """Tells how a version that takes memory is used.
+    """Returns how a version that takes memory is used.
 
     Args:
-        entry: The version; None if it is forgotten, and its memory not yet given back.
-        waited_for: Requests wait for it, or have waited and are not answered yet.
+        entry: The version; None if it has been forgotten but its memory is not yet freed.
+        waited_for: Whether requests wait for its load, or have waited and are not answered yet.
     """
-    if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # on its way in or out
+    if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # being loaded or unloaded
         leaving = entry is None or entry.state is LifecycleState.DRAINING
         return Use(0.0, evictable=entry is not None and entry.on_demand, in_use=True, leaving=leaving)
     return Use(entry.handle.used_at, entry.on_demand, entry.handle.in_use or waited_for, leaving=False)
 
 
 class MemoryRoom:
-    """What all versions of a server take. Used on the event loop only."""
+    """Tracks the memory of all versions of a server. Used on the event loop only."""
 
     def __init__(self, loading: Loading, use_of: Callable[[Key], Use], evict: Callable[[Key], None]) -> None:
-        """Begins with nothing.
+        """Starts without versions.
 
         Args:
-            loading: Has the budgets.
-            use_of: Tells how a version that takes memory is used.
-            evict: Begins to unload a version.
+            loading: Settings with the memory budgets.
+            use_of: Returns how a version that takes memory is used.
+            evict: Starts to unload a version.
         """
         self._cpu, self._gpu = int(loading.memory_budget_bytes), int(loading.gpu_memory_budget_bytes)
         self._use_of = use_of
@@ -65,46 +65,46 @@ class MemoryRoom:
         self._lock = asyncio.Lock()
 
     def taken(self, *, but: Key) -> list[Mapping[str, int]]:
-        """Returns what each version takes, in bytes by device, without one of them."""
+        """Returns the bytes by device of each version except one."""
         return [memory for key, memory in self._taken.items() if key != but]
 
     def budgets(self, devices: Iterable[str]) -> dict[str, int]:
-        """Returns the budget of each of `devices` that has one, in bytes."""
+        """Returns the budget in bytes of each of `devices` that has one."""
         found = {device: self._cpu if device == "cpu" else self._gpu for device in devices}
         return {device: budget for device, budget in found.items() if budget}
 
     async def take(self, key: Key, size: int, devices: list[str]) -> None:
-        """Waits until a version fits, and counts it from then on.
+        """Waits until a version fits, and reserves its memory.
 
         Args:
             key: The version.
-            size: Of its files, in bytes: what it takes at least on each device. What it took when it was loaded here
-                before counts if that is more.
-            devices: Where it will be loaded.
+            size: Size of its files in bytes, the least that it takes on each device. If an earlier load took more, that
+                amount is reserved.
+            devices: Devices on which it will be loaded.
 
         Raises:
-            MemoryBudgetExceeded: It does not fit, whatever may leave, or what may leave stayed in use.
+            MemoryBudgetExceeded: It does not fit even if all evictable versions leave, or those stayed in use.
         """
         measured = self._measured.get(key, {})
         need = {device: max(size, measured.get(device, 0)) for device in devices}
         budgets = self.budgets(need)
         if not self._fits_now(key, need, budgets):
-            async with self._lock:  # one makes room at a time: two would unload for the same bytes, or twice too much
+            async with self._lock:  # one at a time: two would evict the same versions, or more than necessary
                 await self._make_room(key, need, budgets)
         self._taken[key] = need
 
     def measured(self, key: Key, size: int, memory: Mapping[str, int]) -> None:
-        """Notes what loading a version really took; a version counts as much as its files at least."""
+        """Records the memory that a load took; at least the size of the version's files is counted."""
         if key in self._taken:
             self._measured[key] = memory
             self._taken[key] = {device: max(size, taken) for device, taken in memory.items()}
 
     def leave(self, key: Key) -> None:
-        """Notes that a version takes nothing any more."""
+        """Records that a version takes no memory any more."""
         self._taken.pop(key, None)
 
     def forget(self, key: Key) -> None:
-        """Forgets what a version took once; another may come under its name."""
+        """Forgets how much memory a version took, since another version may be published under its name."""
         self._measured.pop(key, None)
 
     def _fits_now(self, key: Key, need: Mapping[str, int], budgets: Mapping[str, int]) -> bool:
@@ -135,8 +135,12 @@ class MemoryRoom:
         largest = sorted(sizes.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} has {size:,}" for name, size in largest[:_NAMED])
         others = f" ({named}{', ...' if len(largest) > _NAMED else ''})" if named else ""
-        why = "what else is loaded has to stay" if not room.possible else "what could leave is in use"
+        why = (
+            "the other loaded versions have to stay"
+            if not room.possible
+            else "the versions that could be evicted are in use"
+        )
         return (
             f"it takes at least {need[device]:,} bytes on {device}; of [loading] {setting} = {budgets[device]:,}, "
-            f"{sum(sizes.values()):,} are taken{others}, and {why}: a memory limit was met"
+            f"{sum(sizes.values()):,} are taken{others}, and {why}: a memory limit was reached"
         )

@@ -1,16 +1,16 @@
-"""Which GPUs a version is loaded on, of those that it may use. Pure."""
+"""Chooses the GPUs that a version is loaded on, among those that it may use. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 
 def least_loaded(devices: Sequence[str], wanted: int, taken: Collection[Mapping[str, int]]) -> list[str]:
-    """Returns the devices that have least of other versions in memory, in the order in which they were named.
+    """Returns the devices with the least memory taken by other versions, in the order given.
 
     Args:
-        devices: That the version may use, `cuda:N` each, or `cpu` alone.
-        wanted: How many of them; 0, or more than there are: all.
-        taken: What each other version has in memory, in bytes by device. Of devices with as many bytes the one with
-            fewer versions is taken, and then the one that was named first.
+        devices: Devices that the version may use: each `cuda:N`, or `cpu` alone.
+        wanted: Number of devices; 0, or more than there are, for all.
+        taken: Bytes by device of each other version. Among devices with equally many bytes, the one with fewer versions
+            is chosen, then the one listed first.
     """
     if not wanted or wanted >= len(devices):
         return list(devices)

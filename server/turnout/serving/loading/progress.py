@@ -1,25 +1,25 @@
-"""How far a load is, told from the threads that load."""
+"""Reports the progress of a load from the threads that perform it."""
 
 import threading
 from collections.abc import Callable
 
 OnStage = Callable[[str], None]
-"""Told, from any thread, what begins in a load and takes long ("building TensorRT engines"); "" once it ended."""
+"""Called from any thread when a long stage of a load begins ("building TensorRT engines"), and with "" when it ends."""
 
 
 def ignore_stage(stage: str) -> None:
-    """Does nothing: an `OnStage` for loads that nobody watches."""
+    """Does nothing; an `OnStage` for loads whose progress is not shown."""
 
 
 class LoadProgress:
-    """Tells how far a load is that may be tried more than once: nothing of a try is told once it was given up."""
+    """Reports the progress of a load that may be attempted more than once; abandoned attempts report nothing."""
 
     def __init__(self, on_loaded: Callable[[], None], on_stage: OnStage) -> None:
-        """Prepares.
+        """Starts without an attempt.
 
         Args:
             on_loaded: Called once, when the version is in memory and warm-up begins.
-            on_stage: Told of stages.
+            on_stage: Called with stages.
         """
         self._on_loaded = on_loaded
         self._on_stage = on_stage
@@ -28,7 +28,7 @@ class LoadProgress:
         self._loaded = False
 
     def begin(self) -> tuple[Callable[[], None], OnStage]:
-        """Begins a try, and gives up the one before; returns what is called by it in place of the two."""
+        """Starts an attempt and abandons the one before. Returns the two callbacks for the new attempt."""
         with self._changed:
             self._current += 1
             number = self._current
@@ -47,6 +47,6 @@ class LoadProgress:
         return loaded, stage
 
     def close(self) -> None:
-        """Gives up the try that goes on, if one does."""
+        """Abandons the current attempt, if there is one."""
         with self._changed:
             self._current += 1

@@ -1,1 +1,1 @@
-"""Follows the batch dimension through the graph of a model: does each output row depend on its own input row alone?"""
+"""Proves from the graph of a model that each output row depends only on the input row at the same position."""

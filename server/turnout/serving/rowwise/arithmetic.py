@@ -1,7 +1,7 @@
-"""Arithmetic on single elements: whole numbers that may be expressions of sizes. Pure.
+"""Arithmetic on single elements: integers that may be expressions of sizes. Pure.
 
-Fractions are constants that are passed on and never calculated with: what a kernel makes of them depends on its
-precision.
+Floating-point numbers are constants that are passed on but never computed with, since the result of a kernel depends on
+its precision.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Operation = Callable[..., Element]
 
 
 def add(one: Element, other: Element) -> Element:
-    """Adds."""
+    """Returns the sum."""
     if isinstance(one, Size) and isinstance(other, Size):
         if one.symbols == other.symbols or not other.number:
             return Size(one.number + other.number, one.symbols) if other.number else one
@@ -23,7 +23,7 @@ def add(one: Element, other: Element) -> Element:
 
 
 def subtract(one: Element, other: Element) -> Element:
-    """Subtracts."""
+    """Returns the difference."""
     if isinstance(one, Size) and isinstance(other, Size):
         if one.symbols == other.symbols:
             left = one.number - other.number
@@ -34,14 +34,14 @@ def subtract(one: Element, other: Element) -> Element:
 
 
 def multiply(one: Element, other: Element) -> Element:
-    """Multiplies."""
+    """Returns the product."""
     if isinstance(one, Size) and isinstance(other, Size):
         return one * other
     return _otherwise("multiply", True, *_sorted(one, other))
 
 
 def divide(one: Element, other: Element) -> Element:
-    """Divides whole numbers, as C does: towards 0. By 0 the run fails, so that then any answer is right."""
+    """Returns the integer quotient, rounded towards 0 as in C. Division by 0 fails the run, so any result is right."""
     if isinstance(one, Size) and isinstance(other, Size) and other.number:
         if (exact := one / other) is not None:
             return exact
@@ -52,29 +52,29 @@ def divide(one: Element, other: Element) -> Element:
 
 
 def remainder(one: Element, other: Element) -> Element:
-    """What is left of a division, with the sign of the divisor."""
+    """Returns the remainder of a division, with the sign of the divisor."""
     if isinstance(one, Size) and isinstance(other, Size) and one.constant is not None and other.constant:
         return Size(one.constant % other.constant)
     return _otherwise("remainder", True, one, other)
 
 
 def smallest(one: Element, other: Element) -> Element:
-    """The smaller one."""
+    """Returns the smaller number."""
     return _extreme("smallest", min, one, other)
 
 
 def largest(one: Element, other: Element) -> Element:
-    """The larger one."""
+    """Returns the larger number."""
     return _extreme("largest", max, one, other)
 
 
 def negate(one: Element) -> Element:
-    """Negates."""
+    """Returns the negated number."""
     return Size(-one.number, one.symbols) if isinstance(one, Size) else _otherwise("negate", False, one)
 
 
 def equal(one: Element, other: Element) -> Element:
-    """Compares for equality: 1, 0, or not known."""
+    """Returns 1 if the numbers are equal, 0 if they differ, or an unknown truth value."""
     if isinstance(one, Size) and isinstance(other, Size):
         if one == other:
             return Size(1)
@@ -87,7 +87,7 @@ def equal(one: Element, other: Element) -> Element:
 
 
 def less(one: Element, other: Element) -> Element:
-    """Compares: 1 where `one` is less."""
+    """Returns 1 if `one` is less than `other`, 0 if it is not, or an unknown truth value."""
     if isinstance(one, Size) and isinstance(other, Size):
         if one.constant is not None and other.constant is not None:
             return Size(int(one.constant < other.constant))
@@ -99,31 +99,31 @@ def less(one: Element, other: Element) -> Element:
 
 
 def less_or_equal(one: Element, other: Element) -> Element:
-    """Compares: 1 where `one` is not more."""
+    """Returns 1 if `one` is less than or equal to `other`, 0 if it is not, or an unknown truth value."""
     return inverse(less(other, one))
 
 
 def both(one: Element, other: Element) -> Element:
-    """Logical and."""
+    """Returns the logical and."""
     if Size(0) in (one, other):
         return Size(0)
     return Size(1) if one == other == Size(1) else _truth(one, other)
 
 
 def either(one: Element, other: Element) -> Element:
-    """Logical or."""
+    """Returns the logical or."""
     if Size(1) in (one, other):
         return Size(1)
     return Size(0) if one == other == Size(0) else _truth(one, other)
 
 
 def inverse(one: Element) -> Element:
-    """Logical not."""
+    """Returns the logical negation."""
     return Size(1 - one.number) if one in (Size(0), Size(1)) and isinstance(one, Size) else _truth(one)
 
 
 def choose(condition: Element, one: Element, other: Element) -> Element:
-    """`one` if the condition is 1."""
+    """Returns `one` if the condition is true, otherwise `other`."""
     if isinstance(condition, Size) and condition.constant is not None:
         return one if condition.constant else other
     if isinstance(one, Size) and one == other:
@@ -132,38 +132,38 @@ def choose(condition: Element, one: Element, other: Element) -> Element:
 
 
 def magnitude(one: Element) -> Element:
-    """The absolute value."""
+    """Returns the absolute value."""
     if isinstance(one, Size) and (one.is_size or one.constant is not None):
         return Size(abs(one.number), one.symbols)
     return _otherwise("magnitude", True, one)
 
 
 def as_int64(one: Element) -> Element:
-    """A number cast to int64."""
+    """Casts a number to int64."""
     if isinstance(one, float):
         return Size(int(one)) if abs(one) < 2**53 else None
     return one
 
 
 def as_int32(one: Element) -> Element:
-    """A number cast to int32: what does not fit wraps around, and is not known."""
+    """Casts a number to int32. A number that does not fit wraps around and becomes unknown."""
     return within_int32(as_int64(one))
 
 
 def within_int32(one: Element) -> Element:
-    """A number, if it fits into 32 bits as far as can be known: sizes do."""
+    """Returns a number if it is known to fit into 32 bits, as sizes are assumed to; otherwise an unknown number."""
     return one if not isinstance(one, Size) or abs(one.number) < 2**31 else _truth(one)
 
 
 def as_fraction(one: Element) -> Element:
-    """A number cast to a type of fractions: no expression is kept, since its arithmetic is another."""
+    """Casts a number to a floating-point type. Expressions are dropped, since floating-point arithmetic differs."""
     if isinstance(one, Size):
         return float(one.number) if one.constant is not None and abs(one.number) < 2**24 else _truth(one)
     return one
 
 
 def as_truth(one: Element) -> Element:
-    """A number cast to a boolean."""
+    """Casts a number to a boolean."""
     if isinstance(one, Size) and _least(one) > 0:
         return Size(1)
     if isinstance(one, float) or (isinstance(one, Size) and one.constant is not None):
@@ -191,7 +191,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "Not": inverse,
     "Where": choose,
 }
-"""By operator of ONNX; each takes as many elements as the operator takes tensors."""
+"""Operations by ONNX operator. Each takes as many elements as the operator takes tensors."""
 
 
 def _extreme(name: str, pick: Callable[[int, int], int], one: Element, other: Element) -> Element:
@@ -204,7 +204,7 @@ def _extreme(name: str, pick: Callable[[int, int], int], one: Element, other: El
 
 
 def _least(size: Size) -> int:
-    """Returns a bound that a number is never below; the number of rows is 1 at least."""
+    """Returns a lower bound of a number; the number of rows is at least 1."""
     if size.constant is not None:
         return size.constant
     if size.rows == len(size.symbols) and size.number > 0:
@@ -213,7 +213,7 @@ def _least(size: Size) -> int:
 
 
 def _otherwise(name: str, keeps_sign: bool, *operands: Element) -> Element:
-    """Returns what is known of a result that no rule above gives: a symbol of the whole numbers it comes of."""
+    """Returns a result that no rule above gives: a symbol derived from the operands if they are integers."""
     if any(map(counts_rows, operands)):
         return ROW_COUNT
     if all(isinstance(operand, Size) for operand in operands):

@@ -1,8 +1,8 @@
-"""Follows the batch dimension through a graph, node by node, and says whether requests may share a run. Pure.
+"""Follows the batch dimension through a graph, node by node, and decides whether requests may share a run. Pure.
 
-What is proved: put the rows of several requests together along the batch axes of the inputs; then every output of the
-run is made of the outputs that each request would have had alone, one after another along one axis, or it is the same
-as each of them. An operator that no rule speaks for proves nothing, and neither does what comes of it.
+The proof states: if the rows of several requests are concatenated along the batch axes of the inputs, then every output
+of the run either is the concatenation, along one axis, of the outputs that the requests would have got alone, or equals
+each of them. An operator without a rule proves nothing, and neither does anything computed from it.
 """
 
 import itertools
@@ -33,12 +33,12 @@ _RANDOM = frozenset(
 )
 
 _MOST_CASES = 16
-"""Combinations of cases that one node is looked at in."""
+"""Maximum number of combinations of cases in which one node is examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """One of several states, the same for every row: what an `If` leaves, whose condition is not known before a run."""
+    """One of several states, the same for every row: the result of an `If` whose condition is not known in advance."""
 
     states: tuple[Shared | Rows, ...]
 
@@ -50,11 +50,11 @@ Scope = MutableMapping[str, Known]
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the graph says about requests that share a run.
+    """The result of the analysis of a graph.
 
     Attributes:
-        output_axes: The batch axis of each output that has one; every other output is the same for all requests.
-        obstacle: Why nothing is proved, naming the node; "" if it is.
+        output_axes: Batch axis of each output that has one; every other output is the same for all requests.
+        obstacle: Why nothing is proved, naming the node; "" if the proof succeeded.
     """
 
     output_axes: Mapping[str, int] = field(default_factory=dict)
@@ -64,13 +64,13 @@ class Proof:
 def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]) -> Proof:
     """Follows the batch dimension from the inputs to every output.
 
-    Dimensions of one symbol, batch axes apart, are taken for equal where their inputs have to be sent: the proof is for
-    requests that keep to that.
+    Dimensions with the same symbol, except batch axes, are assumed to be equal if their inputs are required. The proof
+    holds for requests that satisfy this.
 
     Args:
-        model: The graph.
-        signature: Of the same model: what callers send.
-        input_axes: The batch axis of each input that is batched; every other input is the same for all requests.
+        model: Graph of the model.
+        signature: Signature of the model.
+        input_axes: Batch axis of each batched input; every other input is the same for all requests.
     """
     axes: dict[str, int] = {}
     for name, state in follow(model, signature, input_axes).items():
@@ -82,9 +82,9 @@ def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str,
             case Rows(_, axis) if state.plain:
                 axes[name] = axis
             case Rows():
-                return Proof(obstacle=f"output {name} has not one slice for each row: its batch axis is folded")
+                return Proof(obstacle=f"output {name} does not have one slice for each row: its batch axis is folded")
             case Shared() if state.counts_rows:
-                return Proof(obstacle=f"output {name} depends on how many rows there are")
+                return Proof(obstacle=f"output {name} depends on the number of rows")
     if not axes:
         return Proof(obstacle="no output depends on the rows")
     return Proof(axes)
@@ -112,29 +112,29 @@ def _size(spec: TensorSpec, axis: int) -> Size:
     match spec.shape[axis]:
         case int(size):
             return Size(size)
-        case str(name) if not spec.has_default:  # what stands in for one that is not sent has sizes of its own
-            return symbol(repr(name))  # within quotes it is not another symbol's name
+        case str(name) if not spec.has_default:  # the default of an input that is not sent may have other sizes
+            return symbol(repr(name))  # quoted, so that it cannot equal the name of another symbol
         case _:
             return symbol(f"{spec.name!r}[{axis}]")
 
 
 class _GraphWalk:
-    """Goes through graphs inside each other."""
+    """Follows states through nested graphs."""
 
     def __init__(self, opset: Mapping[str, int]) -> None:
         self._opset = opset
 
     def through(self, graph: Graph, scope: Scope, place: str) -> list[Known]:
-        """Follows one graph.
+        """Follows one graph and returns the states of its outputs.
 
         Args:
-            graph: Its own inputs, if it is inside another, are in `scope`.
-            scope: What is known before; it is added to.
-            place: Names the graph among those inside each other.
+            graph: The graph. If it is a subgraph, the states of its inputs are in `scope`.
+            scope: States known so far; extended by this method.
+            place: Path of the graph among nested graphs.
         """
         for name, tensor in graph.initializers.items():
             if name in graph.inputs and name in scope:
-                continue  # a caller may set it
+                continue  # callers may override it
             known = constant(tensor.values) if tensor.values is not None else Shared(tuple(map(Size, tensor.shape)))
             _define(scope, name, known)
         for node in graph.nodes:
@@ -155,12 +155,12 @@ class _GraphWalk:
                 obstacles.append(state)
             else:
                 inputs.append(state.states if isinstance(state, Cases) else (state,))
-        if obstacles:  # what no run ever gets to cannot be wrong, whatever else goes into it
+        if obstacles:  # an input that no run ever computes takes precedence: its outputs cannot be wrong
             return [next((o for o in obstacles if o.fails), obstacles[0])] * len(node.outputs)
         types = tuple(graph.types.get(name, TensorType()) for name in node.outputs)
         cases = list(itertools.islice(itertools.product(*inputs), _MOST_CASES + 1))
         if len(cases) > _MOST_CASES:
-            return [Mixed(f"{node}: too many conditions decide what it is given")] * len(node.outputs)
+            return [Mixed(f"{node}: its inputs depend on too many conditions")] * len(node.outputs)
         results = [
             self._case(NodeCall(node, case, self._opset.get(node.domain, 0), place, types), scope) for case in cases
         ]
@@ -175,8 +175,8 @@ class _GraphWalk:
             states = self._apply(call, scope)
         except NotRowWise as found:
             return [Mixed(f"{node}: {found}", fails=isinstance(found, RunFails))] * len(node.outputs)
-        except Exception as error:  # noqa: BLE001 - a node that is not as the standard has it: nothing follows
-            return [Mixed(f"{node}: it is not as its operator is described ({error!r})")] * len(node.outputs)
+        except Exception as error:  # noqa: BLE001 - the node violates the standard, so nothing is known
+            return [Mixed(f"{node}: it does not conform to its operator's description ({error!r})")] * len(node.outputs)
         if node.subgraphs:
             return states
         return [Mixed(f"{node}: {state.reason}") if isinstance(state, Mixed) else state for state in states]
@@ -197,7 +197,7 @@ class _GraphWalk:
             return evaluate(call)
         rule = RULES.get((node.domain, node.op_type))
         if rule is None:
-            raise NotRowWise("it is not known to make its output row by row")
+            raise NotRowWise("it is not known to compute its output row by row")
         return rule(call)
 
     def _if(self, call: NodeCall, scope: Scope) -> Sequence[Known]:
@@ -222,7 +222,7 @@ class _GraphWalk:
 
 
 def _define(scope: Scope, name: str, state: Known) -> None:
-    """Adds a tensor. If the name is taken already, nobody knows which of the two is meant."""
+    """Adds a tensor to the scope. If the name is taken, the state becomes `Mixed`, since the name is ambiguous."""
     scope[name] = Mixed(f"two tensors are named {name}") if name in scope else state
 
 
@@ -240,7 +240,7 @@ def _inner_nodes(node: Node) -> Iterator[Node]:
 
 
 def _captured(node: Node) -> Iterator[str]:
-    """Goes through the names that the graphs inside a node use, their own among them."""
+    """Yields the names used by the graphs inside a node, including names that they define themselves."""
     for inner in _inner_nodes(node):
         yield from inner.inputs
     for graphs in node.subgraphs.values():
@@ -249,7 +249,7 @@ def _captured(node: Node) -> Iterator[str]:
 
 
 def _joined(states: Sequence[Known], name: str) -> Known:
-    """Returns what is known about a tensor called `name` that is one of several, the same one for every row."""
+    """Returns the state of a tensor called `name` that is one of several, the same one for every row."""
     cases: list[Shared | Rows] = []
     for state in states:
         if isinstance(state, Mixed):
@@ -270,7 +270,7 @@ def _joined(states: Sequence[Known], name: str) -> Known:
 
 
 def _common(one: Shared | Rows, other: Shared | Rows, name: str) -> Shared | Rows | None:
-    """Returns what two states have in common, if they differ in sizes and numbers only."""
+    """Returns the common state of two that differ only in sizes and numbers; None if they differ otherwise."""
     if one is other:
         return one
     if isinstance(one, Rows) and isinstance(other, Rows):

@@ -1,4 +1,4 @@
-"""What operators make of tensors that no row decides: shapes, axes, pads. Followed element by element. Pure."""
+"""Evaluates operators on tensors that no row affects (shapes, axes, pads), element by element. Pure."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,10 +30,10 @@ _BOOL = 9
 
 
 def evaluate(call: NodeCall) -> Sequence[State]:
-    """Returns the outputs of a node none of whose inputs is made of rows.
+    """Returns the outputs of a node that has no input made of rows.
 
     Raises:
-        NotRowWise: One depends on the number of rows in a way that is not followed.
+        NotRowWise: An output depends on the number of rows in a way that is not followed.
     """
     counting = any(isinstance(state, Shared) and state.counts_rows for state in call.inputs)
     rule = _RULES.get(call.node.op_type) if not call.node.domain else None
@@ -42,23 +42,23 @@ def evaluate(call: NodeCall) -> Sequence[State]:
     except (_NotFollowed, NotRowWise):
         found = None
     results: Sequence[State] = [found] if isinstance(found, Shared | Rows) else found or []
-    # Where the number of rows comes in, it has to be seen in what comes out: as rows, or as elements.
+    # A dependence on the number of rows must be visible in the outputs: as rows, or as elements.
     if results and not (counting and any(isinstance(s, Shared) and s.elements is None for s in results)):
         return results
     if counting:
-        raise NotRowWise("it calculates with the number of rows")
+        raise NotRowWise("it computes with the number of rows")
     return [_described(call, index) for index in range(len(call.node.outputs))]
 
 
 class _NotFollowed(Exception):
-    """The elements cannot be followed."""
+    """Raised when the elements of a tensor cannot be followed."""
 
 
 _Result = Shared | Rows | list[State]
 
 
 def _described(call: NodeCall, output: int) -> Shared:
-    """Describes an output by what shape inference found out about it."""
+    """Describes an output by the results of shape inference."""
     shape = call.types[output].shape if output < len(call.types) else None
     if shape is None:
         return Shared()
@@ -81,7 +81,7 @@ def _constants(call: NodeCall, index: int) -> list[int]:
 
 
 def _of(elements: Any) -> Shared:
-    """Describes what a NumPy function returned: an object array, or the element itself if it has no dimensions."""
+    """Describes the result of a NumPy function: an object array, or a single element if it has no dimensions."""
     if not isinstance(elements, np.ndarray):
         bare = np.empty((), dtype=object)
         bare[()] = elements
@@ -107,7 +107,7 @@ def _elementwise(call: NodeCall) -> Shared:
 
 
 def _bounded(elements: Any) -> Shared:
-    """Describes results of arithmetic: numbers too large for 32 bits, in which it may have been done, are not known."""
+    """Describes results of arithmetic. Numbers that do not fit into 32 bits are unknown, since it may use 32 bits."""
     return _of(np.frompyfunc(arithmetic.within_int32, 1, 1)(elements))
 
 
@@ -133,13 +133,13 @@ def _shape(call: NodeCall) -> Shared:
 
 
 def shape_of_rows(call: NodeCall) -> Sequence[State]:
-    """`Shape` of a tensor that is made of rows."""
+    """Evaluates `Shape` of a tensor made of rows."""
     rows = call.rows(0)
     return [vector(rows.shape[_bounds(call, rows.rank)])]
 
 
 def size_of_rows(call: NodeCall) -> Sequence[State]:
-    """`Size` of a tensor that is made of rows."""
+    """Evaluates `Size` of a tensor made of rows."""
     return [_of(product(call.rows(0).shape))]
 
 
@@ -197,7 +197,7 @@ def _slice(call: NodeCall) -> Shared:
     cut: list[slice] = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = normal(axis, data.ndim)
-        # ONNX clamps as Python does, save that a negative end below the size means "up to the first" going backwards.
+        # ONNX clamps like Python, except that with a negative step an end below -size means "up to the first".
         size = data.shape[at]
         stop = None if step < 0 and end < -size else end
         cut[at] = slice(0 if step < 0 and start < -size else start, stop, step)
@@ -318,7 +318,7 @@ def _constant_of_shape(call: NodeCall) -> Shared | Rows:
 
 
 def _grown(sizes: Sequence[Element]) -> Rows:
-    """Describes a tensor of sizes of which one counts rows, and in which all rows are the same."""
+    """Describes a tensor in which all rows are equal and one of whose sizes depends on the number of rows."""
     growing = [i for i, size in enumerate(sizes) if counts_rows(size)]
     size = sizes[growing[0]]
     after = size / ONE_ROW if isinstance(size, Size) else None
@@ -341,7 +341,7 @@ def _expand(call: NodeCall) -> Shared | Rows:
         element: Element = wanted[target] if target >= 0 else ONE
         if counts_rows(element):
             if size != ONE:
-                raise NotRowWise("it repeats more than one slice for each row")
+                raise NotRowWise("it repeats more than one slice per row")
             sizes.append(element)
         else:
             sizes.append(
@@ -370,7 +370,7 @@ def _tile(call: NodeCall) -> Shared | Rows:
     sizes: list[Element] = []
     for axis, (size, repeat) in enumerate(zip(state.shape, repeats, strict=True)):
         if counts_rows(repeat) and size != ONE:
-            raise NotRowWise("it repeats more than one slice for each row")
+            raise NotRowWise("it repeats more than one slice per row")
         sizes.append(arithmetic.multiply(size, repeat) if isinstance(repeat, Size) else call.dimension(None, axis))
     return _grown(sizes)
 

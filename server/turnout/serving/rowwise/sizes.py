@@ -1,7 +1,7 @@
-"""Sizes of tensors before a run: products of a number and of symbols. Pure.
+"""Symbolic sizes of tensors before a run: products of a number and symbols. Pure.
 
-A size is never rounded or bounded: what is no product is a symbol of its own, named after how it comes about, so that
-two sizes that come about in the same way are the same.
+Sizes are never rounded or bounded. A size that is not a product becomes a new symbol, named after its derivation, so
+that two sizes derived in the same way are equal.
 """
 
 import hashlib
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _LONGEST_NAME = 160
-"""Characters of a symbol; a longer name is replaced by its digest."""
+"""Maximum length of a symbol's name in characters; longer names are replaced by their digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A number that is the same for every request of a batch and for the batch; for `ROWS` alone it is not.
+    """A number that is the same for every request of a batch and for the batch itself; `ROWS` is the only exception.
 
     Attributes:
-        name: How it comes about; two symbols of one name are one number.
-        size: It is the size of a dimension, and so not below 0.
+        name: Derivation of the number; symbols with equal names are equal.
+        size: Whether it is the size of a dimension, and so not negative.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Symbol:
 
 
 ROWS = Symbol("rows")
-"""How many rows a run has."""
+"""Number of rows in a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Size:
     """A product: `number` times all `symbols`.
 
     Attributes:
-        number: A whole number; a value, unlike a dimension, may be negative.
-        symbols: Sorted by name; one that stands twice is squared.
+        number: An integer; negative only for values, not for dimensions.
+        symbols: Factors sorted by name; repeated factors appear repeatedly.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Size:
         return _product(number, [*self.symbols, *other.symbols]) if number else Size(0)
 
     def __truediv__(self, other: "Size") -> "Size | None":
-        """Returns the size that `other` has to be multiplied with to be this; None if that is no product."""
+        """Returns the size that times `other` gives this size; None if that is not a product."""
         if not other.number or self.number % other.number:
             return None
         left = Counter(self.symbols)
@@ -65,17 +65,17 @@ class Size:
 
     @property
     def constant(self) -> int | None:
-        """The number that it is; None if it has symbols."""
+        """Value of the size; None if it has symbols."""
         return None if self.symbols else self.number
 
     @property
     def rows(self) -> int:
-        """How often the number of rows is a factor."""
+        """Exponent of the number of rows."""
         return sum(symbol == ROWS for symbol in self.symbols)
 
     @property
     def is_size(self) -> bool:
-        """It cannot be below 0."""
+        """Whether it cannot be negative."""
         return self.number >= 0 and all(symbol.size for symbol in self.symbols)
 
 
@@ -84,7 +84,7 @@ ONE_ROW = Size(1, (ROWS,))
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """Multiplies sizes; 1 if there are none."""
+    """Returns the product of sizes; 1 if there are none."""
     result = ONE
     for size in sizes:
         result *= size
@@ -92,26 +92,26 @@ def product(sizes: Iterable[Size]) -> Size:
 
 
 def symbol(name: str, *, size: bool = True) -> Size:
-    """Returns the size that a symbol of that name is."""
+    """Returns the size that consists of a single symbol of the given name."""
     if len(name) > _LONGEST_NAME:
         name = f"#{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}"
     return Size(1, (Symbol(name, size),))
 
 
 def derived(operation: str, *operands: object, size: bool = True) -> Size:
-    """Returns a size that comes about by `operation`, of `operands` that are the same for a row and for a batch."""
+    """Returns a size that `operation` derives from `operands`, which are the same for a row and for a batch."""
     return symbol(f"{operation}({','.join(map(str, operands))})", size=size)
 
 
 def fixed(numbers: Iterable[int]) -> tuple[Size, ...]:
-    """Returns numbers as sizes."""
+    """Converts numbers to sizes."""
     return tuple(map(Size, numbers))
 
 
 def broadcast(one: Size, other: Size) -> Size:
-    """Returns the size that two dimensions get when each is stretched to the other.
+    """Returns the size of two dimensions that are broadcast against each other.
 
-    Neither may have the number of rows as a factor, unless they are the same.
+    Neither may have the number of rows as a factor, unless they are equal.
     """
     if one == other or other == ONE:
         return one
@@ -119,7 +119,7 @@ def broadcast(one: Size, other: Size) -> Size:
         return other
     for size in (one, other):
         if size.constant is not None:
-            return size  # the other one is 1 or the same, or the run fails
+            return size  # the other is 1 or the same, or the run fails
     return derived("broadcast", *sorted(map(str, (one, other))))
 
 

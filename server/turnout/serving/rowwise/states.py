@@ -1,7 +1,7 @@
-"""What is known about one tensor of a graph, for any number of rows of the batched inputs. Pure.
+"""States: what is known about a tensor of a graph, for any number of rows of the batched inputs. Pure.
 
-Think of two runs: of one request alone, and of several whose rows were put together. A state says how the tensor of the
-second follows from those of the first.
+Consider two kinds of run: each request alone, and several requests whose rows are concatenated. A state describes how
+the tensor of the second run follows from those of the first.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from turnout.serving.rowwise.sizes import ONE, ONE_ROW, Size, product
 
 _FOLLOWED = frozenset({"bool", "int32", "int64", "float32", "float64"})
-"""NumPy's names of the element types whose numbers are followed: sizes and scales are of these."""
+"""NumPy's names of the element types whose values are followed, which include those of sizes and scales."""
 
 
 class RowCount:
@@ -24,24 +24,24 @@ class RowCount:
 ROW_COUNT = RowCount()
 
 Element = Size | float | RowCount | None
-"""One number of a tensor: a whole one as an expression (booleans are 0 and 1), or a constant with a fraction.
+"""One element of a tensor: an integer as an expression (booleans are 0 and 1), or a floating-point constant.
 
-None if it is not known before a run; then it is the same for a row and for a batch."""
+None if it is not known before a run; it is then the same for a row and for a batch."""
 
 Elements = NDArray[Any]
 """An object array of `Element`."""
 
 MOST_ELEMENTS = 64
-"""Tensors with more elements than this are not followed element by element: shapes, axes and pads have fewer."""
+"""Maximum number of elements that are followed one by one; shapes, axes and pads have fewer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """The same in both runs: it depends on no row. If it depends on how many there are, `counts_rows` says so.
+    """A tensor that is the same in both runs. `counts_rows` tells whether it depends on the number of rows.
 
     Attributes:
-        shape: Its dimensions; None if not even the rank is known.
-        elements: What it holds; None if that is not followed.
+        shape: Dimensions; None if not even the rank is known.
+        elements: Elements; None if they are not followed.
     """
 
     shape: tuple[Size, ...] | None = None
@@ -49,11 +49,11 @@ class Shared:
 
     @property
     def counts_rows(self) -> bool:
-        """It holds a number that depends on the number of rows."""
+        """Whether an element depends on the number of rows."""
         return self.elements is not None and any(map(counts_rows, self.elements.flat))
 
     def constants(self) -> list[int] | None:
-        """Returns the elements as whole numbers, flat; None if one is not known before a run."""
+        """Returns the elements as a flat list of integers; None if one is not known before a run."""
         if self.elements is None:
             return None
         found = [_whole(element) for element in self.elements.flat]
@@ -62,16 +62,16 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Made of the rows: the tensor of the joined run is those of the single runs, one after another along one axis.
+    """A tensor made of rows: in the joined run, the concatenation along one axis of those of the single runs.
 
-    That axis may have been folded with others: its index counts `before` blocks, in each the rows, for each row `after`
-    slices. Each slice depends on its row alone.
+    That axis may be folded with others: it then consists of `before` blocks, each block of all rows, and each row of
+    `after` slices. Each slice depends on its row only.
 
     Attributes:
-        shape: Its dimensions; that of `axis` is before * rows * after, and no other depends on the number of rows.
+        shape: Dimensions. That of `axis` is before * rows * after; no other depends on the number of rows.
         axis: The batch axis.
-        before: Blocks of the batch axis that each hold all rows.
-        after: Slices of the batch axis that each row has in a block.
+        before: Number of blocks along the batch axis, each of which contains all rows.
+        after: Number of slices per row in each block.
     """
 
     shape: tuple[Size, ...]
@@ -85,36 +85,36 @@ class Rows:
 
     @property
     def rank(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return len(self.shape)
 
     @property
     def layout(self) -> tuple[Size, Size]:
-        """How the rows lie along the batch axis. Where two tensors agree in it, their slices meet row by row."""
+        """Layout of the rows along the batch axis. Slices of tensors with equal layouts match row by row."""
         return self.before, self.after
 
     @property
     def plain(self) -> bool:
-        """Its batch axis counts rows and nothing else."""
+        """Whether the batch axis has one slice per row and is not folded."""
         return self.before == ONE == self.after
 
     def with_shape(self, shape: tuple[Size, ...], axis: int) -> "Rows":
-        """Returns rows that lie in the same way along `axis` of another shape; its size there is set."""
+        """Returns rows with the same layout along `axis` of another shape; the size of `axis` is set accordingly."""
         return Rows((*shape[:axis], self.shape[self.axis], *shape[axis + 1 :]), axis, self.before, self.after)
 
     def with_dimension(self, axis: int, size: Size) -> "Rows":
-        """Returns rows of another size along `axis`, which is not the batch axis."""
+        """Returns rows with another size along `axis`, which must not be the batch axis."""
         assert axis != self.axis
         return Rows((*self.shape[:axis], size, *self.shape[axis + 1 :]), self.axis, self.before, self.after)
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """Nothing is known: a row of it may depend on other rows.
+    """A tensor about which nothing is known: its rows may depend on other rows.
 
     Attributes:
-        reason: What makes it so, naming the node.
-        fails: No run ever gets as far as this tensor.
+        reason: Cause, naming the node.
+        fails: Whether no run ever computes this tensor.
     """
 
     reason: str
@@ -125,15 +125,15 @@ State = Shared | Rows | Mixed
 
 
 class NotRowWise(Exception):
-    """An operator is given its inputs in a way in which its outputs are not made row by row."""
+    """Raised when an operator, given its inputs, does not compute its outputs row by row."""
 
 
 class RunFails(NotRowWise):
-    """Every run of the operator on such inputs fails, alone or not: there is no answer that could be wrong."""
+    """Raised when every run of the operator on such inputs fails, alone or batched, so that no answer can be wrong."""
 
 
 def counts_rows(element: Element) -> bool:
-    """Tells whether a number depends on the number of rows."""
+    """Returns whether a number depends on the number of rows."""
     return element is ROW_COUNT or (isinstance(element, Size) and bool(element.rows))
 
 
@@ -143,7 +143,7 @@ def constant(values: NDArray[Any]) -> Shared:
 
 
 def unknown(shape: tuple[Size, ...] | None) -> Shared:
-    """Describes a tensor of which no more than the shape is known."""
+    """Describes a tensor of which only the shape is known."""
     sizes = [size.constant for size in shape] if shape is not None else [None]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes) or math.prod(known) > MOST_ELEMENTS:
@@ -159,25 +159,25 @@ def vector(sizes: tuple[Size, ...]) -> Shared:
 
 
 def of_elements(elements: Elements) -> Shared:
-    """Describes a tensor by what it holds."""
+    """Describes a tensor by its elements."""
     return Shared(tuple(map(Size, elements.shape)), elements)
 
 
 def regrouped(rows: Rows, shape: tuple[Size, ...]) -> Rows:
-    """Returns `rows` with the same elements in the same order, in dimensions of other sizes.
+    """Returns `rows` with the same elements in the same order, reshaped.
 
     Args:
-        rows: Before.
-        shape: The sizes after; exactly one depends on the number of rows.
+        rows: State before.
+        shape: Sizes after; exactly one depends on the number of rows.
 
     Raises:
-        NotRowWise: A row would not lie in whole slices of one dimension.
+        NotRowWise: A row would not consist of whole slices of one dimension.
     """
     growing = [i for i, size in enumerate(shape) if size.rows]
     if len(growing) != 1 or shape[growing[0]].rows != 1:
         raise NotRowWise("no single dimension of the new shape grows with the rows")
     axis = growing[0]
-    blocks = product(rows.shape[: rows.axis]) * rows.before  # of elements, that each hold all rows
+    blocks = product(rows.shape[: rows.axis]) * rows.before  # number of blocks, each of which contains all rows
     before = blocks / product(shape[:axis])
     factor = shape[axis] / ONE_ROW
     after = None if before is None or factor is None else factor / before

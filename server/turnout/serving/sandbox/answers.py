@@ -1,4 +1,4 @@
-"""The archive of answers that a sandbox's child writes and its parent reads: `.npz` without pickles, within bounds."""
+"""The archive of answers that a sandbox's child writes and its parent reads: bounded `.npz` without pickles."""
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ from turnout.serving.sandbox.examples import Example
 from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_ANSWERS_BYTES = 512 << 20
-"""Bytes of all answers together that are kept for comparison."""
+"""Maximum size in bytes of all answers together that are kept for comparison."""
 
 _MAX_READ = 2 << 30
-"""Memory for answers: text takes more of it than of the archive."""
+"""Maximum memory for reading answers: text takes more memory than space in the archive."""
 
 
 class AnswerArchiveWriter:
-    """Writes answers to an archive one by one, so that they need not be in memory together."""
+    """Writes answers to an archive one by one, so that they are not all in memory at once."""
 
     def __init__(self, file: Path) -> None:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
@@ -30,19 +30,19 @@ class AnswerArchiveWriter:
         self.records: list[dict[str, Any]] = []
 
     def __enter__(self) -> "AnswerArchiveWriter":
-        """Begins."""
+        """Returns the writer itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the archive."""
+        """Closes the archive."""
         self._archive.close()
 
     def add(self, example: Example, outputs: Mapping[str, Array], fault: str) -> None:
-        """Keeps an answer, or says that it is too large to be compared."""
+        """Adds an answer, or a note that it is too large to be compared."""
         plain = {name: _plain(array) for name, array in outputs.items()}
         size = sum(array.nbytes for array in plain.values())
         if size > self._left:
-            plain, fault = {}, f"its outputs, with those before, have more than {MAX_ANSWERS_BYTES >> 20} MiB"
+            plain, fault = {}, f"its outputs and the earlier ones together exceed {MAX_ANSWERS_BYTES >> 20} MiB"
         self._left -= size if plain else 0
         for name, array in plain.items():
             with self._archive.open(f"{len(self.records)}/{name}.npy", "w", force_zip64=True) as file:
@@ -51,10 +51,10 @@ class AnswerArchiveWriter:
 
 
 def read_answers(records: Sequence[Mapping[str, Any]], file: Path) -> Iterator[ExampleResult]:
-    """Reads an archive back, by what `AnswerArchiveWriter.records` said of it.
+    """Reads an archive with the help of its `AnswerArchiveWriter.records`.
 
     Raises:
-        ModelFailure: It cannot be read, or takes too much memory.
+        ModelFailure: The archive cannot be read, or takes too much memory.
     """
     try:
         _, arrays = read_npz(file, _MAX_READ)

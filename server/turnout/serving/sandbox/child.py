@@ -1,4 +1,4 @@
-"""The child's side of `turnout.serving.sandbox.sandbox`: one question, one answer, both in a scratch directory.
+"""The child process of `turnout.serving.sandbox.sandbox`: one question and one answer, both in a scratch directory.
 
 It is forked by `turnout.serving.sandbox.template_process`, or run as `python -m turnout.serving.sandbox.child SCRATCH
 PARENT`; either way it dies with the process that started it.
@@ -46,26 +46,26 @@ from turnout.serving.sessions.tensor import Array
 from turnout.serving.tensorrt.engine_cache import engine_caches, provider_options
 
 SYNTHETIC_INPUTS = 8
-"""Made-up inputs that a version answers besides golden cases."""
+"""Number of synthetic inputs that a version answers besides golden cases."""
 
 PREPACKED_LIMIT = 1 << 30
-"""Bytes of a version from which its weights are not copied into the kernels' own form: with that copy a MatMul of 2 GiB
-took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. What is measured of such a version is a little slower
-and smaller than what will be served."""
+"""Size in bytes from which a version's weights are not copied into the kernels' own layout. With that copy a MatMul of
+2 GiB took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. Such a version therefore runs a little slower,
+and takes less memory, in measurements than when served."""
 
 _PROOF_CASES = 4
-"""Golden cases whose rows are put together with others: all are answered, few have to be in memory at a time."""
+"""Number of golden cases whose rows are batched with others. All cases are answered, but few need be in memory."""
 
 _PROOF_RUNS = 4
-"""A proof of how a version batches takes so many runs or more, each the longer for its rows."""
+"""A proof of how a version batches takes at least this many runs, longer ones for more rows."""
 
 DESCRIBED_BYTES = 512 << 20
-"""Memory that the nodes and texts of an ONNX file may take when it is read, beside a multiple of its size."""
+"""Memory that the nodes and texts of an ONNX file may take when it is read, in addition to a multiple of its size."""
 
 _LOADING = 4
-"""A version is held so many times while it is loaded: as protobuf, as tensors, and as kernels like it best."""
+"""Number of copies of a version held while it is loaded: as protobuf, as tensors, and in the kernels' layout."""
 
-_LIMIT_MET = "a memory limit was met"
+_LIMIT_MET = "a memory limit was reached"
 _WARM_RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
 
@@ -75,15 +75,15 @@ Runs on several threads take more CPU time than elapsed time, so they never coun
 
 
 def main() -> None:
-    """Answers, in a process that was started for it."""
+    """Answers the question in a process started for it."""
     process.die_with_parent(int(sys.argv[2]))
-    process.write_no_core()  # a crash is what this process is for
+    process.write_no_core()  # crashes are expected here
     providers.start_runtime()
     answer(Path(sys.argv[1]))
 
 
 def answer(scratch: Path) -> None:
-    """Answers the question in a scratch directory, and leaves the answer there."""
+    """Answers the question in a scratch directory and writes the answer there."""
     memory.go_first_when_memory_ends(1000)
     request = SandboxRequest.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
     memory.limit_data(
@@ -103,19 +103,20 @@ def answer(scratch: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SandboxRequest:
-    """What is asked, and within which bounds.
+    """A question and the bounds for answering it.
 
     Attributes:
-        model: An ONNX file to be described.
-        versions: Those that it is about: directory and manifest.
+        question: Name of the question.
+        model, size: ONNX file to describe or change, and its size in bytes.
+        versions: Directory and manifest of each version concerned.
         golden: Golden cases.
-        runtime: How sessions are made.
-        max_rows: Most rows in a batch.
-        memory_limit: Bytes beside the models.
-        seconds: How long the latencies of versions are compared.
-        run_seconds: What a run of made-up inputs may take.
-        scratch: Where answers go.
-        attempts: Guards runs that a process need not survive.
+        runtime: Settings for sessions.
+        max_rows: Maximum number of rows in a batch.
+        memory_limit: Bytes that may be used in addition to the models.
+        seconds: Duration of a latency comparison in seconds.
+        run_seconds: Time limit in seconds for a run on synthetic inputs.
+        scratch: Directory for answers.
+        attempts: Guards runs that the process may not survive.
     """
 
     question: str
@@ -133,7 +134,7 @@ class SandboxRequest:
 
     @classmethod
     def of(cls, job: Mapping[str, Any], scratch: Path) -> "SandboxRequest":
-        """Reads what the parent process wrote."""
+        """Reads the request that the parent process wrote."""
         return cls(
             question=job["question"],
             model=Path(job.get("model", "")),
@@ -150,19 +151,19 @@ class SandboxRequest:
         )
 
     def client_message(self, error: TurnoutError) -> str:
-        """Returns an error's message, with the number of the limit that was met."""
-        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was met"
+        """Returns an error's message, with the value of the memory limit if that was met."""
+        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was reached"
         return error.message.replace(_LIMIT_MET, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
 
     def trying(self, what: str) -> AbstractContextManager[None]:
-        """Guards a run of a sample; what a golden case does is a finding, and not guarded."""
+        """Guards a run for a sample. Runs of golden cases are not guarded, since their failures are findings."""
         if what == GOLDEN:
             return contextlib.nullcontext()
         return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
 
 
 def describe(request: SandboxRequest) -> dict[str, Any]:
-    """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which two bytes can state."""
+    """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which takes two bytes in the file."""
     limit = DESCRIBED_BYTES + _LOADING * request.size
     memory.limit_data(limit)
     before = memory.reset_peak()
@@ -170,8 +171,8 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
         facts: dict[str, Any] = read_model(request.model).to_json()
         return facts
     except (InvalidModel, MemoryError) as error:
-        memory.unlimit_data()  # for a few words
-        # Protobuf says of memory that it could not have what it says of bytes that make no sense.
+        memory.unlimit_data()  # for the error message
+        # Protobuf reports a failed allocation with the same error as malformed bytes.
         unparsed = isinstance(error.__cause__, DecodeError) and memory.peak_bytes() - before > limit // 4
         if unparsed or isinstance(error, MemoryError):
             raise InvalidModel(
@@ -182,13 +183,13 @@ def describe(request: SandboxRequest) -> dict[str, Any]:
 
 
 def drop(request: SandboxRequest) -> dict[str, Any]:
-    """Takes the ZipMap out of an ONNX file, and shows that it answers alike."""
+    """Removes the ZipMap from an ONNX file and verifies that the answers are the same."""
     memory.limit_data(DESCRIBED_BYTES + request.memory_limit + _LOADING * request.size)
     return without_zipmap(request.model, request.scratch, request.golden, request.trying)
 
 
 def examine(request: SandboxRequest) -> dict[str, Any]:
-    """Loads one version, proves how it batches, warms it, and has it answer."""
+    """Loads one version, proves how it batches, warms it up and runs it on examples."""
     ((_, manifest),) = request.versions
     before = memory.reset_peak()
     graph = _graph(request)
@@ -197,11 +198,11 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
     found = _sample(request, session, sizes=sizes)
     plan = _proved(request, session, found, graph, sizes=sizes)
     names = [spec.name for spec in manifest.signature.outputs]
-    # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
+    # One row only: which batch sizes pay off depends on the load of the machine, and the peak of memory would too.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
     tried = recipes(values_become_sizes=sizes)
     examples = golden_examples(request.golden, manifest.signature)
-    if found.inputs is not None:  # else made-up ones would be searched for in vain once more
+    if found.inputs is not None:  # otherwise another search for synthetic inputs would be in vain
         examples = chain(examples, _synthetic(request, session, found.recipe, tried))
     answers = AnswerArchiveWriter(request.scratch / ANSWERS_FILE)
     with answers:
@@ -224,7 +225,7 @@ def examine(request: SandboxRequest) -> dict[str, Any]:
 
 
 def sample(request: SandboxRequest) -> dict[str, Any]:
-    """Finds inputs that a version runs on, for who would rather not try in a process that serves."""
+    """Finds inputs that a version runs on, for processes that must not try themselves because they serve."""
     sizes = _values_become_sizes(_graph(request), request.versions[0][1])
     session, _ = _load(request, arena=not sizes)
     found = _sample(request, session, sizes=sizes)
@@ -238,7 +239,7 @@ def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> Sample
     tried = recipes(values_become_sizes=sizes)
     found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, request.trying)
     if found.deadly:
-        raise ModelCrashed(f"{found.trouble}, whatever was made up; a golden case would show what it runs on")
+        raise ModelCrashed(f"{found.trouble}, for all synthetic inputs; a golden case would show what it runs on")
     return replace(
         found, trouble=found.trouble.replace(_LIMIT_MET, request.client_message(MemoryBudgetExceeded(_LIMIT_MET)))
     )
@@ -247,17 +248,17 @@ def _sample(request: SandboxRequest, session: Session, *, sizes: bool) -> Sample
 def _proved(
     request: SandboxRequest, session: Session, found: SampleInputs, graph: ModelGraph, *, sizes: bool
 ) -> BatchPlan:
-    """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
+    """Proves how a version batches. Guarded, since values other than the sample's may crash the process."""
     ((_, manifest),) = request.versions
     sound = (example.inputs for example in golden_examples(request.golden, manifest.signature) if not example.fault)
     rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
-    # Where values become sizes, the sample is the one that was found to be small.
+    # Where values become sizes, the sample is known to be small.
     tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
     try:
         with request.attempts.attempt("other values than those it ran on", _PROOF_RUNS * request.run_seconds):
             return prove(session.run, manifest, request.max_rows, rows, graph, tried, trouble=found.trouble)
     except LeftOut as error:
-        reason = f"unbatched: of other values than those that it ran on first, {error.message}"
+        reason = f"unbatched: on values other than those that it first ran on, {error.message}"
         return BatchPlan(0, reason=reason, sample=found.inputs)
 
 
@@ -271,7 +272,7 @@ def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
 
 
 def compare_latency(request: SandboxRequest) -> dict[str, Any]:
-    """Runs two versions in turns on one input that both take."""
+    """Runs two versions in alternation on one input that both accept."""
     manifests = [manifest for _, manifest in request.versions]
     prepack = max(manifest.size for manifest in manifests) < PREPACKED_LIMIT  # the same for both, or it would decide
     sessions = [_load(request, index, prepack=prepack)[0] for index in range(len(manifests))]
@@ -281,7 +282,7 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
     computed: tuple[list[float], list[float]] = ([], [])
     until = time.perf_counter() + request.seconds
     while len(taken[0]) < _LEAST_ROUNDS or (time.perf_counter() < until and len(taken[0]) < _MOST_ROUNDS):
-        # Turns are taken in turns: whoever comes second finds warmer or colder caches.
+        # The order alternates too, since the second to run finds warmer or colder caches.
         for side in (0, 1) if len(taken[0]) % 2 else (1, 0):
             began, began_cpu = time.perf_counter(), time.process_time()
             sessions[side].run(example.inputs, outputs[side])
@@ -301,7 +302,7 @@ def compare_latency(request: SandboxRequest) -> dict[str, Any]:
 
 
 def optimise(request: SandboxRequest) -> dict[str, Any]:
-    """Writes two versions as ONNX Runtime optimises them, each under its number."""
+    """Writes two versions as optimised by ONNX Runtime, each to a directory named by its index."""
     memory.limit_data(request.memory_limit + sum(_LOADING * manifest.size for _, manifest in request.versions))
     for index, (source, _) in enumerate(request.versions):
         directory = request.scratch / str(index)
@@ -319,13 +320,13 @@ def optimise(request: SandboxRequest) -> dict[str, Any]:
 def _load(
     request: SandboxRequest, index: int = 0, *, arena: bool = True, prepack: bool | None = None
 ) -> tuple[Session, float]:
-    """Loads a version within the bounds on memory.
+    """Loads a version within the memory limits.
 
     Args:
-        request: What is asked.
-        index: Which version.
-        arena: Keep freed memory, where the settings say so: what one run took then counts for the next as well.
-        prepack: As `Session` takes it; by default if the version is small.
+        request: The question.
+        index: Index of the version.
+        arena: Whether to keep freed memory if the settings say so; memory of one run then counts for the next.
+        prepack: As in `Session`; None for small versions only.
     """
     directory, manifest = request.versions[index]
     wanted = request.runtime
@@ -357,8 +358,8 @@ def _load(
 
 
 def _kept_engines(manifest: Manifest, runtime: Runtime, device: int) -> Mapping[str, str]:
-    """Returns the options that have engines kept for whoever loads the version next; none if that cannot be done."""
-    with contextlib.suppress(ConfigError):  # whoever publishes need not be who serves
+    """Returns options that keep engines for the next load of the version; none if that is not possible."""
+    with contextlib.suppress(ConfigError):  # the publisher may lack access to the server's cache
         cache = engine_caches(manifest_digest(manifest), runtime).get(device)
         return provider_options(cache, fp16=False)
     return provider_options(None, fp16=False)
@@ -367,13 +368,13 @@ def _kept_engines(manifest: Manifest, runtime: Runtime, device: int) -> Mapping[
 def _synthetic(
     request: SandboxRequest, session: Session, known: Recipe | None, tried: Sequence[Recipe]
 ) -> Iterator[Example]:
-    """Makes up inputs by the first recipe that the model runs on; their names tell that recipe.
+    """Yields synthetic inputs by the first recipe that the model runs on; their names include the recipe.
 
     Args:
-        request: What is asked.
-        session: Of the first version.
-        known: A recipe that made a sample, which is tried first.
-        tried: The others.
+        request: The question.
+        session: Session of the first version.
+        known: Recipe that produced a sample, which is tried first; None if there is none.
+        tried: Further recipes.
     """
     _, manifest = request.versions[0]
     signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
@@ -395,7 +396,7 @@ def _common_example(request: SandboxRequest, sessions: Sequence[Session], output
     """Returns the first example that both versions answer.
 
     Raises:
-        ModelFailure: No example is answered by both.
+        ModelFailure: There is no example that both answer.
     """
     (_, first), (_, second) = request.versions
     case = next((e for e in golden_examples(request.golden, first.signature) if not e.fault), None)
@@ -408,7 +409,7 @@ def _common_example(request: SandboxRequest, sessions: Sequence[Session], output
                 with _guarded(request, example):
                     session.run(example.inputs, names)
             return example
-    raise ModelFailure("no input was found that both take")
+    raise ModelFailure("no input was found that both accept")
 
 
 def _answer(
@@ -430,7 +431,7 @@ def _guarded(request: SandboxRequest, example: Example) -> AbstractContextManage
 def _repeated(
     session: Session, manifest: Manifest, sample: Mapping[str, Array] | None, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Runs one input twice."""
+    """Runs one input twice and compares the answers."""
     if sample is None:
         return {"repeatable": None, "wander": 0.0, "strays": False}
     one, other = session.run(sample, names), session.run(sample, names)

@@ -1,4 +1,4 @@
-"""What versions are tried on: golden cases, as far as their signature takes them. Made-up inputs are `synthetic`'s."""
+"""Examples that versions are tried on: golden cases that fit the signature. See `synthetic` for synthetic inputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Example:
     """One input to run a version on.
 
     Attributes:
-        name: Of the example, the same for every version that it is given to.
-        golden: It is a golden case.
-        inputs: By name.
-        fault: Why the version cannot be given it; "" if it can.
+        name: Name of the example, the same for every version that gets it.
+        golden: Whether it is a golden case.
+        inputs: Inputs by name.
+        fault: Why the version cannot run it; "" if it can.
     """
 
     name: str
@@ -28,9 +28,7 @@ class Example:
 
 
 def golden_examples(paths: Sequence[Path], signature: Signature) -> Iterator[Example]:
-    """Reads golden cases, one after the other; one that another version brought under a name that is taken gets a
-    number.
-    """
+    """Yields golden cases one by one. A case whose name is taken, by a case of another version, gets a number."""
     names: set[str] = set()
     for path in paths:
         name, number = f"{GOLDEN_DIRECTORY}/{path.name}", 2
@@ -46,10 +44,10 @@ def golden_examples(paths: Sequence[Path], signature: Signature) -> Iterator[Exa
 
 
 def check_fit(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str, Array]:
-    """Returns inputs of a case that the signature takes.
+    """Returns a case's inputs after checking that they fit the signature.
 
     Raises:
-        InvalidModel: It does not take them.
+        InvalidModel: They do not fit.
     """
     for spec in signature.inputs:
         array = inputs.get(spec.name)
@@ -63,12 +61,12 @@ def check_fit(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str,
         ):
             raise InvalidModel(f"its input {spec.name} has shape {list(array.shape)}, the model takes {spec}")
     if unknown := sorted(inputs.keys() - {spec.name for spec in signature.inputs}):
-        raise InvalidModel(f"it has an input {unknown[0]} that the model has not")
+        raise InvalidModel(f"it has an input {unknown[0]} that the model does not have")
     return inputs
 
 
 def first_row(case: Example, signature: Signature) -> Example:
-    """Returns the first row of a case of many: single requests are what latency is about."""
+    """Returns the first row of a case, since latency is measured for single requests."""
     free = {spec.name for spec in signature.inputs if spec.shape and not isinstance(spec.shape[0], int)}
     inputs = {name: array[:1] if name in free else array for name, array in case.inputs.items()}
     return Example(f"the first row of {case.name}", True, inputs)

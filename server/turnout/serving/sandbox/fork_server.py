@@ -1,12 +1,12 @@
-"""Children by fork: a warm process (`turnout.serving.sandbox.template_process`) starts them in milliseconds, and looks
-after them.
+"""Starts children by fork: a warm process (`turnout.serving.sandbox.template_process`) starts them in milliseconds and
+watches them.
 
     this process                        warm process                      child
       connect, "scratch directory" ---->  accept, fork ------------------->  answers, in the scratch directory
-      {code, peak} <------------------- its end, as the kernel tells <-----  ends
+      {code, peak} <------------------- its end, as the kernel reports <---  ends
       close, or die ------------------->  kills it
 
-One connection is one child: whoever asked and goes away, however that happens, takes its child along.
+Each connection belongs to one child. When the process that asked goes away, however that happens, its child is killed.
 """
 
 import json
@@ -36,9 +36,9 @@ from turnout.serving.sandbox.processes import (
 )
 
 SHARED = "_TURNOUT_FORK_SERVER"
-"""Environment variable: the socket of a warm process that others share, as a suite of tests that publishes all the
-time does. No setting, as its first letter says. Whoever listens there is asked for children, so it lies in a directory
-of one's own."""
+"""Environment variable with the socket of a warm process to share, for test suites that publish all the time. It is not
+a setting, as the leading underscore shows. Whatever listens there starts the children, so the socket must be in a
+private directory."""
 
 _WARM = "turnout.serving.sandbox.template_process"
 _SOCKET = "socket"
@@ -46,18 +46,18 @@ _START_SECONDS = 60.0
 _END_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
 _LEAST_SECONDS = 1e-6
-"""Of a socket's timeout: 0 would mean something else."""
+"""Shortest timeout of a socket, since 0 means non-blocking."""
 
 
 class ForkServer:
-    """A warm process of one's own; it starts with the first child, and ends with its owner at the latest."""
+    """A private warm process. It starts with the first child and ends with its owner at the latest."""
 
     def __init__(self, idle_seconds: float | None = None) -> None:
-        """Prepares; nothing is started.
+        """Prepares the server; no process is started.
 
         Args:
-            idle_seconds: Ends the warm process, which holds some 80 MiB, when no child was wanted for so long; it is
-                started again when one is. None keeps it.
+            idle_seconds: Seconds without children after which the warm process, which takes some 80 MiB, is ended; it
+                is restarted when needed. None keeps it running.
         """
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
@@ -65,17 +65,17 @@ class ForkServer:
         self._warm: subprocess.Popen[bytes] | None = None
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
-        """As `Processes.run`."""
+        """Does the same as `Processes.run`."""
         address = self.address()
         try:
             return ask(address, scratch, timeout, cancellation)
         except ModelFailure:
-            if not self._forget(address):  # it lives, and something else was wrong
+            if not self._forget(address):  # it is alive, so something else was wrong
                 raise
-            return ask(self.address(), scratch, timeout, cancellation)  # it ended, idle, while it was asked
+            return ask(self.address(), scratch, timeout, cancellation)  # it had timed out idle during the request
 
     def address(self) -> str:
-        """Returns where the warm process listens; starts it if it does not run.
+        """Returns the address of the warm process, starting it if necessary.
 
         Raises:
             ModelFailure: It does not start.
@@ -87,12 +87,12 @@ class ForkServer:
             return os.path.join(self._home, _SOCKET)
 
     def close(self) -> None:
-        """Ends the warm process, and with it every child that still runs."""
+        """Ends the warm process and all its children."""
         with self._lock:
             self._end()
 
     def _forget(self, address: str) -> bool:
-        """Lets go of the warm process that listened at `address`; False if it still does."""
+        """Drops the warm process that listened at `address`; returns False if it still listens."""
         with self._lock:
             if os.path.join(self._home, _SOCKET) != address:
                 return True
@@ -103,13 +103,13 @@ class ForkServer:
 
     def _start(self) -> None:
         idle = str(self._idle_seconds or "")
-        self._home = tempfile.mkdtemp(prefix="turnout-warm-")  # nobody else may enter it
+        self._home = tempfile.mkdtemp(prefix="turnout-warm-")  # accessible to this user only
         address = os.path.join(self._home, _SOCKET)
-        # The end of its standard input is its owner's end.
+        # The warm process ends when its standard input is closed, as happens when its owner ends.
         warm = start_child(_WARM, address, idle, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._warm = warm
         assert warm.stdout is not None
-        # It says so when it listens.
+        # It writes a byte once it listens.
         if not readable(warm.stdout.fileno(), time.monotonic() + _START_SECONDS) or not warm.stdout.read(1):
             self._end()
             raise ModelFailure("the process that starts trial runs did not start")
@@ -129,29 +129,29 @@ class ForkServer:
 
 
 class SharedForkServer:
-    """A warm process that belongs to someone else, such as a suite of tests."""
+    """A warm process that belongs to another process, such as a test suite."""
 
     def __init__(self, address: str) -> None:
         self._address = address
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
-        """As `Processes.run`."""
+        """Does the same as `Processes.run`."""
         return ask(self._address, scratch, timeout, cancellation)
 
     def close(self) -> None:
-        """As `Processes.close`: its owner ends it."""
+        """Does nothing, since the owner ends the process."""
 
 
 def start_processes() -> Processes:
-    """Returns what starts children here: by fork on Linux, else with an interpreter for each."""
-    if sys.platform != "linux":  # elsewhere system libraries start threads of their own, or nothing tells of them
+    """Returns the means to start children here: by fork on Linux, otherwise with an interpreter for each."""
+    if sys.platform != "linux":  # system libraries start threads elsewhere, or the end of a process is not reported
         return SpawnedProcesses()
     shared = os.environ.get(SHARED)
     return SharedForkServer(shared) if shared else ForkServer(_IDLE_SECONDS)
 
 
 def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
-    """Has the warm process at `address` start a child, and waits for its end; as `Processes.run`.
+    """Starts a child through the warm process at `address` and waits for its end; see `Processes.run`.
 
     Raises:
         ModelFailure: There is no warm process, or it died.
@@ -171,7 +171,7 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
                 connection.settimeout(max(deadline - time.monotonic(), _LEAST_SECONDS))
                 reply: dict[str, Any] = json.loads(receive_frame(connection, lambda: True))
         except TimeoutError:
-            return Ended(-9, timed_out=True)  # leaving closes the connection, which kills it
+            return Ended(-9, timed_out=True)  # leaving the block closes the connection, which kills the child
         except EOFError:
             cancellation.check()
             raise ModelFailure("the process that starts trial runs died") from None

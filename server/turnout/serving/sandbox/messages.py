@@ -1,6 +1,6 @@
-"""What a process and its child say to each other: frames over a socket, and errors as JSON.
+"""Messages between a process and its child: frames over a socket, and errors as JSON.
 
-A frame is a length and that many bytes. The end of the socket is the end of the talk: a child ends with it.
+A frame is a length followed by that many bytes. A child ends when its socket is closed.
 """
 
 import socket
@@ -12,33 +12,33 @@ from turnout import errors
 from turnout.errors import FieldViolation, ModelFailure, TurnoutError
 
 MAX_FRAME = 1 << 26
-"""Bytes of a frame."""
+"""Maximum size of a frame in bytes."""
 
 LOOK_SECONDS = 0.1
-"""Timeout of a socket whose reader looks, each time it is over, whether anybody still waits."""
+"""Socket timeout in seconds, after which readers check whether the request has been abandoned."""
 
 _LENGTH = struct.Struct("<I")
 _MAX_CAUSE = 4000
 
 
 class FrameError(Exception):
-    """The other side said what makes no sense."""
+    """Raised when the other side sends invalid data."""
 
 
 class ChildErrorCause(Exception):
-    """What an error of the child came from, in its words; for the log, never for a client."""
+    """The cause of a child's error, as text; for the log, never for a client."""
 
 
 def send_frame(connection: socket.socket, data: bytes, given_up: Callable[[], bool] = lambda: False) -> None:
     """Sends a frame.
 
     Args:
-        connection: Where to.
-        data: The frame.
-        given_up: Asked whenever the socket's timeout is over.
+        connection: Socket to send to.
+        data: Contents of the frame.
+        given_up: Called at each timeout of the socket; returns whether to abandon the operation.
 
     Raises:
-        TimeoutError: It was given up.
+        TimeoutError: The operation was abandoned.
         OSError: The other side is gone.
     """
     view = memoryview(_LENGTH.pack(len(data)) + data)
@@ -51,12 +51,12 @@ def send_frame(connection: socket.socket, data: bytes, given_up: Callable[[], bo
 
 
 def receive_frame(connection: socket.socket, given_up: Callable[[], bool] = lambda: False) -> bytes:
-    """Waits for a frame; arguments as of `send_frame`.
+    """Waits for a frame. Arguments as in `send_frame`.
 
     Raises:
-        TimeoutError: It was given up.
-        EOFError: The other side has ended the talk.
-        FrameError: It is longer than frames are.
+        TimeoutError: The operation was abandoned.
+        EOFError: The other side closed the connection.
+        FrameError: The frame is too long.
     """
     (size,) = _LENGTH.unpack(_receive(connection, _LENGTH.size, given_up))
     if size > MAX_FRAME:
@@ -65,7 +65,7 @@ def receive_frame(connection: socket.socket, given_up: Callable[[], bool] = lamb
 
 
 def received_frame(data: bytes) -> bytes | None:
-    """Returns the frame that was received; None while it is not whole."""
+    """Returns the contents of a received frame; None if it is incomplete."""
     if len(data) < _LENGTH.size or len(data) - _LENGTH.size < _LENGTH.unpack_from(data)[0]:
         return None
     return data[_LENGTH.size :]
@@ -98,14 +98,14 @@ def failure_body(error: TurnoutError) -> dict[str, Any]:
 
 
 def read_failure(body: Mapping[str, Any], refused: Collection[type[TurnoutError]] = ()) -> TurnoutError:
-    """Returns the error that `failure_body` told.
+    """Recreates an error from the result of `failure_body`.
 
     Args:
-        body: What it returned.
-        refused: Errors that are not for the child to raise: they become ModelFailure, as what is not an error does.
+        body: Result of `failure_body`.
+        refused: Errors that a child must not raise; they become ModelFailure, as do unknown errors.
 
     Raises:
-        FrameError: It did not return that.
+        FrameError: The body is invalid.
     """
     try:
         kind = getattr(errors, str(body["kind"]), ModelFailure)

@@ -1,7 +1,7 @@
-"""Children that answer one question each, and are ended when nobody wants the answer any more.
+"""Child processes that answer one question each, and are ended when the answer is no longer needed.
 
-A child finds its question in a scratch directory, as `job.json`, and leaves its answer there. What it prints is lost,
-since native code prints paths. Nothing that a child leaves is executed: JSON, and arrays without pickles.
+A child reads its question from `job.json` in a scratch directory and writes its answer there. Its output is discarded,
+since native code prints paths. Nothing that a child writes is executed: it is JSON, and arrays without pickles.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from turnout.cancellation import Cancellation
 from turnout.host.cpu import KEEP_PRIORITY
 
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
-"""What a scratch directory holds: the question, the answer, and its arrays."""
+"""Files in a scratch directory: the question, the answer, and its arrays."""
 
 DROPPED_FILE = "dropped.onnx"
-"""In a scratch directory, a model without its ZipMap."""
+"""File in a scratch directory: a model without its ZipMap."""
 
 KEPT_ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES"),
@@ -32,7 +32,7 @@ KEPT_ENVIRONMENT = (
 KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
 
 CHILD_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""ONNX Runtime's telemetry and OpenBLAS each start a thread when imported; a process of two cannot be forked."""
+"""ONNX Runtime's telemetry and OpenBLAS each start a thread when imported, and a process with threads must not fork."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Ended:
     """How a child ended.
 
     Attributes:
-        code: Its exit code, or the negative number of the signal that ended it.
-        peak_bytes: The most memory it held, as the kernel counts (`ru_maxrss`).
-        timed_out: It was killed since its time was over.
+        code: Exit code, or the negative number of the signal that ended it.
+        peak_bytes: Peak memory in bytes, as counted by the kernel (`ru_maxrss`).
+        timed_out: Whether it was killed because it ran out of time.
     """
 
     code: int
@@ -51,7 +51,7 @@ class Ended:
 
     @property
     def cause(self) -> str:
-        """By what it ended, as the end of a sentence: ` of SIGFPE`."""
+        """Cause of the end, to be appended to a sentence, such as ` of SIGFPE`."""
         return f" of {ending(self.code)}" if self.code < 0 else f" with {ending(self.code)}"
 
 
@@ -59,26 +59,26 @@ class Processes(Protocol):
     """Starts children that answer questions."""
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
-        """Has a child answer the question in `scratch`, and waits until it ended.
+        """Starts a child that answers the question in `scratch`, and waits until it has ended.
 
         Args:
-            scratch: Holds `job.json`; the answer is left there.
+            scratch: Directory with `job.json`, where the answer is written too.
             timeout: Seconds after which the child is killed.
-            cancellation: Kills it too.
+            cancellation: Kills the child when it is cancelled.
 
         Raises:
-            WorkCancelled: It was cancelled; the child is gone.
+            WorkCancelled: The work was cancelled; the child is gone.
         """
 
     def close(self) -> None:
-        """Ends what was started for children to come."""
+        """Ends any process kept for starting children."""
 
 
 class SpawnedProcesses:
-    """Starts an interpreter for each child: nearly half a second of imports, and works everywhere."""
+    """Starts an interpreter for each child, with nearly half a second of imports. Works on every platform."""
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
-        """As `Processes.run`."""
+        """Does the same as `Processes.run`."""
         child = start_child("turnout.serving.sandbox.child", scratch, os.getpid())
         timed_out = False
         try:
@@ -91,7 +91,7 @@ class SpawnedProcesses:
         return Ended(child.returncode, timed_out=timed_out)
 
     def close(self) -> None:
-        """As `Processes.close`: there is nothing."""
+        """Does nothing, since no process is kept."""
 
 
 def start_child(
@@ -104,13 +104,13 @@ def start_child(
 ) -> "subprocess.Popen[bytes]":
     """Starts `python -m module`, as `subprocess.Popen` does, without secrets in its environment.
 
-    A Ctrl-C for its owner is not one for the child. It has no session of its own, since Linux schedules sessions as
-    groups, and priority counts only within one (sched_autogroup).
+    The child is in its own process group, so that Ctrl-C for its owner does not reach it. It stays in the owner's
+    session, since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The process cannot be started.
     """
-    return subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+    return subprocess.Popen(  # noqa: S603 - the command contains nothing from a client
         [sys.executable, "-m", module, *map(str, arguments)],
         stdin=stdin,
         stdout=stdout,
@@ -122,13 +122,13 @@ def start_child(
 
 
 def end_child(child: "subprocess.Popen[bytes]") -> None:
-    """Kills a child, and waits until it is gone."""
+    """Kills a child and waits until it is gone."""
     child.kill()
     child.wait()
 
 
 def ending(code: int) -> str:
-    """Returns what an exit code tells: `exit code 1`, or `SIGFPE`."""
+    """Describes an exit code: `exit code 1` or `SIGFPE`."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):
@@ -137,7 +137,7 @@ def ending(code: int) -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """Returns the environment that children get: nothing that is secret, and what keeps them to one thread."""
+    """Returns the environment for children: without secrets, and with variables that keep them single-threaded."""
     kept = {
         name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(KEPT_PREFIXES)
     }
@@ -146,7 +146,7 @@ def child_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def short_address(address: str) -> Iterator[str]:
-    """Gives a path of a socket that is short enough: a socket's may have 107 bytes, and a TMPDIR may have more."""
+    """Yields a short path to a socket, since socket paths are limited to 107 bytes and TMPDIR may be longer."""
     directory, name = os.path.split(address)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -156,12 +156,12 @@ def short_address(address: str) -> Iterator[str]:
 
 
 def readable(descriptor: int, deadline: float) -> bool:
-    """Waits until something can be read from a descriptor; False if that was not before the deadline.
+    """Waits until a descriptor is readable; returns False if the deadline passes first.
 
     Args:
-        descriptor: Of a file.
-        deadline: On the monotonic clock.
+        descriptor: Descriptor of a file.
+        deadline: Deadline on the monotonic clock.
     """
-    poll = select.poll()  # select() cannot wait for descriptors from 1,024 on, and a server has that many
+    poll = select.poll()  # select() does not support descriptors from 1,024 on, which a server may have
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))

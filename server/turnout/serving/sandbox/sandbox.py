@@ -1,9 +1,9 @@
-"""The sandbox of gates (`turnout.registry.compatibility.sandbox`): it runs versions in child processes, one for each
+"""The sandbox for gates (`turnout.registry.compatibility.sandbox`): runs versions in child processes, one for each
 question.
 
-A model that is about to be published may take its process down, hang, or fill the memory: the child ends, and the gate
-says so. Memory is measured there too, if nothing else has been. Arrays come back as `.npz` without pickles, the rest
-as JSON.
+A model that is about to be published may crash its process, hang, or exhaust memory: the child ends and the gate
+reports it. Memory is also measured there, where nothing else has run. Arrays are returned as `.npz` without pickles,
+everything else as JSON.
 """
 
 import contextlib
@@ -41,41 +41,42 @@ from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED
 from turnout.serving.tensorrt.fallback import allowance
 
 OPTIMISED_LIMIT = 1 << 30
-"""Bytes of a version up to which it is optimised for a comparison: that holds it in memory twice, and writes it out."""
+"""Maximum size in bytes of a version that is optimised for a comparison, which holds it in memory twice and writes it
+out."""
 
 LATENCY_COMPARISON_SECONDS = 1.0
-"""How long two versions are run in turns."""
+"""Duration in seconds of the comparison of two versions."""
 
 MOST_DEADLY = 16
-"""Runs that are left out, one after the other, before a version is what is at fault."""
+"""Maximum number of runs that are skipped, one after another, before the version is blamed."""
 
 MOST_LATE = 2
-"""Runs of made-up inputs that may take too long: the next would as well."""
+"""Number of runs on synthetic inputs that may time out, since further runs probably would too."""
 
 _MAX_ANSWER = 64 << 20
 _TOLD = (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelFailure)
 
 
 class ProcessSandbox:
-    """Runs versions in child processes, and remembers what it saw of each."""
+    """Runs versions in child processes and caches the reports."""
 
     def __init__(self, settings: ModelSettings, processes: Processes) -> None:
-        """Prepares; nothing runs yet.
+        """Prepares the sandbox; nothing is run.
 
         Args:
-            settings: Those that the model will be served with: providers, threads, rows in a batch, bounds on trials.
+            settings: Settings with which the model will be served: providers, threads, batch rows, limits of trials.
             processes: Starts children.
         """
         self._settings = settings
         runtime = settings.runtime
         engines = allowance(runtime.providers, runtime.tensorrt_build_timeout_s)
         self._timeout = settings.trials.timeout_s + engines
-        self._run_seconds = settings.trials.run_timeout_s + engines  # engines of free dimensions are built by a run
+        self._run_seconds = settings.trials.run_timeout_s + engines  # a run builds the engines for free dimensions
         self._processes = processes
         self._seen: dict[tuple[Path, tuple[Path, ...]], SandboxReport | TurnoutError] = {}
 
     def examine(self, sandbox_version: SandboxVersion, golden: Sequence[Path]) -> SandboxReport:
-        """As `Sandbox.examine`; a version is examined once, whatever came of it."""
+        """Does the same as `Sandbox.examine`; caches the report or the error."""
         key = (sandbox_version.directory, tuple(golden))
         if key not in self._seen:
             try:
@@ -90,7 +91,7 @@ class ProcessSandbox:
     def compare_latency(
         self, candidate: SandboxVersion, parent: SandboxVersion, golden: Sequence[Path]
     ) -> LatencyComparison:
-        """As `Sandbox.compare_latency`."""
+        """Does the same as `Sandbox.compare_latency`."""
         with self._asked("compare_latency", [candidate, parent], golden, seconds=LATENCY_COMPARISON_SECONDS) as (
             body,
             _,
@@ -99,7 +100,7 @@ class ProcessSandbox:
             return LatencyComparison(int(body["rounds"]), p50, p99, str(body["example"]), bool(body["busy"]))
 
     def optimised_weights(self, first: SandboxVersion, second: SandboxVersion) -> tuple[Weights, Weights] | None:
-        """As `Sandbox.optimised_weights`."""
+        """Does the same as `Sandbox.optimised_weights`."""
         if max(first.manifest.size, second.manifest.size) > OPTIMISED_LIMIT:
             return None
         with self._asked("optimise", [first, second], ()) as (_, scratch):
@@ -107,11 +108,11 @@ class ProcessSandbox:
             return one, other
 
     def describe(self, model: Path) -> ModelFacts:
-        """Reads an ONNX file as `turnout.registry.onnx.model.read_model` does, in bounded memory.
+        """Reads an ONNX file like `turnout.registry.onnx.model.read_model`, but in bounded memory.
 
         Raises:
-            InvalidModel: As that, or it takes more memory than it may.
-            OSError: It cannot be read.
+            InvalidModel: As `read_model`, or reading takes too much memory.
+            OSError: The file cannot be read.
         """
         size = model.stat().st_size
         try:
@@ -121,20 +122,20 @@ class ProcessSandbox:
             raise InvalidModel(f"the ONNX file cannot be read: {error.message}") from error
 
     def drop_zipmap(self, model: Path, target: Path, golden: Sequence[Path]) -> Mapping[str, tuple[str, ...]]:
-        """Writes an ONNX file without the ZipMap that makes its outputs maps, once both have answered alike.
+        """Writes an ONNX file without the ZipMap that turns its outputs into maps, after verifying equal answers.
 
         Args:
             model: The ONNX file.
-            target: Where to; a path where nothing is yet.
-            golden: Golden cases whose inputs both have to answer.
+            target: Path to write to, which must not exist yet.
+            golden: Golden cases whose inputs both models have to answer.
 
         Returns:
-            By output, what the classes along its last axis are called.
+            Names of the classes along the last axis, by output.
 
         Raises:
-            InvalidModel: It has none, or answers otherwise without it, or nothing shows that it does not.
-            TurnoutError: It took its process down, or was not done in time.
-            OSError: It cannot be read.
+            InvalidModel: The model has no ZipMap, answers differently without it, or could not be compared.
+            TurnoutError: The process crashed or timed out.
+            OSError: The file cannot be read.
         """
         size = model.stat().st_size
         with self._asked("drop zipmap", [], golden, model=str(model.absolute()), size=size) as (body, scratch):
@@ -145,11 +146,11 @@ class ProcessSandbox:
         """Finds inputs that a version runs on.
 
         Returns:
-            How they are made up, None if they are the first row of the first golden case that fits; and why there
-            are none, "" if there are.
+            Recipe of synthetic inputs, or None for the first row of the first golden case that fits; and why no inputs
+            were found, "" if some were.
 
         Raises:
-            TurnoutError: It cannot be loaded, or took the process down that it ran in.
+            TurnoutError: The version cannot be loaded, or it crashed its process.
         """
         with self._asked("sample", [sandbox_version], golden) as (body, _):
             if not body["found"]:
@@ -166,7 +167,7 @@ class ProcessSandbox:
     def _asked(
         self, question: str, subjects: Sequence[SandboxVersion], golden: Sequence[Path], **more: Any
     ) -> Iterator[tuple[dict[str, Any], Path]]:
-        """Has a child answer a question; yields its answer and the directory with what it wrote."""
+        """Has a child answer a question; yields the answer and the directory with the files that it wrote."""
         with tempfile.TemporaryDirectory(prefix="turnout-trial-") as directory:
             scratch = Path(directory)
             job = more | {
@@ -183,7 +184,7 @@ class ProcessSandbox:
             yield self._child(scratch, job), scratch
 
     def _child(self, scratch: Path, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Has children answer: what one did not survive, and nobody asked for, the next one leaves out."""
+        """Starts children until one answers. Each skips the synthetic runs that earlier ones did not survive."""
         until = time.monotonic() + self._timeout
         deadly: dict[str, str] = {}
         while True:
@@ -197,9 +198,9 @@ class ProcessSandbox:
             if not what or what in deadly or len(deadly) == MOST_DEADLY:
                 raise ModelCrashed(f"its process died{ended.cause}")
             late = f"a run took longer than {self._run_seconds:g} s"
-            deadly[what] = late if ended.code == -signal.SIGALRM else f"a run took its process down{ended.cause}"
+            deadly[what] = late if ended.code == -signal.SIGALRM else f"its process died{ended.cause} during a run"
             if list(deadly.values()).count(late) == MOST_LATE:
-                raise ModelTimedOut(f"{late}, on two made-up inputs; a golden case would show what it runs on")
+                raise ModelTimedOut(f"{late}, for two synthetic inputs; a golden case would show what it runs on")
         return _read(scratch)
 
 
@@ -208,9 +209,9 @@ def _read(scratch: Path) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
         failure = read_failure(body["error"]) if "error" in body else None
     except (OSError, ValueError, FrameError) as error:
-        raise ModelFailure("its process answered with what is not an answer") from error
+        raise ModelFailure("its process sent an invalid answer") from error
     if failure is not None:
-        # The child ran a model, and may say anything: other errors are not for it to raise.
+        # The child ran an untrusted model and may report anything, so other errors are not passed on.
         raise failure if isinstance(failure, _TOLD) else ModelFailure(failure.message)
     return body
 
@@ -221,6 +222,6 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
 
 
 def memory_limit(wanted: int) -> int:
-    """Returns the most that a trial run may take beside the model: what is wanted, at most half of what there is."""
+    """Returns the memory limit of a trial run beside the model: `wanted`, but at most half of the machine's memory."""
     half = memory.memory_limit() // 2
     return min(wanted or half, half)

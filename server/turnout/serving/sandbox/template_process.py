@@ -1,8 +1,8 @@
 """The warm process of `turnout.serving.sandbox.fork_server`: it has imported what children need, and forks them.
 
-Run as `python -m turnout.serving.sandbox.template_process SOCKET IDLE_SECONDS`, the latter "" for one that stays. It
-holds no session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; if
-it has more, children get an interpreter of their own. It ends when its standard input does.
+Run as `python -m turnout.serving.sandbox.template_process SOCKET IDLE_SECONDS`, with "" as IDLE_SECONDS to stay. It
+holds no session and, as long as no import starts a thread, has a single thread, so that forking is safe; otherwise each
+child gets a new interpreter. It ends when its standard input is closed.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ _MAX_MESSAGE = 1 << 16
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """A connection, and the child it is about.
+    """A connection and its child.
 
     Attributes:
-        connection: To whoever asked.
-        message: What was received so far.
-        pid: Of the child; 0 before it was started.
-        end: Descriptor of that process, which becomes readable when it ends; -1 before.
+        connection: Connection to the process that asked.
+        message: Bytes received so far.
+        pid: Process id of the child; 0 before it is started.
+        end: Process descriptor, which becomes readable when the child ends; -1 before it is started.
     """
 
     connection: socket.socket
@@ -45,7 +45,7 @@ class _Child:
 
 
 class _Warm:
-    """Forks and looks after children, in one loop."""
+    """Forks and watches children in a single loop."""
 
     def __init__(self, listener: socket.socket, idle_seconds: float | None) -> None:
         self._listener = listener
@@ -56,7 +56,7 @@ class _Warm:
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def run(self) -> None:
-        """Serves until the owner is gone, or nobody wants anything for long enough."""
+        """Serves until the owner is gone or the process has been idle for long enough."""
         while True:
             events = self._selector.select(None if self._children else self._idle_seconds)
             if not events and not self._children:
@@ -78,14 +78,14 @@ class _Warm:
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(child))
 
     def _receive(self, child: _Child) -> None:
-        if child not in self._children:  # forgotten since the selector told of both
+        if child not in self._children:  # removed by an earlier event of the same poll
             return
         try:
             part = child.connection.recv(_MAX_MESSAGE)
         except OSError:
             part = b""
         if not part or len(child.message) > _MAX_MESSAGE:
-            self._forget(child)  # nobody waits for it any more
+            self._forget(child)  # the caller is gone or sends too much
             return
         child.message += part
         if not child.pid and (job := received_frame(child.message)) is not None:
@@ -109,13 +109,13 @@ class _Warm:
                 cpu.lower_priority()
             sandbox_child.answer(Path(scratch))
             code = 0
-        except BaseException:  # noqa: BLE001 - whatever it is, it must not return into the parent's loop
+        except BaseException:  # noqa: BLE001 - nothing may propagate into the parent's loop
             traceback.print_exc()
         finally:
             os._exit(code)
 
     def _leave(self, parent: int) -> None:
-        """Takes the child out of its parent's affairs."""
+        """Detaches the child from its parent's resources."""
         os.setpgid(0, 0)
         process.die_with_parent(parent)
         self._selector.close()
@@ -128,12 +128,12 @@ class _Warm:
         os.dup2(nothing, 0)
 
     def _ended(self, child: _Child) -> None:
-        if child not in self._children:  # forgotten since the selector told of both
+        if child not in self._children:  # removed by an earlier event of the same poll
             return
         _, status, usage = os.wait4(child.pid, 0)
         child.pid = 0
         reply = {"code": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
-        with contextlib.suppress(OSError):  # whoever asked is gone
+        with contextlib.suppress(OSError):  # the process that asked is gone
             send_frame(child.connection, json.dumps(reply).encode())
         self._forget(child)
 
@@ -145,21 +145,21 @@ class _Warm:
             self._selector.unregister(child.end)
             os.close(child.end)
         if child.pid:
-            # It leads a group of its own, and is not reaped yet: no other process can have its number.
+            # It leads its own process group and has not been reaped, so its id cannot have been reused.
             _kill_group(child.pid)
             os.waitpid(child.pid, 0)
 
 
 def main() -> None:
-    """Listens, and serves."""
-    process.write_no_core()  # a crash is what children are for
+    """Listens and serves."""
+    process.write_no_core()  # children may crash
     providers.start_runtime()
     providers.prepare_for_forks()
     with socket.socket(socket.AF_UNIX) as listener:
         with short_address(sys.argv[1]) as path:
             listener.bind(path)
         listener.listen(128)
-        os.write(1, b"\n")  # whoever started this waits for it
+        os.write(1, b"\n")  # the process that started this one waits for it
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 1)
         gc.collect()
@@ -169,7 +169,7 @@ def main() -> None:
             warm.run()
         finally:
             warm.close()
-            # Its owner does so too, unless it was killed.
+            # The owner removes it as well, unless it was killed.
             shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)
 
 
@@ -178,7 +178,7 @@ def _threads() -> int:
 
 
 def _spawn(scratch: str) -> int:
-    """Starts a child with an interpreter of its own, for a process that cannot be forked."""
+    """Starts a child with a new interpreter, for a process that cannot be forked."""
     command = [sys.executable, "-m", "turnout.serving.sandbox.child", scratch, str(os.getpid())]
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     return os.posix_spawn(sys.executable, command, os.environ, file_actions=[nothing], setpgroup=0)
@@ -187,7 +187,7 @@ def _spawn(scratch: str) -> int:
 def _kill_group(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it has not made its group yet
+    except ProcessLookupError:  # it has not created its group yet
         os.kill(pid, signal.SIGKILL)
 
 

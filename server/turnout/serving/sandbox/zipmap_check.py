@@ -1,4 +1,4 @@
-"""The proof that a model without its ZipMap answers as it did with it: both run, in a child process of a trial."""
+"""Verifies that a model gives the same answers without its ZipMap, by running both in a child process of a trial."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,25 +21,25 @@ from turnout.serving.sessions import providers
 from turnout.serving.sessions.tensor import Array
 
 _RECIPES = (Recipe(5, 0, 2), Recipe(1, 0, 2), Recipe(5, 0, 256))
-"""Made-up inputs that are tried: five rows, one, and whole numbers of any size."""
+"""Recipes for synthetic inputs: five rows, one row, and larger integers."""
 
 Trying = Callable[[str], AbstractContextManager[None]]
 
 
 def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: Trying) -> dict[str, Any]:
-    """Writes the model without its ZipMap to `scratch`, and runs both.
+    """Writes the model without its ZipMap to `scratch`, and runs both models.
 
     Args:
         model: The ONNX file.
-        scratch: Where to.
-        golden: Golden cases whose inputs both have to answer.
-        trying: Guards a run of made-up inputs.
+        scratch: Directory to write to.
+        golden: Golden cases whose inputs both models have to answer.
+        trying: Guards a run on synthetic inputs.
 
     Returns:
-        `labels` by output, and `rows`, how many both answered alike.
+        `labels` by output, and `rows`, the number of rows that both answered alike.
 
     Raises:
-        InvalidModel: It has no ZipMap to be taken out, the two answer otherwise, or no inputs are found that both take.
+        InvalidModel: The model has no ZipMap to remove, the answers differ, or no inputs are found that both accept.
     """
     try:
         proto = onnx.load(model, format="protobuf", load_external_data=False)
@@ -55,7 +55,7 @@ def without_zipmap(model: Path, scratch: Path, golden: Sequence[Path], trying: T
         try:
             with trying(what):
                 old, new = before.run(None, inputs), after.run(None, inputs)
-        except Exception as error:  # noqa: BLE001 - whatever ONNX Runtime raises, it does not run on these inputs
+        except Exception as error:  # noqa: BLE001 - any error of ONNX Runtime means that it does not run on these inputs
             trouble = trouble or str(error).splitlines()[0][:200]
             continue
         was, now = (dict(zip(_names(one), answer, strict=True)) for one, answer in ((before, old), (after, new)))
@@ -89,7 +89,7 @@ def _examples(signature: Signature, golden: Sequence[Path]) -> Iterator[tuple[st
 
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], unzipped: Sequence[Unzipped]) -> int:
-    """Compares two answers to the same inputs; returns how many rows they have.
+    """Compares two answers to the same inputs and returns their number of rows.
 
     Raises:
         InvalidModel: They differ.
@@ -104,7 +104,7 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], unzipped: Sequence[
             rows = len(was)
             alike = now.shape == (rows, len(one.keys)) and all(_row(one, was[i], now[i]) for i in range(rows))
         if not alike:
-            raise InvalidModel(f"without its ZipMap the model answers otherwise: output {name!r} differs")
+            raise InvalidModel(f"the model answers differently without its ZipMap: output {name!r} differs")
     return rows
 
 

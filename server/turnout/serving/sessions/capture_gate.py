@@ -1,11 +1,11 @@
-"""Keeps everything else that uses CUDA in this process away while a CUDA graph is captured.
+"""Keeps all other uses of CUDA in this process away while a CUDA graph is captured.
 
 ONNX Runtime captures in CUDA's global mode (`cudaStreamCaptureModeGlobal` in its cuda_graph.cc): until the capture
-ends, calls such as `cudaMalloc` fail in every thread of the process. So runs, loads and allocations on a GPU pass a
-gate, and a capture waits for a moment in which nobody is inside. It never waits for long, since those who come
-meanwhile wait for it: a run that hangs may cost a version its graphs, and no other version its service.
+ends, calls such as `cudaMalloc` fail in every thread of the process. Runs, loads and allocations on a GPU therefore
+pass a gate, and a capture waits until nobody is inside. It never waits for long, since everything that arrives in the
+meantime waits for it. A run that hangs may thus cost a version its graphs, but not other versions their service.
 
-Where no version is to be captured, nobody passes a gate (`GatedSessions`): the way of a run is as if there were none.
+If no version is to be captured, sessions bypass the gates (`GatedSessions`), at no cost to runs.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import weakref
 from collections.abc import Iterator
 
 _PAUSE_SECONDS = 0.05
-"""Between two attempts, in which those who waited get in."""
+"""Pause in seconds between two attempts, during which waiting threads can enter."""
 
 
 class CaptureGate:
-    """Lets any number in, or one alone. `with gate:` is being inside."""
+    """Admits any number of threads, or one alone. Threads enter with `with gate:`."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
@@ -41,21 +41,21 @@ class CaptureGate:
 
     @contextlib.contextmanager
     def alone(self, attempts: int, seconds: float) -> Iterator[None]:
-        """Is inside alone; who comes meanwhile waits.
+        """Holds the gate exclusively; other threads wait.
 
         Args:
-            attempts: How often it is tried.
-            seconds: How long each attempt keeps others waiting.
+            attempts: Maximum number of attempts.
+            seconds: Time in seconds for which each attempt blocks other threads.
 
         Raises:
-            TimeoutError: There was always somebody inside.
+            TimeoutError: The gate was never empty.
         """
         for _ in range(attempts):
             if self._close(seconds):
                 break
             time.sleep(min(seconds, _PAUSE_SECONDS))
         else:
-            raise TimeoutError(f"there was no moment without a run on a GPU in {attempts} attempts")
+            raise TimeoutError(f"a run on a GPU was in progress at each of {attempts} attempts")
         try:
             yield
         finally:
@@ -63,7 +63,7 @@ class CaptureGate:
 
     def _close(self, seconds: float) -> bool:
         with self._changed:
-            if self._closed:  # another is alone
+            if self._closed:  # another thread holds it exclusively
                 self._changed.wait_for(lambda: not self._closed, seconds)
                 if self._closed:
                     return False
@@ -81,10 +81,9 @@ class CaptureGate:
 
 
 class GatedSessions:
-    """Which sessions have to pass the gates in this process: those that are made for a GPU once captures are expected.
+    """Tracks which sessions of this process pass the gates: those created for a GPU once captures are expected.
 
-    Sessions that were made before run past the gates, as if there were none. Nothing is captured while one of them is
-    left.
+    Sessions created earlier bypass the gates. Nothing is captured while one of them exists.
     """
 
     def __init__(self) -> None:
@@ -93,53 +92,53 @@ class GatedSessions:
         self._ungated: weakref.WeakSet[object] = weakref.WeakSet()
 
     def expect_captures(self) -> None:
-        """Has each session that is made for a GPU from now on pass the gates."""
+        """Makes each session that is created for a GPU from now on pass the gates."""
         with self._changed:
             self._expected = True
 
     def add(self, session: object) -> bool:
-        """Tells whether a session that is about to be made for a GPU has to pass the gates."""
+        """Registers a session about to be created for a GPU and returns whether it must pass the gates."""
         with self._changed:
             if not self._expected:
                 self._ungated.add(session)
             return self._expected
 
     def discard(self, session: object) -> None:
-        """Notes that a session is closed."""
+        """Records that a session is closed."""
         with self._changed:
             self._ungated.discard(session)
 
     @property
     def complete(self) -> bool:
-        """No session uses a GPU past the gates."""
+        """Whether no session on a GPU bypasses the gates."""
         with self._changed:
             if not self._ungated:
                 return True
-        gc.collect()  # what is unloaded may still be part of a cycle
+        gc.collect()  # unloaded sessions may still be part of a reference cycle
         with self._changed:
             return not self._ungated
 
 
 RUNS = CaptureGate()
-"""Runs on GPUs, and allocations of pinned memory: microseconds to seconds."""
+"""Gate for runs on GPUs and allocations of pinned memory, which take microseconds to seconds."""
 
 LOADS = CaptureGate()
-"""Sessions on GPUs that are made, or closed: up to minutes, and seldom."""
+"""Gate for creating and closing sessions on GPUs, which is rare and takes up to minutes."""
 
 GATED = GatedSessions()
 
 
 @contextlib.contextmanager
 def capturing() -> Iterator[None]:
-    """Is the only one that uses CUDA in this process.
+    """Gives the caller exclusive use of CUDA in this process.
 
     Raises:
-        TimeoutError: There was no moment for that: none without a load within half a minute, or none without a run; or
-            versions are in memory that do not pass the gates.
+        TimeoutError: There was always a load within half a minute, or always a run; or sessions exist that bypass the
+            gates.
     """
     if not GATED.complete:
         raise TimeoutError(
-            "versions were loaded on a GPU before CUDA graphs were asked for: load them again, or restart the server"
+            "versions were loaded on a GPU before CUDA graphs were enabled: load them again, or restart the server"
         )
     with LOADS.alone(attempts=3, seconds=10.0), RUNS.alone(attempts=20, seconds=0.05):
         yield

@@ -1,4 +1,4 @@
-"""Which CUDA devices this machine has, as their driver says; nothing is started."""
+"""Lists the CUDA devices of this machine as reported by the driver, without starting anything on them."""
 
 import ctypes
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAP
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """One device that CUDA's driver names.
+    """A CUDA device as reported by the driver.
 
     Attributes:
-        index: As `device_ids` counts.
-        name: For example `NVIDIA H100 80GB HBM3`.
-        memory_bytes: All it has.
-        capability: Compute capability, for example `9.0`.
+        index: Device number, as in `device_ids`.
+        name: Name, such as `NVIDIA H100 80GB HBM3`.
+        memory_bytes: Total memory in bytes.
+        capability: Compute capability, such as `9.0`.
     """
 
     index: int
@@ -25,11 +25,11 @@ class CudaDevice:
 
 @dataclass(frozen=True, slots=True)
 class CudaDriver:
-    """What CUDA's driver says.
+    """The report of the CUDA driver.
 
     Attributes:
-        version: Highest CUDA version that it runs, for example `13.0`; "" if there is no driver.
-        devices: That it names.
+        version: Highest CUDA version that it supports, such as `13.0`; "" if there is no driver.
+        devices: Devices of this machine.
         detail: Why there are no devices; "" if there are some.
     """
 
@@ -39,7 +39,7 @@ class CudaDriver:
 
 
 def cuda_driver() -> CudaDriver:
-    """Asks the CUDA driver for its devices; needs neither the CUDA toolkit nor ONNX Runtime."""
+    """Queries the CUDA driver for its devices. Needs neither the CUDA toolkit nor ONNX Runtime."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -50,9 +50,9 @@ def cuda_driver() -> CudaDriver:
     count = ctypes.c_int()
     code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if code:
-        return CudaDriver(named, (), f"the NVIDIA driver is there and says: {_error_name(cuda, code)}")
+        return CudaDriver(named, (), f"the NVIDIA driver is installed but reports: {_error_name(cuda, code)}")
     if not count.value:
-        return CudaDriver(named, (), "the NVIDIA driver is there and names no device")
+        return CudaDriver(named, (), "the NVIDIA driver is installed but reports no device")
     return CudaDriver(named, tuple(_device(cuda, index) for index in range(count.value)))
 
 

@@ -1,8 +1,8 @@
-"""Runs a session for requests of one kind, which have the same names, shapes and dtypes: bound to memory once.
+"""Runs a session for requests of one kind (equal names, shapes and dtypes) on memory that is bound once.
 
-ONNX Runtime looks names up, wraps inputs and makes outputs for each run. In a loop of its own a run of a small model
-takes 2.9 microseconds, and 2.3 where inputs and outputs are bound, copies included; between the rest of a request, with
-caches that others use, two to five less (docs/decisions/0066-what-a-small-call-costs-beside-its-run.md).
+ONNX Runtime looks up names, wraps inputs and creates outputs for each run. In a tight loop, a run of a small model
+takes 2.9 microseconds, and 2.3 with bound inputs and outputs, including copies. Within real requests, which share the
+caches, the gain is two to five microseconds (docs/decisions/0066-what-a-small-call-costs-beside-its-run.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,26 +15,26 @@ from turnout.serving.sessions.session import Session
 from turnout.serving.sessions.tensor import Array
 
 MOST_BYTES = 64 * 1024
-"""Of the inputs and outputs of a kind, to be bound."""
+"""Maximum size in bytes of the inputs and outputs of a kind that is bound."""
 
 
 class PreparedRun:
-    """Runs for requests of one kind, one run at a time; implements `turnout.serving.sessions.session.Run`.
+    """Runs requests of one kind, one at a time; implements `turnout.serving.sessions.session.Run`.
 
-    Outputs may have other shapes for other values. ONNX Runtime refuses to write these to memory that was made for the
-    shapes seen before: such a kind is run as any other from then on.
+    Outputs may have other shapes for other values. ONNX Runtime refuses to write them to the bound memory; from then
+    on, requests of this kind are run without binding.
     """
 
     def __init__(
         self, session: Session, inputs: Mapping[str, Array], outputs: Sequence[str], seen: Sequence[Array]
     ) -> None:
-        """Binds memory for inputs and outputs like those of a run; `of` tells whether that may be.
+        """Binds memory for inputs and outputs like those of an earlier run; `of` checks whether that is possible.
 
         Args:
-            session: On the CPU.
-            inputs: Of the run.
+            session: Session on the CPU.
+            inputs: Inputs of the run.
             outputs: Names of its outputs.
-            seen: Their values.
+            seen: Values of its outputs.
         """
         self._session = session
         self._inputs = [(name, np.empty(array.shape, array.dtype)) for name, array in inputs.items()]
@@ -50,10 +50,9 @@ class PreparedRun:
     def of(
         cls, session: Session, inputs: Mapping[str, Array], outputs: Sequence[str], seen: Sequence[Array]
     ) -> Self | None:
-        """Returns what runs for requests like one that was answered; None if these are not to be bound.
+        """Returns a runner for requests like one that was answered; None if they cannot be bound.
 
-        What was answered is computed again, into memory that holds something else: it has to come out the same, bit by
-        bit.
+        The answer is computed again, into memory with different contents, and must be the same bit for bit.
         """
         arrays = [*inputs.values(), *seen]
         if sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) > MOST_BYTES:
@@ -73,14 +72,14 @@ class PreparedRun:
         return made if made._bound and same else None
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once; arguments, answer and errors are those of `Session.run`."""
+        """Runs the model once. Arguments, result and errors are those of `Session.run`."""
         if self._bound:
             for name, memory in self._inputs:
                 memory[...] = inputs[name]
             try:
                 self._session.run_bound(self._binding)
             except TurnoutError:
-                pass  # either the run fails for these values, or its outputs have other shapes
+                pass  # the run fails for these values, or its outputs have other shapes
             else:
                 return [memory.copy() for memory in self._outputs]
         values = self._session.run(inputs, outputs)

@@ -1,7 +1,7 @@
-"""IO binding for GPU runs: inputs from reused pinned host buffers, only the requested outputs bound.
+"""IO binding for GPU runs: inputs come from reused pinned host buffers, and only requested outputs are bound.
 
-One `BoundRunner` belongs to one runner thread: a binding and its buffers serve one run at a time. Copies from pinned
-memory reach the device by DMA, without the staging copy that the driver makes of pageable memory.
+A `BoundRunner` belongs to one runner thread, since a binding and its buffers serve one run at a time. Copies from
+pinned memory reach the device by DMA, without the staging copy that the driver makes of pageable memory.
 """
 
 import ctypes
@@ -20,18 +20,18 @@ from turnout.serving.sessions.session import Session, host_array, ort_value
 from turnout.serving.sessions.tensor import Array
 
 Allocate = Callable[[int], "HostBuffer"]
-"""Makes a buffer of at least so many bytes."""
+"""Allocates a buffer of at least the given size in bytes."""
 
 _CUDART = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _PORTABLE = 1  # cudaHostAllocPortable: pinned for every CUDA context of the process
 
 
 class HostBuffer:
-    """Host memory that stays where it is.
+    """Host memory at a fixed address.
 
     Attributes:
-        size: In bytes.
-        address: Of the first byte.
+        size: Size in bytes.
+        address: Address of the first byte.
     """
 
     def __init__(self, size: int, address: int, owner: Any, free: Callable[[], None] | None = None) -> None:
@@ -41,14 +41,14 @@ class HostBuffer:
         self._free = free
 
     def view(self, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
-        """Returns an array of `dtype` and `shape` over the buffer's first bytes."""
+        """Returns an array of `dtype` and `shape` over the first bytes of the buffer."""
         nbytes = dtype.itemsize * math.prod(shape)
         memory = (ctypes.c_ubyte * nbytes).from_address(self.address)
         array: Array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
         return array
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         if self._free is not None:
             self._free()
             self._free = None
@@ -56,16 +56,16 @@ class HostBuffer:
 
 
 def pageable(size: int) -> HostBuffer:
-    """Allocates ordinary memory: what runs on a host without CUDA use, and the tests of this module."""
+    """Allocates ordinary memory, for hosts without CUDA and for tests."""
     array = np.empty(max(size, 1), np.uint8)
     return HostBuffer(size, array.ctypes.data, array)
 
 
 def pinned_allocator(*, gated: bool) -> Allocate:
-    """Returns an allocator of page-locked memory, or of ordinary memory where the CUDA runtime is not found.
+    """Returns an allocator of page-locked memory, or of ordinary memory if the CUDA runtime is not found.
 
     Args:
-        gated: Keep away while a CUDA graph is captured, as the sessions do that it is for.
+        gated: Whether to wait while a CUDA graph is captured, as the sessions that use the memory do.
     """
     gate = RUNS if gated else nullcontext()
     for name in _CUDART:
@@ -81,7 +81,7 @@ def _pinned(cudart: ctypes.CDLL, size: int, gate: AbstractContextManager[None]) 
     pointer = ctypes.c_void_p()
     with gate:
         status = cudart.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)), ctypes.c_uint(_PORTABLE))
-    if status != 0 or not pointer.value:  # page-locked memory is scarce; ordinary memory is only slower
+    if status != 0 or not pointer.value:  # page-locked memory is scarce; ordinary memory works too, but is slower
         return pageable(size)
     address = pointer.value
 
@@ -93,12 +93,12 @@ def _pinned(cudart: ctypes.CDLL, size: int, gate: AbstractContextManager[None]) 
 
 
 def bindable(signature: Signature) -> bool:
-    """Tells whether a model's tensors can be bound: ONNX Runtime binds no strings."""
+    """Returns whether a model's tensors can be bound: ONNX Runtime does not bind strings."""
     return all(spec.dtype is not DataType.STRING for spec in (*signature.inputs, *signature.outputs))
 
 
 class BoundRunner:
-    """Runs one session through a binding of its own. Not thread-safe: one runner thread owns it."""
+    """Runs a session through its own binding. Not thread-safe: it belongs to one runner thread."""
 
     def __init__(self, session: Session, allocate: Allocate) -> None:
         self._session = session
@@ -107,7 +107,7 @@ class BoundRunner:
         self._buffers: dict[str, HostBuffer] = {}
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the model once; arguments, answer and errors are those of `Session.run`."""
+        """Runs the model once. Arguments, result and errors are those of `Session.run`."""
         binding = self._binding
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
@@ -124,7 +124,7 @@ class BoundRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives the host buffers back and lets go of what was bound."""
+        """Frees the host buffers and clears the binding."""
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         for buffer in self._buffers.values():
@@ -139,7 +139,7 @@ class BoundRunner:
         if buffer is None or buffer.size < array.nbytes:
             if buffer is not None:
                 buffer.close()
-            # The next power of two: shapes that wander a little do not allocate anew each time.
+            # The next power of two, so that slightly varying shapes do not allocate each time.
             buffer = self._buffers[name] = self._allocate(1 << (array.nbytes - 1).bit_length())
         np.copyto(buffer.view(array.dtype, array.shape), array)
         element = TensorProto.BFLOAT16 if array.dtype == ml_dtypes.bfloat16 else array.dtype.type

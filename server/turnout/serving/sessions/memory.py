@@ -1,4 +1,4 @@
-"""How much memory the process and the GPUs have in use, and giving back what is not needed any more."""
+"""Reports the memory in use by the process and on GPUs, and returns unused memory to the system."""
 
 import contextlib
 import ctypes
@@ -13,12 +13,12 @@ _PCI_ADDRESS_BYTES = 32
 
 
 def cuda_used_bytes(device_id: int) -> int:
-    """Returns the memory in use on a CUDA device by all processes, in bytes; 0 if there is none."""
+    """Returns the memory in use on a CUDA device by all processes, in bytes; 0 if there is no such device."""
     return cuda_bytes(device_id)[0]
 
 
 def cuda_bytes(device_id: int) -> tuple[int, int]:
-    """Returns the memory in use on a CUDA device by all processes and all that it has, in bytes; 0 if none is."""
+    """Returns the memory in use on a CUDA device by all processes and its total, in bytes; 0 if there is no device."""
     cudart = _cudart()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     if cudart is None or cudart.cudaSetDevice(device_id):
@@ -29,7 +29,7 @@ def cuda_bytes(device_id: int) -> tuple[int, int]:
 
 
 def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
-    """Returns those of `devices` that are CUDA devices, by PCI address as CUDA writes it (`0000:3B:00.0`)."""
+    """Returns the CUDA devices among `devices`, by PCI address in CUDA's notation (`0000:3B:00.0`)."""
     found: dict[str, str] = {}
     for device in devices:
         text = ctypes.create_string_buffer(_PCI_ADDRESS_BYTES)
@@ -41,16 +41,16 @@ def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
 
 
 def used_bytes(device: str) -> int:
-    """Returns what is in use on `cpu` (by this process) or `cuda:N` (by all)."""
+    """Returns the bytes in use on `cpu` (by this process) or `cuda:N` (by all processes)."""
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
 
 
 def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, DeviceMemory]:
-    """Returns what is in use on each device and the most that may be; without those of which that is not known.
+    """Returns the memory in use on each device and its limit, omitting devices whose limit is unknown.
 
     Args:
-        devices: `cpu` and `cuda:N`.
-        children: What child processes have in memory, in bytes.
+        devices: Names of devices, `cpu` or `cuda:N`.
+        children: Memory of child processes in bytes.
     """
     found = {
         device: DeviceMemory(resident_bytes() + children, memory_limit())
@@ -71,11 +71,11 @@ def _cudart() -> ctypes.CDLL | None:
 def release_memory() -> None:
     """Returns freed memory to the operating system.
 
-    glibc keeps what large models free on its heaps: without this, 200 cycles of loading and unloading a 20 MB model
-    left the process larger than 20 did.
+    glibc keeps the freed memory of large models on its heaps: without this, a process was larger after 200 cycles of
+    loading and unloading a 20 MB model than after 20.
     """
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # not glibc: there is nothing to ask
+    except (OSError, AttributeError):  # not glibc
         return

@@ -1,6 +1,6 @@
-"""What NVIDIA's management library (NVML) tells of the GPUs of this machine; nothing, quietly, if it is not there.
+"""Reads the state of this machine's GPUs from NVIDIA's management library (NVML); does nothing if it is missing.
 
-The bindings (`nvidia-ml-py`, of the `gpu` extra) are looked for when a server starts, and not before.
+The bindings (`nvidia-ml-py`, in the `gpu` extra) are imported when a server starts, not before.
 """
 
 import ctypes
@@ -19,28 +19,28 @@ ValueT = TypeVar("ValueT")
 
 
 class Nvml:
-    """NVML, initialised. Its methods take milliseconds and belong on a thread of their own."""
+    """The initialised NVML library. Its methods take milliseconds, so call them in a separate thread."""
 
     def __init__(self, library: Any, log: FilteringBoundLogger) -> None:
-        """Takes over the bindings, which are initialised."""
+        """Takes over the initialised bindings."""
         self._library = library
         self._log = log
 
     @classmethod
     def open(cls, log: FilteringBoundLogger) -> Self | None:
-        """Returns NVML; None if there are no bindings, no driver or no device, which only the debug log is told."""
+        """Returns NVML; None, with a debug log entry, if there are no bindings, no driver or no device."""
         if "pynvml" not in sys.modules and not _driver_there():
-            log.debug("GPUs are not watched", reason="there is no NVIDIA driver")
+            log.debug("GPUs are not monitored", reason="there is no NVIDIA driver")
             return None
         try:
             library = importlib.import_module("pynvml")
         except ImportError:
-            log.debug("GPUs are not watched", reason="nvidia-ml-py is not installed (the extra `gpu`)")
+            log.debug("GPUs are not monitored", reason="nvidia-ml-py is not installed (the extra `gpu`)")
             return None
         try:
             library.nvmlInit()
         except library.NVMLError as error:
-            log.debug("GPUs are not watched", reason=str(error))
+            log.debug("GPUs are not monitored", reason=str(error))
             return None
         return cls(library, log)
 
@@ -48,14 +48,14 @@ class Nvml:
         """Returns every GPU that the driver shows to this process.
 
         Args:
-            devices: What versions call the GPUs that they are on (`cuda:0`), by PCI address as CUDA writes it.
+            devices: Names of the GPUs that versions run on (`cuda:0`), by PCI address in CUDA's notation.
         """
         count = self._query(lambda: int(self._library.nvmlDeviceGetCount()))
         found = [self._query(partial(self._gpu, index, devices)) for index in range(count or 0)]
         return [gpu for gpu in found if gpu is not None]
 
     def close(self) -> None:
-        """Lets go of the library."""
+        """Shuts the library down."""
         self._query(self._library.nvmlShutdown)
 
     def _gpu(self, index: int, devices: Mapping[str, str]) -> Gpu:
@@ -75,9 +75,9 @@ class Nvml:
         )
 
     def _of_this_process(self, handle: Any) -> int | None:
-        """Returns the memory that this process has on a GPU.
+        """Returns the bytes that this process uses on a GPU.
 
-        None if the driver does not tell, or knows the process by another number, as in a container of its own
+        None if the driver does not report it, or knows the process by another id, as in a container with its own
         process namespace.
         """
         for process in self._library.nvmlDeviceGetComputeRunningProcesses(handle):
@@ -86,18 +86,18 @@ class Nvml:
         return None
 
     def _query(self, ask: Callable[[], ValueT]) -> ValueT | None:
-        """Returns what `ask` does; None if the GPU does not support the question, or is lost."""
+        """Returns the result of `ask`; None if the GPU does not support the query or is lost."""
         try:
             return ask()
         except self._library.NVMLError as error:
-            self._log.debug("a GPU does not tell", reason=str(error))
+            self._log.debug("a GPU query failed", reason=str(error))
             return None
 
 
 def _driver_there() -> bool:
-    """Tells whether NVML may be there; asked first, since the bindings take 50 ms of CPU to import."""
+    """Returns whether NVML may exist. Checked first, since importing the bindings takes 50 ms of CPU time."""
     if sys.platform != "linux":
-        return True  # they know where to look
+        return True  # the bindings know where to look
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -106,10 +106,10 @@ def _driver_there() -> bool:
 
 
 def pci_address(text: str) -> tuple[int, ...]:
-    """Returns domain, bus, device and function; CUDA writes a domain of four digits (`0000:3B:00.0`), NVML of eight."""
+    """Parses domain, bus, device and function. CUDA's domains have four digits (`0000:3B:00.0`), NVML's eight."""
     return tuple(int(part, 16) for part in text.strip("\0").replace(".", ":").split(":"))
 
 
 def _text(value: str | bytes) -> str:
-    """Older bindings return bytes."""
+    """Returns text; older bindings return bytes."""
     return value if isinstance(value, str) else value.decode()

@@ -1,7 +1,7 @@
-"""Execution providers of ONNX Runtime: which are there, which really work, which a session should ask for.
+"""Execution providers of ONNX Runtime: which are available, which work, and which a session should use.
 
-A provider counts as there only if a session really runs on it: ONNX Runtime lists CUDA as available wherever the GPU
-wheel is installed, and falls back to the CPU silently where the libraries or the device are missing.
+A provider counts as usable only if a session really runs on it. ONNX Runtime lists CUDA as available wherever the GPU
+wheel is installed, and falls back to the CPU silently if the libraries or the device are missing.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ _SHORT_NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
 @dataclass(frozen=True, slots=True)
 class ProviderReport:
-    """What was found out about one provider.
+    """The result of probing one provider.
 
     Attributes:
-        name: ONNX Runtime's name of it.
-        available: The installed ONNX Runtime was built with it.
-        usable: A session really ran on it.
+        name: ONNX Runtime's name of the provider.
+        available: Whether the installed ONNX Runtime was built with it.
+        usable: Whether a session really ran on it.
         detail: Why it is not usable; "" if it is.
     """
 
@@ -48,39 +48,40 @@ class ProviderReport:
 
 
 def start_runtime() -> None:
-    """Prepares ONNX Runtime for this process: no telemetry, CUDA libraries of the `gpu` extra found, quiet logging.
+    """Prepares ONNX Runtime for this process: disables telemetry, finds the CUDA libraries of the `gpu` extra, and
+    silences logging.
 
-    Call it once before the first session. Wheels since 1.29 send telemetry on Linux unless told not to.
+    Call it once before the first session. Wheels since 1.29 send telemetry on Linux by default.
     """
     ort.disable_telemetry_events()
-    ort.set_default_logger_severity(4)  # what matters is raised; the rest would go to standard error unstructured
+    ort.set_default_logger_severity(4)  # errors are raised; the rest would go to standard error unstructured
     missing_cuda_libraries()
 
 
 def prepare_for_forks() -> None:
-    """Does what ONNX and ONNX Runtime do once in a process, so that children forked from this one need not: 31 ms of
-    CPU for each. Starts no thread, and touches no GPU.
+    """Performs the one-time initialization of ONNX and ONNX Runtime, so that forked children need not: it takes 31 ms
+    of CPU time each. Starts no thread and does not touch GPUs.
     """
     import onnx
 
     onnx.shape_inference.infer_shapes(onnx.load_model_from_string(_identity_model()))  # registers all operators
     options = _quiet_options()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # or it starts threads, which no fork survives
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # otherwise it starts threads, and cannot fork
     ort.InferenceSession(_identity_model(), options, providers=[CPU])
 
 
 @functools.cache
 def missing_cuda_libraries() -> tuple[str, ...]:
-    """Loads the CUDA and cuDNN libraries that pip installed, and returns the names of those that were not found."""
+    """Loads the CUDA and cuDNN libraries installed by pip, and returns the names of those that were not found."""
     if CUDA not in ort.get_available_providers() or not hasattr(ort, "preload_dlls"):
         return ()
-    with _unprinted() as printed:  # preload_dlls prints what it misses
+    with _unprinted() as printed:  # preload_dlls prints the names of missing libraries
         ort.preload_dlls()
     return tuple(re.findall(r"Failed to load (\S+?):", printed.getvalue()))
 
 
 def usable_providers() -> tuple[str, ...]:
-    """Returns the providers on which a session really runs, the fastest first; the CPU is always among them.
+    """Returns the providers that work, fastest first; the CPU is always included.
 
     TensorRT is left out: it is used only if a model's configuration asks for it.
     """
@@ -89,19 +90,19 @@ def usable_providers() -> tuple[str, ...]:
 
 @functools.cache
 def probe() -> tuple[ProviderReport, ...]:
-    """Tries each provider that Turnout knows with a session of one operator, the fastest first; once in a process."""
+    """Tries each known provider with a session of one operator, fastest first. The result is cached."""
     available = ort.get_available_providers()
     return tuple(_probe_one(name, name in available) for name in (TENSORRT, CUDA, CPU))
 
 
 def choose(wanted: Sequence[str]) -> tuple[str, ...]:
-    """Returns the providers that a session is to be made with, in order, ending in the CPU.
+    """Returns the providers for a session, in order, ending with the CPU.
 
     Args:
-        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference; empty means whatever is usable.
+        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference; empty for all usable providers.
 
     Raises:
-        ConfigError: A provider was asked for by name and cannot be used here.
+        ConfigError: A named provider cannot be used here.
     """
     if not wanted:
         return usable_providers()
@@ -113,7 +114,7 @@ def choose(wanted: Sequence[str]) -> tuple[str, ...]:
         report = next(r for r in probe() if r.name == name)
         if not report.usable:
             raise ConfigError(
-                f"provider {short!r} was asked for and cannot be used here: {report.detail}; or take it out of"
+                f"provider {short!r} was requested but cannot be used here: {report.detail}; or remove it from"
                 " [runtime] providers"
             )
         chosen.append(name)
@@ -122,10 +123,10 @@ def choose(wanted: Sequence[str]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _unprinted() -> Iterator[io.StringIO]:
-    """Keeps what is printed out of standard output.
+    """Captures what is printed to standard output.
 
-    One thread at a time: versions are loaded side by side, and two redirections that end out of order would leave the
-    process without its standard output for good.
+    One thread at a time: versions are loaded concurrently, and two redirections that end out of order would leave the
+    process without standard output for good.
     """
     with _PRINTING, contextlib.redirect_stdout(io.StringIO()) as printed:
         yield printed
@@ -133,14 +134,14 @@ def _unprinted() -> Iterator[io.StringIO]:
 
 def _probe_one(name: str, available: bool) -> ProviderReport:
     if not available:
-        return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not hold it")
+        return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not include it")
     options = _quiet_options()
     try:
-        with _unprinted():  # falling back to the CPU is announced by print
+        with _unprinted():  # ONNX Runtime announces a fallback to the CPU with print
             session = ort.InferenceSession(_identity_model(), options, providers=[name, CPU] if name != CPU else [CPU])
             session.disable_fallback()
             session.run(None, {"x": np.zeros(1, np.float32)})
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds; each means "cannot be used", and why
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds; each means that it cannot be used
         return ProviderReport(name, True, False, _first_line(str(error)))
     if session.get_providers()[0] != name:
         return ProviderReport(name, True, False, _missing_reason(name))
@@ -158,17 +159,17 @@ def _missing_reason(name: str) -> str:
         return _missing_of_tensorrt()
     if missing := missing_cuda_libraries():
         return f"not found: {', '.join(missing)}; they come with pip install 'turnout[gpu]'"
-    return "the CUDA libraries are there, but no device or driver that works with them"
+    return "the CUDA libraries are installed, but no device or driver works with them"
 
 
 def _missing_of_tensorrt() -> str:
-    """Says what TensorRT lacks here, and how to get it."""
+    """Describes what TensorRT lacks here and how to get it."""
     needed = _needed_by_tensorrt()
     missing = [name for name in needed if not _loads(name)]
     if not needed:
         return "TensorRT's libraries (libnvinfer) or a device were not found"
     if not missing:
-        return "TensorRT's libraries are there, but no NVIDIA device or driver that works with them"
+        return "TensorRT's libraries are installed, but no NVIDIA device or driver works with them"
     sentences = [f"not found: {', '.join(missing)}"]
     if own := [name for name in missing if name.startswith(_TENSORRTS_OWN)]:
         toolkit = next((f"-cu{_major(name)}" for name in needed if name.startswith("libcudart")), "")
@@ -178,13 +179,13 @@ def _missing_of_tensorrt() -> str:
             " with its folder tensorrt_libs in LD_LIBRARY_PATH"
         )
     if len(own) < len(missing):
-        sentences.append("those of CUDA and cuDNN come with pip install 'turnout[gpu]'")
+        sentences.append("CUDA and cuDNN come with pip install 'turnout[gpu]'")
     return "; ".join(sentences)
 
 
 @functools.cache
 def _needed_by_tensorrt() -> tuple[str, ...]:
-    """Returns the libraries that ONNX Runtime's TensorRT provider is linked with, of NVIDIA's."""
+    """Returns the NVIDIA libraries that ONNX Runtime's TensorRT provider is linked with."""
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     try:
         found = _NVIDIAS.findall(library.read_bytes())
@@ -195,14 +196,14 @@ def _needed_by_tensorrt() -> tuple[str, ...]:
 
 @functools.cache
 def tensorrt_version() -> str:
-    """Returns the version of TensorRT that is installed, such as `10.8.0`; "" if there is none, or it does not tell."""
+    """Returns the installed version of TensorRT, such as `10.8.0`; "" if there is none or it cannot be determined."""
     for name in _needed_by_tensorrt():
         if name.startswith("libnvinfer.so"):
             try:
                 number = int(ctypes.CDLL(name).getInferLibVersion())
             except (OSError, AttributeError):
                 return ""
-            # NvInferVersion.h: since 10.0 major * 10000 + minor * 100 + patch, and before major * 1000 + minor * 100.
+            # NvInferVersion.h: since 10.0 major * 10000 + minor * 100 + patch, before that major * 1000 + minor * 100.
             thousands = 10_000 if number >= 100_000 else 1_000
             return f"{number // thousands}.{number % thousands // 100}.{number % 100}"
     return ""
@@ -221,12 +222,12 @@ def _major(name: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "it raised without saying why"
+    return text.strip().splitlines()[0][:300] if text.strip() else "it raised an error without a message"
 
 
 @functools.cache
 def _identity_model() -> bytes:
-    import onnx  # 0.07 s, which a child process that replaces one has not
+    import onnx  # takes 0.07 s, which a replacement child process cannot spare
 
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])

@@ -1,17 +1,16 @@
-"""What ONNX Runtime raised, as an error of ours: whose fault it is, and a sentence that a client may read."""
+"""Converts exceptions of ONNX Runtime to Turnout's errors, with a cause and a message that clients may see."""
 
 import re
 
 from turnout.errors import InputsRefused, MemoryBudgetExceeded, ModelFailure, ModelTimedOut, TurnoutError
 
 _NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "std::bad_alloc")
-"""What ONNX Runtime says when an allocation failed, when an arena met its limit, when a GPU is full, and of tensors
-without an arena."""
+"""ONNX Runtime's messages for a failed allocation, an arena at its limit, a full GPU, and tensors without an arena."""
 
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) : ")
 _NODE = re.compile(r"Non-zero status code returned while running (\S+) node\. Name:'([^']*)' Status Message: ")
 _SOURCE = re.compile(r"\S+\.(?:h|hpp|cc|cpp|cu|cuh):\d+ ")
-"""Where in ONNX Runtime's own source a check stands; what follows is its function, and then what it checked."""
+"""Location of a check in ONNX Runtime's source, which is followed by its function and then the checked condition."""
 _CHECKED = " was false."
 _FUNCTION = re.compile(r"^(?:[^()]*::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])?|[A-Za-z_]\w*) ")
 _PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s'\"(),:;]+")
@@ -21,24 +20,24 @@ _SIZES = re.compile(
     r"\b(shape|dimensions?|dims?|axis|axes|rank|broadcast|size|length|channels|out of (data )?bounds|out of range)\b",
     re.IGNORECASE,
 )
-"""What a kernel speaks of when the sizes or places that it was given do not go together.
+"""Words that kernels use when the sizes or positions given to them do not match.
 
-Kernels have no system in it: sizes that do not match are INVALID_ARGUMENT for `Gemm`, and FAIL for `MatMul`, `Add`,
-`Concat`, `Reshape` and `Conv`; an index out of bounds is INVALID_ARGUMENT for `Gather` and FAIL for `GatherElements`
-(tests/unit/serving/test_runtime_errors.py has them).
+The status codes are inconsistent: sizes that do not match are INVALID_ARGUMENT for `Gemm`, but FAIL for `MatMul`,
+`Add`, `Concat`, `Reshape` and `Conv`; an index out of bounds is INVALID_ARGUMENT for `Gather` and FAIL for
+`GatherElements` (see tests/unit/serving/test_runtime_errors.py).
 """
 
 _MAX_SENTENCE = 400
 
 
 def run_failure(error: Exception) -> TurnoutError:
-    """Returns what a run raised as an error of ours.
+    """Converts an exception of a run.
 
     Returns:
-        InputsRefused: The inputs are at fault: ONNX Runtime calls them invalid, or a kernel their sizes.
+        InputsRefused: The inputs are at fault: ONNX Runtime reports them, or a kernel their sizes, as invalid.
         MemoryBudgetExceeded: An allocation failed or met a limit.
         ModelTimedOut: The run was stopped.
-        ModelFailure: Anything else.
+        ModelFailure: Any other failure.
     """
     text = str(error)
     if "terminate flag" in text:
@@ -50,14 +49,15 @@ def run_failure(error: Exception) -> TurnoutError:
 
 
 def load_failure(error: Exception) -> TurnoutError:
-    """Returns what making a session raised: MemoryBudgetExceeded if memory ran out, else ModelFailure."""
+    """Converts an exception raised when a session is created: MemoryBudgetExceeded or ModelFailure."""
     return _failure(error, "ONNX Runtime cannot load it")
 
 
 def sentence(text: str) -> str:
-    """Returns what ONNX Runtime says, in one line without its codes, source files, C++ names and any path.
+    """Returns ONNX Runtime's message as one line without status codes, source files, C++ names and paths.
 
-    "Add node 'add1': Attempting to broadcast an axis by a dimension other than 1. 2 by 3"; "" if nothing is left of it.
+    For example "Add node 'add1': Attempting to broadcast an axis by a dimension other than 1. 2 by 3"; "" if no text
+    remains.
     """
     node = _NODE.search(text)
     place = f"{node[1]} node" + (f" '{node[2][:64]}'" if node[2] else "") if node else ""
@@ -71,7 +71,7 @@ def sentence(text: str) -> str:
 def _failure(error: Exception, what: str) -> MemoryBudgetExceeded | ModelFailure:
     text = str(error)
     if isinstance(error, MemoryError) or any(phrase in text for phrase in _NO_MEMORY):
-        return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
+        return MemoryBudgetExceeded(f"{what}: a memory limit was reached", retry_after=1.0)
     cleaned = sentence(text)
     return ModelFailure(f"{what}: {cleaned}" if cleaned else f"{what} ({type(error).__name__})")
 
@@ -84,7 +84,7 @@ def _inputs_are_at_fault(text: str) -> bool:
 
 
 def _without_source(cleaned: str) -> str:
-    """Returns what a check says for people, without where it stands in ONNX Runtime and the condition it looked at."""
+    """Returns the explanation of a failed check without its source location and condition."""
     while source := _SOURCE.search(cleaned):
         cleaned = cleaned[source.end() :]
         checked = cleaned.rfind(_CHECKED)

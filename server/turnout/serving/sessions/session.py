@@ -1,7 +1,7 @@
-"""One ONNX Runtime session of one version on one device.
+"""An ONNX Runtime session of one version on one device.
 
-`Session.run` is thread-safe and shared by a version's runners on the CPU. On CUDA each runner takes a `BoundRunner` of
-its own (`turnout.serving.sessions.io_binding`), since an IO binding serves one run at a time.
+`Session.run` is thread-safe, and on the CPU it is shared by a version's runners. On CUDA each runner has its own
+`BoundRunner` (`turnout.serving.sessions.io_binding`), since an IO binding serves one run at a time.
 """
 
 import ctypes
@@ -23,15 +23,15 @@ from turnout.serving.sessions.providers import CPU, CUDA, TENSORRT
 from turnout.serving.sessions.runtime_errors import load_failure, run_failure
 from turnout.serving.sessions.tensor import Array
 
-if TYPE_CHECKING:  # a child process that replaces one should be there soon, and reading settings takes 0.16 s to import
+if TYPE_CHECKING:  # importing settings takes 0.16 s, which would delay replacement child processes
     from turnout.config import Runtime
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
-"""Runs a model: inputs by name and names of the outputs wanted in; their values, in that order, out."""
+"""Runs a model: takes inputs by name and the names of requested outputs; returns their values in that order."""
 
 
 class EndableRun(ABC):
-    """A `Run` that can be ended from outside, since it goes on in a process of its own."""
+    """A `Run` that takes place in another process, so that it can be ended from outside."""
 
     @abstractmethod
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -41,16 +41,16 @@ class EndableRun(ABC):
     def run_unless(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: Callable[[], bool]
     ) -> list[Array]:
-        """Runs the model once, and ends the run some time after `given_up` tells that nobody waits for it any more."""
+        """Runs the model once, and ends the run some time after `given_up` returns True."""
 
 
 MakeRunner = Callable[[], AbstractContextManager[Run]]
-"""Makes what one runner thread runs with, in that thread; leaving the context frees what belongs to the thread."""
+"""Makes the `Run` of one runner thread, in that thread; leaving the context frees the thread's resources."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _BFLOAT16 = 16
-"""ONNX's number of the element type (TensorProto.BFLOAT16)."""
+"""ONNX's number for the element type (TensorProto.BFLOAT16)."""
 
 _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -59,21 +59,21 @@ _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
-"""A run's option that names the CUDA graph it captures or launches, and its value for a plain run
-(onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation). A session that captures takes a run
-without it for one of graph 0."""
+"""Run option with the id of the CUDA graph to capture or launch, and its value for a plain run
+(onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation). Without the option, a session that
+captures treats a run as one of graph 0."""
 
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
 
 class Stop:
-    """Ends one run: ONNX Runtime looks between two nodes of the graph whether it shall go on."""
+    """Stops one run: ONNX Runtime checks between two nodes of the graph whether to continue."""
 
     def __init__(self) -> None:
         self.options = ort.RunOptions()
 
     def __call__(self) -> None:
-        """Has the run raise ModelTimedOut before its next node."""
+        """Makes the run raise ModelTimedOut before its next node."""
         self.options.terminate = True
 
 
@@ -81,12 +81,12 @@ class Session:
     """A model in memory on one device.
 
     Attributes:
-        providers: Execution providers the session really runs on, in order.
+        providers: Execution providers that the session actually uses, in order.
         device: `cpu` or `cuda:N`.
-        captures: Runs of it may be captured as CUDA graphs; they go on one at a time.
-        tensorrt: Options that it was given for the TensorRT provider: another session of the version takes them, too.
-        gated: It keeps away while another session captures: what it does on a GPU passes
-            `turnout.serving.sessions.capture_gate`. Only where captures are expected in this process.
+        captures: Whether its runs may be captured as CUDA graphs; they then take place one at a time.
+        tensorrt: Options passed to the TensorRT provider, for further sessions of the version.
+        gated: Whether its use of a GPU passes `turnout.serving.sessions.capture_gate`, so that it waits while another
+            session captures; only if captures are expected in this process.
     """
 
     def __init__(
@@ -101,24 +101,24 @@ class Session:
         captures: bool = False,
         tensorrt: Mapping[str, str] = _NOTHING,
     ) -> None:
-        """Reads and optimises the graph; takes as long as that takes, without holding the GIL.
+        """Reads and optimises the graph, which may take long; the GIL is not held.
 
         Args:
-            model: The ONNX file; external data is found beside it.
-            signature: Of that model.
-            providers: ONNX Runtime's names, in order of preference.
-            device_id: Of a GPU provider.
-            runtime: The model's settings.
-            prepack: Copy weights into the form that kernels like best: quicker, and in memory twice where the first
-                form is only mapped.
-            captures: Let runs be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On the CPU
-                the same calls are made, and nothing is captured.
-            tensorrt: Options of the TensorRT provider beside those that `runtime` says.
+            model: Path of the ONNX file, with any external data beside it.
+            signature: Signature of the model.
+            providers: ONNX Runtime's names of execution providers, in order of preference.
+            device_id: Device number for GPU providers.
+            runtime: Runtime settings of the model.
+            prepack: Whether to copy weights into the layout that kernels prefer: faster, but it doubles the memory of
+                weights that are otherwise only mapped.
+            captures: Whether runs may be captured as CUDA graphs (the CUDA provider's option `enable_cuda_graph`). On
+                the CPU the same calls are made and nothing is captured.
+            tensorrt: Options for the TensorRT provider, in addition to those from `runtime`.
 
         Raises:
-            ModelFailure: ONNX Runtime cannot load the model, or cannot capture it: it has control flow, or nodes that
-                the CUDA provider has no kernels for.
-            MemoryBudgetExceeded: It does not fit the memory it may take.
+            ModelFailure: ONNX Runtime cannot load the model, or cannot capture it because it has control flow or nodes
+                without a kernel in the CUDA provider.
+            MemoryBudgetExceeded: The model does not fit into the permitted memory.
         """
         options = _options(runtime)
         if not prepack:
@@ -133,13 +133,13 @@ class Session:
                     str(model),
                     options,
                     providers=_with_options(providers, device_id, runtime, tensorrt, captures=captures),
-                    # Else what a GPU cannot load is told on standard output, and the CPU serves it.
+                    # Otherwise the CPU takes over a model that the GPU cannot load, with a note on standard output.
                     enable_fallback=False,
                 )
         except Exception as error:
             raise load_failure(error) from error
-        # The compiled session below ONNX Runtime's Python class: that class checks input names again and makes run
-        # options anew for each run, which doubles the cost of a small model's run (4.5 us instead of 2.5).
+        # Use the compiled session below ONNX Runtime's Python class. The class checks input names again and creates run
+        # options for each run, which nearly doubles the cost of a small model's run (4.5 us instead of 2.5).
         self._run = self._session._sess.run
         self._run_bound = self._session._sess.run_with_iobinding
         self._run_options = ort.RunOptions()
@@ -156,21 +156,21 @@ class Session:
         self._bfloat16 = bool(self._bfloat16_outputs) or any(s.dtype is DataType.BFLOAT16 for s in signature.inputs)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
-        """Runs the model once, on host arrays.
+        """Runs the model once on host arrays.
 
         Args:
-            inputs: By name, of the signature's dtypes and of shapes that fit it.
-            outputs: Names of the outputs wanted.
-            stop: Can end the run from another thread.
+            inputs: Inputs by name, with the signature's dtypes and matching shapes.
+            outputs: Names of the requested outputs.
+            stop: Stops the run from another thread.
 
         Returns:
-            The outputs' values, in that order.
+            Values of the outputs, in the order requested.
 
         Raises:
-            ModelFailure: The model raised.
-            InputsRefused: The model cannot run on such inputs.
-            ModelTimedOut: It was stopped.
-            MemoryBudgetExceeded: The arena met its limit.
+            ModelFailure: The model raised an error.
+            InputsRefused: The model cannot run on these inputs.
+            ModelTimedOut: The run was stopped.
+            MemoryBudgetExceeded: The arena reached its limit.
         """
         try:
             options = self._run_options if stop is None else stop.options
@@ -187,11 +187,11 @@ class Session:
         return values
 
     def bind(self) -> Any:
-        """Returns a new IO binding of this session."""
+        """Returns a new IO binding for this session."""
         return self._session.io_binding()
 
     def run_bound(self, binding: Any) -> None:
-        """Runs the model once on what `binding` binds. Raises as `run`."""
+        """Runs the model once on the values of `binding`. Raises as `run`."""
         try:
             if not self.gated:
                 self._run_bound(binding._iobinding, self._run_options)
@@ -202,28 +202,28 @@ class Session:
             raise run_failure(error) from error
 
     def value_like(self, array: Array) -> Any:
-        """Returns an OrtValue on the session's device with room for an array's like; of its own arena, where ONNX
-        Runtime knows that (1.31 does), so that its memory goes when the session does.
+        """Returns an uninitialized OrtValue on the session's device with an array's shape and dtype. It is in the
+        session's own arena if ONNX Runtime supports that (1.31 does), so that its memory is freed with the session.
         """
         make = getattr(self._session, "create_ortvalue_from_shape_and_type", ort.OrtValue.ortvalue_from_shape_and_type)
         device = self.device.partition(":")[0]
         return make(list(array.shape), array.dtype.type, device, self.device_id if device != "cpu" else 0)
 
     def capture(self, binding: Any, graph: int) -> Callable[[], None]:
-        """Runs the model on what `binding` binds until that is captured as a CUDA graph; returns what launches it.
+        """Captures a run on the values of `binding` as a CUDA graph; returns a function that launches it.
 
-        ONNX Runtime runs it twice, for what is allocated then cannot be during the capture, and once more to capture
-        it. Both have to be called in one thread, and `turn` held around what is returned. What is bound lies on the
-        session's device, and has to stay where it is.
+        ONNX Runtime runs the model twice, for allocations that are not possible during the capture, and a third time to
+        capture it. Capture and launches must take place in the same thread, and launches inside `turn`. The bound
+        values must be on the session's device and stay at the same addresses.
 
         Args:
-            binding: Holds values for all inputs and outputs.
-            graph: A number from 1 that no other capture in this process had: a graph that a number was given stays as
-                long as the session, and would be launched in place of a new one.
+            binding: Binding of values for all inputs and outputs.
+            graph: Number from 1 that no other capture in this process has used. ONNX Runtime keeps a graph under its
+                number as long as the session exists, and would launch it instead of a new one.
 
         Raises:
-            TurnoutError: As `run`: it cannot be run, or not be captured.
-            TimeoutError: There was no moment for it, since a run on a GPU or a load was always under way.
+            TurnoutError: As `run`: the model cannot be run or captured.
+            TimeoutError: A run on a GPU or a load was always in progress.
         """
         options = ort.RunOptions()
         options.add_run_config_entry(_GRAPH_ID, str(graph))
@@ -240,14 +240,14 @@ class Session:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Is held around what a gated session does on a GPU: no capture goes on meanwhile, and no other run of it if it
-        captures.
+        """Holds off captures, and for a session that captures also its other runs, while the context is entered. Every
+        use of a GPU by a gated session must be inside it.
         """
         with RUNS, self._one_at_a_time or nullcontext():
             yield
 
     def close(self) -> None:
-        """Gives its memory back, once its runs have ended and its bindings are let go. It is of no use after."""
+        """Frees the memory, once all runs have ended and all bindings are gone. The session is unusable afterwards."""
         with LOADS if self.gated else nullcontext():
             self._session = self._run = self._run_bound = None
         GATED.discard(self)
@@ -259,7 +259,7 @@ class Session:
         return values
 
     def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
-        """Runs through OrtValues: ONNX Runtime's NumPy interface does not know ml_dtypes' bfloat16."""
+        """Runs with OrtValues, since ONNX Runtime's NumPy interface does not support ml_dtypes' bfloat16."""
         given = {name: ort_value(array) for name, array in inputs.items()}
         values = self._session.run_with_ort_values(outputs, given, options)
         return [
@@ -269,15 +269,15 @@ class Session:
 
 
 def ort_value(array: Array) -> Any:
-    """Returns an OrtValue over `array`'s own memory, whatever its dtype; it keeps the array alive."""
+    """Returns an OrtValue over the memory of `array`, of any dtype; it keeps the array alive."""
     if array.dtype == ml_dtypes.bfloat16:
-        bits = np.asarray(array, order="C").view(np.uint16)  # ascontiguousarray gives a scalar a dimension
+        bits = np.asarray(array, order="C").view(np.uint16)  # ascontiguousarray would add a dimension to a scalar
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def host_array(value: Any) -> Array:
-    """Returns a copy of a bfloat16 OrtValue in host memory, which OrtValue.numpy() refuses to make."""
+    """Returns a copy of a bfloat16 OrtValue in host memory, which OrtValue.numpy() does not support."""
     count = int(np.prod(value.shape(), dtype=np.int64))
     if count == 0:
         return np.empty(value.shape(), ml_dtypes.bfloat16)
@@ -293,7 +293,7 @@ def _options(runtime: "Runtime") -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _LEVELS[runtime.optimization_level]
     options.enable_cpu_mem_arena = runtime.cpu_arena
-    # A spinning pool burns a core that the event loop needs: on 2 cores it halves the throughput of small models.
+    # A spinning pool takes a core from the event loop: on 2 cores it halves the throughput of small models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -305,8 +305,8 @@ def _with_options(
     cuda = gpu | {
         "arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy],
         "use_tf32": str(int(runtime.tf32)),
-        # The default tries every algorithm out whenever a shape is new, within the request that brings it; and what it
-        # then chooses differs from one session to the next, and the answers with it.
+        # The default tries every algorithm for each new shape, within the request that brings it. Its choice also
+        # differs between sessions, and with it the answers.
         "cudnn_conv_algo_search": "HEURISTIC",
     }
     if runtime.arena_limit_bytes:

@@ -1,4 +1,4 @@
-"""The form that tensors have inside the server. Pure."""
+"""The representation of tensors inside the server. Pure."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from turnout.registry.manifest.signature import DataType
 
 Array = NDArray[Any]
-"""A tensor's value. Strings are object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`."""
+"""Value of a tensor. Strings are object arrays of `str`; bfloat16 is `ml_dtypes.bfloat16`."""
 
 NUMPY_DTYPES: Mapping[DataType, np.dtype[Any]] = MappingProxyType(
     {
@@ -32,18 +32,18 @@ NUMPY_DTYPES: Mapping[DataType, np.dtype[Any]] = MappingProxyType(
         DataType.STRING: np.dtype(object),
     }
 )
-"""The NumPy form of each element type: strings are object arrays of `str`."""
+"""NumPy dtype of each element type; strings are object arrays of `str`."""
 
 
 def memory_of(arrays: Iterable[Array]) -> int:
-    """Returns the bytes that `arrays` hold, those of their strings too."""
+    """Returns the size of `arrays` in bytes, including that of their strings."""
     size = 0
     for array in arrays:
         size += array.nbytes
         if array.dtype == object:
             elements = array.ravel().tolist()
             try:
-                size += sum(map(str.__sizeof__, elements))  # a million in 28 ms; sys.getsizeof takes 92
+                size += sum(map(str.__sizeof__, elements))  # 28 ms for a million; sys.getsizeof takes 92
             except TypeError:
                 size += sum(map(sys.getsizeof, elements))
     return size

@@ -1,1 +1,1 @@
-"""Versions that run on TensorRT: engines that are built and kept, and FP16 where golden cases show that it is exact."""
+"""Versions that run on TensorRT: cached engines, and FP16 if golden cases show that it is exact enough."""

@@ -1,7 +1,7 @@
-"""Loads a version that builds engines, which takes minutes and cannot be stopped.
+"""Loads a version whose engines are built, which takes minutes and cannot be stopped.
 
-It is done in a thread that is left behind when it takes too long, or when the server stops. What it brings then is
-freed at once. Engines that were kept meanwhile are there for the next load.
+The load runs in a thread that is abandoned when it takes too long or the server stops. Its result is then freed at
+once. Engines cached in the meantime are used by the next load.
 """
 
 import contextvars
@@ -16,35 +16,35 @@ from turnout.errors import ModelTimedOut
 from turnout.threads import Threads
 
 _LOOK_SECONDS = 0.1
-"""How often whoever waits looks whether the server stops."""
+"""Interval in seconds at which a waiting thread checks whether the server stops."""
 
 T = TypeVar("T")
 
 
 class EngineBuilds:
-    """The builds that go on in this process, by what they build."""
+    """The builds in progress in this process, by name."""
 
     def __init__(self) -> None:
         self._changed = threading.Lock()
         self._going: set[str] = set()
 
     def within(self, seconds: float, name: str, build: Callable[[], T], discard: Callable[[T], None]) -> T:
-        """Returns what a build brings.
+        """Returns the result of a build.
 
         Args:
-            seconds: That it may take.
-            name: Of what is built: only one build of that goes on at a time, and one that was left behind counts.
-            build: Runs in a thread of its own.
-            discard: Frees what a build brings that nobody waits for any more.
+            seconds: Time limit in seconds.
+            name: Name of the build. Only one build of a name runs at a time, including abandoned builds.
+            build: Performs the build; runs in a new thread.
+            discard: Frees the result of an abandoned build.
 
         Raises:
-            ModelTimedOut: It takes longer, or an earlier one still goes on.
-            WorkCancelled: Whoever waits is to stop.
-            Exception: What `build` raised.
+            ModelTimedOut: The build takes too long, or an earlier one is still running.
+            WorkCancelled: The waiting thread was cancelled.
+            Exception: `build` raised it.
         """
         with self._changed:
             if name in self._going:
-                raise ModelTimedOut("an earlier build, which took too long, still goes on")
+                raise ModelTimedOut("an earlier build that took too long is still running")
             self._going.add(name)
         threads = Threads("engines")
         future = threads.submit(contextvars.copy_context().run, build)
@@ -57,7 +57,7 @@ class EngineBuilds:
             future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
             raise
         finally:
-            del future  # its error's traceback leads here, and would keep in memory what failed
+            del future  # the traceback of its error refers to this frame and would keep in memory what failed
 
     def _wait(self, future: "Future[T]", seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -74,4 +74,4 @@ class EngineBuilds:
 
 
 ENGINE_BUILDS = EngineBuilds()
-"""Of this process: they share its devices."""
+"""The builds of this process, which share its devices."""

@@ -1,15 +1,16 @@
-"""Where TensorRT keeps what it takes minutes to build, and how ONNX Runtime is told of it. Pure.
+"""Layout of the TensorRT cache, and the options that make ONNX Runtime use it. Pure.
 
     <cache>/tensorrt/engines/<digest>/<GPU>/<libraries>/full    engines of one version at full precision
                                                        /fp16    the same in FP16
                                                        /precision.json    which of them is used, and why
-    <cache>/tensorrt/timings/<GPU>/<libraries>/                 how long kernels take, which all versions share
+    <cache>/tensorrt/timings/<GPU>/<libraries>/                 timings of kernels, shared by all versions
 
-An engine is right for the model, the GPU and the libraries that it was built with, and ONNX Runtime does not look
-whether they are the same: so each has a folder of its own. Never in the repository, whose versions do not change.
+An engine is valid for the model, GPU and libraries that it was built with. ONNX Runtime does not check these, so each
+combination has its own folder. The cache is never in the repository, whose versions do not change.
 
-`[runtime] tensorrt_cache` says where; a session is given these options if it is set, which was not seen on a GPU yet.
-The options are those of onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html, "TensorRT EP Caches".
+The setting `[runtime] tensorrt_cache` is the path of the cache; sessions get these options if it is set. This has not
+been tested on a GPU yet. The options are documented in "TensorRT EP Caches" on
+onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.
 """
 
 import re
@@ -25,8 +26,8 @@ class TensorrtCache:
     """The folders of one version on one kind of GPU.
 
     Attributes:
-        engines: Path of the version's own, on that GPU with those libraries.
-        timings: Path of that of all versions.
+        engines: Path of the version's own folder for that GPU and those libraries.
+        timings: Path of the folder that all versions share.
     """
 
     engines: str
@@ -34,18 +35,18 @@ class TensorrtCache:
 
     @classmethod
     def of(cls, cache: str, digest: str, gpu: str, capability: str, runtime: str, tensorrt: str) -> "TensorrtCache":
-        """Returns the folders; none is made.
+        """Returns the folders without creating them.
 
         Args:
             cache: Path of a folder on a local disk.
-            digest: Of the version.
+            digest: Digest of the version.
             gpu: Name of the device, such as `NVIDIA H200`.
-            capability: Its compute capability, such as `9.0`.
+            capability: Compute capability of the device, such as `9.0`.
             runtime: Version of ONNX Runtime.
-            tensorrt: Version of TensorRT, of which ONNX Runtime fixes the first number only; "" where that is not told.
+            tensorrt: Version of TensorRT, of which ONNX Runtime fixes only the major version; "" if it is unknown.
 
         Raises:
-            ValueError: That is not a digest, or the device has no name.
+            ValueError: The digest is invalid, or the device has no name.
         """
         matched = _DIGEST.fullmatch(digest)
         device = _UNFIT.sub("-", gpu).strip("-.").lower()
@@ -57,21 +58,21 @@ class TensorrtCache:
         return cls(f"{cache}/tensorrt/engines/{matched[1]}/{kind}", f"{cache}/tensorrt/timings/{kind}")
 
     def engines_in(self, *, fp16: bool) -> str:
-        """Returns the path of the engines of one precision."""
+        """Returns the path of the engines at one precision."""
         return f"{self.engines}/{'fp16' if fp16 else 'full'}"
 
     @property
     def precision(self) -> str:
-        """Path of what was found out about FP16."""
+        """Path of the record of whether FP16 is exact enough."""
         return f"{self.engines}/precision.json"
 
     def options(self, *, fp16: bool) -> Mapping[str, str]:
-        """Returns the options of ONNX Runtime's TensorRT provider that have it use the folders, at one precision."""
+        """Returns the options that make ONNX Runtime's TensorRT provider use the folders at one precision."""
         return {
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": self.engines_in(fp16=fp16),
             "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": self.timings,
-            # Timings of a GPU that differs are no use, and engines built from them slow.
+            # Timings from another kind of GPU are useless, and make for slow engines.
             "trt_force_timing_cache": "False",
         }

@@ -1,7 +1,7 @@
-"""The folders in which TensorRT keeps engines and timings between loads (`tensorrt_cache` says where), on this machine.
+"""The folders on this machine in which TensorRT caches engines and timings (setting `tensorrt_cache`).
 
-An engine is code that TensorRT runs: whoever may write one there has the server run it. So the folders are the server's
-own, and one that others may write to is refused.
+An engine is code that TensorRT runs, so anyone who can write engines there can make the server run code. The folders
+therefore belong to the server's user, and a folder that others can write to is refused.
 """
 
 import contextlib
@@ -26,25 +26,25 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True, slots=True)
 class EngineCache:
-    """The folders of one version on one device; they are there.
+    """The existing cache folders of one version on one device.
 
     Attributes:
-        paths: Of them.
+        paths: Paths of the folders.
     """
 
     paths: TensorrtCache
 
     @classmethod
     def open(cls, root: str, digest: str, device: CudaDevice) -> "EngineCache":
-        """Makes the folders.
+        """Creates the folders.
 
         Args:
             root: Path of a folder on a local disk.
-            digest: Of the version.
-            device: That it will run on.
+            digest: Digest of the version.
+            device: Device that the version will run on.
 
         Raises:
-            ConfigError: They cannot be made, are another user's, or others may write to them.
+            ConfigError: The folders cannot be created, belong to another user, or others can write to them.
         """
         top = Path(root).absolute()
         paths = TensorrtCache.of(str(top), digest, device.name, device.capability, ort.__version__, tensorrt_version())
@@ -52,20 +52,20 @@ class EngineCache:
             try:
                 top.parent.mkdir(parents=True, exist_ok=True)
                 for path in reversed([folder, *(parent for parent in folder.parents if parent.is_relative_to(top))]):
-                    path.mkdir(mode=0o700, exist_ok=True)  # each by itself: `parents` goes by the umask
+                    path.mkdir(mode=0o700, exist_ok=True)  # one by one, since `parents=True` uses the umask
                     _refuse_if_shared(path, path.stat())
             except OSError as error:
                 raise ConfigError(f"[runtime] tensorrt_cache: {error.strerror}: {folder}") from error
-        with contextlib.suppress(OSError):  # a read-only disk: nothing is removed from that either
+        with contextlib.suppress(OSError):  # on a read-only disk, from which nothing can be removed either
             os.utime(_engines(top) / _name(digest))
         return cls(paths)
 
     def record(self, settings: Mapping[str, str]) -> PrecisionRecord:
-        """Returns where it is kept whether FP16 is exact enough under settings."""
+        """Returns the record of whether FP16 is exact enough with the given settings."""
         return PrecisionRecord(Path(self.paths.precision), settings)
 
     def clear(self, *, fp16: bool) -> bool:
-        """Removes the engines of one precision, such as damaged ones; tells whether there were any."""
+        """Removes the engines of one precision, such as damaged ones; returns whether there were any."""
         folder = Path(self.paths.engines_in(fp16=fp16))
         removed = False
         with contextlib.suppress(OSError):
@@ -76,38 +76,38 @@ class EngineCache:
 
 
 def engine_caches(digest: str, runtime: Runtime) -> Mapping[int, EngineCache]:
-    """Opens the folders of a version's engines by device. Raises ConfigError."""
+    """Opens the cache folders of a version by device. Raises ConfigError."""
     if not runtime.tensorrt_cache:
         return {}
     found = {device.index: device for device in cuda_driver().devices}
     return {
         index: EngineCache.open(runtime.tensorrt_cache, digest, found[index])
         for index in runtime.device_ids
-        if index in found  # of another the session says what is wrong
+        if index in found  # for missing devices, creating the session reports the error
     }
 
 
 def provider_options(cache: EngineCache | None, *, fp16: bool) -> Mapping[str, str]:
-    """Returns the options of ONNX Runtime's TensorRT provider for engines of one precision, kept in `cache` if any."""
-    precision = {"trt_fp16_enable": str(fp16)}  # said in either case: variables of the environment may set it as well
+    """Returns the options of ONNX Runtime's TensorRT provider for one precision, with `cache` if it is not None."""
+    precision = {"trt_fp16_enable": str(fp16)}  # always set, since environment variables may set it too
     return {**({} if cache is None else cache.paths.options(fp16=fp16)), **precision}
 
 
 def forget(root: str, digest: str) -> None:
-    """Removes the engines of a version, on all devices."""
+    """Removes the engines of a version for all devices."""
     shutil.rmtree(_engines(Path(root).absolute()) / _name(digest), ignore_errors=True)
 
 
 def keep_within(root: str, most: int, but: Collection[str]) -> list[str]:
-    """Removes engines of the versions that were loaded least recently until those left take `most` bytes.
+    """Removes engines of the least recently loaded versions until the rest takes at most `most` bytes.
 
     Args:
-        root: Path of the folder.
-        most: Bytes.
-        but: Digests of versions whose engines stay.
+        root: Path of the cache.
+        most: Maximum size in bytes.
+        but: Digests of versions whose engines are kept.
 
     Returns:
-        The digests of the versions whose engines were removed.
+        Digests of the versions whose engines were removed.
     """
     top, kept = _engines(Path(root).absolute()), {_name(digest) for digest in but}
     try:
@@ -134,7 +134,7 @@ def _name(digest: str) -> str:
 
 
 def _bytes(folder: Path) -> int:
-    """Returns the bytes of the files in a folder; of those that are gone meanwhile, none."""
+    """Returns the total size of the files in a folder in bytes, ignoring files that are removed in the meantime."""
     size = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -145,6 +145,6 @@ def _bytes(folder: Path) -> int:
 
 def _refuse_if_shared(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
-        raise ConfigError(f"[runtime] tensorrt_cache: {path} is another user's, and what lies in it is run")
+        raise ConfigError(f"[runtime] tensorrt_cache: {path} belongs to another user, and its contents are executed")
     if found.st_mode & _OTHERS:
-        raise ConfigError(f"[runtime] tensorrt_cache: others may write to {path}, and what lies in it is run")
+        raise ConfigError(f"[runtime] tensorrt_cache: other users may write to {path}, and its contents are executed")

@@ -1,8 +1,8 @@
-"""What becomes of a version whose TensorRT engines cannot be built. Pure.
+"""Decides how a version is served if its TensorRT engines cannot be built. Pure.
 
 building -> built                                        it is served by TensorRT
-         -> failed | late -> the next provider that its settings name, which is told with the reason
-                          -> Failed, where they name none
+         -> failed | late -> the next provider in its settings, with the reason as a note
+                          -> Failed, if there is none
          -> given up                                     the server stops
 """
 
@@ -16,11 +16,11 @@ WAITING = "waiting for its turn to build TensorRT engines"
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """How a version is served that does not run on TensorRT although it should.
+    """How a version is served that should run on TensorRT but does not.
 
     Attributes:
-        providers: That it is loaded with, in the order of its settings.
-        reason: Why, in words.
+        providers: Providers to load it with, in the order of its settings.
+        reason: Human-readable reason.
     """
 
     providers: tuple[str, ...]
@@ -28,10 +28,10 @@ class Fallback:
 
 
 def fallback(wanted: Sequence[str], why: str) -> Fallback | None:
-    """Returns how a version is served whose engines cannot be built; None if its settings name nothing else.
+    """Returns how a version is served if its engines cannot be built; None if its settings name no other provider.
 
     Args:
-        wanted: Providers that its settings name, such as `("tensorrt", "cuda", "cpu")`.
+        wanted: Providers in its settings, such as `("tensorrt", "cuda", "cpu")`.
         why: What went wrong.
     """
     rest = tuple(name for name in wanted if name != TENSORRT)
@@ -39,17 +39,17 @@ def fallback(wanted: Sequence[str], why: str) -> Fallback | None:
 
 
 def builds_engines(wanted: Sequence[str] | str) -> bool:
-    """Tells whether TensorRT is the first of the providers that a version's settings name."""
+    """Returns whether TensorRT is the first provider in a version's settings."""
     return wanted != "auto" and bool(wanted) and str(wanted[0]) == TENSORRT
 
 
 def allowance(wanted: Sequence[str] | str, build_seconds: float) -> float:
-    """Returns the seconds that loading, or a first run, may take beside what it may take of other providers."""
+    """Returns the additional seconds allowed for loading, or for a first run, if TensorRT builds engines."""
     return build_seconds if builds_engines(wanted) else 0.0
 
 
 def progress(stage: str, seconds: float) -> str:
-    """Returns what is told of a stage that goes on: "building TensorRT engines, for 2 min 10 s"."""
+    """Formats a stage in progress: "building TensorRT engines, for 2 min 10 s"."""
     whole = int(seconds)
     minutes, rest = divmod(whole, 60)
     return f"{stage}, for {f'{minutes} min ' if minutes else ''}{rest} s"

@@ -1,7 +1,8 @@
-"""Whether a version runs in FP16, as its golden cases show. Pure but for NumPy.
+"""Decides by its golden cases whether a version runs in FP16. Pure.
 
-A session in FP16 is used only if it answers every golden case as the case expects, within the version's tolerances: the
-comparison of the gate `golden`. What a case does not say is expected to be what the session at full precision answers.
+A session in FP16 is used only if it answers every golden case as the case expects, within the version's tolerances; the
+comparison is that of the gate `golden`. Outputs that a case does not specify are compared with the answer of the
+session at full precision.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,11 +20,11 @@ from turnout.registry.storage.golden import GOLDEN_DIRECTORY, GoldenCase
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How exactly a version runs.
+    """The precision at which a version runs.
 
     Attributes:
-        fp16: It runs in FP16.
-        reason: Why it does or does not, in words; "" where nobody asked for it.
+        fp16: Whether it runs in FP16.
+        reason: Human-readable reason; "" if FP16 was not requested.
     """
 
     fp16: bool = False
@@ -31,22 +32,22 @@ class Precision:
 
 
 FULL = Precision()
-"""Where nobody asked for FP16."""
+"""Full precision, where FP16 was not requested."""
 
 
 def full(why: str) -> Precision:
-    """Returns that a version runs at full precision although FP16 was asked for, and why."""
+    """Returns full precision for a version for which FP16 was requested, with the reason."""
     return Precision(False, f"full precision: {why}")
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One golden case, and what two sessions of a version answered to it.
+    """One golden case and the answers of two sessions of a version.
 
     Attributes:
-        case: With what it expects; its inputs are not looked at.
-        full: The answer at full precision.
-        reduced: The answer in FP16.
+        case: Golden case with its expected outputs; its inputs are not used.
+        full: Answer at full precision.
+        reduced: Answer in FP16.
     """
 
     case: GoldenCase
@@ -55,12 +56,12 @@ class Compared:
 
 
 def beforehand(setting: Literal["off", "golden"], manifest: Manifest, *, isolated: bool) -> Precision | None:
-    """Returns how exactly a version runs, as far as that is known before it is tried; None if it has to be tried.
+    """Returns the precision of a version if it is known without a trial; None if a trial is necessary.
 
     Args:
-        setting: `runtime.tensorrt_fp16`.
-        manifest: Of the version.
-        isolated: It runs in child processes.
+        setting: The setting `runtime.tensorrt_fp16`.
+        manifest: Manifest of the version.
+        isolated: Whether the version runs in child processes.
     """
     if setting == "off":
         return FULL
@@ -73,8 +74,8 @@ def decide(manifest: Manifest, compared: Iterable[Compared]) -> Precision:
     """Returns whether a version may run in FP16.
 
     Args:
-        manifest: Of the version; declares tolerances and labels.
-        compared: One for each of its golden cases; no more are taken once one disagrees.
+        manifest: Manifest of the version, with tolerances and labels.
+        compared: Comparison for each of its golden cases; iteration stops at the first disagreement.
     """
     labelled: dict[str, GoldenCase] = {}
     answers: tuple[dict[str, ExampleResult], dict[str, ExampleResult]] = ({}, {})

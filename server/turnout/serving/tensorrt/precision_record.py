@@ -1,7 +1,7 @@
-"""What was found out about FP16, kept beside the engines that it was found out with.
+"""The recorded result of a precision trial, kept beside the engines that it was made with.
 
-It is right for one version, kind of GPU and set of libraries, as those are, and for the settings that it names. What
-cannot be read counts as not there, and what cannot be written is found out again at the next load.
+Like the engines, a record is valid for one version, kind of GPU and set of libraries, and also for the settings that it
+names. A record that cannot be read counts as missing; if it cannot be written, the next load repeats the trial.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ _MOST_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecord:
-    """A file.
+    """A file with the result of a precision trial.
 
     Attributes:
-        path: Where it lies.
-        settings: That change what an engine computes, by name.
+        path: Path of the file.
+        settings: Settings that affect what an engine computes, by name.
     """
 
     path: Path
     settings: Mapping[str, str]
 
     def read(self) -> Precision | None:
-        """Returns what was found out; None if nothing was, with other settings, or the file is damaged."""
+        """Returns the result; None if there is none, it is for other settings, or the file is damaged."""
         try:
             data = read_small(self.path, _MOST_BYTES)
             body = json.loads(data) if len(data) <= _MOST_BYTES else None
@@ -42,7 +42,7 @@ class PrecisionRecord:
         return None
 
     def write(self, found: Precision) -> None:
-        """Keeps what was found out, if that can be done."""
+        """Writes a result if possible."""
         body = {"fp16": found.fp16, "reason": found.reason, "settings": dict(self.settings)}
         scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):

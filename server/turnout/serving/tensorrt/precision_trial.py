@@ -1,4 +1,4 @@
-"""Makes the sessions of a version in the precision that it is found to be exact in."""
+"""Creates the sessions of a version at the precision that a trial finds exact enough."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from turnout.serving.tensorrt.precision import Compared, Precision, decide, full
 from turnout.serving.tensorrt.precision_record import PrecisionRecord
 
 CASE_BYTES = 64 << 20
-"""Memory of the arrays of a golden case that is run at a load; one that is larger rules FP16 out."""
+"""Maximum size in bytes of the arrays of a golden case that is run during a load; a larger case rules out FP16."""
 
 _BFLOAT16 = NUMPY_DTYPES[DataType.BFLOAT16]
 
 MakeSessions = Callable[[bool], Sequence[Session]]
-"""Makes a session for each device, in FP16 if it is given True; raises TurnoutError."""
+"""Creates a session for each device, in FP16 if the argument is True; raises TurnoutError."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrecisionTrial:
-    """A version whose precision is to be found out.
+    """A version whose precision is to be determined.
 
     Attributes:
-        manifest: Of the version.
-        directory: Holds its files.
-        make: Makes its sessions.
-        records: What was found out before, one for each device.
+        manifest: Manifest of the version.
+        directory: Directory with the version's files.
+        make: Creates its sessions.
+        records: Records of earlier trials, one for each device.
     """
 
     manifest: Manifest
@@ -43,10 +43,10 @@ class PrecisionTrial:
     records: Sequence[PrecisionRecord] = ()
 
     def sessions(self) -> tuple[Sequence[Session], Precision]:
-        """Makes the sessions that serve, and tells their precision.
+        """Creates the sessions to serve with, and returns them with their precision.
 
         Raises:
-            ModelFailure, MemoryBudgetExceeded: They cannot be made at full precision.
+            ModelFailure, MemoryBudgetExceeded: They cannot be created at full precision.
         """
         known = self._known()
         if known is not None and known.fp16:
@@ -59,7 +59,7 @@ class PrecisionTrial:
             return exact, known
         try:
             reduced = self.make(True)
-        except TurnoutError as error:  # it may be memory, and is tried again at the next load
+        except TurnoutError as error:  # the cause may be lack of memory, so the next load tries again
             return exact, full(f"no session in FP16: {error.message}")
         found = self._compared(exact, reduced)
         for record in self.records:
@@ -70,7 +70,7 @@ class PrecisionTrial:
         return used, found
 
     def _known(self) -> Precision | None:
-        """Returns what was found out on all devices before; None if that is not known of each, or not the same."""
+        """Returns the recorded result if all devices have the same; otherwise None."""
         found = {record.read() for record in self.records}
         return found.pop() if len(found) == 1 else None
 
@@ -86,7 +86,7 @@ class PrecisionTrial:
         return found
 
     def _answered(self, exact: Session, reduced: Session) -> Iterator[Compared]:
-        """Runs the golden cases one after the other. Raises InvalidModel if one cannot be read, or is too large."""
+        """Runs the golden cases one by one. Raises InvalidModel if a case cannot be read or is too large."""
         for entry in self.manifest.files:
             if not entry.path.startswith(f"{GOLDEN_DIRECTORY}/"):
                 continue
@@ -104,5 +104,5 @@ class PrecisionTrial:
 
 
 def _plain(array: Array) -> Array:
-    """Returns `array` in a dtype that golden cases have."""
+    """Returns `array` in a dtype that golden cases support."""
     return array.astype(np.float32) if array.dtype == _BFLOAT16 else array

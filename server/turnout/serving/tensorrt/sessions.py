@@ -1,4 +1,4 @@
-"""Makes the sessions of a version that run on TensorRT."""
+"""Creates the sessions of a version that runs on TensorRT."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from turnout.serving.tensorrt.precision_trial import PrecisionTrial
 def engine_sessions(
     directory: Path, published: Published, names: Sequence[str], runtime: Runtime
 ) -> tuple[Sequence[Session], Precision]:
-    """Makes a session on TensorRT for each device, in FP16 where that was asked for and is exact enough.
+    """Creates a session on TensorRT for each device, in FP16 if that is requested and exact enough.
 
     Raises:
         ModelFailure, MemoryBudgetExceeded, ConfigError: As `load`.
@@ -44,7 +44,7 @@ def engine_sessions(
         except ModelFailure:
             if sum(cache.clear(fp16=fp16) for cache in caches.values()) == 0:
                 raise
-            return made(fp16)  # an engine that was kept may be damaged: they are built once more
+            return made(fp16)  # a cached engine may have been damaged, so they are built again
 
     decided = beforehand(runtime.tensorrt_fp16, manifest, isolated=False)
     if decided is not None:

@@ -1,6 +1,6 @@
-"""Tries settings of a version out against each other.
+"""Tunes a version: tries settings against each other.
 
-candidates  which settings are tried, in which order        pure
-comparison  what windows in turn say, and what to choose    pure
-trial       runs a version under two settings in turn
+candidates  which settings are tried, and in which order         pure
+comparison  evaluates measurements and chooses settings          pure
+trial       runs a version under two settings in alternation
 """

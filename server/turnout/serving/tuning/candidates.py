@@ -1,7 +1,7 @@
-"""Which settings of a version are tried, in which order. Pure.
+"""Chooses which settings of a version are tried, and in which order. Pure.
 
-One kind of setting after the other, each beside the best of the kind before: threads and runners together, since they
-share the cores; then the size of batches; then how long a runner waits for a fuller one.
+One group of settings is tried after another, each combined with the best of the groups before: threads and runners
+together, since they share the cores; then the batch size; then how long a runner waits for a fuller batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ _DELAYS_MS = (0.5, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The settings that are tried.
+    """The settings that are tuned.
 
     Attributes:
         threads: `runtime.intra_op_threads`.
         runners: `runtime.runners`.
-        max_rows: `batching.max_rows`; 0 if requests share no run.
+        max_rows: `batching.max_rows`; 0 if batching is off.
         delay_ms: `batching.max_delay_ms`.
         cuda_graphs: `runtime.cuda_graphs`.
     """
@@ -34,7 +34,7 @@ class Tuned:
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Self:
-        """Returns what a model's settings say."""
+        """Extracts the tuned settings from a model's settings."""
         batching, runtime = settings.batching, settings.runtime
         rows = batching.max_rows if batching.enabled else 0
         return cls(
@@ -42,14 +42,14 @@ class Tuned:
         )
 
     def over(self, settings: ModelSettings) -> ModelSettings:
-        """Returns a model's settings with these in them."""
+        """Returns a model's settings with these applied."""
         runtime = settings.runtime.model_copy(update=self.tables()["runtime"])
         return replace(
             settings, runtime=runtime, batching=settings.batching.model_copy(update=self.tables()["batching"])
         )
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """Returns them by table and key of a model's settings; those that have no say are left out."""
+        """Returns the settings by table and key; settings without effect are left out."""
         batching: dict[str, Any] = {"enabled": bool(self.max_rows)}
         if self.max_rows:
             batching |= {"max_rows": self.max_rows, "max_delay_ms": self.delay_ms}
@@ -57,7 +57,7 @@ class Tuned:
         return {"runtime": runtime, "batching": batching}
 
     def changes(self, before: "Tuned") -> dict[str, dict[str, Any]]:
-        """Returns by table and key what is set otherwise than in `before`."""
+        """Returns, by table and key, the settings that differ from `before`."""
         old = before.tables()
         changed = {
             table: {key: value for key, value in keys.items() if old[table].get(key) != value}
@@ -77,12 +77,12 @@ class Tuned:
 
 
 def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tuned]:
-    """Yields what shares the cores in other ways.
+    """Yields other ways to share the cores.
 
     Args:
-        best: So far.
-        cores: That the process may use.
-        on_gpu: Runs happen on a GPU, where threads have no say.
+        best: Best settings so far.
+        cores: Number of cores that the process may use.
+        on_gpu: Whether runs take place on a GPU, where the number of threads has no effect.
     """
     if on_gpu:
         yield from (replace(best, runners=runners, cuda_graphs="off") for runners in (1, 2, 3, 4))
@@ -94,11 +94,11 @@ def threads_and_runners(best: Tuned, cores: int, *, on_gpu: bool) -> Iterator[Tu
 
 
 def batch_sizes(best: Tuned, most_rows: int) -> Iterator[Tuned]:
-    """Yields other sizes of batches, none among them.
+    """Yields other batch sizes, including no batching.
 
     Args:
-        best: So far.
-        most_rows: That the version's manifest and its own proof allow; below 2 it shares no runs whatever is set.
+        best: Best settings so far.
+        most_rows: Maximum number of rows by the manifest and the proof; below 2 the version is never batched.
     """
     if most_rows >= 2:
         yield replace(best, max_rows=0)
@@ -106,18 +106,18 @@ def batch_sizes(best: Tuned, most_rows: int) -> Iterator[Tuned]:
 
 
 def delays(best: Tuned, most_rows: int) -> Iterator[Tuned]:
-    """Yields other times that a runner waits for a fuller batch."""
+    """Yields other times for which a runner waits for a fuller batch."""
     if best.max_rows >= 2 and most_rows >= 2:
         yield from (replace(best, delay_ms=delay) for delay in (0.0, *_DELAYS_MS))
 
 
 def untried(candidates: Iterator[Tuned], tried: Sequence[Tuned]) -> list[Tuned]:
-    """Returns each candidate once that was not tried yet."""
+    """Returns the candidates that have not been tried, without duplicates."""
     return [candidate for candidate in dict.fromkeys(candidates) if candidate not in tried]
 
 
 def _powers(most: int) -> list[int]:
-    """Returns the powers of two up to `most`, and that itself."""
+    """Returns the powers of two up to `most`, and `most` itself."""
     powers = [1]
     while powers[-1] * 2 <= most:
         powers.append(powers[-1] * 2)

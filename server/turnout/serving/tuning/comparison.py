@@ -1,7 +1,7 @@
-"""What windows in turn say of two settings, and which settings to choose. Pure.
+"""Compares two settings by alternating measurement windows, and chooses settings. Pure.
 
-A machine that others use too is now slow, now fast. So the present settings and a candidate are run in turn, window by
-window, and each pair of windows gives one ratio: what both had to bear falls out of it.
+A shared machine varies in speed. The present settings and a candidate are therefore run in alternation, window by
+window, and each pair of windows gives a ratio in which the common influence cancels out.
 """
 
 import math
@@ -13,26 +13,26 @@ from typing import Any, Literal
 from turnout.serving.tuning.candidates import Tuned
 
 End = Literal["throughput", "latency"]
-"""What settings are chosen for."""
+"""What settings are optimised for."""
 
 ENDS: tuple[End, ...] = ("throughput", "latency")
 
 _GAINS: Mapping[End, str] = {
-    "throughput": "the requests a second of the present settings",
-    "latency": "as quick as the present settings with one request at a time",
+    "throughput": "the requests per second of the present settings",
+    "latency": "as fast as the present settings with one request at a time",
 }
 
 WORTHWHILE = 1.03
-"""A candidate that is better by less is not worth another setting."""
+"""Minimum improvement for which a candidate is worth a change of settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one stretch of time gave under one setting.
+    """The measurements of one period under one setting.
 
     Attributes:
-        rate: Requests a second with many in flight.
-        latencies: Seconds of each request with one in flight.
+        rate: Requests per second with many in flight.
+        latencies: Latency in seconds of each request with one in flight.
     """
 
     rate: float
@@ -44,8 +44,8 @@ class Improvement:
     """How much better a candidate is than the present settings; above 1 is better.
 
     Attributes:
-        middle: The median of all pairs of windows.
-        low, high: The middle half of them lies between these.
+        middle: Median over all pairs of windows.
+        low, high: Lower and upper quartile.
     """
 
     middle: float
@@ -54,13 +54,13 @@ class Improvement:
 
     @classmethod
     def of(cls, ratios: Sequence[float]) -> "Improvement":
-        """Sums the ratios of pairs up; there is one at least."""
+        """Summarizes the ratios of the pairs, of which there is at least one."""
         ordered = sorted(ratios)
         return cls(median(ordered), _quantile(ordered, 0.25), _quantile(ordered, 0.75))
 
     @property
     def better(self) -> bool:
-        """The candidate is better by more than the spread, and by enough to be worth it."""
+        """Whether the candidate is better by more than the spread, and by enough to be worthwhile."""
         return self.middle >= WORTHWHILE and self.low > 1.0
 
     def __str__(self) -> str:
@@ -69,14 +69,14 @@ class Improvement:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one setting.
+    """The result of trying one setting.
 
     Attributes:
         tuned: The setting.
-        windows: Under it.
-        throughput: Against the present settings, with many in flight; None for these themselves.
-        latency: Likewise, with one in flight.
-        refused: Why it could not be tried; "" if it was.
+        windows: Measurements under it.
+        throughput: Improvement over the present settings with many requests in flight; None for the present settings.
+        latency: The same with one request in flight.
+        refused: Why the setting could not be tried; "" if it was.
     """
 
     tuned: Tuned
@@ -87,7 +87,7 @@ class Result:
 
     @classmethod
     def compared(cls, tuned: Tuned, windows: Sequence[Window], present: Sequence[Window]) -> "Result":
-        """Holds the windows of a candidate against those of the present settings, pair by pair."""
+        """Compares the windows of a candidate with those of the present settings, pair by pair."""
         pairs = list(zip(windows, present, strict=True))
         rates = [new.rate / old.rate for new, old in pairs if old.rate]
         times = [_typical(old) / _typical(new) for new, old in pairs if old.latencies and new.latencies]
@@ -95,26 +95,26 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Requests a second with many in flight: the median of the windows."""
+        """Requests per second with many in flight: the median of the windows."""
         return median(window.rate for window in self.windows) if self.windows else 0.0
 
     def ratio(self, end: End) -> Improvement | None:
-        """Returns how much better it is for an end than the present settings; None for these themselves."""
+        """Returns the improvement over the present settings for one goal; None for the present settings themselves."""
         return self.throughput if end == "throughput" else self.latency
 
     def latency_at(self, share: float) -> float:
-        """Returns the latency, in seconds, that a share of the requests stayed below with one in flight."""
+        """Returns the quantile of the latency in seconds, with one request in flight."""
         ordered = sorted(latency for window in self.windows for latency in window.latencies)
         return _quantile(ordered, share) if ordered else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which settings to use for one end.
+    """The settings to use for one goal.
 
     Attributes:
         tuned: The settings.
-        why: In a sentence.
+        why: Reason as a sentence.
     """
 
     tuned: Tuned
@@ -123,13 +123,13 @@ class Choice:
 
 @dataclass(slots=True)
 class Findings:
-    """All that was tried.
+    """All results.
 
     Attributes:
-        present: The settings in force.
-        candidates: The others, in the order in which they were tried.
-        again: What looked best, tried once more.
-        skipped: Settings for which no time was left.
+        present: Result of the settings in force.
+        candidates: Results of the others, in the order in which they were tried.
+        again: Results of the most promising settings in a second trial.
+        skipped: Number of settings that were not tried for lack of time.
     """
 
     present: Result
@@ -138,12 +138,12 @@ class Findings:
     skipped: int = 0
 
     def promising(self) -> list[Tuned]:
-        """Returns what looks best for either end. Of many that are tried, one looks good by chance: try it again."""
+        """Returns what looks best for each goal, to be tried again: among many candidates, one looks good by chance."""
         found = [self._best(end, self.candidates) for end in ENDS]
         return list(dict.fromkeys(result.tuned for result in found if result is not None))
 
     def choice(self, end: End) -> Choice:
-        """Returns the settings for an end: the best of those that were better once more."""
+        """Returns the settings for a goal: the best of those that were better in the second trial too."""
         confirmed = self._best(end, self.again)
         if confirmed is not None:
             return Choice(confirmed.tuned, f"{confirmed.ratio(end)} {_GAINS[end]}, when tried again")
@@ -153,16 +153,16 @@ class Findings:
             why = f"nothing that was tried has a better {end} by {WORTHWHILE - 1:.0%} and by more than its spread"
             return Choice(self.present.tuned, why if tried else "nothing else was tried")
         again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
-        second_try = "no time was left to try it again" if again is None else f"when tried again it was {again}"
+        second_try = "there was no time to try it again" if again is None else f"when tried again it was {again}"
         return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {second_try}")
 
     def best_so_far(self) -> Tuned:
-        """Returns the settings that the next kind is tried beside: those that look best for throughput."""
+        """Returns the settings to combine with the next group: those that look best for throughput."""
         best = self._best("throughput", self.candidates)
         return self.present.tuned if best is None else best.tuned
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all of it as JSON values."""
+        """Returns the findings as JSON values."""
         return {
             "present": _result_json(self.present),
             "candidates": [_result_json(result) for result in self.candidates],
@@ -176,7 +176,7 @@ class Findings:
 
     @staticmethod
     def _best(end: End, results: Sequence[Result]) -> Result | None:
-        """Returns what is best and better than the present settings; of two alike the one that was tried first."""
+        """Returns the best result that beats the present settings; of equal results, the first."""
         better = [(ratio.middle, r) for r in results if (ratio := r.ratio(end)) is not None and ratio.better]
         return max(better, key=lambda item: item[0])[1] if better else None
 

@@ -1,4 +1,4 @@
-"""Runs a version under two settings in turn, with the real session, batcher and queue, and no transport."""
+"""Runs a version under two settings in alternation, with the real session, batcher and queue, but no transport."""
 
 import asyncio
 import itertools
@@ -34,33 +34,33 @@ from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 
 _PHASE_SECONDS = 0.06
-"""Of one window: as long with many requests in flight, and with one."""
+"""Duration in seconds of each half of a window, with many requests in flight and with one."""
 
 _LEAST_PAIRS, _LEAST_AGAIN, _MOST_PAIRS = 3, 8, 40
 _MOST_ROWS = 128
 _MOST_REQUESTS = 64
-"""That are sent in turn."""
+"""Maximum number of different requests, sent in turn."""
 
 _WARMUP_RUNS = 1
 
 _KINDS = ("threads and runners", "batch sizes", "delays")
 _SHARES = (0.3, 0.5, 0.65)
-"""Of the time, that each kind of settings, and those before it, may take; the rest is for what looks best."""
+"""Cumulative shares of the time for each group of settings; the rest is for the second trial."""
 
 Request = Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
 class TuningSubject:
-    """The version that is tried out.
+    """The version to tune.
 
     Attributes:
-        repository: Where it lives.
+        repository: Repository of the version.
         published: The version.
-        settings: Of its model: the present ones.
-        inputs: A golden case or a directory of them whose inputs are sent as they are; None for the version's own.
-        in_flight: Requests at the same time, where throughput is measured.
-        seconds: That all of it may take, about.
+        settings: Present settings of its model.
+        inputs: A golden case, or a directory of them, whose inputs are sent unchanged; None for the version's own.
+        in_flight: Number of requests in flight when throughput is measured.
+        seconds: Approximate time limit in seconds.
     """
 
     repository: Repository
@@ -73,11 +73,11 @@ class TuningSubject:
 
 @dataclass(frozen=True, slots=True)
 class _Requests:
-    """What is sent.
+    """The requests to send.
 
     Attributes:
-        inputs: Of each request.
-        source: Where they come from, in words.
+        inputs: Inputs of each request.
+        source: Origin of the inputs.
     """
 
     inputs: Sequence[Request]
@@ -85,18 +85,18 @@ class _Requests:
 
 
 class TuningTrial:
-    """Tries settings out. Used on an event loop, which its requests have for themselves."""
+    """Tries settings. Used on an event loop that runs nothing else."""
 
     def __init__(
         self, subject: TuningSubject, processes: Processes, log: FilteringBoundLogger, say: Callable[[str], None]
     ):
-        """Prepares; nothing is loaded.
+        """Prepares the trial; nothing is loaded.
 
         Args:
             subject: The version.
-            processes: Starts what tries out inputs that had better not be tried in this process.
-            log: Told of child processes that die.
-            say: Told what is done now.
+            processes: Starts processes to try inputs that are not safe to try in this one.
+            log: Records child processes that die.
+            say: Called with a description of each step.
         """
         self._subject = subject
         self._processes = processes
@@ -108,10 +108,10 @@ class TuningTrial:
         """Tries settings until the time is over.
 
         Returns:
-            What came of it, and where the inputs came from.
+            The results, and the origin of the inputs.
 
         Raises:
-            TurnoutError: The version cannot be loaded, or not run on the inputs, under the present settings.
+            TurnoutError: The version cannot be loaded, or cannot be run on the inputs, with the present settings.
         """
         subject = self._subject
         began, present = time.monotonic(), Tuned.of(subject.settings)
@@ -139,7 +139,7 @@ class TuningTrial:
                 left = candidates.untried(wanted, tried)
                 for number, tuned in enumerate(left):
                     now = time.monotonic()
-                    if number and now >= until:  # one of each kind is tried whatever the time
+                    if number and now >= until:  # at least one candidate of each group is tried
                         findings.skipped += len(left) - number
                         break
                     self._say(f"{kind}: {tuned} ({len(left) - number - 1} more)")
@@ -168,7 +168,7 @@ class TuningTrial:
         end: float,
         least: int = _LEAST_PAIRS,
     ) -> Result:
-        """Runs a candidate and the present settings in turn until `end`, and adds the windows of the latter."""
+        """Runs a candidate and the present settings in alternation until `end`; appends the windows of the latter."""
         own: list[Window] = []
         others: list[Window] = []
         try:
@@ -206,10 +206,10 @@ class TuningTrial:
             await handle.close()
 
     def _requests(self, loaded: LoadedVersion, captured: Sequence[Path]) -> _Requests:
-        """Finds what to send.
+        """Returns the requests to send.
 
         Raises:
-            TurnoutError: There is nothing that the version runs on, or what was named cannot be read.
+            TurnoutError: No inputs are found that the version runs on, or the given inputs cannot be read.
         """
         subject = self._subject
         manifest = subject.published.manifest
@@ -234,7 +234,7 @@ class TuningTrial:
 
 
 async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight: int) -> Window:
-    """Measures for a while with many requests in flight, and then with one."""
+    """Measures with many requests in flight, then with one."""
     numbers = itertools.count()
     began = time.monotonic()
 
@@ -264,16 +264,16 @@ async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight:
 
 
 async def _ask(handle: VersionHandle, inputs: Request, number: int) -> None:
-    """Sends a request the way the data plane does: at once if its run is short, else through the queue."""
+    """Sends a request as the data plane does: it runs at once if the run is short, otherwise through the queue."""
     kind = "tune", number
     if handle.infer_now(inputs, (), "", kind) is None:
         await handle.infer(inputs, (), None, "", kind)
     else:
-        await asyncio.sleep(0)  # others' turn, as between two messages of a connection
+        await asyncio.sleep(0)  # lets other tasks run, as between two messages of a connection
 
 
 def _rows(case: Request, axes: Mapping[str, int]) -> Iterator[Request]:
-    """Yields the rows of a golden case as requests of one row each; the case as it is where it has none."""
+    """Yields the rows of a golden case as one-row requests; the whole case if it has no rows."""
     counts = {case[name].shape[axis] for name, axis in axes.items() if name in case}
     if len(counts) != 1:
         yield case
@@ -283,10 +283,10 @@ def _rows(case: Request, axes: Mapping[str, int]) -> Iterator[Request]:
 
 
 def _cases(path: Path) -> Sequence[Path]:
-    """Returns the files of captured inputs.
+    """Returns the files with captured inputs.
 
     Raises:
-        InvalidRequest: There are no inputs.
+        InvalidRequest: There are none.
     """
     found = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not found or not found[0].is_file():
@@ -295,7 +295,7 @@ def _cases(path: Path) -> Sequence[Path]:
 
 
 def _most_rows(settings: ModelSettings, published: Published, loaded: LoadedVersion) -> int:
-    """Returns the most rows that batches of the version may have; 0 if its requests share no run."""
+    """Returns the maximum number of rows in a batch of the version; 0 if it is unbatched."""
     stated = published.manifest.batching
     if stated is not None and not stated.enabled:
         return 0

@@ -1,1 +1,1 @@
-"""Versions in service: which should be loaded, which are, and the handle that keeps one alive."""
+"""Versions in service: which versions should be loaded, which are loaded, and handles that keep them in use."""

@@ -1,4 +1,4 @@
-"""What a server depends on and cannot reach now: told by log, metric and readiness, once for each change."""
+"""Reports dependencies of the server that are unavailable: by log, metric and readiness, once for each change."""
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -9,20 +9,20 @@ from turnout.telemetry.metrics.server import ServerRecorder
 
 
 class Dependency(StrEnum):
-    """What a server depends on."""
+    """An external dependency of the server."""
 
     REPOSITORY = "model repository"
     STATE_STORE = "state store"
 
 
 _MEANWHILE = {
-    Dependency.REPOSITORY: "what is loaded stays loaded, and nothing else can be loaded",
-    Dependency.STATE_STORE: "serving goes on from memory, and changes are refused",
+    Dependency.REPOSITORY: "loaded versions stay loaded, and no others can be loaded",
+    Dependency.STATE_STORE: "serving continues from memory, and changes are refused",
 }
 
 
 class Availability:
-    """What is unavailable, and why. Used on the event loop only."""
+    """Tracks which dependencies are unavailable, and why. Used on the event loop only."""
 
     def __init__(self, recorder: ServerRecorder, log: FilteringBoundLogger) -> None:
         self._recorder = recorder
@@ -34,38 +34,40 @@ class Availability:
 
     @property
     def reasons(self) -> Mapping[Dependency, str]:
-        """Why each part that is unavailable is so, in a sentence without a path."""
+        """Reason for each unavailable dependency, as a sentence without a path."""
         return self._reasons
 
     @property
     def unserved(self) -> Sequence[str]:
-        """Why nothing is served although something should be, a sentence without a path for each of it; () if
-        something is served, or nothing is there.
+        """Why nothing is served although something should be, one sentence without a path for each version; () if
+        something is served or no version exists.
         """
         return self._unserved
 
     def report_unserved(self, reasons: Sequence[str]) -> None:
-        """Notes what should be served if nothing is; () if something is, or nothing is there."""
+        """Records what should be served if nothing is; () if something is served or no version exists."""
         if (unserved := tuple(reasons)) != self._unserved:
             self._unserved = unserved
             if unserved:
-                self._log.error("nothing is served, and something should be: the server is not ready", reasons=unserved)
+                self._log.error(
+                    "nothing is served although something should be: the server is not ready", reasons=unserved
+                )
 
     @property
     def notes(self) -> Sequence[str]:
-        """What else somebody should know who asks whether the server is ready."""
+        """Further information for callers that ask whether the server is ready."""
         return [*(text for text, holds in self._notes if holds()), *self._loads()]
 
     def report_loads(self, loads: Callable[[], Sequence[str]]) -> None:
-        """Has `loads` tell which loads are at something that takes minutes, a sentence each: they are notes, too."""
+        """Registers a function that returns a sentence for each load in a long stage, to be included in the notes."""
         self._loads = loads
 
     def note(self, text: str, holds: Callable[[], bool]) -> None:
-        """Adds a note, which is told for as long as `holds` says so."""
+        """Adds a note, which is shown while `holds` returns True."""
         self._notes.append((text, holds))
 
     def report(self, part: Dependency, reason: str) -> None:
-        """Notes why `part` is unavailable; "" if it is available."""
+        """Records why `part` is unavailable; "" if it is available."""
         if part is Dependency.REPOSITORY:
             self._recorder.repository_available = not reason
         else:

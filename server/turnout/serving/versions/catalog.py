@@ -1,7 +1,7 @@
-"""What is served, as an immutable snapshot that one assignment swaps.
+"""The catalog of served versions, as an immutable snapshot that is replaced in one assignment.
 
-A request reads `Catalog.snapshot` once and sees one state of the world whole, whatever is loaded, released or tagged
-beside it.
+A request reads `Catalog.snapshot` once and sees a consistent state, whatever is loaded, released or tagged in the
+meantime.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ if TYPE_CHECKING:  # a handle runs requests, whose types name the entries of thi
 
 @dataclass(frozen=True, slots=True)
 class VersionEntry:
-    """One version as the server sees it now.
+    """One version, as the server sees it now.
 
     Attributes:
-        manifest: What its publisher states.
-        digest: `sha256:` of the canonical manifest.
-        release_status: What it was declared fit for.
-        state: Where it is in its life.
-        reason: Why it is in that state, in words; "" if there is nothing to say.
-        failure: The error that made it Failed; None in every other state.
-        handle: Runs it; present exactly while the state is Ready.
-        providers: Execution providers its session really runs on, in order; () if it is not loaded.
-        max_batch_rows: Rows a batch may hold; 0 if it is served unbatched or not loaded.
-        batching: Why it is batched as it is, in words.
-        isolation: Whether it runs in processes of its own, and why, in words; "" if it is not loaded.
-        cuda_graphs: For which sizes of batches its runs are captured, or why for none, in words; "" if it does not
-            run on a GPU and nobody asked for them.
-        tensorrt: Whether it runs on TensorRT, with which precision, and why, in words; "" where nobody asked for that.
-        on_demand: Nothing but requests needs it in memory: the first one for it has it loaded, and waits for that.
-        load_seconds: Time that verification, loading and warming took; 0.0 if it is not loaded.
-        version_text: The version as text; made once, since every answer carries it.
+        manifest: Manifest of the version.
+        digest: Digest of the canonical manifest, `sha256:...`.
+        release_status: Declared release status.
+        state: Lifecycle state.
+        reason: Human-readable reason for the state; "" if there is nothing to say.
+        failure: Error that made the version Failed; None in every other state.
+        handle: Handle that runs the version; present exactly while the state is Ready.
+        providers: Execution providers that the session actually uses, in order; () if it is not loaded.
+        max_batch_rows: Maximum number of rows in a batch; 0 if it is unbatched or not loaded.
+        batching: Why it is batched as it is.
+        isolation: Whether it runs in child processes, and why; "" if it is not loaded.
+        cuda_graphs: Batch sizes captured as CUDA graphs, or why none are; "" if it does not run on a GPU and CUDA
+            graphs were not requested.
+        tensorrt: Whether it runs on TensorRT, at which precision, and why; "" if TensorRT was not requested.
+        on_demand: Whether it is loaded only when a request asks for it; that request waits for the load.
+        load_seconds: Time in seconds that verification, loading and warm-up took; 0.0 if it is not loaded.
+        version_text: The version as text, cached since every answer contains it.
     """
 
     manifest: Manifest
@@ -66,23 +66,23 @@ class VersionEntry:
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """Name of the model."""
         return self.manifest.model
 
     @property
     def version(self) -> Version:
-        """The exact version."""
+        """Exact version."""
         return self.manifest.version
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
-    """One model as the server sees it now; it is the same object in each snapshot until something of it changes.
+    """One model, as the server sees it now. Snapshots share the object until something about the model changes.
 
     Attributes:
-        versions: By version, the highest precedence first.
+        versions: Entries by version, highest precedence first.
         model_releases: Release statuses and tags.
-        layout: The same object in two entries of the model that differ in the states of its versions alone.
+        layout: Identical in two entries of the model that differ only in the states of its versions.
     """
 
     name: str
@@ -93,11 +93,11 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """One model's versions whose manifests cannot be read any more.
+    """Versions of one model whose manifests have become unreadable.
 
     Attributes:
         reasons: What is wrong, by version.
-        model_releases: Of the model.
+        model_releases: Release statuses and tags of the model.
     """
 
     reasons: Mapping[Version, str]
@@ -106,13 +106,13 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class CatalogSnapshot:
-    """All models as the server saw them at one moment.
+    """All models at one moment.
 
     Attributes:
-        models: By name, sorted.
-        generation: Grows by one with each snapshot; caches of resolutions hang on it.
-        complete: True once every version that should be loaded has been Ready or Failed.
-        damaged: By model. Nothing is known of these versions but that they were published.
+        models: Entries by name, sorted.
+        generation: Number of the snapshot, which increases by one each time; used as a key for cached resolutions.
+        complete: Whether every version that should be loaded has been Ready or Failed.
+        damaged: Damaged versions by model. Only the fact that they were published is known.
     """
 
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
@@ -121,10 +121,10 @@ class CatalogSnapshot:
     damaged: Mapping[str, Damaged] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelEntry:
-        """Returns the model of that name.
+        """Returns a model by name.
 
         Raises:
-            ModelNotFound: There is no such model; the error names the nearest.
+            ModelNotFound: There is no such model; the error suggests similar names.
         """
         entry = self.models.get(name)
         if entry is None:
@@ -133,20 +133,20 @@ class CatalogSnapshot:
 
 
 class Catalog:
-    """Holds the current snapshot. Written by the manager alone, on the event loop; read by everyone."""
+    """Holds the current snapshot. Only the manager writes it, on the event loop."""
 
     def __init__(self) -> None:
         self.snapshot = CatalogSnapshot()
         self._changed = asyncio.Event()
 
     def swap(self, snapshot: CatalogSnapshot) -> None:
-        """Makes `snapshot` the current one and wakes who waits for a change."""
+        """Makes `snapshot` the current one and wakes all waiters."""
         self.snapshot = snapshot
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def wait_for(self, condition: Callable[[CatalogSnapshot], bool]) -> CatalogSnapshot:
-        """Waits until `condition` holds of the current snapshot, and returns that snapshot."""
+        """Waits until the current snapshot satisfies `condition`, and returns that snapshot."""
         while not condition(self.snapshot):
             await self._changed.wait()
         return self.snapshot

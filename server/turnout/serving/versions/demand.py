@@ -1,4 +1,4 @@
-"""What asks for versions to be loaded, beside the settings and operators."""
+"""The sources that determine which versions should be loaded, besides the settings and operators."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from turnout.state.release_status import ReleaseState
 
 @dataclass(frozen=True, slots=True)
 class VersionDemand:
-    """What says which versions should be loaded.
+    """Callbacks that determine which versions should be loaded.
 
     Attributes:
-        release_state: Reads what was declared from the state store.
-        resolve: Finds what a selector in `load` names.
-        pinned_versions: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
-        fallbacks: Tells which versions of a model may have to answer next.
+        release_state: Reads the declared release state from the state store.
+        resolve: Resolves a selector of the `load` setting.
+        pinned_versions: Returns the versions of a model that must stay loaded, and what holds them.
+        fallbacks: Returns the versions of a model that may have to answer next.
     """
 
     release_state: Callable[[], Awaitable[ReleaseState]]

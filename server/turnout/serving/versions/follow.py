@@ -1,8 +1,8 @@
 """Follows what other processes publish, release and tag.
 
-The state store is asked for its revision a few times a second (two indexed rows); the repository is watched, and read
-again from time to time besides, for file systems that tell nobody of changes. Nothing that goes wrong with either ends
-the server: what was known stays in force, and what is wrong is told.
+The state store is asked for its revision a few times per second (two indexed rows). The repository is watched, and also
+reread periodically for file systems that do not report changes. No error in either stops the server: the known state
+stays in force, and the error is reported.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from turnout.threads import Threads
 
 _RESCAN_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
-"""Between two looks at a repository that is unavailable."""
+"""Interval in seconds at which an unavailable repository is checked."""
 _WATCH_STEP_MS = 50
 _WATCH_TIMEOUT_MS = 1000
-"""After which the watch looks whether the directory is still the one that it watches."""
+"""Interval in milliseconds at which the watch checks that its directory has not been replaced."""
 
 
 Refresh = Callable[[], Awaitable[None]]
-"""Reads again what exists and what was declared."""
+"""Rereads the repository and the release state."""
 
 Revision = Callable[[], Awaitable[int]]
 
@@ -46,17 +46,17 @@ async def follow(
     *,
     remote: bool = False,
 ) -> None:
-    """Refreshes whenever something changed; runs until it is cancelled.
+    """Refreshes on every change until it is cancelled.
 
     Args:
-        refresh: Called then; what it raises is told, and what was known stays in force.
-        revision: Reads that of the state store. Raises if the store cannot be used.
-        availability: Told whether the state store can be used; tells whether the repository can.
-        root: Of the repository, absolute.
-        settings: How often to look, and whether to watch.
-        log: Where trouble is logged; what was known stays in force meanwhile.
-        changed: Set when the state store says by itself that something changed; None if it cannot.
-        remote: The repository lives elsewhere: it is asked every so often, and no directory is watched.
+        refresh: Called on a change. Its errors are reported, and the known state stays in force.
+        revision: Reads the revision of the state store; raises if the store cannot be used.
+        availability: Receives the availability of the state store; provides that of the repository.
+        root: Absolute path of the repository.
+        settings: Polling intervals, and whether to watch.
+        log: Logs errors.
+        changed: Set by a state store that reports changes itself; None if it does not.
+        remote: Whether the repository is remote, in which case it is polled and no directory is watched.
     """
     rescan = min(settings.remote_poll_s, _RESCAN_SECONDS) if remote and settings.watch else _RESCAN_SECONDS
     async with asyncio.TaskGroup() as group:
@@ -103,7 +103,7 @@ async def _follow_state(
 
 
 def _words(error: TurnoutError | OSError) -> str:
-    """Says what is wrong, without a path: whoever asks for the readiness reads it."""
+    """Describes an error without a path, since anyone who queries readiness can read it."""
     return error.message if isinstance(error, TurnoutError) else f"it cannot be read ({error.strerror})"
 
 
@@ -116,8 +116,8 @@ async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) 
                     changed.clear()
                     try:
                         await refresh()
-                    except (TurnoutError, OSError) as error:  # who follows the state tells it, and looks again
-                        log.debug("a change in the repository could not be followed at once", reason=_words(error))
+                    except (TurnoutError, OSError) as error:  # reported and retried by `_follow_state`
+                        log.debug("a change in the repository could not be read yet", reason=_words(error))
             changed.clear()
             await asyncio.sleep(_RETRY_SECONDS)
     finally:
@@ -126,15 +126,15 @@ async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) 
 
 @asynccontextmanager
 async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> AsyncIterator["asyncio.Future[None]"]:
-    """Watches a directory in a thread: most of what changes there is the state store, and no matter of the event loop.
+    """Watches a directory in a thread, since most changes there are of the state store and need no event loop.
 
     Args:
         root: The directory.
-        threads: Of which one watches.
-        changed: Set at first, for each batch of changes, and when there is nothing to watch any more.
+        threads: Provides the thread.
+        changed: Set at the start, for each batch of changes, and when the watch ends.
 
     Yields:
-        Done once there is no directory, or another one in its place.
+        Future that is done once the directory is gone or has been replaced.
     """
     loop, stop = asyncio.get_running_loop(), threading.Event()
     watching = asyncio.wrap_future(threads.submit(_watch, root, lambda: loop.call_soon_threadsafe(changed.set), stop))
@@ -143,12 +143,12 @@ async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> Asyn
         yield watching
     finally:
         stop.set()
-        with contextlib.suppress(OSError):  # the directory went between the look and the watch
+        with contextlib.suppress(OSError):  # the directory vanished before the watch began
             await watching
 
 
 def _watch(root: Path, report: Callable[[], object], stop: threading.Event) -> None:
-    """Tells once it watches and of each batch of changes; returns where the directory is another than it was."""
+    """Reports the start and each batch of changes; returns when the directory has been replaced."""
     if (watched := _identity(root)) is None:
         return
     hidden, first = os.path.join(root, "."), True
@@ -163,7 +163,7 @@ def _watch(root: Path, report: Callable[[], object], stop: threading.Event) -> N
         if changes or first:
             report()
         first = False
-        # A watch stays with the directory that it began with: a mount over it, or another one, is not seen.
+        # A watch stays with its original directory: a mount over it, or a replacement, goes unnoticed.
         if _identity(root) != watched:
             return
 

@@ -1,7 +1,7 @@
-"""A version in service. A held handle keeps the version, and its memory, alive.
+"""A version in service. A held handle keeps the version and its memory alive.
 
-`infer_now` and `infer` are the way of a request through a version. `close` refuses what comes after, waits for what is
-under way, and frees the sessions.
+Requests pass through `infer_now` or `infer`. `close` refuses new requests, waits for those in progress, and frees the
+sessions.
 """
 
 import asyncio
@@ -29,41 +29,42 @@ from turnout.telemetry.metrics.versions import VersionRecorder
 from turnout.threads import Threads
 
 _OVERRUN = 20.0
-"""An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
+"""An inline run that takes this many times the threshold is a strike: its time may not depend on its size."""
 
 _STRIKES, _STRIKE_RUNS = 5, 200
-"""So many strikes in so many runs end the inline way for a while."""
+"""Number of strikes, within a number of runs, after which inline runs pause."""
 
 _STALL_SECONDS = 0.1
-"""A run that long ends it at once."""
+"""A run of this many seconds of CPU time pauses inline runs at once."""
 
 _PAUSE_SECONDS, _PAUSE_GROWTH, _LONGEST_PAUSE = 10.0, 6.0, 6 * 3600.0
-"""For how long: a model whose runs do take so long holds the event loop four times in the first hour, and four times a
-day then."""
+"""First pause, growth factor and longest pause in seconds. A model whose runs regularly take so long blocks the event
+loop four times in the first hour, and then four times a day."""
 
 
 _KINDS = 256
-"""Kinds of requests of which is remembered that they were checked."""
+"""Maximum number of request kinds for which the result of validation is cached."""
 
 _BOUND_AFTER = 8
-"""Inline runs of a kind after which its inputs and outputs are bound: that takes 18 microseconds, as some six save."""
+"""Number of inline runs of a kind after which its inputs and outputs are bound: binding takes 18 microseconds, which
+about six runs save."""
 
 _MOST_BOUND = 16
-"""Kinds that are bound: a megabyte of a version."""
+"""Maximum number of bound kinds, which take a megabyte per version."""
 
 
 @dataclass(slots=True, eq=False)
 class _Checked:
-    """What was worked out about requests of one kind.
+    """Cached results for requests of one kind.
 
     Attributes:
-        names: Of the outputs.
-        size: Bytes of the inputs.
-        rows: 0 if none are told.
-        observed: Rows that are counted.
-        batch: Where they are counted.
+        names: Names of the outputs.
+        size: Size of the inputs in bytes.
+        rows: Number of rows reported to the caller; 0 if none is.
+        observed: Number of rows counted in metrics.
+        batch: Counter of the batch size.
         run: Runs such requests on the event loop.
-        runs: How often it did.
+        runs: Number of runs so far.
     """
 
     names: Sequence[str]
@@ -79,11 +80,11 @@ class VersionHandle:
     """Runs one loaded version. Used on the event loop only.
 
     Attributes:
-        loaded: What the loader brought.
-        recorder: What is counted about the version.
-        arms: Who counts its requests for rollouts.
+        loaded: The loaded version; None once it is closed.
+        recorder: Metrics of the version.
+        arms: Meters that count its requests for rollouts.
         history: Its latest requests with a routing key, by slot.
-        child_bytes: Memory of its child processes, at the latest `sample`.
+        child_bytes: Memory of its child processes in bytes at the latest `sample`.
     """
 
     def __init__(
@@ -97,11 +98,11 @@ class VersionHandle:
         """Puts a version into service.
 
         Args:
-            manifest: Of the version.
-            loaded: What the loader brought.
-            settings: Of its model.
-            recorder: What is counted about the version.
-            on_demoted: Told, once, why its requests share runs no more: an output of one did not add up.
+            manifest: Manifest of the version.
+            loaded: Result of loading.
+            settings: Settings of its model.
+            recorder: Metrics of the version.
+            on_demoted: Called once, with the reason, if batching stops because outputs of a batch did not add up.
         """
         self.manifest = manifest
         self.loaded: LoadedVersion | None = loaded
@@ -143,47 +144,47 @@ class VersionHandle:
 
     @property
     def closing(self) -> bool:
-        """The version is on its way out, and takes no request."""
+        """Whether the version is being unloaded and refuses requests."""
         return self._closing
 
     @property
     def inflight(self) -> int:
-        """Requests under way."""
+        """Number of requests in progress."""
         return self._inflight
 
     @property
     def in_use(self) -> bool:
-        """Requests, or work beside them, are under way."""
+        """Whether requests or other work are in progress."""
         return bool(self._inflight or self._guests)
 
     @property
     def used_at(self) -> float:
-        """`time.monotonic()` of the latest answer, or of the load."""
+        """`time.monotonic()` of the latest answer, or of loading."""
         return max([self._loaded_at, *(role.answered_last for role in self.recorder.roles.values())])
 
     @property
     def queue_depth(self) -> int:
-        """Requests that wait for a runner."""
+        """Number of requests waiting for a runner."""
         return sum(batcher.waiting for batcher in self._batchers.values())
 
     @property
     def queue_fill(self) -> float:
-        """How full the fullest queue is, as `Batcher.fill`."""
+        """Fill level of the fullest queue, as in `Batcher.fill`."""
         return max((batcher.fill for batcher in self._batchers.values()), default=0.0)
 
     def infer_now(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], lane: str = "", kind: object = None
     ) -> tuple[Sequence[str], BatchedAnswer] | None:
-        """Answers a request at once, if its run is shorter than handing it to a thread would be.
+        """Answers a request at once if its run is shorter than passing it to a thread would take.
 
         Args:
-            inputs: By name, as they came.
-            outputs: Names of the outputs wanted; none means all.
+            inputs: Inputs by name, not yet validated.
+            outputs: Names of the requested outputs; empty means all.
             lane: As in `infer`.
-            kind: As of `InferenceRequest`: what was checked of one request is not checked of the next.
+            kind: Request kind, as in `InferenceRequest`; only the first request of a kind is validated.
 
         Returns:
-            The outputs' names and what the run gave; None if `infer` is the way.
+            Names of the outputs and the answer; None if `infer` must be used.
 
         Raises:
             InvalidTensor: The request does not fit the signature.
@@ -220,7 +221,7 @@ class VersionHandle:
         return names, BatchedAnswer(values, 0.0, took, known.rows, 1, start)
 
     def _bind(self, known: _Checked, inputs: Mapping[str, Array], values: Sequence[Array]) -> None:
-        """Has requests of a kind run in memory of their own from now on, if that can be done."""
+        """Binds memory for requests of a kind, if possible."""
         sessions = () if self.loaded is None else self.loaded.sessions
         if self._bound_kinds >= _MOST_BOUND or not sessions or self._run != sessions[0].run:
             return
@@ -230,7 +231,7 @@ class VersionHandle:
             known.run = run
 
     def _check(self, inputs: Mapping[str, Array], outputs: Sequence[str], kind: object) -> _Checked:
-        """Checks a request, and remembers what that came to if its kind is known. Raises InvalidTensor."""
+        """Validates a request and caches the result by its kind, if that is known. Raises InvalidTensor."""
         names = self._validator.check(inputs, outputs)
         size = sum(array.nbytes for array in inputs.values())
         rows, observed = 0, 1
@@ -255,19 +256,19 @@ class VersionHandle:
         """Answers a request on a runner.
 
         Args:
-            inputs: By name, as they came.
-            outputs: Names of the outputs wanted; none means all.
-            deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
-            lane: The queue that it waits in. Each has runners of its own, as another version would; requests of two
-                lanes share no batch.
+            inputs: Inputs by name, not yet validated.
+            outputs: Names of the requested outputs; empty means all.
+            deadline: `time.monotonic()` after which the answer is useless; None for no deadline.
+            lane: Name of the queue to wait in. Each lane has its own runners, as a separate version would, and requests
+                of different lanes are never batched together.
             kind: As in `infer_now`.
 
         Returns:
-            The outputs' names, and what the run gave.
+            Names of the outputs and the answer.
 
         Raises:
             InvalidTensor: The request does not fit the signature.
-            NotLoaded: The version is on its way out.
+            NotLoaded: The version is being unloaded.
             QueueFull, DeadlineExceededError, InputsRefused, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
         """
         if self._closing:
@@ -288,7 +289,7 @@ class VersionHandle:
             self._left()
 
     def sample(self) -> None:
-        """Copies what changes by itself into the recorder."""
+        """Copies present values to the recorder."""
         self.recorder.inflight = self.inflight
         self.recorder.queue_depth = self.queue_depth
         self.recorder.queue_fill = self.queue_fill
@@ -300,7 +301,7 @@ class VersionHandle:
             self.recorder.memory_bytes["cpu"] = self.loaded.memory_bytes.get("cpu", 0) + self.child_bytes
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
-        """Returns the names of the outputs that such a request gets.
+        """Returns the names of the outputs that a request gets.
 
         Raises:
             InvalidTensor: The request does not fit the signature.
@@ -309,10 +310,10 @@ class VersionHandle:
 
     @contextmanager
     def lease(self) -> Iterator[LoadedVersion]:
-        """Lends what is loaded to work beside the version's requests; it stays in memory meanwhile.
+        """Lends the loaded version to other work; it stays in memory in the meantime.
 
         Raises:
-            NotLoaded: The version is on its way out.
+            NotLoaded: The version is being unloaded.
         """
         if self._closing or self.loaded is None:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
@@ -324,9 +325,9 @@ class VersionHandle:
             self._left()
 
     async def close(self) -> None:
-        """Takes the version out of service: waits for the requests under way and for runs, then frees its sessions.
+        """Takes the version out of service: waits for requests and runs in progress, then frees the sessions.
 
-        A run that hangs is waited for as long as it does, which holds nothing else up.
+        A run that hangs delays this for as long as it hangs, but blocks nothing else.
         """
         self._closing = True
         if self._inline_again is not None:
@@ -336,7 +337,7 @@ class VersionHandle:
         for batcher in self._batchers.values():
             batcher.close()
         if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
-            # First: a run that hangs, and that nobody waits for any more, ends with its process.
+            # Before the batchers: a run that hangs with no caller waiting ends with its process.
             threads = Threads("close")
             await threads.run(pool.close)
             threads.shutdown()
@@ -347,25 +348,25 @@ class VersionHandle:
             threads = Threads("close")
             await threads.run(self.loaded.free)
             threads.shutdown()
-        # Everything that refers to the sessions goes, so that their memory can be given back.
+        # Drop all references to the sessions, so that their memory can be freed.
         self.loaded = pool = None
         self._forget_kinds()
         del self._run, batcher
         self._batchers.clear()
 
     def _size_conflict(self, error: TurnoutError, inputs: Mapping[str, Array]) -> InputsRefused | None:
-        """Returns the caller's fault in a run that failed: inputs that contradict each other's sizes; or None."""
+        """Returns the error if contradictory input sizes explain a failed run, otherwise None."""
         if isinstance(error, ModelCrashed | ModelTimedOut) or not (found := self._validator.size_conflicts(inputs)):
             return None
         conflicts = "; ".join(f"{conflict.field}: {conflict.description}" for conflict in found)
         return InputsRefused(f"{conflicts} ({error.message})", violations=found)
 
     def _strike(self, used: float) -> None:
-        """Notes an inline run that took too long.
+        """Records an inline run that took too long.
 
         Args:
-            used: Seconds of CPU that it took. What a run waited for a core is the machine's doing, and would leave one
-                of two equal versions slower than the other for as long as the pause lasts, which a rollout compares.
+            used: CPU time of the run in seconds. Time spent waiting for a core is not the model's fault. If it counted,
+                one of two equal versions could be slower than the other during a pause, which a rollout would compare.
         """
         runs = self._batch_sizes.runs
         if runs - self._inline_runs > _STRIKE_RUNS:
@@ -377,7 +378,7 @@ class VersionHandle:
             self._inline_pause = min(self._inline_pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
 
     def _run_inline(self, most: int) -> None:
-        """Runs requests of at most so many bytes inline again."""
+        """Resumes inline runs of requests with at most `most` bytes of inputs."""
         self._inline_bytes = most
 
     def _lane(self, lane: str) -> Batcher:
@@ -393,7 +394,7 @@ class VersionHandle:
         )
 
     def _demote(self, reason: str) -> None:
-        """Notes that an output of a joined run did not add up; the lanes put no more requests together already."""
+        """Records that outputs of a batch did not add up. The lanes have already stopped batching."""
         if not self._demoted:
             self._demoted = True
             self._row_axis = None

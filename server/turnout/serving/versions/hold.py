@@ -1,15 +1,15 @@
-"""What keeps a version from being unloaded or withdrawn, and the command that ends that. Pure."""
+"""What prevents a version from being unloaded or withdrawn, and the command that ends it. Pure."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One holder of a version.
+    """A holder of a version.
 
     Attributes:
-        what: Who holds it and as what, a clause about "it".
-        advice: What to do first: commands that work as things stand.
+        what: Who holds the version and as what, a clause about "it".
+        advice: What to do first, as commands that work in the present state.
     """
 
     what: str
@@ -17,5 +17,5 @@ class Hold:
 
     @property
     def sentence(self) -> str:
-        """Both, as half a sentence."""
+        """Both as one clause."""
         return f"{self.what}; {self.advice}"

@@ -1,6 +1,6 @@
-"""What a server knows of versions: files, releases, states. The only writer of the catalog.
+"""The server's knowledge of versions: files, releases, states. The only writer of the catalog.
 
-The manager acts on it; nothing here loads, waits or reads a file.
+The manager acts on it. Nothing here loads, waits or reads a file.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,14 +26,14 @@ from turnout.telemetry.metrics.server import LoadOutcome
 from turnout.telemetry.metrics.versions import KnownVersion
 
 _NAMED = 10
-"""Things that are named where nothing is served."""
+"""Maximum number of reasons reported if nothing is served."""
 
 _FETCH_AGAIN_SECONDS = 5.0
-"""After which files are asked for again that could not be brought here."""
+"""Interval in seconds after which files that could not be fetched are fetched again."""
 
 _ON_DEMAND_RETRY_SECONDS = 30.0
-"""After which a version that could not be loaded for a request may be tried again for another; twice that after the
-second failure on end, and so on."""
+"""Seconds after which a version that failed to load on demand may be tried again for another request; doubled with each
+consecutive failure."""
 
 _LONGEST_ON_DEMAND_RETRY_SECONDS = 3600.0
 
@@ -46,16 +46,16 @@ _NOT_IN_MEMORY = _COLD | {LifecycleState.FAILED}
 class Inventory:
     """The versions of one server. Used on the event loop only.
 
-    A change is noted at once and shown by `swap`, which makes the next snapshot of the catalog.
+    Changes are recorded at once and become visible with `swap`, which makes the next snapshot of the catalog.
     """
 
     def __init__(self, catalog: Catalog, availability: Availability, log: FilteringBoundLogger) -> None:
-        """Begins with nothing.
+        """Starts without versions.
 
         Args:
-            catalog: Where the outcome goes.
-            availability: Told whether the repository can be read.
-            log: Where versions whose files are gone are logged.
+            catalog: Catalog to write to.
+            availability: Receives the availability of the repository.
+            log: Logs versions whose files are gone.
         """
         self._catalog = catalog
         self._availability = availability
@@ -72,17 +72,17 @@ class Inventory:
         self._failed_at: dict[tuple[str, Version], float] = {}
         self._failures: dict[tuple[str, Version], int] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
-        self._left: tuple[str, ...] = ()  # what could be served, and is not a version
+        self._left: tuple[str, ...] = ()  # problems of directories that could be served but are not valid versions
         self._begun = False
 
     @property
     def revision(self) -> int:
-        """Revision of the declarations that are in force."""
+        """Revision of the release state in force."""
         return self._release_state.revision
 
     @property
     def presence(self) -> RepositoryPresence:
-        """How the repository stood when it was looked at last."""
+        """State of the repository at the latest scan."""
         return self._presence
 
     @property
@@ -91,11 +91,11 @@ class Inventory:
         return list(self._entries)
 
     def versions(self, model: str) -> Mapping[Version, VersionEntry]:
-        """Returns a model's versions, the highest first; none if it is not known."""
+        """Returns a model's versions, highest first; empty if the model is unknown."""
         return self._entries.get(model, {})
 
     def entry(self, model: str, version: Version) -> VersionEntry:
-        """Returns a version that is known."""
+        """Returns the entry of a known version."""
         return self._entries[model][version]
 
     def handles(self) -> Iterator[VersionHandle]:
@@ -106,7 +106,7 @@ class Inventory:
                     yield entry.handle
 
     def model_releases(self, model: str) -> ModelReleaseState:
-        """Returns what was declared of a model."""
+        """Returns the release state of a model."""
         return self._release_state.of(model)
 
     def loaded(self, model: str) -> CurrentServing:
@@ -115,7 +115,7 @@ class Inventory:
         return CurrentServing(states, self._tags.get(model, {}))
 
     def update_release_state(self, release_state: ReleaseState) -> None:
-        """Notes what was declared, for the versions that it is new of."""
+        """Records the release state, updating only models for which it changed."""
         before, self._release_state = self._release_state, release_state
         for model, entries in self._entries.items():
             model_releases = release_state.of(model)
@@ -126,11 +126,11 @@ class Inventory:
                         entries[version] = replace(entry, release_status=release_status)
 
     def follow_tags(self, model: str, coming: Collection[Version]) -> None:
-        """Has tags answer with what they name now, as far as that is loaded.
+        """Makes each tag name its declared version, if that is loaded.
 
         Args:
-            model: Whose tags.
-            coming: Its versions that should be loaded.
+            model: Name of the model.
+            coming: Versions of the model that should be loaded.
         """
         before = self._tags.get(model, {})
         self._tags[model] = tags_in_force(self._release_state.of(model).tags, self.loaded(model), coming)
@@ -138,15 +138,15 @@ class Inventory:
             self._lay_out(model)
 
     def tags_moved(self, model: str) -> bool:
-        """Tells whether a tag names another version than it is answered with."""
+        """Returns whether a tag is declared for another version than the one that it resolves to."""
         return self._release_state.of(model).tags != self._tags.get(model, {})
 
     def reconcile(self, listing: Listing | OSError, now: float) -> None:
-        """Notes what exists on disk. A version in memory stays what it was when it was loaded.
+        """Records which versions exist on disk. The entry of a version in memory is kept.
 
         Args:
-            listing: What a scan found, or why there was none.
-            now: Time of the event loop, seconds.
+            listing: Result of a scan, or the error that it raised.
+            now: Time of the event loop in seconds.
         """
         known = [(model, version) for model, entries in self._entries.items() for version in entries]
         before = self._presence
@@ -173,7 +173,7 @@ class Inventory:
             changed = entry is not None and entry.digest != item.digest and entry.state in _NOT_IN_MEMORY
             failed_at = self._failed_at.get((model, version), -1.0)
             again = not before.reachable(model) and failed_at >= since
-            # Bringing files here may fail although the repository could be listed, so it is tried again by and by.
+            # Fetching files may fail although the repository can be listed, so it is retried periodically.
             brought = entry is not None and isinstance(entry.failure, StoreUnavailable) and not self._presence.away
             again = again or (brought and now >= failed_at + _FETCH_AGAIN_SECONDS)
             again = again or (entry is not None and self._may_be_tried_again(entry, now))
@@ -187,9 +187,9 @@ class Inventory:
             self._lay_out(model)
 
     def _may_be_tried_again(self, entry: VersionEntry, now: float) -> bool:
-        """Tells whether a version that could not be loaded for a request may be loaded for another.
+        """Returns whether a version that failed to load on demand may be loaded for another request.
 
-        What is wrong with its bytes or signatures stays so: no time mends that.
+        Wrong bytes or signatures are permanent failures.
         """
         if not entry.on_demand or entry.failure is None or isinstance(entry.failure, DigestMismatch | NotTrusted):
             return False
@@ -198,7 +198,7 @@ class Inventory:
         return now >= self._failed_at.get(key, 0.0) + min(pause, _LONGEST_ON_DEMAND_RETRY_SECONDS)
 
     def mark_on_demand(self, model: str, versions: Collection[Version]) -> None:
-        """Notes which versions of a model are loaded for requests only, and says so of those not in memory."""
+        """Records which versions of a model are loaded on demand only, and sets the reason of those not in memory."""
         entries = self._entries[model]
         for version, entry in entries.items():
             optional = version in versions
@@ -209,17 +209,17 @@ class Inventory:
                 self._stale.add(model)
 
     def begin(self) -> None:
-        """Notes that what exists and what was declared were seen: once nothing moves any more, the catalog is whole."""
+        """Records that versions and release state have been read; the catalog is complete once all loads have ended."""
         self._begun = True
 
     def refused(self, release_state: ReleaseState) -> tuple[Sequence[VersionEntry], Sequence[VersionEntry]]:
-        """Returns versions that could not be loaded and may be fit by now.
+        """Returns versions that could not be loaded and may be acceptable now.
 
         Args:
-            release_state: What is declared now.
+            release_state: New release state.
 
         Returns:
-            Those that no trusted key had signed, and those whose publication is recorded otherwise than before.
+            Versions without a trusted signature, and versions whose recorded digest has changed.
         """
         failed = [e for entries in self._entries.values() for e in entries.values() if e.failure is not None]
         unsigned = [entry for entry in failed if isinstance(entry.failure, NotTrusted)]
@@ -233,14 +233,14 @@ class Inventory:
         return unsigned, recorded
 
     def renew(self, entry: VersionEntry) -> None:
-        """Has a version that could not be loaded count as new, if it still is what it was."""
+        """Makes a version that could not be loaded New again, if its entry has not changed."""
         if self._entries.get(entry.model, {}).get(entry.version) is entry:
             fresh = VersionEntry(entry.manifest, entry.digest, entry.release_status, LifecycleState.NEW)
             self._entries[entry.model][entry.version] = fresh
             self._stale.add(entry.model)
 
     def drop_gone(self, model: str) -> Sequence[Version]:
-        """Forgets a model's versions that are on disk no more and not in memory; returns them."""
+        """Forgets a model's versions that are neither on disk nor in memory; returns them."""
         if not self._presence.reachable(model):
             return ()
         entries, missing = self._entries[model], self._presence.missing
@@ -256,13 +256,13 @@ class Inventory:
         return gone
 
     def move(self, model: str, version: Version, state: LifecycleState, **changes: Any) -> None:
-        """Moves a version along its lifecycle, and shows it.
+        """Moves a version along its lifecycle and makes that visible.
 
         Args:
-            model: Its model.
-            version: Which.
-            state: The one that it comes to.
-            changes: Of its entry.
+            model: Name of the model.
+            version: The version.
+            state: New state.
+            changes: Further changes to its entry.
         """
         entry = self._entries[model][version]
         if state is LifecycleState.READY:
@@ -271,21 +271,21 @@ class Inventory:
         self.put(replace(entry, state=step(entry.state, state), **cleared))
 
     def fail(self, entry: VersionEntry, failure: Any, now: float) -> None:
-        """Notes that a version could not be loaded, and shows it."""
+        """Records that a version could not be loaded and makes that visible."""
         key = entry.model, entry.version
         self._failed_at[key] = now
         self._failures[key] = self._failures.get(key, 0) + 1
         self.move(entry.model, entry.version, LifecycleState.FAILED, reason=failure.message, failure=failure)
 
     def put(self, entry: VersionEntry) -> None:
-        """Puts an entry in the place of the one of that version, and shows it."""
+        """Replaces the entry of a version and makes that visible."""
         self._entries[entry.model][entry.version] = entry
         self._stale.add(entry.model)
         (self._moving.discard if entry.state.settled else self._moving.add)((entry.model, entry.version))
         self.swap()
 
     def swap(self) -> None:
-        """Makes a new snapshot of what is known, if that changed. Models that did not are the same objects in both."""
+        """Makes a new snapshot if anything changed. Models that did not change are the same objects in both."""
         last = self._catalog.snapshot
         complete = last.complete or (self._begun and not self._moving and not self._presence.fault)
         if complete:
@@ -298,7 +298,7 @@ class Inventory:
             if entries := self._entries.get(model):
                 release_state = self._release_state.of(model)
                 model_releases = replace(release_state, tags=self._tags.get(model, release_state.tags))
-                lost = any(name == model for name, _ in self._presence.missing)  # else nothing is to be looked through
+                lost = any(name == model for name, _ in self._presence.missing)  # avoids a check of every version
                 listed = {v: self._catalog_entry(entry) for v, entry in entries.items()} if lost else dict(entries)
                 models[model] = ModelEntry(model, listed, model_releases, self._layouts[model])
             else:
@@ -319,9 +319,9 @@ class Inventory:
         return [*failed, *self._left][:_NAMED]
 
     def known(self) -> Sequence[KnownVersion]:
-        """Returns every version as metrics show it."""
+        """Returns every version as shown in metrics."""
         models = self._catalog.snapshot.models.values()
-        # Ten thousand versions take 10 ms to tell of, and few models change between two scrapes.
+        # Converting ten thousand versions takes 10 ms, and few models change between two scrapes.
         self._known = {
             model: self._known[model] if model in self._known else tuple(map(_known_version, model.versions.values()))
             for model in models
@@ -335,16 +335,16 @@ class Inventory:
         return known + damaged
 
     def lost(self) -> Mapping[str, int]:
-        """Returns by model how many of its versions are in memory while their files are gone."""
+        """Returns, by model, the number of versions in memory whose files are gone."""
         return {model: sum(map(self._lost, entries.values())) for model, entries in self._entries.items()}
 
     def _lay_out(self, model: str) -> None:
-        """Notes that more of a model changed than the states of its versions."""
+        """Records a change of a model that goes beyond the states of its versions."""
         self._stale.add(model)
         self._layouts[model] = object()
 
     def recorded(self) -> list[tuple[str, Version]]:
-        """Returns the versions that should be in the repository as far as the state store knows."""
+        """Returns the versions that should be in the repository according to the state store."""
         return [
             (model, version)
             for model, model_releases in self._release_state.models.items()
@@ -365,12 +365,12 @@ class Inventory:
                     )  # fmt: skip
 
     def _lost(self, entry: VersionEntry) -> bool:
-        """Tells whether a version is in memory and its files are gone."""
+        """Returns whether a version is in memory although its files are gone."""
         lost = (entry.model, entry.version) in self._presence.missing and self._presence.reachable(entry.model)
         return lost and entry.state not in _NOT_IN_MEMORY
 
     def _catalog_entry(self, entry: VersionEntry) -> VersionEntry:
-        """Returns an entry as the catalog shows it: with a word on files that are gone."""
+        """Returns an entry as shown in the catalog, with a note if its files are gone."""
         if entry.reason or not self._lost(entry):
             return entry
         return replace(

@@ -1,4 +1,4 @@
-"""The life of a version in a server. Pure.
+"""The lifecycle of a version in a server. Pure.
 
 New -> Loading -> Warming -> Ready -> Draining -> Unloaded -> Loading -> ...
        Loading | Warming -> Failed -> Loading -> ...
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class LifecycleState(StrEnum):
-    """Where a version is in its life."""
+    """Lifecycle state of a version."""
 
     NEW = "new"
     LOADING = "loading"
@@ -20,7 +20,7 @@ class LifecycleState(StrEnum):
 
     @property
     def settled(self) -> bool:
-        """True if nothing moves until somebody asks for it."""
+        """Whether the state changes only on request."""
         return self not in _MOVING
 
 
@@ -42,10 +42,10 @@ TRANSITIONS: frozenset[tuple[LifecycleState, LifecycleState]] = frozenset(
 
 
 def step(state: LifecycleState, to: LifecycleState) -> LifecycleState:
-    """Returns `to`.
+    """Returns `to` after checking the transition.
 
     Raises:
-        ValueError: The life of a version has no such transition.
+        ValueError: The lifecycle has no such transition.
     """
     if (state, to) not in TRANSITIONS:
         raise ValueError(f"a version does not go from {state} to {to}")

@@ -1,4 +1,4 @@
-"""What became of a load: in the words of the metrics, and as requests for the version are told."""
+"""Reports the outcome of loads: in metrics, in the log, and as errors for requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ _OUTCOMES: tuple[tuple[type[TurnoutError], LoadOutcome], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class LoadTelemetry:
-    """What is told of loads and unloads.
+    """Telemetry for loads and unloads.
 
     Attributes:
-        metrics: Counts by version.
-        availability: Told whether the repository can be read.
-        log: Where loads and unloads are logged.
+        metrics: Metrics by version.
+        availability: Receives the availability of the repository.
+        log: Logs loads and unloads.
     """
 
     metrics: Metrics
@@ -51,14 +51,14 @@ class LoadTelemetry:
 
 
 def load_outcome(error: TurnoutError | None) -> LoadOutcome:
-    """Returns what a load came to that ended with `error`; None is success."""
+    """Returns the outcome of a load that ended with `error`; None is success."""
     if error is None:
         return LoadOutcome.READY
     return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), LoadOutcome.OTHER)
 
 
 def count_loaded(recorder: VersionRecorder, loaded: LoadedVersion) -> None:
-    """Has a version's metrics tell how it was loaded."""
+    """Records in a version's metrics how it was loaded."""
     recorder.load_seconds = loaded.seconds
     recorder.memory_bytes = dict(loaded.memory_bytes)
     recorder.cuda_graphs = len(loaded.graphs.buckets) if loaded.graphs.reason else None
@@ -79,7 +79,7 @@ def tell_loaded(log: FilteringBoundLogger, entry: VersionEntry, loaded: LoadedVe
 
 
 def of_loaded(loaded: LoadedVersion) -> Mapping[str, Any]:
-    """Returns what the entry of a version says of how it was loaded."""
+    """Returns the fields of a version's entry that describe how it was loaded."""
     return {
         "providers": loaded.providers,
         "max_batch_rows": loaded.plan.max_rows,
@@ -102,21 +102,21 @@ NOT_LOADED: Mapping[str, Any] = MappingProxyType(
         "tensorrt": "",
     }
 )
-"""The same of a version that is not loaded."""
+"""The same fields for a version that is not loaded."""
 
 LOADING_RETRY_SECONDS = 1.0
-"""When to ask again for a version that is loading: loads take from 0.4 seconds to some minutes."""
+"""Retry delay in seconds for a version that is loading: loads take from 0.4 seconds to some minutes."""
 
 _MEMORY_RETRY_SECONDS = 30.0
-"""When to ask again for a version that did not fit: others leave memory as requests end."""
+"""Retry delay in seconds for a version that did not fit: others leave memory as requests end."""
 
 
 def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
-    """Makes the error that says why a version cannot answer: a new one each time, since raising one adds to it.
+    """Returns the error that explains why a version cannot answer. It is a new object, since raising changes it.
 
     Args:
-        entry: The version; it is not Ready.
-        away: Why nothing can be loaded now, in a sentence; "" if that is not so.
+        entry: The version, which is not Ready.
+        away: Why nothing can be loaded now, as a sentence; "" if loading is possible.
     """
     name = f"{entry.model} {entry.version}"
     if entry.state in (LifecycleState.LOADING, LifecycleState.WARMING):
@@ -141,7 +141,7 @@ def load_failure(entry: VersionEntry, away: str = "") -> TurnoutError:
 
 
 def unexpected(error: Exception) -> ModelFailure:
-    """Returns what is told of an error in a load that nobody foresaw."""
+    """Returns the error to report for an unexpected exception in a load."""
     failure = ModelFailure(f"it cannot be loaded ({type(error).__name__})")
     failure.__cause__ = error
     return failure

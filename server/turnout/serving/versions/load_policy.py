@@ -1,11 +1,12 @@
-"""Which versions should be loaded, and what to do about it. Pure.
+"""Decides which versions should be loaded, and what to load and unload. Pure.
 
-A decision is a function of a snapshot: what exists, what was declared and configured and asked for, what is loaded now.
-Two rules hold whatever the `load` setting is; with `on_demand`, requests decide of the other versions (`on_demand`):
+A decision is a function of a snapshot: which versions exist, what is declared, configured and requested, and what is
+loaded now. Two rules apply to every `load` setting; with `on_demand`, requests decide about the remaining versions
+(`on_demand`):
 
-- Make before break: what answers now is unloaded only once what replaces it is Ready; a load that fails replaces
+- Make before break: a version that answers now is unloaded only once its replacement is Ready. A failed load replaces
   nothing.
-- A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded beside them.
+- A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded in addition.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
@@ -19,8 +20,8 @@ from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.state.release_status import ModelReleaseState, ReleaseStatus
 
 Resolve = Callable[[str, Sequence[Version], ModelReleaseState], Version | None]
-"""Returns the version that a selector names among those that exist, or None; `turnout.routing.selection.selector` has
-it.
+"""Returns the version that a selector names among the existing ones, or None. Implemented in
+`turnout.routing.selection.selector`.
 """
 
 _ON_ITS_WAY = (LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.LOADING, LifecycleState.WARMING)
@@ -28,13 +29,13 @@ _ON_ITS_WAY = (LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.LOADI
 
 @dataclass(frozen=True, slots=True)
 class Fallbacks:
-    """The versions of one model that may have to answer next, so that it is a swap and no load.
+    """The versions of one model that may have to answer next, kept loaded so that a switch needs no load.
 
     Attributes:
-        needed: Are loaded for it: under a policy, what a rollback would go back to.
-        spare: Stay loaded if they are: without a policy, that. `kept_below` adds what would answer if the highest
-            release went.
-        nearest: What a rollback would go back to, first of all; None: nothing answered before.
+        needed: Versions to load for this purpose: under a policy, the target of a rollback.
+        spare: Versions to keep if they are loaded: without a policy, the target of a rollback. `kept_below` adds the
+            version that would answer without the highest release.
+        nearest: The target of a rollback that comes first; None if no other version answered before.
     """
 
     needed: Collection[Version] = ()
@@ -47,12 +48,12 @@ class DesiredServing:
     """What should be loaded of one model.
 
     Attributes:
-        load: As configured.
-        asked: What operators asked of single versions since the server started: True to load, False to unload. It goes
-            before `load`.
-        yanked: Yanked versions are kept where they would be if they were not, for pins to them; they take no other's
-            place.
-        fallbacks: What may have to answer next.
+        load: The `load` setting.
+        asked: Requests of operators for single versions since the server started: True to load, False to unload. They
+            take precedence over `load`.
+        yanked: Whether yanked versions are kept as if they were not yanked, for pins to them; they do not displace
+            others.
+        fallbacks: Versions that may have to answer next.
     """
 
     load: Load
@@ -66,25 +67,25 @@ class CurrentServing:
     """How a model is served now.
 
     Attributes:
-        states: Of its versions; a version not named is New.
-        tags: The version that each tag is answered with, which is not yet the declared one while that one loads.
+        states: States of its versions; versions not listed are New.
+        tags: Version that each tag resolves to; not yet the declared one while that is loading.
     """
 
     states: Mapping[Version, LifecycleState] = field(default_factory=dict)
     tags: Mapping[str, Version] = field(default_factory=dict)
 
     def ready(self, version: Version) -> bool:
-        """Tells whether `version` can answer."""
+        """Returns whether `version` can answer."""
         return self.states.get(version) is LifecycleState.READY
 
     def failed(self, version: Version) -> bool:
-        """Tells whether `version` could not be loaded."""
+        """Returns whether `version` could not be loaded."""
         return self.states.get(version) is LifecycleState.FAILED
 
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What to do about one model now."""
+    """What to load and unload of one model now."""
 
     load: tuple[Version, ...] = ()
     unload: tuple[Version, ...] = ()
@@ -97,15 +98,15 @@ def wanted(
     resolve: Resolve,
     loaded: CurrentServing | None = None,
 ) -> set[Version]:
-    """Returns the versions that should be loaded, whatever requests ask for.
+    """Returns the versions that should be loaded regardless of requests.
 
     Args:
-        desired: What is configured and was asked for.
-        versions: That exist.
-        model_releases: Release status and tags; a yanked version is loaded only if an operator asks for it, or if
-            they are wanted. A pruned one never is.
-        resolve: Finds what a selector of the configuration names.
-        loaded: How the model is served now; nothing is, where it is left out.
+        desired: What is configured and requested by operators.
+        versions: Versions that exist.
+        model_releases: Release statuses and tags. A yanked version is loaded only if an operator asks for it or
+            `desired.yanked` is set; a pruned version never is.
+        resolve: Resolves a selector of the configuration.
+        loaded: How the model is served now; None if nothing is loaded.
     """
     now = loaded or CurrentServing()
     there = [v for v in versions if v not in model_releases.pruned]
@@ -122,13 +123,14 @@ def wanted(
 
 
 def kept_below(fallbacks: Fallbacks, model_releases: ModelReleaseState) -> Fallbacks:
-    """Returns fallbacks that hold the version below the default too, unless a policy says what a rollback goes back to.
+    """Adds the version below the default to the fallbacks, unless a policy determines the target of a rollback.
 
-    It is found here, and not with the others by what follows the traffic: that may not know of the latest release yet,
-    which would unload the version below it, and a yank of that release would leave nobody to answer during a load.
+    It is determined here rather than by the code that follows the traffic, which may not know the latest release yet.
+    The version below that release would then be unloaded, and if the release was yanked, no version could answer until
+    another was loaded.
 
     Args:
-        fallbacks: As they were found last.
+        fallbacks: Latest known fallbacks.
         model_releases: Release statuses of the model's versions.
     """
     if fallbacks.needed:
@@ -140,13 +142,14 @@ def kept_below(fallbacks: Fallbacks, model_releases: ModelReleaseState) -> Fallb
 def on_demand(
     desired: DesiredServing, versions: Sequence[Version], model_releases: ModelReleaseState, needed: Set[Version]
 ) -> set[Version]:
-    """Returns the versions that requests may have loaded: none, unless `load` says so.
+    """Returns the versions that are loaded on demand: none, unless the `load` setting says so.
 
     Args:
-        desired: What is configured and was asked for: what an operator unloaded stays out until one loads it.
-        versions: That exist.
-        model_releases: Release status; a yanked version comes only if pins to such are answered.
-        needed: What should be loaded anyway.
+        desired: What is configured and requested by operators. A version that an operator unloaded stays unloaded until
+            an operator loads it.
+        versions: Versions that exist.
+        model_releases: Release statuses. Yanked versions are included only if pins to them are answered.
+        needed: Versions that should be loaded anyway.
     """
     if not isinstance(desired.load, LoadOnDemand):
         return set()
@@ -177,15 +180,17 @@ def _configured(
     chosen: set[Version | None] = set()
     for selector in load.selectors:
         chosen.add(resolve(selector, versions, model_releases))
-        chosen.add(resolve(selector, sound, model_releases))  # a failed load takes nobody's place
-        chosen.add(resolve(selector, ready, answering))  # what answers until the others can
+        chosen.add(resolve(selector, sound, model_releases))  # a failed version does not displace another
+        chosen.add(resolve(selector, ready, answering))  # answers until the others can
     return {version for version in chosen if version is not None}
 
 
 def _latest(
     count: int, versions: Sequence[Version], model_releases: ModelReleaseState, loaded: CurrentServing
 ) -> set[Version]:
-    """Returns the `count` latest releases, what answers in their place until they are Ready, and what tags name."""
+    """Returns the `count` latest releases, the versions that answer in their place until they are Ready, and versions
+    with tags.
+    """
     releases = _releases(versions, model_releases)
     sound = [v for v in releases if not loaded.failed(v)][:count]
     lowest = sound[-1] if sound else None
@@ -200,7 +205,7 @@ def _latest(
 def _newer_candidates(
     count: int, versions: Sequence[Version], model_releases: ModelReleaseState, loaded: CurrentServing
 ) -> set[Version]:
-    """Returns what is newer than the latest release, and what was until that release is Ready."""
+    """Returns the versions newer than the latest release, and those that were until that release is Ready."""
     releases = _releases(versions, model_releases)
     sound = [v for v in releases if not loaded.failed(v)][:count]
     newest = (sound or releases)[0] if releases else None
@@ -210,12 +215,12 @@ def _newer_candidates(
         if newest is None or version > newest:
             chosen.add(version)
         elif loaded.ready(version) and (answering is None or version > answering):
-            chosen.add(version)  # a release unloads the candidates below it once it is Ready
+            chosen.add(version)  # a release unloads the candidates below it only once it is Ready
     return chosen
 
 
 def _releases(versions: Sequence[Version], model_releases: ModelReleaseState) -> list[Version]:
-    """Returns what is released and no prerelease, the highest first."""
+    """Returns the released versions that are not prereleases, highest first."""
     return list(
         highest_first(
             v
@@ -228,15 +233,15 @@ def _releases(versions: Sequence[Version], model_releases: ModelReleaseState) ->
 def tags_in_force(
     declared: Mapping[str, Version], loaded: CurrentServing, coming: Collection[Version]
 ) -> dict[str, Version]:
-    """Returns the version that each tag is answered with.
+    """Returns the version that each tag resolves to.
 
-    A tag that moved goes on answering with the version it named before until the new one is Ready: to move a tag to a
-    version that still has to be loaded fails no request.
+    A moved tag keeps resolving to its previous version until the new one is Ready, so that moving a tag to a version
+    that has to be loaded first does not fail requests.
 
     Args:
-        declared: Where the tags stand.
-        loaded: How the model is served now, by the tags as they were.
-        coming: The versions that should be loaded.
+        declared: Declared version of each tag.
+        loaded: How the model is served now, with the versions that tags resolved to before.
+        coming: Versions that should be loaded.
     """
     return {
         tag: before if _stands_in(before := loaded.tags.get(tag, target), target, loaded, coming) else target
@@ -251,10 +256,9 @@ def _stands_in(before: Version, target: Version, loaded: CurrentServing, coming:
 
 
 def moves(wanted: set[Version], states: Mapping[Version, LifecycleState]) -> Moves:
-    """Returns what to load and what to unload, the highest version first.
+    """Returns what to load and what to unload, highest version first.
 
-    A version that is on its way somewhere is left alone until it is there. A failed load is not tried again by itself:
-    the bytes that failed cannot change.
+    Versions that are loading or unloading are left alone. A failed load is not retried, since the bytes cannot change.
     """
     loadable = {LifecycleState.NEW, LifecycleState.UNLOADED}
     return Moves(

@@ -1,4 +1,4 @@
-"""Shows what takes minutes in a load while it goes on: in the catalog and what shows that, in readiness, in the log."""
+"""Shows long stages of a load while they last: in the catalog, in readiness, and in the log."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from turnout.serving.versions.presence import Key
 
 _SHOWN_SECONDS = 1.0
 _LOGGED_TIMES = 30
-"""One time in so many that it is shown, it is logged."""
+"""A stage is logged once in this many updates."""
 
 _UNDER_WAY = (LifecycleState.LOADING, LifecycleState.WARMING)
 
 
 class LoadStages:
-    """The stages that go on. Used on the event loop only."""
+    """The stages in progress. Used on the event loop only."""
 
     def __init__(self, inventory: Inventory, availability: Availability, log: FilteringBoundLogger) -> None:
         self._inventory = inventory
@@ -32,24 +32,24 @@ class LoadStages:
 
     @property
     def sentences(self) -> Sequence[str]:
-        """What goes on, a sentence for each version."""
+        """Stages in progress, one sentence for each version."""
         return [f"{model} {version}: {what}" for (model, version), what in self._shown.items()]
 
     def begin(self, model: str, version: Version, stage: str) -> None:
-        """Shows that a stage of a load began, until it ends; "" for the end of what went on."""
+        """Shows a stage of a load until it ends; "" ends the present stage."""
         self.end(model, version)
         if stage:
             task = asyncio.create_task(self._show(model, version, stage), name=f"{stage} {model}@{version}")
             self._tasks[model, version] = task
 
     def end(self, model: str, version: Version) -> None:
-        """Shows no more of a load."""
+        """Ends the stage of a load."""
         if (task := self._tasks.pop((model, version), None)) is not None:
             task.cancel()
         self._shown.pop((model, version), None)
 
     def close(self) -> None:
-        """Shows nothing more."""
+        """Ends all stages."""
         for model, version in list(self._tasks):
             self.end(model, version)
 

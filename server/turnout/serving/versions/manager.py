@@ -1,7 +1,7 @@
-"""Loads and unloads versions until what is loaded is what should be.
+"""Loads and unloads versions until the loaded versions are those that should be loaded.
 
-`refresh` reads what exists (repository) and what was declared (state store); `reconcile` compares with what is loaded
-and starts loads and unloads beside the traffic. Each version's state moves only along
+`refresh` reads which versions exist (repository) and what is declared (state store). `reconcile` compares that with the
+loaded versions and starts loads and unloads beside the traffic. The state of a version moves only along
 `turnout.serving.versions.lifecycle`.
 """
 
@@ -56,10 +56,10 @@ from turnout.threads import Threads
 
 
 class Manager:
-    """Owns the versions of one server. Used on the event loop only; loads run in threads of its own.
+    """Manages the versions of one server. Used on the event loop only; loads run in threads.
 
     Attributes:
-        on_demand: Has versions loaded for requests that ask for them.
+        on_demand: Loads versions for requests that ask for them.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class Manager:
         telemetry: LoadTelemetry,
         processes: Processes,
     ) -> None:
-        """Prepares; nothing is read before the first `refresh`.
+        """Prepares the manager; nothing is read before the first `refresh`.
 
         Args:
-            repository: The versions on disk.
-            settings: Of the server.
-            demand: Says which of the versions should be loaded.
-            catalog: Where the outcome goes.
-            telemetry: Told of loads and unloads.
-            processes: Starts what tries versions out.
+            repository: Repository of versions on disk.
+            settings: Settings of the server.
+            demand: Determines which versions should be loaded.
+            catalog: Catalog to update.
+            telemetry: Telemetry for loads and unloads.
+            processes: Starts processes in which versions are tried.
         """
         self._repository = repository
         self._settings = settings
@@ -96,26 +96,26 @@ class Manager:
         self._refreshing = asyncio.Lock()
         self._scanner = TimedScanner(repository)
         self._loads = Threads("load", settings.loading.concurrency)
-        self._builds = Threads("build")  # one at a time: TensorRT chooses kernels by how long they take
+        self._builds = Threads("build")  # one at a time, since TensorRT chooses kernels by their measured time
         self._freeing = Threads("unload")
         self._supervision = supervision(telemetry.log)
         self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
         self._loop = asyncio.get_running_loop()
         self._closing = False
         if any(settings.for_model(name).runtime.cuda_graphs != "off" for name in ("", *settings.model)):
-            GATED.expect_captures()  # before anything is loaded: versions without graphs keep away from captures, too
+            GATED.expect_captures()  # before any load, since versions without graphs must keep away from captures too
         self.on_demand = OnDemand(settings, self._bring)
 
     async def refresh(self) -> None:
-        """Reads what was declared and what exists, and starts what follows from it.
+        """Reads the release state and the repository, and starts the resulting loads and unloads.
 
         Raises:
-            TurnoutError, OSError: The repository or the state store cannot be read; what was known stays in force.
+            TurnoutError, OSError: The repository or the state store cannot be read; the known state stays in force.
         """
         async with self._refreshing:
             try:
                 await self._follow_release_state()
-            except Exception:  # one that cannot be read keeps nobody from following the other
+            except Exception:  # an unreadable state store must not keep the files from being followed
                 await self._follow_files()
                 raise
             await self._follow_files()
@@ -123,13 +123,13 @@ class Manager:
             self._inventory.swap()
 
     async def _follow_files(self) -> None:
-        """Puts in force what exists."""
+        """Applies which versions exist."""
         self._repository.expect(self._inventory.recorded())
         self._inventory.reconcile(await self._scanner.listing(), self._loop.time())
         self.reconcile()
 
     async def _follow_release_state(self) -> None:
-        """Puts in force what was declared; a repository that does not answer is not waited for."""
+        """Applies the release state without waiting for a repository that does not answer."""
         release_state = await self._demand.release_state()
         if release_state.revision == self._inventory.revision:
             return
@@ -139,7 +139,7 @@ class Manager:
         self.reconcile()
 
     def reconcile(self) -> None:
-        """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
+        """Drops versions that are gone from disk, starts loads and unloads that are due, and updates the catalog."""
         for model in self._inventory.models:
             self._reconcile(model)
         self._inventory.swap()
@@ -148,7 +148,7 @@ class Manager:
         if self._closing:
             return
         for version in self._inventory.drop_gone(model):
-            self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
+            self._asked.get(model, {}).pop(version, None)  # does not apply to a new version of the same name
             self._room.forget((model, version))
             self._forget_engines(model, version)
         if not (entries := self._inventory.versions(model)):
@@ -167,20 +167,20 @@ class Manager:
             self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
 
     def recall(self, model: str, version: Version, *, load: bool) -> None:
-        """Takes up what an operator asked another worker for, before the first `refresh`."""
+        """Restores an operator's request to another worker, before the first `refresh`."""
         self._asked.setdefault(model, {})[version] = load
 
     async def load(self, model: str, version: Version) -> VersionEntry:
-        """Loads a version, if it is not loaded, and waits until it is Ready.
+        """Loads a version unless it is loaded, and waits until it is Ready.
 
         Raises:
             ModelNotFound, VersionNotFound: There is no such version.
-            NotLoaded: It could not be loaded; the message says why.
+            NotLoaded: It could not be loaded; the message gives the reason.
         """
         known = self._inventory.versions(model).get(version)
         if known is None or known.state is not LifecycleState.READY:
-            with suppress(UnavailableError):  # a load needs the repository and no state store
-                await self.refresh()  # it may have been published a moment ago, or the repository have gone away
+            with suppress(UnavailableError):  # a load needs the repository but not the state store
+                await self.refresh()  # the version may just have been published, or the repository become unavailable
         entry = await self._ask(model, version, load=True)
         if entry.state is LifecycleState.FAILED and self._inventory.presence.reachable(model):
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
@@ -189,12 +189,12 @@ class Manager:
         if entry.state is not LifecycleState.READY:
             why = entry.reason or entry.state
             if not self._inventory.presence.reachable(model):
-                why = f"{'; '.join(self._inventory.presence.reasons)}; it is loaded once that is mended"
+                why = f"{'; '.join(self._inventory.presence.reasons)}; it will be loaded once that is fixed"
             raise NotLoaded(f"{model} {version} could not be loaded: {why}")
         return entry
 
     async def unload(self, model: str, version: Version) -> VersionEntry:
-        """Takes a version out of service and waits until its memory is freed. It stays out until `load`.
+        """Takes a version out of service and waits until its memory is freed. It stays unloaded until `load`.
 
         Raises:
             ModelNotFound, VersionNotFound: There is no such version.
@@ -204,11 +204,11 @@ class Manager:
             raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
         entry = await self._ask(model, version, load=False)
         await self._settle(model, version)
-        gone = replace(entry, state=LifecycleState.UNLOADED, handle=None)  # its files were gone, and now it is too
+        gone = replace(entry, state=LifecycleState.UNLOADED, handle=None)  # used if it is now forgotten, without files
         return self._inventory.versions(model).get(version, gone)
 
     async def close(self, bound: float) -> None:
-        """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
+        """Takes every version out of service, waiting at most `bound` seconds for requests in progress."""
         self._closing = True
         await self.on_demand.close()
         self._cancellation.cancel(Draining("the server stops"))
@@ -219,23 +219,23 @@ class Manager:
             await asyncio.wait(closing, timeout=bound)
         self._loads.shutdown()
         self._builds.shutdown()
-        self._supervision.kill()  # of those that hang, or that were still loading
+        self._supervision.kill()  # ends children that hang or were still loading
         for key in list(self._in_use):
             self._let_go(*key)
 
     @property
     def devices(self) -> Collection[str]:
-        """What the versions in service have memory on: `cpu` always, and GPUs."""
+        """Devices on which versions in service use memory: `cpu` always, and GPUs."""
         handles = self._inventory.handles()
         return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
 
     @property
     def child_bytes(self) -> int:
-        """Memory of the child processes of all versions, in bytes, at the latest `sample`."""
+        """Memory of the child processes of all versions in bytes at the latest `sample`."""
         return sum(handle.child_bytes for handle in self._inventory.handles())
 
     def sample(self) -> None:
-        """Tells the recorders what is known now; called before a scrape."""
+        """Copies present values to the recorders; called before a scrape."""
         self._metrics.known = self._inventory.known()
         self._metrics.server.missing_versions = self._inventory.lost()
         self._metrics.server.waiting_for_load = self.on_demand.waiting()
@@ -245,7 +245,7 @@ class Manager:
 
     @property
     def presence(self) -> RepositoryPresence:
-        """How the repository stood when it was looked at last."""
+        """State of the repository at the latest scan."""
         return self._inventory.presence
 
     def _wish(self, model: str) -> DesiredServing:
@@ -254,7 +254,7 @@ class Manager:
         return DesiredServing(self._settings.for_model(model).load, self._asked.get(model, {}), yanked, fallbacks)
 
     def _needed(self, model: str) -> set[Version]:
-        """Returns the versions that should be in memory, whatever requests ask for."""
+        """Returns the versions that should be in memory regardless of requests."""
         there, model_releases = list(self._inventory.versions(model)), self._inventory.model_releases(model)
         chosen = wanted(self._wish(model), there, model_releases, self._demand.resolve, self._inventory.loaded(model))
         return chosen | (self._demand.pinned_versions(model).keys() & (set(there) - model_releases.pruned))
@@ -263,7 +263,7 @@ class Manager:
         """Loads a version that requests wait for, and returns once it can answer.
 
         Raises:
-            TurnoutError: It could not be loaded, or may not be any more.
+            TurnoutError: It could not be loaded, or must not be loaded any more.
         """
         self.reconcile()
         while True:
@@ -279,25 +279,25 @@ class Manager:
             await asyncio.wait([task])
 
     def _use_of(self, key: Key) -> Use:
-        """Tells how a version that takes memory is used."""
+        """Returns how a version that takes memory is used."""
         return use_of(self._inventory.versions(key[0]).get(key[1]), waited_for=self.on_demand.waits(*key))
 
     def _evict(self, key: Key) -> None:
-        """Unloads a version so that another fits."""
+        """Unloads a version to make room for another."""
         model, version = key
         self._metrics.server.evictions[model] += 1
-        self._log.info("version leaves memory for another", model=model, version=str(version))
+        self._log.info("version evicted to make room for another", model=model, version=str(version))
         self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
 
     async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:
-        """Waits until there is room for a version, and returns its settings with the devices that it is loaded on."""
+        """Waits until there is room for a version; returns its settings with the devices that it is placed on."""
         allowed, key = await self._loads.run(devices_of, settings.runtime), (entry.model, entry.version)
         devices = least_loaded(allowed, settings.runtime.gpus_per_version, self._room.taken(but=key))
         await self._room.take(key, entry.manifest.size, devices)
         return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, release_state: ReleaseState) -> None:
-        """Loads versions again that are fit by now: somebody signed them, or recorded their publication."""
+        """Reloads versions that are acceptable now, because they were signed or their publication was recorded."""
         unsigned, recorded = self._inventory.refused(release_state)
         if unsigned:
             self._repository.look_soon()
@@ -310,7 +310,7 @@ class Manager:
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
         if version not in self._inventory.versions(model) and not load:
-            await self.refresh()  # it may have been published a moment ago
+            await self.refresh()  # it may just have been published
         entries = self._catalog.snapshot.model(model).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
@@ -336,7 +336,7 @@ class Manager:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("lifecycle task died", model=model, version=str(version), exc_info=error)
         if self._inventory.versions(model):
-            self._reconcile(model)  # what was asked for meanwhile is due now
+            self._reconcile(model)  # requests made in the meantime are due now
             self._inventory.swap()
 
     async def _load(self, model: str, version: Version) -> None:
@@ -380,7 +380,7 @@ class Manager:
         except TurnoutError as error:
             self._failed(entry, error)
             return
-        except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
+        except Exception as error:  # noqa: BLE001 - a failure of one version must not affect the others
             self._failed(entry, unexpected(error))
             return
         finally:
@@ -416,18 +416,18 @@ class Manager:
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
-        """Notes that a version is unbatched from now on, until it is loaded again."""
+        """Records that a version is unbatched from now on, until it is loaded again."""
         entry = self._inventory.entry(model, version)
         self._inventory.put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
 
     def _let_go(self, model: str, version: Version) -> None:
-        """Releases a version's files and its memory for others."""
+        """Releases a version's files and its memory."""
         self._room.leave((model, version))
         in_use.let_go(self._in_use.pop((model, version), None))
 
     def _forget_engines(self, model: str, version: Version) -> None:
-        """Removes what TensorRT kept of a version that is gone; the catalog still shows it."""
+        """Removes the cached TensorRT engines of a version that is gone but still in the catalog."""
         cache = self._settings.for_model(model).runtime.tensorrt_cache
         shown = self._catalog.snapshot.models.get(model)
         if cache and shown is not None and (entry := shown.versions.get(version)) is not None:

@@ -1,4 +1,4 @@
-"""Requests for versions that are not in memory wait, each until its deadline, while the version is loaded once."""
+"""Loads versions on demand: requests for a version wait, each until its deadline, while the version is loaded once."""
 
 import asyncio
 import time
@@ -14,18 +14,18 @@ from turnout.errors import DeadlineExceededError, Draining, QueueFull, TurnoutEr
 from turnout.serving.versions.presence import Key
 
 RETRY_SECONDS = 1.0
-"""When to ask again if too many requests wait for a version: loads take from 0.4 seconds to some minutes."""
+"""Retry delay in seconds if too many requests wait for a version: loads take from 0.4 seconds to some minutes."""
 
 
 @dataclass(slots=True, eq=False)
 class _WaitingRequests:
-    """Requests that wait for a version, or have waited and run now: it is in use meanwhile.
+    """Requests that wait for a version, or have waited and are running; they keep the version in use.
 
     Attributes:
-        load: Ends once the version can answer, or will not.
-        requests: How many.
-        queued: How many of them wait for the load.
-        bytes: Of the inputs of these.
+        load: Task that ends once the version can answer or has failed.
+        requests: Number of these requests.
+        queued: Number of requests that still wait for the load.
+        bytes: Size in bytes of the inputs of the queued requests.
     """
 
     load: "asyncio.Task[TurnoutError | None]"
@@ -35,14 +35,14 @@ class _WaitingRequests:
 
 
 class OnDemand:
-    """Has versions loaded for the requests that ask for them. Used on the event loop only."""
+    """Loads versions on demand. Used on the event loop only."""
 
     def __init__(self, settings: Settings, load: Callable[[str, Version], Coroutine[Any, Any, None]]) -> None:
-        """Begins with nobody waiting.
+        """Starts without waiting requests.
 
         Args:
-            settings: Have the bounds of a version's queue, which hold for what waits for its load too.
-            load: Loads a version and returns once it can answer. Raises TurnoutError where it will not.
+            settings: Settings with the bounds of a version's queue, which also apply to requests waiting for its load.
+            load: Loads a version and returns once it can answer; raises TurnoutError if it fails.
         """
         self._settings = settings
         self._load = load
@@ -50,11 +50,11 @@ class OnDemand:
         self._loads: set[asyncio.Task[TurnoutError | None]] = set()
 
     def waits(self, model: str, version: Version) -> bool:
-        """Tells whether requests wait for a version, or have waited for it and are not answered yet."""
+        """Returns whether requests wait for a version, or have waited and are not answered yet."""
         return (model, version) in self._waiting
 
     def waiting(self) -> Mapping[str, int]:
-        """Returns by model how many requests wait for the load of one of its versions."""
+        """Returns, by model, the number of requests that wait for the load of one of its versions."""
         counts: dict[str, int] = {}
         for (model, _), waiting in self._waiting.items():
             counts[model] = counts.get(model, 0) + waiting.queued
@@ -62,18 +62,18 @@ class OnDemand:
 
     @asynccontextmanager
     async def loaded(self, model: str, version: Version, deadline: float | None, size: int) -> AsyncIterator[None]:
-        """Waits until a version is in memory; it stays there while the context is entered.
+        """Waits until a version is in memory, and keeps it there while the context is entered.
 
         Args:
-            model: Its model.
-            version: Which.
-            deadline: `time.monotonic()` until which the request waits; None for no bound.
-            size: Bytes of the request's inputs.
+            model: Name of the model.
+            version: The version.
+            deadline: `time.monotonic()` until which the request waits; None for no deadline.
+            size: Size of the request's inputs in bytes.
 
         Raises:
-            DeadlineExceededError: The deadline came first; the load goes on.
-            QueueFull: As many requests wait for it as may.
-            TurnoutError: It could not be loaded; the error says why.
+            DeadlineExceededError: The deadline passed; the load continues.
+            QueueFull: Too many requests wait for the version.
+            TurnoutError: The version could not be loaded; the error gives the reason.
         """
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineExceededError(f"the deadline passed before {model} {version} was loaded")
@@ -82,7 +82,7 @@ class OnDemand:
         self._check_bounds(model, version, waiting, size)
         if waiting is None:
             waiting = self._waiting[key] = _WaitingRequests(self._begin(model, version))
-        elif waiting.load.done():  # somebody who waited still runs, and the version left all the same
+        elif waiting.load.done():  # an earlier request is still running, but the version has been unloaded
             waiting.load = self._begin(model, version)
         waiting.requests += 1
         try:
@@ -94,7 +94,7 @@ class OnDemand:
                 del self._waiting[key]
 
     async def close(self) -> None:
-        """Waits for nothing any more."""
+        """Cancels the tasks that wait for loads."""
         for load in (loads := list(self._loads)):
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
@@ -113,18 +113,18 @@ class OnDemand:
         if waiting.load.cancelled():
             raise Draining(f"the server stopped while {name} was being loaded")
         if (failure := waiting.load.result()) is not None:
-            # A new one each time, since raising one adds to it.
+            # A new object for each request, since raising changes it.
             raise type(failure)(failure.message, violations=failure.violations, retry_after=failure.retry_after)
 
     def _begin(self, model: str, version: Version) -> "asyncio.Task[TurnoutError | None]":
         load = asyncio.create_task(self._attempt(model, version), name=f"on demand {model}@{version}")
-        self._loads.add(load)  # it goes on when nobody waits any more
+        self._loads.add(load)  # it continues even if no request waits any more
         load.add_done_callback(self._loads.discard)
         return load
 
     async def _attempt(self, model: str, version: Version) -> TurnoutError | None:
-        """Loads a version, and returns why that failed: nobody may be waiting, and an exception would go unseen."""
-        await asyncio.sleep(0)  # until whoever asked is counted
+        """Loads a version; returns the error if it fails, since an exception would go unseen if no request waits."""
+        await asyncio.sleep(0)  # until the request that started the load is counted
         try:
             await self._load(model, version)
         except TurnoutError as error:
@@ -134,7 +134,9 @@ class OnDemand:
     def _check_bounds(self, model: str, version: Version, waiting: _WaitingRequests | None, size: int) -> None:
         limits = self._settings.for_model(model).limits
         queued, held = (0, 0) if waiting is None else (waiting.queued, waiting.bytes)
-        # The first is let in whatever its size, as into a version's queue.
+        # The first request is accepted whatever its size, as by a version's queue.
         if queued >= limits.max_queue_requests or (queued and held + size > int(limits.max_queue_bytes)):
-            message = f"{model} {version} is being loaded; {queued} requests with {held:,} bytes wait, and no more may"
+            message = (
+                f"{model} {version} is being loaded; {queued} requests with {held:,} bytes are waiting, the maximum"
+            )
             raise QueueFull(message, retry_after=RETRY_SECONDS)

@@ -1,15 +1,15 @@
-"""What the repository shows beside what is known of it: what is there, what went missing, what may be forgotten. Pure.
+"""Compares the repository with the known versions: what exists, what is missing, what may be forgotten. Pure.
 
-Versions do not go by themselves: `turnout prune` says which ones do. Whatever else is missing is a mount that went
-away, a disk that fails or a mistake, so what is in memory stays in memory and is reported:
+Versions do not disappear by themselves: `turnout prune` records which ones it removes. Anything else that is missing
+indicates a lost mount, a failing disk or a mistake, so versions in memory stay in memory and the loss is reported:
 
-- The root is missing or cannot be read, or is empty although versions were known: the repository is unavailable.
-  Nothing is forgotten, loaded or unloaded because of it.
-- A model's directory cannot be read: the same for that model.
-- A version's directory is gone: the version is served from memory until somebody unloads or prunes it. One that is not
+- The root is missing, unreadable, or empty although versions were known: the repository is unavailable. Nothing is
+  forgotten, loaded or unloaded because of it.
+- A model's directory is unreadable: the same applies to that model.
+- A version's directory is gone: the version is served from memory until it is unloaded or pruned. A version that is not
   in memory is forgotten.
-- Versions live in an object store or a registry that does not answer: what was listed last stays in force, and what is
-  in the cache can be loaded. It is reported as unavailable all the same.
+- An object store or a registry does not answer: the latest listing stays in force, and cached versions can be loaded.
+  The repository is reported as unavailable nevertheless.
 """
 
 from collections.abc import Collection, Mapping, Set
@@ -25,14 +25,14 @@ Key = tuple[str, Version]
 
 @dataclass(frozen=True, slots=True)
 class RepositoryPresence:
-    """How the repository stood when it was looked at last.
+    """The state of the repository at the latest scan.
 
     Attributes:
-        fault: Why it is unavailable as a whole, in half a sentence without a path; "" if it is available.
-        models: By name, why a model's directory is unavailable.
-        found: The versions that were there.
-        missing: Versions that are known, and were not.
-        away: Why what was found is what was found earlier, in half a sentence; "" if it was looked at now.
+        fault: Why the repository as a whole is unavailable, as a predicate without a path; "" if it is available.
+        models: Why a model's directory is unavailable, by name of the model.
+        found: Versions that were found.
+        missing: Known versions that were not found.
+        away: Why an earlier listing is used, as a predicate; "" if the listing is current.
     """
 
     fault: str = ""
@@ -43,27 +43,27 @@ class RepositoryPresence:
 
     @property
     def available(self) -> bool:
-        """Tells whether the repository could be read, and every model's directory in it."""
+        """Whether the repository and every model's directory in it could be read."""
         return not self.fault and not self.models and not self.away
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What is unavailable, in sentences."""
+        """What is unavailable, as sentences."""
         whole = tuple(f"the model repository {why}" for why in (self.fault, self.away) if why)
         return whole or tuple(self.models.values())
 
     def reachable(self, model: str) -> bool:
-        """Tells whether the model's directory could be read."""
+        """Returns whether a model's directory could be read."""
         return not self.fault and model not in self.models
 
 
 def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) -> RepositoryPresence:
-    """Compares what a scan found with what is known.
+    """Compares the result of a scan with the known versions.
 
     Args:
-        listing: What the scan found.
-        known: The versions that the server knows.
-        recorded: Those that the state store knows to be published, and not to be yanked or pruned.
+        listing: Result of the scan.
+        known: Versions known to the server.
+        recorded: Versions that the state store records as published, and neither yanked nor pruned.
     """
     expected = set(known) | set(recorded)
     if listing.away and not listing.published:

@@ -1,4 +1,4 @@
-"""Which operators make their outputs row by row, and when: one rule for each. What has none may mix rows. Pure."""
+"""Rules that decide when an operator computes its outputs row by row; operators without one may mix rows. Pure."""
 
 from collections.abc import Mapping
 
@@ -13,4 +13,4 @@ RULES: Mapping[tuple[str, str], Rule] = {
     **sequences.RULES,
     **classical.RULES,
 }
-"""By domain and operator."""
+"""Rules by domain and operator."""

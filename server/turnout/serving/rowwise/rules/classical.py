@@ -1,4 +1,4 @@
-"""Operators of `ai.onnx.ml`: each answers one row of features after another. Pure."""
+"""Rules for operators of `ai.onnx.ml`, which process one row of features after another. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from turnout.serving.rowwise.states import NotRowWise, Rows, State
 
 
 def _table(call: NodeCall) -> Rows:
-    """Returns the state of an input of (rows, features); of one dimension these operators take all for one row."""
+    """Returns the state of an input (rows, features). These operators take a one-dimensional input for a single row."""
     rows = call.rows(0)
     if rows.rank != 2 or rows.axis:
         raise NotRowWise("its input is not a table with its rows along the first axis")
@@ -21,7 +21,7 @@ def _scaled(call: NodeCall) -> Sequence[State]:
 
 
 def _classifier(call: NodeCall) -> Sequence[State]:
-    """Labels of (rows), scores of (rows, classes)."""
+    """Classifiers: labels of shape (rows), scores of shape (rows, classes)."""
     rows = _table(call)
     scores = rows.with_dimension(1, call.fresh(1, 1)) if len(call.node.outputs) > 1 else rows
     return [rows.with_shape(rows.shape[:1], 0), scores][: len(call.node.outputs)]
@@ -39,12 +39,12 @@ def _forest(call: NodeCall) -> Sequence[State]:
 
 
 def _one_per_row(call: NodeCall) -> Sequence[State]:
-    """`SVMRegressor`: one value for each row."""
+    """`SVMRegressor`: one value per row."""
     return [_table(call).with_dimension(1, ONE)]
 
 
 def _labels(call: NodeCall) -> Sequence[State]:
-    """`LabelEncoder` and `CategoryMapper`: each element is looked up."""
+    """`LabelEncoder` and `CategoryMapper`: each element is looked up separately."""
     return [call.rows(0)]
 
 

@@ -1,4 +1,4 @@
-"""Operators that make each element of elements at the same place, their inputs stretched to one shape. Pure."""
+"""Rules for elementwise operators, whose inputs are broadcast to one shape. Pure."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,26 @@ from turnout.serving.rowwise.sizes import ONE, broadcast
 from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
 
 MICROSOFT = "com.microsoft"
-"""The domain of ONNX Runtime's own operators."""
+"""Domain of ONNX Runtime's own operators."""
 
 CLASSICAL = "ai.onnx.ml"
-"""The domain of classical machine learning."""
+"""Domain of classical machine learning."""
 
 
 def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
-    """Returns what tensors make that are stretched to each other as NumPy does. At least one is made of rows.
+    """Returns the result of broadcasting tensors as NumPy does. At least one must be made of rows.
 
     Raises:
-        NotRowWise: Rows would meet others than their own.
+        NotRowWise: Rows would be combined with other rows.
     """
     shapes = [state.shape for state in states if state.shape is not None]
     if len(shapes) != len(states):
-        raise NotRowWise("it meets the rows with a tensor whose dimensions are not known before a run")
+        raise NotRowWise("it combines the rows with a tensor whose dimensions are not known before a run")
     rank = max(map(len, shapes))
     rows = [state for state in states if isinstance(state, Rows)]
     places = {(rank - state.rank + state.axis, state.layout) for state in rows}
     if len(places) != 1:
-        raise NotRowWise("it meets each row with others: its inputs have their rows along different axes")
+        raise NotRowWise("it combines each row with others: its inputs have their rows along different axes")
     ((axis, layout),) = places
     sizes = []
     for at in range(rank):
@@ -37,13 +37,13 @@ def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
             sizes.append(functools.reduce(broadcast, met, ONE))
             continue
         if any(size not in (ONE, rows[0].shape[rows[0].axis]) for size in met):
-            raise NotRowWise("it meets the rows, along their axis, with a tensor that is not made of them")
+            raise NotRowWise("it combines the rows, along their axis, with a tensor that is not made of them")
         sizes.append(rows[0].shape[rows[0].axis])
     return Rows(tuple(sizes), axis, *layout)
 
 
 def elementwise(call: NodeCall) -> Sequence[State]:
-    """All inputs are stretched to one shape."""
+    """Broadcasts all inputs to one shape."""
     for index, state in enumerate(call.inputs):
         if isinstance(state, Shared):
             call.shared(index)
@@ -51,13 +51,13 @@ def elementwise(call: NodeCall) -> Sequence[State]:
 
 
 def _first_alone(call: NodeCall) -> Sequence[State]:
-    """The first input decides; the others, numbers that hold for all of it, do not depend on rows."""
+    """The output follows the first input; the others are numbers for the whole tensor and must not depend on rows."""
     call.shared(*range(1, len(call.inputs)))
     return [call.rows(0)]
 
 
 def _cast_like(call: NodeCall) -> Sequence[State]:
-    """The second input gives its element type only."""
+    """The second input determines only the element type."""
     first = call.given(0)
     if isinstance(first, Shared):
         call.shared(0)
@@ -76,17 +76,17 @@ def _dropout(call: NodeCall) -> Sequence[State]:
 
 def _normalizes_strings(call: NodeCall) -> Sequence[State]:
     if call.attribute("stopwords"):
-        raise NotRowWise("it leaves out stop words, so that the rows of its output are fewer")
+        raise NotRowWise("it removes stop words, so that its output may have fewer rows")
     return [call.rows(0)]
 
 
 def _quantize(call: NodeCall) -> Sequence[State]:
-    """Scale and zero point are numbers, or one for each index of an axis."""
+    """Scale and zero point are single numbers, or one number for each index of an axis."""
     call.shared(1, 2)
     rows = call.rows(0)
     scale = call.given(1)
     if scale.shape is None:
-        raise NotRowWise("how many dimensions the scale has is not known before a run")
+        raise NotRowWise("the rank of the scale is not known before a run")
     if len(scale.shape) > 1:
         raise NotRowWise("its scale differs from block to block")
     if scale.shape not in ((), (ONE,)) and call.axis("axis", 1, rows.rank) == rows.axis:
@@ -103,13 +103,13 @@ def _prelu(call: NodeCall) -> Sequence[State]:
 
 
 def _bias(call: NodeCall) -> Sequence[State]:
-    """The second input, if there is one, is added along the last axis."""
+    """The second input, if given, is added along the last axis."""
     rows = call.rows(0)
     call.shared(1)
     if call.has(1):
         bias = call.given(1)
         if bias.shape is None or len(bias.shape) != 1 or rows.axis == rows.rank - 1:
-            raise NotRowWise("its bias is not added along an axis of its own")
+            raise NotRowWise("its bias is not added along a separate axis")
     return [rows]
 
 

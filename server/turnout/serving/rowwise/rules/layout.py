@@ -1,4 +1,4 @@
-"""Operators that move, cut, join or repeat elements: where the batch axis goes. Pure."""
+"""Rules for operators that move, cut, join or repeat elements, which may move the batch axis. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from turnout.serving.rowwise.sizes import ONE, Size, broadcast, derived, product
 from turnout.serving.rowwise.states import Element, NotRowWise, Rows, RunFails, Shared, State, counts_rows, regrouped
 
 _WHOLE = 10**9
-"""An end of a slice from here on is past the last element of any dimension: exporters write such numbers."""
+"""Ends of slices from here on are past the end of any dimension; exporters write such numbers."""
 
 
 def _reshape(call: NodeCall) -> Sequence[State]:
@@ -21,22 +21,22 @@ def _reshape(call: NodeCall) -> Sequence[State]:
 
 
 def _target(call: NodeCall, rows: Rows, wanted: Sequence[Element]) -> tuple[Size, ...]:
-    """Returns the sizes that `wanted` means, where one may be -1: what is left.
+    """Returns the sizes that `wanted` describes, one of which may be -1 for the remaining elements.
 
-    A number that is not known may be 0 or -1 at a run. After the batch axis that does not matter: each row keeps its
-    elements whatever they are arranged in.
+    A number that is not known in advance may turn out to be 0 or -1. After the batch axis that does not matter, since
+    each row keeps its elements in any arrangement.
     """
     left = [i for i, size in enumerate(wanted) if size == Size(-1)]
     if len(left) > 1:
         raise NotRowWise("its shape has -1 twice")
     growing = [i for i, size in enumerate(wanted) if counts_rows(size)]
     if any(not isinstance(wanted[i], Size) for i in growing) or len(growing) > 1:
-        raise NotRowWise("its shape depends on how many rows there are in a way that is not followed")
+        raise NotRowWise("its shape depends on the number of rows in a way that is not analysed")
     unknown = [i for i, size in enumerate(wanted) if not (isinstance(size, Size) and size.is_size) and i not in left]
     sizes = [size if isinstance(size, Size) and size.is_size else call.fresh(i) for i, size in enumerate(wanted)]
     batch = growing[0] if growing else left[0] if left else None
     if batch is None:
-        raise NotRowWise("its shape is of fixed size, which holds for one number of rows only")
+        raise NotRowWise("its shape is fixed, which is right for one number of rows only")
     if any(i < batch for i in unknown) or (unknown and not growing):
         raise NotRowWise("its shape is not known before a run")
     for i in left:
@@ -59,7 +59,7 @@ def _squeeze(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     axes = call.axes(1, rows.rank)
     if axes is None:
-        raise NotRowWise("it drops every dimension of size 1, which the batch axis is for one row")
+        raise NotRowWise("it drops every dimension of size 1, as the batch axis is for one row")
     call.outside(rows, axes, "drops a dimension")
     for axis in axes:
         if rows.shape[axis].constant not in (1, None):
@@ -104,7 +104,7 @@ def _expand(call: NodeCall) -> Sequence[State]:
                 raise NotRowWise("it stretches the batch axis")
             shape.append(own)
         elif counts_rows(element):
-            raise NotRowWise("it repeats the rows as often as there are rows")
+            raise NotRowWise("it repeats the rows once for each row")
         else:
             known = isinstance(element, Size) and element.is_size
             shape.append(broadcast(own, element) if known and isinstance(element, Size) else call.fresh(at))
@@ -134,11 +134,11 @@ def _pad(call: NodeCall) -> Sequence[State]:
         pads = call.numbers(1)
     axes = [normal(axis, rows.rank) for axis in call.constants(3)] if call.has(3) else list(range(rows.rank))
     if len(pads) != 2 * len(axes):
-        raise NotRowWise("it has not two pads for each axis")
+        raise NotRowWise("it does not have two pads for each axis")
     shape = list(rows.shape)
     for before, after, axis in zip(pads[: len(axes)], pads[len(axes) :], axes, strict=True):
         if counts_rows(before) or counts_rows(after):
-            raise NotRowWise("its pads depend on how many rows there are")
+            raise NotRowWise("its pads depend on the number of rows")
         if axis == rows.axis:
             if (before, after) != (Size(0), Size(0)):
                 raise NotRowWise("it pads the batch axis")
@@ -165,7 +165,7 @@ def _slice(call: NodeCall) -> Sequence[State]:
         if at == rows.axis:
             raise NotRowWise("it takes a part of the batch axis")
         if any(map(counts_rows, (start, end, step))):
-            raise NotRowWise("where it cuts depends on how many rows there are")
+            raise NotRowWise("where it cuts depends on the number of rows")
         numbers = [number.constant if isinstance(number, Size) else None for number in (size, start, end, step)]
         if None not in numbers and numbers[3]:
             length, first, last, stride = (number for number in numbers if number is not None)
@@ -201,11 +201,11 @@ def _split(call: NodeCall) -> Sequence[State]:
     stated: list[Element] = list(map(Size, call.integers("split") or ()))
     sizes = call.numbers(1) if call.has(1) else stated or [None] * count
     if len(sizes) != count:
-        raise NotRowWise("it has not as many sizes as outputs")
+        raise NotRowWise("it does not have as many sizes as outputs")
     made = []
     for output, element in enumerate(sizes):
         if counts_rows(element):
-            raise NotRowWise("where it cuts depends on how many rows there are")
+            raise NotRowWise("where it cuts depends on the number of rows")
         known = isinstance(element, Size) and element.is_size
         size = element if known and isinstance(element, Size) else call.fresh(axis, output)
         made.append(rows.with_dimension(axis, size))
@@ -231,7 +231,7 @@ def _concat(call: NodeCall) -> Sequence[State]:
 def _gather(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.given(1)
     if data.shape is None or indices.shape is None:
-        raise NotRowWise("how many dimensions its inputs have is not known before a run")
+        raise NotRowWise("the rank of its inputs is not known before a run")
     axis = call.axis("axis", 0, len(data.shape))
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if isinstance(data, Shared):
@@ -249,7 +249,7 @@ def _gather_elements(call: NodeCall) -> Sequence[State]:
     if isinstance(data, Shared):
         call.shared(0)
         if indices.axis != axis:
-            raise NotRowWise("which slice it picks from depends on the place of a row")
+            raise NotRowWise("which slice it picks from depends on the position of a row")
         return [indices]
     call.outside(data, (axis,), "picks elements")
     _meet(data, indices)
@@ -273,12 +273,12 @@ def _gather_nd(call: NodeCall) -> Sequence[State]:
     data, indices = call.given(0), call.rows(1)
     shared = call.integer("batch_dims", 0)
     if data.shape is None:
-        raise NotRowWise("how many dimensions its input has is not known before a run")
+        raise NotRowWise("the rank of its input is not known before a run")
     if indices.axis == indices.rank - 1:
         raise NotRowWise("its indices are made of several rows")
     depth = indices.shape[-1].constant
     if depth is None:
-        raise NotRowWise("how many dimensions its indices name is not known before a run")
+        raise NotRowWise("the length of its index vectors is not known before a run")
     if isinstance(data, Rows):
         _meet(data, indices)
         if data.axis >= shared:
@@ -286,7 +286,7 @@ def _gather_nd(call: NodeCall) -> Sequence[State]:
     else:
         call.shared(0)
         if shared:
-            raise NotRowWise("which slice it picks from depends on the place of a row")
+            raise NotRowWise("which slice it picks from depends on the position of a row")
     shape = (*indices.shape[:-1], *data.shape[shared + depth :])
     return [indices.with_shape(shape, indices.axis)]
 
@@ -308,10 +308,10 @@ def _triangle(call: NodeCall) -> Sequence[State]:
 
 
 def _rearranged_blocks(call: NodeCall) -> Sequence[State]:
-    """DepthToSpace and SpaceToDepth, whose first axis is the batch's."""
+    """DepthToSpace and SpaceToDepth, whose batch axis is the first."""
     rows = call.rows(0)
     if rows.axis or rows.rank != 4:
-        raise NotRowWise("the batch axis is not its first")
+        raise NotRowWise("the batch axis is not its first axis")
     side = call.integer("blocksize", 1)
     widens = call.node.op_type == "DepthToSpace"
     shape = list(rows.shape)
@@ -334,7 +334,7 @@ def _columns_to_image(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     call.shared(1, 2)
     if rows.axis:
-        raise NotRowWise("the batch axis is not its first")
+        raise NotRowWise("the batch axis is not its first axis")
     sides = [call.dimension(element, axis + 2) for axis, element in enumerate(call.numbers(1))]
     block = product(call.dimension(element, 1) for element in call.numbers(2))
     channels = rows.shape[1] / block

@@ -1,4 +1,4 @@
-"""Operators that weigh and add up: products of matrices, convolutions, pooling, and what goes over pictures. Pure."""
+"""Rules for weighted sums: matrix products, convolutions, pooling and other image operators. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,22 +10,22 @@ from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Sh
 
 
 def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
-    """Returns the product of two tensors as NumPy's `matmul` has it, at least one of them made of rows.
+    """Returns the product of two tensors as in NumPy's `matmul`. At least one must be made of rows.
 
     Raises:
-        NotRowWise: It adds up rows, or multiplies each with all others.
+        NotRowWise: It sums over rows, or multiplies each row with all others.
     """
     if one.shape is None or other.shape is None:
-        raise NotRowWise("how many dimensions its inputs have is not known before a run")
+        raise NotRowWise("the rank of its inputs is not known before a run")
     left, right = _matrix(one, at_front=True), _matrix(other, at_front=False)
     assert left.shape is not None
     assert right.shape is not None
     if isinstance(left, Rows) and left.axis == left.rank - 1:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     if isinstance(right, Rows) and right.axis == right.rank - 2:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     rank = max(len(left.shape), len(right.shape))
-    # Each factor, stretched to the product's shape: it has one index along what the other factor alone goes along.
+    # Each factor is broadcast to the shape of the product, with size 1 along the axis that only the other factor has.
     parts = [_stretched(left, rank, rank - 1), _stretched(right, rank, rank - 2)]
     product = broadcast_rows(parts)
     dropped = [rank - 2] * (len(one.shape) == 1) + [rank - 1] * (len(other.shape) == 1)
@@ -34,7 +34,7 @@ def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
 
 
 def _matrix(state: Shared | Rows, *, at_front: bool) -> Shared | Rows:
-    """Returns a vector as the matrix that it is taken for."""
+    """Returns a vector as the matrix that the operator takes it for."""
     assert state.shape is not None
     if not state.shape:
         raise NotRowWise("it multiplies a number")
@@ -47,7 +47,7 @@ def _matrix(state: Shared | Rows, *, at_front: bool) -> Shared | Rows:
 
 
 def _stretched(state: Shared | Rows, rank: int, summed: int) -> Shared | Rows:
-    """Returns `state` with 1 in place of the size that is added up."""
+    """Returns `state` with size 1 along the axis that is summed over."""
     assert state.shape is not None
     at = summed - rank + len(state.shape)
     shape = (*state.shape[:at], ONE, *state.shape[at + 1 :])
@@ -66,9 +66,9 @@ def _matmul(call: NodeCall) -> Sequence[State]:
 
 
 def _swapped(state: Shared | Rows) -> Shared | Rows:
-    """Returns a tensor with its last two axes changed over."""
+    """Returns a tensor with its last two axes swapped."""
     if state.shape is None or len(state.shape) < 2:
-        raise NotRowWise("it turns a tensor that is not a matrix")
+        raise NotRowWise("it transposes a tensor that is not a matrix")
     shape = (*state.shape[:-2], state.shape[-1], state.shape[-2])
     if isinstance(state, Shared):
         return Shared(shape)
@@ -81,7 +81,7 @@ def _gemm(call: NodeCall) -> Sequence[State]:
     left, right = call.given(0), call.given(1)
     for state in (left, right):
         if state.shape is None or len(state.shape) != 2:
-            raise NotRowWise("it multiplies tensors that are no matrices")
+            raise NotRowWise("it multiplies tensors that are not matrices")
     product = matmul_states(
         _swapped(left) if call.integer("transA", 0) else left, _swapped(right) if call.integer("transB", 0) else right
     )
@@ -89,14 +89,14 @@ def _gemm(call: NodeCall) -> Sequence[State]:
         return [product]
     added = call.given(2)
     if added.shape is None or len(added.shape) > 2:
-        raise NotRowWise("how many dimensions the tensor has that it adds is not known before a run")
+        raise NotRowWise("the rank of the tensor that it adds is not known before a run")
     return [broadcast_rows([product, added])]
 
 
 def _fused_matmul(call: NodeCall) -> Sequence[State]:
     _check_shared(call, 0, 1)
     if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
-        raise NotRowWise("it changes over batch axes")
+        raise NotRowWise("it swaps batch axes")
     left, right = call.given(0), call.given(1)
     left = _swapped(left) if call.integer("transA", 0) and left.shape and len(left.shape) > 1 else left
     right = _swapped(right) if call.integer("transB", 0) and right.shape and len(right.shape) > 1 else right
@@ -104,29 +104,29 @@ def _fused_matmul(call: NodeCall) -> Sequence[State]:
 
 
 def _quantized_matmul(first: int, second: int, per_tensor: Sequence[int], any_shape: Sequence[int]) -> Rule:
-    """Makes the rule of a product whose other inputs are scales and zero points."""
+    """Returns the rule for a product whose other inputs are scales and zero points."""
 
     def rule(call: NodeCall) -> Sequence[State]:
         _check_shared(call, first, second)
         call.shared(*per_tensor, *any_shape)
-        # A scale for each row of the left factor would be one for each row of the batch.
+        # One scale per row of the left factor would be one per row of the batch.
         for index in per_tensor:
             if call.has(index) and call.given(index).shape not in ((), (ONE,)):
                 raise NotRowWise(f"input {index} holds more than one number")
         right = call.given(second)
         if any_shape and not isinstance(right, Shared):
-            raise NotRowWise("its scales go with rows")
+            raise NotRowWise("its scales belong to rows")
         return [matmul_states(call.given(first), right)]
 
     return rule
 
 
 def _block_quantized(call: NodeCall) -> Sequence[State]:
-    """Weights of a few bits, of N columns: `com.microsoft.MatMulNBits` and its kin."""
+    """Weights of a few bits with N columns: `com.microsoft.MatMulNBits` and similar operators."""
     rows = call.rows(0)
     call.shared(*range(1, len(call.inputs)))
     if rows.axis == rows.rank - 1:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     return [rows.with_dimension(rows.rank - 1, Size(call.integer("N", 0)))]
 
 
@@ -139,7 +139,7 @@ def _einsum(call: NodeCall) -> Sequence[State]:
     left, right = equation.split("->")
     terms = left.split(",")
     if len(terms) != len(call.inputs):
-        raise NotRowWise("its equation has not as many terms as it has inputs")
+        raise NotRowWise("its equation does not have one term for each input")
     sizes: dict[str, Size] = {}
     batch: set[str] = set()
     layouts: set[tuple[Size, Size]] = set()
@@ -160,9 +160,9 @@ def _einsum(call: NodeCall) -> Sequence[State]:
     (letter,) = batch
     for index, term in enumerate(terms):
         if term.count(letter) != isinstance(call.given(index), Rows):
-            raise NotRowWise("it meets rows with what is not made of them")
+            raise NotRowWise("it combines rows with a tensor that is not made of them")
     if right.count(letter) != 1:
-        raise NotRowWise("it adds up rows")
+        raise NotRowWise("it sums over rows")
     rows = next(state for state in call.inputs if isinstance(state, Rows))
     shape = tuple(rows.shape[rows.axis] if name == letter else sizes[name] for name in right)
     return [Rows(shape, right.index(letter), *rows.layout)]
@@ -171,14 +171,14 @@ def _einsum(call: NodeCall) -> Sequence[State]:
 def _first_axis(call: NodeCall) -> Rows:
     rows = call.rows(0)
     if rows.axis:
-        raise NotRowWise("the batch axis is not its first, the only one along which it keeps rows apart")
+        raise NotRowWise("the batch axis is not its first axis, the only one along which it processes rows separately")
     if rows.rank < 3:
         raise NotRowWise("its input has no dimension besides rows and channels")
     return rows
 
 
 def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]:
-    """Returns the shape of an operator that goes over the places of a picture."""
+    """Returns the output shape of an operator that slides over the positions of an image."""
     how = [call.node.op_type, *(f"{k}={v}" for k, v in sorted(call.node.attributes.items()))]
     places = []
     for axis in range(2, rows.rank):
@@ -193,7 +193,7 @@ def _over_places(call: NodeCall, rows: Rows, channels: Size) -> tuple[Size, ...]
 
 
 def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
-    """Returns how many places a window of known size takes along a dimension of known size; None if one is not."""
+    """Returns the number of window positions along a dimension; None if a size is not known."""
     kernel = call.integers("kernel_shape")
     if kernel is None and len(call.inputs) > 1:
         shape = call.given(1).shape or ()
@@ -208,7 +208,7 @@ def _places(call: NodeCall, size: Size, at: int, count: int) -> Size | None:
     if room < 0:
         if call.node.op_type == "Conv":
             raise RunFails("its window is larger than its input")
-        return None  # ONNX Runtime's pooling answers all the same
+        return None  # ONNX Runtime's pooling produces an output nevertheless
     return Size(room // strides[at] + 1)
 
 
@@ -217,11 +217,11 @@ def _text(state: Shared | Rows) -> str:
 
 
 def _convolution(weights: int, transposed: bool = False) -> Rule:
-    """Makes the rule of a convolution whose other inputs are the same for every row.
+    """Returns the rule for a convolution whose other inputs are the same for every row.
 
     Args:
-        weights: Index of the input with the weights, (channels out, ...).
-        transposed: They are (channels in, channels out, ...).
+        weights: Index of the input with the weights (output channels, ...).
+        transposed: Whether the weights are (input channels, output channels, ...).
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
@@ -229,11 +229,11 @@ def _convolution(weights: int, transposed: bool = False) -> Rule:
         call.shared(*range(1, len(call.inputs)))
         kernel = call.given(weights)
         if kernel.shape is None or len(kernel.shape) != rows.rank:
-            raise NotRowWise("how many channels it makes is not known before a run")
+            raise NotRowWise("the number of its output channels is not known before a run")
         channels = kernel.shape[1] * Size(call.integer("group", 1)) if transposed else kernel.shape[0]
         output = call.attribute("output_shape")
         if output is not None and len(call.integers("output_shape") or ()) != rows.rank - 2:
-            raise NotRowWise("it states the size of its output along the batch axis")
+            raise NotRowWise("it fixes the size of its output along the batch axis")
         return [Rows(_over_places(call, rows, channels), 0, *rows.layout)]
 
     return rule
@@ -242,7 +242,7 @@ def _convolution(weights: int, transposed: bool = False) -> Rule:
 def _pool(call: NodeCall) -> Sequence[State]:
     rows = _first_axis(call)
     pooled = Rows(_over_places(call, rows, rows.shape[1]), 0, *rows.layout)
-    made: list[State] = [pooled, Mixed("its second output counts places through all rows")]
+    made: list[State] = [pooled, Mixed("its second output numbers positions across all rows")]
     return made[: len(call.node.outputs)]
 
 
@@ -252,15 +252,15 @@ def _global_pool(call: NodeCall) -> Sequence[State]:
 
 
 _PLACES_KEPT = frozenset({"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"})
-"""Ways to place coordinates in which an axis that keeps its size keeps its elements."""
+"""Coordinate transformations under which an axis that keeps its size keeps its elements."""
 
 
 def _resize(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.text("mode", "nearest") != "nearest" and (rows.axis or rows.rank < 4):
-        # Kernels of fewer dimensions weigh neighbours along all axes; a weight of 0 still lets a NaN through.
+        # Kernels with fewer dimensions weight neighbours along all axes, and a weight of 0 still propagates NaN.
         raise NotRowWise("it interpolates along the batch axis")
-    if call.opset < 11:  # Upsample, and the first Resize
+    if call.opset < 11:  # Upsample, and the first version of Resize
         call.shared(1)
         scales = call.node.attributes.get("scales") if call.opset < 9 else None
         factors = list(scales) if isinstance(scales, tuple) else call.numbers(1)
@@ -275,7 +275,7 @@ def _resize(call: NodeCall) -> Sequence[State]:
     if call.has(3) and call.given(3).shape != (Size(0),):
         wanted = call.numbers(3)
         if len(wanted) != len(axes):
-            raise NotRowWise("it has not one size for each axis")
+            raise NotRowWise("it does not have one size for each axis")
         for axis, size in zip(axes, wanted, strict=True):
             if axis == rows.axis and size != rows.shape[axis]:
                 raise NotRowWise("it stretches the batch axis")
@@ -293,7 +293,7 @@ def _resize(call: NodeCall) -> Sequence[State]:
 
 def _check_factor(rows: Rows, factors: Sequence[object], axes: Sequence[int]) -> None:
     if len(factors) != len(axes):
-        raise NotRowWise("it has not one scale for each axis")
+        raise NotRowWise("it does not have one scale for each axis")
     if any(axis == rows.axis and factor not in (1.0, ONE) for axis, factor in zip(axes, factors, strict=True)):
         raise NotRowWise("it stretches the batch axis")
 

@@ -1,4 +1,4 @@
-"""Operators that go along axes: sums, extremes, sorting, normalisation. Pure."""
+"""Rules for operators that work along axes: sums, extremes, sorting, normalization. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ def _reduce(call: NodeCall) -> Sequence[State]:
     if not axes:
         if call.integer("noop_with_empty_axes", 0):
             return [rows]
-        raise NotRowWise("it reduces along all axes, the batch axis too")
+        raise NotRowWise("it reduces along all axes, including the batch axis")
     call.outside(rows, axes, "reduces")
     return [_without(rows, axes, keep=bool(call.integer("keepdims", 1)))]
 
@@ -59,12 +59,12 @@ def _softmax(call: NodeCall) -> Sequence[State]:
     if call.opset >= 13:
         call.outside(rows, (call.axis("axis", -1, rows.rank),), "normalises")
     elif call.axis("axis", 1, rows.rank) <= rows.axis:
-        raise NotRowWise("it normalises over all axes from one on, the batch axis among them")
+        raise NotRowWise("it normalises over all axes from one on, including the batch axis")
     return [rows]
 
 
 def _along_axis(default: int) -> Rule:
-    """Makes the rule of an operator that changes values along one axis and keeps the shape."""
+    """Returns the rule for an operator that changes values along one axis and keeps the shape."""
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
@@ -77,15 +77,15 @@ def _along_axis(default: int) -> Rule:
 def _batch_normalization(call: NodeCall) -> Sequence[State]:
     rows = call.rows(0)
     if call.integer("training_mode", 0) or any(call.node.outputs[1:]):
-        raise NotRowWise("it is in training mode: it takes mean and variance of the batch")
+        raise NotRowWise("it is in training mode: it uses the mean and variance of the batch")
     if call.opset < 9 and (not call.integer("spatial", 1) or (call.opset < 7 and not call.integer("is_test", 0))):
-        raise NotRowWise("it may take mean and variance of the batch")
+        raise NotRowWise("it may use the mean and variance of the batch")
     if rows.rank < 2:
         raise NotRowWise("its input has no channels")
     if rows.axis != 1:
         call.shared(1, 2, 3, 4)
         return [rows]
-    for index in range(1, 5):  # each row is a channel, with numbers of its own
+    for index in range(1, 5):  # each row is a channel with its own parameters
         own = call.rows(index)
         if own.rank != 1 or own.layout != rows.layout:
             raise NotRowWise("its channels are made of rows, and their numbers are not")
@@ -107,12 +107,14 @@ def _layer_normalization(call: NodeCall) -> Sequence[State]:
 
 def _weighs(rows: Rows, weights: Shared | Rows) -> None:
     if weights.shape is None or len(weights.shape) > rows.rank:
-        raise NotRowWise("how many dimensions its scale has is not known before a run")
+        raise NotRowWise("the rank of its scale is not known before a run")
     broadcast_rows([rows, weights])
 
 
 def _skip_normalization(call: NodeCall) -> Sequence[State]:
-    """`com.microsoft.Skip(Simplified)LayerNormalization`: (rows, length, hidden) + the like or (1, length, hidden)."""
+    """`com.microsoft.Skip(Simplified)LayerNormalization`: adds (rows, length, hidden) and the same or (1, length,
+    hidden).
+    """
     weights = range(2, len(call.inputs))
     call.shared(*weights)
     both = broadcast_rows([call.rows(0), call.given(1)])
@@ -121,22 +123,23 @@ def _skip_normalization(call: NodeCall) -> Sequence[State]:
     if both.axis == both.rank - 1 or both.rank != call.rows(0).rank:
         raise NotRowWise("it normalises along the batch axis")
     if any(call.node.outputs[1:3]):
-        raise NotRowWise("its mean and variance are not followed")
+        raise NotRowWise("its mean and variance are not analysed")
     return [both] * len(call.node.outputs)
 
 
 def _channel_normalization(first_only: bool) -> Rule:
-    """Makes the rule of a normalisation of pictures (rows, channels, places...).
+    """Returns the rule for a normalization of images (rows, channels, positions...).
 
     Args:
-        first_only: It goes over places, so that the batch axis has to be the first; else it goes over channels alone.
+        first_only: Whether it normalizes over positions, so that the batch axis must be the first; otherwise it
+            normalizes over channels only.
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
         call.shared(*range(1, len(call.inputs)))
         if (first_only and rows.axis) or rows.axis == 1 or rows.rank < 3 - (not first_only):
-            raise NotRowWise("the batch axis is not its first")
+            raise NotRowWise("the batch axis is not its first axis")
         return [rows]
 
     return rule
@@ -152,7 +155,7 @@ def _mean_variance(call: NodeCall) -> Sequence[State]:
 
 
 def _fourier(call: NodeCall) -> Sequence[State]:
-    """DFT: the last axis holds real and imaginary parts."""
+    """DFT, whose last axis contains real and imaginary parts."""
     rows = call.rows(0)
     call.shared(1)
     if call.opset >= 20:

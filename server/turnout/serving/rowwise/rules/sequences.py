@@ -1,4 +1,4 @@
-"""Operators that go along sequences, each row its own: recurrent networks, attention, embeddings. Pure."""
+"""Rules for operators that process each row as a sequence: recurrent networks, attention, embeddings. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,24 +10,24 @@ from turnout.serving.rowwise.states import NotRowWise, Rows, RunFails, Shared, S
 
 
 def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
-    """Makes the rule of RNN, GRU or LSTM.
+    """Returns the rule for RNN, GRU or LSTM.
 
     Args:
-        states: Indices of the inputs with the state that each row begins with.
-        peepholes: Index of the input with weights between cell and gates; None if there is none.
+        states: Indices of the inputs with the initial state of each row.
+        peepholes: Index of the input with the peephole weights; None if there is none.
     """
 
     def rule(call: NodeCall) -> Sequence[State]:
         rows = call.rows(0)
         call.shared(1, 2, 3, *([] if peepholes is None else [peepholes]))
-        first = bool(call.integer("layout", 0))  # the batch axis comes first
+        first = bool(call.integer("layout", 0))  # whether the batch axis comes first
         if rows.rank != 3:
             raise RunFails(f"it takes 3 dimensions, not {rows.rank}")
         weights = call.given(1).shape
         if weights is not None and len(weights) == 3 and _differ(weights[2], rows.shape[2]):
             raise RunFails(f"it takes {weights[2]} features, not {rows.shape[2]}")
         if rows.axis != (0 if first else 1):
-            raise NotRowWise("the batch axis is not where it has its batch")
+            raise NotRowWise("the batch axis is not the axis that it takes for the batch")
         if call.has(4):
             lengths = call.rows(4)
             if lengths.rank != 1 or lengths.layout != rows.layout:
@@ -36,9 +36,9 @@ def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
             if call.has(index):
                 begin = call.rows(index)
                 if begin.rank != 3:
-                    raise RunFails(f"it begins with a state of 3 dimensions, not {begin.rank}")
+                    raise RunFails(f"its initial state must have 3 dimensions, not {begin.rank}")
                 if begin.axis != (0 if first else 1) or begin.layout != rows.layout:
-                    raise NotRowWise("the state that it begins with is not that of its rows")
+                    raise NotRowWise("its initial state is not that of its rows")
         time, batch = (rows.shape[1], rows.shape[0]) if first else (rows.shape[0], rows.shape[1])
         directions = Size(2 if call.text("direction", "forward") == "bidirectional" else 1)
         hidden = Size(call.integer("hidden_size", 0))
@@ -65,35 +65,35 @@ def _batch_first(call: NodeCall, index: int) -> Rows:
 
 
 def _bias(call: NodeCall, index: int, *, full: bool = False) -> None:
-    """Checks what is added to scores of (rows, heads, queries, keys): of that rank, or one for all rows.
+    """Checks a tensor that is added to scores (rows, heads, queries, keys): of that rank, or shared by all rows.
 
     Args:
         call: The node.
-        index: Of the input.
-        full: It may not have fewer dimensions.
+        index: Index of the input.
+        full: Whether a shared tensor must have all four dimensions.
     """
     if not call.has(index):
         return
     state = call.given(index)
     if isinstance(state, Rows):
         if _batch_first(call, index).rank != 4:
-            raise NotRowWise("its mask is in a form that is not followed")
+            raise NotRowWise("its mask is in a form that is not analysed")
         return
     call.shared(index)
     if state.shape is None or len(state.shape) > 4 or (full and len(state.shape) < 4):
-        raise NotRowWise("its mask is in a form that is not followed")
+        raise NotRowWise("its mask is in a form that is not analysed")
     if len(state.shape) == 4 and state.shape[0] != ONE:
         raise NotRowWise("its mask may differ from row to row")
 
 
 def _attention(call: NodeCall) -> Sequence[State]:
-    """ONNX's own, of opset 23: queries, keys and values of (rows, length, hidden) or (rows, heads, length, width)."""
+    """ONNX's own, since opset 23: queries, keys and values (rows, length, hidden) or (rows, heads, length, width)."""
     query, _, values = (_batch_first(call, index) for index in range(3))
     if any(map(call.has, range(4, len(call.inputs)))) or any(call.node.outputs[1:]):
-        raise NotRowWise("its cache is not followed")
+        raise NotRowWise("its cache is not analysed")
     _bias(call, 3)
     if query.rank != values.rank or query.rank not in (3, 4):
-        raise NotRowWise("its inputs are in a form that is not followed")
+        raise NotRowWise("its inputs are in a form that is not analysed")
     last = values.shape[-1]
     if query.rank == 3:
         heads, groups = call.integer("q_num_heads", 1), call.integer("kv_num_heads", 1)
@@ -107,7 +107,7 @@ def _fused_attention(call: NodeCall) -> Sequence[State]:
     rows = _batch_first(call, 0)
     call.shared(1, 2)
     if rows.rank != 3 or any(map(call.has, (4, 6))) or any(call.node.outputs[1:]):
-        raise NotRowWise("its cache is not followed")
+        raise NotRowWise("its cache is not analysed")
     if call.has(3):
         _masked(call, 3)
     _bias(call, 5, full=True)
@@ -119,24 +119,24 @@ def _fused_attention(call: NodeCall) -> Sequence[State]:
 
 
 def _masked(call: NodeCall, index: int) -> None:
-    """Checks a mask of one axis for rows and one or more for places; vectors of lengths go by the place of a row."""
+    """Checks a mask with one axis for rows and others for positions. Vectors of lengths depend on a row's position."""
     state = call.given(index)
     if isinstance(state, Shared) or _batch_first(call, index).rank < 2:
-        raise NotRowWise("its mask is in a form that is not followed")
+        raise NotRowWise("its mask is in a form that is not analysed")
 
 
 def _multi_head_attention(call: NodeCall) -> Sequence[State]:
-    """`com.microsoft.MultiHeadAttention`, queries, keys and values of (rows, length, hidden) each."""
+    """`com.microsoft.MultiHeadAttention`: queries, keys and values, each (rows, length, hidden)."""
     rows = _batch_first(call, 0)
     if (
         not (call.has(1) and call.has(2))
         or any(map(call.has, range(6, len(call.inputs))))
         or any(call.node.outputs[1:])
     ):
-        raise NotRowWise("its packed inputs and its cache are not followed")
+        raise NotRowWise("its packed inputs and its cache are not analysed")
     values = _batch_first(call, 2)
     if not rows.rank == _batch_first(call, 1).rank == values.rank == 3:
-        raise NotRowWise("its inputs are in a form that is not followed")
+        raise NotRowWise("its inputs are in a form that is not analysed")
     call.shared(3)
     if call.has(4):
         _masked(call, 4)
@@ -145,16 +145,16 @@ def _multi_head_attention(call: NodeCall) -> Sequence[State]:
 
 
 def _embed(call: NodeCall) -> Sequence[State]:
-    """`com.microsoft.EmbedLayerNormalization`: token ids and segment ids of (rows, length), their mask, tables."""
+    """`com.microsoft.EmbedLayerNormalization`: token ids and segment ids (rows, length), their mask, tables."""
     ids = _batch_first(call, 0)
     call.shared(2, 3, 4, 5, 6, 8)
     for index in (1, 7):
         if call.has(index) and _batch_first(call, index).rank != 2:
-            raise NotRowWise("its inputs are in a form that is not followed")
+            raise NotRowWise("its inputs are in a form that is not analysed")
     table = call.given(2)
     places = call.given(8).shape if call.has(8) else (ONE,)
     if ids.rank != 2 or not places or places[0] != ONE or table.shape is None or len(table.shape) != 2:
-        raise NotRowWise("its inputs are in a form that is not followed")
+        raise NotRowWise("its inputs are in a form that is not analysed")
     made = Rows((*ids.shape, table.shape[1]), 0)
     return [made, Rows(ids.shape[:1], 0), made][: len(call.node.outputs)]
 
