@@ -120,7 +120,7 @@ class Analyses:
         ]
 
     def too_late(self, plan: Plan) -> Iterator[str]:
-        """Yields sentences about probes that are first asked after a step's deadline, so that it could not be passed."""
+        """Yields sentences about probes that are first asked after a step's deadline, which could not be passed."""
         for number, step in enumerate(plan.steps):
             longest = plan.deadline(step)
             for name in plan.probes_of(number):
