@@ -41,9 +41,7 @@ _MOST_CALLERS = 10_000
 _BEARER = "bearer "
 _SHOWN = 64
 
-NO_CREDENTIAL = (
-    "this needs to know who calls: send a token (authorization: Bearer ...) or show a client certificate that names you"
-)
+NO_CREDENTIAL = "authentication is required: send a token (authorization: Bearer ...) or present a client certificate"
 
 
 class Credentials(Protocol):
@@ -351,7 +349,7 @@ class Authority:
             if self._reason != error.message:
                 self._reason = error.message
                 self._log.error(
-                    "the policy file cannot be used; the policy before stays in force", reason=error.message
+                    "the policy file cannot be used; the previous policy stays in force", reason=error.message
                 )
             self._recorder.policy_failed = True
             return
@@ -425,7 +423,7 @@ class Authority:
             self._revoke({credential_of(issuer, kid) for kid in gone})
         except ConfigError as error:
             if not keys.failure:
-                self._log.error("keys cannot be fetched; those before stay in force", reason=error.message)
+                self._log.error("keys cannot be fetched; the previous keys stay in force", reason=error.message)
             keys.failure = error.message
         else:
             if self._recorder.keys_failed[issuer]:

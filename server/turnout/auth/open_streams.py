@@ -9,7 +9,7 @@ from turnout.auth.refusals import Refusals
 from turnout.errors import UnauthenticatedError
 from turnout.telemetry.metrics.auth import RefusalReason
 
-ENDED = "the token or certificate that this was begun with has expired or was revoked"
+ENDED = "the token or certificate that opened this call has expired or was revoked"
 
 
 class OpenStreams:

@@ -110,7 +110,7 @@ def standing_in(declared: RoutingTable, here: RoutingTable, states: Mapping[Vers
             name = "plain requests" if not one.selector else one.selector
             found.setdefault((one.parts[0].version, parts_text(instead)), []).append(name)
     return tuple(
-        f"{version} is {states.get(version, 'not there')} here, so that {_enumerated(names)} "
+        f"{version} is {states.get(version, 'not there')} here, so {_enumerated(names)} "
         f"{'gets' if len(names) == 1 and names[0] != 'plain requests' else 'get'} {instead}"
         for (version, instead), names in found.items()
     )
@@ -135,7 +135,7 @@ def parts_text(parts: Iterable[SelectorPart]) -> str:
     several = tuple(parts)
     if len(several) == 1 and not several[0].canary:
         return str(several[0].version)
-    return ", ".join(f"{p.version} ({share_text(p.weight / UNITS)}{_role(p)})" for p in several) or "nobody"
+    return ", ".join(f"{p.version} ({share_text(p.weight / UNITS)}{_role(p)})" for p in several) or "no version"
 
 
 def _role(part: SelectorPart) -> str:

@@ -238,7 +238,7 @@ def malformed(policy: Policy) -> list[tuple[str, str]]:
         ("canaries", [c.version for c in policy.canaries]),
         ("shadows", [s.version for s in policy.shadows]),
     ):
-        problems += [(side, f"{v} stands twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
+        problems += [(side, f"{v} is listed twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
     total = sum(c.weight for c in policy.canaries)
     if total > UNITS:
         problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, and the most is 100%"))

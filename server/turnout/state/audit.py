@@ -108,7 +108,7 @@ def read(connection: Connection, kept: Head | None) -> Audit:
         for key in sorted(by_log.keys() | by_table.keys()):
             logged, stands = by_log.get(key), by_table.get(key)
             if logged != stands:
-                found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(logged)} by the log")
+                found.append(f"{name(*key)} is {_short(stands)} in the store, but {_short(logged)} in the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
 
@@ -128,11 +128,11 @@ def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | Non
         logged, is_in = by_log.get(key), stands.get(key)
         name = f"attempt {key[1]} of a rollout of {key[0]}"
         if is_in is None:
-            found.append(f"{name} is nothing in the store, and the log tells of it")
+            found.append(f"{name} is missing from the store, but is in the log")
         elif key not in by_log:
-            found.append(f"{name} is {_short(is_in)} in the store, and nothing by the log")
+            found.append(f"{name} is {_short(is_in)} in the store, but nothing in the log")
         elif logged is not None and logged != is_in:
-            found.append(f"{name} is {_short(is_in)} in the store, and {_short(logged)} by the log")
+            found.append(f"{name} is {_short(is_in)} in the store, but {_short(logged)} in the log")
     return found
 
 

@@ -168,7 +168,7 @@ def _put_sqlite(copy: Path, target: Path, location: Location, replace: bool, ali
                 f"running for {alive_seconds:.0f} s more)"
             )
         if not replace:
-            raise ChangeRefused(f"{location.name} holds a state already: --replace keeps it in a file beside it")
+            raise ChangeRefused(f"{location.name} already contains a state: --replace keeps it in a file beside it")
         before = _name_of_old(target)
         with _new_file(before) as part:
             _copy_sqlite(target, part)

@@ -68,7 +68,7 @@ class StateChange:
         if last and last[0].epoch != expected:
             is_at = f"the policy of {self.model} is at epoch {last[0].epoch}"
             by_now = " by now" if last[0].epoch > expected else ""
-            by = last[0].actor or "somebody unnamed"
+            by = last[0].actor or "an unnamed caller"
             why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last[0].reason else ""
             raise Conflict(f"{is_at}{by_now}, not {expected} (set by {by}{why}); look again")
 
@@ -77,7 +77,7 @@ class StateChange:
         key = and_(schema.rollouts.c.model == self.model, schema.rollouts.c.attempt == attempt)
         row = self.connection.execute(select(schema.rollouts.c.number, schema.rollouts.c.final).where(key)).first()
         if row is None or row.number != number or row.final:
-            raise Conflict(f"attempt {attempt} of {self.model} was written by another server meanwhile; look again")
+            raise Conflict(f"attempt {attempt} of {self.model} has been written by another server; look again")
 
     def _is_version(self, version: Version) -> ColumnElement[bool]:
         table = schema.standings.c

@@ -300,7 +300,7 @@ def _refuse_unexpected(change: StateChange, tag: str, is_at: str | None, expect:
     if is_at is None:
         raise Conflict(f"{change.model} has no tag {tag!r} now, and it was expected to name {expect}; look again")
     last = events.latest(change.connection, change.model, 1, (EventKind.TAG_SET,), tag)
-    by = (last[0].actor if last else "") or "somebody unnamed"
+    by = (last[0].actor if last else "") or "an unnamed caller"
     why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
     expected = f", not {expect}" if expect else " already"
     raise Conflict(f"the tag {tag!r} of {change.model} names {is_at}{expected} (set by {by}{why}); look again")

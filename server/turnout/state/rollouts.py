@@ -106,7 +106,7 @@ def write(
     row = connection.execute(select(schema.rollouts).where(key)).one_or_none()
     is_at = row.number if row is not None else 0
     if is_at != wanted.expected:
-        raise Conflict(f"attempt {wanted.attempt} of {model} was written by another server meanwhile; look again")
+        raise Conflict(f"attempt {wanted.attempt} of {model} has been written by another server; look again")
     # By the database's clock, since the servers' clocks differ and every server checks whether a lease has expired.
     until = servers.clock(connection) + timedelta(seconds=wanted.lease)
     values = {

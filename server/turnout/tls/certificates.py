@@ -130,7 +130,7 @@ class Certificates:
             return
         self._recorder.failed[listener] = True
         self._log.error(
-            "tls files cannot be used; the certificate before stays in force", listener=listener, reason=reason
+            "tls files cannot be used; the previous certificate stays in force", listener=listener, reason=reason
         )
 
     def _trust(self, listener: ListenerName) -> None:

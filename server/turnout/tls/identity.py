@@ -151,7 +151,7 @@ def _private_key(file: PemFile) -> _PrivateKey:
     block = blocks[0]
     if block[1] == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block[0].partition(b"\n\n")[0]:
         raise ConfigError(
-            f"{file} is encrypted, and nobody is there to type its passphrase when the server starts: "
+            f"{file} is encrypted, and the server cannot ask for its passphrase when it starts: "
             "store it without one (openssl pkey -in FILE -out NEW), readable by the server's user alone"
         )
     try:

@@ -20,5 +20,5 @@ def identity_of_certificate(pem: str) -> tuple[Identity, float]:
     except (ValueError, x509.ExtensionNotFound):
         found = None
     if found is None:
-        raise UnauthenticatedError("the client's certificate names nobody: it has no SPIFFE URI and no DNS name")
+        raise UnauthenticatedError("the client's certificate has no identity: no SPIFFE URI and no DNS name")
     return found, certificate.not_valid_after_utc.timestamp()

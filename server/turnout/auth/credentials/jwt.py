@@ -52,18 +52,18 @@ class JwtVerifier:
         issuer = claimed.get("iss")
         name = self._names.get(issuer) if isinstance(issuer, str) else None
         if name is None:
-            raise UnauthenticatedError("the JWT is of an issuer that is not believed here")
+            raise UnauthenticatedError("the issuer of the JWT is not trusted here")
         settings, algorithm, kid = self._issuers[name], header.get("alg"), header.get("kid", "")
         if algorithm not in settings.algorithms:
-            raise UnauthenticatedError("the JWT is signed by an algorithm that is not taken")
+            raise UnauthenticatedError("the signature algorithm of the JWT is not accepted")
         if "crit" in header or not isinstance(kid, str):
-            raise UnauthenticatedError("the JWT asks for something that is not known here")
+            raise UnauthenticatedError("the header of the JWT is not supported")
         found = self.keys[name].find(kid)
         if found is None:
             raise UnknownKey(name)
         kid, key = found
         if key.algorithm and key.algorithm != algorithm:
-            raise UnauthenticatedError("the JWT is signed by another algorithm than its key is for")
+            raise UnauthenticatedError("the signature algorithm of the JWT is not the one that its key is for")
         return (*self._verified(token, name, settings, key.key), credential_of(name, kid))
 
     def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
@@ -88,7 +88,7 @@ class JwtVerifier:
             raise UnauthenticatedError("the JWT is not signed by a key of its issuer, or lacks a claim") from None
         subject = claims.get(settings.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
-            raise UnauthenticatedError(f"the JWT names nobody in {settings.subject_claim}")
+            raise UnauthenticatedError(f"the JWT has no valid subject in {settings.subject_claim}")
         groups = claims.get(settings.groups_claim, ()) if settings.groups_claim else ()
         groups = [groups] if isinstance(groups, str) else groups
         named = [one for one in groups if isinstance(one, str) and one] if isinstance(groups, list | tuple) else []

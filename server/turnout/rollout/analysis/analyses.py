@@ -229,7 +229,7 @@ class Analyses:
             if asked.tasks.get(name) is task:
                 del asked.tasks[name]
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._log.error("what a rollout asks outside failed", probe=name, exc_info=error)
+                self._log.error("an external check of a rollout failed", probe=name, exc_info=error)
 
         task.add_done_callback(ended)
 

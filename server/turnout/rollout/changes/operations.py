@@ -146,7 +146,7 @@ class Operations:
             _refuse_stale(snapshot, epoch, expected_epoch)
             if since is not None and since.overruled(epoch, snapshot.actor, snapshot.state.policy, snapshot.answering):
                 raise Conflict(
-                    f"who answers {model} was changed since: {snapshot.actor or 'somebody'} decided otherwise"
+                    f"the version that answers {model} was changed since, by {snapshot.actor or 'someone else'}"
                 )
             return rollback(snapshot, to, order, keep_released=keep_released, actor=actor, reason=reason)
 
@@ -292,7 +292,7 @@ def _change(outcome: ChangeOutcome, records: dict[int, RolloutRecord], actor: st
 def _discarded(one: UnreadableRollout, actor: str, reason: str) -> RolloutWrite:
     record = one.record
     text = f"ended unread{f': {reason}' if reason else ''}; its document is kept as it is ({one.fault})"
-    notes = [Note("discarded", text, actor), Note("failed", "nobody could judge by its record", "")]
+    notes = [Note("discarded", text, actor), Note("failed", "its record could not be read", "")]
     return RolloutWrite(record.attempt, record.number, "failed", True, None, record.driver, 0.0, notes)
 
 

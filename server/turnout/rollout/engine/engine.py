@@ -169,7 +169,7 @@ class RolloutEngine:
                 try:
                     await self.tick()
                 except TurnoutError as error:
-                    self._log.error("rollouts could not be looked at", reason=error.message)
+                    self._log.error("rollouts could not be advanced", reason=error.message)
                 await asyncio.sleep(self._tick_seconds)
 
     async def tick(self) -> None:
@@ -181,7 +181,7 @@ class RolloutEngine:
                 await self._reconcile(_TICK_WAIT)
             except UnavailableError as error:
                 fresh = False
-                self._log.warning("rollouts go on from memory", reason=error.message)
+                self._log.warning("rollouts continue from memory", reason=error.message)
             await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(_TICK_WAIT)
             # The policy that ended a rollback's rollout was in force before that was recorded: it must be known here.
@@ -197,16 +197,16 @@ class RolloutEngine:
                     if not await self._advance(active):
                         counted.append(active)
                 except TurnoutError as error:  # other rollouts' verdicts must not depend on this one
-                    self._log.error("a rollout could not be looked at", model=model, reason=error.message)
+                    self._log.error("a rollout could not be advanced", model=model, reason=error.message)
                 except Exception as error:  # noqa: BLE001 - nor on damaged records
-                    self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+                    self._log.error("a rollout could not be advanced", model=model, exc_info=error)
             for first in range(0, len(counted), _WRITTEN_AT_ONCE):
                 await self._save_counts(counted[first : first + _WRITTEN_AT_ONCE])
             advancing = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
             try:
                 self._outside.follow([(active.rollout, active.saved) for active in advancing])
             except Exception as error:  # noqa: BLE001 - rollbacks do not depend on external checks
-                self._log.error("nobody outside could be asked", exc_info=error)
+                self._log.error("external checks could not be started", exc_info=error)
         self.last_tick = self._clock.monotonic()
         self.tick_duration = self.last_tick - began
         await self._announce()

@@ -120,7 +120,7 @@ class TickExchange:
         try:
             await self._store_timeout.wait(report(), seconds)
         except UnavailableError as error:
-            self._log.warning("what was counted here is told later", reason=error.message)
+            self._log.warning("counts could not be reported, and are reported later", reason=error.message)
 
     async def leave(self, seconds: float) -> None:
         """Tells the other servers that this one stops.

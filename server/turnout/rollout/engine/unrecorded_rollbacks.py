@@ -140,7 +140,7 @@ class DiversionFiles:
             except ValueError as error:
                 if name not in self._unreadable:
                     self._unreadable.add(name)
-                    self._log.error("a rollback that is not on record cannot be read", file=name, reason=str(error))
+                    self._log.error("an unrecorded rollback cannot be read", file=name, reason=str(error))
                 continue
             found.append(diversion)
         return found
@@ -212,7 +212,7 @@ class Diversions:
         self._current[diversion.model] = diversion
         self._adopted.discard(diversion.model)
         self._changes += 1
-        self._log.info("a rollback is in force before it is on record", model=diversion.model, what=diversion.sentence)
+        self._log.info("a rollback is in force, but not recorded yet", model=diversion.model, what=diversion.sentence)
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
     def end(self, model: str, recorded: int | None = None) -> None:
@@ -258,7 +258,7 @@ class Diversions:
                 continue
             if overruled(diversion):
                 self._log.warning(
-                    "a rollback that was not on record is dropped: somebody has changed who answers since",
+                    "an unrecorded rollback is dropped: the version that answers was changed since",
                     model=model, what=diversion.sentence,
                 )  # fmt: skip
                 self._keep(partial(self._journal.remove, model), model)
@@ -266,7 +266,7 @@ class Diversions:
             self._current[model] = diversion
             self._adopted.add(model)
             self._serving.divert(model, diversion.to, diversion.withdrawn)
-            self._log.warning("a rollback that is not on record holds here too", model=model, what=diversion.sentence)
+            self._log.warning("an unrecorded rollback is in force here too", model=model, what=diversion.sentence)
         return [
             one for model, one in self._current.items()
             if model in self._adopted and (model not in kept or kept[model].recorded is not None)
@@ -282,7 +282,7 @@ class Diversions:
                 change()
             except OSError as error:
                 self._log.error(
-                    "a rollback that is not on record would be forgotten by a restart: it cannot be kept",
+                    "an unrecorded rollback cannot be saved, so a restart would lose it",
                     model=model, reason=error.strerror,
                 )  # fmt: skip
 

@@ -148,7 +148,7 @@ class RolloutWriter:
     def _note_away(self, error: UnavailableError, model: str) -> None:
         if not self._away or isinstance(error, StillRunning):
             self._reports.log.error(
-                "rollouts go no further: they cannot be recorded", model=model, reason=error.message
+                "rollouts do not progress: they cannot be recorded", model=model, reason=error.message
             )
         self._away = True
 

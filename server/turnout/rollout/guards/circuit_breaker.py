@@ -87,7 +87,7 @@ def trip_text(record: SlotRecord) -> str:
     return (
         f"circuit breaker: of {met.requests} requests of slot {record.slot}{where} {_went(met)} on the candidate; "
         f"of {before.requests} before on the baseline {_went(before)}; "
-        f"of {elsewhere.requests} of everybody else's there meanwhile {_went(elsewhere)}"
+        f"of {elsewhere.requests} others there in the same time {_went(elsewhere)}"
     )
 
 

@@ -74,7 +74,7 @@ def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
             return "probe", f"probe {name} failed {record.failed} times in this step, {limit} may{last}"
     asked = rollout.confirmation
     if asked is not None and asked.reply is Reply.ROLLBACK:
-        return "webhook", f"the confirm webhook wants it back: {asked.reason}"
+        return "webhook", f"the confirm webhook asked for a rollback: {asked.reason}"
     return None
 
 

@@ -112,10 +112,10 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
         taken = f"{facts.overtaken_by} made {facts.overtaken} the baseline"
-        why = f"{taken}, and {rollout.previous} is no measure any more"
+        why = f"{taken}, so {rollout.previous} can no longer be compared with"
         return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
     if facts.other:
-        return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
+        return _stopped(rollout, facts, Pause("traffic", f"someone else changed the traffic: {facts.other}"))
     if rollout.pauses or facts.frozen or not facts.ready:
         return _idle(rollout, facts)
     if facts.refused:
@@ -163,7 +163,7 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
         return abort(idle, f"{rollout.candidate} was not ready within {rollout.plan.validating_s:.0f} s", _S.FAILED)
     if idle.idle_s > rollout.plan.max_pause_s:
         why = "; ".join(p.reason for p in rollout.pauses) or held
-        return abort(idle, f"nothing went on for {idle.idle_s:.0f} s: {why}")
+        return abort(idle, f"there was no progress for {idle.idle_s:.0f} s: {why}")
     return idle, ()
 
 

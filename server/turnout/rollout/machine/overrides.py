@@ -30,7 +30,7 @@ def pause(rollout: Rollout, why: Pause, *, by_hand: bool = False) -> Moved:
     if by_hand:
         refuse_final(rollout)
         if rollout.state is _S.ABORTING:
-            raise ChangeRefused(f"{rollout.candidate} is being rolled back, and nothing stops that")
+            raise ChangeRefused(f"{rollout.candidate} is being rolled back, which cannot be stopped")
     pauses = (*(p for p in rollout.pauses if p.kind != why.kind), why)
     if pauses == rollout.pauses:
         return rollout, ()
@@ -47,7 +47,7 @@ def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
     gates = tuple(p for p in rollout.pauses if p.kind == "gate")
     if gates == rollout.pauses:
         raise ChangeRefused(
-            "a gate holds it: promote opens that" if gates else f"the rollout of {rollout.candidate} is not paused"
+            "it waits at a gate: promote opens it" if gates else f"the rollout of {rollout.candidate} is not paused"
         )
     # Deadlines that ran out start anew, so that resuming grants that time once more. If only the webhook's answer was
     # missing, only the webhook is asked again.
@@ -197,6 +197,6 @@ def step_to(rollout: Rollout, number: int) -> Moved:
         return enter(rollout, _S.PROMOTING, f"{rollout.candidate} becomes the baseline")
     step, name = rollout.plan.steps[number], f"step {number + 1} of {len(rollout.plan.steps)}"
     if step.gate and rollout.passed_gate < number:
-        return pause(rollout, Pause("gate", f"{name} ({share_text(step.weight)}) waits for somebody to promote"))
+        return pause(rollout, Pause("gate", f"{name} ({share_text(step.weight)}) waits for an operator to promote"))
     text = f"{name}: {share_text(step.weight)}"
     return enter(replace(fresh_step(rollout), step=number, weight=None), _S.RAMPING, text)

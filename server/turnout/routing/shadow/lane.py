@@ -190,7 +190,7 @@ class Lane:
         self._parts.pressure.running -= 1
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._parts.log.error("a copy could not be dealt with", **_names(self.pair), exc_info=error)
+            self._parts.log.error("a copy could not be processed", **_names(self.pair), exc_info=error)
 
     async def _run(self, handle: VersionHandle, batch: list[Copy]) -> None:
         try:

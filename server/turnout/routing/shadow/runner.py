@@ -72,7 +72,7 @@ class ThreadRunner:
                 stop()
                 done, _ = await asyncio.wait([running], timeout=_GRACE_SECONDS)
             if not done:
-                self.broken = f"a run hangs: it was told to end after {self._timeout:g} s and did not"
+                self.broken = f"a run hangs: it was stopped after {self._timeout:g} s, but has not ended"
                 running.add_done_callback(_forget)
                 raise ModelTimedOut(self.broken)
         finally:
@@ -125,7 +125,7 @@ class ProcessRunner:
         except (ModelCrashed, ModelTimedOut) as error:
             self._crashes += 1
             if self._crashes >= _MAX_CRASHES:
-                self.broken = f"its process ended {self._crashes} times in a row, the last time so: {error.message}"
+                self.broken = f"its process ended {self._crashes} times in a row; the last error: {error.message}"
             raise
         except DigestMismatch as error:  # a restart would not restore the published files
             self.broken = error.message

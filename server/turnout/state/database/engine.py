@@ -228,7 +228,7 @@ class Database:
                     # Otherwise the change would be reported as recorded, in a file that is lost.
                     _refuse(self._file.fault(begun=True))
         except PoolTimeout as error:
-            raise UnavailableError("the state store has too much to do", retry_after=1.0) from error
+            raise UnavailableError("the state store is overloaded", retry_after=1.0) from error
         except DBAPIError as error:
             if explained := self._explain(error, starting=starting):
                 raise explained from error

@@ -22,7 +22,7 @@ _CHECK_SHARE = 0.02
 
 GONE = "its file is gone: put it back, or stop the servers and restore a backup"
 REPLACED = (
-    "its file was replaced by one that does not go on with the log so far: put the right one back, or stop the "
+    "its file was replaced by one that does not continue the log so far: put the right one back, or stop the "
     "servers, remove its -wal and -shm files, and start them to go on with this one"
 )
 CUT = "its file was cut off: stop the servers and restore a backup"

@@ -322,7 +322,7 @@ def _handle(entry: VersionEntry | None) -> VersionHandle | None:
 
 def _trouble(candidate: VersionEntry | None) -> str:
     if candidate is None:
-        return "it is not published any more"
+        return "it is no longer published"
     if candidate.state is LifecycleState.FAILED:
         return candidate.reason or "it could not be loaded"
     return ""
