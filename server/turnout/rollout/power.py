@@ -111,7 +111,7 @@ def keyed_text(plan: Plan, traffic: TrafficEstimate) -> str:
 def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
     """Returns which effects the whole plan would miss, as sentences."""
     if traffic.rate <= 0:
-        return ["there is no traffic now: nothing would be seen at all"]
+        return ["there is no traffic now: nothing would be detected"]
     # While watching, the previous version keeps the holdback, and as much of the candidate is compared with it.
     stages = (*plan.steps, PlanStep(plan.holdback, plan.watch_s)) if plan.watch_s else plan.steps
     collected: dict[str, float] = {}
@@ -122,7 +122,7 @@ def missed(plan: Plan, traffic: TrafficEstimate) -> list[str]:
     return [
         *([keyed] if keyed else []),
         *(
-            f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that it takes"
+            f"{effect} would most likely be missed: the whole plan gathers {share:.0%} of the evidence that is needed"
             for effect, share in collected.items()
             if share < 1.0
         ),

@@ -67,7 +67,7 @@ class Explainer:
             canaries = eligible(parsed, applied.state.policy)
             steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
         if (to := self._policies.diverted.get(model)) is not None:
-            message = f"in force and not on record yet: {to} answers in place of the policy"
+            message = f"in force but not recorded yet: {to} answers in place of the policy"
             gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
             steps.append(ExplanationStep("rollback", f"{message}{f'; {gone} counts as not released' if gone else ''}"))
             canaries = None

@@ -241,7 +241,7 @@ def malformed(policy: Policy) -> list[tuple[str, str]]:
         problems += [(side, f"{v} is listed twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
     total = sum(c.weight for c in policy.canaries)
     if total > UNITS:
-        problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, and the most is 100%"))
+        problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, which is more than 100%"))
     elif not 0 <= policy.twin <= UNITS - total:
         problems.append(("twin", f"expected at most what the canaries leave, {(UNITS - total) / UNITS:.4%}"))
     return problems

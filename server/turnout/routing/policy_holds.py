@@ -43,7 +43,7 @@ def rollout_holds(model: str, attempt: int, candidate: Version, previous: Versio
     advice = f"abort the rollout, or wait for its end: `turnout rollout abort {model} --attempt {attempt}`"
     return {
         previous: Hold(f"rollout {attempt} may have to go back to it", advice),
-        candidate: Hold(f"rollout {attempt} takes it to the baseline", advice),
+        candidate: Hold(f"rollout {attempt} is to make it the baseline", advice),
     }
 
 
@@ -51,7 +51,7 @@ def diversion_hold(model: str) -> Hold:
     """Returns the hold of a rollback that is in force but not recorded yet on the version that it returns to."""
     return Hold(
         "a rollback that the state store has not recorded yet sends everything to it",
-        f"wait until it is on record: `turnout traffic show {model}` tells",
+        f"wait until it is recorded: `turnout traffic show {model}` shows that",
     )
 
 

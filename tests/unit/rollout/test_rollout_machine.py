@@ -77,7 +77,7 @@ def test_a_rollback_that_cannot_be_put_in_force_is_explained_once() -> None:
     facts = replace(SILENT, in_force=False, refused="it is frozen")
     rollout, entries = gone(reached(S.ABORTING), *[facts] * 30)
     assert kinds(entries) == ["pause"]
-    assert "not on record yet: it is frozen" in rollout.pauses[0].reason
+    assert "not recorded yet: it is frozen" in rollout.pauses[0].reason
     assert gone(rollout, GOOD)[0].state is S.ROLLED_BACK
 
 
@@ -489,7 +489,7 @@ def test_a_fix_that_fails_too_is_not_promoted_for_failing_less() -> None:
     assert begun(plan).evidence.metrics
     held = until(begun(plan), lambda r: bool(r.pauses), less)[0]
     assert held.step == 1
-    assert "no evidence yet that errors fit for promotion" in held.pauses[0].reason
+    assert "no evidence of fitness for promotion yet in errors" in held.pauses[0].reason
 
 
 def test_every_new_rollout_looks_at_stalls_and_invalid_answers() -> None:

@@ -78,7 +78,7 @@ class HttpEndpoint:
             if response.has_redirect_location or 300 <= response.status_code < 400:
                 raise UnavailableError(f"it answered {response.status_code}, and redirects are not followed")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise UnavailableError("its answer is compressed, which it was asked not to be")
+                raise UnavailableError("its answer is compressed, although it was asked not to be")
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk

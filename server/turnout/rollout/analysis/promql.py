@@ -91,7 +91,9 @@ def number_in(answer: Any) -> float:
     if not isinstance(answer, dict) or answer.get("status") != "success":
         error = answer.get("error") if isinstance(answer, dict) else None
         raise LookupError(
-            f"Prometheus refused: {error}" if isinstance(error, str) else "it does not answer as Prometheus"
+            f"Prometheus refused: {error}"
+            if isinstance(error, str)
+            else "its answer is not in the format of Prometheus"
         )
     data = answer.get("data")
     kind, result = (data.get("resultType"), data.get("result")) if isinstance(data, dict) else (None, None)

@@ -120,6 +120,4 @@ def _status(snapshot: ModelSnapshot, version: Version) -> str:
     if version not in snapshot.signatures:
         return "gone from the repository"
     status = snapshot.status(version)
-    return {ReleaseStatus.CANDIDATE: "a candidate", ReleaseStatus.YANKED: "yanked"}.get(
-        status, "what was gone back from"
-    )
+    return {ReleaseStatus.CANDIDATE: "a candidate", ReleaseStatus.YANKED: "yanked"}.get(status, "rolled back already")

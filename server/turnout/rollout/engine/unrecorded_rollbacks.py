@@ -68,8 +68,8 @@ class Diversion:
         """Description of the rollback for display."""
         by = f"by {self.actor}" if self.actor else f"of attempt {self.attempt}"
         return (
-            f"{self.to} answers everything since {self.began:%H:%M:%S} UTC: a rollback {by} is in force and not on "
-            f"record yet ({self.reason})"
+            f"{self.to} answers everything since {self.began:%H:%M:%S} UTC: a rollback {by} is in force but not "
+            f"recorded yet ({self.reason})"
         )
 
     def to_json(self) -> dict[str, Any]:

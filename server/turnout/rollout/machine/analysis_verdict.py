@@ -71,7 +71,7 @@ def rollback_cause(rollout: Rollout) -> tuple[str, str] | None:
         if record.has_failed:
             limit = record.limits.failure_limit
             last = f", the last: {record.detail}" if record.outcome is ProbeOutcome.FAILED else ""
-            return "probe", f"probe {name} failed {record.failed} times in this step, {limit} may{last}"
+            return "probe", f"probe {name} failed {record.failed} times in this step ({limit} allowed){last}"
     asked = rollout.confirmation
     if asked is not None and asked.reply is Reply.ROLLBACK:
         return "webhook", f"the confirm webhook asked for a rollback: {asked.reason}"
@@ -148,9 +148,8 @@ def _measurement_text(one: Measurement, before: ProbeRecord, after: ProbeRecord)
     """Returns the history's text for a measurement; "" if it is not notable."""
     match one.outcome:
         case ProbeOutcome.FAILED:
-            return (
-                f"probe {one.probe} failed: {one.detail} ({after.failed} in this step, {one.limits.failure_limit} may)"
-            )
+            counts = f"{after.failed} in this step, {one.limits.failure_limit} allowed"
+            return f"probe {one.probe} failed: {one.detail} ({counts})"
         case ProbeOutcome.INCONCLUSIVE if before.outcome is not ProbeOutcome.INCONCLUSIVE:
             return f"probe {one.probe} is inconclusive, neither pass nor fail: {one.detail}"
         case ProbeOutcome.PASSED if before.outcome is ProbeOutcome.INCONCLUSIVE:

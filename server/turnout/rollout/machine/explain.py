@@ -33,7 +33,7 @@ def unseen(rollout: Rollout) -> list[str]:
     found += _unmatched(rollout)
     last = rollout.step + 1 == len(plan.steps)
     if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests, alone=plan.from_broken)):
-        found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+        found.append(f"no evidence of fitness for promotion yet in {', '.join(unproven)}")
         if few := few_units_text(rollout.evidence):
             found.append(few)
     return found
@@ -59,7 +59,7 @@ def _unmatched(rollout: Rollout) -> list[str]:
     if rollout.plan.from_broken or canary < _KEYED_REQUESTS or baseline * _KEYED_RATIO * weight >= canary * share:
         return []
     other = f"the part of {rollout.previous} that it is compared with {baseline}"
-    return [f"the canary had {canary} requests with a routing key, and {other}: too few to tell anything by"]
+    return [f"the canary had {canary} requests with a routing key, and {other}: too few to compare"]
 
 
 def _silent(rollout: Rollout) -> list[str]:
@@ -97,7 +97,7 @@ def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     known = evidence.accumulators[strongest.name]
     share = f"{known.canary.bad} of {known.canary.requests}"
     if strongest.one_armed:
-        seen = f"{share} copies disagreed, where {share_text(strongest.null)} may"
+        seen = f"{share} copies disagreed, where {share_text(strongest.null)} is allowed"
     else:
         other = f"{known.baseline.bad} of {known.baseline.requests}"
         seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"

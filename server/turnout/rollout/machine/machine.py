@@ -218,7 +218,7 @@ def _validating(rollout: Rollout, facts: Facts) -> Moved:
         if rollout.in_state_s <= rollout.plan.validating_s:
             return rollout, ()
         why = (
-            f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds take were "
+            f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds need were "
             f"seen in {rollout.in_state_s:.0f} s; if {rollout.previous} is broken and {rollout.candidate} its fix, "
             "roll it out with --from-broken"
         )
@@ -312,7 +312,7 @@ def _aborting(rollout: Rollout, facts: Facts) -> Moved:
         return enter(after, rollout.end, f"{has}: {rollout.verdict}")
     if after.in_state_s > _ABORT_SECONDS and not rollout.pauses:
         why = facts.refused or "the state store does not answer"
-        late = Pause("refused", f"the rollback is not on record yet: {why}")
+        late = Pause("refused", f"the rollback is not recorded yet: {why}")
         return moved(after, pauses=(late,)), (RolloutHistoryEntry("pause", late.reason),)
     return after, ()
 

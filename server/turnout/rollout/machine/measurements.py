@@ -121,13 +121,13 @@ class ProbeRecord(JsonForm):
     def lacking(self) -> str:
         """What is missing before the step can be passed, in words; "" if nothing is."""
         if self.outcome is None:
-            return "it was not asked yet"
+            return "it has not been asked yet"
         if self.errors > self.limits.consecutive_error_limit:
             return f"inconclusive {self.errors} times in a row: {self.detail}"
         if self.conclusive is None:
             return f"inconclusive: {self.detail}"
         if self.conclusive is ProbeOutcome.FAILED:
-            return f"the last measurement failed, {self.failed} of {self.limits.failure_limit} that may"
+            return f"the last measurement failed, {self.failed} of {self.limits.failure_limit} allowed"
         if self.passed < self.limits.count:
             return f"{self.passed} of {self.limits.count} measurements passed"
         return ""

@@ -82,7 +82,7 @@ def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
     events = RolloutHistoryEntry("promote_full" if full else "promote", reason or "promoted by hand", actor)
     held = replace(rollout, pauses=(), confirmation=None)
     if full:
-        after, entries = enter(held, _S.PROMOTING, "promoted by hand, past the steps that were left")
+        after, entries = enter(held, _S.PROMOTING, "promoted by hand, skipping the remaining steps")
     elif rollout.state in (_S.PENDING, _S.VALIDATING, _S.SHADOWING):
         after, entries = step_to(replace(held, passed_gate=0), 0)
     else:
