@@ -114,7 +114,7 @@ class Rollout:
         in_state_s: Active seconds in this state.
         step_s: Active seconds in this step.
         active_s: Active seconds of the whole rollout.
-        idle_s: Seconds without progress since the last: paused, frozen, or without a ready candidate.
+        idle_s: Consecutive seconds without progress: paused, frozen, or without a ready candidate.
         held: What prevents progress without being a pause, in words; "" if nothing does.
         step_requests, step_baseline: Requests in this step, of the canary and of the arm that it is compared with.
         step_counts: The canary's counts in this step by metric, which guards are applied to.
